@@ -1,0 +1,72 @@
+/*
+ * Copyright (C) 2026 The clat authors
+ *
+ * Licensed under the Apache License, Version 2.0 (the "License");
+ * you may not use this file except in compliance with the License.
+ * You may obtain a copy of the License at
+ *
+ *      http://www.apache.org/licenses/LICENSE-2.0
+ *
+ * Unless required by applicable law or agreed to in writing, software
+ * distributed under the License is distributed on an "AS IS" BASIS,
+ * WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+ * See the License for the specific language governing permissions and
+ * limitations under the License.
+ */
+
+package android.net.clat;
+
+import android.net.clat.ControllerStatus;
+
+/**
+ * Starts and stops 464XLAT (RFC 6877) on network interfaces.
+ *
+ * Callers are root, system and network_stack; anyone else gets EX_SECURITY. Errors are service-specific: the
+ * code is an errno value, the message names the interface and the step that failed.
+ */
+interface IClatdController {
+    /**
+     * Starts a CLAT on an interface.
+     *
+     * @param ifName the IPv6-only uplink, for example "wlan0".
+     * @param nat64Prefix the network's NAT64 prefix with its length, for example "64:ff9b::/96".
+     * @return the CLAT's own IPv6 address, as text.
+     * @throws ServiceSpecificException EBUSY when a CLAT already runs there, ENODEV when the interface belongs
+     *         to no network, EINVAL or EAFNOSUPPORT for the prefix, EADDRNOTAVAIL when no address is left.
+     */
+    @utf8InCpp String clatdStart(in @utf8InCpp String ifName, in @utf8InCpp String nat64Prefix);
+
+    /**
+     * Stops the CLAT of an interface and removes all that it held.
+     *
+     * @param ifName the uplink that clatdStart was given.
+     * @throws ServiceSpecificException ENODEV when no CLAT runs there.
+     */
+    void clatdStop(in @utf8InCpp String ifName);
+
+    /**
+     * Tells that an interface now belongs to a network.
+     *
+     * @param netId the network's number, 1 to 65535.
+     * @param iface the interface's name.
+     * @throws ServiceSpecificException EBUSY when it belongs to another network, EINVAL for a bad number or name.
+     */
+    void networkAddInterface(int netId, in @utf8InCpp String iface);
+
+    /**
+     * Tells that an interface has left a network.
+     *
+     * @param netId the network's number.
+     * @param iface the interface's name.
+     * @throws ServiceSpecificException ENOENT when it does not belong to that network.
+     */
+    void networkRemoveInterface(int netId, in @utf8InCpp String iface);
+
+    /** Returns what runs. */
+    ControllerStatus getStatus();
+
+    /**
+     * Returns the text of `dumpsys`, for transports that have no dump transaction (RPC binder).
+     */
+    @utf8InCpp String dumpText();
+}

@@ -1,0 +1,1 @@
+//! The CLAT's translator daemon.

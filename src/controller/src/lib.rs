@@ -1,0 +1,1 @@
+//! The ClatdController: lifecycle of CLATs, host, binder service.

@@ -1,0 +1,271 @@
+//! Addresses: RFC 6052 prefixes, RFC 7757 explicit mappings, and a CLAT's own pair.
+
+use core::fmt;
+use core::net::{Ipv4Addr, Ipv6Addr};
+use core::str::FromStr;
+
+/// An IPv6 prefix that carries IPv4 addresses (RFC 6052 §2.2), of 32, 40, 48, 56, 64 or 96 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Prefix {
+    net: [u8; 16],
+    len: u8,
+}
+
+/// What is wrong with the text or the numbers of a [`Prefix`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrefixError {
+    /// Not `address/length`.
+    Syntax,
+    /// An IPv4 prefix.
+    Ipv4,
+    /// A length that RFC 6052 does not have.
+    Length,
+    /// Bits set behind the prefix.
+    HostBits,
+    /// Bits 64 to 71 (the u-octet) set in a /96 (RFC 6052 §2.2).
+    UOctet,
+}
+
+impl core::error::Error for PrefixError {}
+
+impl fmt::Display for PrefixError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Syntax => "not an IPv6 prefix; write it like 64:ff9b::/96",
+            Self::Ipv4 => "an IPv4 prefix; a NAT64 prefix is IPv6, like 64:ff9b::/96",
+            Self::Length => "a NAT64 prefix has a length of 32, 40, 48, 56, 64 or 96",
+            Self::HostBits => "bits are set behind the prefix length",
+            Self::UOctet => "bits 64 to 71 of a NAT64 prefix must be zero",
+        })
+    }
+}
+
+impl Prefix {
+    /// 64:ff9b::/96, the well-known prefix (RFC 6052 §2.1).
+    pub const WELL_KNOWN: Self =
+        Self { net: [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], len: 96 };
+
+    /// Makes a prefix of `len` bits.
+    ///
+    /// # Errors
+    /// Those of [`PrefixError`] that concern numbers.
+    pub fn new(net: Ipv6Addr, len: u8) -> Result<Self, PrefixError> {
+        if !matches!(len, 32 | 40 | 48 | 56 | 64 | 96) {
+            return Err(PrefixError::Length);
+        }
+        if net.to_bits() << len != 0 {
+            return Err(PrefixError::HostBits);
+        }
+        let net = net.octets();
+        if net[8] != 0 {
+            return Err(PrefixError::UOctet);
+        }
+        Ok(Self { net, len })
+    }
+
+    /// The prefix as an address, host bits zero.
+    #[must_use]
+    pub fn addr(&self) -> Ipv6Addr {
+        self.net.into()
+    }
+
+    /// Its length in bits.
+    #[must_use]
+    pub const fn bits(&self) -> u8 {
+        self.len
+    }
+
+    /// Puts an IPv4 address into the prefix (RFC 6052 §2.2): around the u-octet, suffix zero.
+    #[must_use]
+    pub fn embed(&self, v4: Ipv4Addr) -> Ipv6Addr {
+        let mut out = self.net;
+        for (at, byte) in self.places().zip(v4.octets()) {
+            out[at] = byte;
+        }
+        out.into()
+    }
+
+    /// Takes the IPv4 address out of an IPv6 address inside the prefix; `None` for one outside it. The u-octet and
+    /// the suffix are ignored (RFC 6052 §2.2).
+    #[must_use]
+    pub fn extract(&self, v6: Ipv6Addr) -> Option<Ipv4Addr> {
+        let v6 = v6.octets();
+        let bytes = usize::from(self.len / 8);
+        if v6[..bytes] != self.net[..bytes] {
+            return None;
+        }
+        let mut out = [0; 4];
+        for (byte, at) in out.iter_mut().zip(self.places()) {
+            *byte = v6[at];
+        }
+        Some(out.into())
+    }
+
+    /// Where the four bytes of the IPv4 address stand.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        (usize::from(self.len / 8)..16).filter(|at| *at != 8)
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = PrefixError;
+
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        let (addr, len) = text.split_once('/').ok_or(PrefixError::Syntax)?;
+        if addr.parse::<Ipv4Addr>().is_ok() {
+            return Err(PrefixError::Ipv4);
+        }
+        let addr = addr.parse().map_err(|_| PrefixError::Syntax)?;
+        Self::new(addr, parse_bits(len).ok_or(PrefixError::Syntax)?)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr(), self.len)
+    }
+}
+
+/// An explicit address mapping (RFC 7757 §3.1): an IPv4 prefix and an IPv6 prefix whose suffix is as long or longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Eam {
+    v4: u32,
+    v4_len: u8,
+    v6: u128,
+    v6_len: u8,
+}
+
+/// What is wrong with the text of an [`Eam`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EamError {
+    /// Not `V4[/LEN]=V6[/LEN]`.
+    Syntax,
+    /// A length beyond 32 or 128 bits.
+    Length,
+    /// Bits set behind a prefix.
+    HostBits,
+    /// An IPv4 suffix longer than the IPv6 suffix (RFC 7757 §3.1).
+    Suffix,
+}
+
+impl core::error::Error for EamError {}
+
+impl fmt::Display for EamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Syntax => "not a mapping; write it like 192.0.2.0/24=2001:db8::/120",
+            Self::Length => "an IPv4 prefix has at most 32 bits, an IPv6 prefix at most 128",
+            Self::HostBits => "bits are set behind a prefix length",
+            Self::Suffix => "the IPv4 suffix is longer than the IPv6 suffix (RFC 7757 §3.1)",
+        })
+    }
+}
+
+impl Eam {
+    /// Maps `v4`/`v4_len` to `v6`/`v6_len`.
+    ///
+    /// # Errors
+    /// Those of [`EamError`] that concern numbers.
+    pub fn new(v4: Ipv4Addr, v4_len: u8, v6: Ipv6Addr, v6_len: u8) -> Result<Self, EamError> {
+        if v4_len > 32 || v6_len > 128 {
+            return Err(EamError::Length);
+        }
+        let (v4, v6) = (v4.to_bits(), v6.to_bits());
+        if v4.checked_shl(v4_len.into()).unwrap_or(0) != 0
+            || v6.checked_shl(v6_len.into()).unwrap_or(0) != 0
+        {
+            return Err(EamError::HostBits);
+        }
+        if 32 - v4_len > 128 - v6_len {
+            return Err(EamError::Suffix);
+        }
+        Ok(Self { v4, v4_len, v6, v6_len })
+    }
+
+    /// RFC 7757 §3.3.1: the IPv4 suffix follows the IPv6 prefix, the rest is zero.
+    fn to_v6(self, v4: Ipv4Addr) -> Option<Ipv6Addr> {
+        let diff = v4.to_bits() ^ self.v4;
+        if diff.checked_shr(32 - u32::from(self.v4_len)).unwrap_or(0) != 0 {
+            return None;
+        }
+        // Between 0 and 128: `new` has compared the suffixes.
+        let shift = (128 - u32::from(self.v6_len)) - (32 - u32::from(self.v4_len));
+        Some((self.v6 | u128::from(diff).checked_shl(shift).unwrap_or(0)).into())
+    }
+
+    /// RFC 7757 §3.3.2: the same way back; bits behind the IPv4 suffix are ignored.
+    fn to_v4(self, v6: Ipv6Addr) -> Option<Ipv4Addr> {
+        let diff = v6.to_bits() ^ self.v6;
+        if diff.checked_shr(128 - u32::from(self.v6_len)).unwrap_or(0) != 0 {
+            return None;
+        }
+        let shift = (128 - u32::from(self.v6_len)) - (32 - u32::from(self.v4_len));
+        let suffix = diff.checked_shr(shift).unwrap_or(0);
+        // The suffix has at most 32 bits, by the same comparison.
+        u32::try_from(suffix).ok().map(|suffix| (self.v4 | suffix).into())
+    }
+}
+
+impl FromStr for Eam {
+    type Err = EamError;
+
+    fn from_str(text: &str) -> Result<Self, EamError> {
+        fn side<A: FromStr>(text: &str, full: u8) -> Result<(A, u8), EamError> {
+            let (addr, len) = match text.split_once('/') {
+                Some((addr, len)) => (addr, parse_bits(len).ok_or(EamError::Syntax)?),
+                None => (text, full),
+            };
+            Ok((addr.parse().map_err(|_| EamError::Syntax)?, len))
+        }
+        let (v4, v6) = text.split_once('=').ok_or(EamError::Syntax)?;
+        let (v4, v4_len) = side::<Ipv4Addr>(v4, 32)?;
+        let (v6, v6_len) = side::<Ipv6Addr>(v6, 128)?;
+        Self::new(v4, v4_len, v6, v6_len)
+    }
+}
+
+impl fmt::Display for Eam {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}/{}={}/{}",
+            Ipv4Addr::from(self.v4),
+            self.v4_len,
+            Ipv6Addr::from(self.v6),
+            self.v6_len
+        )
+    }
+}
+
+/// A decimal prefix length without sign or blanks.
+fn parse_bits(text: &str) -> Option<u8> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// The CLAT's own pair of addresses (RFC 6877 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Local {
+    /// The IPv4 address of `v4iface`.
+    pub v4: Ipv4Addr,
+    /// The IPv6 address that stands for it on the uplink.
+    pub v6: Ipv6Addr,
+}
+
+/// Which address stands for which.
+///
+/// With [`Self::local`] this is a CLAT: what leaves by IPv4 must come from the local address (or one of
+/// [`Self::eams`]), never from an arbitrary one inside a prefix. Without it, it is a plain SIIT.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Addresses<'t> {
+    /// The CLAT's own pair.
+    pub local: Option<Local>,
+    /// Explicit mappings; the longest match wins, whatever their order (RFC 7757 §3.3).
+    pub eams: &'t [Eam],
+    /// RFC 6052 prefixes: the first is used towards IPv6, any is recognised from it.
+    pub prefixes: &'t [Prefix],
+    /// Whether 64:ff9b::/96 may carry non-global IPv4 addresses (no, says RFC 6052 §3.1).
+    pub strict_wkp: bool,
+}

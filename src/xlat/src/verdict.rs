@@ -1,0 +1,167 @@
+//! What translation answers: forward, reply or drop; and why.
+
+/// Declares an enum of causes, each with a stable name, the text that explains it and the document that asks for it.
+macro_rules! causes {
+    ($(#[$meta:meta])* $name:ident { $($variant:ident $id:literal $what:literal $rfc:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $(#[doc = concat!($what, " (", $rfc, ").")] $variant,)*
+        }
+
+        impl $name {
+            /// Every variant, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Stable name for counters and JSON.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $id,)* }
+            }
+
+            /// What happened, as a phrase.
+            #[must_use]
+            pub const fn what(self) -> &'static str {
+                match self { $(Self::$variant => $what,)* }
+            }
+
+            /// The document and section that asks for it.
+            #[must_use]
+            pub const fn rfc(self) -> &'static str {
+                match self { $(Self::$variant => $rfc,)* }
+            }
+        }
+    };
+}
+
+causes! {
+    /// Why a packet was not translated.
+    ///
+    /// Those that RFCs want answered lead to [`Verdict::Reply`] where the sender may be answered at all.
+    Reason {
+        NotIp "not-ip" "neither IPv4 nor IPv6" "RFC 791 §3.1, RFC 8200 §3",
+        Truncated "truncated" "shorter than its headers say" "RFC 1812 §5.2.2",
+        BadHeader "bad-header" "impossible header length" "RFC 1812 §5.2.2",
+        BadHeaderChecksum "bad-header-checksum" "wrong IPv4 header checksum" "RFC 1812 §5.2.2",
+        BadExtension "bad-extension" "extension headers that do not parse" "RFC 8200 §4",
+        BadFragment "bad-fragment" "fragment that cannot be part of a packet" "RFC 791 §3.2, RFC 8200 §4.5",
+        BadLength "bad-length" "transport length beyond the packet" "RFC 768",
+        IllegalSource "illegal-source" "source address that no packet may have" "RFC 7915 §4.1, §5.1",
+        IllegalDestination "illegal-destination" "destination that is never forwarded" "RFC 1812 §5.3.7",
+        Multicast "multicast" "multicast is not translated" "RFC 7915 §1.2",
+        ForeignSource "foreign-source" "source is not the CLAT's address" "RFC 6877 §6.3",
+        SourceUnmapped "source-unmapped" "source has no address in the other family" "RFC 7915 §5.1",
+        DestinationUnmapped "destination-unmapped" "destination has no address in the other family" "RFC 7915 §4.6, §5.6",
+        NonGlobalInWellKnownPrefix "non-global-in-wkp" "non-global IPv4 address in 64:ff9b::/96" "RFC 6052 §3.1",
+        AuthenticationHeader "authentication-header" "AH covers the addresses and cannot be translated" "RFC 7915 §5.1.1, §4.4",
+        NoCounterpart "no-counterpart" "protocol means something else in the other family" "RFC 7915 §4.1, §4.4",
+        GroupManagement "group-management" "IGMP and MLD stay on their link" "RFC 7915 §4.2, §5.2",
+        SourceRoute "source-route" "unexpired source route" "RFC 7915 §4.1",
+        SegmentsLeft "segments-left" "routing header with segments left" "RFC 7915 §5.1",
+        FragmentedIcmp "fragmented-icmp" "fragment of an ICMP message, whose checksum covers the whole" "RFC 7915 §4.2, §5.2",
+        ExtensionBehindFragment "extension-behind-fragment" "extension header behind a Fragment Header" "RFC 7915 §5.1.1",
+        UdpZeroChecksum "udp-zero-checksum" "UDP without a checksum" "RFC 7915 §4.5",
+        UdpZeroChecksumFragment "udp-zero-checksum-fragment" "first fragment of UDP without a checksum" "RFC 7915 §4.5",
+        IcmpType "icmp-type" "ICMP type or code without a counterpart" "RFC 7915 §4.2, §5.2",
+        IcmpPointer "icmp-pointer" "parameter problem at a field without a counterpart" "RFC 7915 §4.2, §5.2",
+        NestedError "nested-error" "ICMP error about an ICMP error" "RFC 7915 §4.3, §5.3",
+        QuotedPacket "quoted-packet" "ICMP error whose quoted packet does not parse" "RFC 7915 §4.3, §5.3",
+        QuotedAddress "quoted-address" "ICMP error whose quoted packet is not ours" "RFC 7915 §4.3, §5.3",
+        HopLimit "hop-limit" "hop limit or TTL ran out here" "RFC 7915 §4.1, §5.1",
+        TooBigForIpv6 "too-big-for-ipv6" "DF is set and the IPv6 link is too small" "RFC 7915 §4.1",
+        TooBigForIpv4 "too-big-for-ipv4" "the IPv4 link is too small" "RFC 7915 §5, §5.1",
+    }
+}
+
+causes! {
+    /// What was done to a packet that goes on.
+    Rule {
+        To6 "to6" "header translated" "RFC 7915 §4.1",
+        To6Fragment "to6-fragment" "fragment translated, with Fragment Header" "RFC 7915 §4.1",
+        To6Split "to6-split" "DF clear and larger than lowest-ipv6-mtu: fragmented" "RFC 7915 §4.1",
+        To6UdpZero "to6-udp-zero" "UDP checksum computed" "RFC 7915 §4.5",
+        To6Echo "to6-echo" "ICMP echo translated" "RFC 7915 §4.2",
+        To6Error "to6-error" "ICMP error and the packet in it translated" "RFC 7915 §4.2, §4.3",
+        To4 "to4" "header translated" "RFC 7915 §5.1",
+        To4Fragment "to4-fragment" "fragment translated" "RFC 7915 §5.1.1",
+        To4Split "to4-split" "DF clear and larger than the IPv4 link: fragmented" "RFC 791 §3.2",
+        To4Echo "to4-echo" "ICMPv6 echo translated" "RFC 7915 §5.2",
+        To4Error "to4-error" "ICMPv6 error and the packet in it translated" "RFC 7915 §5.2, §5.3",
+        To4ErrorUnmapped "to4-error-unmapped" "ICMPv6 error from a router without an IPv4 form" "RFC 7915 §5.1, draft-ietf-v6ops-icmpext-xlat-v6only-source §3",
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Debug)]
+pub enum Verdict<'p> {
+    /// It goes on in the other family.
+    Forward {
+        /// The rule that applied.
+        rule: Rule,
+        /// One packet, or its fragments.
+        frames: Frames<'p>,
+    },
+    /// It goes no further; its sender gets an ICMP error of its own family.
+    Reply {
+        /// What was wrong.
+        reason: Reason,
+        /// The ICMP error, from its IP header on.
+        error: &'p [u8],
+    },
+    /// It goes no further, and the buffer still holds it as it was.
+    Drop(Reason),
+}
+
+/// The packets that one packet became, in the order in which to send them.
+///
+/// Fragments share the payload where it lies: the header of each is written in front of it when it is asked for,
+/// over bytes that have been handed out before.
+#[derive(Debug)]
+pub struct Frames<'p> {
+    pub(crate) buf: &'p mut [u8],
+}
+
+impl Frames<'_> {
+    /// The next packet, from its IP header on; `None` when all have been given.
+    #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
+    pub fn next(&mut self) -> Option<&mut [u8]> {
+        None
+    }
+}
+
+/// How often each thing happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// IPv4 packets translated to IPv6.
+    pub packets46: u64,
+    /// Their bytes, as IPv4.
+    pub bytes46: u64,
+    /// IPv6 packets translated to IPv4.
+    pub packets64: u64,
+    /// Their bytes, as IPv6.
+    pub bytes64: u64,
+    drops: [u64; Reason::ALL.len()],
+    replies: [u64; Reason::ALL.len()],
+}
+
+impl Counters {
+    /// Packets dropped in silence for `reason`.
+    #[must_use]
+    pub const fn drops(&self, reason: Reason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// Packets answered with an ICMP error for `reason`.
+    #[must_use]
+    pub const fn replies(&self, reason: Reason) -> u64 {
+        self.replies[reason as usize]
+    }
+
+    pub(crate) fn count_drop(&mut self, reason: Reason) {
+        self.drops[reason as usize] += 1;
+    }
+
+    pub(crate) fn count_reply(&mut self, reason: Reason) {
+        self.replies[reason as usize] += 1;
+    }
+}
