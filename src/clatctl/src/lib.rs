@@ -1,1 +1,160 @@
-//! The command line of clat.
+//! The command line of clat: starts, stops and shows CLATs through the controller's binder service, says what a machine
+//! lacks for one, and translates capture files.
+//!
+//! Exit codes are part of the interface (`docs/clatctl.md`): 0 done, 1 failed, 2 usage, 3 controller not reachable.
+#![forbid(unsafe_code)]
+
+mod client;
+mod doctor;
+mod status;
+mod translate;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use client::Client;
+
+/// The operation failed.
+const FAILED: u8 = 1;
+/// No controller answers on the socket.
+const UNREACHABLE: u8 = 3;
+
+/// Why a subcommand ends with an exit code other than 0.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    /// One line for people; empty when there is nothing to say or nobody to say it to.
+    message: String,
+}
+
+impl Failure {
+    fn unreachable(message: impl fmt::Display) -> Self {
+        Self { code: UNREACHABLE, message: message.to_string() }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(err: anyhow::Error) -> Self {
+        // `clatctl … | head` is no failure to talk about.
+        let pipe = err
+            .downcast_ref::<io::Error>()
+            .is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe);
+        let message = if pipe { String::new() } else { format!("{err:#}") };
+        Self { code: FAILED, message }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(err: io::Error) -> Self {
+        anyhow::Error::from(err).into()
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  clatctl doctor                                   what this machine lacks for a CLAT
+  clatctl start wlan0 --prefix 64:ff9b::/96        IPv4 on an IPv6-only network
+  clatctl status --watch                           what runs, with rates
+  clatctl translate --prefix 64:ff9b::/96 --explain in.pcap out.pcap
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 the controller cannot be reached.";
+
+/// IPv4 over an IPv6-only network (464XLAT): controls and inspects CLATs.
+#[derive(Parser)]
+#[command(name = "clatctl", version, after_help = EXAMPLES)]
+struct Cli {
+    /// Unix socket of the controller
+    #[arg(long, global = true, value_name = "PATH", default_value = client::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a CLAT on an IPv6-only interface and print its IPv6 address
+    #[command(after_help = "Example:\n  clatctl start wlan0 --prefix 64:ff9b::/96")]
+    Start {
+        /// The uplink, for example wlan0
+        iface: String,
+        /// The network's NAT64 prefix with its length, a /96
+        #[arg(long, value_name = "PREFIX/96")]
+        prefix: String,
+    },
+    /// Stop the CLAT of an interface
+    Stop {
+        /// The uplink that start was given
+        iface: String,
+    },
+    /// Show the controller and the CLATs that run
+    Status(status::Args),
+    /// Print the controller's dump, as dumpsys does
+    Dump,
+    /// Say what this machine lacks for a CLAT, and the command that mends it
+    #[command(
+        after_help = "Exit status: 0 when all that is needed is there, else 1. Run it as root: some questions the \
+                            kernel answers only then."
+    )]
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Translate a capture file between IPv4 and IPv6 (RFC 7915), both directions at once
+    Translate(Box<translate::Args>),
+    /// Print the completion script for a shell
+    #[command(hide = true)]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
+}
+
+/// Parses the arguments of the process, does what they say and gives its exit code.
+#[must_use]
+pub fn run() -> ExitCode {
+    match dispatch(Cli::parse()) {
+        Ok(code) => code,
+        Err(Failure { code, message }) => {
+            complain(&message);
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// One line on stderr; that nobody reads stderr is no reason to fail.
+fn complain(message: &str) {
+    if !message.is_empty() {
+        let _ = writeln!(io::stderr(), "clatctl: {message}");
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let mut out = io::stdout().lock();
+    match cli.command {
+        Command::Start { iface, prefix } => {
+            let v6 = Client::connect(&cli.socket)?.start(&iface, &prefix)?;
+            writeln!(out, "{v6}")?;
+        }
+        Command::Stop { iface } => Client::connect(&cli.socket)?.stop(&iface)?,
+        Command::Status(args) => status::run(&args, &Client::connect(&cli.socket)?, &mut out)?,
+        Command::Dump => out.write_all(Client::connect(&cli.socket)?.dump()?.as_bytes())?,
+        Command::Doctor { json } => return doctor::run(&cli.socket, json, &mut out),
+        Command::Translate(args) => return translate::run(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "clatctl", &mut script);
+            out.write_all(&script)?;
+        }
+        Command::Man => clap_mangen::Man::new(Cli::command()).render(&mut out)?,
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}

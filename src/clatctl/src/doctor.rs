@@ -1,0 +1,196 @@
+//! `clatctl doctor`: what a CLAT needs and this machine lacks, with the command that mends it.
+
+mod ask;
+mod checks;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use comfy_table::{presets, Table};
+use serde::Serialize;
+
+use crate::{Failure, FAILED};
+
+/// What the machine said about one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// There.
+    Ok,
+    /// Not there, and nothing works without.
+    Missing,
+    /// Not there, and a CLAT works without: slower, or with less comfort.
+    Optional,
+    /// Could not be asked.
+    Unknown,
+}
+
+/// One thing that was asked for.
+#[derive(Debug, Serialize)]
+struct Check {
+    /// kernel, tools, sysctl, permissions or network.
+    group: &'static str,
+    name: &'static str,
+    state: State,
+    /// Whether a CLAT cannot do without.
+    needed: bool,
+    /// What was found, or what it is for.
+    detail: String,
+    /// The command that mends it.
+    fix: Option<String>,
+}
+
+/// Answer to a question: what was found, or what is wrong and how to mend it.
+type Answer = Result<String, Trouble>;
+
+/// Why something is not there.
+#[derive(Debug)]
+struct Trouble {
+    detail: String,
+    fix: String,
+    /// The question itself failed, for want of rights or of a tool.
+    unknown: bool,
+}
+
+impl Trouble {
+    fn missing(detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { detail: detail.into(), fix: fix.into(), unknown: false }
+    }
+
+    fn unknown(detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { detail: detail.into(), fix: fix.into(), unknown: true }
+    }
+}
+
+impl Check {
+    fn new(group: &'static str, name: &'static str, needed: bool, answer: Answer) -> Self {
+        let (state, detail, fix) = match answer {
+            Ok(detail) => (State::Ok, detail, None),
+            Err(Trouble { detail, fix, unknown }) => {
+                let state = match (unknown, needed) {
+                    (true, _) => State::Unknown,
+                    (false, true) => State::Missing,
+                    (false, false) => State::Optional,
+                };
+                (state, detail, Some(fix))
+            }
+        };
+        Self { group, name, state, needed, detail, fix }
+    }
+}
+
+/// Whether all that is needed is known to be there.
+fn healthy(checks: &[Check]) -> bool {
+    checks.iter().all(|check| !check.needed || check.state == State::Ok)
+}
+
+/// Runs `clatctl doctor`.
+pub(crate) fn run(socket: &Path, json: bool, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let checks = checks::all(socket);
+    let ok = healthy(&checks);
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &serde_json::json!({"ok": ok, "checks": checks}))
+            .map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", text(&checks))?;
+    }
+    out.flush()?;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// The table, and the commands in one block to copy.
+fn text(checks: &[Check]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_BORDERS_ONLY);
+    table.set_header(["", "what", "", "found"]);
+    for check in checks {
+        let state = match check.state {
+            State::Ok => "ok",
+            State::Missing => "missing",
+            State::Optional => "optional",
+            State::Unknown => "unknown",
+        };
+        table.add_row([check.group, check.name, state, &check.detail]);
+    }
+    let fixes: Vec<_> = checks
+        .iter()
+        .filter_map(|check| Some((check.fix.as_ref()?, check.needed, check.name)))
+        .collect();
+    let mut text = format!("{table}\n");
+    for (title, wanted) in [("To mend what is needed:", true), ("To have what is optional:", false)]
+    {
+        let mut seen = Vec::new();
+        for (fix, _, name) in fixes.iter().filter(|(_, needed, _)| *needed == wanted) {
+            if seen.is_empty() {
+                text += &format!("{title}\n");
+            }
+            if !seen.contains(fix) {
+                text += &format!("  {fix}    # {name}\n");
+                seen.push(fix);
+            }
+        }
+    }
+    if healthy(checks) {
+        text += "All that a CLAT needs is there.\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checks() -> Vec<Check> {
+        vec![
+            Check::new("kernel", "TUN", true, Ok("/dev/net/tun".into())),
+            Check::new(
+                "kernel",
+                "clsact",
+                false,
+                Err(Trouble::missing("no", "modprobe sch_ingress")),
+            ),
+        ]
+    }
+
+    #[test]
+    fn what_is_optional_is_no_failure() {
+        let mut checks = checks();
+        assert!(healthy(&checks));
+        assert_eq!(checks[1].state, State::Optional);
+        checks.push(Check::new(
+            "tools",
+            "clatd",
+            true,
+            Err(Trouble::missing("not found", "make install")),
+        ));
+        assert!(!healthy(&checks));
+        let text = text(&checks);
+        assert!(text.contains("missing") && text.contains("  make install"), "{text}");
+    }
+
+    #[test]
+    fn what_is_needed_and_unknown_is_a_failure() {
+        let check = Check::new(
+            "kernel",
+            "TUN",
+            true,
+            Err(Trouble::unknown("not root", "sudo clatctl doctor")),
+        );
+        assert_eq!(check.state, State::Unknown);
+        assert!(!healthy(&[check]));
+    }
+
+    #[test]
+    fn json_names_are_stable() {
+        assert_eq!(
+            serde_json::to_value(checks()).unwrap(),
+            serde_json::json!([
+                {"group": "kernel", "name": "TUN", "state": "ok", "needed": true, "detail": "/dev/net/tun", "fix": null},
+                {"group": "kernel", "name": "clsact", "state": "optional", "needed": false, "detail": "no",
+                 "fix": "modprobe sch_ingress"},
+            ])
+        );
+    }
+}

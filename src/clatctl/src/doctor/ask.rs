@@ -1,0 +1,88 @@
+//! Asking the machine: programs, packages, and a network namespace in which things can be tried without a trace.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sched::{unshare, CloneFlags};
+
+use super::{Answer, Trouble};
+
+/// Where programs are looked for after PATH: services and sudo see more than a user's shell.
+const FOLDERS: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// The path of a program.
+pub(super) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(FOLDERS.iter().map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|file| is_program(file))
+}
+
+/// Whether this user may run that file.
+pub(super) fn is_program(file: &Path) -> bool {
+    file.is_file() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok()
+}
+
+/// A program that must be installed, with its package under the names of apt, dnf, pacman and apk.
+pub(super) fn program(program: &str, packages: [&str; 4]) -> Answer {
+    match find(program) {
+        Some(path) => Ok(path.display().to_string()),
+        None => Err(Trouble::missing("not found", install(packages))),
+    }
+}
+
+/// The command that installs a package here.
+pub(super) fn install([apt, dnf, pacman, apk]: [&str; 4]) -> String {
+    if find("dnf").is_some() {
+        format!("dnf install -y {dnf}")
+    } else if find("pacman").is_some() {
+        format!("pacman -S --noconfirm {pacman}")
+    } else if find("apk").is_some() {
+        format!("apk add {apk}")
+    } else {
+        format!("apt-get install -y {apt}")
+    }
+}
+
+/// The words of a sysctl's file, its dots as slashes.
+pub(super) fn sysctl(name: &str) -> Option<String> {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// Runs `question` in a network namespace of its own, which is gone afterwards with all that was made in it.
+pub(super) fn in_namespace<T: Send>(question: impl FnOnce() -> T + Send) -> nix::Result<T> {
+    std::thread::scope(|scope| {
+        // Only this thread, and the children that it starts, move.
+        let thread = scope.spawn(|| unshare(CloneFlags::CLONE_NEWNET).map(|()| question()));
+        thread.join().unwrap_or(Err(nix::Error::EIO))
+    })
+}
+
+/// Runs a program with `input`; what it said when it failed.
+pub(super) fn attempt(program: &Path, args: &[&str], input: &str) -> Result<(), String> {
+    let said = |err: std::io::Error| format!("{}: {err}", program.display());
+    let mut child = Command::new(program)
+        .args(args)
+        .env_clear()
+        .env("PATH", FOLDERS.join(":"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(said)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that does not read its input says why by its exit code.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(said)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("failed without a word");
+    Err(line.trim().to_owned())
+}

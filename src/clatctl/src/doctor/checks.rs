@@ -1,0 +1,310 @@
+//! What a CLAT needs of a machine. The kernel is asked to do each thing, not what its version is.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability};
+use nix::errno::Errno;
+use nix::sys::socket::{socket, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn6};
+
+use super::ask::{attempt, find, in_namespace, install, is_program, program, sysctl};
+use super::{Answer, Check, Trouble};
+
+const AS_ROOT: &str = "sudo clatctl doctor";
+
+const IPTABLES: [&str; 4] = ["iptables", "iptables-nft", "iptables", "ip6tables"];
+const IPROUTE: [&str; 4] = ["iproute2", "iproute", "iproute2", "iproute2"];
+const TC: [&str; 4] = ["iproute2", "iproute-tc", "iproute2", "iproute2-tc"];
+
+/// All checks, in the order in which to show them.
+pub(super) fn all(socket_path: &Path) -> Vec<Check> {
+    const NEEDED: bool = true;
+    const OPTIONAL: bool = false;
+    vec![
+        Check::new("kernel", "TUN", NEEDED, tun()),
+        Check::new("kernel", "IPv6", NEEDED, ipv6()),
+        Check::new("kernel", "raw IPv6 sockets", NEEDED, raw_ipv6()),
+        Check::new("kernel", "AF_PACKET", NEEDED, packet()),
+        Check::new("kernel", "ip6tables raw table", NEEDED, ip6tables_raw()),
+        Check::new("kernel", "seccomp", NEEDED, seccomp()),
+        Check::new("kernel", "BPF", OPTIONAL, bpf()),
+        Check::new("kernel", "clsact, cls_bpf", OPTIONAL, cls_bpf()),
+        Check::new("tools", "clat_controller", NEEDED, own("clat_controller")),
+        Check::new("tools", "clatd", NEEDED, own("clatd")),
+        Check::new("tools", "ip6tables-restore", NEEDED, program("ip6tables-restore", IPTABLES)),
+        Check::new("tools", "ip", OPTIONAL, program("ip", IPROUTE)),
+        Check::new("tools", "tc", OPTIONAL, program("tc", TC)),
+        Check::new("sysctl", "IPv6 enabled", NEEDED, ipv6_enabled()),
+        Check::new("sysctl", "router advertisements", OPTIONAL, accept_ra()),
+        Check::new("permissions", "capabilities", NEEDED, capabilities()),
+        Check::new("permissions", "user clat", OPTIONAL, user()),
+        Check::new("permissions", "capability for BPF", OPTIONAL, bpf_capability()),
+        Check::new("network", "controller", OPTIONAL, controller(socket_path)),
+        Check::new("network", "IPv6 uplink", OPTIONAL, uplink()),
+    ]
+}
+
+/// A module that is not there: loading it helps where it was built.
+fn module(err: impl std::fmt::Display, module: &str) -> Trouble {
+    Trouble::missing(err.to_string(), format!("modprobe {module}"))
+}
+
+/// What could be asked only by root.
+fn not_root(err: impl std::fmt::Display) -> Trouble {
+    Trouble::unknown(format!("cannot be asked: {err}"), AS_ROOT)
+}
+
+/// Opens the device, and makes a TUN in a namespace that goes away at once.
+fn tun() -> Answer {
+    const DEVICE: &str = "/dev/net/tun";
+    if let Err(err) = File::options().read(true).write(true).open(DEVICE) {
+        return Err(match err.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EACCES | Errno::EPERM) => not_root(err),
+            Some(Errno::ENOENT) if misc_has_tun() => Trouble::missing(
+                format!("{DEVICE} is not there, though the kernel has TUN"),
+                "mkdir -p /dev/net && mknod -m 666 /dev/net/tun c 10 200",
+            ),
+            _ => module(format!("{DEVICE}: {err}"), "tun"),
+        });
+    }
+    let Some(ip) = find("ip") else { return Ok(DEVICE.into()) };
+    match in_namespace(|| attempt(&ip, &["tuntap", "add", "mode", "tun", "name", "v4-doctor"], ""))
+    {
+        Ok(Ok(())) => Ok("a TUN device could be made".into()),
+        Ok(Err(said)) => Err(module(said, "tun")),
+        Err(err) => Err(not_root(err)),
+    }
+}
+
+/// Whether the kernel lists TUN's device number, whatever /dev holds.
+fn misc_has_tun() -> bool {
+    let misc = fs::read_to_string("/proc/misc").unwrap_or_default();
+    misc.lines().any(|line| line.split_whitespace().eq(["200", "tun"]))
+}
+
+fn ipv6() -> Answer {
+    match socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) {
+        Ok(_) => Ok("sockets".into()),
+        Err(err) => Err(Trouble::missing(
+            format!("no IPv6 socket: {err}"),
+            "modprobe ipv6  # or take ipv6.disable=1 off the kernel's command line",
+        )),
+    }
+}
+
+fn raw_ipv6() -> Answer {
+    match socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw) {
+        Ok(_) => Ok("sockets".into()),
+        Err(err @ (Errno::EPERM | Errno::EACCES)) => Err(not_root(err)),
+        Err(err) => Err(module(err, "ipv6")),
+    }
+}
+
+fn packet() -> Answer {
+    match socket(AddressFamily::Packet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) {
+        Ok(_) => Ok("sockets".into()),
+        Err(err @ (Errno::EPERM | Errno::EACCES)) => Err(not_root(err)),
+        Err(err) => Err(module(err, "af_packet")),
+    }
+}
+
+/// Adds the controller's drop rule in a namespace of its own.
+fn ip6tables_raw() -> Answer {
+    const RULES: &str = "*raw\n:clat_raw_PREROUTING -\n\
+        -A clat_raw_PREROUTING -i v4-doctor -s 64:ff9b::/96 -d 2001:db8::1 -j DROP\nCOMMIT\n";
+    let Some(restore) = find("ip6tables-restore") else {
+        return Err(Trouble::unknown(
+            "cannot be asked without ip6tables-restore",
+            install(IPTABLES),
+        ));
+    };
+    match in_namespace(|| attempt(&restore, &["--noflush"], RULES)) {
+        Ok(Ok(())) => Ok("the drop rule could be added".into()),
+        Ok(Err(said)) => Err(module(said, "ip6table_raw")),
+        Err(err) => Err(not_root(err)),
+    }
+}
+
+fn seccomp() -> Answer {
+    match sysctl("kernel.seccomp.actions_avail") {
+        Some(actions) if actions.split(' ').any(|action| action == "kill_process") => {
+            Ok("filters".into())
+        }
+        _ => Err(Trouble::missing("no filters", "boot a kernel with CONFIG_SECCOMP_FILTER")),
+    }
+}
+
+/// Whether the kernel has BPF objects, and the place where they are pinned.
+fn bpf() -> Answer {
+    const FOLDER: &str = "/sys/fs/bpf";
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !known.lines().any(|line| line.split_whitespace().eq(["nodev", "bpf"])) {
+        return Err(Trouble::missing("no BPF", "boot a kernel with CONFIG_BPF_SYSCALL"));
+    }
+    match nix::sys::statfs::statfs(FOLDER) {
+        Ok(stat) if stat.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC => {
+            Ok(format!("{FOLDER} is mounted"))
+        }
+        _ => Err(Trouble::missing(
+            format!("{FOLDER} is not mounted"),
+            format!("mount -t bpf bpf {FOLDER}"),
+        )),
+    }
+}
+
+/// Attaches a direct-action classifier in a namespace of its own.
+fn cls_bpf() -> Answer {
+    let Some(tc) = find("tc") else {
+        return Err(Trouble::unknown("cannot be asked without tc", install(TC)));
+    };
+    let attach = || {
+        attempt(&tc, &["qdisc", "add", "dev", "lo", "clsact"], "")
+            .map_err(|said| module(said, "sch_ingress"))?;
+        // One instruction of classic BPF: return 0.
+        let filter = "filter add dev lo ingress protocol ipv6 prio 4 bpf direct-action bytecode";
+        let args: Vec<_> = filter.split(' ').chain(["1,6 0 0 0,"]).collect();
+        attempt(&tc, &args, "").map_err(|said| module(said, "cls_bpf"))
+    };
+    match in_namespace(attach) {
+        Ok(answer) => answer.map(|()| "a filter could be attached".into()),
+        Err(err) => Err(not_root(err)),
+    }
+}
+
+/// One of our own programs: beside this one, or where packages put it.
+fn own(program: &str) -> Answer {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(program)));
+    let libexec = PathBuf::from("/usr/libexec/clat").join(program);
+    match beside
+        .into_iter()
+        .chain([libexec])
+        .find(|file| is_program(file))
+        .or_else(|| find(program))
+    {
+        Some(path) => Ok(path.display().to_string()),
+        None => Err(Trouble::missing(
+            "not found",
+            format!(
+                "cargo build --release && install -D -t /usr/local/bin target/release/{program}"
+            ),
+        )),
+    }
+}
+
+fn ipv6_enabled() -> Answer {
+    for which in ["all", "default"] {
+        let name = format!("net.ipv6.conf.{which}.disable_ipv6");
+        match sysctl(&name).as_deref() {
+            Some("0") => {}
+            Some(_) => {
+                return Err(Trouble::missing(format!("{name} is 1"), format!("sysctl -w {name}=0")))
+            }
+            None => return Err(Trouble::missing(format!("no {name}"), "modprobe ipv6")),
+        }
+    }
+    Ok("on".into())
+}
+
+/// An interface that forwards takes no address from a router advertisement unless `accept_ra` is 2.
+fn accept_ra() -> Answer {
+    let folder = fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        folder.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    for name in names.iter().filter(|name| !matches!(name.as_str(), "all" | "default" | "lo")) {
+        // A dot in an interface's name is a slash for sysctl(8), and no separator for us.
+        let value = |key| {
+            let path = Path::new("/proc/sys/net/ipv6/conf").join(name).join(key);
+            fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+        };
+        if value("forwarding") == "1" && value("accept_ra") == "1" {
+            let key = format!("net.ipv6.conf.{}.accept_ra", name.replace('.', "/"));
+            let detail =
+                format!("{name} forwards and so ignores them; as an uplink it needs accept_ra=2");
+            return Err(Trouble::missing(detail, format!("sysctl -w {key}=2")));
+        }
+    }
+    Ok("accepted".into())
+}
+
+/// Those that the controller and clatd use before they give them up.
+fn capabilities() -> Answer {
+    let needed = [
+        Capability::CAP_NET_ADMIN,
+        Capability::CAP_NET_RAW,
+        Capability::CAP_SETUID,
+        Capability::CAP_SETGID,
+    ];
+    let lacking: Vec<_> =
+        needed.iter().filter(|cap| !has(**cap)).map(Capability::to_string).collect();
+    if lacking.is_empty() {
+        Ok("all that the controller uses".into())
+    } else {
+        Err(Trouble::missing(format!("without {}", lacking.join(", ")), AS_ROOT))
+    }
+}
+
+fn bpf_capability() -> Answer {
+    if has(Capability::CAP_BPF) || has(Capability::CAP_SYS_ADMIN) {
+        Ok("CAP_BPF or CAP_SYS_ADMIN".into())
+    } else {
+        Err(Trouble::missing("without CAP_BPF and CAP_SYS_ADMIN", AS_ROOT))
+    }
+}
+
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// The user that clatd becomes.
+fn user() -> Answer {
+    match nix::unistd::User::from_name("clat") {
+        Ok(Some(user)) => Ok(format!("uid {}", user.uid)),
+        Ok(None) => Err(Trouble::missing(
+            "there is no such user for clatd to become",
+            "useradd --system --no-create-home --shell /usr/sbin/nologin clat",
+        )),
+        Err(err) => Err(not_root(err)),
+    }
+}
+
+fn controller(path: &Path) -> Answer {
+    match UnixStream::connect(path) {
+        Ok(_) => Ok(format!("listens on {}", path.display())),
+        Err(err) => {
+            let socket = if path == Path::new(crate::client::DEFAULT_SOCKET) {
+                String::new()
+            } else {
+                format!(" --socket {}", path.display())
+            };
+            let detail = format!("{}: {err}", path.display());
+            Err(Trouble::missing(detail, format!("clat_controller{socket} &")))
+        }
+    }
+}
+
+/// An interface with a global IPv6 address, which a CLAT needs on its uplink.
+fn uplink() -> Answer {
+    let addresses = nix::ifaddrs::getifaddrs().map_err(|err| module(err, "ipv6"))?;
+    let mut names: Vec<_> = addresses
+        .filter(|interface| {
+            let v6 = interface
+                .address
+                .as_ref()
+                .and_then(|address| address.as_sockaddr_in6().map(SockaddrIn6::ip));
+            // Neither link-local nor unique local, and not of the loopback.
+            v6.is_some_and(|v6| v6.segments()[0] & 0xe000 == 0x2000)
+        })
+        .map(|interface| interface.interface_name)
+        .collect();
+    names.dedup();
+    if names.is_empty() {
+        Err(Trouble::missing(
+            "no interface has a global IPv6 address",
+            "ip -6 address show scope global  # then ask the network for one",
+        ))
+    } else {
+        Ok(names.join(", "))
+    }
+}

@@ -1,0 +1,5 @@
+//! `clatctl`: see the library.
+
+fn main() -> std::process::ExitCode {
+    clatctl::run()
+}

@@ -1,0 +1,224 @@
+//! `clatctl translate`: a whole SIIT (RFC 7915) on capture files.
+
+mod capture;
+mod link;
+mod report;
+mod sink;
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{ArgGroup, ValueEnum};
+use clat_xlat::{
+    Addresses, Config, Eam, HopPolicy, Local, Packet, Prefix, Translator, UdpZero, Verdict,
+    HEADROOM, TAILROOM,
+};
+use pcap_file::pcap::PcapWriter;
+
+use crate::{complain, Failure, FAILED};
+use capture::{Capture, Record, MAX_CAPTURED};
+use link::{Family, Link};
+use report::{Outcome, Report, Skip};
+use sink::Sink;
+
+const EXAMPLES: &str = "\
+Examples:
+  A CLAT's two sides, with a line for each packet:
+    clatctl translate --local4 192.0.0.4 --local6 2001:db8::4 --prefix 64:ff9b::/96 --explain in.pcap out.pcap
+  A stateless translator with an address table, as a router:
+    clatctl translate --eam 192.0.2.0/24=2001:db8::/120 --prefix 64:ff9b::/96 --ttl decrement in.pcap out.pcap
+  In a pipe:
+    tcpdump -w - -c 10 | clatctl translate --prefix 2001:db8:100::/40 - - | tcpdump -r -
+
+IN is pcap or pcapng with raw IP or Ethernet packets of either family; OUT is pcap with the same link type and order.
+Exit status: 0 when the file was processed, whatever became of its packets; 1 when it could not be, and then OUT is as
+it was before; 1 also when the capture had cut packets short, which are then missing in OUT; 2 wrong usage.";
+
+/// Arguments of `clatctl translate`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("mapping").args(["prefix", "eam", "local4"]).required(true).multiple(true))]
+pub(crate) struct Args {
+    /// The CLAT's own IPv4 address; other IPv4 sources are then foreign
+    #[arg(long, value_name = "V4", requires = "local6")]
+    local4: Option<Ipv4Addr>,
+    /// The IPv6 address that stands for --local4
+    #[arg(long, value_name = "V6", requires = "local4")]
+    local6: Option<Ipv6Addr>,
+    /// RFC 6052 prefix of 32, 40, 48, 56, 64 or 96 bits; the first is used towards IPv6, any is known from it
+    #[arg(long, value_name = "PREFIX/LEN")]
+    prefix: Vec<Prefix>,
+    /// Explicit mapping (RFC 7757); the longest match wins, and before any prefix
+    #[arg(long, value_name = "V4[/LEN]=V6[/LEN]")]
+    eam: Vec<Eam>,
+    /// MTU of the IPv4 link
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(68..))]
+    mtu4: u32,
+    /// MTU of the IPv6 link
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..))]
+    mtu6: u32,
+    /// Size up to which IPv4 packets without DF become one IPv6 packet
+    #[arg(long, value_name = "BYTES", default_value_t = 1280, value_parser = clap::value_parser!(u32).range(1280..))]
+    lowest_ipv6_mtu: u32,
+    /// What to do with UDP that has no checksum, towards IPv6
+    #[arg(long, value_enum, default_value_t = UdpZeroArg::Compute)]
+    udp_zero: UdpZeroArg,
+    /// Copy TTL and hop limit as a CLAT on a host does, or decrement them as a router does
+    #[arg(long, value_enum, default_value_t = TtlArg::Copy)]
+    ttl: TtlArg,
+    /// Source of ICMP errors to IPv4, and stand-in for routers without an IPv4 form
+    #[arg(long, value_name = "V4", default_value_t = DUMMY4)]
+    router4: Ipv4Addr,
+    /// Source of ICMPv6 errors [default: --local6, else 192.0.0.8 in the first prefix, else in 64:ff9b::/96]
+    #[arg(long, value_name = "V6")]
+    router6: Option<Ipv6Addr>,
+    /// Refuse non-global IPv4 addresses inside 64:ff9b::/96 (RFC 6052 §3.1)
+    #[arg(long)]
+    strict_wkp: bool,
+    /// Print a line for each packet: what happened, and the RFC section that says so
+    #[arg(long)]
+    explain: bool,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// pcap or pcapng file to read, - for standard input
+    #[arg(value_name = "IN.pcap")]
+    input: PathBuf,
+    /// pcap file to write, - for standard output; may be the same as IN
+    #[arg(value_name = "OUT.pcap")]
+    output: PathBuf,
+}
+
+/// The IPv4 dummy address (RFC 7600 §4.8).
+const DUMMY4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+#[derive(Clone, Copy, ValueEnum)]
+enum UdpZeroArg {
+    Compute,
+    Drop,
+    Forward,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TtlArg {
+    Copy,
+    Decrement,
+}
+
+impl Args {
+    fn addresses(&self) -> Addresses<'_> {
+        Addresses {
+            // clap lets neither come without the other.
+            local: self.local4.zip(self.local6).map(|(v4, v6)| Local { v4, v6 }),
+            eams: &self.eam,
+            prefixes: &self.prefix,
+            strict_wkp: self.strict_wkp,
+        }
+    }
+
+    fn config(&self) -> Config {
+        let prefix = self.prefix.first().copied().unwrap_or(Prefix::WELL_KNOWN);
+        Config {
+            mtu4: self.mtu4,
+            mtu6: self.mtu6,
+            lowest_ipv6_mtu: self.lowest_ipv6_mtu,
+            udp_zero: match self.udp_zero {
+                UdpZeroArg::Compute => UdpZero::Compute,
+                UdpZeroArg::Drop => UdpZero::Drop,
+                UdpZeroArg::Forward => UdpZero::Forward,
+            },
+            hop: match self.ttl {
+                TtlArg::Copy => HopPolicy::Copy,
+                TtlArg::Decrement => HopPolicy::Decrement,
+            },
+            router4: self.router4,
+            router6: self.router6.or(self.local6).unwrap_or_else(|| prefix.embed(DUMMY4)),
+        }
+    }
+}
+
+/// Runs `clatctl translate`.
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    // Standard output carries packets or words, never both.
+    let mut words: Box<dyn Write> = if sink::is_stdio(&args.output) {
+        Box::new(io::stderr())
+    } else {
+        Box::new(io::stdout().lock())
+    };
+    let mut report = Report::new(args.explain, args.json, &mut words);
+    translate(args, &mut report)?;
+    report.finish(&args.input, &args.output)?;
+    let cut = report.skipped(Skip::CutShort);
+    if cut == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    complain(&format!(
+        "{}: {cut} of {} packets were cut short by the capture and are missing in {}; capture whole packets (tcpdump -s 0)",
+        args.input.display(),
+        report.packets(),
+        args.output.display()
+    ));
+    Ok(ExitCode::from(FAILED))
+}
+
+fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
+    let input = || args.input.display().to_string();
+    let mut capture = Capture::open(&args.input).with_context(input)?;
+    let mut sink = Sink::create(&args.output)?;
+    // The same input gives the same output: identifications count from 1.
+    let mut translator = Translator::new(args.config(), args.addresses(), 1);
+    let mut buffer = vec![0; HEADROOM + MAX_CAPTURED + TAILROOM];
+    let mut record = Record::default();
+    let mut lengths = Vec::new();
+
+    // What a pcapng's packets are is known with the first of them.
+    let mut more = capture.next(&mut record).with_context(input)?;
+    let link = Link::new(capture.link_type()).with_context(input)?;
+    let output = || args.output.display().to_string();
+    let mut writer = PcapWriter::with_header(sink.writer(), capture.header(link.output_type()))
+        .with_context(output)?;
+    while more {
+        let (header, family) = match record.whole().and_then(|frame| link.split(frame)) {
+            Ok((header, family)) => (header, family),
+            Err(skip) => {
+                report.packet(&[], &Outcome::Skipped(skip))?;
+                more = capture.next(&mut record).with_context(input)?;
+                continue;
+            }
+        };
+        let (header, ip) = record.data.split_at(header);
+        let range = HEADROOM..HEADROOM + ip.len();
+        buffer[range.clone()].copy_from_slice(ip);
+        let mut packet = Packet::new(&mut buffer, range)
+            .ok()
+            .context("no room for the packet: a bug, please report it")?;
+        let verdict = match family {
+            Some(Family::V4) => translator.to_ipv6(&mut packet),
+            Some(Family::V6) => translator.to_ipv4(&mut packet),
+            None => translator.translate(&mut packet),
+        };
+        lengths.clear();
+        let outcome = match verdict {
+            Verdict::Forward { rule, mut frames } => {
+                while let Some(bytes) = frames.next() {
+                    lengths.push(bytes.len());
+                    let frame = link.forward(header, bytes);
+                    writer.write_raw_packet(&record.like(&frame)?).with_context(output)?;
+                }
+                Outcome::Forwarded(rule, &lengths)
+            }
+            Verdict::Reply { reason, error } => {
+                let frame = link.reply(header, error);
+                writer.write_raw_packet(&record.like(&frame)?).with_context(output)?;
+                Outcome::Replied(reason, error.len())
+            }
+            Verdict::Drop(reason) => Outcome::Dropped(reason),
+        };
+        report.packet(ip, &outcome)?;
+        more = capture.next(&mut record).with_context(input)?;
+    }
+    sink.commit()
+}

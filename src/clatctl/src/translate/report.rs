@@ -1,0 +1,335 @@
+//! What happened to each packet, as lines for people or as JSON, and the counts at the end.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+
+use clat_xlat::{Reason, Rule};
+use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use serde::Serialize;
+use serde_json::json;
+
+/// Why a captured frame was not given to the translator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Skip {
+    /// The capture has not all of its bytes.
+    CutShort,
+    /// Shorter than its link header.
+    ShortFrame,
+    /// An EtherType other than IP's.
+    NotIp(u16),
+}
+
+impl Skip {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::CutShort => "cut-short",
+            Self::ShortFrame => "short-frame",
+            Self::NotIp(_) => "not-ip-frame",
+        }
+    }
+
+    fn what(self) -> String {
+        match self {
+            Self::CutShort => "the capture does not have all of it".into(),
+            Self::ShortFrame => "shorter than an Ethernet header".into(),
+            Self::NotIp(ethertype) => format!("EtherType 0x{ethertype:04x} is not IP"),
+        }
+    }
+
+    const fn rfc(self) -> &'static str {
+        match self {
+            Self::CutShort => "RFC 1812 §5.2.2",
+            Self::ShortFrame | Self::NotIp(_) => "RFC 894, RFC 2464 §3",
+        }
+    }
+}
+
+/// What became of a packet. Lengths are bytes of IP packets.
+pub(super) enum Outcome<'o> {
+    Forwarded(Rule, &'o [usize]),
+    Replied(Reason, usize),
+    Dropped(Reason),
+    Skipped(Skip),
+}
+
+impl Outcome<'_> {
+    const fn action(&self) -> &'static str {
+        match self {
+            Self::Forwarded(..) => "forwarded",
+            Self::Replied(..) => "replied",
+            Self::Dropped(_) => "dropped",
+            Self::Skipped(_) => "skipped",
+        }
+    }
+
+    /// Stable name, phrase and document.
+    fn cause(&self) -> (&'static str, String, &'static str) {
+        match *self {
+            Self::Forwarded(rule, _) => (rule.name(), rule.what().into(), rule.rfc()),
+            Self::Replied(reason, _) | Self::Dropped(reason) => {
+                (reason.name(), reason.what().into(), reason.rfc())
+            }
+            Self::Skipped(skip) => (skip.name(), skip.what(), skip.rfc()),
+        }
+    }
+
+    fn lengths(&self) -> &[usize] {
+        match self {
+            Self::Forwarded(_, lengths) => lengths,
+            Self::Replied(_, length) => std::slice::from_ref(length),
+            Self::Dropped(_) | Self::Skipped(_) => &[],
+        }
+    }
+
+    fn text(&self) -> String {
+        let action = match self {
+            Self::Forwarded(_, [length]) => format!("forwarded as 1 packet of {length} bytes"),
+            Self::Forwarded(_, lengths) => {
+                let each: Vec<_> = lengths.iter().map(usize::to_string).collect();
+                format!("forwarded as {} packets of {} bytes", lengths.len(), each.join(", "))
+            }
+            Self::Replied(_, length) => format!("replied with an ICMP error of {length} bytes"),
+            Self::Dropped(_) | Self::Skipped(_) => self.action().into(),
+        };
+        let (name, what, rfc) = self.cause();
+        format!("{action}: {name}, {what} ({rfc})")
+    }
+}
+
+/// Who talks to whom, as far as the packet tells.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Flow {
+    direction: Option<&'static str>,
+    source: Option<IpAddr>,
+    destination: Option<IpAddr>,
+    protocol: Option<u8>,
+    source_port: Option<u16>,
+    destination_port: Option<u16>,
+    icmp_type: Option<u8>,
+    icmp_code: Option<u8>,
+}
+
+impl Flow {
+    fn new(ip: &[u8]) -> Self {
+        let direction = match ip.first().map(|byte| byte >> 4) {
+            Some(4) => Some("4to6"),
+            Some(6) => Some("6to4"),
+            _ => None,
+        };
+        let mut flow = Self { direction, ..Self::default() };
+        let Ok(packet) = LaxSlicedPacket::from_ip(ip) else { return flow };
+        match &packet.net {
+            Some(LaxNetSlice::Ipv4(v4)) => {
+                flow.source = Some(v4.header().source_addr().into());
+                flow.destination = Some(v4.header().destination_addr().into());
+                flow.protocol = Some(v4.payload_ip_number().0);
+            }
+            Some(LaxNetSlice::Ipv6(v6)) => {
+                flow.source = Some(v6.header().source_addr().into());
+                flow.destination = Some(v6.header().destination_addr().into());
+                flow.protocol = Some(v6.payload().ip_number.0);
+            }
+            None => {}
+        }
+        match &packet.transport {
+            Some(TransportSlice::Udp(udp)) => {
+                flow.set_ports(udp.source_port(), udp.destination_port());
+            }
+            Some(TransportSlice::Tcp(tcp)) => {
+                flow.set_ports(tcp.source_port(), tcp.destination_port());
+            }
+            Some(TransportSlice::Icmpv4(icmp)) => flow.set_icmp(icmp.type_u8(), icmp.code_u8()),
+            Some(TransportSlice::Icmpv6(icmp)) => flow.set_icmp(icmp.type_u8(), icmp.code_u8()),
+            None => {}
+        }
+        flow
+    }
+
+    fn set_ports(&mut self, source: u16, destination: u16) {
+        (self.source_port, self.destination_port) = (Some(source), Some(destination));
+    }
+
+    fn set_icmp(&mut self, type_: u8, code: u8) {
+        (self.icmp_type, self.icmp_code) = (Some(type_), Some(code));
+    }
+
+    fn text(&self) -> String {
+        let end = |addr: &Option<IpAddr>, port: Option<u16>| match (addr, port) {
+            (None, _) => "?".to_owned(),
+            (Some(addr), None) => addr.to_string(),
+            (Some(IpAddr::V4(addr)), Some(port)) => format!("{addr}:{port}"),
+            (Some(IpAddr::V6(addr)), Some(port)) => format!("[{addr}]:{port}"),
+        };
+        let protocol = match (self.protocol, self.icmp_type.zip(self.icmp_code)) {
+            (None, _) => String::new(),
+            (Some(number), icmp) => {
+                let name = IpNumber(number)
+                    .keyword_str()
+                    .map_or_else(|| format!("protocol {number}"), str::to_owned);
+                name + &icmp.map_or(String::new(), |(type_, code)| format!(" {type_}/{code}")) + " "
+            }
+        };
+        let direction = match self.direction {
+            Some("4to6") => "4>6 ",
+            Some(_) => "6>4 ",
+            None => return "not IP".into(),
+        };
+        let (source, destination) =
+            (end(&self.source, self.source_port), end(&self.destination, self.destination_port));
+        format!("{direction}{protocol}{source} > {destination}")
+    }
+}
+
+/// Packets that met one fate, by its cause.
+#[derive(Default)]
+struct Count {
+    packets: u64,
+    by_cause: BTreeMap<&'static str, u64>,
+}
+
+impl Count {
+    fn add(&mut self, cause: &'static str) {
+        self.packets += 1;
+        *self.by_cause.entry(cause).or_default() += 1;
+    }
+
+    fn text(&self, action: &str) -> String {
+        if self.packets == 0 {
+            return format!("0 {action}");
+        }
+        let causes: Vec<_> =
+            self.by_cause.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        format!("{} {action} ({})", self.packets, causes.join(", "))
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({"packets": self.packets, "byReason": self.by_cause})
+    }
+}
+
+/// Tells what happens and keeps the counts.
+pub(super) struct Report<'w> {
+    explain: bool,
+    json: bool,
+    out: &'w mut dyn Write,
+    packets: u64,
+    frames: u64,
+    forwarded: Count,
+    replied: Count,
+    dropped: Count,
+    skipped: Count,
+}
+
+impl<'w> Report<'w> {
+    /// A report to `out`: a line for each packet with `explain`, everything as JSON with `json`.
+    pub(super) fn new(explain: bool, json: bool, out: &'w mut dyn Write) -> Self {
+        let (forwarded, replied, dropped, skipped) = <(Count, Count, Count, Count)>::default();
+        Self { explain, json, out, packets: 0, frames: 0, forwarded, replied, dropped, skipped }
+    }
+
+    /// How many packets were read.
+    pub(super) const fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// How many packets were skipped for `skip`.
+    pub(super) fn skipped(&self, skip: Skip) -> u64 {
+        self.skipped.by_cause.get(skip.name()).copied().unwrap_or(0)
+    }
+
+    /// Tells what became of the next packet. `ip` is what stood behind its link header.
+    pub(super) fn packet(&mut self, ip: &[u8], outcome: &Outcome<'_>) -> io::Result<()> {
+        self.packets += 1;
+        let (name, what, rfc) = outcome.cause();
+        match outcome {
+            Outcome::Forwarded(_, lengths) => {
+                self.frames += lengths.len() as u64;
+                self.forwarded.add(name);
+            }
+            Outcome::Replied(..) => self.replied.add(name),
+            Outcome::Dropped(_) => self.dropped.add(name),
+            Outcome::Skipped(_) => self.skipped.add(name),
+        }
+        if !self.explain {
+            return Ok(());
+        }
+        let skipped = matches!(outcome, Outcome::Skipped(_));
+        let flow = if skipped { Flow::default() } else { Flow::new(ip) };
+        if self.json {
+            #[derive(Serialize)]
+            struct Line<'l> {
+                #[serde(rename = "type")]
+                kind: &'static str,
+                packet: u64,
+                #[serde(flatten)]
+                flow: Flow,
+                length: usize,
+                action: &'static str,
+                name: &'static str,
+                what: String,
+                rfc: &'static str,
+                frames: &'l [usize],
+            }
+            let line = Line {
+                kind: "packet",
+                packet: self.packets,
+                flow,
+                length: ip.len(),
+                action: outcome.action(),
+                name,
+                what,
+                rfc,
+                frames: outcome.lengths(),
+            };
+            serde_json::to_writer(&mut *self.out, &line)?;
+            writeln!(self.out)
+        } else if skipped {
+            writeln!(self.out, "{}: {}", self.packets, outcome.text())
+        } else {
+            writeln!(
+                self.out,
+                "{}: {}, {} bytes: {}",
+                self.packets,
+                flow.text(),
+                ip.len(),
+                outcome.text()
+            )
+        }
+    }
+
+    /// Tells the counts.
+    pub(super) fn finish(&mut self, input: &Path, output: &Path) -> io::Result<()> {
+        if self.json {
+            let summary = json!({
+                "type": "summary",
+                "input": input.to_string_lossy(),
+                "output": output.to_string_lossy(),
+                "packets": self.packets,
+                "forwarded": {
+                    "packets": self.forwarded.packets,
+                    "frames": self.frames,
+                    "byRule": self.forwarded.by_cause,
+                },
+                "replied": self.replied.json(),
+                "dropped": self.dropped.json(),
+                "skipped": self.skipped.json(),
+            });
+            writeln!(self.out, "{summary}")?;
+        } else {
+            writeln!(
+                self.out,
+                "{} packets: {}, {}, {}, {}; {} packets written",
+                self.packets,
+                self.forwarded.text("forwarded"),
+                self.replied.text("replied"),
+                self.dropped.text("dropped"),
+                self.skipped.text("skipped"),
+                self.frames + self.replied.packets
+            )?;
+        }
+        self.out.flush()
+    }
+}
