@@ -1,1 +1,266 @@
 //! TUN/TAP devices.
+//!
+//! A [`Tun`] is one descriptor of a kernel device: made here ([`Tun::create`]) or handed over by whoever made it
+//! ([`Tun::from_fd`]), in which case the kernel is asked what it is. The device goes when its last descriptor does.
+
+mod sys;
+mod vnet;
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
+use nix::sys::stat::Mode;
+use nix::sys::uio::{readv, writev};
+use nix::unistd::write;
+
+pub use vnet::{GsoType, VirtioHeader};
+
+/// Where the kernel gives out devices.
+const CLONE_DEVICE: &str = "/dev/net/tun";
+
+/// The most bytes that can stand in front of a packet: packet info and the largest virtio header that is understood.
+const MAX_HEAD: usize = PACKET_INFO + MAX_VNET;
+const PACKET_INFO: usize = 4;
+const MAX_VNET: usize = 64;
+
+/// Why a device could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name is empty, too long (16 bytes with its terminator) or has a character that no interface has.
+    #[error("{0:?} cannot name an interface: 1 to 15 bytes, no blanks, '/', ':' or '%'")]
+    Name(String),
+    /// `/dev/net/tun` does not open.
+    #[error("cannot open /dev/net/tun: {0}; is the tun module there, and are you root?")]
+    Open(#[source] Errno),
+    /// The device exists already (it was asked for exclusively).
+    #[error("cannot create {name}: it exists already; remove it with `ip link del {name}`")]
+    Exists {
+        /// The device.
+        name: String,
+    },
+    /// The kernel refuses to create the device.
+    #[error("cannot create {name}: {errno}; it takes CAP_NET_ADMIN")]
+    Create {
+        /// The device.
+        name: String,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// A descriptor that is not one of a TUN or TAP device, or of one that is gone.
+    #[error("file descriptor {fd} is not a TUN device: {errno}")]
+    NotTun {
+        /// The descriptor.
+        fd: i32,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// A TAP device, whose Ethernet frames are not understood here.
+    #[error("{0} is a TAP device; a TUN device is needed")]
+    Tap(String),
+    /// A virtio header of a size that is not understood.
+    #[error("the TUN device has a virtio header of {0} bytes; 10 to 64 are understood")]
+    HeaderSize(usize),
+}
+
+impl Error {
+    /// The errno that tells the same.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Name(_) | Self::Tap(_) | Self::HeaderSize(_) => Errno::EINVAL,
+            Self::Exists { .. } => Errno::EBUSY,
+            Self::Open(errno) | Self::Create { errno, .. } | Self::NotTun { errno, .. } => *errno,
+        }
+    }
+
+    /// The same as a number, named as [`io::Error`] names it.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        Some(self.errno() as i32)
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(Self::from(error.errno()).kind(), error)
+    }
+}
+
+/// What stands in front of each packet of a device that is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Four bytes of flags and protocol (`struct tun_pi`).
+    pub packet_info: bool,
+    /// A virtio header, with which checksums and segmentation can be left to the other side.
+    pub vnet_header: bool,
+}
+
+impl Default for Options {
+    /// No packet info, but a virtio header.
+    fn default() -> Self {
+        Self { packet_info: false, vnet_header: true }
+    }
+}
+
+/// A descriptor of a TUN device; non-blocking.
+#[derive(Debug)]
+pub struct Tun {
+    fd: OwnedFd,
+    name: String,
+    packet_info: bool,
+    vnet_header_len: usize,
+}
+
+impl Tun {
+    /// Creates the TUN device `name`, which must not exist (`IFF_TUN_EXCL`); close-on-exec.
+    ///
+    /// # Errors
+    /// [`Error::Name`], [`Error::Open`], [`Error::Exists`] or [`Error::Create`].
+    pub fn create(name: &str, options: Options) -> Result<Self, Error> {
+        if !is_interface_name(name) {
+            return Err(Error::Name(name.to_owned()));
+        }
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let fd = sys::own(open(CLONE_DEVICE, flags, Mode::empty()).map_err(Error::Open)?);
+        let mut wanted = libc::IFF_TUN | libc::IFF_TUN_EXCL;
+        if !options.packet_info {
+            wanted |= libc::IFF_NO_PI;
+        }
+        if options.vnet_header {
+            wanted |= libc::IFF_VNET_HDR;
+        }
+        sys::set_iff(fd.as_fd(), name, wanted).map_err(|errno| match errno {
+            // EINVAL: a device of that name which is no TUN.
+            Errno::EBUSY | Errno::EEXIST | Errno::EINVAL => Error::Exists { name: name.to_owned() },
+            errno => Error::Create { name: name.to_owned(), errno },
+        })?;
+        Self::from_fd(fd)
+    }
+
+    /// Takes over a descriptor of a device that someone else made, asks the kernel what it is (TUNGETIFF,
+    /// TUNGETVNETHDRSZ) and makes it non-blocking.
+    ///
+    /// Kernels 4.14 to 5.0 tell only of a device that is up whether it has packet info; while it is down there,
+    /// it is believed to have it.
+    ///
+    /// # Errors
+    /// [`Error::NotTun`], [`Error::Tap`] or [`Error::HeaderSize`].
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
+        let not_tun = |errno| Error::NotTun { fd: fd.as_raw_fd(), errno };
+        let (name, flags) = sys::get_iff(fd.as_fd()).map_err(not_tun)?;
+        if flags & libc::IFF_TUN == 0 {
+            return Err(Error::Tap(name));
+        }
+        let vnet_header_len = if flags & libc::IFF_VNET_HDR != 0 {
+            sys::vnet_header_len(fd.as_fd()).map_err(not_tun)?
+        } else {
+            0
+        };
+        if !matches!(vnet_header_len, 0 | VirtioHeader::LEN..=MAX_VNET) {
+            return Err(Error::HeaderSize(vnet_header_len));
+        }
+        let status = fcntl(fd.as_raw_fd(), FcntlArg::F_GETFL).map_err(not_tun)?;
+        let status = OFlag::from_bits_truncate(status) | OFlag::O_NONBLOCK;
+        fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(status)).map_err(not_tun)?;
+        let packet_info = flags & libc::IFF_NO_PI == 0 || takes_packet_info(&fd, vnet_header_len);
+        Ok(Self { fd, name, packet_info, vnet_header_len })
+    }
+
+    /// The device's name, as it was when it was created or taken over.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether four bytes of packet info stand in front of each packet.
+    #[must_use]
+    pub fn has_packet_info(&self) -> bool {
+        self.packet_info
+    }
+
+    /// Bytes of the virtio header in front of each packet, 0 without one.
+    #[must_use]
+    pub fn vnet_header_len(&self) -> usize {
+        self.vnet_header_len
+    }
+
+    /// Reads one packet into `buf` and returns its virtio header (an empty one where the device has none) and its
+    /// length in bytes.
+    ///
+    /// # Errors
+    /// `EAGAIN` when none waits, `EBADFD` when the device is gone; `EBADMSG` for what is shorter than its own headers.
+    pub fn recv(&self, buf: &mut [u8]) -> Result<(VirtioHeader, usize), Errno> {
+        let mut head = [0; MAX_HEAD];
+        let head_len = self.head_len();
+        let got =
+            readv(&self.fd, &mut [IoSliceMut::new(&mut head[..head_len]), IoSliceMut::new(buf)])?;
+        let len = got.checked_sub(head_len).ok_or(Errno::EBADMSG)?;
+        if len > buf.len() {
+            return Err(Errno::EBADMSG);
+        }
+        let vnet = match head[..head_len].get(head_len - self.vnet_header_len..) {
+            Some(bytes) if self.vnet_header_len > 0 => VirtioHeader::from_bytes(bytes),
+            _ => None,
+        };
+        Ok((vnet.unwrap_or_default(), len))
+    }
+
+    /// Writes one packet. The virtio header is left out where the device has none.
+    ///
+    /// # Errors
+    /// `EIO` when the device is down, `EBADFD` when it is gone, `EINVAL` for what the kernel does not take: an empty
+    /// packet, or [`GsoType::UdpL4`] before 6.2.
+    pub fn send(&self, vnet: &VirtioHeader, packet: &[u8]) -> Result<(), Errno> {
+        let mut head = [0; MAX_HEAD];
+        let head_len = self.head_len();
+        if self.packet_info {
+            let protocol = match packet.first().map(|b| b >> 4) {
+                Some(6) => libc::ETH_P_IPV6,
+                _ => libc::ETH_P_IP,
+            };
+            head[2..4].copy_from_slice(&protocol.to_be_bytes()[2..]);
+        }
+        if self.vnet_header_len > 0 {
+            let at = head_len - self.vnet_header_len;
+            head[at..at + VirtioHeader::LEN].copy_from_slice(&vnet.to_bytes());
+        }
+        writev(&self.fd, &[IoSlice::new(&head[..head_len]), IoSlice::new(packet)])?;
+        Ok(())
+    }
+
+    fn head_len(&self) -> usize {
+        self.vnet_header_len + if self.packet_info { PACKET_INFO } else { 0 }
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<Tun> for OwnedFd {
+    fn from(tun: Tun) -> Self {
+        tun.fd
+    }
+}
+
+/// Whether a device has packet info. TUNGETIFF does not tell: the bit of IFF_NO_PI is that of IFF_NOFILTER too, which
+/// is set on every TUN device. But a device without packet info refuses what is no IP packet with EINVAL, while one
+/// with it takes four zeroes for the packet info of an empty packet of no protocol, which reaches nobody.
+fn takes_packet_info(fd: &OwnedFd, vnet_header_len: usize) -> bool {
+    let zeroes = [0; MAX_HEAD];
+    write(fd, &zeroes[..vnet_header_len + PACKET_INFO]) != Err(Errno::EINVAL)
+}
+
+/// Whether the kernel lets an interface have this name (`dev_valid_name`), and would not take it for a pattern
+/// (`%d`).
+#[must_use]
+pub fn is_interface_name(name: &str) -> bool {
+    (1..libc::IFNAMSIZ).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%'))
+}

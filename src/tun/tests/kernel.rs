@@ -1,0 +1,125 @@
+//! The kernel's own TUN driver, through `/dev/net/tun`.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use clat_tun::{Error, Options, Tun, VirtioHeader};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sched::{unshare, CloneFlags};
+
+/// Moves this test's thread into a network namespace of its own; `None` where that is not possible.
+fn namespace() -> Option<()> {
+    let tried = unshare(CloneFlags::CLONE_NEWNET).map_err(|e| e.to_string()).and_then(|()| {
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")
+            .map(|_| ())
+            .map_err(|e| e.to_string())
+    });
+    match tried {
+        Ok(()) => Some(()),
+        Err(why) if std::env::var_os("CI").is_some() => panic!("cannot test TUN devices: {why}"),
+        Err(why) => {
+            eprintln!("SKIPPED: cannot test TUN devices ({why}); run as root");
+            None
+        }
+    }
+}
+
+#[test]
+fn created_twice() {
+    let Some(()) = namespace() else { return };
+    let first = Tun::create("t0", Options::default()).unwrap();
+    assert_eq!(first.name(), "t0");
+    let second = Tun::create("t0", Options::default()).unwrap_err();
+    assert!(matches!(second, Error::Exists { .. }), "{second}");
+    assert_eq!(second.raw_os_error(), Some(libc::EBUSY));
+    // The loopback device is not a TUN, but its name is taken all the same.
+    assert!(matches!(Tun::create("lo", Options::default()), Err(Error::Exists { .. })));
+}
+
+#[test]
+fn gone_with_its_last_descriptor() {
+    let Some(()) = namespace() else { return };
+    let tun = Tun::create("t1", Options::default()).unwrap();
+    let copy = tun.as_fd().try_clone_to_owned().unwrap();
+    drop(tun);
+    assert!(if_nametoindex("t1").is_ok());
+    drop(copy);
+    assert_eq!(if_nametoindex("t1"), Err(Errno::ENODEV));
+}
+
+#[test]
+fn asked_what_it_is() {
+    let Some(()) = namespace() else { return };
+    for (packet_info, vnet_header) in [(false, false), (false, true), (true, false), (true, true)] {
+        let made = Tun::create("t2", Options { packet_info, vnet_header }).unwrap();
+        let taken = Tun::from_fd(OwnedFd::from(made)).unwrap();
+        assert_eq!(taken.name(), "t2");
+        assert_eq!(taken.has_packet_info(), packet_info);
+        assert_eq!(taken.vnet_header_len(), if vnet_header { VirtioHeader::LEN } else { 0 });
+        assert_eq!(taken.recv(&mut [0; 100]), Err(Errno::EAGAIN));
+    }
+}
+
+#[test]
+fn names_that_no_interface_has() {
+    let names =
+        ["", ".", "..", "a b", "a\nb", "a/b", "a:b", "tun%d", "sixteen-bytes-xx", "\u{e9}", "a\0"];
+    for name in names {
+        let error = Tun::create(name, Options::default()).unwrap_err();
+        assert!(matches!(error, Error::Name(_)), "{name:?}: {error}");
+        assert_eq!(error.errno(), Errno::EINVAL);
+    }
+}
+
+#[test]
+fn descriptors_of_other_things() {
+    let null = File::open("/dev/null").unwrap();
+    let error = Tun::from_fd(null.into()).unwrap_err();
+    assert!(error.to_string().contains("is not a TUN device"), "{error}");
+    if namespace().is_some() {
+        // Open, but attached to no device yet.
+        let raw = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+        let error = Tun::from_fd(raw.into()).unwrap_err();
+        assert_eq!(error.errno(), Errno::EBADFD);
+    }
+}
+
+#[test]
+fn packets_both_ways() {
+    let Some(()) = namespace() else { return };
+    for (packet_info, vnet_header) in [(false, false), (false, true), (true, false), (true, true)] {
+        let tun = Tun::create("t3", Options { packet_info, vnet_header }).unwrap();
+        let script = "ip addr add 198.51.100.1/24 dev t3 && ip link set t3 up";
+        let done = std::process::Command::new("sh").args(["-c", script]).status().unwrap();
+        assert!(done.success(), "needs ip(8), of iproute2");
+        // What it is can be asked again now that it is up.
+        let tun = Tun::from_fd(tun.into()).unwrap();
+        assert_eq!(tun.has_packet_info(), packet_info);
+
+        let socket = std::net::UdpSocket::bind("198.51.100.1:0").unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        socket.send_to(b"out", "198.51.100.2:53").unwrap();
+        let mut buf = [0; 2000];
+        // The kernel may have sent router solicitations before.
+        let len = loop {
+            let (vnet, len) = tun.recv(&mut buf).unwrap();
+            assert_eq!(vnet, VirtioHeader::default());
+            if buf[0] >> 4 == 4 {
+                break len;
+            }
+        };
+        assert_eq!((len, &buf[28..len]), (31, &b"out"[..]));
+
+        // The same datagram back: addresses and ports exchanged leave every checksum as it is.
+        for (a, b) in [(12, 16), (13, 17), (14, 18), (15, 19), (20, 22), (21, 23)] {
+            buf.swap(a, b);
+        }
+        tun.send(&VirtioHeader::default(), &buf[..len]).unwrap();
+        let (len, from) = socket.recv_from(&mut buf).unwrap();
+        assert_eq!((&buf[..len], from.to_string().as_str()), (&b"out"[..], "198.51.100.2:53"));
+    }
+}
