@@ -264,8 +264,109 @@ pub struct Addresses<'t> {
     pub local: Option<Local>,
     /// Explicit mappings; the longest match wins, whatever their order (RFC 7757 §3.3).
     pub eams: &'t [Eam],
-    /// RFC 6052 prefixes: the first is used towards IPv6, any is recognised from it.
+    /// RFC 6052 prefixes: the first is used towards IPv6, the longest that matches from it.
     pub prefixes: &'t [Prefix],
-    /// Whether 64:ff9b::/96 may carry non-global IPv4 addresses (no, says RFC 6052 §3.1).
+    /// Whether 64:ff9b::/96 must not carry non-global IPv4 addresses, as RFC 6052 §3.1 has it.
     pub strict_wkp: bool,
+}
+
+/// Why an address has no counterpart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoCounterpart {
+    /// Nothing maps it.
+    Unmapped,
+    /// 64:ff9b::/96 may not carry it.
+    NonGlobal,
+    /// The CLAT may not be made to speak for it.
+    Foreign,
+}
+
+impl Addresses<'_> {
+    /// The IPv6 form of any address.
+    pub(crate) fn to_v6(self, v4: Ipv4Addr) -> Result<Ipv6Addr, NoCounterpart> {
+        match self.to_own_v6(v4) {
+            Ok(v6) => Ok(v6),
+            Err(_) => self.prefixed(v4),
+        }
+    }
+
+    /// The IPv6 form of an address on the translator's IPv4 side: of a CLAT's own, of anything for a SIIT.
+    pub(crate) fn to_own_v6(self, v4: Ipv4Addr) -> Result<Ipv6Addr, NoCounterpart> {
+        if let Some(local) = self.local.filter(|local| local.v4 == v4) {
+            return Ok(local.v6);
+        }
+        let mapped = self.eams.iter().filter_map(|eam| Some((eam.v4_len, eam.to_v6(v4)?)));
+        match mapped.max_by_key(|(len, _)| *len) {
+            Some((_, v6)) => Ok(v6),
+            None if self.local.is_some() => Err(NoCounterpart::Foreign),
+            None => self.prefixed(v4),
+        }
+    }
+
+    /// The IPv4 form of any address.
+    pub(crate) fn to_v4(self, v6: Ipv6Addr) -> Result<Ipv4Addr, NoCounterpart> {
+        match self.to_own_v4(v6) {
+            Ok(v4) => Ok(v4),
+            Err(_) => self.unprefixed(v6),
+        }
+    }
+
+    /// The IPv4 form of an address that stands for the translator's IPv4 side.
+    pub(crate) fn to_own_v4(self, v6: Ipv6Addr) -> Result<Ipv4Addr, NoCounterpart> {
+        if let Some(local) = self.local.filter(|local| local.v6 == v6) {
+            return Ok(local.v4);
+        }
+        let mapped = self.eams.iter().filter_map(|eam| Some((eam.v6_len, eam.to_v4(v6)?)));
+        match mapped.max_by_key(|(len, _)| *len) {
+            Some((_, v4)) => Ok(v4),
+            None if self.local.is_some() => Err(NoCounterpart::Foreign),
+            None => self.unprefixed(v6),
+        }
+    }
+
+    fn prefixed(self, v4: Ipv4Addr) -> Result<Ipv6Addr, NoCounterpart> {
+        let prefix = self.prefixes.first().ok_or(NoCounterpart::Unmapped)?;
+        self.refuse_non_global(prefix, v4)?;
+        Ok(prefix.embed(v4))
+    }
+
+    fn unprefixed(self, v6: Ipv6Addr) -> Result<Ipv4Addr, NoCounterpart> {
+        let matching =
+            self.prefixes.iter().filter_map(|prefix| Some((prefix, prefix.extract(v6)?)));
+        let (prefix, v4) =
+            matching.max_by_key(|(prefix, _)| prefix.len).ok_or(NoCounterpart::Unmapped)?;
+        self.refuse_non_global(prefix, v4)?;
+        Ok(v4)
+    }
+
+    fn refuse_non_global(self, prefix: &Prefix, v4: Ipv4Addr) -> Result<(), NoCounterpart> {
+        if self.strict_wkp && *prefix == Prefix::WELL_KNOWN && !is_global(v4) {
+            return Err(NoCounterpart::NonGlobal);
+        }
+        Ok(())
+    }
+}
+
+/// Whether an address is none of those that RFC 6052 §3.1 keeps out of the well-known prefix: RFC 5735 §3, and
+/// RFC 6598's that came later.
+fn is_global(v4: Ipv4Addr) -> bool {
+    const NON_GLOBAL: [([u8; 4], u32); 15] = [
+        ([0, 0, 0, 0], 8),
+        ([10, 0, 0, 0], 8),
+        ([100, 64, 0, 0], 10),
+        ([127, 0, 0, 0], 8),
+        ([169, 254, 0, 0], 16),
+        ([172, 16, 0, 0], 12),
+        ([192, 0, 0, 0], 24),
+        ([192, 0, 2, 0], 24),
+        ([192, 88, 99, 0], 24),
+        ([192, 168, 0, 0], 16),
+        ([198, 18, 0, 0], 15),
+        ([198, 51, 100, 0], 24),
+        ([203, 0, 113, 0], 24),
+        ([224, 0, 0, 0], 4),
+        ([240, 0, 0, 0], 4),
+    ];
+    let v4 = v4.to_bits();
+    !NON_GLOBAL.iter().any(|(net, len)| (v4 ^ u32::from_be_bytes(*net)) >> (32 - len) == 0)
 }

@@ -6,14 +6,24 @@
 #![forbid(unsafe_code)]
 
 mod addr;
+mod checksum;
+mod icmp;
 mod packet;
+mod reply;
+mod transport;
+mod v4to6;
+mod v6to4;
 mod verdict;
+mod wire;
 
 use core::net::{Ipv4Addr, Ipv6Addr};
+use core::ops::Range;
 
 pub use addr::{Addresses, Eam, EamError, Local, Prefix, PrefixError};
 pub use packet::{NoRoom, Packet, HEADROOM, TAILROOM};
+use reply::Stop;
 pub use verdict::{Counters, Frames, Reason, Rule, Verdict};
+use verdict::{Split, SplitHeader};
 
 /// What to do with a UDP packet that has no checksum, on its way to IPv6 (RFC 7915 §4.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +62,7 @@ pub struct Config {
     pub hop: HopPolicy,
     /// Source of ICMP errors sent to IPv4, and stand-in for routers without an IPv4 form.
     pub router4: Ipv4Addr,
-    /// Source of ICMPv6 errors sent to IPv6.
+    /// Source of ICMPv6 errors sent to IPv6; while it is `::`, none are sent.
     pub router6: Ipv6Addr,
 }
 
@@ -97,13 +107,29 @@ impl<'t> Translator<'t> {
     }
 
     /// Translates an IPv4 packet to IPv6 (egress4). Anything else is dropped as [`Reason::NotIp`].
-    pub fn to_ipv6<'p>(&mut self, _packet: &'p mut Packet<'_>) -> Verdict<'p> {
-        self.drop(Reason::NotIp)
+    pub fn to_ipv6<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
+        let (buf, start, end) = packet.parts();
+        match v4to6::translate(self, buf, start, end) {
+            Ok(output) => {
+                self.counters.packets46 += 1;
+                self.counters.bytes46 += (end - start) as u64;
+                output.forward(buf)
+            }
+            Err(stop) => self.stop_v4(stop, buf, start, end),
+        }
     }
 
     /// Translates an IPv6 packet to IPv4 (ingress6). Anything else is dropped as [`Reason::NotIp`].
-    pub fn to_ipv4<'p>(&mut self, _packet: &'p mut Packet<'_>) -> Verdict<'p> {
-        self.drop(Reason::NotIp)
+    pub fn to_ipv4<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
+        let (buf, start, end) = packet.parts();
+        match v6to4::translate(self, buf, start, end) {
+            Ok(output) => {
+                self.counters.packets64 += 1;
+                self.counters.bytes64 += (end - start) as u64;
+                output.forward(buf)
+            }
+            Err(stop) => self.stop_v6(stop, buf, start, end),
+        }
     }
 
     /// What has happened so far.
@@ -112,8 +138,83 @@ impl<'t> Translator<'t> {
         &self.counters
     }
 
+    fn stop_v4<'p>(
+        &mut self,
+        stop: Stop,
+        buf: &'p mut [u8],
+        start: usize,
+        end: usize,
+    ) -> Verdict<'p> {
+        let (reason, head) = match stop {
+            Stop::Drop(reason) => return self.drop(reason),
+            Stop::Answer(reason, head) => (reason, head),
+        };
+        match wire::ipv4::parse(&buf[start..end]) {
+            Ok(ip) if reply::may_answer_v4(&ip, &buf[start + ip.header_len..start + ip.len]) => {
+                let id = self.next_identification();
+                let addresses = (self.config.router4, ip.src);
+                let (start, end) = reply::write_v4(buf, (start, ip.len), head, addresses, id);
+                self.reply(reason, &buf[start..end])
+            }
+            _ => self.drop(reason),
+        }
+    }
+
+    fn stop_v6<'p>(
+        &mut self,
+        stop: Stop,
+        buf: &'p mut [u8],
+        start: usize,
+        end: usize,
+    ) -> Verdict<'p> {
+        let (reason, head) = match stop {
+            Stop::Drop(reason) => return self.drop(reason),
+            Stop::Answer(reason, head) => (reason, head),
+        };
+        match wire::ipv6::parse(&buf[start..end]) {
+            Ok(wire::ipv6::Parsed { ip, .. })
+                if !self.config.router6.is_unspecified()
+                    && reply::may_answer_v6(&ip, &buf[start + ip.header_len..start + ip.len]) =>
+            {
+                let addresses = (self.config.router6, ip.src);
+                let (start, end) = reply::write_v6(buf, (start, ip.len), head, addresses);
+                self.reply(reason, &buf[start..end])
+            }
+            _ => self.drop(reason),
+        }
+    }
+
+    fn reply<'p>(&mut self, reason: Reason, error: &'p [u8]) -> Verdict<'p> {
+        self.counters.count_reply(reason);
+        Verdict::Reply { reason, error }
+    }
+
     fn drop<'p>(&mut self, reason: Reason) -> Verdict<'p> {
         self.counters.count_drop(reason);
         Verdict::Drop(reason)
+    }
+
+    /// An IPv4 identification; never zero, which reads as "none".
+    fn next_identification(&mut self) -> u16 {
+        let id = self.next_id.max(1);
+        self.next_id = id.wrapping_add(1);
+        id
+    }
+}
+
+/// A translated packet, and where in the buffer it lies.
+struct Output {
+    rule: Rule,
+    /// The packet; of one that is to be split, the payload.
+    range: Range<usize>,
+    split: Option<Split>,
+}
+
+impl Output {
+    fn forward(self, buf: &mut [u8]) -> Verdict<'_> {
+        Verdict::Forward {
+            rule: self.rule,
+            frames: Frames { buf, rest: self.range, split: self.split },
+        }
     }
 }

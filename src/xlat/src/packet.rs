@@ -56,6 +56,11 @@ impl<'b> Packet<'b> {
         self.end - self.start
     }
 
+    /// The whole buffer, and where in it the packet lies.
+    pub(crate) fn parts(&mut self) -> (&mut [u8], usize, usize) {
+        (self.buf, self.start, self.end)
+    }
+
     /// Whether no byte is left.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,5 +1,10 @@
 //! What translation answers: forward, reply or drop; and why.
 
+use core::net::{Ipv4Addr, Ipv6Addr};
+use core::ops::Range;
+
+use crate::wire::{ipv4, ipv6, Fragment, Ip};
+
 /// Declares an enum of causes, each with a stable name, the text that explains it and the document that asks for it.
 macro_rules! causes {
     ($(#[$meta:meta])* $name:ident { $($variant:ident $id:literal $what:literal $rfc:literal,)* }) => {
@@ -119,18 +124,87 @@ pub enum Verdict<'p> {
 #[derive(Debug)]
 pub struct Frames<'p> {
     pub(crate) buf: &'p mut [u8],
+    /// What has not been handed out: the packet, or the rest of the payload of one that is split.
+    pub(crate) rest: Range<usize>,
+    pub(crate) split: Option<Split>,
+}
+
+/// How to cut a payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Split {
+    pub(crate) header: SplitHeader,
+    /// Most bytes of payload in a fragment, a multiple of 8.
+    pub(crate) chunk: usize,
+}
+
+/// The header that every fragment gets, but for its length and place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SplitHeader {
+    V4(Ip<Ipv4Addr>),
+    V6(Ip<Ipv6Addr>),
 }
 
 impl Frames<'_> {
     /// The next packet, from its IP header on; `None` when all have been given.
     #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
     pub fn next(&mut self) -> Option<&mut [u8]> {
-        None
+        if self.rest.is_empty() {
+            return None;
+        }
+        let Some(split) = &mut self.split else {
+            let all = self.rest.clone();
+            self.rest.start = all.end;
+            return self.buf.get_mut(all);
+        };
+        let start = self.rest.start;
+        let len = split.chunk.min(self.rest.len());
+        self.rest.start += len;
+        let last = self.rest.is_empty();
+        let header = split.header.len();
+        let out = self.buf.get_mut(start.checked_sub(header)?..start + len)?;
+        split.header.write(out, len, last);
+        split.header.advance(len);
+        Some(out)
+    }
+}
+
+impl SplitHeader {
+    fn len(&self) -> usize {
+        match self {
+            Self::V4(_) => ipv4::HEADER,
+            Self::V6(ip) => ipv6::header_len(ip),
+        }
+    }
+
+    /// Writes the header of the fragment that has `len` bytes of payload.
+    fn write(&self, out: &mut [u8], len: usize, last: bool) {
+        // Only the last piece may be the last of the packet; if that was a fragment with more behind it, none is.
+        match *self {
+            Self::V4(mut ip) => {
+                ip.fragment = ip.fragment.map(|f| Fragment { more: f.more || !last, ..f });
+                ipv4::write(out, &ip, ipv4::HEADER + len);
+            }
+            Self::V6(mut ip) => {
+                ip.fragment = ip.fragment.map(|f| Fragment { more: f.more || !last, ..f });
+                ipv6::write(out, &ip, len);
+            }
+        }
+    }
+
+    /// Moves on by `len` bytes of payload.
+    fn advance(&mut self, len: usize) {
+        let (Self::V4(Ip { fragment, .. }) | Self::V6(Ip { fragment, .. })) = self;
+        if let Some(fragment) = fragment {
+            // Within 13 bits: no packet is longer than 65,535 bytes.
+            #[allow(clippy::cast_possible_truncation)]
+            let units = (len / 8) as u16;
+            fragment.offset += units;
+        }
     }
 }
 
 /// How often each thing happened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// IPv4 packets translated to IPv6.
     pub packets46: u64,
@@ -142,6 +216,13 @@ pub struct Counters {
     pub bytes64: u64,
     drops: [u64; Reason::ALL.len()],
     replies: [u64; Reason::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let none = [0; Reason::ALL.len()];
+        Self { packets46: 0, bytes46: 0, packets64: 0, bytes64: 0, drops: none, replies: none }
+    }
 }
 
 impl Counters {

@@ -1,0 +1,307 @@
+//! ICMP messages: types, codes and fields that correspond (RFC 7915 §4.2, §5.2), echo, and the shape of an error:
+//! quoted packet, padding, extensions (RFC 4884).
+
+use core::net::Ipv6Addr;
+use core::ops::Range;
+
+use crate::checksum::{adjust, Sum};
+use crate::wire::icmp::{v4, v6, CHECKSUM, HEADER};
+use crate::wire::{field_at, ipv4, ipv6};
+use crate::{Config, Reason};
+
+/// Type, code and the four bytes behind the checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) kind: u8,
+    pub(crate) code: u8,
+    pub(crate) rest: [u8; 4],
+}
+
+impl Head {
+    pub(crate) const fn new(kind: u8, code: u8, rest: u32) -> Self {
+        Self { kind, code, rest: rest.to_be_bytes() }
+    }
+
+    /// Reads the head of a message; `None` where it is cut off.
+    pub(crate) fn read(message: &[u8]) -> Option<Self> {
+        match *message {
+            [kind, code, _, _, a, b, c, d, ..] => Some(Self { kind, code, rest: [a, b, c, d] }),
+            _ => None,
+        }
+    }
+
+    /// Writes the head, checksum zero.
+    pub(crate) fn write(self, message: &mut [u8]) {
+        let [a, b, c, d] = self.rest;
+        message[..HEADER].copy_from_slice(&[self.kind, self.code, 0, 0, a, b, c, d]);
+    }
+}
+
+/// Which family a message belongs to, where that makes a difference to its shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// The most bytes an error may quote, extensions included.
+    limit: usize,
+    /// The unit in which an error gives the length of what it quotes (RFC 4884 §4).
+    unit: usize,
+    /// Which of the four bytes behind the checksum holds that length.
+    length_at: usize,
+    /// The types that may have extensions.
+    extensible: &'static [u8],
+}
+
+impl Shape {
+    /// RFC 1812 §4.3.2.3: no more than 576 bytes in all.
+    pub(crate) const V4: Self = Self {
+        limit: 576 - ipv4::HEADER - HEADER,
+        unit: 4,
+        length_at: 1,
+        extensible: &[v4::UNREACHABLE, v4::TIME_EXCEEDED, v4::PARAMETER_PROBLEM],
+    };
+    /// RFC 4443 §2.4 (c): no more than the minimum MTU.
+    pub(crate) const V6: Self = Self {
+        limit: ipv6::MIN_MTU - ipv6::HEADER - HEADER,
+        unit: 8,
+        length_at: 0,
+        extensible: &[v6::UNREACHABLE, v6::TIME_EXCEEDED],
+    };
+
+    /// Cuts the body of an error into the quoted packet (with its padding) and the extensions. A length beyond the
+    /// message is taken for a router's noise, and everything for the quoted packet.
+    pub(crate) fn split(&self, head: Head, body: Range<usize>) -> (Range<usize>, Range<usize>) {
+        let len = usize::from(head.rest[self.length_at]) * self.unit;
+        if self.extensible.contains(&head.kind) && len > 0 && len <= body.len() {
+            let middle = body.start + len;
+            (body.start..middle, middle..body.end)
+        } else {
+            (body.clone(), body.end..body.end)
+        }
+    }
+
+    /// Arranges an error around the payload of the packet that it quotes, which lies at `payload` and stays there:
+    /// cuts it, pads it and brings the extensions up behind it. `header` bytes of quoted IP header will stand in
+    /// front of it. `origin` is an address to add as an extension. Returns where the message ends, and sets the
+    /// length in `head`.
+    ///
+    /// The first 128 bytes of the quote come before the extensions, and those before the rest of the quote;
+    /// extensions that do not fit are left out whole, since their checksum covers all of them.
+    pub(crate) fn arrange(
+        &self,
+        buf: &mut [u8],
+        head: &mut Head,
+        header: usize,
+        payload: Range<usize>,
+        extensions: Range<usize>,
+        origin: Option<Ipv6Addr>,
+    ) -> usize {
+        let room = self.limit - MIN_QUOTE;
+        let quoted = header + payload.len();
+        let extensible = self.extensible.contains(&head.kind);
+
+        let kept = if extensible && extensions.len() >= EXTENSION_HEADER && extensions.len() <= room
+        {
+            extensions
+        } else {
+            payload.end..payload.end
+        };
+        let origin = origin.filter(|_| extensible).map(NodeId).filter(|_| {
+            let start = if kept.is_empty() { EXTENSION_HEADER } else { kept.len() };
+            (kept.is_empty() || buf[kept.start] >> 4 == EXTENSION_VERSION)
+                && start + NodeId::LEN <= room
+        });
+        if kept.is_empty() && origin.is_none() {
+            // Where a type has no length field, `rest` holds something else.
+            if extensible {
+                head.rest[self.length_at] = 0;
+            }
+            return payload.start + quoted.min(self.limit) - header;
+        }
+
+        let mut len = kept.len();
+        if origin.is_some() {
+            len = len.max(EXTENSION_HEADER) + NodeId::LEN;
+        }
+        let most = (self.limit - len) / self.unit * self.unit;
+        let padded = quoted.next_multiple_of(self.unit).max(MIN_QUOTE).min(most);
+        let start = payload.start + padded - header;
+        let end = start + len;
+        let kept_len = kept.len();
+        buf.copy_within(kept, start);
+        buf[payload.start + quoted.min(padded) - header..start].fill(0);
+        if let Some(origin) = origin {
+            origin.append(&mut buf[start..end], kept_len);
+        }
+        #[allow(clippy::cast_possible_truncation)] // at most 1,232 / 8 or 548 / 4
+        let units = (padded / self.unit) as u8;
+        head.rest[self.length_at] = units;
+        end
+    }
+}
+
+/// An error with extensions quotes at least this much, padded if need be (RFC 4884 §5).
+const MIN_QUOTE: usize = 128;
+/// Version, reserved bits, checksum (RFC 4884 §7).
+const EXTENSION_HEADER: usize = 4;
+const EXTENSION_VERSION: u8 = 2;
+
+/// The address of the router that sent an error, where the header cannot carry it: a Node Identification Object
+/// (draft-ietf-intarea-extended-icmp-nodeid §3, as draft-ietf-v6ops-icmpext-xlat-v6only-source §3 asks).
+#[derive(Clone, Copy)]
+struct NodeId(Ipv6Addr);
+
+impl NodeId {
+    const LEN: usize = 24;
+    const CLASS: u8 = 5;
+    /// An IP Address Sub-Object is present.
+    const C_TYPE: u8 = 0x04;
+    /// Address family number of IPv6.
+    const AFI: u8 = 2;
+
+    /// Appends the object to an extension structure of `len` bytes at the start of `out`, or makes one.
+    fn append(self, out: &mut [u8], len: usize) {
+        #[allow(clippy::cast_possible_truncation)]
+        let head = [0, Self::LEN as u8, Self::CLASS, Self::C_TYPE, 0, Self::AFI, 0, 0];
+        let start = if len == 0 {
+            out[..EXTENSION_HEADER].copy_from_slice(&[EXTENSION_VERSION << 4, 0, 0, 0]);
+            EXTENSION_HEADER
+        } else {
+            len
+        };
+        out[start..start + 8].copy_from_slice(&head);
+        out[start + 8..start + Self::LEN].copy_from_slice(&self.0.octets());
+        let field = if len == 0 {
+            Sum::of(out).field()
+        } else if out[2..4] == [0, 0] {
+            // Sent without a checksum (RFC 4884 §7), and so it stays.
+            [0, 0]
+        } else {
+            adjust([out[2], out[3]], Sum::default(), Sum::of(&out[start..start + Self::LEN]))
+        };
+        out[2..4].copy_from_slice(&field);
+    }
+}
+
+/// Echo's type in ICMPv6; `None` for a type that is not echo.
+pub(crate) const fn echo_to_v6(kind: u8) -> Option<u8> {
+    match kind {
+        v4::ECHO => Some(v6::ECHO),
+        v4::ECHO_REPLY => Some(v6::ECHO_REPLY),
+        _ => None,
+    }
+}
+
+/// Echo's type in ICMPv4; `None` for a type that is not echo.
+pub(crate) const fn echo_to_v4(kind: u8) -> Option<u8> {
+    match kind {
+        v6::ECHO => Some(v4::ECHO),
+        v6::ECHO_REPLY => Some(v4::ECHO_REPLY),
+        _ => None,
+    }
+}
+
+/// Gives an echo message its new type. `old` and `new` are the sums of the pseudo-headers; ICMPv4 has none.
+/// A quoted message may be cut anywhere.
+pub(crate) fn retype_echo(message: &mut [u8], kind: u8, old: Sum, new: Sum) {
+    let Some((first, _)) = message.split_first_mut() else { return };
+    let code = 0; // a code other than zero is nobody's; it stays where it is and cancels out
+    let (old, new) =
+        (old.word(u16::from_be_bytes([*first, code])), new.word(u16::from_be_bytes([kind, code])));
+    *first = kind;
+    let Some(field) = field_at(message, CHECKSUM) else { return };
+    *field = adjust(*field, old, new);
+    // The one message that sums to nothing is an ICMPv4 echo reply full of zeros; its checksum is 0xffff.
+    if *field == [0, 0] && message.iter().all(|b| *b == 0) {
+        message[CHECKSUM..CHECKSUM + 2].fill(0xff);
+    }
+}
+
+/// The ICMPv6 error for an ICMPv4 one (RFC 7915 §4.2). `quoted_len` is the total length of the packet it quotes.
+pub(crate) fn error_to_v6(head: Head, quoted_len: usize, config: &Config) -> Result<Head, Reason> {
+    let Head { kind, code, rest } = head;
+    let pointer = rest[0];
+    match (kind, code) {
+        (v4::UNREACHABLE, v4::PROTOCOL) => {
+            // The Next Header field of the fixed header.
+            Ok(Head::new(v6::PARAMETER_PROBLEM, v6::NEXT_HEADER, 6))
+        }
+        (v4::UNREACHABLE, v4::PORT) => Ok(Head::new(v6::UNREACHABLE, v6::PORT, 0)),
+        (v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) => {
+            let mtu = match u16::from_be_bytes([rest[2], rest[3]]) {
+                0 => plateau_below(quoted_len),
+                mtu => mtu.into(),
+            };
+            let mtu = (mtu + 20).min(config.mtu6).min(config.mtu4.saturating_add(20)).max(1280);
+            Ok(Head::new(v6::PACKET_TOO_BIG, 0, mtu))
+        }
+        (v4::UNREACHABLE, 0 | 1 | 5..=8 | 11 | 12) => {
+            Ok(Head::new(v6::UNREACHABLE, v6::NO_ROUTE, 0))
+        }
+        (v4::UNREACHABLE, 9 | v4::HOST_PROHIBITED | v4::PROHIBITED | 15) => {
+            Ok(Head::new(v6::UNREACHABLE, v6::PROHIBITED, 0))
+        }
+        (v4::TIME_EXCEEDED, _) => Ok(Head::new(v6::TIME_EXCEEDED, code, 0)),
+        (v4::PARAMETER_PROBLEM, 0 | 2) => {
+            let pointer = match pointer {
+                0 | 1 => pointer,
+                2 | 3 => 4,
+                8 => 7,
+                9 => 6,
+                12..=15 => 8,
+                16..=19 => 24,
+                _ => return Err(Reason::IcmpPointer),
+            };
+            Ok(Head::new(v6::PARAMETER_PROBLEM, 0, pointer.into()))
+        }
+        _ => Err(Reason::IcmpType),
+    }
+}
+
+/// The ICMPv4 error for an ICMPv6 one (RFC 7915 §5.2).
+pub(crate) fn error_to_v4(head: Head, config: &Config) -> Result<Head, Reason> {
+    let Head { kind, code, rest } = head;
+    let value = u32::from_be_bytes(rest);
+    match (kind, code) {
+        (v6::UNREACHABLE, 0 | 2 | 3) => Ok(Head::new(v4::UNREACHABLE, v4::HOST, 0)),
+        (v6::UNREACHABLE, v6::PROHIBITED) => Ok(Head::new(v4::UNREACHABLE, v4::HOST_PROHIBITED, 0)),
+        (v6::UNREACHABLE, v6::PORT) => Ok(Head::new(v4::UNREACHABLE, v4::PORT, 0)),
+        (v6::PACKET_TOO_BIG, _) => {
+            let mtu =
+                value.saturating_sub(20).min(config.mtu4).min(config.mtu6 - 20).clamp(68, 0xffff);
+            Ok(Head::new(v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED, mtu))
+        }
+        (v6::TIME_EXCEEDED, _) => Ok(Head::new(v4::TIME_EXCEEDED, code, 0)),
+        (v6::PARAMETER_PROBLEM, 0) => {
+            let pointer: u8 = match value {
+                0 => 0,
+                1 => 1,
+                4 | 5 => 2,
+                6 => 9,
+                7 => 8,
+                8..=23 => 12,
+                24..=39 => 16,
+                _ => return Err(Reason::IcmpPointer),
+            };
+            Ok(Head::new(v4::PARAMETER_PROBLEM, 0, u32::from(pointer) << 24))
+        }
+        (v6::PARAMETER_PROBLEM, v6::NEXT_HEADER) => Ok(Head::new(v4::UNREACHABLE, v4::PROTOCOL, 0)),
+        _ => Err(Reason::IcmpType),
+    }
+}
+
+/// The likely MTU where a router gave none: the greatest plateau below the packet's length (RFC 1191 §7.1).
+fn plateau_below(len: usize) -> u32 {
+    const PLATEAUS: [u16; 10] = [32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68];
+    PLATEAUS.into_iter().find(|p| usize::from(*p) < len).unwrap_or(68).into()
+}
+
+/// The checksum for a message that sums to `new` without it, when the message it was made from summed to `was` with
+/// its own: right if that was right, else off by as much.
+pub(crate) fn equally_wrong(was: Sum, new: Sum) -> [u8; 2] {
+    match was.fold() {
+        0xffff => new.field(),
+        was => {
+            let [a, b] = new.field();
+            (Sum::of(&was.to_ne_bytes()) + Sum::of(&[a, b])).fold().to_ne_bytes()
+        }
+    }
+}

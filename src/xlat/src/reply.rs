@@ -1,0 +1,97 @@
+//! ICMP errors that the translator itself sends back (RFC 7915 §4.4, §5.4).
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::checksum::Sum;
+use crate::icmp::Head;
+use crate::wire::icmp::{v4, v6, CHECKSUM, HEADER};
+use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
+use crate::Reason;
+
+/// Why translation ends: in silence, or with a word to the sender.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stop {
+    Drop(Reason),
+    Answer(Reason, Head),
+}
+
+impl From<Reason> for Stop {
+    fn from(reason: Reason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// Network control, as RFC 1812 §4.3.2.5 has it for errors.
+const CLASS: u8 = 0xc0;
+const HOPS: u8 = 64;
+/// RFC 1812 §4.3.2.3.
+const MOST_V4: usize = 576;
+
+/// Whether an error about this packet may be sent at all (RFC 1812 §4.3.2.7). Its addresses have been found fit.
+pub(crate) fn may_answer_v4(ip: &Ip<Ipv4Addr>, payload: &[u8]) -> bool {
+    let about_an_error =
+        ip.protocol == protocol::ICMP && payload.first().is_none_or(|kind| v4::is_error(*kind));
+    !ip.is_later_fragment() && !about_an_error
+}
+
+/// Whether an error about this packet may be sent at all (RFC 4443 §2.4 (e)). Its addresses have been found fit.
+pub(crate) fn may_answer_v6(ip: &Ip<Ipv6Addr>, payload: &[u8]) -> bool {
+    let about_an_error = ip.protocol == protocol::ICMPV6
+        && (ip.is_later_fragment() || payload.first().is_none_or(|kind| v6::is_error(*kind)));
+    !about_an_error
+}
+
+/// Puts an ICMPv4 error in front of the packet of `len` bytes at `start` that it quotes. Returns where it begins and
+/// ends.
+pub(crate) fn write_v4(
+    buf: &mut [u8],
+    (start, len): (usize, usize),
+    head: Head,
+    (src, dst): (Ipv4Addr, Ipv4Addr),
+    id: u16,
+) -> (usize, usize) {
+    let len = (ipv4::HEADER + HEADER + len).min(MOST_V4);
+    let begin = start - ipv4::HEADER - HEADER;
+    let (header, message) = buf[begin..begin + len].split_at_mut(ipv4::HEADER);
+    head.write(message);
+    let field = Sum::of(message).field();
+    message[CHECKSUM..CHECKSUM + 2].copy_from_slice(&field);
+    let fragment = Some(Fragment { offset: 0, more: false, id: id.into() });
+    ipv4::write(header, &Ip { fragment, ..fresh(src, dst, protocol::ICMP) }, len);
+    (begin, begin + len)
+}
+
+/// Puts an ICMPv6 error in front of the packet of `len` bytes at `start` that it quotes. Returns where it begins and
+/// ends.
+pub(crate) fn write_v6(
+    buf: &mut [u8],
+    (start, len): (usize, usize),
+    head: Head,
+    (src, dst): (Ipv6Addr, Ipv6Addr),
+) -> (usize, usize) {
+    let len = (ipv6::HEADER + HEADER + len).min(ipv6::MIN_MTU);
+    let begin = start - ipv6::HEADER - HEADER;
+    let (header, message) = buf[begin..begin + len].split_at_mut(ipv6::HEADER);
+    head.write(message);
+    let field =
+        (Sum::of(message) + Sum::pseudo6(src, dst, message.len(), protocol::ICMPV6)).field();
+    message[CHECKSUM..CHECKSUM + 2].copy_from_slice(&field);
+    ipv6::write(header, &fresh(src, dst, protocol::ICMPV6), message.len());
+    (begin, begin + len)
+}
+
+/// The header of a packet that begins here.
+fn fresh<A>(src: A, dst: A, protocol: u8) -> Ip<A> {
+    let (class, hops) = (CLASS, HOPS);
+    Ip {
+        src,
+        dst,
+        class,
+        hops,
+        protocol,
+        fragment: None,
+        dont_fragment: false,
+        header_len: 0,
+        len: 0,
+    }
+}

@@ -1,0 +1,231 @@
+//! IPv4 to IPv6: egress4 (RFC 7915 §4).
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+use core::ops::Range;
+
+use crate::addr::NoCounterpart;
+use crate::checksum::Sum;
+use crate::icmp::{self, Head, Shape};
+use crate::reply::Stop;
+use crate::wire::icmp::v4;
+use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
+use crate::{
+    transport, Config, HopPolicy, Output, Reason, Rule, Split, SplitHeader, Translator, UdpZero,
+};
+
+/// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
+pub(crate) fn translate(
+    t: &mut Translator,
+    buf: &mut [u8],
+    start: usize,
+    end: usize,
+) -> Result<Output, Stop> {
+    let bytes = &buf[start..end];
+    let ip = ipv4::parse(bytes)?;
+    let payload = start + ip.header_len..start + ip.len;
+    let message = match ip.protocol {
+        protocol::ICMP => Some(Head::read(&buf[payload.clone()])),
+        _ => None,
+    };
+    let is_error = message.flatten().is_some_and(|head| v4::is_error(head.kind)) && ip.is_whole();
+    let (src, dst) = addresses(t, &ip, is_error)?;
+
+    if t.config.hop == HopPolicy::Decrement && ip.hops <= 1 {
+        return Err(Stop::Answer(Reason::HopLimit, Head::new(v4::TIME_EXCEEDED, 0, 0)));
+    }
+    if ipv4::has_unexpired_source_route(bytes, &ip) {
+        return Err(Stop::Answer(
+            Reason::SourceRoute,
+            Head::new(v4::UNREACHABLE, v4::SOURCE_ROUTE_FAILED, 0),
+        ));
+    }
+    let refused = |reason| Stop::Answer(reason, Head::new(v4::UNREACHABLE, v4::PROHIBITED, 0));
+    match ip.protocol {
+        protocol::ICMP if !ip.is_whole() => return Err(Reason::FragmentedIcmp.into()),
+        protocol::IGMP => return Err(Reason::GroupManagement.into()),
+        protocol::AUTHENTICATION => return Err(refused(Reason::AuthenticationHeader)),
+        // In IPv6 these are extension headers, or ICMPv6 with a checksum that cannot be right.
+        protocol::HOP_BY_HOP
+        | protocol::ROUTING
+        | protocol::FRAGMENT
+        | protocol::DESTINATION_OPTIONS
+        | protocol::ICMPV6 => return Err(refused(Reason::NoCounterpart)),
+        _ => transport::check(&ip, &buf[payload.clone()])?,
+    }
+
+    let hops = match t.config.hop {
+        HopPolicy::Copy => ip.hops,
+        HopPolicy::Decrement => ip.hops - 1,
+    };
+    let protocol = if ip.protocol == protocol::ICMP { protocol::ICMPV6 } else { ip.protocol };
+    let new = Ip { hops, protocol, ..readdressed(&ip, src, dst) };
+
+    if let Some(head) = message {
+        let head = head.ok_or(Reason::Truncated)?;
+        if is_error {
+            return error(t, buf, payload, head, &new);
+        }
+        let Some(kind) = icmp::echo_to_v6(head.kind) else { return Err(Reason::IcmpType.into()) };
+        let split = fit(&t.config, &ip, &new, bytes)?;
+        let pseudo = Sum::pseudo6(src, dst, payload.len(), protocol::ICMPV6);
+        icmp::retype_echo(&mut buf[payload.clone()], kind, Sum::default(), pseudo);
+        return Ok(finish(buf, payload, &new, split, Rule::To6Echo));
+    }
+
+    let mut rule = if ip.fragment.is_some() { Rule::To6Fragment } else { Rule::To6 };
+    let without_checksum = transport::is_udp_without_checksum(&ip, &buf[payload.clone()]);
+    if without_checksum {
+        match t.config.udp_zero {
+            UdpZero::Forward => {}
+            _ if !ip.is_whole() => return Err(Reason::UdpZeroChecksumFragment.into()),
+            UdpZero::Compute => rule = Rule::To6UdpZero,
+            UdpZero::Drop => return Err(Reason::UdpZeroChecksum.into()),
+        }
+    }
+    let split = fit(&t.config, &ip, &new, bytes)?;
+    if rule == Rule::To6UdpZero {
+        transport::compute_udp(&mut buf[payload.clone()], src, dst);
+    } else {
+        let (old, new) = (Sum::addresses4(ip.src, ip.dst), Sum::addresses6(src, dst));
+        transport::readdress(&ip, &mut buf[payload.clone()], old, new);
+    }
+    Ok(finish(buf, payload, &new, split, rule))
+}
+
+/// The IPv6 forms of both addresses. An ICMP error may come from anywhere, even from addresses that are nobody's:
+/// they help to find the trouble (RFC 7915 §4.1).
+fn addresses(
+    t: &Translator,
+    ip: &Ip<Ipv4Addr>,
+    is_error: bool,
+) -> Result<(Ipv6Addr, Ipv6Addr), Reason> {
+    // What RFC 1812 §5.3.7 calls martian.
+    let nobody = |a: Ipv4Addr| a.octets()[0] == 0 || a.is_loopback() || a.is_broadcast();
+    if ip.src.is_multicast() || (nobody(ip.src) && !is_error) {
+        return Err(Reason::IllegalSource);
+    }
+    if ip.dst.is_multicast() {
+        return Err(Reason::Multicast);
+    }
+    if nobody(ip.dst) {
+        return Err(Reason::IllegalDestination);
+    }
+    let src = t.addresses.to_own_v6(ip.src).map_err(|e| match e {
+        NoCounterpart::Foreign => Reason::ForeignSource,
+        NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
+        NoCounterpart::Unmapped => Reason::SourceUnmapped,
+    })?;
+    let dst = t.addresses.to_v6(ip.dst).map_err(|e| match e {
+        NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
+        NoCounterpart::Foreign | NoCounterpart::Unmapped => Reason::DestinationUnmapped,
+    })?;
+    Ok((src, dst))
+}
+
+/// The same header with IPv6 addresses.
+fn readdressed(ip: &Ip<Ipv4Addr>, src: Ipv6Addr, dst: Ipv6Addr) -> Ip<Ipv6Addr> {
+    let Ip { class, hops, protocol, fragment, dont_fragment, header_len, len, .. } = *ip;
+    Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
+}
+
+/// Decides whether the packet fits: as it is, in fragments, or not at all.
+fn fit(
+    config: &Config,
+    ip: &Ip<Ipv4Addr>,
+    new: &Ip<Ipv6Addr>,
+    bytes: &[u8],
+) -> Result<Option<Split>, Stop> {
+    let headers = ipv6::header_len(new);
+    let len = headers + ip.payload_len();
+    let (mtu, lowest) = (size(config.mtu6), size(config.lowest_ipv6_mtu));
+    if ip.dont_fragment {
+        if len <= mtu {
+            return Ok(None);
+        }
+        // A Fragment Header takes its room from the IPv4 fragment too.
+        let mtu4 = mtu - headers + ipv4::HEADER;
+        let mtu4 = u32::try_from(mtu4).unwrap_or(u32::MAX).min(0xffff);
+        let head = Head::new(v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED, mtu4);
+        return Err(Stop::Answer(Reason::TooBigForIpv6, head));
+    }
+    let most = lowest.min(mtu);
+    if len <= most {
+        return Ok(None);
+    }
+    let id = ipv4::identification(bytes).into();
+    let fragment = ip.fragment.unwrap_or(Fragment { offset: 0, more: false, id });
+    let header = Ip { fragment: Some(fragment), ..*new };
+    let chunk = (most - ipv6::header_len(&header)) / 8 * 8;
+    Ok(Some(Split { header: SplitHeader::V6(header), chunk }))
+}
+
+fn size(mtu: u32) -> usize {
+    usize::try_from(mtu).unwrap_or(usize::MAX).max(ipv6::MIN_MTU)
+}
+
+/// Writes the header, or leaves that to the fragments.
+fn finish(
+    buf: &mut [u8],
+    payload: Range<usize>,
+    new: &Ip<Ipv6Addr>,
+    split: Option<Split>,
+    rule: Rule,
+) -> Output {
+    if split.is_some() {
+        return Output { rule: Rule::To6Split, range: payload, split };
+    }
+    let start = payload.start - ipv6::header_len(new);
+    ipv6::write(&mut buf[start..], new, payload.len());
+    Output { rule, range: start..payload.end, split }
+}
+
+/// Translates an ICMP error and the packet that it quotes (RFC 7915 §4.2, §4.3).
+fn error(
+    t: &Translator,
+    buf: &mut [u8],
+    message: Range<usize>,
+    head: Head,
+    new: &Ip<Ipv6Addr>,
+) -> Result<Output, Stop> {
+    let body = message.start + crate::wire::icmp::HEADER..message.end;
+    let (quote, extensions) = Shape::V4.split(head, body);
+    let inner = ipv4::parse_quoted(&buf[quote.clone()]).map_err(|_| Reason::QuotedPacket)?;
+    let payload = quote.start + inner.header_len..quote.end.min(quote.start + inner.len);
+    let mut new_head = icmp::error_to_v6(head, inner.len, &t.config)?;
+
+    // The quoted packet went the other way: its destination is on our IPv4 side.
+    let src = t.addresses.to_v6(inner.src).map_err(|_| Reason::QuotedAddress)?;
+    let dst = t.addresses.to_own_v6(inner.dst).map_err(|_| Reason::QuotedAddress)?;
+    let mut new_inner = readdressed(&inner, src, dst);
+    let mut echo = None;
+    if inner.protocol == protocol::ICMP {
+        new_inner.protocol = protocol::ICMPV6;
+        if let (false, Some(kind)) = (inner.is_later_fragment(), buf[payload.clone()].first()) {
+            if v4::is_error(*kind) {
+                return Err(Reason::NestedError.into());
+            }
+            echo = Some(icmp::echo_to_v6(*kind).ok_or(Reason::IcmpType)?);
+        }
+    }
+
+    let was = Sum::of(&buf[message.clone()]);
+    let quoted = &mut buf[payload.clone()];
+    if let Some(kind) = echo {
+        let pseudo = Sum::pseudo6(src, dst, inner.payload_len(), protocol::ICMPV6);
+        icmp::retype_echo(quoted, kind, Sum::default(), pseudo);
+    } else {
+        let (old, new) = (Sum::addresses4(inner.src, inner.dst), Sum::addresses6(src, dst));
+        transport::readdress(&inner, quoted, old, new);
+    }
+
+    let inner_header = ipv6::header_len(&new_inner);
+    let start = payload.start - inner_header - crate::wire::icmp::HEADER;
+    let end = Shape::V6.arrange(buf, &mut new_head, inner_header, payload, extensions, None);
+    ipv6::write(&mut buf[start + crate::wire::icmp::HEADER..], &new_inner, inner.payload_len());
+    new_head.write(&mut buf[start..end]);
+    let sum =
+        Sum::of(&buf[start..end]) + Sum::pseudo6(new.src, new.dst, end - start, protocol::ICMPV6);
+    let field = icmp::equally_wrong(was, sum);
+    buf[start + crate::wire::icmp::CHECKSUM..][..2].copy_from_slice(&field);
+    Ok(finish(buf, start..end, new, None, Rule::To6Error))
+}

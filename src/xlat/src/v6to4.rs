@@ -1,0 +1,227 @@
+//! IPv6 to IPv4: ingress6 (RFC 7915 §5).
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+use core::ops::Range;
+
+use crate::addr::NoCounterpart;
+use crate::checksum::Sum;
+use crate::icmp::{self, Head, Shape};
+use crate::reply::Stop;
+use crate::wire::icmp::{v6, CHECKSUM, HEADER};
+use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
+use crate::{transport, HopPolicy, Output, Reason, Rule, Split, SplitHeader, Translator};
+
+/// Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 §5.1): no IPv6 sender would heed an MTU
+/// below 1280.
+const MOST_WITHOUT_DF: usize = 1260;
+
+/// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
+pub(crate) fn translate(
+    t: &mut Translator,
+    buf: &mut [u8],
+    start: usize,
+    end: usize,
+) -> Result<Output, Stop> {
+    let ipv6::Parsed { ip, segments_left_at } = ipv6::parse(&buf[start..end])?;
+    let payload = start + ip.header_len..start + ip.len;
+    let message = match ip.protocol {
+        protocol::ICMPV6 => Some(Head::read(&buf[payload.clone()])),
+        _ => None,
+    };
+    let is_error = message.flatten().is_some_and(|head| v6::is_error(head.kind)) && ip.is_whole();
+    let (src, dst) = addresses(t, &ip, is_error)?;
+
+    if t.config.hop == HopPolicy::Decrement && ip.hops <= 1 {
+        return Err(Stop::Answer(Reason::HopLimit, Head::new(v6::TIME_EXCEEDED, 0, 0)));
+    }
+    if let Some(at) = segments_left_at {
+        let at = u32::try_from(at).unwrap_or(u32::MAX);
+        return Err(Stop::Answer(Reason::SegmentsLeft, Head::new(v6::PARAMETER_PROBLEM, 0, at)));
+    }
+    let refused = |reason| Stop::Answer(reason, Head::new(v6::UNREACHABLE, v6::PROHIBITED, 0));
+    match ip.protocol {
+        protocol::ICMPV6 if !ip.is_whole() => return Err(Reason::FragmentedIcmp.into()),
+        protocol::IGMP => return Err(Reason::GroupManagement.into()),
+        protocol::AUTHENTICATION => return Err(refused(Reason::AuthenticationHeader)),
+        protocol::ICMP => return Err(refused(Reason::NoCounterpart)),
+        _ => transport::check(&ip, &buf[payload.clone()])?,
+    }
+
+    let hops = match t.config.hop {
+        HopPolicy::Copy => ip.hops,
+        HopPolicy::Decrement => ip.hops - 1,
+    };
+    let protocol = if ip.protocol == protocol::ICMPV6 { protocol::ICMP } else { ip.protocol };
+    let (src_or_router, origin) = match src {
+        Some(src) => (src, None),
+        None => (t.config.router4, Some(ip.src)),
+    };
+    let mut new = Ip { hops, protocol, ..readdressed(&ip, src_or_router, dst) };
+
+    if let Some(head) = message {
+        let head = head.ok_or(Reason::Truncated)?;
+        if is_error {
+            return error(t, buf, payload, head, (&ip, &mut new), origin);
+        }
+        let Some(kind) = icmp::echo_to_v4(head.kind) else {
+            return Err(untranslatable(head.kind).into());
+        };
+        let split = fit(t, &ip, &mut new)?;
+        let pseudo = Sum::pseudo6(ip.src, ip.dst, payload.len(), protocol::ICMPV6);
+        icmp::retype_echo(&mut buf[payload.clone()], kind, pseudo, Sum::default());
+        return Ok(finish(buf, payload, &new, split, Rule::To4Echo));
+    }
+
+    let rule = if ip.fragment.is_some() { Rule::To4Fragment } else { Rule::To4 };
+    let split = fit(t, &ip, &mut new)?;
+    let (old, sum) = (Sum::addresses6(ip.src, ip.dst), Sum::addresses4(new.src, new.dst));
+    transport::readdress(&ip, &mut buf[payload.clone()], old, sum);
+    Ok(finish(buf, payload, &new, split, rule))
+}
+
+const fn untranslatable(kind: u8) -> Reason {
+    match kind {
+        v6::MLD_QUERY..=v6::MLD_DONE | v6::MLD_REPORT_V2 => Reason::GroupManagement,
+        _ => Reason::IcmpType,
+    }
+}
+
+/// The IPv4 forms of both addresses. The source of an ICMPv6 error may have none: routers on the way hardly ever do.
+fn addresses(
+    t: &Translator,
+    ip: &Ip<Ipv6Addr>,
+    is_error: bool,
+) -> Result<(Option<Ipv4Addr>, Ipv4Addr), Reason> {
+    if ip.src.is_unspecified() || ip.src.is_loopback() || ip.src.is_multicast() {
+        return Err(Reason::IllegalSource);
+    }
+    if ip.dst.is_multicast() {
+        return Err(Reason::Multicast);
+    }
+    let dst = t.addresses.to_own_v4(ip.dst).map_err(|e| match e {
+        NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
+        NoCounterpart::Foreign | NoCounterpart::Unmapped => Reason::DestinationUnmapped,
+    })?;
+    let src = match t.addresses.to_v4(ip.src) {
+        Ok(src) => Some(src),
+        Err(_) if is_error => None,
+        Err(NoCounterpart::NonGlobal) => return Err(Reason::NonGlobalInWellKnownPrefix),
+        Err(NoCounterpart::Foreign | NoCounterpart::Unmapped) => {
+            return Err(Reason::SourceUnmapped)
+        }
+    };
+    Ok((src, dst))
+}
+
+/// The same header with IPv4 addresses, and DF by size (RFC 7915 §5.1, §5.1.1).
+fn readdressed(ip: &Ip<Ipv6Addr>, src: Ipv4Addr, dst: Ipv4Addr) -> Ip<Ipv4Addr> {
+    let Ip { class, hops, protocol, fragment, header_len, len, .. } = *ip;
+    let dont_fragment = fragment.is_none() && ipv4::HEADER + ip.payload_len() > MOST_WITHOUT_DF;
+    Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
+}
+
+/// Decides whether the packet fits: as it is, in fragments, or not at all. Gives an identification to a packet that
+/// has none and may be fragmented.
+fn fit(
+    t: &mut Translator,
+    ip: &Ip<Ipv6Addr>,
+    new: &mut Ip<Ipv4Addr>,
+) -> Result<Option<Split>, Stop> {
+    let mtu = usize::try_from(t.config.mtu4).unwrap_or(usize::MAX).clamp(68, 0xffff);
+    let len = ipv4::HEADER + ip.payload_len();
+    if len > mtu && ip.len > ipv6::MIN_MTU {
+        let mtu6 = u32::try_from(mtu).unwrap_or(u32::MAX) + 20;
+        return Err(Stop::Answer(
+            Reason::TooBigForIpv4,
+            Head::new(v6::PACKET_TOO_BIG, 0, mtu6.max(1280)),
+        ));
+    }
+    identify(t, new);
+    if len <= mtu {
+        return Ok(None);
+    }
+    let chunk = (mtu - ipv4::HEADER) / 8 * 8;
+    Ok(Some(Split { header: SplitHeader::V4(*new), chunk }))
+}
+
+/// RFC 7915 §5.1. With DF set the identification means nothing (RFC 6864 §4.1) and is zero.
+fn identify(t: &mut Translator, new: &mut Ip<Ipv4Addr>) {
+    if new.fragment.is_none() && !new.dont_fragment {
+        new.fragment =
+            Some(Fragment { offset: 0, more: false, id: t.next_identification().into() });
+    }
+}
+
+/// Writes the header, or leaves that to the fragments.
+fn finish(
+    buf: &mut [u8],
+    payload: Range<usize>,
+    new: &Ip<Ipv4Addr>,
+    split: Option<Split>,
+    rule: Rule,
+) -> Output {
+    if split.is_some() {
+        return Output { rule: Rule::To4Split, range: payload, split };
+    }
+    let start = payload.start - ipv4::HEADER;
+    ipv4::write(&mut buf[start..], new, payload.end - start);
+    Output { rule, range: start..payload.end, split }
+}
+
+/// Translates an ICMPv6 error and the packet that it quotes (RFC 7915 §5.2, §5.3).
+fn error(
+    t: &mut Translator,
+    buf: &mut [u8],
+    message: Range<usize>,
+    head: Head,
+    (ip, new): (&Ip<Ipv6Addr>, &mut Ip<Ipv4Addr>),
+    origin: Option<Ipv6Addr>,
+) -> Result<Output, Stop> {
+    let body = message.start + HEADER..message.end;
+    let (quote, extensions) = Shape::V6.split(head, body);
+    let mut new_head = icmp::error_to_v4(head, &t.config)?;
+    let inner = ipv6::parse_quoted(&buf[quote.clone()]).map_err(|_| Reason::QuotedPacket)?.ip;
+    if inner.len < inner.header_len {
+        return Err(Reason::QuotedPacket.into());
+    }
+    let payload = quote.start + inner.header_len..quote.end.min(quote.start + inner.len);
+
+    // The quoted packet went the other way: its source is on our IPv4 side.
+    let src = t.addresses.to_own_v4(inner.src).map_err(|_| Reason::QuotedAddress)?;
+    let dst = t.addresses.to_v4(inner.dst).map_err(|_| Reason::QuotedAddress)?;
+    let mut new_inner = readdressed(&inner, src, dst);
+    let mut echo = None;
+    if inner.protocol == protocol::ICMPV6 {
+        new_inner.protocol = protocol::ICMP;
+        if let (false, Some(kind)) = (inner.is_later_fragment(), buf[payload.clone()].first()) {
+            if v6::is_error(*kind) {
+                return Err(Reason::NestedError.into());
+            }
+            echo = Some(icmp::echo_to_v4(*kind).ok_or(Reason::IcmpType)?);
+        }
+    }
+
+    let was = Sum::of(&buf[message.clone()])
+        + Sum::pseudo6(ip.src, ip.dst, message.len(), protocol::ICMPV6);
+    let quoted = &mut buf[payload.clone()];
+    if let Some(kind) = echo {
+        let pseudo = Sum::pseudo6(inner.src, inner.dst, inner.payload_len(), protocol::ICMPV6);
+        icmp::retype_echo(quoted, kind, pseudo, Sum::default());
+    } else {
+        let (old, new) = (Sum::addresses6(inner.src, inner.dst), Sum::addresses4(src, dst));
+        transport::readdress(&inner, quoted, old, new);
+    }
+
+    let start = payload.start - ipv4::HEADER - HEADER;
+    let end = Shape::V4.arrange(buf, &mut new_head, ipv4::HEADER, payload, extensions, origin);
+    ipv4::write(&mut buf[start + HEADER..], &new_inner, ipv4::HEADER + inner.payload_len());
+    new_head.write(&mut buf[start..end]);
+    let field = icmp::equally_wrong(was, Sum::of(&buf[start..end]));
+    buf[start + CHECKSUM..][..2].copy_from_slice(&field);
+
+    new.fragment = None;
+    new.dont_fragment = false;
+    identify(t, new);
+    let rule = if origin.is_some() { Rule::To4ErrorUnmapped } else { Rule::To4Error };
+    Ok(finish(buf, start..end, new, None, rule))
+}

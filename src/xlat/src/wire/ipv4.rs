@@ -1,0 +1,145 @@
+//! IPv4 (RFC 791).
+
+use core::net::Ipv4Addr;
+
+use zerocopy::network_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{prefix, Fragment, Ip};
+use crate::checksum::Sum;
+use crate::Reason;
+
+/// Length of a header without options.
+pub(crate) const HEADER: usize = 20;
+
+const DONT_FRAGMENT: u16 = 0x4000;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
+
+/// The fixed part of the header (RFC 791 §3.1).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct Header {
+    version_ihl: u8,
+    tos: u8,
+    total_length: U16,
+    identification: U16,
+    flags_offset: U16,
+    ttl: u8,
+    protocol: u8,
+    checksum: [u8; 2],
+    src: [u8; 4],
+    dst: [u8; 4],
+}
+
+/// Reads a packet that has arrived: everything its header promises must be there, and the checksum right.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Ip<Ipv4Addr>, Reason> {
+    let ip = parse_quoted(bytes)?;
+    if bytes.len() < ip.len {
+        return Err(Reason::Truncated);
+    }
+    if Sum::of(options_and_header(bytes, &ip)).fold() != 0xffff {
+        return Err(Reason::BadHeaderChecksum);
+    }
+    if ip.fragment.is_some_and(|f| f.overruns(ip.payload_len())) {
+        return Err(Reason::BadFragment);
+    }
+    Ok(ip)
+}
+
+/// Reads a header quoted in an ICMP error: the packet may be cut anywhere behind it, and routers on the way have
+/// changed fields that the checksum covers.
+pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Ip<Ipv4Addr>, Reason> {
+    let header: &Header = prefix(bytes).ok_or(Reason::Truncated)?;
+    if header.version_ihl >> 4 != 4 {
+        return Err(Reason::NotIp);
+    }
+    let header_len = usize::from(header.version_ihl & 0xf) * 4;
+    let len = usize::from(header.total_length.get());
+    if header_len < HEADER || len < header_len {
+        return Err(Reason::BadHeader);
+    }
+    if bytes.len() < header_len {
+        return Err(Reason::Truncated);
+    }
+    let flags = header.flags_offset.get();
+    let fragment = Fragment {
+        offset: flags & OFFSET,
+        more: flags & MORE_FRAGMENTS != 0,
+        id: header.identification.get().into(),
+    };
+    Ok(Ip {
+        src: header.src.into(),
+        dst: header.dst.into(),
+        class: header.tos,
+        hops: header.ttl,
+        protocol: header.protocol,
+        fragment: (!fragment.is_atomic()).then_some(fragment),
+        dont_fragment: flags & DONT_FRAGMENT != 0,
+        header_len,
+        len,
+    })
+}
+
+/// The identification, which a packet carries even where it is no fragment.
+pub(crate) fn identification(bytes: &[u8]) -> u16 {
+    prefix::<Header>(bytes).map_or(0, |h| h.identification.get())
+}
+
+/// Whether the options hold a source route that has not been used up (RFC 7915 §4.1). Options that do not parse
+/// are nobody's source route and go the way of all others: ignored.
+pub(crate) fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<Ipv4Addr>) -> bool {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE_SOURCE_ROUTE: u8 = 0x83;
+    const STRICT_SOURCE_ROUTE: u8 = 0x89;
+
+    let mut options = &options_and_header(bytes, ip)[HEADER..];
+    loop {
+        match *options {
+            [] | [END, ..] => return false,
+            [NO_OPERATION, ref rest @ ..] => options = rest,
+            [LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE, len, pointer, ..] if pointer <= len => {
+                return true
+            }
+            [_, len, ..] if len >= 2 => options = options.get(usize::from(len)..).unwrap_or(&[]),
+            _ => return false,
+        }
+    }
+}
+
+fn options_and_header<'b>(bytes: &'b [u8], ip: &Ip<Ipv4Addr>) -> &'b [u8] {
+    &bytes[..ip.header_len]
+}
+
+/// Writes a header of [`HEADER`] bytes, checksum included, to the start of `out`.
+///
+/// `ip.header_len` is that of the packet it comes from and does not matter here; `len` is the total length, of
+/// which only the low 16 bits fit.
+pub(crate) fn write(out: &mut [u8], ip: &Ip<Ipv4Addr>, len: usize) {
+    let fragment = ip.fragment.unwrap_or(Fragment { offset: 0, more: false, id: 0 });
+    let mut flags = fragment.offset & OFFSET;
+    if fragment.more {
+        flags |= MORE_FRAGMENTS;
+    }
+    if ip.dont_fragment {
+        flags |= DONT_FRAGMENT;
+    }
+    #[allow(clippy::cast_possible_truncation)]
+    // as documented; IPv6 identifications lose their high half (§5.1.1)
+    let (total_length, identification) = ((len as u16).into(), (fragment.id as u16).into());
+    let mut header = Header {
+        version_ihl: 0x45,
+        tos: ip.class,
+        total_length,
+        identification,
+        flags_offset: flags.into(),
+        ttl: ip.hops,
+        protocol: ip.protocol,
+        checksum: [0; 2],
+        src: ip.src.octets(),
+        dst: ip.dst.octets(),
+    };
+    header.checksum = Sum::of(header.as_bytes()).field();
+    out[..HEADER].copy_from_slice(header.as_bytes());
+}

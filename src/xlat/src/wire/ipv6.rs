@@ -1,0 +1,160 @@
+//! IPv6 and its extension headers (RFC 8200).
+
+use core::net::Ipv6Addr;
+
+use zerocopy::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{prefix, protocol, Fragment, Ip};
+use crate::Reason;
+
+/// Length of the fixed header.
+pub(crate) const HEADER: usize = 40;
+/// Length of a Fragment Header.
+pub(crate) const FRAGMENT_HEADER: usize = 8;
+/// The smallest MTU of a link (RFC 8200 §5).
+pub(crate) const MIN_MTU: usize = 1280;
+
+const MORE_FRAGMENTS: u16 = 1;
+
+/// The fixed header (RFC 8200 §3).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Header {
+    /// Version, traffic class, flow label.
+    first: U32,
+    payload_length: U16,
+    next_header: u8,
+    hop_limit: u8,
+    src: [u8; 16],
+    dst: [u8; 16],
+}
+
+/// The Fragment Header (RFC 8200 §4.5).
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct FragmentHeader {
+    next_header: u8,
+    reserved: u8,
+    offset_more: U16,
+    identification: U32,
+}
+
+/// A packet and what its extension headers hold against it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parsed {
+    pub(crate) ip: Ip<Ipv6Addr>,
+    /// Where the Segments Left field of a routing header stands that is not zero.
+    pub(crate) segments_left_at: Option<usize>,
+}
+
+/// Reads a packet that has arrived: everything that its header promises must be there.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, Reason> {
+    let parsed = parse_quoted(bytes)?;
+    let ip = &parsed.ip;
+    if bytes.len() < ip.len {
+        return Err(Reason::Truncated);
+    }
+    // All that a jumbogram leaves in this field is a zero (RFC 2675 §3); no IPv4 packet is that large.
+    if ip.len == HEADER && ip.header_len > HEADER {
+        return Err(Reason::BadHeader);
+    }
+    if ip.header_len > ip.len {
+        return Err(Reason::BadExtension);
+    }
+    if ip.fragment.is_some_and(|f| f.overruns(ip.payload_len())) {
+        return Err(Reason::BadFragment);
+    }
+    Ok(parsed)
+}
+
+/// Reads headers quoted in an ICMPv6 error: the packet may be cut anywhere behind them.
+pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
+    let header: &Header = prefix(bytes).ok_or(Reason::Truncated)?;
+    let first = header.first.get();
+    if first >> 28 != 6 {
+        return Err(Reason::NotIp);
+    }
+    let mut ip = Ip {
+        src: header.src.into(),
+        dst: header.dst.into(),
+        class: (first >> 20 & 0xff) as u8,
+        hops: header.hop_limit,
+        protocol: header.next_header,
+        fragment: None,
+        dont_fragment: true,
+        header_len: HEADER,
+        len: HEADER + usize::from(header.payload_length.get()),
+    };
+    let mut segments_left_at = None;
+    loop {
+        let rest = &bytes[ip.header_len..];
+        match ip.protocol {
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
+                if ip.fragment.is_some() {
+                    return Err(Reason::ExtensionBehindFragment);
+                }
+                let &[next, len, _, segments_left, ..] = rest else {
+                    return Err(Reason::BadExtension);
+                };
+                if ip.protocol == protocol::ROUTING && segments_left != 0 {
+                    segments_left_at.get_or_insert(ip.header_len + 3);
+                }
+                let len = (usize::from(len) + 1) * 8;
+                if rest.len() < len {
+                    return Err(Reason::BadExtension);
+                }
+                ip.protocol = next;
+                ip.header_len += len;
+            }
+            protocol::FRAGMENT => {
+                if ip.fragment.is_some() {
+                    return Err(Reason::ExtensionBehindFragment);
+                }
+                let header: &FragmentHeader = prefix(rest).ok_or(Reason::BadExtension)?;
+                let offset_more = header.offset_more.get();
+                ip.fragment = Some(Fragment {
+                    offset: offset_more >> 3,
+                    more: offset_more & MORE_FRAGMENTS != 0,
+                    id: header.identification.get(),
+                });
+                ip.protocol = header.next_header;
+                ip.header_len += FRAGMENT_HEADER;
+            }
+            _ => return Ok(Parsed { ip, segments_left_at }),
+        }
+    }
+}
+
+/// Length of the headers that [`write`] will write for this packet.
+pub(crate) fn header_len<A>(ip: &Ip<A>) -> usize {
+    HEADER + if ip.fragment.is_some() { FRAGMENT_HEADER } else { 0 }
+}
+
+/// Writes the header, and a Fragment Header if the packet is a fragment, to the start of `out`.
+///
+/// `ip.header_len` is that of the packet it comes from and does not matter here; `payload_len` counts what follows
+/// these headers. The flow label is zero (RFC 7915 §4.1).
+pub(crate) fn write(out: &mut [u8], ip: &Ip<Ipv6Addr>, payload_len: usize) {
+    let headers = header_len(ip);
+    #[allow(clippy::cast_possible_truncation)] // an IPv4 packet has at most 65,515 bytes of payload
+    let payload_length = (payload_len + headers - HEADER) as u16;
+    let header = Header {
+        first: (6 << 28 | u32::from(ip.class) << 20).into(),
+        payload_length: payload_length.into(),
+        next_header: if ip.fragment.is_some() { protocol::FRAGMENT } else { ip.protocol },
+        hop_limit: ip.hops,
+        src: ip.src.octets(),
+        dst: ip.dst.octets(),
+    };
+    out[..HEADER].copy_from_slice(header.as_bytes());
+    if let Some(fragment) = ip.fragment {
+        let header = FragmentHeader {
+            next_header: ip.protocol,
+            reserved: 0,
+            offset_more: (fragment.offset << 3 | u16::from(fragment.more)).into(),
+            identification: fragment.id.into(),
+        };
+        out[HEADER..headers].copy_from_slice(header.as_bytes());
+    }
+}

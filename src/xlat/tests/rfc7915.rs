@@ -1,0 +1,932 @@
+//! RFC 7915, section by section.
+#![allow(missing_docs, clippy::cast_possible_truncation)]
+
+mod common;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use clat_xlat::{Addresses, Config, HopPolicy, Prefix, Reason, Rule, Translator, UdpZero};
+use common::*;
+
+fn to6(input: &[u8]) -> Out {
+    run(&mut translator(), input)
+}
+
+fn to4(input: &[u8]) -> Out {
+    run(&mut translator(), input)
+}
+
+// §4.1 Translating IPv4 Headers into IPv6 Headers
+
+#[test]
+fn s4_1_header_fields() {
+    let out = to6(&V4 { tos: 0xb9, ttl: 7, ..V4::default() }.build(&udp(11))).one();
+    let seen = check(&out);
+    assert_eq!((seen.class, seen.flow, seen.hops, seen.protocol), (0xb9, 0, 7, UDP));
+    assert_eq!((seen.src, seen.dst), (LOCAL6.octets().to_vec(), remote6().octets().to_vec()));
+    assert!(!seen.fragment_header);
+}
+
+#[test]
+fn s4_1_df_clear_is_whole_up_to_1260_and_split_from_1261() {
+    for df in [true, false] {
+        let fits = to6(&V4 { df, protocol: TCP, ..V4::default() }.build(&tcp(1220))).one();
+        assert_eq!(fits.len(), 1280);
+        assert!(!check(&fits).fragment_header);
+    }
+    let whole = to6(&V4 { df: true, protocol: TCP, ..V4::default() }.build(&tcp(1221))).one();
+    assert_eq!(whole.len(), 1281);
+
+    let Out::Forward(rule, frames) =
+        to6(&V4 { id: 1234, protocol: TCP, ..V4::default() }.build(&tcp(1221)))
+    else {
+        panic!("dropped")
+    };
+    assert_eq!(rule, Rule::To6Split);
+    assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), [1280, 57]);
+    let (first, last) = (check(&frames[0]), check(&frames[1]));
+    assert_eq!((first.id, first.offset, first.mf), (1234, 0, true));
+    assert_eq!((last.id, last.offset, last.mf, last.protocol), (1234, 1232, false, TCP));
+    assert_eq!(reassemble(&frames).payload, check(&whole).payload);
+}
+
+#[test]
+fn s4_1_lowest_ipv6_mtu_is_adjustable() {
+    let config = Config { lowest_ipv6_mtu: 1402, ..config() };
+    let mut t = Translator::new(config, clat(), 1);
+    let frames = run(&mut t, &V4::default().build(&udp(1355))).many();
+    // 1402 leaves room for 1352 bytes in multiples of 8.
+    assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), [1400, 59]);
+}
+
+#[test]
+fn s4_1_fragments_keep_their_place() {
+    for df in [true, false] {
+        let first = V4 { mf: true, id: 1234, df, protocol: TCP, ..V4::default() }.raw(&tcp(1212));
+        let out = to6(&first).one();
+        let seen = check(&out);
+        assert_eq!((out.len(), seen.fragment_header, seen.mf, seen.id), (1280, true, true, 1234));
+    }
+    let later = V4 { offset: 1480, id: 0xffff, ..V4::default() }.raw(&data(101));
+    let seen = check(&to6(&later).one());
+    assert_eq!((seen.offset, seen.mf, seen.id, seen.payload), (1480, false, 0xffff, data(101)));
+}
+
+#[test]
+fn s4_1_fragments_are_split_further() {
+    let frames =
+        to6(&V4 { mf: true, offset: 8, id: 4321, ..V4::default() }.raw(&data(1248))).many();
+    let seen: Vec<_> = frames.iter().map(|f| check(f)).collect();
+    assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), [1280, 64]);
+    assert_eq!((seen[0].offset, seen[0].mf, seen[1].offset, seen[1].mf), (8, true, 1240, true));
+}
+
+#[test]
+fn s4_1_too_big_with_df_is_answered() {
+    let config = Config { mtu6: 1280, ..config() };
+    for (packet, mtu) in [
+        (V4 { df: true, protocol: TCP, ..V4::default() }.build(&tcp(1221)), 1260),
+        // The Fragment Header takes 8 bytes more.
+        (V4 { df: true, mf: true, protocol: TCP, ..V4::default() }.raw(&tcp(1220)), 1252),
+    ] {
+        let (reason, error) = run(&mut Translator::new(config, clat(), 1), &packet).reply();
+        assert_eq!(reason, Reason::TooBigForIpv6);
+        assert_eq!(error.len(), 576);
+        let seen = check(&error);
+        assert_eq!(seen.src, [192, 0, 0, 8]);
+        assert_eq!(seen.dst, LOCAL4.octets());
+        assert_eq!((seen.payload[0], seen.payload[1], be16(&seen.payload, 6)), (3, 4, mtu));
+        assert_eq!(seen.payload[8..], packet[..548]);
+    }
+}
+
+#[test]
+fn s4_1_options_are_skipped_unless_a_source_route_is_left() {
+    let bare = to6(&V4::default().build(&udp(5))).one();
+    // Used-up source routes, record route, timestamp, and rubbish.
+    for options in [
+        vec![131, 11, 12, 1, 2, 3, 4, 5, 6, 7, 8, 0],
+        vec![137, 7, 8, 1, 2, 3, 4, 1],
+        vec![7, 7, 4, 0, 0, 0, 0, 0],
+        vec![68, 4, 5, 0],
+        vec![1, 1, 1, 0],
+        vec![9, 0, 0, 0],
+        vec![9, 40, 0, 0],
+    ] {
+        assert_eq!(to6(&V4 { options, ..V4::default() }.build(&udp(5))).one(), bare);
+    }
+    for options in [vec![131, 7, 4, 1, 2, 3, 4, 0], vec![1, 137, 7, 4, 1, 2, 3, 4]] {
+        let packet = V4 { options, ..V4::default() }.build(&udp(5));
+        let (reason, error) = to6(&packet).reply();
+        assert_eq!(reason, Reason::SourceRoute);
+        let seen = check(&error);
+        assert_eq!((seen.payload[0], seen.payload[1]), (3, 5));
+        assert_eq!(seen.payload[8..], packet);
+    }
+}
+
+#[test]
+fn s4_1_illegal_addresses() {
+    let from = |src: [u8; 4]| V4 { src: src.into(), ..V4::default() }.build(&udp(5));
+    assert_eq!(to6(&from([0, 0, 0, 0])), Out::Drop(Reason::IllegalSource));
+    assert_eq!(to6(&from([127, 0, 0, 1])), Out::Drop(Reason::IllegalSource));
+    assert_eq!(to6(&from([224, 0, 0, 1])), Out::Drop(Reason::IllegalSource));
+    assert_eq!(to6(&from([192, 0, 2, 1])), Out::Drop(Reason::ForeignSource));
+    let to = |dst: [u8; 4]| V4 { dst: dst.into(), ..V4::default() }.build(&udp(5));
+    assert_eq!(to6(&to([224, 0, 0, 251])), Out::Drop(Reason::Multicast));
+    assert_eq!(to6(&to([255, 255, 255, 255])), Out::Drop(Reason::IllegalDestination));
+    assert_eq!(to6(&to([127, 0, 0, 1])), Out::Drop(Reason::IllegalDestination));
+}
+
+#[test]
+fn s4_1_icmp_errors_may_come_from_illegal_sources() {
+    const PREFIX: &[Prefix] = &[Prefix::WELL_KNOWN];
+    let siit = Addresses { prefixes: PREFIX, ..Addresses::default() };
+    let inner = V4::inward().build(&udp(5));
+    for src in [[0, 0, 0, 0], [127, 0, 0, 1]] {
+        let packet = V4 { src: src.into(), protocol: ICMP, ..V4::default() }
+            .build(&icmp(11, 0, [0; 4], &inner));
+        let seen = check(&run(&mut Translator::new(config(), siit, 1), &packet).one());
+        assert_eq!(seen.src[12..], src);
+    }
+}
+
+#[test]
+fn s4_1_ttl_is_copied_or_counted() {
+    let packet = |ttl| V4 { ttl, ..V4::default() }.build(&udp(5));
+    assert_eq!(check(&to6(&packet(1)).one()).hops, 1);
+    let router = || Translator::new(Config { hop: HopPolicy::Decrement, ..config() }, clat(), 1);
+    assert_eq!(check(&run(&mut router(), &packet(2)).one()).hops, 1);
+    for ttl in [0, 1] {
+        let (reason, error) = run(&mut router(), &packet(ttl)).reply();
+        assert_eq!((reason, &check(&error).payload[..2]), (Reason::HopLimit, &[11, 0][..]));
+    }
+    let (reason, error) =
+        run(&mut router(), &V6 { hops: 1, ..V6::default() }.build(&udp(5))).reply();
+    assert_eq!((reason, &check(&error).payload[..2]), (Reason::HopLimit, &[3, 0][..]));
+}
+
+// §4.2, §4.3 ICMPv4
+
+#[test]
+fn s4_2_echo() {
+    for (kind4, kind6) in [(8, 128), (0, 129)] {
+        let packet =
+            V4 { protocol: ICMP, ..V4::default() }.build(&icmp(kind4, 0, [1, 2, 3, 4], &data(57)));
+        let seen = check(&to6(&packet).one());
+        assert_eq!((seen.protocol, seen.payload[0], seen.payload[1]), (ICMPV6, kind6, 0));
+        assert_eq!(seen.payload[4..8], [1, 2, 3, 4]);
+        assert_eq!(seen.payload[8..], data(57));
+    }
+}
+
+#[test]
+fn s4_2_large_echo_is_split_with_one_checksum() {
+    let frames = to6(&V4 { protocol: ICMP, id: 77, ..V4::default() }.build(&icmp(
+        8,
+        0,
+        [0; 4],
+        &data(4000),
+    )))
+    .many();
+    assert_eq!(frames.len(), 4);
+    assert_eq!(reassemble(&frames).transport_sum(), 0xffff);
+}
+
+#[test]
+fn s4_2_echo_reply_of_zeros() {
+    let mut zeros = V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(129, 0, [0; 4], &[0; 8]));
+    let seen = check(&to4(&zeros).one());
+    assert_eq!(seen.payload[2..4], [0xff, 0xff]);
+    // As wrong as it came.
+    zeros[42] ^= 0x10;
+    assert_ne!(see(&to4(&zeros).one()).transport_sum(), 0xffff);
+}
+
+#[test]
+fn s4_2_error_types_and_codes() {
+    let inner = V4::inward().build(&udp(20));
+    let word = |n: u32| n.to_be_bytes();
+    let table: &[(u8, u8, [u8; 4], Option<(u8, u8, [u8; 4])>)] = &[
+        (3, 0, [0; 4], Some((1, 0, [0; 4]))),
+        (3, 1, [0; 4], Some((1, 0, [0; 4]))),
+        (3, 2, [0; 4], Some((4, 1, word(6)))),
+        (3, 3, [0; 4], Some((1, 4, [0; 4]))),
+        (3, 5, [0; 4], Some((1, 0, [0; 4]))),
+        (3, 6, [0; 4], Some((1, 0, [0; 4]))),
+        (3, 7, [0; 4], Some((1, 0, [0; 4]))),
+        (3, 8, [0; 4], Some((1, 0, [0; 4]))),
+        (3, 9, [0; 4], Some((1, 1, [0; 4]))),
+        (3, 10, [0; 4], Some((1, 1, [0; 4]))),
+        (3, 11, [0; 4], Some((1, 0, [0; 4]))),
+        (3, 12, [0; 4], Some((1, 0, [0; 4]))),
+        (3, 13, [0; 4], Some((1, 1, [0; 4]))),
+        (3, 14, [0; 4], None),
+        (3, 15, [0; 4], Some((1, 1, [0; 4]))),
+        (3, 16, [0; 4], None),
+        (4, 0, [0; 4], None),
+        (5, 0, [0; 4], None),
+        (9, 0, [0; 4], None),
+        (10, 0, [0; 4], None),
+        (11, 0, [0; 4], Some((3, 0, [0; 4]))),
+        (11, 1, [0; 4], Some((3, 1, [0; 4]))),
+        (12, 1, [0; 4], None),
+        (13, 0, [0; 4], None),
+        (17, 0, [0; 4], None),
+        (255, 0, [0; 4], None),
+    ];
+    for (kind, code, rest, want) in table {
+        let packet =
+            V4 { protocol: ICMP, ..V4::default() }.build(&icmp(*kind, *code, *rest, &inner));
+        match (to6(&packet), want) {
+            (Out::Drop(reason), None) => assert_eq!(reason, Reason::IcmpType, "{kind}/{code}"),
+            (Out::Forward(Rule::To6Error, frames), Some((kind6, code6, rest6))) => {
+                let seen = check(&frames[0]);
+                assert_eq!((seen.payload[0], seen.payload[1]), (*kind6, *code6), "{kind}/{code}");
+                assert_eq!(seen.payload[4..8], *rest6, "{kind}/{code}");
+            }
+            (other, _) => panic!("{kind}/{code}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn s4_2_parameter_problem_pointers() {
+    let want = [
+        Some(0),
+        Some(1),
+        Some(4),
+        Some(4),
+        None,
+        None,
+        None,
+        None,
+        Some(7),
+        Some(6),
+        None,
+        None,
+        Some(8),
+        Some(8),
+        Some(8),
+        Some(8),
+        Some(24),
+        Some(24),
+        Some(24),
+        Some(24),
+        None,
+    ];
+    for code in [0, 2] {
+        for (pointer, want) in (0u8..).zip(want) {
+            let inner = V4::inward().build(&udp(20));
+            let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(
+                12,
+                code,
+                [pointer, 0, 0, 0],
+                &inner,
+            ));
+            match (to6(&packet), want) {
+                (Out::Drop(Reason::IcmpPointer), None) => {}
+                (out, Some(want)) => {
+                    let seen = check(&out.one());
+                    assert_eq!(
+                        (&seen.payload[..2], &seen.payload[4..8]),
+                        (&[4, 0][..], &[0, 0, 0, want][..])
+                    );
+                }
+                (other, None) => panic!("{pointer}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn s4_2_fragmentation_needed_mtu() {
+    let mtu_of = |config: Config, mtu: u16, inner: &[u8]| {
+        let [high, low] = mtu.to_be_bytes();
+        let packet =
+            V4 { protocol: ICMP, ..V4::default() }.build(&icmp(3, 4, [0, 0, high, low], inner));
+        let seen = check(&run(&mut Translator::new(config, clat(), 1), &packet).one());
+        assert_eq!(seen.payload[..2], [2, 0]);
+        u32::from_be_bytes(seen.payload[4..8].try_into().unwrap())
+    };
+    let inner = V4 { df: true, ..V4::inward() }.build(&udp(1234));
+    assert_eq!(mtu_of(config(), 1261, &inner), 1281);
+    assert_eq!(mtu_of(config(), 1260, &inner), 1280);
+    assert_eq!(mtu_of(config(), 576, &inner), 1280);
+    assert_eq!(mtu_of(config(), 9000, &inner), 1500);
+    assert_eq!(mtu_of(Config { mtu6: 9000, mtu4: 1400, ..config() }, 9000, &inner), 1420);
+    // Plateaus of RFC 1191 where the router gave none: below 1262 lies 1006, below 1500 lies 1492.
+    assert_eq!(mtu_of(config(), 0, &inner), 1280);
+    let inner = V4 { df: true, ..V4::inward() }.build(&udp(1472));
+    assert_eq!(mtu_of(Config { mtu6: 9000, mtu4: 9000, ..config() }, 0, &inner), 1512);
+}
+
+#[test]
+fn s4_3_quoted_packet_is_translated_whole() {
+    let inner = V4 { tos: 0x2e, ttl: 3, ..V4::inward() };
+    for payload in [udp(344), tcp(344)] {
+        let protocol = if payload.len() == 352 { UDP } else { TCP };
+        let quoted = V4 { protocol, ..inner.clone() }.build(&payload);
+        let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(3, 1, [0; 4], &quoted));
+        let seen = check(&to6(&packet).one());
+        let want = V6 { class: 0x2e, hops: 3, protocol, ..V6::default() }.build(&payload);
+        assert_eq!(seen.payload[8..], want);
+    }
+    // A fragment in it keeps its Fragment Header.
+    let quoted = V4 { mf: true, offset: 1480, id: 99, ..V4::inward() }.raw(&data(64));
+    let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(11, 1, [0; 4], &quoted));
+    let seen = check(&to6(&packet).one());
+    let want =
+        V6 { extensions: vec![V6::fragment(1480, true, 99)], ..V6::default() }.raw(&data(64));
+    assert_eq!(seen.payload[8..], want);
+    // Echo in it is translated too.
+    let quoted = V4 { protocol: ICMP, ..V4::inward() }.build(&icmp(8, 0, [9, 9, 0, 1], &data(9)));
+    let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(11, 0, [0; 4], &quoted));
+    let seen = check(&to6(&packet).one());
+    assert_eq!(
+        seen.payload[8..],
+        V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(128, 0, [9, 9, 0, 1], &data(9)))
+    );
+}
+
+#[test]
+fn s4_3_errors_stay_within_1280_bytes() {
+    for (len, want) in
+        [(1224, 1280), (1225, 1280), (1444, 1280), (1192 - 8, 1280), (1192 - 9, 1279)]
+    {
+        let quoted = V4::inward().build(&udp(len));
+        let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(11, 0, [0; 4], &quoted));
+        let out = to6(&packet).one();
+        check(&out);
+        assert_eq!(out.len(), want, "{len}");
+        let whole = V6::default().build(&udp(len));
+        assert_eq!(out[48..], whole[..want - 48]);
+    }
+}
+
+#[test]
+fn s4_3_quote_cut_anywhere() {
+    let quoted = V4 { protocol: TCP, ..V4::inward() }.build(&tcp(30));
+    let want = V6 { protocol: TCP, ..V6::default() }.build(&tcp(30));
+    for len in 0..=quoted.len() {
+        let packet =
+            V4 { protocol: ICMP, ..V4::default() }.build(&icmp(3, 1, [0; 4], &quoted[..len]));
+        let out = to6(&packet);
+        if len < 20 {
+            assert_eq!(out, Out::Drop(Reason::QuotedPacket), "{len}");
+            continue;
+        }
+        let seen = check(&out.one());
+        let mut want = want[..len + 20].to_vec();
+        if len < 20 + 18 {
+            // The checksum is cut off, or half of it is: what is left of it cannot be updated.
+            let from = want.len().min(40 + 16);
+            want.truncate(from);
+        }
+        assert_eq!(seen.payload[8..][..want.len()], want, "{len}");
+    }
+}
+
+#[test]
+fn s4_3_nested_errors_and_foreign_quotes_are_dropped() {
+    let inmost = V4::default().build(&udp(5));
+    let quoted = V4 { protocol: ICMP, ..V4::inward() }.build(&icmp(3, 3, [0; 4], &inmost));
+    let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(3, 1, [0; 4], &quoted));
+    assert_eq!(to6(&packet), Out::Drop(Reason::NestedError));
+    let quoted = V4 { dst: Ipv4Addr::new(10, 0, 0, 1), ..V4::inward() }.build(&udp(5));
+    let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(3, 1, [0; 4], &quoted));
+    assert_eq!(to6(&packet), Out::Drop(Reason::QuotedAddress));
+}
+
+#[test]
+fn s4_2_extensions_are_kept_and_padded_anew() {
+    // Quote, its padding and the extension, as in each row: IPv4 length field, extension; IPv6 length field, padding.
+    for (udp_len, units4, ext, units6) in [
+        (104, 33, 40, 19),
+        (544, 143, 640, 74),
+        (992, 255, 192, 130),
+        (104, 33, 1080, 19),
+        (98, 32, 20, 19),
+    ] {
+        let mut body = V4::inward().build(&udp(udp_len));
+        let len = body.len();
+        body.resize(units4 * 4, 0);
+        let ext = extension(ext - 8);
+        body.extend(&ext);
+        let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(
+            3,
+            3,
+            [0, units4 as u8, 0, 0],
+            &body,
+        ));
+        let seen = check(&to6(&packet).one());
+        assert_eq!(seen.payload[4..8], [units6, 0, 0, 0], "{udp_len}");
+        let (quote, rest) = seen.payload[8..].split_at(usize::from(units6) * 8);
+        let quoted = V6::default().build(&udp(udp_len));
+        assert_eq!(quoted.len(), len + 20);
+        assert_eq!(&quote[..quoted.len()], quoted);
+        assert!(quote[quoted.len()..].iter().all(|b| *b == 0));
+        assert_eq!(rest, ext);
+    }
+}
+
+#[test]
+fn s4_2_extensions_make_room_or_go() {
+    let build = |udp_len: usize, units: u8, ext: usize| {
+        let mut body = V4::inward().build(&udp(udp_len));
+        body.resize(usize::from(units) * 4, 0);
+        body.extend(extension(ext - 8));
+        V4 { protocol: ICMP, ..V4::default() }.build(&icmp(3, 3, [0, units, 0, 0], &body))
+    };
+    // The quote gives way, down to 128 bytes.
+    for (udp_len, units4, ext, units6) in
+        [(552, 145, 640, 74), (992, 255, 200, 129), (992, 255, 1104, 16)]
+    {
+        let out = to6(&build(udp_len, units4, ext)).one();
+        let seen = check(&out);
+        assert_eq!((out.len(), seen.payload[4]), (1280, units6), "{udp_len} {ext}");
+        assert_eq!(seen.payload[8 + usize::from(units6) * 8..], extension(ext - 8));
+    }
+    // Past that the extension goes, whole.
+    for (udp_len, units4) in [(100, 32), (992, 255)] {
+        let seen = check(&to6(&build(udp_len, units4, 1105)).one());
+        assert_eq!(seen.payload[4], 0);
+        assert_eq!(seen.payload[8..], V6::default().build(&udp(udp_len)));
+    }
+    // A quote that was too short for an extension is padded.
+    let seen = check(&to6(&build(0, 7, 40)).one());
+    assert_eq!((seen.payload[4], seen.payload.len()), (16, 8 + 128 + 40));
+}
+
+// §4.5 transport
+
+#[test]
+fn s4_5_udp_zero_checksum() {
+    let packet = V4::default().raw(&udp(33));
+    let Out::Forward(rule, frames) = to6(&packet) else { panic!("dropped") };
+    assert_eq!(rule, Rule::To6UdpZero);
+    check(&frames[0]);
+
+    let with = |udp_zero| Translator::new(Config { udp_zero, ..config() }, clat(), 1);
+    assert_eq!(run(&mut with(UdpZero::Drop), &packet), Out::Drop(Reason::UdpZeroChecksum));
+    assert_eq!(see(&run(&mut with(UdpZero::Forward), &packet).one()).payload, udp(33));
+
+    let fragment = V4 { mf: true, ..V4::default() }.raw(&udp(24));
+    assert_eq!(to6(&fragment), Out::Drop(Reason::UdpZeroChecksumFragment));
+    assert_eq!(
+        run(&mut with(UdpZero::Drop), &fragment),
+        Out::Drop(Reason::UdpZeroChecksumFragment)
+    );
+    // Larger than a fragment: computed before it is cut.
+    let frames = to6(&V4::default().raw(&udp(3001))).many();
+    assert_eq!(reassemble(&frames).transport_sum(), 0xffff);
+}
+
+#[test]
+fn s4_5_udp_computed_zero_is_sent_as_ffff() {
+    // Find data whose checksum comes out as zero.
+    for word in 0..=u16::MAX {
+        let mut payload = udp(2);
+        payload[8..10].copy_from_slice(&word.to_be_bytes());
+        let probe = V6::outward().build(&payload);
+        if be16(&probe, 46) == 0xffff {
+            let seen = check(&to6(&V4::default().raw(&payload)).one());
+            assert_eq!(seen.payload[6..8], [0xff, 0xff]);
+            let seen = check(&to6(&V4::default().build(&payload)).one());
+            assert_eq!(seen.payload[6..8], [0xff, 0xff]);
+            return;
+        }
+    }
+    panic!("no such data");
+}
+
+#[test]
+fn s4_5_wrong_checksums_stay_equally_wrong() {
+    for (protocol, payload) in [
+        (TCP, tcp(31)),
+        (UDP, udp(31)),
+        (33, udp(31)),
+        (136, udp(31)),
+        (ICMP, icmp(8, 0, [1; 4], &data(31))),
+    ] {
+        let mut packet = V4 { protocol, ..V4::default() }.build(&payload);
+        let end = packet.len() - 1;
+        packet[end] ^= 0x40;
+        let before = see(&packet).transport_sum();
+        assert_ne!(before, 0xffff);
+        let after = see(&to6(&packet).one());
+        assert_eq!(after.transport_sum(), before, "{protocol}");
+    }
+    // An error whose contents are rearranged, too.
+    let mut packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(
+        3,
+        1,
+        [0; 4],
+        &V4::inward().build(&udp(31)),
+    ));
+    packet[22] ^= 0x55;
+    let before = see(&packet).transport_sum();
+    assert_eq!(see(&to6(&packet).one()).transport_sum(), before);
+}
+
+#[test]
+fn s4_5_other_protocols_pass_untouched() {
+    for protocol in [47, 50, 132, 4, 41, 59, 253] {
+        let seen = check(&to6(&V4 { protocol, ..V4::default() }.raw(&data(41))).one());
+        assert_eq!((seen.protocol, seen.payload), (protocol, data(41)));
+        let seen = check(&to4(&V6 { protocol, ..V6::default() }.raw(&data(41))).one());
+        assert_eq!((seen.protocol, seen.payload), (protocol, data(41)));
+    }
+}
+
+#[test]
+fn s4_4_what_cannot_be_translated_is_refused() {
+    let code_of = |out: Out| {
+        let (reason, error) = out.reply();
+        let seen = check(&error);
+        (reason, seen.payload[0], seen.payload[1])
+    };
+    let out4 = |protocol| to6(&V4 { protocol, ..V4::default() }.raw(&data(40)));
+    assert_eq!(code_of(out4(51)), (Reason::AuthenticationHeader, 3, 13));
+    for protocol in [0, 43, 44, 58, 60] {
+        assert_eq!(code_of(out4(protocol)), (Reason::NoCounterpart, 3, 13));
+    }
+    assert_eq!(out4(2), Out::Drop(Reason::GroupManagement));
+    let out6 = |protocol| to4(&V6 { protocol, ..V6::default() }.raw(&data(40)));
+    assert_eq!(code_of(out6(51)), (Reason::AuthenticationHeader, 1, 1));
+    assert_eq!(code_of(out6(1)), (Reason::NoCounterpart, 1, 1));
+}
+
+// §5.1 Translating IPv6 Headers into IPv4 Headers
+
+#[test]
+fn s5_1_header_fields_and_df_by_size() {
+    for (len, total, df) in
+        [(10, 38, false), (1232, 1260, false), (1233, 1261, true), (1472, 1500, true)]
+    {
+        let out =
+            to4(&V6 { class: 0xb9, flow: 0xabcde, hops: 9, ..V6::default() }.build(&udp(len)))
+                .one();
+        let seen = check(&out);
+        assert_eq!((out.len(), seen.df, seen.mf, seen.offset), (total, df, false, 0));
+        assert_eq!(seen.id == 0, df, "an identification exactly where it may be needed");
+        assert_eq!((seen.class, seen.hops, seen.protocol), (0xb9, 9, UDP));
+        assert_eq!((seen.src, seen.dst), (REMOTE4.octets().to_vec(), LOCAL4.octets().to_vec()));
+    }
+    let mut t = Translator::new(config(), clat(), 0xffff);
+    let ids: Vec<_> =
+        (0..3).map(|_| see(&run(&mut t, &V6::default().build(&udp(1))).one()).id).collect();
+    assert_eq!(ids, [0xffff, 1, 2]);
+}
+
+#[test]
+fn s5_1_extension_headers_are_skipped() {
+    let bare = to4(&V6::default().build(&udp(7))).one();
+    let hop = (0, vec![0, 0, 1, 4, 0, 0, 0, 0]);
+    let options = (60, vec![0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let routing = (43, vec![0, 0, 4, 0, 0, 0, 0, 0]);
+    let with = |extensions| to4(&V6 { extensions, ..V6::default() }.build(&udp(7)));
+    assert_eq!(with(vec![hop.clone()]).one(), bare);
+    assert_eq!(
+        with(vec![hop.clone(), options.clone(), routing.clone(), options.clone()]).one(),
+        bare
+    );
+    let seen = check(&with(vec![hop, options, V6::fragment(0, false, 0x0102_0408)]).one());
+    assert_eq!((seen.id, seen.df, seen.mf), (0x0408, false, false));
+}
+
+#[test]
+fn s5_1_segments_left_is_answered_at_that_byte() {
+    let routing = (43, vec![0, 0, 4, 1, 0, 0, 0, 0]);
+    for (extensions, at) in [
+        (vec![routing.clone()], 43),
+        (vec![(0, vec![0, 0, 1, 4, 0, 0, 0, 0]), routing.clone()], 51),
+        (vec![(60, vec![0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), routing], 59),
+    ] {
+        let packet = V6 { extensions, ..V6::default() }.build(&udp(7));
+        let (reason, error) = to4(&packet).reply();
+        assert_eq!(reason, Reason::SegmentsLeft);
+        let seen = check(&error);
+        assert_eq!(seen.src, ROUTER6.octets());
+        assert_eq!(seen.payload[..8], [4, 0, seen.payload[2], seen.payload[3], 0, 0, 0, at]);
+        assert_eq!(seen.payload[8..], packet);
+    }
+}
+
+#[test]
+fn s5_1_too_big_for_ipv4() {
+    let small = || Translator::new(Config { mtu4: 1400, ..config() }, clat(), 1);
+    assert_eq!(
+        run(&mut small(), &V6 { protocol: TCP, ..V6::default() }.build(&tcp(1360))).one().len(),
+        1400
+    );
+    let fragment = vec![V6::fragment(0, true, 1234)];
+    for packet in [
+        V6 { protocol: TCP, ..V6::default() }.build(&tcp(1361)),
+        V6 { protocol: TCP, extensions: fragment, ..V6::default() }.raw(&tcp(1361)),
+    ] {
+        let (reason, error) = run(&mut small(), &packet).reply();
+        assert_eq!((reason, error.len()), (Reason::TooBigForIpv4, 1280));
+        let seen = check(&error);
+        assert_eq!(seen.payload[..2], [2, 0]);
+        assert_eq!(seen.payload[4..8], 1420u32.to_be_bytes());
+        assert_eq!(seen.payload[8..], packet[..1232]);
+    }
+    // A sender never goes below 1280: from there on it is IPv4 that fragments.
+    let mut tiny = Translator::new(Config { mtu4: 576, ..config() }, clat(), 1);
+    let (_, error) = run(&mut tiny, &V6::default().build(&udp(1233))).reply();
+    assert_eq!(check(&error).payload[4..8], 1280u32.to_be_bytes());
+    let frames = run(&mut tiny, &V6::default().build(&udp(1232))).many();
+    assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), [572, 572, 156]);
+    let whole = reassemble(&frames);
+    assert_eq!((whole.transport_sum(), whole.df), (0xffff, false));
+}
+
+// §5.1.1 IPv6 Fragment Processing
+
+#[test]
+fn s5_1_1_fragments() {
+    for (len, more) in [(1239, true), (1239, false), (1240, true), (1240, false)] {
+        let extensions = vec![V6::fragment(640, more, 0x0102_0408)];
+        let out = to4(&V6 { protocol: TCP, extensions, ..V6::default() }.raw(&data(len))).one();
+        let seen = check(&out);
+        assert_eq!(
+            (out.len(), seen.id, seen.df, seen.mf, seen.offset),
+            (len + 20, 0x0408, false, more, 640)
+        );
+    }
+}
+
+#[test]
+fn s5_1_1_extension_header_behind_fragment_header() {
+    for number in [0, 43, 60] {
+        let extensions = vec![V6::fragment(0, true, 1), (number, vec![0, 0, 1, 0, 0, 0, 0, 0])];
+        let out = to4(&V6 { extensions, ..V6::default() }.raw(&udp(8)));
+        assert_eq!(out, Out::Drop(Reason::ExtensionBehindFragment));
+    }
+    let out =
+        to4(&V6 { protocol: 51, extensions: vec![V6::fragment(0, true, 1)], ..V6::default() }
+            .raw(&data(32)));
+    assert_eq!(out.reply().0, Reason::AuthenticationHeader);
+}
+
+#[test]
+fn s5_1_fragmented_icmp_is_left_to_reassembly() {
+    let icmp6 = icmp(128, 0, [0; 4], &data(64));
+    let out = |offset, more| {
+        to4(&V6 {
+            protocol: ICMPV6,
+            extensions: vec![V6::fragment(offset, more, 5)],
+            ..V6::default()
+        }
+        .build(&icmp6))
+    };
+    assert_eq!(out(0, true), Out::Drop(Reason::FragmentedIcmp));
+    assert_eq!(out(64, false), Out::Drop(Reason::FragmentedIcmp));
+    // Whole after all.
+    let seen = check(&out(0, false).one());
+    assert_eq!((seen.id, seen.payload[0]), (5, 8));
+    for v4 in [V4 { mf: true, ..V4::default() }, V4 { offset: 64, ..V4::default() }] {
+        assert_eq!(
+            to6(&V4 { protocol: ICMP, ..v4 }.raw(&icmp6)),
+            Out::Drop(Reason::FragmentedIcmp)
+        );
+    }
+}
+
+// §5.2, §5.3 ICMPv6
+
+#[test]
+fn s5_2_error_types_and_codes() {
+    let inner = V6::outward().build(&udp(20));
+    let word = |n: u32| n.to_be_bytes();
+    let table: &[(u8, u8, [u8; 4], Result<(u8, u8, [u8; 4]), Reason>)] = &[
+        (1, 0, [0; 4], Ok((3, 1, [0; 4]))),
+        (1, 1, [0; 4], Ok((3, 10, [0; 4]))),
+        (1, 2, [0; 4], Ok((3, 1, [0; 4]))),
+        (1, 3, [0; 4], Ok((3, 1, [0; 4]))),
+        (1, 4, [0; 4], Ok((3, 3, [0; 4]))),
+        (1, 5, [0; 4], Err(Reason::IcmpType)),
+        (2, 0, word(1280), Ok((3, 4, word(1260)))),
+        (2, 0, word(1500), Ok((3, 4, word(1480)))),
+        (2, 0, word(9000), Ok((3, 4, word(1480)))),
+        (2, 0, word(0), Ok((3, 4, word(68)))),
+        (2, 0, word(u32::MAX), Ok((3, 4, word(1480)))),
+        (3, 0, [0; 4], Ok((11, 0, [0; 4]))),
+        (3, 1, [0; 4], Ok((11, 1, [0; 4]))),
+        (4, 1, word(6), Ok((3, 2, [0; 4]))),
+        (4, 2, word(6), Err(Reason::IcmpType)),
+        (5, 0, [0; 4], Err(Reason::IcmpType)),
+        (130, 0, [0; 4], Err(Reason::GroupManagement)),
+        (143, 0, [0; 4], Err(Reason::GroupManagement)),
+        (135, 0, [0; 4], Err(Reason::IcmpType)),
+        (137, 0, [0; 4], Err(Reason::IcmpType)),
+        (200, 0, [0; 4], Err(Reason::IcmpType)),
+    ];
+    for (kind, code, rest, want) in table {
+        let packet =
+            V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(*kind, *code, *rest, &inner));
+        match (to4(&packet), want) {
+            (Out::Drop(reason), Err(want)) => assert_eq!(reason, *want, "{kind}/{code}"),
+            (Out::Forward(Rule::To4Error, frames), Ok((kind4, code4, rest4))) => {
+                let seen = check(&frames[0]);
+                assert_eq!((seen.payload[0], seen.payload[1]), (*kind4, *code4), "{kind}/{code}");
+                assert_eq!(seen.payload[4..8], *rest4, "{kind}/{code}");
+            }
+            (other, _) => panic!("{kind}/{code}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn s5_2_parameter_problem_pointers() {
+    let inner = V6::outward().build(&udp(20));
+    for pointer in 0..48u32 {
+        let want = match pointer {
+            0 => Some(0),
+            1 => Some(1),
+            4 | 5 => Some(2),
+            6 => Some(9),
+            7 => Some(8),
+            8..=23 => Some(12),
+            24..=39 => Some(16),
+            _ => None,
+        };
+        let packet = V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(
+            4,
+            0,
+            pointer.to_be_bytes(),
+            &inner,
+        ));
+        match (to4(&packet), want) {
+            (Out::Drop(Reason::IcmpPointer), None) => {}
+            (out, Some(want)) => {
+                let seen = check(&out.one());
+                assert_eq!(
+                    (&seen.payload[..2], &seen.payload[4..8]),
+                    (&[12, 0][..], &[want, 0, 0, 0][..])
+                );
+            }
+            (other, None) => panic!("{pointer}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn s5_3_quoted_packet_is_translated_whole() {
+    for (len, df) in [(304, false), (1232, false), (1233, true)] {
+        let quoted = V6 { class: 0x2e, hops: 3, ..V6::outward() }.build(&udp(len));
+        let packet = V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(1, 0, [0; 4], &quoted));
+        let out = to4(&packet).one();
+        let seen = check(&out);
+        let want = V4 { tos: 0x2e, ttl: 3, id: 0, df, ..V4::default() }.build(&udp(len));
+        assert_eq!(out.len(), (want.len() + 28).min(576));
+        assert_eq!(seen.payload[8..], want[..out.len() - 28]);
+        assert!(!seen.df);
+    }
+    let extensions = vec![V6::fragment(1232, true, 0x1_0063)];
+    let quoted = V6 { extensions, ..V6::outward() }.raw(&data(64));
+    let packet = V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(3, 1, [0; 4], &quoted));
+    let seen = check(&to4(&packet).one());
+    assert_eq!(
+        seen.payload[8..],
+        V4 { mf: true, offset: 1232, id: 0x63, ..V4::default() }.raw(&data(64))
+    );
+}
+
+#[test]
+fn s5_3_routers_without_an_ipv4_form() {
+    let router: Ipv6Addr = "2001:db8:5::1".parse().unwrap();
+    let quoted = V6 { hops: 1, ..V6::outward() }.build(&udp(32));
+    let packet =
+        V6 { src: router, protocol: ICMPV6, ..V6::default() }.build(&icmp(3, 0, [0; 4], &quoted));
+    let Out::Forward(rule, frames) = to4(&packet) else { panic!("dropped") };
+    assert_eq!(rule, Rule::To4ErrorUnmapped);
+    let seen = check(&frames[0]);
+    assert_eq!(seen.src, [192, 0, 0, 8]);
+    assert_eq!(seen.payload[..2], [11, 0]);
+    assert_eq!(seen.payload[4..8], [0, 32, 0, 0]);
+    let (quote, ext) = seen.payload[8..].split_at(128);
+    assert_eq!(quote[..60], V4 { ttl: 1, id: 0, ..V4::default() }.build(&udp(32)));
+    assert_eq!(sum(&[ext]), 0xffff);
+    assert_eq!(ext[..2], [0x20, 0]);
+    assert_eq!(ext[4..12], [0, 24, 5, 4, 0, 2, 0, 0]);
+    assert_eq!(ext[12..], router.octets());
+
+    // Behind an extension that is there already.
+    let mut body = quoted.clone();
+    body.resize(128, 0);
+    body.extend(extension(12));
+    let packet = V6 { src: router, protocol: ICMPV6, ..V6::default() }.build(&icmp(
+        3,
+        0,
+        [16, 0, 0, 0],
+        &body,
+    ));
+    let seen = check(&to4(&packet).one());
+    let ext = &seen.payload[8 + 128..];
+    assert_eq!((ext.len(), sum(&[ext])), (20 + 24, 0xffff));
+    assert_eq!(ext[4..20], extension(12)[4..]);
+    assert_eq!(ext[28..], router.octets());
+
+    // Only errors may come from there.
+    let packet = V6 { src: router, ..V6::default() }.build(&udp(1));
+    assert_eq!(to4(&packet), Out::Drop(Reason::SourceUnmapped));
+}
+
+#[test]
+fn s5_2_extensions_are_kept_and_padded_anew() {
+    // IPv6 length field, extension length; IPv4 length field, kept or not.
+    for (udp_len, units6, ext, units4, kept) in [
+        (104, 19, 20, 33, true),
+        (74, 16, 20, 32, true),
+        (480, 66, 40, 127, true),
+        (488, 67, 40, 127, true),
+        (1144, 149, 40, 127, true),
+        (80, 16, 420, 32, true),
+        (80, 16, 424, 0, false),
+        (528, 72, 524, 0, false),
+        (0, 6, 40, 32, true),
+    ] {
+        let mut body = V6::outward().build(&udp(udp_len));
+        body.resize(units6 * 8, 0);
+        body.extend(extension(ext - 8));
+        let packet = V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(
+            1,
+            4,
+            [units6 as u8, 0, 0, 0],
+            &body,
+        ));
+        let out = to4(&packet).one();
+        let seen = check(&out);
+        assert_eq!(seen.payload[4..8], [0, units4, 0, 0], "{udp_len} {ext}");
+        let quoted = V4 { id: 0, df: 28 + udp_len > 1260, ..V4::default() }.build(&udp(udp_len));
+        if kept {
+            let (quote, rest) = seen.payload[8..].split_at(usize::from(units4) * 4);
+            let both = quote.len().min(quoted.len());
+            assert_eq!(quote[..both], quoted[..both]);
+            assert!(quote[both..].iter().all(|b| *b == 0));
+            assert_eq!(rest, extension(ext - 8));
+        } else {
+            assert_eq!(seen.payload[8..], quoted[..quoted.len().min(548)]);
+        }
+    }
+}
+
+#[test]
+fn s5_3_errors_about_errors() {
+    // An error is never answered with another, nor is what is not the start of a packet.
+    let mut router = Translator::new(Config { hop: HopPolicy::Decrement, ..config() }, clat(), 1);
+    let inner = V4::inward().build(&udp(5));
+    let packet = V4 { ttl: 1, protocol: ICMP, ..V4::default() }.build(&icmp(3, 3, [0; 4], &inner));
+    assert_eq!(run(&mut router, &packet), Out::Drop(Reason::HopLimit));
+    let packet = V4 { ttl: 1, offset: 80, ..V4::default() }.raw(&data(80));
+    assert_eq!(run(&mut router, &packet), Out::Drop(Reason::HopLimit));
+    let inner = V6::outward().build(&udp(5));
+    let packet =
+        V6 { hops: 1, protocol: ICMPV6, ..V6::default() }.build(&icmp(1, 4, [0; 4], &inner));
+    assert_eq!(run(&mut router, &packet), Out::Drop(Reason::HopLimit));
+    assert_eq!(router.counters().drops(Reason::HopLimit), 3);
+}
+
+// Hostile input
+
+#[test]
+fn truncated_and_lying_input_has_its_reason() {
+    let good = V4::default().build(&udp(5));
+    for len in 0..good.len() {
+        let want = if len == 0 { Reason::NotIp } else { Reason::Truncated };
+        assert_eq!(to6(&good[..len]), Out::Drop(want), "{len}");
+    }
+    let mut padded = good.clone();
+    padded.extend([0; 9]);
+    assert_eq!(to6(&padded), to6(&good), "what follows the packet is not part of it");
+
+    let edit = |at: usize, value: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = value;
+        to6(&bytes)
+    };
+    assert_eq!(edit(0, 0x44), Out::Drop(Reason::BadHeader));
+    assert_eq!(edit(0, 0x35), Out::Drop(Reason::NotIp));
+    assert_eq!(edit(3, 19), Out::Drop(Reason::BadHeader));
+    assert_eq!(edit(8, 63), Out::Drop(Reason::BadHeaderChecksum));
+    let mut lying = udp(5);
+    lying[5] = 14;
+    assert_eq!(to6(&V4::default().build(&lying)), Out::Drop(Reason::BadLength));
+    lying[5] = 7;
+    assert_eq!(to6(&V4::default().build(&lying)), Out::Drop(Reason::BadLength));
+    assert_eq!(to6(&V4 { mf: true, ..V4::default() }.raw(&[0; 7])), Out::Drop(Reason::BadFragment));
+    assert_eq!(
+        to6(&V4 { offset: 65528, ..V4::default() }.raw(&[0; 8])),
+        Out::Drop(Reason::BadFragment)
+    );
+
+    let good = V6::default().build(&udp(5));
+    for len in 1..good.len() {
+        assert_eq!(to4(&good[..len]), Out::Drop(Reason::Truncated), "{len}");
+    }
+    let bad = |extensions| to4(&V6 { extensions, ..V6::default() }.raw(&[]));
+    assert_eq!(bad(vec![(60, vec![0, 9, 0, 0, 0, 0, 0, 0])]), Out::Drop(Reason::BadExtension));
+    assert_eq!(bad(vec![(44, vec![0, 0, 0])]), Out::Drop(Reason::BadExtension));
+}
