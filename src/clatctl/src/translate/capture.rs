@@ -270,3 +270,83 @@ fn explain(err: &PcapError) -> String {
         other => format!("the file is damaged: {other}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads all of it; whether it was a capture does not matter.
+    fn read(bytes: &[u8]) -> anyhow::Result<usize> {
+        let mut capture = Capture::new(Box::new(Cursor::new(bytes.to_vec())))?;
+        let mut record = Record::default();
+        let mut count = 0;
+        while capture.next(&mut record)? {
+            capture.link_type();
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn block(kind: u32, body: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(body.len() + 12).unwrap().to_be_bytes();
+        [&kind.to_be_bytes()[..], &len, body, &len].concat()
+    }
+
+    /// A section in big-endian with blocks of every kind that is known, a name block that crashes parsers among them.
+    fn pcapng() -> Vec<u8> {
+        let section = [&0x1a2b_3c4d_u32.to_be_bytes()[..], &[0, 1, 0, 0], &[0xff; 8]].concat();
+        let interface = [
+            0, 101, 0, 0, 0, 0, 0, 8, 0, 9, 0, 1, 6, 0, 0, 0, 0, 14, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1,
+            0, 0, 0, 0,
+        ];
+        let enhanced =
+            [[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 4, 0, 0, 0, 4], [0x45; 20]].concat();
+        [
+            block(0x0a0d_0d0a, &section),
+            block(1, &interface),
+            block(4, &[0, 1, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0][..8]),
+            block(6, &enhanced[..24]),
+            block(5, &[0; 12]),
+            block(3, &[0, 0, 0, 3, 1, 2, 3, 0]),
+            block(0xbad, &[]),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn every_block_of_pcapng_passes() {
+        assert_eq!(read(&pcapng()).unwrap(), 2);
+    }
+
+    #[test]
+    fn no_byte_makes_the_readers_panic() {
+        let mut pcap =
+            [&0xa1b2_c3d4_u32.to_be_bytes()[..], &[0, 2, 0, 4], &[0; 14], &[101]].concat();
+        pcap.splice(23..24, [101]);
+        pcap.extend(
+            [[0, 0, 0, 9, 0, 0, 0, 9, 0, 0, 0, 2, 0, 0, 0, 2].as_slice(), &[0x45, 0]].concat(),
+        );
+        for whole in [pcap, pcapng()] {
+            let packets = read(&whole).unwrap();
+            assert!(packets > 0);
+            for at in 0..whole.len() {
+                for value in [
+                    0,
+                    1,
+                    3,
+                    4,
+                    0x7f,
+                    0x80,
+                    0xff,
+                    whole[at].wrapping_add(1),
+                    whole[at].wrapping_sub(1),
+                ] {
+                    let mut bytes = whole.clone();
+                    bytes[at] = value;
+                    let _ = read(&bytes);
+                    let _ = read(&bytes[..at]);
+                }
+            }
+        }
+    }
+}

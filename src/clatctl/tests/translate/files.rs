@@ -1,0 +1,361 @@
+//! Files of every kind, whole and broken; none of this depends on what the translator does with a packet.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::process::{Command, Stdio};
+
+use etherparse::PacketBuilder;
+use pcap_file::{Endianness, TsResolution};
+
+use crate::support::*;
+
+const P: &str = "--prefix 64:ff9b::/96";
+
+fn udp4() -> Vec<u8> {
+    let mut packet = Vec::new();
+    PacketBuilder::ipv4([192, 0, 0, 4], [198, 51, 100, 1], 64)
+        .udp(1234, 53)
+        .write(&mut packet, b"question")
+        .unwrap();
+    packet
+}
+
+fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2][..], &ethertype.to_be_bytes(), payload].concat()
+}
+
+#[test]
+fn byte_order_and_resolution_of_a_pcap_stay() {
+    for endianness in [Endianness::Big, Endianness::Little] {
+        for resolution in [TsResolution::MicroSecond, TsResolution::NanoSecond] {
+            let folder = Folder::new();
+            folder.write("in", &pcap_as(header(RAW, endianness, resolution), &[udp4(), udp4()]));
+            assert_ok(&folder.translate(&format!("{P} in out")));
+            let (header, packets) = parse(&folder.read("out"));
+            assert_eq!((header.endianness, header.ts_resolution), (endianness, resolution));
+            assert_eq!(u32::from(header.datalink), RAW);
+            assert!(packets.iter().all(|(_, fraction, _)| *fraction == 7));
+        }
+    }
+}
+
+#[test]
+fn frames_without_ip_are_skipped_and_counted() {
+    let folder = Folder::new();
+    let frames = [ethernet(0x0806, &[0; 28]), ethernet(0x86dd, b"")[..13].to_vec(), vec![]];
+    folder.write("in", &pcap(ETHERNET, &frames));
+    let output = folder.translate(&format!("{P} --explain in out"));
+    assert_ok(&output);
+    let text = stdout(&output);
+    let lines: Vec<_> = text.lines().collect();
+    assert!(
+        lines[0].starts_with("1: skipped: not-ip-frame, EtherType 0x0806 is not IP (RFC"),
+        "{text}"
+    );
+    assert!(lines[1].starts_with("2: skipped: short-frame"), "{text}");
+    assert!(
+        lines[3].contains("3 packets:")
+            && lines[3].contains("3 skipped (not-ip-frame 1, short-frame 2)"),
+        "{text}"
+    );
+    assert_eq!(frames_of(&folder), 0);
+}
+
+fn frames_of(folder: &Folder) -> usize {
+    frames(&folder.read("out")).len()
+}
+
+#[test]
+fn a_packet_that_is_not_ip_is_dropped_by_name() {
+    let folder = Folder::new();
+    folder.write("in", &pcap(RAW, &[vec![0x12, 0x34], vec![]]));
+    let output = folder.translate(&format!("{P} --explain in out"));
+    assert_ok(&output);
+    let text = stdout(&output);
+    assert!(text.starts_with("1: not IP, 2 bytes: dropped: not-ip, neither IPv4 nor IPv6 (RFC 791 §3.1, RFC 8200 §3)\n"), "{text}");
+}
+
+#[test]
+fn json_is_one_object_a_line_with_the_summary_last() {
+    let folder = Folder::new();
+    folder.write("in", &pcap(RAW, &[vec![0x12, 0x34]]));
+    let output = folder.translate(&format!("{P} --explain --json in out"));
+    assert_ok(&output);
+    let text = stdout(&output);
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        lines,
+        [
+            serde_json::json!({
+                "type": "packet", "packet": 1, "direction": null, "source": null, "destination": null, "protocol": null,
+                "sourcePort": null, "destinationPort": null, "icmpType": null, "icmpCode": null, "length": 2,
+                "action": "dropped", "name": "not-ip", "what": "neither IPv4 nor IPv6",
+                "rfc": "RFC 791 §3.1, RFC 8200 §3", "frames": []
+            }),
+            serde_json::json!({
+                "type": "summary", "input": "in", "output": "out", "packets": 1,
+                "forwarded": {"packets": 0, "frames": 0, "byRule": {}},
+                "replied": {"packets": 0, "byReason": {}},
+                "dropped": {"packets": 1, "byReason": {"not-ip": 1}},
+                "skipped": {"packets": 0, "byReason": {}},
+            }),
+        ]
+    );
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_touch_nothing() {
+    let folder = Folder::new();
+    folder.write("in", &pcap(RAW, &[udp4()]));
+    for (words, part) in [
+        ("in out", "--prefix"),
+        ("--local4 192.0.0.4 in out", "--local6"),
+        ("--local6 2001:db8::4 in out", "--local4"),
+        ("--prefix 64:ff9b::/95 in out", "32, 40, 48, 56, 64 or 96"),
+        ("--prefix 10.0.0.0/8 in out", "IPv4 prefix"),
+        ("--prefix 64:ff9b::1/96 in out", "behind the prefix"),
+        ("--eam 192.0.2.0/24=2001:db8::/121 in out", "suffix"),
+        ("--prefix 64:ff9b::/96 --mtu4 67 in out", "67"),
+        ("--prefix 64:ff9b::/96 --mtu6 1279 in out", "1279"),
+        ("--prefix 64:ff9b::/96 --lowest-ipv6-mtu 1279 in out", "1279"),
+        ("--prefix 64:ff9b::/96 --ttl up in out", "copy, decrement"),
+        ("--prefix 64:ff9b::/96 --udp-zero x in out", "compute, drop, forward"),
+        ("--prefix 64:ff9b::/96 in", "OUT.pcap"),
+    ] {
+        let output = folder.translate(words);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words}: {stderr}");
+        assert!(stderr.contains(part), "{words}: {stderr}");
+    }
+    assert_eq!(folder.names(), ["in"]);
+}
+
+#[test]
+fn a_file_that_ends_too_early_fails_in_one_line_and_leaves_out_alone() {
+    let whole = pcap(ETHERNET, &[ethernet(0x0800, &udp4()), ethernet(0x0806, &[0; 28])]);
+    let folder = Folder::new();
+    folder.write("out", b"precious");
+    // The two places where a packet ends are whole files.
+    let first = 24 + 16 + 14 + udp4().len();
+    for len in (0..whole.len()).filter(|len| ![24, first].contains(len)) {
+        folder.write("in", &whole[..len]);
+        let output = folder.translate(&format!("{P} in out"));
+        assert_eq!(output.status.code(), Some(1), "{len}");
+        let line = complaint(&output);
+        assert!(line.starts_with("clatctl: in: "), "{len}: {line}");
+        if len > 24 {
+            assert!(
+                line.contains(if len < first { "packet 1: " } else { "packet 2: " }),
+                "{len}: {line}"
+            );
+            assert!(line.contains("ends in the middle"), "{len}: {line}");
+        }
+        assert_eq!(folder.read("out"), b"precious", "{len}");
+    }
+    assert_eq!(folder.names(), ["in", "out"], "no temporary file stays");
+}
+
+#[test]
+fn lying_lengths_fail_in_one_line() {
+    let whole = pcap(RAW, &[udp4(), udp4()]);
+    let (captured, original) = (24 + 8, 24 + 12);
+    let big = pcap(RAW, &[vec![0x45; 256 * 1024 + 1]]);
+    let change = |at: usize, value: u32| {
+        let mut bytes = whole.clone();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        bytes
+    };
+    for (bytes, part) in [
+        (change(captured, u32::MAX), "claims more bytes than there are"),
+        (change(captured, 0x7fff_ffff), "claims more bytes than there are"),
+        (change(captured, 1000), "claims more bytes than there are"),
+        (change(original, 3), "36 bytes captured of 3"),
+        (big, "no packet has over 262144"),
+    ] {
+        let folder = Folder::new();
+        folder.write("in", &bytes);
+        let output = folder.translate(&format!("{P} in out"));
+        assert_eq!(output.status.code(), Some(1), "{part}");
+        let line = complaint(&output);
+        assert!(
+            line.starts_with("clatctl: in: packet 1: ") && line.contains(part),
+            "{part}: {line}"
+        );
+        assert_eq!(folder.names(), ["in"]);
+    }
+}
+
+#[test]
+fn packets_that_the_capture_cut_short_are_reported_and_the_rest_is_done() {
+    let mut bytes = pcap(RAW, &[udp4(), vec![0]]);
+    bytes[24 + 12..24 + 16].copy_from_slice(&1500_u32.to_le_bytes());
+    let folder = Folder::new();
+    folder.write("in", &bytes);
+    let output = folder.translate(&format!("{P} --explain in out"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint(&output).contains("in: 1 of 2 packets were cut short"));
+    let text = stdout(&output);
+    assert!(
+        text.starts_with("1: skipped: cut-short, the capture does not have all of it"),
+        "{text}"
+    );
+    assert!(text.contains("2: not IP, 1 bytes: dropped"), "{text}");
+    assert_eq!(folder.names(), ["in", "out"]);
+}
+
+#[test]
+fn what_is_no_capture_is_said_to_be_none() {
+    for bytes in [&b""[..], b"abc", b"#!/bin/sh\necho this is no capture\n", &[0; 100]] {
+        let folder = Folder::new();
+        folder.write("in", bytes);
+        let output = folder.translate(&format!("{P} in out"));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(complaint(&output).contains("in: is neither pcap nor pcapng"));
+        assert_eq!(folder.names(), ["in"]);
+    }
+}
+
+#[test]
+fn other_link_types_are_refused_by_number() {
+    let folder = Folder::new();
+    folder.write("in", &pcap(113, &[udp4()]));
+    let output = folder.translate(&format!("{P} in out"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(complaint(&output).contains("link type 113 is not supported"));
+    assert_eq!(folder.names(), ["in"]);
+}
+
+#[test]
+fn paths_that_cannot_be_used_are_named() {
+    let folder = Folder::new();
+    folder.write("in", &pcap(RAW, &[]));
+    std::fs::create_dir(folder.path("dir")).unwrap();
+    for (words, start) in [
+        ("absent out", "clatctl: absent: No such file"),
+        ("dir out", "clatctl: dir: Is a directory"),
+        ("in dir", "clatctl: dir: is a folder"),
+        ("in nowhere/out", "clatctl: nowhere/out: cannot write to the folder nowhere"),
+    ] {
+        let output = folder.translate(&format!("{P} {words}"));
+        assert_eq!(output.status.code(), Some(1), "{words}");
+        assert!(complaint(&output).starts_with(start), "{words}: {}", complaint(&output));
+    }
+    assert_eq!(folder.names(), ["dir", "in"]);
+}
+
+#[test]
+fn in_and_out_may_be_one_file_behind_a_link() {
+    let folder = Folder::new();
+    folder.write("file", &pcap(RAW, &[udp4()]));
+    std::fs::set_permissions(folder.path("file"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("file", folder.path("link")).unwrap();
+    assert_ok(&folder.translate(&format!("{P} file link")));
+    assert!(std::fs::symlink_metadata(folder.path("link")).unwrap().is_symlink());
+    assert_eq!(std::fs::metadata(folder.path("file")).unwrap().permissions().mode() & 0o777, 0o640);
+    parse(&folder.read("file"));
+    assert_eq!(folder.names(), ["file", "link"]);
+}
+
+#[test]
+fn devices_are_written_to_and_not_replaced() {
+    let folder = Folder::new();
+    folder.write("in", &pcap(RAW, &[udp4()]));
+    assert_ok(&folder.translate(&format!("{P} in /dev/null")));
+    assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+}
+
+#[test]
+fn a_dash_is_standard_input_and_output() {
+    use std::io::Write;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_clatctl"))
+        .args(["translate", "--prefix", "64:ff9b::/96", "--explain", "-", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&pcap(RAW, &[vec![0x12], udp4()])).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    parse(&output.stdout);
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(words.starts_with("1: not IP") && words.contains("2 packets:"), "{words}");
+}
+
+/// A block of pcapng.
+fn block(kind: u32, body: &[u8]) -> Vec<u8> {
+    let body = [body, &vec![0; (4 - body.len() % 4) % 4]].concat();
+    let len = u32::try_from(body.len() + 12).unwrap().to_le_bytes();
+    [&kind.to_le_bytes()[..], &len, &body, &len].concat()
+}
+
+fn section() -> Vec<u8> {
+    block(0x0a0d_0d0a, &[&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat())
+}
+
+/// An interface, with a time resolution where one is given.
+fn interface(link: u16, resolution: Option<u8>) -> Vec<u8> {
+    let mut body = [&link.to_le_bytes()[..], &[0; 6]].concat();
+    if let Some(resolution) = resolution {
+        body.extend([9, 0, 1, 0, resolution, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    block(1, &body)
+}
+
+fn enhanced(interface: u32, units: u64, data: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(data.len()).unwrap();
+    let halves = [units >> 32, units & 0xffff_ffff].map(|half| u32::try_from(half).unwrap());
+    let words = [interface, halves[0], halves[1], len, len];
+    block(6, &[&words.map(u32::to_le_bytes).concat()[..], data].concat())
+}
+
+#[test]
+fn pcapng_is_read_and_its_times_kept() {
+    let second = 1_700_000_000;
+    for (resolution, units, nanos) in [
+        (None, second * 1_000_000 + 123_456, 123_456_000),
+        (Some(9), second * 1_000_000_000 + 123_456_789, 123_456_789),
+        (Some(3), second * 1000 + 5, 5_000_000),
+        (Some(0x80 | 10), second * 1024 + 512, 500_000_000),
+    ] {
+        let folder = Folder::new();
+        // Forwarded by EAM or prefix it is; a name block that no parser likes stands between.
+        let names = block(4, &[1, 0, 5, 0, 1, 2, 3, 4, 5]);
+        let file =
+            [section(), interface(101, resolution), names, enhanced(0, units, &udp4())].concat();
+        folder.write("in", &file);
+        assert_ok(&folder.translate(&format!("{P} in out")));
+        let (header, packets) = parse(&folder.read("out"));
+        assert_eq!(header.ts_resolution, TsResolution::NanoSecond);
+        assert_eq!(u32::from(header.datalink), RAW);
+        for (seconds, fraction, _) in packets {
+            assert_eq!((u64::from(seconds), fraction), (second, nanos));
+        }
+    }
+}
+
+#[test]
+fn broken_pcapng_fails_in_one_line() {
+    let ok = [section(), interface(101, None), enhanced(0, 1, &udp4())].concat();
+    for (bytes, part) in [
+        ([section(), enhanced(0, 1, &udp4())].concat(), "interface 0 is not described"),
+        (
+            [&ok[..], &interface(1, None), &enhanced(1, 1, &udp4())].concat(),
+            "packet 2: has link type 1",
+        ),
+        (ok[..ok.len() - 1].to_vec(), "packet 1: the file ends in the middle"),
+        ([&ok[..], &block(2, &[0; 40])].concat(), "packet 2: has the obsolete Packet Block"),
+        (
+            [&ok[..], &enhanced(0, u64::MAX, &udp4())].concat(),
+            "packet 2: a time that pcap cannot hold",
+        ),
+    ] {
+        let folder = Folder::new();
+        folder.write("in", &bytes);
+        let output = folder.translate(&format!("{P} in out"));
+        assert_eq!(output.status.code(), Some(1), "{part}");
+        let line = complaint(&output);
+        assert!(line.starts_with("clatctl: in: ") && line.contains(part), "{part}: {line}");
+        assert_eq!(folder.names(), ["in"]);
+    }
+}
