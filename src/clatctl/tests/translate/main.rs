@@ -1,4 +1,5 @@
 //! `clatctl translate`, run as a program on capture files.
+#![allow(clippy::unwrap_used)] // helpers are tests too
 
 mod files;
 mod siit;
