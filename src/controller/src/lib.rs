@@ -1,1 +1,25 @@
-//! The ClatdController: lifecycle of CLATs, host, binder service.
+//! The ClatdController: what starts, supervises and stops CLATs on network interfaces (464XLAT, RFC 6877), and the
+//! binder service that offers it.
+//!
+//! [`controller::Controller`] holds one tracker for each running CLAT. Whatever a CLAT needs of its
+//! surroundings comes from a [`host::Host`]; every such thing is a value, and dropping it undoes it.
+
+pub mod address;
+pub mod binder_adapter;
+pub mod client;
+pub mod controller;
+pub mod dump;
+pub mod ebpf_mode;
+pub mod errors;
+pub mod fwmark;
+pub mod host;
+pub mod names;
+pub mod service;
+mod supervisor;
+mod tracker;
+
+/// Where the controller listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/clat/controller.sock";
+
+/// The service's name, on every transport.
+pub const SERVICE_NAME: &str = "clatd_controller";

@@ -1,0 +1,315 @@
+//! The controller: one tracker for each CLAT, and the requests that make and end them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv6Addr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+
+use crate::address::Pool;
+use crate::dump::Dump;
+use crate::ebpf_mode::{decide, EbpfMode};
+use crate::errors::{Error, Step};
+use crate::host::{Host, Traffic};
+use crate::names::IfaceName;
+use crate::tracker::{Request, Tracker};
+
+pub use crate::tracker::Clat;
+
+/// Starts and stops CLATs on a host.
+pub struct Controller<H: Host> {
+    host: Arc<H>,
+    standalone: bool,
+    mode: EbpfMode,
+    pool: Arc<Pool>,
+    /// The drop rules' chain, from the first CLAT to the end of the controller. Behind its own lock, since making it
+    /// runs a program and `state` has to stay quick.
+    chain: Mutex<Option<H::Chain>>,
+    state: Mutex<State<H>>,
+    /// Told whenever an interface is no longer busy.
+    idle: Condvar,
+}
+
+struct State<H: Host> {
+    closed: bool,
+    networks: BTreeMap<IfaceName, u16>,
+    /// Interfaces that a start or a stop is at work on.
+    busy: BTreeSet<IfaceName>,
+    trackers: BTreeMap<IfaceName, Tracker<H>>,
+}
+
+/// One running CLAT, for those who want to know.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// What it is.
+    pub clat: Clat,
+    /// Process id of its clatd; 0 while that is being started again.
+    pub pid: i32,
+    /// How often clatd was started again.
+    pub restarts: u32,
+    /// What passed the TUN device; `None` when it cannot be read.
+    pub traffic: Option<Traffic>,
+}
+
+/// A turn at an interface. Others wait for theirs until it is dropped.
+struct Turn<'c, H: Host> {
+    controller: &'c Controller<H>,
+    iface: IfaceName,
+}
+
+impl<H: Host> Drop for Turn<'_, H> {
+    fn drop(&mut self) {
+        self.controller.state().busy.remove(&self.iface);
+        self.controller.idle.notify_all();
+    }
+}
+
+impl<H: Host> Controller<H> {
+    /// A controller that runs nothing yet. When `standalone`, every interface that exists has a network, and the IPv4
+    /// default route is set and taken away with a CLAT.
+    pub fn new(host: Arc<H>, standalone: bool) -> Self {
+        let mode = decide_mode(host.as_ref());
+        log::info!("eBPF mode: {mode}");
+        let state = State {
+            closed: false,
+            networks: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            trackers: BTreeMap::new(),
+        };
+        Self {
+            host,
+            standalone,
+            mode,
+            pool: Arc::default(),
+            chain: Mutex::new(None),
+            state: Mutex::new(state),
+            idle: Condvar::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<H>> {
+        // What the lock guards is never left half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn at `iface`.
+    fn turn(&self, iface: &IfaceName) -> Turn<'_, H> {
+        let mut state = self
+            .idle
+            .wait_while(self.state(), |state| state.busy.contains(iface))
+            .unwrap_or_else(PoisonError::into_inner);
+        state.busy.insert(iface.clone());
+        Turn { controller: self, iface: iface.clone() }
+    }
+
+    /// Starts a CLAT (DESIGN §3.2) and returns its IPv6 address.
+    ///
+    /// # Errors
+    /// EINVAL and ENAMETOOLONG for the name, EBUSY where one runs, ENODEV where the interface has no network, EINVAL
+    /// and EAFNOSUPPORT for the prefix, EADDRNOTAVAIL where no address is left or the uplink has none, ESHUTDOWN at the
+    /// end, and those of the host.
+    pub fn start(&self, iface: &str, prefix: &str) -> Result<Ipv6Addr, Error> {
+        let iface = parse_name(iface)?;
+        let v4iface =
+            iface.v4iface().map_err(|e| Error::new(e.errno(), &iface, Step::CheckName, e))?;
+        let _turn = self.turn(&iface);
+
+        let net_id = {
+            let state = self.state();
+            if state.closed {
+                return Err(Error::new(
+                    Errno::ESHUTDOWN,
+                    &iface,
+                    Step::FindTracker,
+                    "the controller is ending",
+                ));
+            }
+            if let Some(running) = state.trackers.get(&iface) {
+                let cause = format!("clatd already runs there with pid {}", running.clatd.pid());
+                return Err(Error::new(Errno::EBUSY, &iface, Step::FindTracker, cause));
+            }
+            state.networks.get(&iface).copied()
+        };
+        let index = self.host.index_of(&iface);
+        let net_id = net_id.or_else(|| index.filter(|_| self.standalone).map(own_net_id));
+        let (Some(net_id), Some(index)) = (net_id, index) else {
+            let cause = match index {
+                None => "there is no such interface",
+                Some(_) => "it was assigned to none (networkAddInterface)",
+            };
+            return Err(Error::new(Errno::ENODEV, &iface, Step::FindNetwork, cause));
+        };
+
+        let request = Request {
+            iface: iface.clone(),
+            v4iface,
+            index,
+            net_id,
+            prefix,
+            standalone: self.standalone,
+        };
+        let tracker = Tracker::start(&self.host, &self.pool, || self.need_chain(), request)?;
+        let v6 = tracker.clat.v6;
+        self.state().trackers.insert(iface, tracker);
+        Ok(v6)
+    }
+
+    fn need_chain(&self) -> io::Result<()> {
+        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+        if chain.is_none() {
+            *chain = Some(self.host.chain()?);
+        }
+        Ok(())
+    }
+
+    /// Stops a CLAT (DESIGN §3.3). A start under way on that interface is waited for.
+    ///
+    /// # Errors
+    /// ENODEV where none runs, EINVAL and ENAMETOOLONG for the name.
+    pub fn stop(&self, iface: &str) -> Result<(), Error> {
+        let iface = parse_name(iface)?;
+        let _turn = self.turn(&iface);
+        let tracker = self.state().trackers.remove(&iface);
+        if tracker.is_none() {
+            return Err(Error::new(Errno::ENODEV, &iface, Step::FindTracker, "none runs there"));
+        }
+        drop(tracker);
+        log::info!("clatd on {iface} stopped");
+        Ok(())
+    }
+
+    /// Stops every CLAT and starts no more.
+    pub fn shut_down(&self) {
+        self.state().closed = true;
+        let trackers = {
+            let mut state = self
+                .idle
+                .wait_while(self.state(), |state| !state.busy.is_empty())
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut state.trackers)
+        };
+        drop(trackers);
+        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Notes that `iface` belongs to network `net_id`.
+    ///
+    /// # Errors
+    /// EINVAL for a number outside 1..=65535, EBUSY where it belongs to another network.
+    pub fn add_interface(&self, net_id: i32, iface: &str) -> Result<(), Error> {
+        let iface = parse_name(iface)?;
+        let net_id = u16::try_from(net_id).ok().filter(|id| *id != 0).ok_or_else(|| {
+            Error::new(
+                Errno::EINVAL,
+                &iface,
+                Step::FindNetwork,
+                format!("{net_id} is not between 1 and 65535"),
+            )
+        })?;
+        let mut state = self.state();
+        match state.networks.get(&iface) {
+            Some(other) if *other != net_id => {
+                let cause = format!("it belongs to network {other}");
+                Err(Error::new(Errno::EBUSY, &iface, Step::FindNetwork, cause))
+            }
+            _ => {
+                state.networks.insert(iface, net_id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes that `iface` no longer belongs to network `net_id`. A CLAT on it goes on until it is stopped.
+    ///
+    /// # Errors
+    /// ENOENT where it does not belong to that network.
+    pub fn remove_interface(&self, net_id: i32, iface: &str) -> Result<(), Error> {
+        let iface = parse_name(iface)?;
+        let mut state = self.state();
+        if state.networks.get(&iface).is_some_and(|id| i32::from(*id) == net_id) {
+            state.networks.remove(&iface);
+            Ok(())
+        } else {
+            let cause = format!("it does not belong to network {net_id}");
+            Err(Error::new(Errno::ENOENT, &iface, Step::FindNetwork, cause))
+        }
+    }
+
+    /// Whether packets may be translated in the kernel.
+    #[must_use]
+    pub fn ebpf_mode(&self) -> EbpfMode {
+        self.mode
+    }
+
+    /// Whether it works without netd.
+    #[must_use]
+    pub fn is_standalone(&self) -> bool {
+        self.standalone
+    }
+
+    /// What runs, in the order of the uplinks' names.
+    #[must_use]
+    pub fn running(&self) -> Vec<Running> {
+        let known: Vec<_> = self
+            .state()
+            .trackers
+            .values()
+            .map(|tracker| (tracker.clat.clone(), tracker.clatd.pid(), tracker.clatd.restarts()))
+            .collect();
+        known
+            .into_iter()
+            .map(|(clat, pid, restarts)| {
+                let traffic = self.host.traffic(clat.v4index);
+                let traffic =
+                    traffic.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.v4iface)).ok();
+                Running { clat, pid, restarts, traffic }
+            })
+            .collect()
+    }
+
+    /// The text of `dumpsys` (DESIGN §3.5).
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let running = self.running();
+        let clats: Vec<_> = running.iter().map(|running| running.clat.clone()).collect();
+        let (ingress, egress) = (self.host.ingress_map(), self.host.egress_map());
+        let maps = if ingress.is_some() && egress.is_some() {
+            "maps present"
+        } else {
+            "no maps, clatd translates"
+        };
+        let mut more = vec![format!("eBPF mode: {} ({maps})", self.mode)];
+        for Running { clat, pid, restarts, .. } in &running {
+            let (iface, up) = (&clat.iface, clat.since.elapsed().as_secs());
+            more.push(format!("{iface}: clatd pid {pid}, {restarts} restarts, up {up} s"));
+        }
+        Dump { clats: &clats, ingress, egress, links: self.host.as_ref(), more }.render()
+    }
+}
+
+fn parse_name(text: &str) -> Result<IfaceName, Error> {
+    IfaceName::parse(text).map_err(|e| {
+        // The caller's text, made printable and short: it goes into a log.
+        let shown: String = text.escape_debug().take(32).collect();
+        Error::new(e.errno(), format_args!("\"{shown}\""), Step::CheckName, e)
+    })
+}
+
+/// The network of an interface without netd: its index, brought into 1..=65535.
+fn own_net_id(index: u32) -> u16 {
+    u16::try_from(index.saturating_sub(1) % 0xffff + 1).unwrap_or(u16::MAX)
+}
+
+/// DESIGN §3.1: reads what [`decide`] wants to know.
+fn decide_mode<H: Host>(host: &H) -> EbpfMode {
+    let number = |name| host.property(name).and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let first_api_level = number("ro.product.first_api_level");
+    if first_api_level == 0 {
+        log::error!("ro.product.first_api_level is not known; going by ro.build.version.sdk");
+    }
+    decide(host.kernel_version(), first_api_level, number("ro.build.version.sdk"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,369 @@
+//! Starting and stopping on a host that fails on demand.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::ebpf_mode::KernelVersion;
+use crate::host::fake::{FakeHost, Fault};
+use crate::host::System;
+
+const PREFIX: &str = "64:ff9b::/96";
+
+fn controller(host: &FakeHost, standalone: bool) -> Controller<FakeHost> {
+    Controller::new(Arc::new(host.clone()), standalone)
+}
+
+/// What is taken from the host, apart from the chain, which stays until the controller goes.
+fn live(host: &FakeHost) -> Vec<String> {
+    host.inner().live.iter().filter(|name| *name != "chain").cloned().collect()
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} does not come");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_life() {
+    let host = FakeHost::with_uplink("wlan0");
+    let controller = controller(&host, true);
+    let v6 = controller.start("wlan0", PREFIX).expect("starts");
+    assert_eq!(v6.segments()[..4], [0x2001, 0xdb8, 1, 2]);
+    let log = host.inner().log.clone();
+    let rule = format!("rule wlan0 {PREFIX} {v6}");
+    let route = "route by 101 from 192.0.0.4 metric 2069".to_owned();
+    let order = ["tun v4-wlan0", "chain", &rule, "clatd wlan0", &route];
+    assert_eq!(log, order.map(|name| format!("+{name}")));
+
+    let args = host.inner().spawned[0].argv(3);
+    let v6_text = v6.to_string();
+    let expected = [
+        "clatd-wlan0",
+        "-i",
+        "wlan0",
+        "-m",
+        "0xf0015",
+        "-p",
+        "64:ff9b::",
+        "-4",
+        "192.0.0.4",
+        "-6",
+        &v6_text,
+        "-t",
+        "3",
+    ];
+    assert_eq!(args, expected);
+
+    let running = &controller.running()[0];
+    assert_eq!((running.clat.index, running.clat.v4index, running.restarts), (21, 101, 0));
+    assert!(host.inner().children.contains_key(&running.pid));
+    assert_eq!(running.traffic.map(|t| (t.tx_packets, t.rx_bytes)), Some((1, 400)));
+
+    host.inner().log.clear();
+    controller.stop("wlan0").expect("stops");
+    let log = host.inner().log.clone();
+    let order = [&route, "clatd wlan0", &rule, "tun v4-wlan0"];
+    assert_eq!(log, order.map(|name| format!("-{name}")));
+    assert_eq!(live(&host), [""; 0]);
+
+    controller.shut_down();
+    assert!(host.inner().live.is_empty());
+    assert_eq!(controller.start("wlan0", PREFIX).map_err(|e| e.errno), Err(Errno::ESHUTDOWN));
+}
+
+#[test]
+fn every_step_fails_and_leaves_nothing() {
+    let eio = Errno::EIO;
+    for (step, fault, errno, expected) in [
+        (Step::CreateTun, Fault::CreateTun, Errno::ENOENT, Errno::ENOENT),
+        (Step::CreateTun, Fault::CreateTun, Errno::EBUSY, Errno::EBUSY),
+        (Step::PickV4, Fault::HasAddress, Errno::EMFILE, Errno::EADDRNOTAVAIL),
+        (Step::MakeV6, Fault::Source, Errno::ENETUNREACH, Errno::EADDRNOTAVAIL),
+        (Step::MakeV6, Fault::Random, eio, eio),
+        (Step::AddRule, Fault::Chain, Errno::EPERM, Errno::EPERM),
+        (Step::AddRule, Fault::Rule, eio, eio),
+        (Step::Spawn, Fault::Spawn, Errno::ENOENT, Errno::ENOENT),
+        (Step::AwaitClatd, Fault::IsConfigured, eio, eio),
+        (Step::AddRoute, Fault::Route, Errno::EEXIST, Errno::EEXIST),
+    ] {
+        let host = FakeHost::with_uplink("wlan0");
+        let controller = controller(&host, true);
+        host.inner().faults.insert(fault, errno);
+        let error = controller.start("wlan0", PREFIX).expect_err("fails");
+        assert_eq!((error.errno, error.step), (expected, step), "{error}");
+        assert!(error.to_string().starts_with(&format!("wlan0: cannot {step}: ")), "{error}");
+        assert_eq!(live(&host), [""; 0], "{error}");
+        assert!(host.inner().children.is_empty());
+        assert!(controller.running().is_empty());
+        assert_eq!(controller.stop("wlan0").map_err(|e| e.errno), Err(Errno::ENODEV));
+
+        host.inner().faults.clear();
+        controller.start("wlan0", PREFIX).expect("a second start works");
+        assert_eq!(
+            controller.running()[0].clat.v4.octets(),
+            [192, 0, 0, 4],
+            "the address was given back"
+        );
+        drop(controller);
+        assert!(host.inner().live.is_empty(), "{:?}", host.inner().live);
+    }
+}
+
+#[test]
+fn failures_that_are_not_of_the_host() {
+    let host = FakeHost::with_uplink("wlan0");
+    let controller = controller(&host, true);
+    let errno =
+        |iface: &str, prefix: &str| controller.start(iface, prefix).map_err(|e| (e.errno, e.step));
+
+    // 2
+    assert_eq!(errno("wlan1", PREFIX), Err((Errno::ENODEV, Step::FindNetwork)));
+    // Names, before anything is touched.
+    for name in ["", "wlan0 ", "wlan0\nCOMMIT", "../wlan0", "-A", "eth+"] {
+        assert_eq!(errno(name, PREFIX), Err((Errno::EINVAL, Step::CheckName)), "{name:?}");
+    }
+    for len in 13..20 {
+        assert_eq!(
+            errno(&"x".repeat(len), PREFIX),
+            Err((Errno::ENAMETOOLONG, Step::CheckName)),
+            "{len}"
+        );
+    }
+    assert_eq!(host.inner().log, [""; 0]);
+    // 5
+    for (prefix, expected) in [
+        ("64:ff9b::/64", Errno::EINVAL),
+        ("64:ff9b::1/96", Errno::EINVAL),
+        ("nonsense", Errno::EINVAL),
+        ("192.0.2.0/24", Errno::EAFNOSUPPORT),
+    ] {
+        assert_eq!(errno("wlan0", prefix), Err((expected, Step::ParsePrefix)), "{prefix}");
+        assert_eq!(live(&host), [""; 0]);
+    }
+    host.inner().addresses = (0..8).map(|n| [192, 0, 0, n].into()).collect();
+    assert_eq!(errno("wlan0", PREFIX), Err((Errno::EADDRNOTAVAIL, Step::PickV4)));
+    host.inner().addresses.clear();
+    for source in ["::", "::1", "fe80::1", "fec0::1", "fd00::1"] {
+        host.inner().source = source.parse().ok();
+        assert_eq!(errno("wlan0", PREFIX), Err((Errno::EADDRNOTAVAIL, Step::MakeV6)), "{source}");
+        assert_eq!(live(&host), [""; 0]);
+    }
+    host.inner().source = "2001:db8::1".parse().ok();
+    // 4: turning IPv6 off may fail.
+    host.inner().faults.insert(Fault::DisableIpv6, Errno::ENOENT);
+    assert!(errno("wlan0", PREFIX).is_ok());
+    // 1
+    let error = controller.start("wlan0", PREFIX).expect_err("runs already");
+    assert_eq!((error.errno, error.step), (Errno::EBUSY, Step::FindTracker));
+    let pid = controller.running()[0].pid;
+    assert!(error.to_string().contains(&format!("pid {pid}")), "{error}");
+}
+
+#[test]
+fn a_clatd_that_does_not_get_ready() {
+    let host = FakeHost::with_uplink("wlan0");
+    let controller = controller(&host, true);
+    host.inner().lazy_clatd = true;
+    let error = controller.start("wlan0", PREFIX).expect_err("never ready");
+    assert_eq!((error.errno, error.step), (Errno::ETIMEDOUT, Step::AwaitClatd), "{error}");
+    assert_eq!(live(&host), [""; 0]);
+    host.inner().dead_on_arrival = true;
+    let error = controller.start("wlan0", PREFIX).expect_err("dies");
+    assert_eq!((error.errno, error.step), (Errno::EIO, Step::AwaitClatd), "{error}");
+    assert!(error.to_string().contains("ended before v4-wlan0"), "{error}");
+    assert_eq!(live(&host), [""; 0]);
+}
+
+#[test]
+fn addresses_are_not_shared() {
+    let host = FakeHost::with_uplink("up0");
+    let controller = controller(&host, true);
+    for n in 1..9 {
+        host.add_link(&format!("up{n}"), 30 + n);
+    }
+    host.inner().addresses.insert([192, 0, 0, 6].into());
+    let mut octets = Vec::new();
+    for n in 0..7 {
+        controller.start(&format!("up{n}"), PREFIX).expect("starts");
+        octets.push(controller.running()[n].clat.v4.octets()[3]);
+    }
+    assert_eq!(octets, [4, 5, 7, 0, 1, 2, 3]);
+    let error = controller.start("up7", PREFIX).expect_err("none left");
+    assert_eq!((error.errno, error.step), (Errno::EADDRNOTAVAIL, Step::PickV4));
+    controller.stop("up1").expect("stops");
+    controller.start("up7", PREFIX).expect("starts");
+    assert_eq!(controller.running().last().map(|r| r.clat.v4.octets()[3]), Some(5));
+}
+
+#[test]
+fn networks_with_netd() {
+    let host = FakeHost::with_uplink("rmnet0");
+    let controller = controller(&host, false);
+    let start = || controller.start("rmnet0", PREFIX).map_err(|e| e.errno);
+    assert_eq!(start(), Err(Errno::ENODEV));
+    for bad in [0, -1, 65536, i32::MIN, i32::MAX] {
+        assert_eq!(
+            controller.add_interface(bad, "rmnet0").map_err(|e| e.errno),
+            Err(Errno::EINVAL),
+            "{bad}"
+        );
+    }
+    assert_eq!(controller.add_interface(100, "rm net").map_err(|e| e.errno), Err(Errno::EINVAL));
+    controller.add_interface(100, "rmnet0").expect("free");
+    controller.add_interface(100, "rmnet0").expect("the same again");
+    assert_eq!(controller.add_interface(101, "rmnet0").map_err(|e| e.errno), Err(Errno::EBUSY));
+    assert!(start().is_ok());
+    assert!(host.inner().log.iter().all(|line| !line.contains("route")), "the route is netd's");
+    assert_eq!(controller.running()[0].clat.mark.to_string(), "0xf0064");
+    controller.stop("rmnet0").expect("stops");
+    assert_eq!(controller.remove_interface(101, "rmnet0").map_err(|e| e.errno), Err(Errno::ENOENT));
+    controller.remove_interface(100, "rmnet0").expect("there");
+    assert_eq!(controller.remove_interface(100, "rmnet0").map_err(|e| e.errno), Err(Errno::ENOENT));
+    assert_eq!(start(), Err(Errno::ENODEV));
+    controller.add_interface(7, "gone0").expect("free");
+    assert_eq!(controller.start("gone0", PREFIX).map_err(|e| e.errno), Err(Errno::ENODEV));
+}
+
+#[test]
+fn standalone_network_ids() {
+    for (index, id) in
+        [(1, 1), (21, 21), (65535, 65535), (65536, 1), (131_070, 65535), (u32::MAX, 65535)]
+    {
+        assert_eq!(own_net_id(index), id, "{index}");
+    }
+}
+
+#[test]
+fn a_dead_clatd_is_started_again() {
+    let host = FakeHost::with_uplink("wlan0");
+    let controller = controller(&host, true);
+    controller.start("wlan0", PREFIX).expect("starts");
+    let pid = controller.running()[0].pid;
+    host.inner().faults.insert(Fault::Spawn, Errno::EAGAIN);
+    host.kill(pid);
+    wait_until("the death", || controller.running()[0].pid == 0);
+    host.inner().faults.clear();
+    wait_until("the restart", || controller.running()[0].pid != 0);
+    let running = &controller.running()[0];
+    assert_ne!(running.pid, pid);
+    assert_eq!(running.restarts, 1);
+    {
+        let inner = host.inner();
+        assert_eq!(inner.spawned[0], inner.spawned[1], "the same addresses");
+    }
+    host.kill(running.pid);
+    wait_until("the second restart", || controller.running()[0].restarts == 2);
+    controller.stop("wlan0").expect("stops");
+    assert_eq!(live(&host), [""; 0]);
+}
+
+#[test]
+fn stopping_does_not_wait_for_the_next_restart() {
+    let host = FakeHost::with_uplink("wlan0");
+    let controller = controller(&host, true);
+    controller.start("wlan0", PREFIX).expect("starts");
+    host.inner().faults.insert(Fault::Spawn, Errno::ENOENT);
+    host.kill(controller.running()[0].pid);
+    // By now the waiting time is 1.6 s and more.
+    thread::sleep(Duration::from_millis(1600));
+    let begun = Instant::now();
+    controller.stop("wlan0").expect("stops");
+    assert!(begun.elapsed() < Duration::from_millis(1000), "{:?}", begun.elapsed());
+    assert_eq!(live(&host), [""; 0]);
+}
+
+#[test]
+fn a_slow_start_holds_up_only_its_own_interface() {
+    let host = FakeHost::with_uplink("wlan0");
+    host.add_link("eth0", 22);
+    let controller = controller(&host, true);
+    controller.start("eth0", PREFIX).expect("starts");
+    host.inner().tun_delay = Duration::from_secs(3);
+    thread::scope(|scope| {
+        let (started, has_started) = mpsc::channel();
+        let controller = &controller;
+        scope.spawn(move || started.send(controller.start("wlan0", PREFIX).is_ok()));
+        wait_until("the start", || controller.state().busy.len() == 1);
+        let begun = Instant::now();
+        assert_eq!(controller.dump().lines().filter(|line| line.contains("[v4-")).count(), 1);
+        assert_eq!(controller.running().len(), 1);
+        controller.stop("eth0").expect("stops");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        // A stop of the interface that is being started waits, and then stops it.
+        controller.stop("wlan0").expect("stops");
+        assert_eq!(has_started.recv(), Ok(true));
+    });
+    assert_eq!(live(&host), [""; 0]);
+}
+
+#[test]
+fn starts_at_the_same_time() {
+    let host = FakeHost::with_uplink("up0");
+    for n in 1..8 {
+        host.add_link(&format!("up{n}"), 30 + n);
+    }
+    let controller = controller(&host, true);
+    thread::scope(|scope| {
+        for n in 0..16 {
+            let controller = &controller;
+            scope.spawn(move || controller.start(&format!("up{}", n % 8), PREFIX));
+        }
+    });
+    let running = controller.running();
+    let addresses: BTreeSet<_> = running.iter().map(|r| r.clat.v4).collect();
+    assert_eq!((running.len(), addresses.len()), (8, 8));
+    controller.shut_down();
+    assert!(host.inner().live.is_empty());
+}
+
+#[test]
+fn the_mode_comes_from_the_properties() {
+    let mode = |pairs: &[(&str, &str)]| {
+        let host = FakeHost::default();
+        host.inner().properties =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        assert!(host.kernel_version() >= KernelVersion(4, 9));
+        controller(&host, true).ebpf_mode()
+    };
+    assert_eq!(mode(&[]), EbpfMode::Disabled);
+    assert_eq!(mode(&[("ro.product.first_api_level", "28")]), EbpfMode::Maybe);
+    assert_eq!(
+        mode(&[("ro.product.first_api_level", "0"), ("ro.build.version.sdk", "34")]),
+        EbpfMode::Enabled
+    );
+    assert_eq!(
+        mode(&[("ro.product.first_api_level", "x"), ("ro.build.version.sdk", "28")]),
+        EbpfMode::Maybe
+    );
+    assert_eq!(
+        mode(&[("ro.product.first_api_level", "27"), ("ro.build.version.sdk", "34")]),
+        EbpfMode::Disabled
+    );
+}
+
+#[test]
+fn dump_shows_what_runs() {
+    let host = FakeHost::with_uplink("wlan0");
+    let controller = controller(&host, false);
+    controller.add_interface(100, "wlan0").expect("free");
+    let v6 = controller.start("wlan0", PREFIX).expect("starts");
+    let dump = controller.dump();
+    let mut lines = dump.lines();
+    assert_eq!(lines.next(), Some("  ClatdController"));
+    let header = "    Trackers: iif[iface] nat64Prefix v6Addr -> v4Addr v4iif[v4iface] [fwmark]";
+    assert_eq!(lines.next(), Some(header));
+    let tracker = format!("      21[wlan0] 64:ff9b::/96 {v6} -> 192.0.0.4 101[v4-wlan0] [0xf0064]");
+    assert_eq!(lines.next(), Some(tracker.as_str()));
+    assert_eq!(lines.next(), Some("    eBPF mode: Disabled (no maps, clatd translates)"));
+    let pid = controller.running()[0].pid;
+    assert_eq!(
+        lines.next(),
+        Some(format!("    wlan0: clatd pid {pid}, 0 restarts, up 0 s").as_str())
+    );
+    assert_eq!(lines.next(), None);
+}

@@ -1,0 +1,115 @@
+//! What a caller is told when a request fails: a number for programs, a line for people.
+
+use std::io;
+
+use nix::errno::Errno;
+
+/// The step of a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Step {
+    /// Checking the name that the caller gave.
+    #[error("check the interface name")]
+    CheckName,
+    /// Looking whether a CLAT runs there (DESIGN §3.2, 1).
+    #[error("find its CLAT")]
+    FindTracker,
+    /// Looking which network the interface belongs to (2).
+    #[error("find its network")]
+    FindNetwork,
+    /// Creating the TUN device (3 and 4).
+    #[error("create its TUN device")]
+    CreateTun,
+    /// Parsing the NAT64 prefix (5).
+    #[error("parse the NAT64 prefix")]
+    ParsePrefix,
+    /// Picking an IPv4 address (5).
+    #[error("pick an IPv4 address")]
+    PickV4,
+    /// Making an IPv6 address (5).
+    #[error("make an IPv6 address")]
+    MakeV6,
+    /// Adding the drop rule (7).
+    #[error("add the drop rule")]
+    AddRule,
+    /// Starting clatd (8).
+    #[error("start clatd")]
+    Spawn,
+    /// Waiting for clatd to set up the TUN device (standalone only).
+    #[error("wait for clatd")]
+    AwaitClatd,
+    /// Setting the default route (standalone only).
+    #[error("set the IPv4 default route")]
+    AddRoute,
+    /// Beginning to watch over clatd (10).
+    #[error("watch over clatd")]
+    Supervise,
+}
+
+/// A request that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{iface}: cannot {step}: {cause}")]
+pub struct Error {
+    /// What it amounts to.
+    pub errno: Errno,
+    /// The interface, printable whatever the caller gave.
+    pub iface: String,
+    /// The step that failed.
+    pub step: Step,
+    /// What happened there, and what helps.
+    pub cause: String,
+}
+
+impl Error {
+    /// An error of `step` on `iface`.
+    pub fn new(errno: Errno, iface: impl ToString, step: Step, cause: impl ToString) -> Self {
+        Self { errno, iface: iface.to_string(), step, cause: cause.to_string() }
+    }
+
+    /// An error of the host in `step`; EIO where the system gave no number.
+    pub fn io(error: &io::Error, iface: impl ToString, step: Step) -> Self {
+        Self::new(errno_of(error), iface, step, error)
+    }
+}
+
+/// The number of an I/O error, also of one with words of its own.
+fn errno_of(error: &io::Error) -> Errno {
+    let raw = error.raw_os_error().map(Errno::from_raw);
+    let worded = || error.get_ref()?.downcast_ref::<Worded>().map(|worded| worded.errno);
+    raw.or_else(worded).unwrap_or(Errno::EIO)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Worded {
+    errno: Errno,
+    message: String,
+}
+
+/// An I/O error with a number and words of its own.
+pub fn worded(errno: Errno, message: impl Into<String>) -> io::Error {
+    io::Error::new(io::Error::from(errno).kind(), Worded { errno, message: message.into() })
+}
+
+/// Puts `what` in front of an error; its number stays.
+pub fn explain(error: impl Into<io::Error>, what: impl std::fmt::Display) -> io::Error {
+    let error = error.into();
+    worded(errno_of(&error), format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explained_error_keeps_its_number() {
+        let error = explain(Errno::EPERM, "/dev/net/tun");
+        assert_eq!(errno_of(&error), Errno::EPERM);
+        assert_eq!(error.to_string(), "/dev/net/tun: Operation not permitted (os error 1)");
+        assert_eq!(errno_of(&io::Error::other("no number")), Errno::EIO);
+        let error = Error::io(&error, "wlan0", Step::CreateTun);
+        assert_eq!(
+            error.to_string(),
+            "wlan0: cannot create its TUN device: /dev/net/tun: Operation not permitted (os error 1)"
+        );
+    }
+}

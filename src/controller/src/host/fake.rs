@@ -1,0 +1,267 @@
+//! A host that exists only in memory, counts what is taken from it, and fails on demand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use clat_xlat::Prefix;
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{
+    Child, ClatdArgs, Devices, EgressEntry, Firewall, IngressEntry, Links, Offload, Processes,
+    System, Traffic,
+};
+use crate::ebpf_mode::KernelVersion;
+use crate::fwmark::Fwmark;
+use crate::names::IfaceName;
+
+/// What can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    CreateTun,
+    DisableIpv6,
+    HasAddress,
+    Source,
+    Random,
+    Chain,
+    Rule,
+    Spawn,
+    IsConfigured,
+    Route,
+    Traffic,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Inner {
+    pub(crate) links: BTreeMap<String, u32>,
+    pub(crate) addresses: BTreeSet<Ipv4Addr>,
+    pub(crate) source: Option<Ipv6Addr>,
+    pub(crate) faults: BTreeMap<Fault, Errno>,
+    /// What is taken and not given back, as text.
+    pub(crate) live: BTreeSet<String>,
+    /// What happened, in order: `+` taken, `-` given back.
+    pub(crate) log: Vec<String>,
+    /// The clatds that run, by process id.
+    pub(crate) children: BTreeMap<i32, Arc<EventFd>>,
+    pub(crate) spawned: Vec<ClatdArgs>,
+    next: u32,
+    /// Whether a new clatd sets up its device.
+    pub(crate) lazy_clatd: bool,
+    pub(crate) dead_on_arrival: bool,
+    pub(crate) properties: BTreeMap<String, String>,
+    /// How long making a device takes.
+    pub(crate) tun_delay: Duration,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeHost(Arc<Mutex<Inner>>);
+
+/// Something that the host lent out.
+#[derive(Debug)]
+pub(crate) struct Held {
+    host: FakeHost,
+    name: String,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut inner = self.host.inner();
+        assert!(inner.live.remove(&self.name), "{} twice", self.name);
+        inner.log.push(format!("-{}", self.name));
+        if let Some(link) = self.name.strip_prefix("tun ") {
+            inner.links.remove(link);
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct FakeChild {
+    held: Held,
+    pid: i32,
+    ended: Arc<EventFd>,
+}
+
+impl Drop for FakeChild {
+    fn drop(&mut self) {
+        self.held.host.inner().children.remove(&self.pid);
+    }
+}
+
+impl AsFd for FakeChild {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+}
+
+impl Child for FakeChild {
+    fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    fn reap(&mut self) -> String {
+        "was told to die".to_owned()
+    }
+}
+
+impl FakeHost {
+    pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("no panic in the fake host")
+    }
+
+    pub(crate) fn add_link(&self, name: &str, index: u32) {
+        self.inner().links.insert(name.to_owned(), index);
+    }
+
+    /// A host with an uplink of this name that has a usable address.
+    pub(crate) fn with_uplink(name: &str) -> Self {
+        let host = Self::default();
+        host.add_link(name, 21);
+        host.inner().source = "2001:db8:1:2::5".parse().ok();
+        host.inner().next = 100;
+        host
+    }
+
+    /// The clatd with this process id dies.
+    pub(crate) fn kill(&self, pid: i32) {
+        self.inner().children[&pid].write(1).expect("an eventfd");
+    }
+
+    fn fault(&self, fault: Fault) -> io::Result<()> {
+        self.inner().faults.get(&fault).map_or(Ok(()), |errno| Err((*errno).into()))
+    }
+
+    fn hold(&self, name: String) -> Held {
+        let mut inner = self.inner();
+        inner.log.push(format!("+{name}"));
+        assert!(inner.live.insert(name.clone()), "{name} is there already");
+        Held { host: self.clone(), name }
+    }
+}
+
+impl System for FakeHost {
+    fn property(&self, name: &str) -> Option<String> {
+        self.inner().properties.get(name).cloned()
+    }
+
+    fn kernel_version(&self) -> KernelVersion {
+        KernelVersion(6, 1)
+    }
+
+    fn random(&self) -> io::Result<[u8; 8]> {
+        self.fault(Fault::Random)?;
+        Ok([0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88])
+    }
+}
+
+impl Links for FakeHost {
+    type Route = Held;
+
+    fn index_of(&self, iface: &IfaceName) -> Option<u32> {
+        self.inner().links.get(iface.as_str()).copied()
+    }
+
+    fn name_of(&self, index: u32) -> Option<String> {
+        self.inner().links.iter().find(|(_, i)| **i == index).map(|(name, _)| name.clone())
+    }
+
+    fn has_address(&self, addr: Ipv4Addr) -> io::Result<bool> {
+        self.fault(Fault::HasAddress)?;
+        Ok(self.inner().addresses.contains(&addr))
+    }
+
+    fn source_towards(&self, _: &IfaceName, _: Fwmark, _: Ipv6Addr) -> io::Result<Ipv6Addr> {
+        self.fault(Fault::Source)?;
+        self.inner().source.ok_or_else(|| Errno::ENETUNREACH.into())
+    }
+
+    fn disable_ipv6(&self, _: &IfaceName) -> io::Result<()> {
+        self.fault(Fault::DisableIpv6)
+    }
+
+    fn traffic(&self, _: u32) -> io::Result<Traffic> {
+        self.fault(Fault::Traffic)?;
+        Ok(Traffic { tx_packets: 1, tx_bytes: 20, rx_packets: 3, rx_bytes: 400 })
+    }
+
+    fn is_configured(&self, _: &IfaceName, _: Ipv4Addr) -> io::Result<bool> {
+        self.fault(Fault::IsConfigured)?;
+        Ok(!self.inner().lazy_clatd)
+    }
+
+    fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Held> {
+        self.fault(Fault::Route)?;
+        Ok(self.hold(format!("route by {index} from {source} metric {metric}")))
+    }
+}
+
+impl Devices for FakeHost {
+    type Tun = Held;
+
+    fn create_tun(&self, name: &IfaceName) -> io::Result<Held> {
+        let delay = self.inner().tun_delay;
+        std::thread::sleep(delay);
+        self.fault(Fault::CreateTun)?;
+        let held = self.hold(format!("tun {name}"));
+        let mut inner = self.inner();
+        inner.next += 1;
+        let index = inner.next;
+        inner.links.insert(name.to_string(), index);
+        Ok(held)
+    }
+}
+
+impl Firewall for FakeHost {
+    type Chain = Held;
+    type Rule = Held;
+
+    fn chain(&self) -> io::Result<Held> {
+        self.fault(Fault::Chain)?;
+        Ok(self.hold("chain".to_owned()))
+    }
+
+    fn drop_rule(&self, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Held> {
+        self.fault(Fault::Rule)?;
+        Ok(self.hold(format!("rule {uplink} {prefix} {v6}")))
+    }
+}
+
+impl Processes for FakeHost {
+    type Child = FakeChild;
+
+    fn spawn_clatd(&self, args: &ClatdArgs, tun: &Held) -> io::Result<FakeChild> {
+        self.fault(Fault::Spawn)?;
+        assert_eq!(tun.name, format!("tun v4-{}", args.uplink));
+        let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let pid = {
+            let mut inner = self.inner();
+            inner.next += 1;
+            let pid = i32::try_from(inner.next).expect("small");
+            inner.children.insert(pid, Arc::clone(&ended));
+            inner.spawned.push(args.clone());
+            if inner.dead_on_arrival {
+                ended.write(1)?;
+            }
+            pid
+        };
+        Ok(FakeChild { held: self.hold(format!("clatd {}", args.uplink)), pid, ended })
+    }
+
+    fn clatd_patience(&self) -> Duration {
+        Duration::from_millis(100)
+    }
+}
+
+impl Offload for FakeHost {
+    fn ingress_map(&self) -> Option<io::Result<Vec<IngressEntry>>> {
+        None
+    }
+
+    fn egress_map(&self) -> Option<io::Result<Vec<EgressEntry>>> {
+        None
+    }
+}

@@ -1,0 +1,217 @@
+//! The host as it is: Linux, with or without Android on it.
+
+mod firewall;
+mod links;
+mod netlink;
+mod process;
+mod reconcile;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use clat_tun::Tun;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{Devices, Offload, System};
+use crate::ebpf_mode::{KernelVersion, NEWEST_API_LEVEL};
+use crate::errors::{explain, worded};
+use crate::names::IfaceName;
+
+/// Where programs are looked for, whatever PATH says.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/system/bin";
+
+/// The machine that this process runs on, seen from the network namespace of the thread that asks.
+#[derive(Debug)]
+pub struct LinuxHost {
+    clatd: PathBuf,
+    properties: BTreeMap<String, String>,
+}
+
+impl LinuxHost {
+    /// A host that starts `clatd` for its CLATs, and whose system properties are `properties`.
+    #[must_use]
+    pub fn new(clatd: PathBuf, properties: BTreeMap<String, String>) -> Self {
+        Self { clatd, properties }
+    }
+
+    /// Removes what a controller left behind that was killed: clatd processes, with them their TUN devices and
+    /// routes, and the chain of the drop rules. To be called before the first CLAT, under a [`NamespaceLock`].
+    pub fn reconcile(&self) {
+        reconcile::end_orphans();
+        if !firewall::IS_NETDS {
+            if let Err(e) = firewall::remove_leftovers() {
+                log::warn!("cannot look for firewall rules of a former life: {e}");
+            }
+        }
+    }
+}
+
+/// The properties of a machine that is no Android device: of the newest level, unless `first_api_level` or the
+/// `ro.*=…` lines of a build.prop file say otherwise.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn properties(
+    build_prop: Option<&Path>,
+    first_api_level: Option<u32>,
+) -> io::Result<BTreeMap<String, String>> {
+    let text = match build_prop {
+        Some(path) => fs::read_to_string(path).map_err(|e| explain(e, path.display()))?,
+        None => format!("ro.product.first_api_level={NEWEST_API_LEVEL}"),
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let pairs = lines.filter_map(|line| line.split_once('='));
+    let mut properties: BTreeMap<_, _> =
+        pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect();
+    if let Some(level) = first_api_level {
+        properties.insert("ro.product.first_api_level".to_owned(), level.to_string());
+    }
+    Ok(properties)
+}
+
+/// Shows that this is the only controller in its network namespace; two would share the firewall's chain and the pool
+/// of addresses. Given back when dropped, or by the kernel when the process dies.
+#[derive(Debug)]
+pub struct NamespaceLock {
+    path: PathBuf,
+    _file: Flock<File>,
+}
+
+impl NamespaceLock {
+    /// Takes the lock, a file in `dir`.
+    ///
+    /// # Errors
+    /// EBUSY when another controller has it; those of the file system.
+    pub fn take(dir: &Path) -> io::Result<Self> {
+        let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
+        let path = dir.join(format!("netns-{namespace}.lock"));
+        loop {
+            let file = File::options().create(true).truncate(false).write(true).open(&path);
+            let file = file.map_err(|e| explain(e, path.display()))?;
+            let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(
+                |(_, errno)| match errno {
+                    Errno::EAGAIN => worded(
+                        Errno::EBUSY,
+                        format!(
+                            "another clat_controller runs in this network namespace (it holds {})",
+                            path.display()
+                        ),
+                    ),
+                    errno => explain(errno, path.display()),
+                },
+            )?;
+            // The last holder may have removed the file between our open and our lock.
+            let is_there = fs::metadata(&path).is_ok_and(|there| {
+                file.metadata()
+                    .is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+            });
+            if is_there {
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for NamespaceLock {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_file(&self.path) {
+            log::warn!("{}: {e}", self.path.display());
+        }
+    }
+}
+
+impl System for LinuxHost {
+    fn property(&self, name: &str) -> Option<String> {
+        self.properties.get(name).cloned()
+    }
+
+    fn kernel_version(&self) -> KernelVersion {
+        let release =
+            nix::sys::utsname::uname().map(|uname| uname.release().to_string_lossy().into_owned());
+        release.unwrap_or_default().parse().unwrap_or_else(|e| {
+            log::error!("cannot read the kernel's version: {e}");
+            KernelVersion(0, 0)
+        })
+    }
+
+    fn random(&self) -> io::Result<[u8; 8]> {
+        let mut bytes = [0; 8];
+        // SAFETY: the pointer and the length are those of an array that lives through the call.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        // Up to 256 bytes come whole (getrandom(2)).
+        Errno::result(got)?;
+        Ok(bytes)
+    }
+}
+
+impl Devices for LinuxHost {
+    type Tun = Tun;
+
+    fn create_tun(&self, name: &IfaceName) -> io::Result<Tun> {
+        Tun::create(name.as_str(), clat_tun::Options::default())
+            .map_err(|e| worded(e.errno(), e.to_string()))
+    }
+}
+
+impl Offload for LinuxHost {}
+
+/// Finds a program in [`PATH`].
+fn find_program(name: &str) -> io::Result<PathBuf> {
+    PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file()).ok_or_else(
+        || {
+            worded(
+                Errno::ENOENT,
+                format!("{name} is not installed (on Debian: apt-get install iptables)"),
+            )
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_of_a_build_prop() {
+        let dir = std::env::temp_dir().join(format!("clat-prop-{}", std::process::id()));
+        fs::write(
+            &dir,
+            "# comment=1\n\nro.build.version.sdk=34\n ro.product.first_api_level = 28 \nnonsense\n",
+        )
+        .expect("a file");
+        let host = |level| {
+            LinuxHost::new(PathBuf::new(), properties(Some(&dir), level).expect("readable"))
+        };
+        assert_eq!(host(None).property("ro.build.version.sdk").as_deref(), Some("34"));
+        assert_eq!(host(None).property("ro.product.first_api_level").as_deref(), Some("28"));
+        assert_eq!(host(Some(30)).property("ro.product.first_api_level").as_deref(), Some("30"));
+        assert_eq!(host(None).property("# comment"), None);
+        fs::remove_file(&dir).expect("removed");
+        assert!(properties(Some(&dir), None).is_err());
+        let newest = properties(None, None).expect("no file to read");
+        assert_eq!(newest.get("ro.product.first_api_level"), Some(&NEWEST_API_LEVEL.to_string()));
+    }
+
+    #[test]
+    fn one_controller_a_namespace() {
+        let dir = std::env::temp_dir().join(format!("clat-lock-{}", std::process::id()));
+        fs::create_dir(&dir).expect("a directory");
+        let first = NamespaceLock::take(&dir).expect("free");
+        let second = NamespaceLock::take(&dir).expect_err("taken");
+        assert!(second.to_string().contains("another clat_controller"), "{second}");
+        drop(first);
+        drop(NamespaceLock::take(&dir).expect("free again"));
+        fs::remove_dir(&dir).expect("nothing is left in it");
+    }
+
+    #[test]
+    fn the_kernel_has_a_version_and_chance() {
+        let host = LinuxHost::new(PathBuf::new(), BTreeMap::new());
+        assert!(host.kernel_version() > KernelVersion(4, 0));
+        assert_ne!(host.random().expect("random"), host.random().expect("random"));
+    }
+}

@@ -1,0 +1,256 @@
+//! What the controller needs of the machine it runs on, as small traits. What must be undone is a value whose `Drop`
+//! undoes it. Linux and Android implement them in [`linux`]; tests do so with a host that fails on demand.
+
+pub mod linux;
+
+#[cfg(test)]
+pub(crate) mod fake;
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use clat_xlat::Prefix;
+
+use crate::ebpf_mode::KernelVersion;
+use crate::fwmark::Fwmark;
+use crate::names::IfaceName;
+
+/// All of it.
+pub trait Host:
+    System + Links + Devices + Firewall + Processes + Offload + Send + Sync + 'static
+{
+}
+
+impl<T: System + Links + Devices + Firewall + Processes + Offload + Send + Sync + 'static> Host
+    for T
+{
+}
+
+/// The machine itself.
+pub trait System {
+    /// A system property by its Android name.
+    fn property(&self, name: &str) -> Option<String>;
+
+    /// The kernel's version; 0.0 where it cannot be read.
+    fn kernel_version(&self) -> KernelVersion;
+
+    /// Eight random bytes that nobody can guess.
+    ///
+    /// # Errors
+    /// Those of getrandom(2).
+    fn random(&self) -> io::Result<[u8; 8]>;
+}
+
+/// How much passed an interface since it came to be, seen from the kernel: `tx` is what it sent into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+}
+
+/// Interfaces, addresses and routes.
+pub trait Links {
+    /// A route that goes away when dropped.
+    type Route: Send + 'static;
+
+    /// The index of an interface; `None` when there is none of that name.
+    fn index_of(&self, iface: &IfaceName) -> Option<u32>;
+
+    /// The name of an interface; `None` when there is none of that index.
+    fn name_of(&self, index: u32) -> Option<String>;
+
+    /// Whether an interface has this address.
+    ///
+    /// # Errors
+    /// Those of socket(2).
+    fn has_address(&self, addr: Ipv4Addr) -> io::Result<bool>;
+
+    /// The source address of packets with `mark` to `destination` by `uplink`.
+    ///
+    /// # Errors
+    /// Those of connect(2): ENETUNREACH where there is no route.
+    fn source_towards(
+        &self,
+        uplink: &IfaceName,
+        mark: Fwmark,
+        destination: Ipv6Addr,
+    ) -> io::Result<Ipv6Addr>;
+
+    /// Turns IPv6 off on an interface.
+    ///
+    /// # Errors
+    /// Those of writing a sysctl.
+    fn disable_ipv6(&self, iface: &IfaceName) -> io::Result<()>;
+
+    /// What passed an interface.
+    ///
+    /// # Errors
+    /// ENODEV when it is gone.
+    fn traffic(&self, index: u32) -> io::Result<Traffic>;
+
+    /// Whether the interface is up and has the address.
+    ///
+    /// # Errors
+    /// Those of getifaddrs(3).
+    fn is_configured(&self, iface: &IfaceName, addr: Ipv4Addr) -> io::Result<bool>;
+
+    /// Sets the IPv4 default route by the interface `index`, with `source` as the address to send from. Of several the
+    /// lowest `metric` wins.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route>;
+}
+
+/// TUN devices.
+pub trait Devices {
+    /// A TUN device. It goes away with its last descriptor.
+    type Tun: Send + Sync + 'static;
+
+    /// Opens `/dev/net/tun` and creates a device of exactly this name.
+    ///
+    /// # Errors
+    /// Those of open(2) and TUNSETIFF: EBUSY when the name is taken.
+    fn create_tun(&self, name: &IfaceName) -> io::Result<Self::Tun>;
+}
+
+/// The packet filter.
+pub trait Firewall {
+    /// The chain that drop rules live in; made when first needed and gone when dropped, unless it is netd's.
+    type Chain: Send + 'static;
+
+    /// A rule that goes away when dropped.
+    type Rule: Send + 'static;
+
+    /// Makes sure of the chain.
+    ///
+    /// # Errors
+    /// Those of running ip6tables-restore.
+    fn chain(&self) -> io::Result<Self::Chain>;
+
+    /// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to `v6` on `uplink`
+    /// are dropped.
+    ///
+    /// # Errors
+    /// Those of running ip6tables-restore.
+    fn drop_rule(
+        &self,
+        uplink: &IfaceName,
+        prefix: &Prefix,
+        v6: Ipv6Addr,
+    ) -> io::Result<Self::Rule>;
+}
+
+/// What a clatd is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClatdArgs {
+    /// The uplink.
+    pub uplink: IfaceName,
+    /// Mark of what it sends.
+    pub mark: Fwmark,
+    /// The NAT64 prefix, a /96.
+    pub prefix: Prefix,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+}
+
+impl ClatdArgs {
+    /// The argument list, from `argv[0]` on, for a clatd that finds its TUN device at descriptor `tun`.
+    #[must_use]
+    pub fn argv(&self, tun: i32) -> Vec<String> {
+        let options = [
+            ("-i", self.uplink.to_string()),
+            ("-m", self.mark.to_string()),
+            ("-p", self.prefix.addr().to_string()),
+            ("-4", self.v4.to_string()),
+            ("-6", self.v6.to_string()),
+            ("-t", tun.to_string()),
+        ];
+        let argv0 = format!("clatd-{}", self.uplink);
+        std::iter::once(argv0)
+            .chain(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
+            .collect()
+    }
+}
+
+/// A running process. Its descriptor becomes readable when it ends (pidfd). Dropping it ends and reaps it.
+pub trait Child: AsFd + Send + 'static {
+    /// Its process id.
+    fn pid(&self) -> i32;
+
+    /// Reaps the process after it has ended, and says how it did, for a log line.
+    fn reap(&mut self) -> String;
+}
+
+/// Processes.
+pub trait Processes: Devices {
+    /// A running clatd.
+    type Child: Child;
+
+    /// Starts clatd with a copy of the TUN's descriptor.
+    ///
+    /// # Errors
+    /// Those of posix_spawn(3): ENOENT when the program is not there.
+    fn spawn_clatd(&self, args: &ClatdArgs, tun: &Self::Tun) -> io::Result<Self::Child>;
+
+    /// How long a new clatd gets to set up its TUN device.
+    fn clatd_patience(&self) -> Duration {
+        // Duplicate address detection takes one to two seconds (RFC 4862 §5.4).
+        Duration::from_secs(10)
+    }
+}
+
+/// An entry of the ingress map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressEntry {
+    /// Index of the uplink.
+    pub iif: u32,
+    /// The NAT64 prefix, a /96.
+    pub pfx96: Ipv6Addr,
+    /// The CLAT's IPv6 address.
+    pub local6: Ipv6Addr,
+    /// Index of the TUN device.
+    pub oif: u32,
+    /// The CLAT's IPv4 address.
+    pub local4: Ipv4Addr,
+}
+
+/// An entry of the egress map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressEntry {
+    /// Index of the TUN device.
+    pub iif: u32,
+    /// The CLAT's IPv4 address.
+    pub local4: Ipv4Addr,
+    /// Index of the uplink.
+    pub oif: u32,
+    /// The CLAT's IPv6 address.
+    pub local6: Ipv6Addr,
+    /// The NAT64 prefix, a /96.
+    pub pfx96: Ipv6Addr,
+    /// Whether the uplink has Ethernet headers.
+    pub oif_is_ethernet: bool,
+}
+
+/// The translation in the kernel. For now it can only be looked at.
+pub trait Offload {
+    /// The ingress map; `None` where there is none.
+    fn ingress_map(&self) -> Option<io::Result<Vec<IngressEntry>>> {
+        None
+    }
+
+    /// The egress map; `None` where there is none.
+    fn egress_map(&self) -> Option<io::Result<Vec<EgressEntry>>> {
+        None
+    }
+}

@@ -1,0 +1,107 @@
+//! `clat_controller`: starts and stops CLATs for whoever asks on its socket.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{anyhow, Context, Result};
+use clap::Parser;
+use clat_controller::controller::Controller;
+use clat_controller::host::linux::{properties, LinuxHost, NamespaceLock};
+use clat_controller::service::ClatdService;
+use clat_controller::{binder_adapter, DEFAULT_SOCKET, SERVICE_NAME};
+use nix::sys::signal::{SigSet, Signal};
+
+/// Where clatd is, when it is not beside this program.
+const CLATD_PLACES: [&str; 4] =
+    ["/usr/libexec/clat/clatd", "/usr/local/bin/clatd", "/usr/bin/clatd", "/system/bin/clatd"];
+
+/// Where the lock of the network namespace is, whatever socket is used.
+const RUN_DIR: &str = "/run/clat";
+
+/// Starts and stops 464XLAT (RFC 6877) on network interfaces, for clients on a Unix socket.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Where to listen (mode 0660; the group is that of the controller)
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// The clatd to start [default: beside this program, else where it is usually installed]
+    #[arg(long, value_name = "PATH")]
+    clatd: Option<PathBuf>,
+    /// Work without netd: every interface has a network, and the IPv4 default route is set (the default off Android)
+    #[arg(long, overrides_with = "no_standalone")]
+    standalone: bool,
+    /// Work with netd, which tells which interface belongs to which network (the default on Android)
+    #[arg(long)]
+    no_standalone: bool,
+    /// One more user who may call, besides root, system (1000) and network_stack (1073)
+    #[arg(long, value_name = "UID")]
+    allow_uid: Vec<u32>,
+    /// The API level that the device was first sold with, for the choice of the eBPF mode
+    #[arg(long, value_name = "N")]
+    first_api_level: Option<u32>,
+    /// A build.prop file to take ro.product.first_api_level and ro.build.version.sdk from
+    #[arg(long, value_name = "FILE")]
+    build_prop: Option<PathBuf>,
+}
+
+fn main() {
+    if let Err(e) = try_main() {
+        log::error!("{e:#}");
+        std::process::exit(1);
+    }
+}
+
+fn try_main() -> Result<()> {
+    let args = Args::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+
+    // Blocked in every thread from the first on, and waited for below. clatd gets an empty mask.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block().context("cannot block signals")?;
+
+    let standalone = args.standalone || !(args.no_standalone || cfg!(target_os = "android"));
+    let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
+    let properties = properties(args.build_prop.as_deref(), args.first_api_level)?;
+    let host = LinuxHost::new(clatd, properties);
+
+    make_dir(Path::new(RUN_DIR))?;
+    make_dir(args.socket.parent().ok_or_else(|| anyhow!("--socket needs a path of a file"))?)?;
+    let _lock = NamespaceLock::take(Path::new(RUN_DIR))?;
+    host.reconcile();
+
+    let controller = Arc::new(Controller::new(Arc::new(host), standalone));
+    let service =
+        binder_adapter::new_binder(ClatdService::new(Arc::clone(&controller), args.allow_uid));
+    let server = binder_adapter::serve(&args.socket, SERVICE_NAME, service)?;
+    log::info!("ready on unix://{}", args.socket.display());
+
+    let signal = signals.wait().context("cannot wait for signals")?;
+    log::info!("{signal}: stopping");
+    // First the CLATs: a client that waits for a start or a stop still gets its answer.
+    controller.shut_down();
+    drop(server);
+    Ok(())
+}
+
+/// A directory that others may not even look into, unless it exists.
+fn make_dir(dir: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(dir)
+        .with_context(|| format!("cannot make {}", dir.display()))
+}
+
+fn find_clatd() -> Result<PathBuf> {
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("clatd"));
+    beside
+        .into_iter()
+        .chain(CLATD_PLACES.map(PathBuf::from))
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            anyhow!("clatd is neither beside clat_controller nor installed; say where with --clatd")
+        })
+}

@@ -1,0 +1,119 @@
+//! The binder service: checks who calls, and turns requests and errors into what the transport carries.
+
+use std::sync::Arc;
+
+use crate::binder_adapter::{
+    calling_uid, security, service_specific, BinderResult, ClatStatus, ControllerStatus,
+    IClatdController, Interface, Status,
+};
+use crate::controller::{Controller, Running};
+use crate::errors::Error;
+use crate::host::Host;
+
+/// Who may call on every machine: root, system and network_stack (AOSP, android_filesystem_config.h).
+pub const CALLERS: [u32; 3] = [0, 1000, 1073];
+
+/// A controller as a binder service.
+pub struct ClatdService<H: Host> {
+    controller: Arc<Controller<H>>,
+    more_callers: Vec<u32>,
+}
+
+impl<H: Host> ClatdService<H> {
+    /// A service for [`CALLERS`] and `more_callers`, by their user ids.
+    #[must_use]
+    pub fn new(controller: Arc<Controller<H>>, more_callers: Vec<u32>) -> Self {
+        Self { controller, more_callers }
+    }
+
+    /// The controller, for a caller who may.
+    fn for_caller(&self) -> BinderResult<&Controller<H>> {
+        let uid = calling_uid();
+        if CALLERS.contains(&uid) || self.more_callers.contains(&uid) {
+            return Ok(&self.controller);
+        }
+        log::warn!("refused a call by uid {uid}");
+        Err(security(&format!("uid {uid} may not use the CLAT controller")))
+    }
+}
+
+/// Logs the error, and tells the caller the same.
+fn to_status(error: Error) -> Status {
+    log::error!("{error}");
+    service_specific(error.errno, &error.to_string())
+}
+
+/// AIDL has no unsigned numbers; what does not fit is as large as can be.
+fn signed<S: TryFrom<u64> + Max>(number: impl Into<u64>) -> S {
+    S::try_from(number.into()).unwrap_or(S::MAX)
+}
+
+trait Max {
+    const MAX: Self;
+}
+impl Max for i32 {
+    const MAX: Self = i32::MAX;
+}
+impl Max for i64 {
+    const MAX: Self = i64::MAX;
+}
+
+impl From<Running> for ClatStatus {
+    fn from(running: Running) -> Self {
+        let Running { clat, pid, restarts, traffic } = running;
+        let traffic = traffic.unwrap_or_default();
+        Self {
+            iface: clat.iface.to_string(),
+            ifIndex: signed(clat.index),
+            v4iface: clat.v4iface.to_string(),
+            v4ifIndex: signed(clat.v4index),
+            nat64Prefix: clat.prefix.to_string(),
+            v4: clat.v4.to_string(),
+            v6: clat.v6.to_string(),
+            fwmark: signed(clat.mark.bits()),
+            pid,
+            restarts: signed(restarts),
+            uptimeMillis: i64::try_from(clat.since.elapsed().as_millis()).unwrap_or(i64::MAX),
+            txPackets: signed(traffic.tx_packets),
+            txBytes: signed(traffic.tx_bytes),
+            rxPackets: signed(traffic.rx_packets),
+            rxBytes: signed(traffic.rx_bytes),
+        }
+    }
+}
+
+impl<H: Host> Interface for ClatdService<H> {}
+
+#[allow(non_snake_case)] // AIDL's names
+impl<H: Host> IClatdController for ClatdService<H> {
+    fn clatdStart(&self, ifName: &str, nat64Prefix: &str) -> BinderResult<String> {
+        let v6 = self.for_caller()?.start(ifName, nat64Prefix).map_err(to_status)?;
+        Ok(v6.to_string())
+    }
+
+    fn clatdStop(&self, ifName: &str) -> BinderResult<()> {
+        self.for_caller()?.stop(ifName).map_err(to_status)
+    }
+
+    fn networkAddInterface(&self, netId: i32, iface: &str) -> BinderResult<()> {
+        self.for_caller()?.add_interface(netId, iface).map_err(to_status)
+    }
+
+    fn networkRemoveInterface(&self, netId: i32, iface: &str) -> BinderResult<()> {
+        self.for_caller()?.remove_interface(netId, iface).map_err(to_status)
+    }
+
+    fn getStatus(&self) -> BinderResult<ControllerStatus> {
+        let controller = self.for_caller()?;
+        Ok(ControllerStatus {
+            pid: i32::try_from(std::process::id()).unwrap_or(0),
+            ebpfMode: controller.ebpf_mode().to_string(),
+            standalone: controller.is_standalone(),
+            clats: controller.running().into_iter().map(ClatStatus::from).collect(),
+        })
+    }
+
+    fn dumpText(&self) -> BinderResult<String> {
+        Ok(self.for_caller()?.dump())
+    }
+}

@@ -1,0 +1,155 @@
+//! Watches over one clatd: a death is noticed at once, and a new one is started with the same addresses, sooner at
+//! first and then ever later.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::host::Child;
+
+/// Waiting time before the first restart.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// Waiting time that it doubles up to.
+const LONGEST: Duration = Duration::from_secs(30);
+/// A clatd that lived this long has earned a fresh start.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// What others may know of a supervised clatd.
+#[derive(Debug, Default)]
+struct Shared {
+    pid: AtomicI32,
+    restarts: AtomicU32,
+}
+
+/// A clatd that is started again when it dies. Dropping it ends it for good.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Supervisor {
+    /// Takes over `child`. `respawn` starts its successors; `name` is for the log.
+    pub(crate) fn watch<C: Child>(
+        name: String,
+        child: C,
+        respawn: impl FnMut() -> io::Result<C> + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        shared.pid.store(child.pid(), Ordering::Relaxed);
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let watch = Watch {
+            name,
+            respawn,
+            shared: Arc::clone(&shared),
+            stop: Arc::clone(&stop),
+            delay: SHORTEST,
+        };
+        let thread =
+            thread::Builder::new().name("clatd-watch".into()).spawn(move || watch.run(child))?;
+        Ok(Self { shared, stop, thread: Some(thread) })
+    }
+
+    /// The process id of the clatd that runs now; 0 while there is none.
+    pub(crate) fn pid(&self) -> i32 {
+        self.shared.pid.load(Ordering::Relaxed)
+    }
+
+    /// How often it was started again.
+    pub(crate) fn restarts(&self) -> u32 {
+        self.shared.restarts.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if let Err(e) = self.stop.write(1) {
+            log::error!("cannot tell the thread that watches over clatd to stop: {e}");
+            return;
+        }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the thread that watched over clatd panicked");
+        }
+    }
+}
+
+/// The thread's side.
+struct Watch<F> {
+    name: String,
+    respawn: F,
+    shared: Arc<Shared>,
+    stop: Arc<EventFd>,
+    delay: Duration,
+}
+
+impl<C: Child, F: FnMut() -> io::Result<C>> Watch<F> {
+    fn run(mut self, mut child: C) {
+        loop {
+            let started = Instant::now();
+            if wait(&[self.stop.as_fd(), child.as_fd()], None) == Some(0) {
+                return;
+            }
+            self.shared.pid.store(0, Ordering::Relaxed);
+            let pid = child.pid();
+            log::warn!("clatd on {} (pid {pid}) {}", self.name, child.reap());
+            drop(child);
+            if started.elapsed() >= STEADY {
+                self.delay = SHORTEST;
+            }
+            child = match self.restart() {
+                Some(child) => child,
+                None => return,
+            };
+        }
+    }
+
+    /// Starts a successor, until it works; `None` when told to stop.
+    fn restart(&mut self) -> Option<C> {
+        loop {
+            if wait(&[self.stop.as_fd()], Some(self.delay)).is_some() {
+                return None;
+            }
+            self.delay = (self.delay * 2).min(LONGEST);
+            match (self.respawn)() {
+                Ok(child) => {
+                    self.shared.restarts.fetch_add(1, Ordering::Relaxed);
+                    self.shared.pid.store(child.pid(), Ordering::Relaxed);
+                    log::info!("clatd on {} started again with pid {}", self.name, child.pid());
+                    return Some(child);
+                }
+                Err(e) => log::error!("cannot start clatd on {} again: {e}", self.name),
+            }
+        }
+    }
+}
+
+/// Waits until one of `fds` is readable and says which, the first of several; `None` when time is up.
+pub(crate) fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Option<usize> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // Rounded up, or the last millisecond would be a busy loop.
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+        });
+        let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+        match poll(&mut polled, timeout) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return None,
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return polled.iter().position(|fd| fd.any().unwrap_or(true)),
+            Err(e) => {
+                // Only ENOMEM is left. Not to be answered with a busy loop.
+                log::error!("poll: {e}");
+                std::thread::sleep(SHORTEST);
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! All that one running CLAT holds, and how it comes to hold it.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clat_xlat::{Prefix, PrefixError};
+use nix::errno::Errno;
+
+use crate::address::{self, Lease, Pool};
+use crate::errors::{worded, Error, Step};
+use crate::fwmark::Fwmark;
+use crate::host::{ClatdArgs, Host};
+use crate::names::IfaceName;
+use crate::supervisor::{wait, Supervisor};
+
+/// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one, and unlike one another.
+const ROUTE_METRIC: u32 = 2048;
+
+/// What a CLAT is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clat {
+    /// The uplink.
+    pub iface: IfaceName,
+    /// Its index.
+    pub index: u32,
+    /// The TUN device.
+    pub v4iface: IfaceName,
+    /// Its index.
+    pub v4index: u32,
+    /// The NAT64 prefix.
+    pub prefix: Prefix,
+    /// The CLAT's IPv4 address.
+    pub v4: Ipv4Addr,
+    /// The CLAT's IPv6 address.
+    pub v6: Ipv6Addr,
+    /// Mark of the packets it sends.
+    pub mark: Fwmark,
+    /// When it was started.
+    pub since: Instant,
+}
+
+/// A running CLAT. The fields are in the order in which they have to go, which is the order that Rust drops them in:
+/// the reverse of how they came.
+pub(crate) struct Tracker<H: Host> {
+    _route: Option<H::Route>,
+    pub(crate) clatd: Supervisor,
+    _rule: H::Rule,
+    _lease: Lease,
+    _tun: Arc<H::Tun>,
+    pub(crate) clat: Clat,
+}
+
+/// What [`Tracker::start`] needs besides the host.
+pub(crate) struct Request<'r> {
+    pub(crate) iface: IfaceName,
+    pub(crate) v4iface: IfaceName,
+    pub(crate) index: u32,
+    pub(crate) net_id: u16,
+    pub(crate) prefix: &'r str,
+    /// Whether the default route is ours to set.
+    pub(crate) standalone: bool,
+}
+
+impl<H: Host> Tracker<H> {
+    /// Steps 3 to 10 of DESIGN §3.2. Returning early is the rollback: what was taken is dropped, last first.
+    pub(crate) fn start(
+        host: &Arc<H>,
+        pool: &Arc<Pool>,
+        need_chain: impl FnOnce() -> io::Result<()>,
+        request: Request<'_>,
+    ) -> Result<Self, Error> {
+        let Request { iface, v4iface, index, net_id, prefix, standalone } = request;
+        let fail = |errno, step, cause: &str| Error::new(errno, &iface, step, cause);
+        let failed = |step| {
+            let iface = iface.clone();
+            move |e: io::Error| Error::io(&e, &iface, step)
+        };
+
+        let tun = Arc::new(host.create_tun(&v4iface).map_err(failed(Step::CreateTun))?);
+        let v4index = host.index_of(&v4iface).ok_or_else(|| {
+            fail(Errno::ENODEV, Step::CreateTun, "it vanished as soon as it was there")
+        })?;
+        if let Err(e) = host.disable_ipv6(&v4iface) {
+            log::warn!("{v4iface}: cannot turn IPv6 off: {e}");
+        }
+
+        let prefix = parse_prefix(prefix)
+            .map_err(|(errno, cause)| fail(errno, Step::ParsePrefix, &cause))?;
+        let taken = |addr| {
+            host.has_address(addr).unwrap_or_else(|e| {
+                log::warn!("cannot tell whether {addr} is taken: {e}");
+                true
+            })
+        };
+        let lease = pool.lease(taken).ok_or_else(|| {
+            let cause = format!("all of {}/{} are taken", address::FIRST_V4, address::POOL_LEN);
+            fail(Errno::EADDRNOTAVAIL, Step::PickV4, &cause)
+        })?;
+        let v4 = lease.addr();
+        let mark = Fwmark::new(net_id);
+        let source = host.source_towards(&iface, mark, prefix.addr()).map_err(|e| {
+            fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("no way to {prefix} by it: {e}"))
+        })?;
+        if !address::is_usable_source(source) {
+            let cause = format!("it has no global IPv6 address, only {source}");
+            return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &cause));
+        }
+        let random = host.random().map_err(failed(Step::MakeV6))?;
+        let v6 = address::make_checksum_neutral(source, random, v4, &prefix);
+
+        need_chain().map_err(failed(Step::AddRule))?;
+        let rule = host.drop_rule(&iface, &prefix, v6).map_err(failed(Step::AddRule))?;
+
+        let args = ClatdArgs { uplink: iface.clone(), mark, prefix, v4, v6 };
+        let child = host.spawn_clatd(&args, &tun).map_err(failed(Step::Spawn))?;
+
+        let route = if standalone {
+            await_clatd(host.as_ref(), &child, &v4iface, v4).map_err(failed(Step::AwaitClatd))?;
+            let metric = ROUTE_METRIC.saturating_add(index);
+            Some(host.default_route(v4index, v4, metric).map_err(failed(Step::AddRoute))?)
+        } else {
+            None
+        };
+
+        let respawn = {
+            let (host, tun) = (Arc::clone(host), Arc::clone(&tun));
+            move || host.spawn_clatd(&args, &tun)
+        };
+        let clatd = Supervisor::watch(iface.to_string(), child, respawn)
+            .map_err(failed(Step::Supervise))?;
+        log::info!("clatd pid {} started on {iface}: {v4} is {v6} towards {prefix}", clatd.pid());
+        let clat =
+            Clat { iface, index, v4iface, v4index, prefix, v4, v6, mark, since: Instant::now() };
+        Ok(Self { _route: route, clatd, _rule: rule, _lease: lease, _tun: tun, clat })
+    }
+}
+
+/// Waits until clatd has given the device its address: a route by it could not be set before.
+fn await_clatd<H: Host>(
+    host: &H,
+    child: &H::Child,
+    v4iface: &IfaceName,
+    v4: Ipv4Addr,
+) -> io::Result<()> {
+    const STEP: Duration = Duration::from_millis(20);
+    let deadline = Instant::now() + host.clatd_patience();
+    while !host.is_configured(v4iface, v4)? {
+        if wait(&[child.as_fd()], Some(STEP)).is_some() {
+            return Err(io::Error::other(format!(
+                "it ended before {v4iface} was set up; its log says why"
+            )));
+        }
+        if Instant::now() > deadline {
+            let cause = format!("{v4iface} still has no address {v4}");
+            return Err(worded(Errno::ETIMEDOUT, cause));
+        }
+    }
+    Ok(())
+}
+
+/// A NAT64 prefix that a CLAT can use.
+fn parse_prefix(text: &str) -> Result<Prefix, (Errno, String)> {
+    let shown: String = text.escape_debug().take(64).collect();
+    let prefix: Prefix = text.parse().map_err(|e: PrefixError| {
+        let errno = if e == PrefixError::Ipv4 { Errno::EAFNOSUPPORT } else { Errno::EINVAL };
+        (errno, format!("\"{shown}\": {e}"))
+    })?;
+    if prefix.bits() != 96 {
+        return Err((Errno::EINVAL, format!("\"{shown}\": a CLAT needs a /96")));
+    }
+    Ok(prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes() {
+        assert_eq!(parse_prefix("64:ff9b::/96"), Ok(Prefix::WELL_KNOWN));
+        for (text, errno) in [
+            ("", Errno::EINVAL),
+            ("64:ff9b::", Errno::EINVAL),
+            ("64:ff9b::/", Errno::EINVAL),
+            ("64:ff9b::/096x", Errno::EINVAL),
+            ("64:ff9b::/+96", Errno::EINVAL),
+            ("64:ff9b::/ 96", Errno::EINVAL),
+            (" 64:ff9b::/96", Errno::EINVAL),
+            ("64:ff9b::/96\n", Errno::EINVAL),
+            ("64:ff9b::%eth0/96", Errno::EINVAL),
+            ("wlan0", Errno::EINVAL),
+            ("/96", Errno::EINVAL),
+            ("64:ff9b::/64", Errno::EINVAL),
+            ("64:ff9b::/95", Errno::EINVAL),
+            ("64:ff9b::/128", Errno::EINVAL),
+            ("64:ff9b::/4294967392", Errno::EINVAL),
+            ("64:ff9b::1/96", Errno::EINVAL),
+            ("2001:db8:0:0:ff00::/96", Errno::EINVAL),
+            ("192.0.2.0/24", Errno::EAFNOSUPPORT),
+            ("192.0.2.0/96", Errno::EAFNOSUPPORT),
+        ] {
+            assert_eq!(parse_prefix(text).map_err(|(errno, _)| errno), Err(errno), "{text:?}");
+        }
+        let (_, cause) = parse_prefix("a\nb").expect_err("not a prefix");
+        assert!(!cause.contains('\n'), "{cause:?}");
+        let (_, cause) = parse_prefix(&"x".repeat(1 << 20)).expect_err("not a prefix");
+        assert!(cause.len() < 200, "{} bytes", cause.len());
+    }
+}
