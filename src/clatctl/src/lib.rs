@@ -65,10 +65,10 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 the controller cannot be reached
 
 /// IPv4 over an IPv6-only network (464XLAT): controls and inspects CLATs.
 #[derive(Parser)]
-#[command(name = "clatctl", version, after_help = EXAMPLES)]
+#[command(name = "clatctl", version, max_term_width = 120, after_help = EXAMPLES)]
 struct Cli {
     /// Unix socket of the controller
-    #[arg(long, global = true, value_name = "PATH", default_value = client::DEFAULT_SOCKET)]
+    #[arg(long, global = true, value_name = "PATH", default_value = clat_controller::DEFAULT_SOCKET)]
     socket: PathBuf,
     #[command(subcommand)]
     command: Command,

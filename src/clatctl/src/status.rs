@@ -63,7 +63,7 @@ pub(crate) struct Clat {
 }
 
 /// What passed since the status before, a second.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Rates {
     tx_packets_per_second: f64,
@@ -127,56 +127,42 @@ fn text(status: &Status, watch: bool) -> String {
     }
     let mut table = Table::new();
     table.load_preset(presets::UTF8_BORDERS_ONLY);
-    let mut titles = vec![
-        "uplink",
-        "IPv4 side",
-        "NAT64 prefix",
-        "IPv4",
-        "IPv6",
-        "mark",
-        "clatd",
-        "up",
+    // Two lines to a cell: one row of all this fits no terminal.
+    table.set_header([
+        "uplink\nIPv4 side",
+        "IPv4\nIPv6",
+        "NAT64 prefix\nmark",
+        "clatd\nup",
         "sent",
         "received",
-    ];
-    if watch {
-        titles.extend(["sending", "receiving"]);
-    }
-    table.set_header(titles);
+    ]);
     for clat in &status.clats {
         let clatd = match (clat.pid, clat.restarts) {
             (0, _) => "restarting".to_owned(),
             (pid, 0) => format!("pid {pid}"),
             (pid, restarts) => format!("pid {pid}, restarted {restarts}x"),
         };
-        let mut row = vec![
-            clat.iface.clone(),
-            clat.v4iface.clone(),
-            clat.nat64_prefix.clone(),
-            clat.v4.clone(),
-            clat.v6.clone(),
-            format!("0x{:x}", clat.fwmark),
-            clatd,
-            uptime(clat.uptime_millis),
-            format!("{} / {}", clat.tx_packets, bytes(clat.tx_bytes)),
-            format!("{} / {}", clat.rx_packets, bytes(clat.rx_bytes)),
-        ];
+        let mut sent = format!("{} pkt\n{}", clat.tx_packets, bytes(clat.tx_bytes));
+        let mut received = format!("{} pkt\n{}", clat.rx_packets, bytes(clat.rx_bytes));
         if watch {
-            row.extend(match clat.rates {
-                Some(rates) => [
-                    rate(rates.tx_packets_per_second, rates.tx_bytes_per_second),
-                    rate(rates.rx_packets_per_second, rates.rx_bytes_per_second),
-                ],
-                None => ["-".to_owned(), "-".to_owned()],
-            });
+            let rates = clat.rates.unwrap_or_default();
+            sent += &rate(rates.tx_packets_per_second, rates.tx_bytes_per_second);
+            received += &rate(rates.rx_packets_per_second, rates.rx_bytes_per_second);
         }
-        table.add_row(row);
+        table.add_row([
+            format!("{}\n{}", clat.iface, clat.v4iface),
+            format!("{}\n{}", clat.v4, clat.v6),
+            format!("{}\n0x{:x}", clat.nat64_prefix, clat.fwmark),
+            format!("{clatd}\n{}", uptime(clat.uptime_millis)),
+            sent,
+            received,
+        ]);
     }
     format!("{head}{table}\n")
 }
 
 fn rate(packets: f64, bytes: f64) -> String {
-    format!("{packets:.0} pkt/s, {}bit/s", scaled(bytes * 8.0))
+    format!("\n{packets:.0} pkt/s\n{}bit/s", scaled(bytes * 8.0))
 }
 
 #[allow(clippy::cast_precision_loss)] // shown with one digit
@@ -266,7 +252,8 @@ mod tests {
             "v4-wlan0",
             "0xf0064",
             "1m01s",
-            "10 / 1.5 kB",
+            "10 pkt",
+            "1.5 kB",
             "2.5 MB",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");

@@ -33,9 +33,12 @@ Examples:
   In a pipe:
     tcpdump -w - -c 10 | clatctl translate --prefix 2001:db8:100::/40 - - | tcpdump -r -
 
-IN is pcap or pcapng with raw IP or Ethernet packets of either family; OUT is pcap with the same link type and order.
-Exit status: 0 when the file was processed, whatever became of its packets; 1 when it could not be, and then OUT is as
-it was before; 1 also when the capture had cut packets short, which are then missing in OUT; 2 wrong usage.";
+IN is pcap or pcapng with raw IP or Ethernet packets; OUT is pcap with the same link type and order.
+
+Exit status:
+  0  the file was processed, whatever became of its packets
+  1  it could not be, and OUT is as it was before; or the capture had cut packets short, which OUT then lacks
+  2  wrong usage";
 
 /// Arguments of `clatctl translate`.
 #[derive(clap::Args)]

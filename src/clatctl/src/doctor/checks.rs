@@ -273,7 +273,7 @@ fn controller(path: &Path) -> Answer {
     match UnixStream::connect(path) {
         Ok(_) => Ok(format!("listens on {}", path.display())),
         Err(err) => {
-            let socket = if path == Path::new(crate::client::DEFAULT_SOCKET) {
+            let socket = if path == Path::new(clat_controller::DEFAULT_SOCKET) {
                 String::new()
             } else {
                 format!(" --socket {}", path.display())
