@@ -1,1 +1,43 @@
-//! What crosses crates: the network lab.
+//! What crosses crates: the network lab. Namespaces and veths ([`Lab`]), real programs in them, and packets made
+//! and watched by hand ([`packet`], [`wire`]).
+//!
+//! ```text
+//!   phone (IPv6 only)        router (IPv6 only)                internet
+//!   up0 2001:db8:1::2/64 --- ph0 ::1 · in0 2001:db8:ff::1 --- net0 ::2, owns every address in the prefixes
+//!   up1 2001:db8:2::2/64 --- ph1 ::1
+//! ```
+//!
+//! The internet namespace holds the IPv6 addresses inside the prefixes itself, so that no NAT64 is needed: whatever
+//! IPv4 literal the phone talks to, a socket of the internet namespace answers.
+
+mod clat;
+mod lab;
+mod netns;
+pub mod packet;
+pub mod wire;
+
+pub use clat::{program, Clat, Controller};
+pub use lab::{Lab, Offloads, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6};
+pub use netns::{Daemon, Netns};
+
+use std::io::Write;
+
+/// Whether the lab can run here. Where it cannot, says so on stderr past the test runner's capture; under `CI=true`
+/// that is a failure.
+///
+/// # Panics
+/// Under `CI=true` when the lab cannot run.
+#[must_use]
+pub fn can_run(needs: &[&str]) -> bool {
+    let missing = if nix::unistd::geteuid().is_root() {
+        needs.iter().copied().find(|p| netns::which(p).is_none())
+    } else {
+        Some("root")
+    };
+    let Some(missing) = missing else { return true };
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Not eprintln!, which the test runner swallows for tests that pass.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: needs {missing}");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs {missing}");
+    false
+}

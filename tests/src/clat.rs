@@ -1,0 +1,184 @@
+//! The programs under test, started in a lab: controller and command line; or tayga in their place.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use anyhow::{ensure, Context, Result};
+
+use crate::lab::{Lab, PREFIX};
+use crate::netns::Daemon;
+
+/// The path of one of our programs: in `CLAT_BIN_DIR`, else beside this very test, else in `target`.
+///
+/// # Errors
+/// When it was not built.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let mut dirs: Vec<PathBuf> =
+        std::env::var_os("CLAT_BIN_DIR").map(Into::into).into_iter().collect();
+    if dirs.is_empty() {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+        dirs.extend(["release", "debug"].map(|profile| target.join(profile)));
+    }
+    let found = dirs.iter().map(|dir| dir.join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("{name} is not in {dirs:?}: run cargo build --release"))
+}
+
+/// A running controller, and the command line that talks to it.
+#[derive(Debug)]
+pub struct Controller<'l> {
+    lab: &'l Lab,
+    socket: PathBuf,
+    /// The process.
+    pub daemon: Daemon,
+}
+
+impl<'l> Controller<'l> {
+    /// Starts `clat_controller` in the lab's phone and waits until its socket is there.
+    ///
+    /// # Errors
+    /// When it does not get that far; with its log.
+    pub fn new(lab: &'l Lab, more: &[&str]) -> Result<Self> {
+        let socket = lab.dir().join("controller.sock");
+        let mut argv = vec![
+            program("clat_controller")?.into_os_string(),
+            "--socket".into(),
+            socket.clone().into(),
+            "--clatd".into(),
+            program("clatd")?.into(),
+        ];
+        argv.extend(more.iter().map(Into::into));
+        let mut daemon = lab.phone.spawn(&argv, &lab.dir().join("controller.log"))?;
+        daemon.wait_for("ready on unix:")?;
+        Ok(Self { lab, socket, daemon })
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Runs `clatctl` with these arguments.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn try_ctl(&self, args: &[&str]) -> Result<Output> {
+        let mut argv = vec![program("clatctl")?.into_os_string()];
+        argv.extend(["--socket".into(), self.socket.clone().into()]);
+        argv.extend(args.iter().map(Into::into));
+        self.lab.phone.output(&argv)
+    }
+
+    /// Runs `clatctl` and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails; with what it said and the controller's log.
+    pub fn ctl(&self, args: &[&str]) -> Result<String> {
+        let output = self.try_ctl(args)?;
+        ensure!(
+            output.status.success(),
+            "clatctl {args:?}: {}: {}controller said: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.daemon.log()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts a CLAT and returns its addresses.
+    ///
+    /// # Errors
+    /// Those of `clatctl start` and of a status that lacks it.
+    pub fn start(&self, iface: &str, prefix: &str) -> Result<(Ipv4Addr, Ipv6Addr)> {
+        self.ctl(&["start", iface, "--prefix", prefix])?;
+        let status: serde_json::Value = serde_json::from_str(&self.ctl(&["status", "--json"])?)?;
+        let clats = status["clats"].as_array().context("status has no clats")?;
+        let clat = clats.iter().find(|c| c["iface"] == iface).context("status lacks it")?;
+        let text = |key: &str| clat[key].as_str().with_context(|| format!("no {key}: {clat}"));
+        Ok((text("v4")?.parse()?, text("v6")?.parse()?))
+    }
+
+    /// The process ids of its clatds.
+    #[must_use]
+    pub fn clatds(&self) -> Vec<i32> {
+        let ours = |pid: &i32| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.starts_with(b"clatd-"))
+        };
+        self.lab.phone.pids().into_iter().filter(ours).collect()
+    }
+}
+
+/// A CLAT that runs on `up0`.
+#[derive(Debug)]
+pub struct Clat<'l> {
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+    /// The IPv4 interface.
+    pub dev: &'static str,
+    /// The controller that runs it; none when tayga stands in.
+    pub controller: Option<Controller<'l>>,
+    _tayga: Option<Daemon>,
+}
+
+impl<'l> Clat<'l> {
+    /// Starts ours; or tayga where `CLAT_LAB_WITH=tayga`, to tell the lab's faults from the CLAT's.
+    ///
+    /// # Errors
+    /// What the programs said.
+    pub fn new(lab: &'l Lab) -> Result<Self> {
+        if std::env::var("CLAT_LAB_WITH").as_deref() == Ok("tayga") {
+            return Self::tayga(lab, PREFIX);
+        }
+        Self::ours(lab, PREFIX)
+    }
+
+    /// Starts ours.
+    ///
+    /// # Errors
+    /// What the programs said.
+    pub fn ours(lab: &'l Lab, prefix: &str) -> Result<Self> {
+        let controller = Controller::new(lab, &[])?;
+        let (v4, v6) = controller.start("up0", prefix)?;
+        Ok(Self { v4, v6, dev: "v4-up0", controller: Some(controller), _tayga: None })
+    }
+
+    /// Starts Debian's tayga in the role of a CLAT: the kernel forwards between it and the uplink.
+    ///
+    /// # Errors
+    /// What the programs said.
+    pub fn tayga(lab: &'l Lab, prefix: &str) -> Result<Self> {
+        let v4 = Ipv4Addr::new(192, 0, 0, 4);
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xc1a7);
+        let dir = lab.dir().display();
+        let conf = lab.dir().join("tayga.conf");
+        fs::write(
+            &conf,
+            format!(
+                "tun-device v4-up0\nipv4-addr 192.0.0.1\nipv6-addr 2001:db8:1::c1a8\n\
+                 prefix {prefix}\nmap {v4} {v6}\ndata-dir {dir}\n"
+            ),
+        )?;
+        let conf = conf.display();
+        lab.phone.run(&format!("tayga -c {conf} --mktun"))?;
+        for line in [
+            "sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.conf.all.proxy_ndp=1",
+            "ip link set v4-up0 mtu 1472 up",
+            &format!("ip addr add {v4}/32 dev v4-up0"),
+            "ip route add default dev v4-up0",
+            &format!("ip -6 route add {v6}/128 dev v4-up0"),
+            "ip -6 route add 2001:db8:1::c1a8/128 dev v4-up0",
+            &format!("ip -6 neigh add proxy {v6} dev up0"),
+        ] {
+            lab.phone.run(line)?;
+        }
+        let argv = ["tayga", "-c", &conf.to_string(), "-d"];
+        let tayga = lab.phone.spawn(&argv, &lab.dir().join("tayga.log"))?;
+        let mut answered = (0..10).map(|_| lab.phone.run("ping -n -c 1 -W 1 192.0.2.1"));
+        ensure!(answered.any(|ping| ping.is_ok()), "no answer through tayga: {}", tayga.log());
+        Ok(Self { v4, v6, dev: "v4-up0", controller: None, _tayga: Some(tayga) })
+    }
+}

@@ -1,0 +1,195 @@
+//! The lab's network: a phone with IPv6 only, a router, and an internet that owns the addresses in the prefixes.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::netns::{unique, Netns};
+
+/// The prefix of the first uplink's network.
+///
+/// Not the well-known one, in which tayga (the stand-in) refuses documentation addresses.
+pub const PREFIX: &str = "2001:db8:64::/96";
+/// The prefix of the second uplink's network.
+pub const PREFIX2: &str = "64:ff9b::/96";
+/// A server on the IPv4 internet.
+pub const SERVER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The same, inside [`PREFIX`].
+pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x64, 0, 0, 0, 0xc000, 0x201);
+/// The phone's own IPv6 address on its first uplink.
+pub const UPLINK6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
+
+/// How long a socket of the lab waits for what should come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the veths may leave to the hardware that they do not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offloads {
+    /// As veths come: checksums are not computed, segments not cut.
+    Default,
+    /// Every packet as it would be on a wire.
+    Off,
+}
+
+/// Three namespaces and what connects them; gone on drop.
+#[derive(Debug)]
+pub struct Lab {
+    /// Where the CLAT runs.
+    pub phone: Netns,
+    /// Forwards IPv6 and knows no IPv4.
+    pub router: Netns,
+    /// Where the servers are.
+    pub internet: Netns,
+    offloads: Offloads,
+    dir: PathBuf,
+    number: u32,
+}
+
+impl Lab {
+    /// Builds it, with one uplink `up0`.
+    ///
+    /// # Errors
+    /// What `ip`, `sysctl` or `ethtool` said.
+    pub fn new(offloads: Offloads) -> Result<Self> {
+        let number = unique();
+        let dir = std::env::temp_dir().join(format!("clat-lab-{}-{number}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        let lab = Self {
+            phone: Netns::new(number, "phone")?,
+            router: Netns::new(number, "router")?,
+            internet: Netns::new(number, "internet")?,
+            offloads,
+            dir,
+            number,
+        };
+        // Errors at full rate: a token bucket would make traceroute a game of luck.
+        lab.router.run("sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.icmp.ratelimit=0")?;
+        lab.internet.run("sysctl -qw net.ipv6.icmp.ratelimit=0 net.ipv6.ip_nonlocal_bind=1")?;
+        lab.phone.run("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000")?;
+
+        lab.link(&lab.router, "in0", &lab.internet, "net0")?;
+        lab.router.run("ip -6 addr add 2001:db8:ff::1/64 dev in0 nodad")?;
+        lab.internet.run("ip -6 addr add 2001:db8:ff::2/64 dev net0 nodad")?;
+        lab.internet.run("ip -6 route add default via 2001:db8:ff::1")?;
+        for prefix in [PREFIX, PREFIX2] {
+            // AnyIP: every address of the prefix is local.
+            lab.internet.run(&format!("ip -6 route add local {prefix} dev lo"))?;
+            lab.router.run(&format!("ip -6 route add {prefix} via 2001:db8:ff::2"))?;
+        }
+        // The server itself: the kernel sends ICMP errors only from addresses that an interface has.
+        lab.internet.run(&format!("ip -6 addr add {SERVER6}/128 dev lo nodad"))?;
+        lab.uplink(0)?;
+        Ok(lab)
+    }
+
+    /// Connects the phone a second time, by `up1`.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn second_uplink(&self) -> Result<()> {
+        self.uplink(1)
+    }
+
+    fn uplink(&self, n: u8) -> Result<()> {
+        let (up, ph, net) = (format!("up{n}"), format!("ph{n}"), u32::from(n) + 1);
+        self.link(&self.phone, &up, &self.router, &ph)?;
+        self.router.run(&format!("ip -6 addr add 2001:db8:{net}::1/64 dev {ph} nodad"))?;
+        self.phone.run(&format!("ip -6 addr add 2001:db8:{net}::2/64 dev {up} nodad"))?;
+        self.phone.run(&format!(
+            "ip -6 route add default via 2001:db8:{net}::1 dev {up} metric {}",
+            100 + u32::from(n)
+        ))?;
+        Ok(())
+    }
+
+    fn link(&self, a: &Netns, dev_a: &str, b: &Netns, dev_b: &str) -> Result<()> {
+        crate::netns::host(&format!(
+            "ip link add {dev_a} netns {} type veth peer name {dev_b} netns {}",
+            a.name(),
+            b.name()
+        ))?;
+        for (ns, dev) in [(a, dev_a), (b, dev_b)] {
+            if self.offloads == Offloads::Off {
+                ns.run(&format!("ethtool -K {dev} rx off tx off tso off gso off gro off"))?;
+            }
+            ns.run(&format!("sysctl -qw net.ipv6.conf.{dev}.accept_dad=0"))?;
+            ns.run(&format!("ip link set {dev} up"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the router's both ways a hop of `mtu` bytes.
+    ///
+    /// Locked on the routes rather than set on the devices: a veth swallows what is larger than its peer's MTU,
+    /// where a router must answer.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn narrow(&self, mtu: u32) -> Result<()> {
+        self.router
+            .run(&format!("ip -6 route replace {PREFIX} via 2001:db8:ff::2 mtu lock {mtu}"))?;
+        self.router.run("ip -6 route del 2001:db8:1::/64 dev ph0")?;
+        self.router.run(&format!("ip -6 route add 2001:db8:1::/64 dev ph0 mtu lock {mtu}"))?;
+        Ok(())
+    }
+
+    /// How its veths were made.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    /// A folder of its own, gone with the lab.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its number, for names.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// A UDP socket in `ns`, bound to `addr`, that does not wait for ever.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn udp(ns: &Netns, addr: impl Into<SocketAddr>) -> Result<UdpSocket> {
+        let addr = addr.into();
+        let socket = ns.enter(|| UdpSocket::bind(addr).with_context(|| format!("bind {addr}")))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    }
+
+    /// A listening TCP socket in `ns`.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn listen(ns: &Netns, addr: impl Into<SocketAddr>) -> Result<TcpListener> {
+        let addr = addr.into();
+        ns.enter(|| TcpListener::bind(addr).with_context(|| format!("bind {addr}")))
+    }
+
+    /// A TCP connection out of `ns`.
+    ///
+    /// # Errors
+    /// When it does not come about.
+    pub fn connect(ns: &Netns, addr: impl Into<SocketAddr>) -> Result<TcpStream> {
+        let addr = addr.into();
+        let connect = || TcpStream::connect_timeout(&addr, PATIENCE).context(addr.to_string());
+        let stream = ns.enter(connect)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
