@@ -101,7 +101,7 @@ fn transport(code: StatusCode, socket: &Path) -> io::Error {
 pub fn serve(
     socket: &Path,
     name: &str,
-    service: Strong<dyn IClatdController>,
+    service: &Strong<dyn IClatdController>,
 ) -> io::Result<SocketServer> {
     let failed = |code| transport(code, socket);
     let server = rsbinder::serve(uri(socket)?)

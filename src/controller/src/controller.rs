@@ -111,8 +111,9 @@ impl<H: Host> Controller<H> {
     /// end, and those of the host.
     pub fn start(&self, iface: &str, prefix: &str) -> Result<Ipv6Addr, Error> {
         let iface = parse_name(iface)?;
-        let v4iface =
-            iface.v4iface().map_err(|e| Error::new(e.errno(), &iface, Step::CheckName, e))?;
+        let v4iface = iface
+            .v4iface()
+            .map_err(|e| Error::new(e.errno(), &iface, Step::CheckName, e.to_string()))?;
         let _turn = self.turn(&iface);
 
         let net_id = {
@@ -260,7 +261,7 @@ impl<H: Host> Controller<H> {
         known
             .into_iter()
             .map(|(clat, pid, restarts)| {
-                let traffic = self.host.traffic(clat.v4index);
+                let traffic = self.host.traffic(&clat.v4iface);
                 let traffic =
                     traffic.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.v4iface)).ok();
                 Running { clat, pid, restarts, traffic }
@@ -292,7 +293,7 @@ fn parse_name(text: &str) -> Result<IfaceName, Error> {
     IfaceName::parse(text).map_err(|e| {
         // The caller's text, made printable and short: it goes into a log.
         let shown: String = text.escape_debug().take(32).collect();
-        Error::new(e.errno(), format_args!("\"{shown}\""), Step::CheckName, e)
+        Error::new(e.errno(), format!("\"{shown}\""), Step::CheckName, e.to_string())
     })
 }
 

@@ -61,13 +61,18 @@ pub struct Error {
 
 impl Error {
     /// An error of `step` on `iface`.
-    pub fn new(errno: Errno, iface: impl ToString, step: Step, cause: impl ToString) -> Self {
-        Self { errno, iface: iface.to_string(), step, cause: cause.to_string() }
+    pub fn new(
+        errno: Errno,
+        iface: impl Into<String>,
+        step: Step,
+        cause: impl Into<String>,
+    ) -> Self {
+        Self { errno, iface: iface.into(), step, cause: cause.into() }
     }
 
     /// An error of the host in `step`; EIO where the system gave no number.
-    pub fn io(error: &io::Error, iface: impl ToString, step: Step) -> Self {
-        Self::new(errno_of(error), iface, step, error)
+    pub fn io(error: &io::Error, iface: impl Into<String>, step: Step) -> Self {
+        Self::new(errno_of(error), iface, step, error.to_string())
     }
 }
 

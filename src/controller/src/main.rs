@@ -75,7 +75,7 @@ fn try_main() -> Result<()> {
     let controller = Arc::new(Controller::new(Arc::new(host), standalone));
     let service =
         binder_adapter::new_binder(ClatdService::new(Arc::clone(&controller), args.allow_uid));
-    let server = binder_adapter::serve(&args.socket, SERVICE_NAME, service)?;
+    let server = binder_adapter::serve(&args.socket, SERVICE_NAME, &service)?;
     log::info!("ready on unix://{}", args.socket.display());
 
     let signal = signals.wait().context("cannot wait for signals")?;

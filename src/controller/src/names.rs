@@ -77,6 +77,12 @@ impl IfaceName {
     }
 }
 
+impl From<&IfaceName> for String {
+    fn from(name: &IfaceName) -> Self {
+        name.0.clone()
+    }
+}
+
 impl fmt::Display for IfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)

@@ -37,10 +37,12 @@ impl<H: Host> ClatdService<H> {
     }
 }
 
-/// Logs the error, and tells the caller the same.
-fn to_status(error: Error) -> Status {
-    log::error!("{error}");
-    service_specific(error.errno, &error.to_string())
+impl From<Error> for Status {
+    /// Logs the error, and tells the caller the same.
+    fn from(error: Error) -> Self {
+        log::error!("{error}");
+        service_specific(error.errno, &error.to_string())
+    }
 }
 
 /// AIDL has no unsigned numbers; what does not fit is as large as can be.
@@ -87,20 +89,20 @@ impl<H: Host> Interface for ClatdService<H> {}
 #[allow(non_snake_case)] // AIDL's names
 impl<H: Host> IClatdController for ClatdService<H> {
     fn clatdStart(&self, ifName: &str, nat64Prefix: &str) -> BinderResult<String> {
-        let v6 = self.for_caller()?.start(ifName, nat64Prefix).map_err(to_status)?;
+        let v6 = self.for_caller()?.start(ifName, nat64Prefix)?;
         Ok(v6.to_string())
     }
 
     fn clatdStop(&self, ifName: &str) -> BinderResult<()> {
-        self.for_caller()?.stop(ifName).map_err(to_status)
+        Ok(self.for_caller()?.stop(ifName)?)
     }
 
     fn networkAddInterface(&self, netId: i32, iface: &str) -> BinderResult<()> {
-        self.for_caller()?.add_interface(netId, iface).map_err(to_status)
+        Ok(self.for_caller()?.add_interface(netId, iface)?)
     }
 
     fn networkRemoveInterface(&self, netId: i32, iface: &str) -> BinderResult<()> {
-        self.for_caller()?.remove_interface(netId, iface).map_err(to_status)
+        Ok(self.for_caller()?.remove_interface(netId, iface)?)
     }
 
     fn getStatus(&self) -> BinderResult<ControllerStatus> {

@@ -183,7 +183,7 @@ impl Links for FakeHost {
         self.fault(Fault::DisableIpv6)
     }
 
-    fn traffic(&self, _: u32) -> io::Result<Traffic> {
+    fn traffic(&self, _: &IfaceName) -> io::Result<Traffic> {
         self.fault(Fault::Traffic)?;
         Ok(Traffic { tx_packets: 1, tx_bytes: 20, rx_packets: 3, rx_bytes: 400 })
     }

@@ -94,7 +94,7 @@ pub trait Links {
     ///
     /// # Errors
     /// ENODEV when it is gone.
-    fn traffic(&self, index: u32) -> io::Result<Traffic>;
+    fn traffic(&self, iface: &IfaceName) -> io::Result<Traffic>;
 
     /// Whether the interface is up and has the address.
     ///

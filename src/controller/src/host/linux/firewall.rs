@@ -51,7 +51,7 @@ fn drop_rule(change: &str, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) ->
 
 /// What takes the chain away, given how often something jumps to it.
 fn removal(jumps: usize) -> Vec<String> {
-    let jumps = std::iter::repeat(format!("-D PREROUTING -j {CHAIN}")).take(jumps);
+    let jumps = std::iter::repeat_n(format!("-D PREROUTING -j {CHAIN}"), jumps);
     jumps.chain([format!("-F {CHAIN}"), format!("-X {CHAIN}")]).collect()
 }
 

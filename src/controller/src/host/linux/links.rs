@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{if_indextoname, if_nametoindex, InterfaceFlags};
 use nix::sys::socket::{
@@ -58,8 +59,10 @@ impl Links for LinuxHost {
         fs::write(format!("/proc/sys/net/ipv6/conf/{iface}/disable_ipv6"), "1")
     }
 
-    fn traffic(&self, index: u32) -> io::Result<Traffic> {
-        netlink::traffic(index)
+    fn traffic(&self, iface: &IfaceName) -> io::Result<Traffic> {
+        // Not by /sys: that shows the network namespace it was mounted in.
+        let table = fs::read_to_string("/proc/thread-self/net/dev")?;
+        traffic_of(&table, iface.as_str()).ok_or_else(|| Errno::ENODEV.into())
     }
 
     fn is_configured(&self, iface: &IfaceName, addr: Ipv4Addr) -> io::Result<bool> {
@@ -76,5 +79,36 @@ impl Links for LinuxHost {
 
     fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route> {
         netlink::DefaultRoute::add(index, source, metric)
+    }
+}
+
+/// The counters of an interface in the table that /proc/net/dev is (proc_net(5)).
+fn traffic_of(table: &str, iface: &str) -> Option<Traffic> {
+    let numbers =
+        table.lines().find_map(|line| line.trim_start().strip_prefix(iface)?.strip_prefix(':'))?;
+    let numbers: Vec<u64> =
+        numbers.split_whitespace().map_while(|number| number.parse().ok()).collect();
+    let [rx_bytes, rx_packets, _, _, _, _, _, _, tx_bytes, tx_packets, ..] = numbers[..] else {
+        return None;
+    };
+    Some(Traffic { tx_packets, tx_bytes, rx_packets, rx_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters() {
+        let table = "Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:      10       1    0    0    0     0          0         0       10       1    0    0    0     0       0          0
+v4-wlan0: 18446744073709551615  3  4    5    6     7          8         9      20       2    0    0    0     0       0          0
+";
+        let traffic = Traffic { tx_packets: 2, tx_bytes: 20, rx_packets: 3, rx_bytes: u64::MAX };
+        assert_eq!(traffic_of(table, "v4-wlan0"), Some(traffic));
+        assert_eq!(traffic_of(table, "wlan0"), None);
+        assert_eq!(traffic_of(table, "v4-wlan"), None);
+        assert_eq!(traffic_of("v4-wlan0: 1 2 3", "v4-wlan0"), None);
     }
 }
