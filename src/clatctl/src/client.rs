@@ -43,12 +43,18 @@ impl Client {
 /// The service's words, with the name of the errno value that programs know the error by.
 fn failure(status: &BinderStatus) -> Failure {
     let message = describe(status);
-    match errno(status) {
-        Some(errno) => Failure { code: FAILED, message: format!("{message} ({errno:?})") },
-        None if status.exception_code() == ExceptionCode::TransactionFailed => {
-            Failure::unreachable(message)
-        }
-        None => Failure { code: FAILED, message },
+    if let Some(errno) = errno(status) {
+        return Failure { code: FAILED, message: format!("{message} ({errno:?})") };
+    }
+    match status.exception_code() {
+        ExceptionCode::TransactionFailed => Failure::unreachable(message),
+        ExceptionCode::Security => Failure {
+            code: FAILED,
+            message: format!(
+                "{message}; call it as root, or start clat_controller with --allow-uid"
+            ),
+        },
+        _ => Failure { code: FAILED, message },
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a CLAT needs of a machine. The kernel is asked to do each thing, not what its version is.
 
 use std::fs::{self, File};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
@@ -10,8 +9,7 @@ use nix::sys::socket::{socket, AddressFamily, SockFlag, SockProtocol, SockType, 
 
 use super::ask::{attempt, find, in_namespace, install, is_program, program, sysctl};
 use super::{Answer, Check, Trouble};
-
-const AS_ROOT: &str = "sudo clatctl doctor";
+use crate::client::Client;
 
 const IPTABLES: [&str; 4] = ["iptables", "iptables-nft", "iptables", "ip6tables"];
 const IPROUTE: [&str; 4] = ["iproute2", "iproute", "iproute2", "iproute2"];
@@ -52,7 +50,16 @@ fn module(err: impl std::fmt::Display, module: &str) -> Trouble {
 
 /// What could be asked only by root.
 fn not_root(err: impl std::fmt::Display) -> Trouble {
-    Trouble::unknown(format!("cannot be asked: {err}"), AS_ROOT)
+    Trouble::unknown(format!("cannot be asked: {err}"), with_rights())
+}
+
+/// How to get the rights that are missing.
+fn with_rights() -> &'static str {
+    if nix::unistd::geteuid().is_root() {
+        "docker run --cap-add=NET_ADMIN --cap-add=NET_RAW --device=/dev/net/tun …"
+    } else {
+        "sudo clatctl doctor"
+    }
 }
 
 /// Opens the device, and makes a TUN in a namespace that goes away at once.
@@ -73,7 +80,8 @@ fn tun() -> Answer {
     {
         Ok(Ok(())) => Ok("a TUN device could be made".into()),
         Ok(Err(said)) => Err(module(said, "tun")),
-        Err(err) => Err(not_root(err)),
+        // A container may be without the right to make namespaces, and a CLAT does not need it.
+        Err(_) => Ok(DEVICE.into()),
     }
 }
 
@@ -119,11 +127,15 @@ fn ip6tables_raw() -> Answer {
             install(IPTABLES),
         ));
     };
-    match in_namespace(|| attempt(&restore, &["--noflush"], RULES)) {
-        Ok(Ok(())) => Ok("the drop rule could be added".into()),
-        Ok(Err(said)) => Err(module(said, "ip6table_raw")),
-        Err(err) => Err(not_root(err)),
-    }
+    let answer = match in_namespace(|| attempt(&restore, &["--noflush"], RULES)) {
+        Ok(answer) => answer,
+        Err(err) if !has(Capability::CAP_NET_ADMIN) => return Err(not_root(err)),
+        // In a container without the right to make namespaces: all but the commit.
+        Err(_) => attempt(&restore, &["--noflush", "--test"], RULES),
+    };
+    answer
+        .map(|()| "the drop rule could be added".into())
+        .map_err(|said| module(said, "ip6table_raw"))
 }
 
 fn seccomp() -> Answer {
@@ -241,7 +253,7 @@ fn capabilities() -> Answer {
     if lacking.is_empty() {
         Ok("all that the controller uses".into())
     } else {
-        Err(Trouble::missing(format!("without {}", lacking.join(", ")), AS_ROOT))
+        Err(Trouble::missing(format!("without {}", lacking.join(", ")), with_rights()))
     }
 }
 
@@ -249,7 +261,7 @@ fn bpf_capability() -> Answer {
     if has(Capability::CAP_BPF) || has(Capability::CAP_SYS_ADMIN) {
         Ok("CAP_BPF or CAP_SYS_ADMIN".into())
     } else {
-        Err(Trouble::missing("without CAP_BPF and CAP_SYS_ADMIN", AS_ROOT))
+        Err(Trouble::missing("without CAP_BPF and CAP_SYS_ADMIN", with_rights()))
     }
 }
 
@@ -262,25 +274,26 @@ fn user() -> Answer {
     match nix::unistd::User::from_name("clat") {
         Ok(Some(user)) => Ok(format!("uid {}", user.uid)),
         Ok(None) => Err(Trouble::missing(
-            "there is no such user for clatd to become",
+            "there is none; clatd becomes nobody, if there is one",
             "useradd --system --no-create-home --shell /usr/sbin/nologin clat",
         )),
         Err(err) => Err(not_root(err)),
     }
 }
 
+/// Asks the controller whether it is there.
 fn controller(path: &Path) -> Answer {
-    match UnixStream::connect(path) {
-        Ok(_) => Ok(format!("listens on {}", path.display())),
-        Err(err) => {
-            let socket = if path == Path::new(clat_controller::DEFAULT_SOCKET) {
-                String::new()
-            } else {
-                format!(" --socket {}", path.display())
-            };
-            let detail = format!("{}: {err}", path.display());
-            Err(Trouble::missing(detail, format!("clat_controller{socket} &")))
-        }
+    let socket = if path == Path::new(clat_controller::DEFAULT_SOCKET) {
+        String::new()
+    } else {
+        format!(" --socket {}", path.display())
+    };
+    let client = Client::connect(path).map_err(|failure| {
+        Trouble::missing(failure.message, format!("clat_controller{socket} &"))
+    })?;
+    match client.status() {
+        Ok(status) => Ok(format!("pid {} answers on {}", status.pid, path.display())),
+        Err(failure) => Err(Trouble::unknown(failure.message, with_rights())),
     }
 }
 

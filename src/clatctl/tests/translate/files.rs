@@ -74,6 +74,49 @@ fn a_packet_that_is_not_ip_is_dropped_by_name() {
     assert!(text.starts_with("1: not IP, 2 bytes: dropped: not-ip, neither IPv4 nor IPv6 (RFC 791 §3.1, RFC 8200 §3)\n"), "{text}");
 }
 
+/// Packets that lie about everything: each gets a line, and nothing gets out that is not whole.
+#[test]
+fn hostile_packets_are_explained_one_by_one() {
+    let mut packets: Vec<Vec<u8>> = Vec::new();
+    let seeds = [udp4(), vec![0x60; 80], {
+        let mut packet = Vec::new();
+        PacketBuilder::ipv6([0x20; 16], [0x20; 16], 64)
+            .tcp(1, 2, 3, 4)
+            .write(&mut packet, b"data")
+            .unwrap();
+        packet
+    }];
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    for at in 0..20_000 {
+        let mut packet = seeds[at % seeds.len()].clone();
+        for _ in 0..=random(4) {
+            let place = random(packet.len());
+            packet[place] = u8::try_from(random(256)).unwrap();
+        }
+        packet.truncate(1 + random(packet.len()));
+        packets.push(packet);
+    }
+    let folder = Folder::new();
+    folder.write("in", &pcap(RAW, &packets));
+    let output = folder.translate(
+        "--prefix 64:ff9b::/96 --eam 192.0.0.4=2020::4 --ttl decrement --explain in out",
+    );
+    assert_ok(&output);
+    assert_eq!(stdout(&output).lines().count(), packets.len() + 1);
+    for packet in frames(&folder.read("out")) {
+        let length = match packet[0] >> 4 {
+            4 => usize::from(u16::from_be_bytes([packet[2], packet[3]])),
+            _ => 40 + usize::from(u16::from_be_bytes([packet[4], packet[5]])),
+        };
+        assert_eq!(length, packet.len(), "{packet:02x?}");
+    }
+}
+
 #[test]
 fn json_is_one_object_a_line_with_the_summary_last() {
     let folder = Folder::new();

@@ -1,0 +1,89 @@
+//! `clatctl doctor` on this machine's kernel: what it says is missing is mended by the command that it gives.
+#![allow(clippy::unwrap_used)] // helpers are tests too
+
+use std::process::Command;
+
+use nix::sched::{unshare, CloneFlags};
+use serde_json::Value;
+
+/// What doctor says about one thing, asked from this thread's network namespace.
+fn ask(name: &str) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_clatctl"))
+        .args(["--socket", "/nonexistent", "doctor", "--json"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(if answer["ok"] == true { 0 } else { 1 }));
+    let checks = answer["checks"].as_array().unwrap();
+    let needed = checks.iter().filter(|check| check["needed"] == true);
+    assert_eq!(answer["ok"], needed.clone().all(|check| check["state"] == "ok"), "{answer:#}");
+    checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}")).clone()
+}
+
+/// Runs the command that mends something.
+fn mend(check: &Value) {
+    let command = check["fix"].as_str().unwrap();
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+}
+
+/// Moves this thread into a network namespace of its own; false without the right to, which CI must have.
+fn namespace() -> bool {
+    match unshare(CloneFlags::CLONE_NEWNET) {
+        Ok(()) => true,
+        Err(err) => {
+            assert!(std::env::var_os("CI").is_none(), "not root: {err}");
+            eprintln!("SKIPPED: not root: {err}");
+            false
+        }
+    }
+}
+
+#[test]
+fn a_machine_without_ipv6_is_mended_by_the_command_given() {
+    if !namespace() {
+        return;
+    }
+    assert_eq!(ask("IPv6 enabled")["state"], "ok");
+    std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+    for _ in 0..2 {
+        let check = ask("IPv6 enabled");
+        if check["state"] == "ok" {
+            break;
+        }
+        // "all" sets "default" too: each is named in its turn.
+        assert_eq!(check["state"], "missing");
+        mend(&check);
+    }
+    assert_eq!(ask("IPv6 enabled")["state"], "ok");
+}
+
+#[test]
+fn a_forwarding_uplink_is_told_to_accept_router_advertisements() {
+    if !namespace() {
+        return;
+    }
+    // A dot in the name: sysctl(8) has its own way to write it.
+    let add = "ip link add up.7 type veth peer name down7";
+    assert!(Command::new("sh").args(["-c", add]).status().unwrap().success());
+    assert_eq!(ask("router advertisements")["state"], "ok");
+    std::fs::write("/proc/sys/net/ipv6/conf/up.7/forwarding", "1").unwrap();
+    let check = ask("router advertisements");
+    assert_eq!(check["state"], "optional");
+    mend(&check);
+    assert_eq!(ask("router advertisements")["state"], "ok");
+}
+
+#[test]
+fn things_are_tried_without_a_trace() {
+    if !namespace() {
+        return;
+    }
+    let links = || Command::new("ip").args(["-o", "link"]).output().unwrap().stdout;
+    let rules = || Command::new("ip6tables").args(["-t", "raw", "-S"]).output().unwrap().stdout;
+    let before = (links(), rules());
+    assert_eq!(ask("TUN")["detail"], "a TUN device could be made");
+    assert_eq!(ask("ip6tables raw table")["state"], "ok");
+    assert_eq!((links(), rules()), before);
+}
