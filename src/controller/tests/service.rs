@@ -103,7 +103,7 @@ impl Place {
             assert_ne!(got, 0, "not ready: {said}");
         }
         thread::spawn(move || {
-            stderr.lines().map_while(Result::ok).for_each(|line| eprintln!("    {line}"))
+            stderr.lines().map_while(Result::ok).for_each(|line| eprintln!("    {line}"));
         });
         Controller { child, socket: self.socket() }
     }
@@ -175,6 +175,14 @@ impl Controller {
 
 impl Drop for Controller {
     fn drop(&mut self) {
+        // By SIGTERM, lest it leaves its lock; unless it has been waited for, or hangs.
+        for _ in 0..1000 {
+            if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return;
+            }
+            self.signal(Signal::SIGTERM);
+            thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -422,7 +430,7 @@ fn one_controller_a_socket_and_a_namespace() {
 #[test]
 fn without_a_controller_the_client_says_what_helps() {
     let error =
-        client::connect(Path::new("/nonexistent/controller.sock")).err().expect("nobody there");
+        client::connect(Path::new("/nonexistent/controller.sock")).expect_err("nobody there");
     assert!(error.to_string().contains("start clat_controller as root"), "{error}");
 }
 

@@ -31,13 +31,17 @@ interface IClatdController {
      * @param ifName the IPv6-only uplink, for example "wlan0".
      * @param nat64Prefix the network's NAT64 prefix with its length, for example "64:ff9b::/96".
      * @return the CLAT's own IPv6 address, as text.
-     * @throws ServiceSpecificException EBUSY when a CLAT already runs there, ENODEV when the interface belongs
-     *         to no network, EINVAL or EAFNOSUPPORT for the prefix, EADDRNOTAVAIL when no address is left.
+     * @throws ServiceSpecificException EINVAL for a name with characters other than A-Z a-z 0-9 . _ -, ENAMETOOLONG
+     *         for one of more than 12 (the TUN device is named "v4-" and this); EBUSY when a CLAT already runs there,
+     *         ENODEV when the interface belongs to no network; EAFNOSUPPORT for an IPv4 prefix, EINVAL for one that is
+     *         malformed, has host bits set or is no /96; EADDRNOTAVAIL when no IPv4 address is left or the interface
+     *         has no global IPv6 address; without netd, ETIMEDOUT or EIO when clatd does not set up its device;
+     *         ESHUTDOWN when the controller is ending; else what the system said in the step that failed.
      */
     @utf8InCpp String clatdStart(in @utf8InCpp String ifName, in @utf8InCpp String nat64Prefix);
 
     /**
-     * Stops the CLAT of an interface and removes all that it held.
+     * Stops the CLAT of an interface and removes all that it held. A start under way there is waited for.
      *
      * @param ifName the uplink that clatdStart was given.
      * @throws ServiceSpecificException ENODEV when no CLAT runs there.

@@ -112,7 +112,7 @@ pub trait Links {
 
 /// TUN devices.
 pub trait Devices {
-    /// A TUN device. It goes away with its last descriptor.
+    /// A TUN device that goes away when dropped.
     type Tun: Send + Sync + 'static;
 
     /// Opens `/dev/net/tun` and creates a device of exactly this name.

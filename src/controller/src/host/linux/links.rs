@@ -30,7 +30,9 @@ impl Links for LinuxHost {
     }
 
     fn name_of(&self, index: u32) -> Option<String> {
-        if_indextoname(index).ok().and_then(|name: CString| name.into_string().ok())
+        // nix 0.29 takes the null pointer of a failure for success and gives an empty name.
+        let name = if_indextoname(index).ok().and_then(|name: CString| name.into_string().ok());
+        name.filter(|name| !name.is_empty())
     }
 
     fn has_address(&self, addr: Ipv4Addr) -> io::Result<bool> {

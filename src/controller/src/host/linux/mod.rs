@@ -6,15 +6,20 @@ mod netlink;
 mod process;
 mod reconcile;
 
+#[cfg(test)]
+mod kernel_tests;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clat_tun::Tun;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::net::if_::if_nametoindex;
 
 use super::{Devices, Offload, System};
 use crate::ebpf_mode::{KernelVersion, NEWEST_API_LEVEL};
@@ -148,12 +153,35 @@ impl System for LinuxHost {
     }
 }
 
-impl Devices for LinuxHost {
-    type Tun = Tun;
+/// A TUN device of ours. It is removed when dropped, and not only with its last descriptor: a program that another
+/// thread is just starting has copies of all of them until it is loaded.
+#[derive(Debug)]
+pub struct Device {
+    tun: Tun,
+    index: u32,
+}
 
-    fn create_tun(&self, name: &IfaceName) -> io::Result<Tun> {
-        Tun::create(name.as_str(), clat_tun::Options::default())
-            .map_err(|e| worded(e.errno(), e.to_string()))
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tun.as_fd()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Err(e) = netlink::delete_link(self.index) {
+            log::error!("cannot remove {}: {e}", self.tun.name());
+        }
+    }
+}
+
+impl Devices for LinuxHost {
+    type Tun = Device;
+
+    fn create_tun(&self, name: &IfaceName) -> io::Result<Device> {
+        let tun = Tun::create(name.as_str(), clat_tun::Options::default())
+            .map_err(|e| worded(e.errno(), e.to_string()))?;
+        Ok(Device { tun, index: if_nametoindex(name.as_str())? })
     }
 }
 

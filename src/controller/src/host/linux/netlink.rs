@@ -1,4 +1,4 @@
-//! Routes, by netlink (rtnetlink(7)).
+//! Routes, and the removal of devices, by netlink (rtnetlink(7)).
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -7,6 +7,7 @@ use netlink_packet_core::{
     NetlinkHeader, NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL,
     NLM_F_REQUEST,
 };
+use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -33,6 +34,16 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     match answer.payload {
         NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
         _ => Ok(()),
+    }
+}
+
+/// Removes a device, unless it is gone.
+pub(super) fn delete_link(index: u32) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    match request(RouteNetlinkMessage::DelLink(link), 0) {
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        done => done,
     }
 }
 

@@ -9,14 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use clat_tun::Tun;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{kill, SigSet, Signal};
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::Pid;
 
-use super::{LinuxHost, PATH};
+use super::{Device, LinuxHost, PATH};
 use crate::errors::explain;
 use crate::host::{Child, ClatdArgs, Processes};
 use crate::supervisor::wait;
@@ -84,7 +83,7 @@ impl Drop for LinuxChild {
 impl Processes for LinuxHost {
     type Child = LinuxChild;
 
-    fn spawn_clatd(&self, args: &ClatdArgs, tun: &Tun) -> io::Result<LinuxChild> {
+    fn spawn_clatd(&self, args: &ClatdArgs, tun: &Device) -> io::Result<LinuxChild> {
         close_all_on_exec()?;
         // A number other than the one it has here: dup2 to itself would leave close-on-exec set.
         let passed = if tun.as_fd().as_raw_fd() == 3 { 4 } else { 3 };
@@ -262,5 +261,103 @@ fn spawn(
             let _ = waitpid(pid, None);
             Err(explain(e, "pidfd_open"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Instant;
+
+    use nix::sys::signal::SigmaskHow;
+    use nix::unistd::{dup, pipe};
+
+    use super::*;
+
+    fn start(program: &str, argv: &[&str], fd: &impl AsFd) -> LinuxChild {
+        close_all_on_exec().expect("marks them");
+        let argv: Vec<_> = argv.iter().map(|&arg| arg.to_owned()).collect();
+        spawn(Path::new(program), &argv, fd.as_fd(), 3).expect("starts")
+    }
+
+    fn proc_text(child: &LinuxChild, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", child.pid)).expect("it runs")
+    }
+
+    #[test]
+    fn a_child_gets_nothing_but_what_it_is_given() {
+        let (read, _write) = pipe().expect("a pipe");
+        // One that is not close-on-exec, as a careless parent leaves it.
+        let _leaked = dup(read.as_raw_fd()).expect("a copy");
+        let mut term = SigSet::empty();
+        term.add(Signal::SIGTERM);
+        let before = term.thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("blocked");
+        let mut child = start("/bin/sleep", &["clatd-test0", "1000"], &read);
+        before.thread_set_mask().expect("as before");
+
+        assert_eq!(proc_text(&child, "cmdline"), "clatd-test0\x001000\0");
+        let link = |fd: &str| fs::read_link(format!("/proc/{}/fd/{fd}", child.pid)).expect("open");
+        let fds = fs::read_dir(format!("/proc/{}/fd", child.pid)).expect("it runs");
+        let fds: BTreeSet<_> =
+            fds.flatten().map(|fd| fd.file_name().to_string_lossy().into_owned()).collect();
+        assert_eq!(fds, ["0", "1", "2", "3"].map(str::to_owned).into());
+        assert_eq!(link("0"), Path::new("/dev/null"));
+        let ours = fs::read_link(format!("/proc/self/fd/{}", read.as_raw_fd())).expect("open");
+        assert_eq!(link("3"), ours);
+
+        let environment = proc_text(&child, "environ");
+        let names: BTreeSet<_> = environment
+            .split_terminator('\0')
+            .filter_map(|pair| Some(pair.split_once('=')?.0))
+            .collect();
+        assert!(names.contains("PATH"));
+        assert!(names.is_subset(&["PATH", "RUST_LOG", "RUST_BACKTRACE"].into()), "{names:?}");
+
+        let status = proc_text(&child, "status");
+        let mask = |name: &str| {
+            let line =
+                status.lines().find_map(|line| line.strip_prefix(name)).expect("in every status");
+            u64::from_str_radix(line.trim(), 16).expect("a mask")
+        };
+        assert_eq!(mask("SigBlk:"), 0);
+        assert_eq!(mask("SigIgn:") >> (libc::SIGPIPE - 1) & 1, 0);
+
+        let pid = child.pid;
+        assert!(wait(&[child.as_fd()], Some(Duration::ZERO)).is_none());
+        kill(pid, Signal::SIGKILL).expect("it runs");
+        assert_eq!(wait(&[child.as_fd()], None), Some(0));
+        assert_eq!(child.reap(), "was killed by SIGKILL");
+        drop(child);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn dropping_ends_a_child_however_stubborn() {
+        let (read, write) = pipe().expect("a pipe");
+        let child = start("/bin/sleep", &["clatd-test0", "1000"], &read);
+        let pid = child.pid;
+        let begun = Instant::now();
+        drop(child);
+        assert!(begun.elapsed() < GRACE, "SIGTERM was enough: {:?}", begun.elapsed());
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+
+        let script = "trap '' TERM; echo ready >&3; while :; do sleep 0.1; done";
+        let child = start("/bin/sh", &["clatd-test0", "-c", script], &write);
+        let pid = child.pid;
+        let mut ready = [0; 6];
+        nix::unistd::read(read.as_raw_fd(), &mut ready).expect("it says so");
+        drop(child);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[test]
+    fn how_a_child_ended_and_that_there_is_none() {
+        let (read, _write) = pipe().expect("a pipe");
+        let mut child = start("/bin/sh", &["clatd-test0", "-c", "exit 3"], &read);
+        assert_eq!(wait(&[child.as_fd()], None), Some(0));
+        assert_eq!(child.reap(), "exited with status 3");
+        let error = spawn(Path::new("/nonexistent"), &[], read.as_fd(), 3).expect_err("no program");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        assert!(spawn(Path::new("/bin/sleep"), &["a\0b".to_owned()], read.as_fd(), 3).is_err());
     }
 }

@@ -1,0 +1,162 @@
+//! The Linux host against the kernel, each test in a network namespace of its own.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+
+use clat_xlat::Prefix;
+use nix::sched::{unshare, CloneFlags};
+
+use super::LinuxHost;
+use crate::fwmark::Fwmark;
+use crate::host::{Devices, Firewall, Links};
+use crate::names::IfaceName;
+
+const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
+
+/// Runs `test` in a thread with a new network namespace, which goes with the thread.
+fn in_namespace(test: impl FnOnce(&LinuxHost) + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "needs root");
+        eprintln!("SKIPPED: needs root for network namespaces");
+        return;
+    }
+    let thread = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+        test(&LinuxHost::new(PathBuf::from("/bin/false"), BTreeMap::new()));
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn sh(command: &str) -> String {
+    let output = Command::new("sh").args(["-c", command]).output().expect("sh");
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn name(text: &str) -> IfaceName {
+    IfaceName::parse(text).expect("a name")
+}
+
+#[test]
+fn devices_addresses_and_routes() {
+    in_namespace(|host| {
+        let v4iface = name("v4-up0");
+        assert_eq!(host.index_of(&v4iface), None);
+        let tun = host.create_tun(&v4iface).expect("created");
+        let index = host.index_of(&v4iface).expect("there");
+        assert_eq!(host.name_of(index).as_deref(), Some("v4-up0"));
+        assert_eq!(host.name_of(index + 1), None);
+        let again = host.create_tun(&v4iface).expect_err("exclusive");
+        assert!(again.to_string().contains("v4-up0"), "{again}");
+        let details = sh("ip -d link show v4-up0");
+        assert!(details.contains("tun type tun pi off vnet_hdr on persist off"), "{details}");
+
+        host.disable_ipv6(&v4iface).expect("written");
+        sh("ip link set lo up && ip link set v4-up0 up");
+        assert_eq!(sh("ip -6 addr show dev v4-up0"), "");
+
+        assert!(host.has_address(Ipv4Addr::LOCALHOST).expect("known"));
+        assert!(!host.has_address(V4).expect("known"));
+        assert!(!host.is_configured(&v4iface, V4).expect("known"));
+        sh("ip link set v4-up0 down && ip addr add 192.0.0.4/32 dev v4-up0");
+        assert!(!host.is_configured(&v4iface, V4).expect("known"), "down");
+        sh("ip link set v4-up0 up");
+        assert!(host.is_configured(&v4iface, V4).expect("known"));
+        assert!(!host.is_configured(&v4iface, Ipv4Addr::new(192, 0, 0, 5)).expect("known"));
+        assert!(!host.is_configured(&name("lo"), V4).expect("known"));
+        assert!(host.has_address(V4).expect("known"));
+
+        let route = host.default_route(index, V4, 2048).expect("set");
+        assert_eq!(
+            sh("ip -4 route").trim(),
+            "default dev v4-up0 proto static scope link src 192.0.0.4 metric 2048"
+        );
+        let again = host.default_route(index, V4, 2048).expect_err("there is one");
+        assert_eq!(again.raw_os_error(), Some(libc::EEXIST));
+        let second = host.default_route(index, V4, 2049).expect("set");
+        drop(route);
+        assert_eq!(
+            sh("ip -4 route").trim(),
+            "default dev v4-up0 proto static scope link src 192.0.0.4 metric 2049"
+        );
+
+        sh("ping -c 1 -w 5 127.0.0.1");
+        let traffic = host.traffic(&name("lo")).expect("counted");
+        assert!(traffic.tx_packets >= 2 && traffic.rx_bytes >= 2 * 84, "{traffic:?}");
+
+        drop(tun);
+        assert_eq!(host.index_of(&v4iface), None);
+        // Went with its device; dropping it must not take another route.
+        drop(second);
+        assert_eq!(host.traffic(&v4iface).map_err(|e| e.raw_os_error()), Err(Some(libc::ENODEV)));
+        assert!(host.disable_ipv6(&v4iface).is_err());
+    });
+}
+
+#[test]
+fn source_addresses() {
+    in_namespace(|host| {
+        let (uplink, mark) = (name("up0"), Fwmark::new(1));
+        let source = || host.source_towards(&uplink, mark, Prefix::WELL_KNOWN.addr());
+        assert!(source().is_err(), "no such interface");
+        sh("ip link add up0 type veth peer name up1 && ip link set up1 up && ip link set up0 up");
+        assert!(source().is_err(), "no route");
+        sh("ip addr add 2001:db8::5/64 dev up0 nodad && ip -6 route add default dev up0");
+        assert_eq!(
+            source().expect("a route"),
+            "2001:db8::5".parse::<std::net::Ipv6Addr>().expect("an address")
+        );
+        // Another interface's route does not count, and the mark chooses the table.
+        let other = host.source_towards(&name("up1"), mark, Prefix::WELL_KNOWN.addr());
+        assert!(other.is_err() || other.is_ok_and(|addr| !crate::address::is_usable_source(addr)));
+        sh(&format!("ip -6 rule add pref 1 fwmark {mark} prohibit"));
+        let refused = source().expect_err("the mark's rule");
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES), "{refused}");
+    });
+}
+
+#[test]
+fn firewall_rules() {
+    in_namespace(|host| {
+        let chain = host.chain().expect("made");
+        let v6 = "2001:db8::1:2:3:4".parse().expect("an address");
+        let rule = host.drop_rule(&name("up0"), &Prefix::WELL_KNOWN, v6).expect("added");
+        let other = host.drop_rule(&name("up1"), &Prefix::WELL_KNOWN, v6).expect("added");
+        let jump = "-A PREROUTING -j clat_raw_PREROUTING";
+        let line = |iface| {
+            format!("-A clat_raw_PREROUTING -s 64:ff9b::/96 -d 2001:db8::1:2:3:4/128 -i {iface} -j DROP")
+        };
+        let rules = sh("ip6tables -t raw -S");
+        assert!(
+            [jump, &line("up0"), &line("up1")].iter().all(|l| rules.lines().any(|r| r == *l)),
+            "{rules}"
+        );
+        drop(rule);
+        let rules = sh("ip6tables -t raw -S");
+        assert!(!rules.contains("up0") && rules.contains("up1"), "{rules}");
+        drop(other);
+        drop(chain);
+        let nothing = "-P PREROUTING ACCEPT\n-P OUTPUT ACCEPT\n";
+        assert_eq!(sh("ip6tables -t raw -S"), nothing);
+        let error = host.drop_rule(&name("up0"), &Prefix::WELL_KNOWN, v6).expect_err("no chain");
+        assert!(error.to_string().contains("ip6tables-restore failed"), "{error}");
+
+        // What two killed controllers leave, beside a rule of someone else.
+        sh("ip6tables -t raw -A PREROUTING -i other0 -j ACCEPT");
+        for _ in 0..2 {
+            std::mem::forget(host.chain().expect("made"));
+        }
+        std::mem::forget(host.drop_rule(&name("up0"), &Prefix::WELL_KNOWN, v6).expect("added"));
+        host.reconcile();
+        assert_eq!(
+            sh("ip6tables -t raw -S"),
+            format!("{nothing}-A PREROUTING -i other0 -j ACCEPT\n")
+        );
+        host.reconcile();
+    });
+}
