@@ -50,7 +50,7 @@ impl From<anyhow::Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(err: io::Error) -> Self {
-        anyhow::Error::from(err).into()
+        anyhow::Error::from(err).context("standard output").into()
     }
 }
 

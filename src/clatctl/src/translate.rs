@@ -17,6 +17,7 @@ use clat_xlat::{
     HEADROOM, TAILROOM,
 };
 use pcap_file::pcap::PcapWriter;
+use pcap_file::PcapError;
 
 use crate::{complain, Failure, FAILED};
 use capture::{Capture, Record, MAX_CAPTURED};
@@ -95,6 +96,9 @@ pub(crate) struct Args {
     output: PathBuf,
 }
 
+/// What failed when the report could not be written.
+const WORDS: &str = "cannot write what happened";
+
 /// The IPv4 dummy address (RFC 7600 §4.8).
 const DUMMY4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
@@ -153,7 +157,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     let mut report = Report::new(args.explain, args.json, &mut words);
     translate(args, &mut report)?;
-    report.finish(&args.input, &args.output)?;
+    report.finish(&args.input, &args.output).context(WORDS)?;
     let cut = report.skipped(Skip::CutShort);
     if cut == 0 {
         return Ok(ExitCode::SUCCESS);
@@ -182,12 +186,13 @@ fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
     let link = Link::new(capture.link_type()).with_context(input)?;
     let output = || args.output.display().to_string();
     let mut writer = PcapWriter::with_header(sink.writer(), capture.header(link.output_type()))
+        .map_err(unwritten)
         .with_context(output)?;
     while more {
         let (header, family) = match record.whole().and_then(|frame| link.split(frame)) {
             Ok((header, family)) => (header, family),
             Err(skip) => {
-                report.packet(&[], &Outcome::Skipped(skip))?;
+                report.packet(&[], &Outcome::Skipped(skip)).context(WORDS)?;
                 more = capture.next(&mut record).with_context(input)?;
                 continue;
             }
@@ -209,19 +214,33 @@ fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
                 while let Some(bytes) = frames.next() {
                     lengths.push(bytes.len());
                     let frame = link.forward(header, bytes);
-                    writer.write_raw_packet(&record.like(&frame)?).with_context(output)?;
+                    writer
+                        .write_raw_packet(&record.like(&frame)?)
+                        .map_err(unwritten)
+                        .with_context(output)?;
                 }
                 Outcome::Forwarded(rule, &lengths)
             }
             Verdict::Reply { reason, error } => {
                 let frame = link.reply(header, error);
-                writer.write_raw_packet(&record.like(&frame)?).with_context(output)?;
+                writer
+                    .write_raw_packet(&record.like(&frame)?)
+                    .map_err(unwritten)
+                    .with_context(output)?;
                 Outcome::Replied(reason, error.len())
             }
             Verdict::Drop(reason) => Outcome::Dropped(reason),
         };
-        report.packet(ip, &outcome)?;
+        report.packet(ip, &outcome).context(WORDS)?;
         more = capture.next(&mut record).with_context(input)?;
     }
     sink.commit()
+}
+
+/// Why a packet could not be written. pcap-file says of every such error that it was one of reading.
+fn unwritten(err: PcapError) -> anyhow::Error {
+    match err {
+        PcapError::IoError(err) => err.into(),
+        other => other.into(),
+    }
 }

@@ -81,26 +81,25 @@ impl Sink {
 
     /// Lets the output appear.
     pub(super) fn commit(self) -> anyhow::Result<()> {
-        let name = self.name;
-        let mut file = self
-            .buffer
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)
-            .with_context(|| name.display().to_string())?;
+        let name = || {
+            if is_stdio(&self.name) {
+                "standard output".into()
+            } else {
+                self.name.display().to_string()
+            }
+        };
+        let mut file =
+            self.buffer.into_inner().map_err(io::IntoInnerError::into_error).with_context(name)?;
         match self.target {
             Target::File { temporary, path, mode } => {
                 if let Some(mode) = mode {
                     file.set_permissions(Permissions::from_mode(mode))?;
                 }
-                temporary
-                    .persist(&path)
-                    .map_err(|err| err.error)
-                    .with_context(|| name.display().to_string())?;
+                temporary.persist(&path).map_err(|err| err.error).with_context(name)?;
             }
             Target::Stream(mut to) => {
                 file.rewind()?;
-                io::copy(&mut file, &mut to)?;
-                to.flush()?;
+                io::copy(&mut file, &mut to).and_then(|_| to.flush()).with_context(name)?;
             }
         }
         Ok(())

@@ -308,6 +308,34 @@ fn devices_are_written_to_and_not_replaced() {
 }
 
 #[test]
+fn a_full_disk_is_one_line_with_its_place() {
+    let folder = Folder::new();
+    folder.write("in", &pcap(RAW, &[udp4()]));
+    let output = folder.translate(&format!("{P} in /dev/full"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        complaint(&output).starts_with("clatctl: /dev/full: No space left"),
+        "{}",
+        complaint(&output)
+    );
+    // Words that cannot be written fail before the output appears.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_clatctl"))
+        .current_dir(folder.path(""))
+        .args(["translate", "--prefix", "64:ff9b::/96", "--explain", "in", "out"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        complaint(&output).contains("cannot write what happened: No space left"),
+        "{}",
+        complaint(&output)
+    );
+    assert_eq!(folder.names(), ["in"]);
+}
+
+#[test]
 fn a_dash_is_standard_input_and_output() {
     use std::io::Write;
     let mut child = Command::new(env!("CARGO_BIN_EXE_clatctl"))
