@@ -1,1 +1,18 @@
-//! The CLAT's translator daemon.
+//! The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device are translated and leave by the uplink as
+//! IPv6, and back.
+//!
+//! [`daemon::run`] opens everything, gives up its privileges and then forwards packets one by one ([`forward`]). What
+//! needs no system call is pure and is told the time: [`reassembly`], [`segment`], [`checksum`], [`limit`].
+
+pub mod args;
+pub mod checksum;
+pub mod counters;
+pub mod daemon;
+pub mod forward;
+pub mod limit;
+pub mod link;
+pub mod neighbour;
+pub mod privileges;
+pub mod reassembly;
+pub mod segment;
+pub mod socket;

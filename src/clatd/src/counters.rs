@@ -1,0 +1,90 @@
+//! The line of counters, on SIGUSR1 and at the end.
+
+use std::fmt::Write;
+
+use clat_xlat::{Counters, Reason};
+
+/// What happened beside translation, in packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Fragments that the translator refused and the reassembly kept, by the reason of the refusal.
+    pub held_icmp: u64,
+    /// The same for those with an extension header behind the Fragment Header.
+    pub held_extension: u64,
+    /// Kept fragments that were given up.
+    pub reassembly: u64,
+    /// Packets that the uplink did not take.
+    pub send: u64,
+    /// Packets that the TUN device did not take.
+    pub tun_write: u64,
+    /// Packets that could not be read whole.
+    pub receive: u64,
+    /// Packets whose checksum or segmentation could not be completed.
+    pub offload: u64,
+    /// ICMP errors that were not sent because there were too many.
+    pub rate_limited: u64,
+}
+
+/// One line: totals, then each reason that has occurred.
+#[must_use]
+pub fn line(interface: &str, counters: &Counters, tally: &Tally) -> String {
+    let translator = Reason::ALL.iter().map(|reason| {
+        let held = match reason {
+            Reason::FragmentedIcmp => tally.held_icmp,
+            Reason::ExtensionBehindFragment => tally.held_extension,
+            _ => 0,
+        };
+        (reason.name(), counters.drops(*reason).saturating_sub(held))
+    });
+    let own = [
+        ("reassembly", tally.reassembly),
+        ("send", tally.send),
+        ("tun-write", tally.tun_write),
+        ("receive", tally.receive),
+        ("offload", tally.offload),
+        ("rate-limited", tally.rate_limited),
+    ];
+    let drops: Vec<_> = translator.chain(own).filter(|(_, n)| *n > 0).collect();
+    let replies: Vec<_> = Reason::ALL
+        .iter()
+        .map(|reason| (reason.name(), counters.replies(*reason)))
+        .filter(|(_, n)| *n > 0)
+        .collect();
+    let sum = |of: &[(&str, u64)]| of.iter().map(|(_, n)| n).sum::<u64>();
+    let mut line = format!(
+        "clatd-{interface}: counters egress4={}/{} ingress6={}/{} replies={} drops={}",
+        counters.packets46,
+        counters.bytes46,
+        counters.packets64,
+        counters.bytes64,
+        sum(&replies),
+        sum(&drops),
+    );
+    for (kind, of) in [("reply", &replies), ("drop", &drops)] {
+        for (name, n) in of {
+            // Writing to a String does not fail.
+            let _ = write!(line, " {kind}.{name}={n}");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_occurred() {
+        let mut counters = Counters::default();
+        (counters.packets46, counters.bytes46) = (1, 84);
+        assert_eq!(
+            line("wlan0", &counters, &Tally::default()),
+            "clatd-wlan0: counters egress4=1/84 ingress6=0/0 replies=0 drops=0"
+        );
+        let tally = Tally { send: 2, rate_limited: 3, ..Default::default() };
+        assert_eq!(
+            line("wlan0", &counters, &tally),
+            "clatd-wlan0: counters egress4=1/84 ingress6=0/0 replies=0 drops=5 drop.send=2 drop.rate-limited=3"
+        );
+    }
+}

@@ -1,0 +1,229 @@
+//! The daemon: what it opens, in which order it gives up its privileges, and its loop.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use anyhow::{anyhow, bail, Context};
+use clat_tun::Tun;
+use clat_xlat::{Addresses, Config, Translator};
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{if_nametoindex, InterfaceFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::args::Args;
+use crate::forward::Forwarder;
+use crate::neighbour::Probe;
+use crate::socket::{adopt, path_mtu, PacketSocket, RawSocket};
+use crate::{link, privileges};
+
+/// Packets that are read from one side before the other gets its turn.
+const BATCH: usize = 64;
+
+/// What the descriptors are called in the loop.
+const TUN: u64 = 0;
+const UPLINK: u64 = 1;
+const SIGNALS: u64 = 2;
+const PROBE: u64 = 3;
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What could not be had or has gone; [`crate::neighbour::Duplicate`] when another node has the address.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let uplink = args.interface.as_str();
+    let index =
+        if_nametoindex(uplink).with_context(|| format!("there is no interface {uplink}"))?;
+    let mut tun = open_tun(args)?;
+
+    let asked = path_mtu(uplink, args.mark, link::inside(&args.plat_prefix));
+    let mtu6 = link::mtu6_or_least(asked);
+    let (packet, raw, probe) = match (args.read_sock, args.write_sock) {
+        (Some(read), Some(write)) => {
+            let named = |name, fd| adopt(fd).with_context(|| format!("{name} {fd} is not open"));
+            let packet = PacketSocket::from_fd(named("--read-sock", read)?).with_context(|| {
+                format!("--read-sock {read} is not a raw packet socket that fits")
+            })?;
+            let raw = RawSocket::from_fd(named("--write-sock", write)?)
+                .with_context(|| format!("--write-sock {write} is not a raw IPv6 socket"))?;
+            (packet, raw, None)
+        }
+        _ => {
+            let (packet, raw, probe) = open_sockets(args, index)?;
+            link::configure(tun.name(), args.ipv4_addr, link::tun_mtu(mtu6))?;
+            // What is up tells more (see Tun::from_fd).
+            tun = Tun::from_fd(tun.into())?;
+            (packet, raw, probe)
+        }
+    };
+    log::info!(
+        "{} on {}, {} on {uplink}, prefix {}, IPv6 MTU {mtu6}",
+        args.ipv4_addr,
+        tun.name(),
+        args.ipv6_addr,
+        args.plat_prefix
+    );
+
+    let signals = signals().context("cannot take signals")?;
+    let prefixes = [args.plat_prefix];
+    let addresses =
+        Addresses { local: Some(args.local()), prefixes: &prefixes, ..Default::default() };
+    let config = Config {
+        // What is delivered on this host is bounded by nothing else.
+        mtu4: 65535,
+        mtu6,
+        router6: args.ipv6_addr,
+        ..Default::default()
+    };
+    let translator = Translator::new(config, addresses, random16());
+    let mut forwarder = Forwarder::new(translator, tun, packet, raw);
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll")?;
+
+    privileges::drop_all()?;
+    let ended = serve(args, &epoll, &signals, &mut forwarder, probe);
+    say(&forwarder.counters(uplink));
+    ended
+}
+
+/// The device that was handed over; who misses the descriptor gets a clear line.
+fn open_tun(args: &Args) -> anyhow::Result<Tun> {
+    let fd = adopt(args.tunfd).with_context(|| format!("--tunfd {} is not open", args.tunfd))?;
+    Tun::from_fd(fd).with_context(|| format!("--tunfd {} is of no use", args.tunfd))
+}
+
+/// Our own sockets, the address on the uplink, and the question whether somebody has it.
+fn open_sockets(
+    args: &Args,
+    index: u32,
+) -> anyhow::Result<(PacketSocket, RawSocket, Option<Probe>)> {
+    let (uplink, v6) = (args.interface.as_str(), args.ipv6_addr);
+    let packet = PacketSocket::open(index, v6)
+        .with_context(|| format!("cannot open a packet socket on {uplink}"))?;
+    let raw = RawSocket::open(uplink, args.mark)
+        .with_context(|| format!("cannot open a raw socket on {uplink}"))?;
+    raw.join_anycast(index, v6).with_context(|| {
+        format!("cannot make {v6} an anycast address of {uplink}; it must be inside a prefix of {uplink}, and nobody else's")
+    })?;
+    // The anycast membership has joined the solicited-node group, where others' probes arrive.
+    let probe = if packet.is_ethernet() && resolves_addresses(uplink) {
+        let probe = Probe::start(index, v6)
+            .with_context(|| format!("cannot look for duplicates of {v6} on {uplink}"))?;
+        Some(probe)
+    } else {
+        None
+    };
+    Ok((packet, raw, probe))
+}
+
+/// Whether neighbours are looked up on the interface (not IFF_NOARP), as the kernel asks before its own detection.
+fn resolves_addresses(interface: &str) -> bool {
+    getifaddrs().is_ok_and(|mut all| {
+        !all.any(|a| a.interface_name == interface && a.flags.contains(InterfaceFlags::IFF_NOARP))
+    })
+}
+
+fn signals() -> nix::Result<SignalFd> {
+    let wanted = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
+    wanted.thread_block()?;
+    SignalFd::with_flags(&wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+fn serve(
+    args: &Args,
+    epoll: &Epoll,
+    signals: &SignalFd,
+    forwarder: &mut Forwarder<'_>,
+    mut probe: Option<Probe>,
+) -> anyhow::Result<()> {
+    let readable = |name| EpollEvent::new(EpollFlags::EPOLLIN, name);
+    epoll.add(forwarder.tun(), readable(TUN))?;
+    epoll.add(forwarder.packet_socket(), readable(UPLINK))?;
+    epoll.add(signals, readable(SIGNALS))?;
+    if let Some(probe) = &probe {
+        epoll.add(probe.as_fd(), readable(PROBE))?;
+    }
+    let mut events = [EpollEvent::empty(); 4];
+    loop {
+        // Without a probe under way, nothing wakes us but packets and signals.
+        let timeout = match &probe {
+            None => EpollTimeout::NONE,
+            Some(under_way) => match under_way.remaining(Instant::now()) {
+                // Rounded up, lest the last millisecond be spent in circles.
+                Some(left) => (left.as_millis() + 1).try_into().unwrap_or(EpollTimeout::ZERO),
+                None => {
+                    under_way.check()?;
+                    epoll.delete(under_way.as_fd())?;
+                    probe = None;
+                    EpollTimeout::NONE
+                }
+            },
+        };
+        let count = match epoll.wait(&mut events, timeout) {
+            Err(Errno::EINTR) => 0,
+            other => other.context("cannot wait")?,
+        };
+        for event in &events[..count] {
+            match event.data() {
+                TUN => drain_tun(forwarder)?,
+                UPLINK => drain_uplink(forwarder, &args.interface)?,
+                PROBE => probe.as_ref().map_or(Ok(()), Probe::check)?,
+                _ => {
+                    while let Some(signal) = signals.read_signal()? {
+                        if signal.ssi_signo != Signal::SIGUSR1 as u32 {
+                            return Ok(());
+                        }
+                        say(&forwarder.counters(&args.interface));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn drain_tun(forwarder: &mut Forwarder<'_>) -> anyhow::Result<()> {
+    for _ in 0..BATCH {
+        match forwarder.from_tun() {
+            Ok(()) | Err(Errno::EINTR | Errno::EBADMSG) => {}
+            Err(Errno::EAGAIN) => break,
+            // Also EBADFD, of a device that was removed.
+            Err(errno) => {
+                let name = forwarder.tun().name();
+                return Err(anyhow!("cannot read {name}: {errno}; was the device removed?"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn drain_uplink(forwarder: &mut Forwarder<'_>, uplink: &str) -> anyhow::Result<()> {
+    for _ in 0..BATCH {
+        match forwarder.from_uplink() {
+            Ok(()) | Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => break,
+            // Told once; when the interface comes up again, so do its packets.
+            Err(Errno::ENETDOWN) => {
+                if !forwarder.packet_socket().has_interface() {
+                    bail!("{uplink} is gone");
+                }
+                log::warn!("{uplink} is down");
+                break;
+            }
+            Err(errno) => return Err(anyhow!("cannot receive on {uplink}: {errno}")),
+        }
+    }
+    Ok(())
+}
+
+/// Prints a line to stderr; if nobody can read it, that is no reason to fail.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn random16() -> u16 {
+    let [a, b, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    u16::from_ne_bytes([a, b])
+}

@@ -1,0 +1,409 @@
+//! The daemon itself, in a network namespace of its own, with another at the far end of its uplink.
+
+use std::fs::{self, File};
+use std::net::{Ipv6Addr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clat_tun::{Options, Tun};
+use clatd::socket::{PacketSocket, RawSocket};
+use nix::net::if_::if_nametoindex;
+use nix::sched::{setns, unshare, CloneFlags};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+const V6: &str = "2001:db8:1::c1a7";
+/// Far longer than anything here takes, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// This thread's network namespace with the uplink `up0`, and another with its peer `down0`, which owns the IPv6
+/// addresses inside the prefix.
+struct Network {
+    peer: Child,
+}
+
+impl Network {
+    /// `None` where namespaces are not to be had; with CI in the environment that is a failure.
+    fn new() -> Option<Self> {
+        let tried = unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|e| e.to_string())
+            .and_then(|()| File::open("/dev/net/tun").map(|_| ()).map_err(|e| e.to_string()));
+        if let Err(why) = tried {
+            assert!(std::env::var_os("CI").is_none(), "cannot test the daemon: {why}");
+            eprintln!("SKIPPED: cannot test the daemon ({why}); run as root");
+            return None;
+        }
+        let peer = Command::new("unshare")
+            .args(["-n", "sh", "-c", "echo; exec sleep 600"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut network = Self { peer };
+        // The line says that the namespace is there.
+        let mut line = [0];
+        std::io::Read::read_exact(&mut network.peer.stdout.take().unwrap(), &mut line).unwrap();
+        let pid = network.peer.id();
+        run(&format!(
+            "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
+             ip link set lo up
+             ip link add up0 type veth peer name down0 netns {pid}
+             ip addr add 2001:db8:1::2/64 dev up0 nodad
+             ip link set up0 up
+             ip -6 route add default via 2001:db8:1::1 dev up0"
+        ));
+        network.run_peer(
+            "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
+             ip link set lo up
+             ip addr add 2001:db8:1::1/64 dev down0 nodad
+             ip addr add 64:ff9b::203.0.113.1/128 dev lo nodad
+             ip link set down0 up",
+        );
+        Some(network)
+    }
+
+    fn run_peer(&self, script: &str) -> String {
+        let pid = self.peer.id().to_string();
+        output(Command::new("nsenter").args(["-t", &pid, "-n", "sh", "-ec", script]))
+    }
+
+    /// Runs something in the peer's namespace.
+    fn in_peer<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.peer.id())).unwrap();
+        thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                what()
+            });
+            there.join().unwrap()
+        })
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.peer.kill();
+        let _ = self.peer.wait();
+    }
+}
+
+fn run(script: &str) -> String {
+    output(Command::new("sh").args(["-ec", script]))
+}
+
+fn output(command: &mut Command) -> String {
+    let done = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{command:?}: {out}{err}");
+    out.into_owned()
+}
+
+/// Waits until something is there.
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "{what}: nothing after {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A running clatd whose stderr goes to a file.
+struct Clatd {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Clatd {
+    /// Starts one on a TUN device that is handed over, and the sockets if there are any.
+    fn start(test: &str, tun: Tun, sockets: Option<(OwnedFd, OwnedFd)>) -> Self {
+        let log = std::env::temp_dir().join(format!("clatd-{test}-{}.log", std::process::id()));
+        // Descriptors arrive as stdin, stdout and stderr and are moved to where they are announced: thus no other
+        // test's child can inherit them.
+        let mut script = String::from("exec 3<&0 0</dev/null; ");
+        let mut options = String::from("-t 3");
+        let mut command = Command::new("sh");
+        command.stdin(OwnedFd::from(tun)).stdout(Stdio::null());
+        if let Some((read, write)) = sockets {
+            command.stdout(read).stderr(write);
+            script += "exec 4<&1 5<&2 1>/dev/null; ";
+            options += " -r 4 -w 5";
+        }
+        script += &format!(
+            "exec {} -i up0 -m 0x0 -p 64:ff9b:: -4 192.0.0.4 -6 {V6} {options} 2>{}",
+            env!("CARGO_BIN_EXE_clatd"),
+            log.display()
+        );
+        let child = command.args(["-c", &script]).spawn().unwrap();
+        Self { child, log }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    /// A line of /proc/PID/status.
+    fn status(&self, key: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        line[key.len()..].split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Waits until the loop runs: the system call filter is the last step before it.
+    fn ready(&mut self) {
+        until("clatd in its loop", || {
+            let ended = self.child.try_wait().unwrap();
+            assert_eq!(ended, None, "{}", self.log());
+            (self.status("Seccomp:") == "2").then_some(())
+        });
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        until("the end of clatd", || self.child.try_wait().unwrap())
+    }
+
+    fn counters(&self) -> String {
+        let before = self.log().matches("counters").count();
+        kill(self.pid(), Signal::SIGUSR1).unwrap();
+        until("a line of counters", || {
+            let log = self.log();
+            (log.matches("counters").count() > before && log.ends_with('\n'))
+                .then(|| log.lines().last().unwrap_or_default().to_owned())
+        })
+    }
+
+    fn stop(mut self) -> String {
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+        let log = self.log();
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.starts_with("clatd-up0: counters egress4="), "{log}");
+        last.to_owned()
+    }
+}
+
+impl Drop for Clatd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.log);
+    }
+}
+
+fn tun(options: Options) -> Tun {
+    Tun::create("v4-up0", options).unwrap()
+}
+
+#[test]
+fn privileges_are_gone() {
+    let Some(_network) = Network::new() else { return };
+    let mut clatd = Clatd::start("privileges", tun(Options::default()), None);
+    clatd.ready();
+    let user = nix::unistd::User::from_name("clat").unwrap();
+    let user = user.or_else(|| nix::unistd::User::from_name("nobody").unwrap()).unwrap();
+    let ids = |id: u32| [id; 4].map(|id| id.to_string()).join(" ");
+    assert_eq!(clatd.status("Uid:"), ids(user.uid.as_raw()));
+    assert_eq!(clatd.status("Gid:"), ids(user.gid.as_raw()));
+    assert_eq!(clatd.status("Groups:"), "");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(clatd.status(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(clatd.status("NoNewPrivs:"), "1");
+    assert_eq!(clatd.status("Seccomp:"), "2");
+    clatd.stop();
+}
+
+#[test]
+fn the_device_is_set_up() {
+    let Some(_network) = Network::new() else { return };
+    run("ip link set up0 mtu 1400");
+    let mut clatd = Clatd::start("device", tun(Options::default()), None);
+    clatd.ready();
+    let shown = run("ip addr show dev v4-up0");
+    assert!(shown.contains("inet 192.0.0.4/32"), "{shown}");
+    assert!(shown.contains("mtu 1372") && shown.contains(",UP"), "{shown}");
+    clatd.stop();
+    until("the device to go", || if_nametoindex("v4-up0").is_err().then_some(()));
+}
+
+#[test]
+fn signals_and_counters() {
+    let Some(_network) = Network::new() else { return };
+    let mut clatd = Clatd::start("signals", tun(Options::default()), None);
+    clatd.ready();
+    for _ in 0..3 {
+        assert!(clatd.counters().starts_with("clatd-up0: counters egress4="));
+    }
+    // A counted drop: no packet leaves under a foreign source.
+    clatd.stop();
+}
+
+#[test]
+fn neighbours_find_it() {
+    let Some(network) = Network::new() else { return };
+    let mut clatd = Clatd::start("neighbours", tun(Options::default()), None);
+    clatd.ready();
+    let anycast = fs::read_to_string("/proc/thread-self/net/anycast6").unwrap();
+    assert!(anycast.contains("20010db800010000000000000000c1a7"), "{anycast}");
+    network.in_peer(|| {
+        let socket = UdpSocket::bind("[2001:db8:1::1]:0").unwrap();
+        socket.send_to(b"who is it?", (V6, 9)).unwrap();
+    });
+    until("a resolved neighbour", || {
+        let seen = network.run_peer(&format!("ip -6 neigh show {V6} dev down0"));
+        seen.contains("lladdr").then_some(())
+    });
+    clatd.stop();
+}
+
+#[test]
+fn a_duplicate_ends_it() {
+    let Some(network) = Network::new() else { return };
+    network.run_peer(&format!("ip addr add {V6}/64 dev down0 nodad"));
+    let mut clatd = Clatd::start("duplicate", tun(Options::default()), None);
+    let status = clatd.wait();
+    let log = clatd.log();
+    assert_eq!(status.code(), Some(3), "{log}");
+    assert!(log.contains(&format!("{V6} is in use by another node")), "{log}");
+}
+
+#[test]
+fn no_answer_no_duplicate() {
+    let Some(_network) = Network::new() else { return };
+    let mut clatd = Clatd::start("alone", tun(Options::default()), None);
+    clatd.ready();
+    thread::sleep(Duration::from_millis(1500));
+    clatd.stop();
+}
+
+#[test]
+fn an_address_outside_the_uplink_is_refused() {
+    let Some(_network) = Network::new() else { return };
+    run("ip addr flush dev up0 scope global");
+    let mut clatd = Clatd::start("outside", tun(Options::default()), None);
+    let (status, log) = (clatd.wait(), clatd.log());
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("cannot make") && log.contains("anycast address of up0"), "{log}");
+}
+
+#[test]
+fn a_removed_device_ends_it() {
+    let Some(_network) = Network::new() else { return };
+    let mut clatd = Clatd::start("removed", tun(Options::default()), None);
+    clatd.ready();
+    run("ip link del v4-up0");
+    let (status, log) = (clatd.wait(), clatd.log());
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("cannot read v4-up0"), "{log}");
+}
+
+#[test]
+fn an_uplink_may_go_down_but_not_away() {
+    let Some(_network) = Network::new() else { return };
+    let mut clatd = Clatd::start("down", tun(Options::default()), None);
+    clatd.ready();
+    run("ip link set up0 down");
+    until("a word about it", || clatd.log().contains("up0 is down").then_some(()));
+    run("ip link set up0 up");
+    clatd.counters();
+    run("ip link del up0");
+    let (status, log) = (clatd.wait(), clatd.log());
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("up0 is gone"), "{log}");
+}
+
+#[test]
+fn other_descriptors_are_refused() {
+    let program = env!("CARGO_BIN_EXE_clatd");
+    let options = format!("-i lo -p 64:ff9b:: -4 192.0.0.4 -6 {V6}");
+    for (fds, expected) in [
+        ("-t 3 3</dev/null", "is not a TUN device"),
+        ("-t 3", "--tunfd 3 is not open"),
+        ("-t 3 -r 4 3</dev/null", "--write-sock"),
+    ] {
+        let script = format!("exec {program} {options} {fds} 2>&1");
+        let done = Command::new("sh").args(["-c", &script]).output().unwrap();
+        let text = String::from_utf8_lossy(&done.stdout);
+        assert!(!done.status.success() && text.contains(expected), "{fds}: {text}");
+    }
+}
+
+/// Sockets as a caller that passes them opens them.
+fn sockets() -> (OwnedFd, OwnedFd) {
+    let index = if_nametoindex("up0").unwrap();
+    let v6: Ipv6Addr = V6.parse().unwrap();
+    let packet = PacketSocket::open(index, v6).unwrap();
+    let raw = RawSocket::open("up0", 0).unwrap();
+    raw.join_anycast(index, v6).unwrap();
+    let raw = raw.as_fd().try_clone_to_owned().unwrap();
+    (packet.as_fd().try_clone_to_owned().unwrap(), raw)
+}
+
+#[test]
+fn every_kind_of_device_and_socket() {
+    let Some(network) = Network::new() else { return };
+    for handed_over in [false, true] {
+        for (packet_info, vnet_header) in
+            [(false, true), (false, false), (true, false), (true, true)]
+        {
+            let what = format!("fds-{handed_over}-pi-{packet_info}-vnet-{vnet_header}");
+            let tun = tun(Options { packet_info, vnet_header });
+            let sockets = handed_over.then(|| {
+                run("ip addr add 192.0.0.4/32 dev v4-up0; ip link set v4-up0 mtu 1472 up");
+                sockets()
+            });
+            let mut clatd = Clatd::start(&what, tun, sockets);
+            clatd.ready();
+            run("ip route add 203.0.113.0/24 dev v4-up0 src 192.0.0.4");
+            let log = clatd.stop();
+            assert!(!log.is_empty(), "{what}");
+            until("the device to go", || if_nametoindex("v4-up0").is_err().then_some(()));
+        }
+    }
+    drop(network);
+}
+
+#[test]
+fn garbage_does_not_end_it() {
+    let Some(network) = Network::new() else { return };
+    let mut clatd = Clatd::start("garbage", tun(Options::default()), None);
+    clatd.ready();
+    let v6: Ipv6Addr = V6.parse().unwrap();
+    network.in_peer(|| {
+        let socket = RawSocket::open("down0", 0).unwrap();
+        // A generator of our own: the same packets each time.
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state.to_be_bytes()[0]
+        };
+        let kinds = [0, 1, 6, 17, 43, 44, 50, 51, 58, 59, 60, 132, 135, 136];
+        for round in 0..3000 {
+            let len = 40 + usize::from(next()) * usize::from(next() % 4 + 1);
+            let mut packet: Vec<u8> = (0..len).map(|_| next()).collect();
+            packet[0] = 0x60;
+            packet[4..6].copy_from_slice(&u16::try_from(len - 40).unwrap().to_be_bytes());
+            packet[6] = kinds[round % kinds.len()];
+            packet[8..24]
+                .copy_from_slice(&"64:ff9b::cb00:7101".parse::<Ipv6Addr>().unwrap().octets());
+            packet[24..40].copy_from_slice(&v6.octets());
+            // A full queue is no failure.
+            let _ = socket.send(&packet);
+        }
+    });
+    let line = until("the garbage to arrive", || {
+        let line = clatd.counters();
+        (!line.contains("drops=0")).then_some(line)
+    });
+    assert!(line.contains(" drop."), "{line}");
+    clatd.stop();
+}
