@@ -3,6 +3,9 @@
 use clat_tun::VirtioHeader;
 use crc::{Crc, CRC_32_ISCSI};
 
+/// SCTP's CRC-32C (RFC 9260 Appendix A).
+const CASTAGNOLI: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+
 /// Where SCTP's CRC stands in its header; no checksum of another protocol stands there.
 const SCTP_CRC: u16 = 8;
 
@@ -51,7 +54,7 @@ pub fn complete(packet: &mut [u8], vnet: &VirtioHeader) -> bool {
     if vnet.csum_offset == SCTP_CRC {
         let Some(field) = l4.get_mut(at..at + 4) else { return false };
         field.fill(0);
-        let crc = Crc::<u32>::new(&CRC_32_ISCSI).checksum(l4);
+        let crc = CASTAGNOLI.checksum(l4);
         l4[at..at + 4].copy_from_slice(&crc.to_le_bytes());
         return true;
     }
@@ -133,11 +136,11 @@ mod tests {
     /// RFC 9260 Appendix A; the check value of CRC-32C over "123456789".
     #[test]
     fn sctp_has_a_crc() {
-        assert_eq!(Crc::<u32>::new(&CRC_32_ISCSI).checksum(b"123456789"), 0xe306_9283);
+        assert_eq!(CASTAGNOLI.checksum(b"123456789"), 0xe306_9283);
         let mut packet = *b"12345678????9";
         let vnet = VirtioHeader { csum_offset: SCTP_CRC, ..Default::default() };
         assert!(complete(&mut packet, &vnet));
-        let crc = Crc::<u32>::new(&CRC_32_ISCSI).checksum(b"12345678\0\0\0\x009");
+        let crc = CASTAGNOLI.checksum(b"12345678\0\0\0\x009");
         assert_eq!(packet[8..12], crc.to_le_bytes());
     }
 }

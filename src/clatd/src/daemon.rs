@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, Context};
 use clat_tun::Tun;
@@ -23,6 +23,10 @@ use crate::{link, privileges};
 
 /// Packets that are read from one side before the other gets its turn.
 const BATCH: usize = 64;
+
+/// An interface that is removed goes down first, and the kernel tells of that only. When it comes up again, so do its
+/// packets.
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// What the descriptors are called in the loop.
 const TUN: u64 = 0;
@@ -147,21 +151,28 @@ fn serve(
         epoll.add(probe.as_fd(), readable(PROBE))?;
     }
     let mut events = [EpollEvent::empty(); 4];
+    // When to see whether an uplink that has gone down is there at all.
+    let mut recheck: Option<Instant> = None;
     loop {
-        // Without a probe under way, nothing wakes us but packets and signals.
-        let timeout = match &probe {
-            None => EpollTimeout::NONE,
-            Some(under_way) => match under_way.remaining(Instant::now()) {
-                // Rounded up, lest the last millisecond be spent in circles.
-                Some(left) => (left.as_millis() + 1).try_into().unwrap_or(EpollTimeout::ZERO),
-                None => {
-                    under_way.check()?;
-                    epoll.delete(under_way.as_fd())?;
-                    probe = None;
-                    EpollTimeout::NONE
-                }
-            },
-        };
+        let now = Instant::now();
+        if probe.as_ref().is_some_and(|probe| probe.deadline() <= now) {
+            // Dropping it takes it out of the epoll, too.
+            probe.take().map_or(Ok(()), |probe| probe.check())?;
+        }
+        if recheck.is_some_and(|at| at <= now) {
+            recheck = None;
+            if !forwarder.packet_socket().has_interface() {
+                bail!("{} is gone", args.interface);
+            }
+        }
+        // Without any of these, nothing wakes us but packets and signals.
+        let deadline = probe.as_ref().map(Probe::deadline).into_iter().chain(recheck).min();
+        let timeout = deadline.map_or(EpollTimeout::NONE, |at| {
+            // Rounded up, lest the last millisecond be spent in circles.
+            (at.saturating_duration_since(now).as_millis() + 1)
+                .try_into()
+                .unwrap_or(EpollTimeout::ZERO)
+        });
         let count = match epoll.wait(&mut events, timeout) {
             Err(Errno::EINTR) => 0,
             other => other.context("cannot wait")?,
@@ -169,7 +180,12 @@ fn serve(
         for event in &events[..count] {
             match event.data() {
                 TUN => drain_tun(forwarder)?,
-                UPLINK => drain_uplink(forwarder, &args.interface)?,
+                UPLINK => {
+                    if drain_uplink(forwarder, &args.interface)? == Uplink::Down {
+                        log::warn!("{} is down", args.interface);
+                        recheck = Some(Instant::now() + RECHECK);
+                    }
+                }
                 PROBE => probe.as_ref().map_or(Ok(()), Probe::check)?,
                 _ => {
                     while let Some(signal) = signals.read_signal()? {
@@ -199,23 +215,23 @@ fn drain_tun(forwarder: &mut Forwarder<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn drain_uplink(forwarder: &mut Forwarder<'_>, uplink: &str) -> anyhow::Result<()> {
+/// How the uplink was found.
+#[derive(PartialEq, Eq)]
+enum Uplink {
+    Up,
+    Down,
+}
+
+fn drain_uplink(forwarder: &mut Forwarder<'_>, uplink: &str) -> anyhow::Result<Uplink> {
     for _ in 0..BATCH {
         match forwarder.from_uplink() {
             Ok(()) | Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => break,
-            // Told once; when the interface comes up again, so do its packets.
-            Err(Errno::ENETDOWN) => {
-                if !forwarder.packet_socket().has_interface() {
-                    bail!("{uplink} is gone");
-                }
-                log::warn!("{uplink} is down");
-                break;
-            }
+            Err(Errno::ENETDOWN) => return Ok(Uplink::Down),
             Err(errno) => return Err(anyhow!("cannot receive on {uplink}: {errno}")),
         }
     }
-    Ok(())
+    Ok(Uplink::Up)
 }
 
 /// Prints a line to stderr; if nobody can read it, that is no reason to fail.

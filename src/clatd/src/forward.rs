@@ -174,25 +174,12 @@ impl Path<'_> {
             Verdict::Forward { mut frames, .. } => {
                 while let Some(frame) = frames.next() {
                     match from {
-                        Side::Tun => self.to_uplink(frame),
-                        Side::Uplink => self.to_tun(frame),
+                        Side::Tun => self.write_uplink(frame),
+                        Side::Uplink => self.write_tun(frame),
                     }
                 }
             }
-            Verdict::Reply { error, .. } => {
-                let bucket = match from {
-                    Side::Tun => &mut self.errors4,
-                    Side::Uplink => &mut self.errors6,
-                };
-                if !bucket.take(Instant::now()) {
-                    self.tally.rate_limited += 1;
-                    return;
-                }
-                match from {
-                    Side::Tun => self.to_tun(error),
-                    Side::Uplink => self.to_uplink(error),
-                }
-            }
+            Verdict::Reply { error, .. } => self.answer(from, error),
             Verdict::Drop(reason @ (Reason::FragmentedIcmp | Reason::ExtensionBehindFragment)) => {
                 let Some(spare) = spare else { return };
                 let out = &mut spare[HEADROOM..BUFFER - TAILROOM];
@@ -256,32 +243,42 @@ impl Path<'_> {
                         self.takes_udp_gso = false;
                         let Some(mut segments) = Segments::new(frame, &vnet) else { return };
                         while let Some(len) = segments.next(spare) {
-                            self.to_tun(&spare[..len]);
+                            self.write_tun(&spare[..len]);
                         }
                     }
                     Err(_) => self.tally.tun_write += 1,
                 }
             }
-            Verdict::Reply { error, .. } => {
-                if self.errors6.take(Instant::now()) {
-                    self.to_uplink(error);
-                } else {
-                    self.tally.rate_limited += 1;
-                }
-            }
+            Verdict::Reply { error, .. } => self.answer(Side::Uplink, error),
             // Neither a fragment nor an ICMP error is left to be completed.
             Verdict::Forward { .. } => self.tally.offload += 1,
             Verdict::Drop(_) => {}
         }
     }
 
-    fn to_tun(&mut self, packet: &[u8]) {
+    /// Sends an ICMP error back to where its cause came from.
+    fn answer(&mut self, to: Side, error: &[u8]) {
+        let bucket = match to {
+            Side::Tun => &mut self.errors4,
+            Side::Uplink => &mut self.errors6,
+        };
+        if !bucket.take(Instant::now()) {
+            self.tally.rate_limited += 1;
+            return;
+        }
+        match to {
+            Side::Tun => self.write_tun(error),
+            Side::Uplink => self.write_uplink(error),
+        }
+    }
+
+    fn write_tun(&mut self, packet: &[u8]) {
         if self.tun.send(&VirtioHeader::default(), packet).is_err() {
             self.tally.tun_write += 1;
         }
     }
 
-    fn to_uplink(&mut self, packet: &[u8]) {
+    fn write_uplink(&mut self, packet: &[u8]) {
         if self.raw.send(packet).is_err() {
             self.tally.send += 1;
         }

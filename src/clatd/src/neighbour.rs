@@ -50,10 +50,10 @@ impl Probe {
         Ok(Self { socket, address, nonce, until: Instant::now() + RETRANS_TIMER })
     }
 
-    /// How long answers may still come; `None` when nobody has answered in time and the address is ours.
+    /// Until when answers may come. If none did, the address is ours.
     #[must_use]
-    pub fn remaining(&self, now: Instant) -> Option<Duration> {
-        self.until.checked_duration_since(now).filter(|left| !left.is_zero())
+    pub fn deadline(&self) -> Instant {
+        self.until
     }
 
     /// Reads what has come.

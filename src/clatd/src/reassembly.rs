@@ -298,3 +298,211 @@ fn fragment<'p>(
 fn word(packet: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::fold;
+    use proptest::prelude::*;
+
+    const NEVER: &[u8] = &[];
+
+    /// A fragment of an ICMP message.
+    fn piece(version: u8, source: u8, id: u16, offset: usize, data: &[u8], more: bool) -> Vec<u8> {
+        let place = u16::try_from(offset).unwrap();
+        let mut packet;
+        if version == 4 {
+            packet = vec![0x45, 0xb9, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0];
+            packet[4..6].copy_from_slice(&id.to_be_bytes());
+            packet[6..8]
+                .copy_from_slice(&((place / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
+            packet.extend([192, 0, 2, source, 192, 0, 0, 4]);
+            packet.extend(data);
+            let len = u16::try_from(packet.len()).unwrap();
+            packet[2..4].copy_from_slice(&len.to_be_bytes());
+        } else {
+            packet = vec![0x60, 0, 0, 0, 0, 0, 44, 64];
+            packet.extend([0x20; 15]);
+            packet.push(source);
+            packet.extend([0x21; 16]);
+            packet.extend([58, 0]);
+            packet.extend((place | u16::from(more)).to_be_bytes());
+            packet.extend([0xaa, 0xbb]);
+            packet.extend(id.to_be_bytes());
+            packet.extend(data);
+            let len = u16::try_from(packet.len() - 40).unwrap();
+            packet[4..6].copy_from_slice(&len.to_be_bytes());
+        }
+        packet
+    }
+
+    /// Offers pieces one by one; what the last gave.
+    fn offer(to: &mut Reassembly, now: Instant, packet: &[u8]) -> Result<Vec<u8>, Outcome> {
+        let mut out = vec![0; 70_000];
+        match to.offer(packet, now, &mut out) {
+            Outcome::Whole(len) => Ok(out[..len].to_vec()),
+            other => Err(other),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_gives_the_datagram(
+            version in prop_oneof![Just(4u8), Just(6u8)],
+            data in proptest::collection::vec(any::<u8>(), 17..5000),
+            unit in 1usize..60,
+            order in proptest::collection::vec(any::<prop::sample::Index>(), 0..50),
+            duplicate: bool,
+        ) {
+            let now = Instant::now();
+            let size = unit * 8 + 8;
+            prop_assume!(data.len() > size);
+            let count = data.len().div_ceil(size);
+            let mut pieces: Vec<_> = data
+                .chunks(size)
+                .enumerate()
+                .map(|(i, chunk)| piece(version, 1, 7, i * size, chunk, i + 1 < count))
+                .collect();
+            for (i, index) in order.iter().enumerate() {
+                pieces.swap(i % count, index.index(count));
+            }
+            let mut reassembly = Reassembly::default();
+            let (last, first) = pieces.split_last().unwrap();
+            for packet in first {
+                prop_assert_eq!(offer(&mut reassembly, now, packet), Err(Outcome::Kept));
+                if duplicate {
+                    prop_assert_eq!(offer(&mut reassembly, now, packet), Err(Outcome::Kept));
+                }
+            }
+            let whole = offer(&mut reassembly, now, last).unwrap();
+            let header = if version == 4 { 20 } else { 48 };
+            prop_assert_eq!(&whole[header..], &data[..]);
+            if version == 4 {
+                prop_assert_eq!(usize::from(word(&whole, 2).unwrap()), whole.len());
+                prop_assert_eq!(&whole[4..8], &[0, 7, 0, 0]);
+                prop_assert_eq!(fold(add(0, &whole[..20])), 0xffff);
+            } else {
+                prop_assert_eq!(usize::from(word(&whole, 4).unwrap()) + 40, whole.len());
+                prop_assert_eq!(&whole[40..48], &[58, 0, 0, 0, 0xaa, 0xbb, 0, 7]);
+            }
+            prop_assert!(reassembly.datagrams.is_empty());
+            prop_assert_eq!(reassembly.abandoned(), 0);
+        }
+
+        #[test]
+        fn hostile_input_stays_bounded(
+            packets in proptest::collection::vec(
+                (
+                    prop_oneof![Just(4u8), Just(6u8)], 0u8..8, 0u16..20, 0usize..8191,
+                    1usize..200, any::<bool>(), 0usize..300, 0u64..40,
+                ),
+                1..400,
+            )
+        ) {
+            let mut now = Instant::now();
+            let mut reassembly = Reassembly::default();
+            for (version, source, id, unit, len, more, cut, seconds) in packets {
+                now += Duration::from_secs(seconds / 10);
+                let packet = piece(version, source, id, unit * 8, &vec![0; len * 8], more);
+                let _ = offer(&mut reassembly, now, &packet);
+                let _ = offer(&mut reassembly, now, &packet[..packet.len().saturating_sub(cut)]);
+                prop_assert!(reassembly.bytes() <= MAX_BYTES);
+                prop_assert!(reassembly.datagrams.len() <= MAX_DATAGRAMS);
+            }
+        }
+
+        #[test]
+        fn noise(bytes in proptest::collection::vec(any::<u8>(), 0..100), first in 0x40u8..0x70) {
+            let mut bytes = bytes;
+            if let Some(byte) = bytes.first_mut() {
+                *byte = first;
+            }
+            let _ = offer(&mut Reassembly::default(), Instant::now(), &bytes);
+        }
+    }
+
+    #[test]
+    fn rfc_5722_overlaps_discard_the_datagram() {
+        for version in [4, 6] {
+            for (offset, len, more) in [(8, 8, true), (0, 24, true), (16, 16, true), (16, 8, false)]
+            {
+                let (now, mut reassembly) = (Instant::now(), Reassembly::default());
+                let mut give = |offset, len, more| {
+                    offer(&mut reassembly, now, &piece(version, 1, 1, offset, &vec![9; len], more))
+                };
+                assert_eq!(give(0, 16, true), Err(Outcome::Kept));
+                assert_eq!(give(24, 8, true), Err(Outcome::Kept));
+                assert_eq!(
+                    give(offset, len, more),
+                    Err(Outcome::Dropped),
+                    "{version} {offset} {len}"
+                );
+                // What would complete it comes too late.
+                assert_eq!(give(16, 8, true), Err(Outcome::Dropped));
+                assert_eq!(give(32, 8, false), Err(Outcome::Dropped));
+                assert_eq!(reassembly.abandoned(), 2);
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_duplicate_is_an_overlap() {
+        let (now, mut reassembly) = (Instant::now(), Reassembly::default());
+        assert_eq!(
+            offer(&mut reassembly, now, &piece(6, 1, 1, 0, &[1; 8], true)),
+            Err(Outcome::Kept)
+        );
+        let changed = piece(6, 1, 1, 0, &[2; 8], true);
+        assert_eq!(offer(&mut reassembly, now, &changed), Err(Outcome::Dropped));
+    }
+
+    #[test]
+    fn rfc_8200_60_seconds() {
+        let (start, mut reassembly) = (Instant::now(), Reassembly::default());
+        let (first, last) = (piece(6, 1, 1, 0, &[1; 8], true), piece(6, 1, 1, 8, &[1; 8], false));
+        assert_eq!(offer(&mut reassembly, start, &first), Err(Outcome::Kept));
+        assert_eq!(offer(&mut reassembly, start + TIMEOUT, &last), Err(Outcome::Kept));
+        assert_eq!(reassembly.abandoned(), 1);
+        let in_time = start + TIMEOUT * 2 - Duration::from_millis(1);
+        assert!(offer(&mut reassembly, in_time, &first).is_ok());
+    }
+
+    #[test]
+    fn the_oldest_goes_and_one_source_has_its_share() {
+        let (now, mut reassembly) = (Instant::now(), Reassembly::default());
+        let mut open = |source, id| {
+            let _ = offer(&mut reassembly, now, &piece(6, source, id, 0, &[1; 8], true));
+        };
+        open(1, 1);
+        for id in 0..100 {
+            open(2, id);
+        }
+        let of = |r: &Reassembly, source| {
+            let mine = r.datagrams.iter().filter(|d| d.key.source[15] == source);
+            mine.map(|d| d.key.id & 0xffff).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&reassembly, 1), [1], "another source's datagram stays");
+        assert_eq!(of(&reassembly, 2), (84..100).collect::<Vec<_>>());
+        let big = [0; 60_000];
+        for source in 10..80 {
+            let _ = offer(&mut reassembly, now, &piece(6, source, 1, 0, &big, true));
+        }
+        assert_eq!(of(&reassembly, 1), [0u32; 0]);
+        assert!(reassembly.bytes() <= MAX_BYTES && reassembly.datagrams.len() > 10);
+    }
+
+    #[test]
+    fn unsound_fragments() {
+        let mut reassembly = Reassembly::default();
+        let now = Instant::now();
+        for packet in [
+            piece(4, 1, 1, 8, &[1; 7], true),
+            piece(6, 1, 1, 8, &[1; 7], true),
+            piece(6, 1, 1, 65_528, &[1; 16], false),
+            piece(6, 1, 1, 8, NEVER, false),
+        ] {
+            assert_eq!(offer(&mut reassembly, now, &packet), Err(Outcome::Dropped));
+        }
+        assert!(reassembly.datagrams.is_empty());
+    }
+}

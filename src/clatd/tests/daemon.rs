@@ -1,7 +1,9 @@
 //! The daemon itself, in a network namespace of its own, with another at the far end of its uplink.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::fs::{self, File};
-use std::net::{Ipv6Addr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +15,7 @@ use clatd::socket::{PacketSocket, RawSocket};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{setns, unshare, CloneFlags};
 use nix::sys::signal::{kill, Signal};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
 const V6: &str = "2001:db8:1::c1a7";
@@ -44,7 +47,7 @@ impl Network {
         let mut network = Self { peer };
         // The line says that the namespace is there.
         let mut line = [0];
-        std::io::Read::read_exact(&mut network.peer.stdout.take().unwrap(), &mut line).unwrap();
+        network.peer.stdout.take().unwrap().read_exact(&mut line).unwrap();
         let pid = network.peer.id();
         run(&format!(
             "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad
@@ -243,7 +246,6 @@ fn signals_and_counters() {
     for _ in 0..3 {
         assert!(clatd.counters().starts_with("clatd-up0: counters egress4="));
     }
-    // A counted drop: no packet leaves under a foreign source.
     clatd.stop();
 }
 
@@ -348,6 +350,93 @@ fn sockets() -> (OwnedFd, OwnedFd) {
     (packet.as_fd().try_clone_to_owned().unwrap(), raw)
 }
 
+/// Lets IPv4 go through the CLAT, and keeps the kernel from answering what clatd receives, as the controller does.
+fn route() {
+    run(&format!(
+        "ip route add 203.0.113.0/24 dev v4-up0 src 192.0.0.4
+         ip6tables -w -t raw -A PREROUTING -i up0 -s 64:ff9b::/96 -d {V6} -j DROP"
+    ));
+}
+
+fn unroute() {
+    run("ip6tables -w -t raw -F PREROUTING");
+}
+
+const SERVER: &str = "64:ff9b::203.0.113.1";
+
+/// Counting bytes, so that a piece in the wrong place is noticed.
+fn data(len: usize) -> Vec<u8> {
+    (0u32..).flat_map(u32::to_be_bytes).take(len).collect()
+}
+
+/// Datagrams of several sizes there and back, among them one that is fragmented.
+fn udp_echo(network: &Network) {
+    let server = network.in_peer(|| UdpSocket::bind((SERVER, 0)).unwrap());
+    let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+    client.connect(("203.0.113.1", server.local_addr().unwrap().port())).unwrap();
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    let mut buf = vec![0; 65536];
+    for len in [0, 1, 64, 1231, 1232, 1233, 1400, 1472, 8000, 40_000] {
+        let sent = data(len);
+        client.send(&sent).unwrap();
+        let (got, from) = server.recv_from(&mut buf).unwrap();
+        assert_eq!(from.ip().to_string(), V6);
+        assert_eq!(buf[..got], sent, "up, {len} bytes");
+        server.send_to(&sent, from).unwrap();
+        let got = client.recv(&mut buf).unwrap();
+        assert_eq!(buf[..got], sent, "down, {len} bytes");
+    }
+    // A train of datagrams must arrive as datagrams.
+    client.send(b"where am I?").unwrap();
+    let (_, from) = server.recv_from(&mut buf).unwrap();
+    setsockopt(&server, sockopt::UdpGsoSegment, &1200).unwrap();
+    let sent = data(10 * 1200 + 77);
+    server.send_to(&sent, from).unwrap();
+    for chunk in sent.chunks(1200) {
+        let got = client.recv(&mut buf).unwrap();
+        assert_eq!(buf[..got], *chunk);
+    }
+    setsockopt(&client, sockopt::UdpGsoSegment, &1200).unwrap();
+    client.send(&sent).unwrap();
+    for chunk in sent.chunks(1200) {
+        let (got, _) = server.recv_from(&mut buf).unwrap();
+        assert_eq!(buf[..got], *chunk);
+    }
+}
+
+/// Some megabytes each way.
+fn tcp_echo(network: &Network) {
+    let server = network.in_peer(|| TcpListener::bind((SERVER, 0)).unwrap());
+    let port = server.local_addr().unwrap().port();
+    let sent = data(4 << 20);
+    thread::scope(|scope| {
+        let sent = &sent;
+        scope.spawn(move || {
+            let (mut there, _) = server.accept().unwrap();
+            there.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut got = vec![0; sent.len()];
+            there.read_exact(&mut got).unwrap();
+            assert!(got == *sent, "up");
+            there.write_all(sent).unwrap();
+        });
+        let mut here = TcpStream::connect(("203.0.113.1", port)).unwrap();
+        here.set_read_timeout(Some(PATIENCE)).unwrap();
+        here.write_all(sent).unwrap();
+        let mut got = vec![0; sent.len()];
+        here.read_exact(&mut got).unwrap();
+        assert!(got == *sent, "down");
+    });
+}
+
+/// Whole and fragmented; a fragmented ICMP message needs reassembly both ways.
+fn ping() {
+    for size in [56, 1400, 4000, 30_000] {
+        run(&format!("ping -n -c 1 -w 20 -s {size} 203.0.113.1"));
+    }
+}
+
 #[test]
 fn every_kind_of_device_and_socket() {
     let Some(network) = Network::new() else { return };
@@ -363,13 +452,44 @@ fn every_kind_of_device_and_socket() {
             });
             let mut clatd = Clatd::start(&what, tun, sockets);
             clatd.ready();
-            run("ip route add 203.0.113.0/24 dev v4-up0 src 192.0.0.4");
-            let log = clatd.stop();
-            assert!(!log.is_empty(), "{what}");
+            route();
+            eprintln!("{what}");
+            ping();
+            udp_echo(&network);
+            tcp_echo(&network);
+            unroute();
+            let line = clatd.stop();
+            assert!(!line.contains("reassembly") && !line.contains("offload"), "{what}: {line}");
             until("the device to go", || if_nametoindex("v4-up0").is_err().then_some(()));
         }
     }
-    drop(network);
+}
+
+#[test]
+fn without_offloads() {
+    let Some(network) = Network::new() else { return };
+    let off = "tx off rx off tso off gso off gro off";
+    run(&format!("ethtool -K up0 {off} >/dev/null"));
+    network.run_peer(&format!("ethtool -K down0 {off} >/dev/null"));
+    let mut clatd = Clatd::start("offloads", tun(Options::default()), None);
+    clatd.ready();
+    route();
+    ping();
+    udp_echo(&network);
+    tcp_echo(&network);
+    clatd.stop();
+}
+
+#[test]
+fn a_foreign_source_stays_inside() {
+    let Some(_network) = Network::new() else { return };
+    let mut clatd = Clatd::start("foreign", tun(Options::default()), None);
+    clatd.ready();
+    run("ip addr add 198.51.100.7/32 dev lo; ip route add 203.0.113.0/24 dev v4-up0");
+    let socket = UdpSocket::bind("198.51.100.7:0").unwrap();
+    socket.send_to(b"let me out", "203.0.113.1:9").unwrap();
+    until("the drop", || clatd.counters().contains("drop.foreign-source=1").then_some(()));
+    assert!(clatd.stop().contains("egress4=0/0"));
 }
 
 #[test]
