@@ -7,9 +7,12 @@ use core::str::FromStr;
 /// An IPv6 prefix that carries IPv4 addresses (RFC 6052 §2.2), of 32, 40, 48, 56, 64 or 96 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix {
-    net: [u8; 16],
+    net: u128,
     len: u8,
 }
+
+/// Bits 64 to 71 of an address, zero in every IPv4-embedded one (RFC 6052 §2.2).
+const U_OCTET: u128 = 0xff << 56;
 
 /// What is wrong with the text or the numbers of a [`Prefix`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +45,7 @@ impl fmt::Display for PrefixError {
 
 impl Prefix {
     /// 64:ff9b::/96, the well-known prefix (RFC 6052 §2.1).
-    pub const WELL_KNOWN: Self =
-        Self { net: [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], len: 96 };
+    pub const WELL_KNOWN: Self = Self { net: 0x64_ff9b << 96, len: 96 };
 
     /// Makes a prefix of `len` bits.
     ///
@@ -53,11 +55,11 @@ impl Prefix {
         if !matches!(len, 32 | 40 | 48 | 56 | 64 | 96) {
             return Err(PrefixError::Length);
         }
-        if net.to_bits() << len != 0 {
+        let net = net.to_bits();
+        if net << len != 0 {
             return Err(PrefixError::HostBits);
         }
-        let net = net.octets();
-        if net[8] != 0 {
+        if net & U_OCTET != 0 {
             return Err(PrefixError::UOctet);
         }
         Ok(Self { net, len })
@@ -78,32 +80,30 @@ impl Prefix {
     /// Puts an IPv4 address into the prefix (RFC 6052 §2.2): around the u-octet, suffix zero.
     #[must_use]
     pub fn embed(&self, v4: Ipv4Addr) -> Ipv6Addr {
-        let mut out = self.net;
-        for (at, byte) in self.places().zip(v4.octets()) {
-            out[at] = byte;
-        }
-        out.into()
+        let bits = u128::from(v4.to_bits()) << (96 - self.len);
+        let bits = match self.len {
+            96 => bits,
+            // What would reach into the u-octet and beyond moves on by its width.
+            _ => bits >> 64 << 64 | (bits & u128::from(u64::MAX)) >> 8,
+        };
+        (self.net | bits).into()
     }
 
     /// Takes the IPv4 address out of an IPv6 address inside the prefix; `None` for one outside it. The u-octet and
     /// the suffix are ignored (RFC 6052 §2.2).
     #[must_use]
     pub fn extract(&self, v6: Ipv6Addr) -> Option<Ipv4Addr> {
-        let v6 = v6.octets();
-        let bytes = usize::from(self.len / 8);
-        if v6[..bytes] != self.net[..bytes] {
+        let bits = v6.to_bits();
+        if (bits ^ self.net) >> (128 - self.len) != 0 {
             return None;
         }
-        let mut out = [0; 4];
-        for (byte, at) in out.iter_mut().zip(self.places()) {
-            *byte = v6[at];
-        }
-        Some(out.into())
-    }
-
-    /// Where the four bytes of the IPv4 address stand.
-    fn places(&self) -> impl Iterator<Item = usize> {
-        (usize::from(self.len / 8)..16).filter(|at| *at != 8)
+        let bits = match self.len {
+            96 => bits,
+            _ => bits >> 64 << 64 | bits << 8 & u128::from(u64::MAX),
+        };
+        #[allow(clippy::cast_possible_truncation)] // the 32 bits behind the prefix
+        let v4 = (bits >> (96 - self.len)) as u32;
+        Some(v4.into())
     }
 }
 

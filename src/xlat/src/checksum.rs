@@ -11,15 +11,20 @@ pub(crate) struct Sum(u64);
 
 impl Sum {
     /// Sums bytes; an odd last one counts as if a zero followed.
+    #[inline]
     pub(crate) fn of(bytes: &[u8]) -> Self {
-        let (words, rest) = bytes.as_chunks_exact4();
         let mut sum = 0u64;
-        for word in words {
-            sum += u64::from(u32::from_ne_bytes(*word));
+        let mut words = bytes.chunks_exact(4);
+        for word in &mut words {
+            sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
         }
-        let mut tail = [0; 4];
-        tail[..rest.len()].copy_from_slice(rest);
-        Self(sum + u64::from(u32::from_ne_bytes(tail)))
+        let rest = words.remainder();
+        if !rest.is_empty() {
+            let mut tail = [0; 4];
+            tail[..rest.len()].copy_from_slice(rest);
+            sum += u64::from(u32::from_ne_bytes(tail));
+        }
+        Self(sum)
     }
 
     /// Adds one word, given as the number that it stands for.
@@ -45,12 +50,14 @@ impl Sum {
     }
 
     /// The sum as one word in memory order; zero only if every word was.
+    #[inline]
     pub(crate) fn fold(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum >> 16) + (sum & 0xffff);
-        }
-        #[allow(clippy::cast_possible_truncation)] // the loop has seen to it
+        let sum = (self.0 >> 32) + (self.0 & 0xffff_ffff);
+        // Up to 33 bits, 18 bits, 17 bits, 16 bits.
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        #[allow(clippy::cast_possible_truncation)]
         let word = sum as u16;
         word
     }
@@ -73,23 +80,14 @@ impl core::ops::Add for Sum {
 /// equation 3). An unchanged sum leaves the field as it is, and a wrong one stays exactly as wrong.
 pub(crate) fn adjust(field: [u8; 2], old: Sum, new: Sum) -> [u8; 2] {
     let (old, new) = (old.fold(), new.fold());
-    // 0 and 0xffff are the same number here.
-    if old % 0xffff == new % 0xffff {
+    if same(old, new) {
         return field;
     }
     let sum = u64::from(!u16::from_ne_bytes(field)) + u64::from(!old) + u64::from(new);
     Sum(sum).field()
 }
 
-/// The bytes as arrays of four, and the rest. (`slice::as_chunks` is newer than our compiler.)
-trait Chunks {
-    fn as_chunks_exact4(&self) -> (impl Iterator<Item = &[u8; 4]>, &[u8]);
-}
-
-impl Chunks for [u8] {
-    fn as_chunks_exact4(&self) -> (impl Iterator<Item = &[u8; 4]>, &[u8]) {
-        let chunks = self.chunks_exact(4);
-        let rest = chunks.remainder();
-        (chunks.filter_map(|c| c.try_into().ok()), rest)
-    }
+/// Whether two folded sums are the same number: 0 and 0xffff are.
+pub(crate) const fn same(a: u16, b: u16) -> bool {
+    a == b || (a == 0 && b == 0xffff) || (a == 0xffff && b == 0)
 }

@@ -8,6 +8,7 @@
 mod addr;
 mod checksum;
 mod icmp;
+mod neutral;
 mod packet;
 mod reply;
 mod transport;

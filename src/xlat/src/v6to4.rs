@@ -127,9 +127,8 @@ fn fit(
     ip: &Ip<Ipv6Addr>,
     new: &mut Ip<Ipv4Addr>,
 ) -> Result<Option<Split>, Stop> {
-    let mtu = usize::try_from(t.config.mtu4).unwrap_or(usize::MAX).clamp(68, 0xffff);
-    let len = ipv4::HEADER + ip.payload_len();
-    if len > mtu && ip.len > ipv6::MIN_MTU {
+    let mtu = mtu4(t);
+    if ipv4::HEADER + ip.payload_len() > mtu && ip.len > ipv6::MIN_MTU {
         let mtu6 = u32::try_from(mtu).unwrap_or(u32::MAX) + 20;
         return Err(Stop::Answer(
             Reason::TooBigForIpv4,
@@ -137,11 +136,17 @@ fn fit(
         ));
     }
     identify(t, new);
-    if len <= mtu {
-        return Ok(None);
-    }
-    let chunk = (mtu - ipv4::HEADER) / 8 * 8;
-    Ok(Some(Split { header: SplitHeader::V4(*new), chunk }))
+    Ok(split(t, new, ip.payload_len()))
+}
+
+/// How to cut a payload that is too long for the link, if it is.
+fn split(t: &Translator, new: &Ip<Ipv4Addr>, payload_len: usize) -> Option<Split> {
+    let room = mtu4(t) - ipv4::HEADER;
+    (payload_len > room).then(|| Split { header: SplitHeader::V4(*new), chunk: room / 8 * 8 })
+}
+
+fn mtu4(t: &Translator) -> usize {
+    usize::try_from(t.config.mtu4).unwrap_or(usize::MAX).clamp(68, 0xffff)
 }
 
 /// RFC 7915 §5.1. With DF set the identification means nothing (RFC 6864 §4.1) and is zero.
@@ -223,5 +228,6 @@ fn error(
     new.dont_fragment = false;
     identify(t, new);
     let rule = if origin.is_some() { Rule::To4ErrorUnmapped } else { Rule::To4Error };
-    Ok(finish(buf, start..end, new, None, rule))
+    let split = split(t, new, end - start);
+    Ok(finish(buf, start..end, new, split, rule))
 }
