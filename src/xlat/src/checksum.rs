@@ -1,7 +1,5 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 
-use core::net::{Ipv4Addr, Ipv6Addr};
-
 /// A one's-complement sum of 16-bit words, not yet folded.
 ///
 /// Words are taken in memory order: the sum comes out the same on either endianness (RFC 1071 §2(B)), and
@@ -33,20 +31,39 @@ impl Sum {
     }
 
     /// The addresses and the rest of a pseudo-header (RFC 8200 §8.1).
-    pub(crate) fn pseudo6(src: Ipv6Addr, dst: Ipv6Addr, len: usize, protocol: u8) -> Self {
+    pub(crate) fn pseudo6(src: u128, dst: u128, len: usize, protocol: u8) -> Self {
         #[allow(clippy::cast_possible_truncation)] // both halves are taken
         let (high, low) = ((len >> 16) as u16, len as u16);
         Self::addresses6(src, dst).word(high).word(low).word(protocol.into())
     }
 
     /// The two addresses of a pseudo-header.
-    pub(crate) fn addresses6(src: Ipv6Addr, dst: Ipv6Addr) -> Self {
-        Self::of(&src.octets()) + Self::of(&dst.octets())
+    #[inline]
+    pub(crate) fn addresses6(src: u128, dst: u128) -> Self {
+        Self::address6(src) + Self::address6(dst)
     }
 
     /// The two addresses of a pseudo-header.
-    pub(crate) fn addresses4(src: Ipv4Addr, dst: Ipv4Addr) -> Self {
-        Self::of(&src.octets()) + Self::of(&dst.octets())
+    #[inline]
+    pub(crate) fn addresses4(src: u32, dst: u32) -> Self {
+        Self::address4(src) + Self::address4(dst)
+    }
+
+    /// An IPv6 address, given as the number that it stands for.
+    #[inline]
+    pub(crate) fn address6(addr: u128) -> Self {
+        let halves = [addr, addr >> 64];
+        Self(halves.into_iter().fold(0, |sum, half| {
+            #[allow(clippy::cast_possible_truncation)] // both halves are taken
+            let half = (half as u64).to_be();
+            sum + (half >> 32) + (half & 0xffff_ffff)
+        }))
+    }
+
+    /// An IPv4 address, given as the number that it stands for.
+    #[inline]
+    pub(crate) fn address4(addr: u32) -> Self {
+        Self(addr.to_be().into())
     }
 
     /// The sum as one word in memory order; zero only if every word was.

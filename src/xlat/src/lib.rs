@@ -153,7 +153,7 @@ impl<'t> Translator<'t> {
         match wire::ipv4::parse(&buf[start..end]) {
             Ok(ip) if reply::may_answer_v4(&ip, &buf[start + ip.header_len..start + ip.len]) => {
                 let id = self.next_identification();
-                let addresses = (self.config.router4, ip.src);
+                let addresses = (self.config.router4.to_bits(), ip.src);
                 let (start, end) = reply::write_v4(buf, (start, ip.len), head, addresses, id);
                 self.reply(reason, &buf[start..end])
             }
@@ -177,7 +177,7 @@ impl<'t> Translator<'t> {
                 if !self.config.router6.is_unspecified()
                     && reply::may_answer_v6(&ip, &buf[start + ip.header_len..start + ip.len]) =>
             {
-                let addresses = (self.config.router6, ip.src);
+                let addresses = (self.config.router6.to_bits(), ip.src);
                 let (start, end) = reply::write_v6(buf, (start, ip.len), head, addresses);
                 self.reply(reason, &buf[start..end])
             }

@@ -18,8 +18,8 @@ impl Local {
         let mut v6 = net.octets();
         v6[8..].copy_from_slice(&random);
         // The balance spans two words, one byte in each: as a word it counts byte-swapped.
-        let have = Sum::of(&v6) + Sum::of(&prefix.addr().octets());
-        let balance = adjust([v6[BALANCE + 1], v6[BALANCE]], Sum::of(&v4.octets()), have);
+        let have = Sum::of(&v6) + Sum::address6(prefix.addr().to_bits());
+        let balance = adjust([v6[BALANCE + 1], v6[BALANCE]], Sum::address4(v4.to_bits()), have);
         [v6[BALANCE + 1], v6[BALANCE]] = balance;
         Self { v4, v6: v6.into() }
     }
@@ -27,7 +27,7 @@ impl Local {
     /// Whether checksums stay the same between these addresses and `prefix`.
     #[must_use]
     pub fn is_neutral(&self, prefix: &Prefix) -> bool {
-        let v6 = Sum::of(&self.v6.octets()) + Sum::of(&prefix.addr().octets());
-        same(Sum::of(&self.v4.octets()).fold(), v6.fold())
+        let v6 = Sum::address6(self.v6.to_bits()) + Sum::address6(prefix.addr().to_bits());
+        same(Sum::address4(self.v4.to_bits()).fold(), v6.fold())
     }
 }

@@ -1,6 +1,6 @@
 //! IPv4 to IPv6: egress4 (RFC 7915 §4).
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::Ipv4Addr;
 use core::ops::Range;
 
 use crate::addr::NoCounterpart;
@@ -94,20 +94,18 @@ pub(crate) fn translate(
 
 /// The IPv6 forms of both addresses. An ICMP error may come from anywhere, even from addresses that are nobody's:
 /// they help to find the trouble (RFC 7915 §4.1).
-fn addresses(
-    t: &Translator,
-    ip: &Ip<Ipv4Addr>,
-    is_error: bool,
-) -> Result<(Ipv6Addr, Ipv6Addr), Reason> {
+#[inline]
+fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128), Reason> {
     // What RFC 1812 §5.3.7 calls martian.
     let nobody = |a: Ipv4Addr| a.octets()[0] == 0 || a.is_loopback() || a.is_broadcast();
-    if ip.src.is_multicast() || (nobody(ip.src) && !is_error) {
+    let (src, dst) = (Ipv4Addr::from_bits(ip.src), Ipv4Addr::from_bits(ip.dst));
+    if src.is_multicast() || (nobody(src) && !is_error) {
         return Err(Reason::IllegalSource);
     }
-    if ip.dst.is_multicast() {
+    if dst.is_multicast() {
         return Err(Reason::Multicast);
     }
-    if nobody(ip.dst) {
+    if nobody(dst) {
         return Err(Reason::IllegalDestination);
     }
     let src = t.addresses.to_own_v6(ip.src).map_err(|e| match e {
@@ -123,18 +121,15 @@ fn addresses(
 }
 
 /// The same header with IPv6 addresses.
-fn readdressed(ip: &Ip<Ipv4Addr>, src: Ipv6Addr, dst: Ipv6Addr) -> Ip<Ipv6Addr> {
+#[inline]
+fn readdressed(ip: &Ip<u32>, src: u128, dst: u128) -> Ip<u128> {
     let Ip { class, hops, protocol, fragment, dont_fragment, header_len, len, .. } = *ip;
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
 }
 
 /// Decides whether the packet fits: as it is, in fragments, or not at all.
-fn fit(
-    config: &Config,
-    ip: &Ip<Ipv4Addr>,
-    new: &Ip<Ipv6Addr>,
-    bytes: &[u8],
-) -> Result<Option<Split>, Stop> {
+#[inline]
+fn fit(config: &Config, ip: &Ip<u32>, new: &Ip<u128>, bytes: &[u8]) -> Result<Option<Split>, Stop> {
     let headers = ipv6::header_len(new);
     let len = headers + ip.payload_len();
     let (mtu, lowest) = (size(config.mtu6), size(config.lowest_ipv6_mtu));
@@ -164,10 +159,11 @@ fn size(mtu: u32) -> usize {
 }
 
 /// Writes the header, or leaves that to the fragments.
+#[inline]
 fn finish(
     buf: &mut [u8],
     payload: Range<usize>,
-    new: &Ip<Ipv6Addr>,
+    new: &Ip<u128>,
     split: Option<Split>,
     rule: Rule,
 ) -> Output {
@@ -185,7 +181,7 @@ fn error(
     buf: &mut [u8],
     message: Range<usize>,
     head: Head,
-    new: &Ip<Ipv6Addr>,
+    new: &Ip<u128>,
 ) -> Result<Output, Stop> {
     let body = message.start + crate::wire::icmp::HEADER..message.end;
     let (quote, extensions) = Shape::V4.split(head, body);

@@ -1,6 +1,6 @@
 //! IPv6 to IPv4: ingress6 (RFC 7915 §5).
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::Ipv6Addr;
 use core::ops::Range;
 
 use crate::addr::NoCounterpart;
@@ -54,7 +54,7 @@ pub(crate) fn translate(
     let protocol = if ip.protocol == protocol::ICMPV6 { protocol::ICMP } else { ip.protocol };
     let (src_or_router, origin) = match src {
         Some(src) => (src, None),
-        None => (t.config.router4, Some(ip.src)),
+        None => (t.config.router4.to_bits(), Some(ip.src)),
     };
     let mut new = Ip { hops, protocol, ..readdressed(&ip, src_or_router, dst) };
 
@@ -87,15 +87,13 @@ const fn untranslatable(kind: u8) -> Reason {
 }
 
 /// The IPv4 forms of both addresses. The source of an ICMPv6 error may have none: routers on the way hardly ever do.
-fn addresses(
-    t: &Translator,
-    ip: &Ip<Ipv6Addr>,
-    is_error: bool,
-) -> Result<(Option<Ipv4Addr>, Ipv4Addr), Reason> {
-    if ip.src.is_unspecified() || ip.src.is_loopback() || ip.src.is_multicast() {
+#[inline]
+fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u32>, u32), Reason> {
+    let (src, dst) = (Ipv6Addr::from_bits(ip.src), Ipv6Addr::from_bits(ip.dst));
+    if src.is_unspecified() || src.is_loopback() || src.is_multicast() {
         return Err(Reason::IllegalSource);
     }
-    if ip.dst.is_multicast() {
+    if dst.is_multicast() {
         return Err(Reason::Multicast);
     }
     let dst = t.addresses.to_own_v4(ip.dst).map_err(|e| match e {
@@ -114,7 +112,8 @@ fn addresses(
 }
 
 /// The same header with IPv4 addresses, and DF by size (RFC 7915 §5.1, §5.1.1).
-fn readdressed(ip: &Ip<Ipv6Addr>, src: Ipv4Addr, dst: Ipv4Addr) -> Ip<Ipv4Addr> {
+#[inline]
+fn readdressed(ip: &Ip<u128>, src: u32, dst: u32) -> Ip<u32> {
     let Ip { class, hops, protocol, fragment, header_len, len, .. } = *ip;
     let dont_fragment = fragment.is_none() && ipv4::HEADER + ip.payload_len() > MOST_WITHOUT_DF;
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
@@ -122,11 +121,8 @@ fn readdressed(ip: &Ip<Ipv6Addr>, src: Ipv4Addr, dst: Ipv4Addr) -> Ip<Ipv4Addr> 
 
 /// Decides whether the packet fits: as it is, in fragments, or not at all. Gives an identification to a packet that
 /// has none and may be fragmented.
-fn fit(
-    t: &mut Translator,
-    ip: &Ip<Ipv6Addr>,
-    new: &mut Ip<Ipv4Addr>,
-) -> Result<Option<Split>, Stop> {
+#[inline]
+fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>) -> Result<Option<Split>, Stop> {
     let mtu = mtu4(t);
     if ipv4::HEADER + ip.payload_len() > mtu && ip.len > ipv6::MIN_MTU {
         let mtu6 = u32::try_from(mtu).unwrap_or(u32::MAX) + 20;
@@ -140,7 +136,7 @@ fn fit(
 }
 
 /// How to cut a payload that is too long for the link, if it is.
-fn split(t: &Translator, new: &Ip<Ipv4Addr>, payload_len: usize) -> Option<Split> {
+fn split(t: &Translator, new: &Ip<u32>, payload_len: usize) -> Option<Split> {
     let room = mtu4(t) - ipv4::HEADER;
     (payload_len > room).then(|| Split { header: SplitHeader::V4(*new), chunk: room / 8 * 8 })
 }
@@ -150,7 +146,7 @@ fn mtu4(t: &Translator) -> usize {
 }
 
 /// RFC 7915 §5.1. With DF set the identification means nothing (RFC 6864 §4.1) and is zero.
-fn identify(t: &mut Translator, new: &mut Ip<Ipv4Addr>) {
+fn identify(t: &mut Translator, new: &mut Ip<u32>) {
     if new.fragment.is_none() && !new.dont_fragment {
         new.fragment =
             Some(Fragment { offset: 0, more: false, id: t.next_identification().into() });
@@ -158,10 +154,11 @@ fn identify(t: &mut Translator, new: &mut Ip<Ipv4Addr>) {
 }
 
 /// Writes the header, or leaves that to the fragments.
+#[inline]
 fn finish(
     buf: &mut [u8],
     payload: Range<usize>,
-    new: &Ip<Ipv4Addr>,
+    new: &Ip<u32>,
     split: Option<Split>,
     rule: Rule,
 ) -> Output {
@@ -179,8 +176,8 @@ fn error(
     buf: &mut [u8],
     message: Range<usize>,
     head: Head,
-    (ip, new): (&Ip<Ipv6Addr>, &mut Ip<Ipv4Addr>),
-    origin: Option<Ipv6Addr>,
+    (ip, new): (&Ip<u128>, &mut Ip<u32>),
+    origin: Option<u128>,
 ) -> Result<Output, Stop> {
     let body = message.start + HEADER..message.end;
     let (quote, extensions) = Shape::V6.split(head, body);

@@ -1,6 +1,5 @@
 //! What translation answers: forward, reply or drop; and why.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
 use core::ops::Range;
 
 use crate::wire::{ipv4, ipv6, Fragment, Ip};
@@ -140,13 +139,14 @@ pub(crate) struct Split {
 /// The header that every fragment gets, but for its length and place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SplitHeader {
-    V4(Ip<Ipv4Addr>),
-    V6(Ip<Ipv6Addr>),
+    V4(Ip<u32>),
+    V6(Ip<u128>),
 }
 
 impl Frames<'_> {
     /// The next packet, from its IP header on; `None` when all have been given.
     #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
+    #[inline]
     pub fn next(&mut self) -> Option<&mut [u8]> {
         if self.rest.is_empty() {
             return None;
