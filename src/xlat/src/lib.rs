@@ -23,8 +23,8 @@ use core::ops::Range;
 pub use addr::{Addresses, Eam, EamError, Local, Prefix, PrefixError};
 pub use packet::{NoRoom, Packet, HEADROOM, TAILROOM};
 use reply::Stop;
+use verdict::Split;
 pub use verdict::{Counters, Frames, Reason, Rule, Verdict};
-use verdict::{Split, SplitHeader};
 
 /// What to do with a UDP packet that has no checksum, on its way to IPv6 (RFC 7915 §4.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

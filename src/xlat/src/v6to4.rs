@@ -9,7 +9,7 @@ use crate::icmp::{self, Head, Shape};
 use crate::reply::Stop;
 use crate::wire::icmp::{v6, CHECKSUM, HEADER};
 use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
-use crate::{transport, HopPolicy, Output, Reason, Rule, Split, SplitHeader, Translator};
+use crate::{transport, HopPolicy, Output, Reason, Rule, Split, Translator};
 
 /// Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 §5.1): no IPv6 sender would heed an MTU
 /// below 1280.
@@ -66,17 +66,17 @@ pub(crate) fn translate(
         let Some(kind) = icmp::echo_to_v4(head.kind) else {
             return Err(untranslatable(head.kind).into());
         };
-        let split = fit(t, &ip, &mut new)?;
+        fit(t, &ip, &mut new)?;
         let pseudo = Sum::pseudo6(ip.src, ip.dst, payload.len(), protocol::ICMPV6);
         icmp::retype_echo(&mut buf[payload.clone()], kind, pseudo, Sum::default());
-        return Ok(finish(buf, payload, &new, split, Rule::To4Echo));
+        return Ok(finish(t, buf, payload, &new, Rule::To4Echo));
     }
 
     let rule = if ip.fragment.is_some() { Rule::To4Fragment } else { Rule::To4 };
-    let split = fit(t, &ip, &mut new)?;
+    fit(t, &ip, &mut new)?;
     let (old, sum) = (Sum::addresses6(ip.src, ip.dst), Sum::addresses4(new.src, new.dst));
     transport::readdress(&ip, &mut buf[payload.clone()], old, sum);
-    Ok(finish(buf, payload, &new, split, rule))
+    Ok(finish(t, buf, payload, &new, rule))
 }
 
 const fn untranslatable(kind: u8) -> Reason {
@@ -119,10 +119,10 @@ fn readdressed(ip: &Ip<u128>, src: u32, dst: u32) -> Ip<u32> {
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
 }
 
-/// Decides whether the packet fits: as it is, in fragments, or not at all. Gives an identification to a packet that
-/// has none and may be fragmented.
+/// Sees to it that the packet fits: as it is or in fragments. Gives an identification to a packet that has none and may
+/// be fragmented.
 #[inline]
-fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>) -> Result<Option<Split>, Stop> {
+fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>) -> Result<(), Stop> {
     let mtu = mtu4(t);
     if ipv4::HEADER + ip.payload_len() > mtu && ip.len > ipv6::MIN_MTU {
         let mtu6 = u32::try_from(mtu).unwrap_or(u32::MAX) + 20;
@@ -132,13 +132,7 @@ fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>) -> Result<Option<Sp
         ));
     }
     identify(t, new);
-    Ok(split(t, new, ip.payload_len()))
-}
-
-/// How to cut a payload that is too long for the link, if it is.
-fn split(t: &Translator, new: &Ip<u32>, payload_len: usize) -> Option<Split> {
-    let room = mtu4(t) - ipv4::HEADER;
-    (payload_len > room).then(|| Split { header: SplitHeader::V4(*new), chunk: room / 8 * 8 })
+    Ok(())
 }
 
 fn mtu4(t: &Translator) -> usize {
@@ -153,21 +147,23 @@ fn identify(t: &mut Translator, new: &mut Ip<u32>) {
     }
 }
 
-/// Writes the header, or leaves that to the fragments.
+/// Writes the header in front of the payload, which is to be cut if it is too long for the link.
 #[inline]
 fn finish(
+    t: &Translator,
     buf: &mut [u8],
     payload: Range<usize>,
     new: &Ip<u32>,
-    split: Option<Split>,
     rule: Rule,
 ) -> Output {
-    if split.is_some() {
-        return Output { rule: Rule::To4Split, range: payload, split };
-    }
     let start = payload.start - ipv4::HEADER;
+    let mtu = mtu4(t);
     ipv4::write(&mut buf[start..], new, payload.end - start);
-    Output { rule, range: start..payload.end, split }
+    if payload.end - start <= mtu {
+        return Output { rule, range: start..payload.end, split: None };
+    }
+    let split = Some(Split::new(start, ipv4::HEADER, mtu, new.fragment));
+    Output { rule: Rule::To4Split, range: payload, split }
 }
 
 /// Translates an ICMPv6 error and the packet that it quotes (RFC 7915 §5.2, §5.3).
@@ -225,6 +221,5 @@ fn error(
     new.dont_fragment = false;
     identify(t, new);
     let rule = if origin.is_some() { Rule::To4ErrorUnmapped } else { Rule::To4Error };
-    let split = split(t, new, end - start);
-    Ok(finish(buf, start..end, new, split, rule))
+    Ok(finish(t, buf, start..end, new, rule))
 }

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use crate::wire::{ipv4, ipv6, Fragment, Ip};
+use crate::wire::{ipv4, ipv6, Fragment};
 
 /// Declares an enum of causes, each with a stable name, the text that explains it and the document that asks for it.
 macro_rules! causes {
@@ -118,8 +118,8 @@ pub enum Verdict<'p> {
 
 /// The packets that one packet became, in the order in which to send them.
 ///
-/// Fragments share the payload where it lies: the header of each is written in front of it when it is asked for,
-/// over bytes that have been handed out before.
+/// Fragments share the payload where it lies: the header moves along when the next one is asked for, over bytes that
+/// have been handed out before.
 #[derive(Debug)]
 pub struct Frames<'p> {
     pub(crate) buf: &'p mut [u8],
@@ -128,78 +128,71 @@ pub struct Frames<'p> {
     pub(crate) split: Option<Split>,
 }
 
-/// How to cut a payload.
+/// How to cut a payload that has its header in front of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
-    pub(crate) header: SplitHeader,
+    /// Length of the header, which every fragment gets.
+    pub(crate) header: usize,
+    /// Where it stands: in front of the payload, then in front of what was handed out last.
+    pub(crate) header_at: usize,
     /// Most bytes of payload in a fragment, a multiple of 8.
     pub(crate) chunk: usize,
+    /// Place of the next fragment in the packet, in units of 8 bytes.
+    pub(crate) offset: u16,
+    /// Whether more follow the last one: what is split may be a fragment itself.
+    pub(crate) more: bool,
 }
 
-/// The header that every fragment gets, but for its length and place.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum SplitHeader {
-    V4(Ip<u32>),
-    V6(Ip<u128>),
+impl Split {
+    /// Cuts the payload behind the `header` bytes at `header_at` into packets of at most `mtu` bytes.
+    pub(crate) fn new(
+        header_at: usize,
+        header: usize,
+        mtu: usize,
+        fragment: Option<Fragment>,
+    ) -> Self {
+        let (offset, more) = fragment.map_or((0, false), |f| (f.offset, f.more));
+        Self { header, header_at, chunk: (mtu - header) / 8 * 8, offset, more }
+    }
 }
 
 impl Frames<'_> {
     /// The next packet, from its IP header on; `None` when all have been given.
     #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
     #[inline]
-    pub fn next(&mut self) -> Option<&mut [u8]> {
+    pub fn next(&mut self) -> Option<&[u8]> {
         if self.rest.is_empty() {
             return None;
         }
-        let Some(split) = &mut self.split else {
-            let all = self.rest.clone();
-            self.rest.start = all.end;
-            return self.buf.get_mut(all);
-        };
-        let start = self.rest.start;
-        let len = split.chunk.min(self.rest.len());
+        if self.split.is_some() {
+            return self.next_fragment();
+        }
+        let all = self.rest.clone();
+        self.rest.start = all.end;
+        self.buf.get(all)
+    }
+
+    fn next_fragment(&mut self) -> Option<&[u8]> {
+        let split = self.split.as_mut()?;
+        let Split { header, header_at, chunk, offset, more } = *split;
+        let at = self.rest.start.checked_sub(header)?;
+        let len = chunk.min(self.rest.len());
+        self.buf.copy_within(header_at..header_at + header, at);
+        split.header_at = at;
         self.rest.start += len;
-        let last = self.rest.is_empty();
-        let header = split.header.len();
-        let out = self.buf.get_mut(start.checked_sub(header)?..start + len)?;
-        split.header.write(out, len, last);
-        split.header.advance(len);
+        let more = more || !self.rest.is_empty();
+        // Within 13 bits: no packet is longer than 65,535 bytes.
+        #[allow(clippy::cast_possible_truncation)]
+        let units = (len / 8) as u16;
+        split.offset += units;
+
+        let out = self.buf.get_mut(at..at + header + len)?;
+        if header == ipv4::HEADER {
+            ipv4::mark(out, offset, more);
+        } else {
+            ipv6::mark(out, offset, more);
+        }
         Some(out)
-    }
-}
-
-impl SplitHeader {
-    fn len(&self) -> usize {
-        match self {
-            Self::V4(_) => ipv4::HEADER,
-            Self::V6(ip) => ipv6::header_len(ip),
-        }
-    }
-
-    /// Writes the header of the fragment that has `len` bytes of payload.
-    fn write(&self, out: &mut [u8], len: usize, last: bool) {
-        // Only the last piece may be the last of the packet; if that was a fragment with more behind it, none is.
-        match *self {
-            Self::V4(mut ip) => {
-                ip.fragment = ip.fragment.map(|f| Fragment { more: f.more || !last, ..f });
-                ipv4::write(out, &ip, ipv4::HEADER + len);
-            }
-            Self::V6(mut ip) => {
-                ip.fragment = ip.fragment.map(|f| Fragment { more: f.more || !last, ..f });
-                ipv6::write(out, &ip, len);
-            }
-        }
-    }
-
-    /// Moves on by `len` bytes of payload.
-    fn advance(&mut self, len: usize) {
-        let (Self::V4(Ip { fragment, .. }) | Self::V6(Ip { fragment, .. })) = self;
-        if let Some(fragment) = fragment {
-            // Within 13 bits: no packet is longer than 65,535 bytes.
-            #[allow(clippy::cast_possible_truncation)]
-            let units = (len / 8) as u16;
-            fragment.offset += units;
-        }
     }
 }
 

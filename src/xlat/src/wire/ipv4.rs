@@ -152,3 +152,15 @@ pub(crate) fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
     header.src = ip.src.into();
     header.dst = ip.dst.into();
 }
+
+/// Makes the packet that fills `packet` a fragment: sets length, place and MF of a header without options.
+pub(crate) fn mark(packet: &mut [u8], offset: u16, more: bool) {
+    let len = packet.len();
+    let Ok((header, _)) = Header::mut_from_prefix(packet) else { return };
+    #[allow(clippy::cast_possible_truncation)] // shorter than the packet it was cut from
+    let len = len as u16;
+    header.total_length = len.into();
+    header.flags_offset = (offset & OFFSET | if more { MORE_FRAGMENTS } else { 0 }).into();
+    header.checksum = [0; 2];
+    header.checksum = Sum::of(header.as_bytes()).field();
+}

@@ -156,3 +156,15 @@ pub(crate) fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
         header.identification = fragment.id.into();
     }
 }
+
+/// Makes the packet that fills `packet` the fragment at `offset`: sets the lengths and places in its headers.
+pub(crate) fn mark(packet: &mut [u8], offset: u16, more: bool) {
+    let len = packet.len() - HEADER;
+    let Ok((header, rest)) = Header::mut_from_prefix(packet) else { return };
+    #[allow(clippy::cast_possible_truncation)] // shorter than the packet it was cut from
+    let len = len as u16;
+    header.payload_length = len.into();
+    if let Ok((header, _)) = FragmentHeader::mut_from_prefix(rest) {
+        header.offset_more = (offset << 3 | u16::from(more)).into();
+    }
+}
