@@ -175,7 +175,7 @@ fn finish(
     match most {
         None => Output { rule, range: start..payload.end, split: None },
         Some(most) => {
-            let split = Some(Split::new(start, header, most, new.fragment));
+            let split = Some(Split::new(header, most, new.fragment));
             Output { rule: Rule::To6Split, range: payload, split }
         }
     }

@@ -162,7 +162,7 @@ fn finish(
     if payload.end - start <= mtu {
         return Output { rule, range: start..payload.end, split: None };
     }
-    let split = Some(Split::new(start, ipv4::HEADER, mtu, new.fragment));
+    let split = Some(Split::new(ipv4::HEADER, mtu, new.fragment));
     Output { rule: Rule::To4Split, range: payload, split }
 }
 

@@ -128,31 +128,29 @@ pub struct Frames<'p> {
     pub(crate) split: Option<Split>,
 }
 
-/// How to cut a payload that has its header in front of it.
+/// How to cut a payload that has its header in front of it. Small, because every verdict carries room for one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
     /// Length of the header, which every fragment gets.
-    pub(crate) header: usize,
-    /// Where it stands: in front of the payload, then in front of what was handed out last.
-    pub(crate) header_at: usize,
+    header: u8,
+    /// Whether the header has moved from the front of the payload to that of the last fragment.
+    started: bool,
     /// Most bytes of payload in a fragment, a multiple of 8.
-    pub(crate) chunk: usize,
+    chunk: u16,
     /// Place of the next fragment in the packet, in units of 8 bytes.
-    pub(crate) offset: u16,
+    offset: u16,
     /// Whether more follow the last one: what is split may be a fragment itself.
-    pub(crate) more: bool,
+    more: bool,
 }
 
 impl Split {
-    /// Cuts the payload behind the `header` bytes at `header_at` into packets of at most `mtu` bytes.
-    pub(crate) fn new(
-        header_at: usize,
-        header: usize,
-        mtu: usize,
-        fragment: Option<Fragment>,
-    ) -> Self {
+    /// Cuts the payload behind `header` bytes into packets of at most `mtu` bytes.
+    pub(crate) fn new(header: usize, mtu: usize, fragment: Option<Fragment>) -> Self {
         let (offset, more) = fragment.map_or((0, false), |f| (f.offset, f.more));
-        Self { header, header_at, chunk: (mtu - header) / 8 * 8, offset, more }
+        let chunk = u16::try_from((mtu - header) / 8 * 8).unwrap_or(0xfff8);
+        #[allow(clippy::cast_possible_truncation)] // 20 or 48
+        let header = header as u8;
+        Self { header, started: false, chunk, offset, more }
     }
 }
 
@@ -174,11 +172,16 @@ impl Frames<'_> {
 
     fn next_fragment(&mut self) -> Option<&[u8]> {
         let split = self.split.as_mut()?;
-        let Split { header, header_at, chunk, offset, more } = *split;
+        let Split { header, started, chunk, offset, more } = *split;
+        let (header, chunk) = (usize::from(header), usize::from(chunk));
         let at = self.rest.start.checked_sub(header)?;
         let len = chunk.min(self.rest.len());
-        self.buf.copy_within(header_at..header_at + header, at);
-        split.header_at = at;
+        if started {
+            // All but the last are `chunk` bytes long.
+            let before = at.checked_sub(chunk)?;
+            self.buf.copy_within(before..before + header, at);
+        }
+        split.started = true;
         self.rest.start += len;
         let more = more || !self.rest.is_empty();
         // Within 13 bits: no packet is longer than 65,535 bytes.
