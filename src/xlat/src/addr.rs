@@ -7,9 +7,12 @@ use core::str::FromStr;
 /// An IPv6 prefix that carries IPv4 addresses (RFC 6052 §2.2), of 32, 40, 48, 56, 64 or 96 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix {
-    net: [u8; 16],
+    net: u128,
     len: u8,
 }
+
+/// Bits 64 to 71 of an address, zero in every IPv4-embedded one (RFC 6052 §2.2).
+const U_OCTET: u128 = 0xff << 56;
 
 /// What is wrong with the text or the numbers of a [`Prefix`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +45,7 @@ impl fmt::Display for PrefixError {
 
 impl Prefix {
     /// 64:ff9b::/96, the well-known prefix (RFC 6052 §2.1).
-    pub const WELL_KNOWN: Self =
-        Self { net: [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], len: 96 };
+    pub const WELL_KNOWN: Self = Self { net: 0x64_ff9b << 96, len: 96 };
 
     /// Makes a prefix of `len` bits.
     ///
@@ -53,11 +55,11 @@ impl Prefix {
         if !matches!(len, 32 | 40 | 48 | 56 | 64 | 96) {
             return Err(PrefixError::Length);
         }
-        if net.to_bits() << len != 0 {
+        let net = net.to_bits();
+        if net << len != 0 {
             return Err(PrefixError::HostBits);
         }
-        let net = net.octets();
-        if net[8] != 0 {
+        if net & U_OCTET != 0 {
             return Err(PrefixError::UOctet);
         }
         Ok(Self { net, len })
@@ -78,32 +80,39 @@ impl Prefix {
     /// Puts an IPv4 address into the prefix (RFC 6052 §2.2): around the u-octet, suffix zero.
     #[must_use]
     pub fn embed(&self, v4: Ipv4Addr) -> Ipv6Addr {
-        let mut out = self.net;
-        for (at, byte) in self.places().zip(v4.octets()) {
-            out[at] = byte;
-        }
-        out.into()
+        self.embed_bits(v4.to_bits()).into()
+    }
+
+    #[inline]
+    fn embed_bits(&self, v4: u32) -> u128 {
+        let bits = u128::from(v4) << (96 - self.len);
+        let bits = match self.len {
+            96 => bits,
+            // What would reach into the u-octet and beyond moves on by its width.
+            _ => bits >> 64 << 64 | (bits & u128::from(u64::MAX)) >> 8,
+        };
+        self.net | bits
     }
 
     /// Takes the IPv4 address out of an IPv6 address inside the prefix; `None` for one outside it. The u-octet and
     /// the suffix are ignored (RFC 6052 §2.2).
     #[must_use]
     pub fn extract(&self, v6: Ipv6Addr) -> Option<Ipv4Addr> {
-        let v6 = v6.octets();
-        let bytes = usize::from(self.len / 8);
-        if v6[..bytes] != self.net[..bytes] {
-            return None;
-        }
-        let mut out = [0; 4];
-        for (byte, at) in out.iter_mut().zip(self.places()) {
-            *byte = v6[at];
-        }
-        Some(out.into())
+        self.extract_bits(v6.to_bits()).map(Ipv4Addr::from_bits)
     }
 
-    /// Where the four bytes of the IPv4 address stand.
-    fn places(&self) -> impl Iterator<Item = usize> {
-        (usize::from(self.len / 8)..16).filter(|at| *at != 8)
+    #[inline]
+    fn extract_bits(&self, bits: u128) -> Option<u32> {
+        if (bits ^ self.net) >> (128 - self.len) != 0 {
+            return None;
+        }
+        let bits = match self.len {
+            96 => bits,
+            _ => bits >> 64 << 64 | bits << 8 & u128::from(u64::MAX),
+        };
+        #[allow(clippy::cast_possible_truncation)] // the 32 bits behind the prefix
+        let v4 = (bits >> (96 - self.len)) as u32;
+        Some(v4)
     }
 }
 
@@ -183,26 +192,28 @@ impl Eam {
     }
 
     /// RFC 7757 §3.3.1: the IPv4 suffix follows the IPv6 prefix, the rest is zero.
-    fn to_v6(self, v4: Ipv4Addr) -> Option<Ipv6Addr> {
-        let diff = v4.to_bits() ^ self.v4;
+    fn to_v6(self, v4: u32) -> Option<u128> {
+        let diff = v4 ^ self.v4;
         if diff.checked_shr(32 - u32::from(self.v4_len)).unwrap_or(0) != 0 {
             return None;
         }
-        // Between 0 and 128: `new` has compared the suffixes.
-        let shift = (128 - u32::from(self.v6_len)) - (32 - u32::from(self.v4_len));
-        Some((self.v6 | u128::from(diff).checked_shl(shift).unwrap_or(0)).into())
+        Some(self.v6 | u128::from(diff).checked_shl(self.shift()).unwrap_or(0))
     }
 
     /// RFC 7757 §3.3.2: the same way back; bits behind the IPv4 suffix are ignored.
-    fn to_v4(self, v6: Ipv6Addr) -> Option<Ipv4Addr> {
-        let diff = v6.to_bits() ^ self.v6;
+    fn to_v4(self, v6: u128) -> Option<u32> {
+        let diff = v6 ^ self.v6;
         if diff.checked_shr(128 - u32::from(self.v6_len)).unwrap_or(0) != 0 {
             return None;
         }
-        let shift = (128 - u32::from(self.v6_len)) - (32 - u32::from(self.v4_len));
-        let suffix = diff.checked_shr(shift).unwrap_or(0);
-        // The suffix has at most 32 bits, by the same comparison.
-        u32::try_from(suffix).ok().map(|suffix| (self.v4 | suffix).into())
+        // The suffix is no longer than IPv4's.
+        let suffix = diff.checked_shr(self.shift()).unwrap_or(0);
+        u32::try_from(suffix).ok().map(|suffix| self.v4 | suffix)
+    }
+
+    /// How many bits more the IPv6 suffix has; none fewer, as `new` has seen to.
+    fn shift(self) -> u32 {
+        (128 - u32::from(self.v6_len)) - (32 - u32::from(self.v4_len))
     }
 }
 
@@ -283,7 +294,8 @@ pub(crate) enum NoCounterpart {
 
 impl Addresses<'_> {
     /// The IPv6 form of any address.
-    pub(crate) fn to_v6(self, v4: Ipv4Addr) -> Result<Ipv6Addr, NoCounterpart> {
+    #[inline]
+    pub(crate) fn to_v6(self, v4: u32) -> Result<u128, NoCounterpart> {
         match self.to_own_v6(v4) {
             Ok(v6) => Ok(v6),
             Err(_) => self.prefixed(v4),
@@ -291,9 +303,10 @@ impl Addresses<'_> {
     }
 
     /// The IPv6 form of an address on the translator's IPv4 side: of a CLAT's own, of anything for a SIIT.
-    pub(crate) fn to_own_v6(self, v4: Ipv4Addr) -> Result<Ipv6Addr, NoCounterpart> {
-        if let Some(local) = self.local.filter(|local| local.v4 == v4) {
-            return Ok(local.v6);
+    #[inline]
+    pub(crate) fn to_own_v6(self, v4: u32) -> Result<u128, NoCounterpart> {
+        if let Some(local) = self.local.filter(|local| local.v4.to_bits() == v4) {
+            return Ok(local.v6.to_bits());
         }
         let mapped = self.eams.iter().filter_map(|eam| Some((eam.v4_len, eam.to_v6(v4)?)));
         match mapped.max_by_key(|(len, _)| *len) {
@@ -304,7 +317,8 @@ impl Addresses<'_> {
     }
 
     /// The IPv4 form of any address.
-    pub(crate) fn to_v4(self, v6: Ipv6Addr) -> Result<Ipv4Addr, NoCounterpart> {
+    #[inline]
+    pub(crate) fn to_v4(self, v6: u128) -> Result<u32, NoCounterpart> {
         match self.to_own_v4(v6) {
             Ok(v4) => Ok(v4),
             Err(_) => self.unprefixed(v6),
@@ -312,9 +326,10 @@ impl Addresses<'_> {
     }
 
     /// The IPv4 form of an address that stands for the translator's IPv4 side.
-    pub(crate) fn to_own_v4(self, v6: Ipv6Addr) -> Result<Ipv4Addr, NoCounterpart> {
-        if let Some(local) = self.local.filter(|local| local.v6 == v6) {
-            return Ok(local.v4);
+    #[inline]
+    pub(crate) fn to_own_v4(self, v6: u128) -> Result<u32, NoCounterpart> {
+        if let Some(local) = self.local.filter(|local| local.v6.to_bits() == v6) {
+            return Ok(local.v4.to_bits());
         }
         let mapped = self.eams.iter().filter_map(|eam| Some((eam.v6_len, eam.to_v4(v6)?)));
         match mapped.max_by_key(|(len, _)| *len) {
@@ -324,22 +339,24 @@ impl Addresses<'_> {
         }
     }
 
-    fn prefixed(self, v4: Ipv4Addr) -> Result<Ipv6Addr, NoCounterpart> {
+    #[inline]
+    fn prefixed(self, v4: u32) -> Result<u128, NoCounterpart> {
         let prefix = self.prefixes.first().ok_or(NoCounterpart::Unmapped)?;
         self.refuse_non_global(prefix, v4)?;
-        Ok(prefix.embed(v4))
+        Ok(prefix.embed_bits(v4))
     }
 
-    fn unprefixed(self, v6: Ipv6Addr) -> Result<Ipv4Addr, NoCounterpart> {
+    #[inline]
+    fn unprefixed(self, v6: u128) -> Result<u32, NoCounterpart> {
         let matching =
-            self.prefixes.iter().filter_map(|prefix| Some((prefix, prefix.extract(v6)?)));
+            self.prefixes.iter().filter_map(|prefix| Some((prefix, prefix.extract_bits(v6)?)));
         let (prefix, v4) =
             matching.max_by_key(|(prefix, _)| prefix.len).ok_or(NoCounterpart::Unmapped)?;
         self.refuse_non_global(prefix, v4)?;
         Ok(v4)
     }
 
-    fn refuse_non_global(self, prefix: &Prefix, v4: Ipv4Addr) -> Result<(), NoCounterpart> {
+    fn refuse_non_global(self, prefix: &Prefix, v4: u32) -> Result<(), NoCounterpart> {
         if self.strict_wkp && *prefix == Prefix::WELL_KNOWN && !is_global(v4) {
             return Err(NoCounterpart::NonGlobal);
         }
@@ -349,7 +366,7 @@ impl Addresses<'_> {
 
 /// Whether an address is none of those that RFC 6052 §3.1 keeps out of the well-known prefix: RFC 5735 §3, and
 /// RFC 6598's that came later.
-fn is_global(v4: Ipv4Addr) -> bool {
+fn is_global(v4: u32) -> bool {
     const NON_GLOBAL: [([u8; 4], u32); 15] = [
         ([0, 0, 0, 0], 8),
         ([10, 0, 0, 0], 8),
@@ -367,6 +384,5 @@ fn is_global(v4: Ipv4Addr) -> bool {
         ([224, 0, 0, 0], 4),
         ([240, 0, 0, 0], 4),
     ];
-    let v4 = v4.to_bits();
     !NON_GLOBAL.iter().any(|(net, len)| (v4 ^ u32::from_be_bytes(*net)) >> (32 - len) == 0)
 }

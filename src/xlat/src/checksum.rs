@@ -1,7 +1,5 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 
-use core::net::{Ipv4Addr, Ipv6Addr};
-
 /// A one's-complement sum of 16-bit words, not yet folded.
 ///
 /// Words are taken in memory order: the sum comes out the same on either endianness (RFC 1071 §2(B)), and
@@ -11,15 +9,20 @@ pub(crate) struct Sum(u64);
 
 impl Sum {
     /// Sums bytes; an odd last one counts as if a zero followed.
+    #[inline]
     pub(crate) fn of(bytes: &[u8]) -> Self {
-        let (words, rest) = bytes.as_chunks_exact4();
         let mut sum = 0u64;
-        for word in words {
-            sum += u64::from(u32::from_ne_bytes(*word));
+        let mut words = bytes.chunks_exact(4);
+        for word in &mut words {
+            sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
         }
-        let mut tail = [0; 4];
-        tail[..rest.len()].copy_from_slice(rest);
-        Self(sum + u64::from(u32::from_ne_bytes(tail)))
+        let rest = words.remainder();
+        if !rest.is_empty() {
+            let mut tail = [0; 4];
+            tail[..rest.len()].copy_from_slice(rest);
+            sum += u64::from(u32::from_ne_bytes(tail));
+        }
+        Self(sum)
     }
 
     /// Adds one word, given as the number that it stands for.
@@ -28,29 +31,50 @@ impl Sum {
     }
 
     /// The addresses and the rest of a pseudo-header (RFC 8200 §8.1).
-    pub(crate) fn pseudo6(src: Ipv6Addr, dst: Ipv6Addr, len: usize, protocol: u8) -> Self {
+    pub(crate) fn pseudo6(src: u128, dst: u128, len: usize, protocol: u8) -> Self {
         #[allow(clippy::cast_possible_truncation)] // both halves are taken
         let (high, low) = ((len >> 16) as u16, len as u16);
         Self::addresses6(src, dst).word(high).word(low).word(protocol.into())
     }
 
     /// The two addresses of a pseudo-header.
-    pub(crate) fn addresses6(src: Ipv6Addr, dst: Ipv6Addr) -> Self {
-        Self::of(&src.octets()) + Self::of(&dst.octets())
+    #[inline]
+    pub(crate) fn addresses6(src: u128, dst: u128) -> Self {
+        Self::address6(src) + Self::address6(dst)
     }
 
     /// The two addresses of a pseudo-header.
-    pub(crate) fn addresses4(src: Ipv4Addr, dst: Ipv4Addr) -> Self {
-        Self::of(&src.octets()) + Self::of(&dst.octets())
+    #[inline]
+    pub(crate) fn addresses4(src: u32, dst: u32) -> Self {
+        Self::address4(src) + Self::address4(dst)
+    }
+
+    /// An IPv6 address, given as the number that it stands for.
+    #[inline]
+    pub(crate) fn address6(addr: u128) -> Self {
+        let halves = [addr, addr >> 64];
+        Self(halves.into_iter().fold(0, |sum, half| {
+            #[allow(clippy::cast_possible_truncation)] // both halves are taken
+            let half = (half as u64).to_be();
+            sum + (half >> 32) + (half & 0xffff_ffff)
+        }))
+    }
+
+    /// An IPv4 address, given as the number that it stands for.
+    #[inline]
+    pub(crate) fn address4(addr: u32) -> Self {
+        Self(addr.to_be().into())
     }
 
     /// The sum as one word in memory order; zero only if every word was.
+    #[inline]
     pub(crate) fn fold(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum >> 16) + (sum & 0xffff);
-        }
-        #[allow(clippy::cast_possible_truncation)] // the loop has seen to it
+        let sum = (self.0 >> 32) + (self.0 & 0xffff_ffff);
+        // Up to 33 bits, 18 bits, 17 bits, 16 bits.
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        #[allow(clippy::cast_possible_truncation)]
         let word = sum as u16;
         word
     }
@@ -73,23 +97,14 @@ impl core::ops::Add for Sum {
 /// equation 3). An unchanged sum leaves the field as it is, and a wrong one stays exactly as wrong.
 pub(crate) fn adjust(field: [u8; 2], old: Sum, new: Sum) -> [u8; 2] {
     let (old, new) = (old.fold(), new.fold());
-    // 0 and 0xffff are the same number here.
-    if old % 0xffff == new % 0xffff {
+    if same(old, new) {
         return field;
     }
     let sum = u64::from(!u16::from_ne_bytes(field)) + u64::from(!old) + u64::from(new);
     Sum(sum).field()
 }
 
-/// The bytes as arrays of four, and the rest. (`slice::as_chunks` is newer than our compiler.)
-trait Chunks {
-    fn as_chunks_exact4(&self) -> (impl Iterator<Item = &[u8; 4]>, &[u8]);
-}
-
-impl Chunks for [u8] {
-    fn as_chunks_exact4(&self) -> (impl Iterator<Item = &[u8; 4]>, &[u8]) {
-        let chunks = self.chunks_exact(4);
-        let rest = chunks.remainder();
-        (chunks.filter_map(|c| c.try_into().ok()), rest)
-    }
+/// Whether two folded sums are the same number: 0 and 0xffff are.
+pub(crate) const fn same(a: u16, b: u16) -> bool {
+    a == b || (a == 0 && b == 0xffff) || (a == 0xffff && b == 0)
 }

@@ -1,7 +1,6 @@
 //! ICMP messages: types, codes and fields that correspond (RFC 7915 §4.2, §5.2), echo, and the shape of an error:
 //! quoted packet, padding, extensions (RFC 4884).
 
-use core::net::Ipv6Addr;
 use core::ops::Range;
 
 use crate::checksum::{adjust, Sum};
@@ -92,7 +91,7 @@ impl Shape {
         header: usize,
         payload: Range<usize>,
         extensions: Range<usize>,
-        origin: Option<Ipv6Addr>,
+        origin: Option<u128>,
     ) -> usize {
         let room = self.limit - MIN_QUOTE;
         let quoted = header + payload.len();
@@ -147,7 +146,7 @@ const EXTENSION_VERSION: u8 = 2;
 /// The address of the router that sent an error, where the header cannot carry it: a Node Identification Object
 /// (draft-ietf-intarea-extended-icmp-nodeid §3, as draft-ietf-v6ops-icmpext-xlat-v6only-source §3 asks).
 #[derive(Clone, Copy)]
-struct NodeId(Ipv6Addr);
+struct NodeId(u128);
 
 impl NodeId {
     const LEN: usize = 24;
@@ -168,7 +167,7 @@ impl NodeId {
             len
         };
         out[start..start + 8].copy_from_slice(&head);
-        out[start + 8..start + Self::LEN].copy_from_slice(&self.0.octets());
+        out[start + 8..start + Self::LEN].copy_from_slice(&self.0.to_be_bytes());
         let field = if len == 0 {
             Sum::of(out).field()
         } else if out[2..4] == [0, 0] {

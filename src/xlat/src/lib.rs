@@ -8,6 +8,7 @@
 mod addr;
 mod checksum;
 mod icmp;
+mod neutral;
 mod packet;
 mod reply;
 mod transport;
@@ -22,8 +23,8 @@ use core::ops::Range;
 pub use addr::{Addresses, Eam, EamError, Local, Prefix, PrefixError};
 pub use packet::{NoRoom, Packet, HEADROOM, TAILROOM};
 use reply::Stop;
+use verdict::Split;
 pub use verdict::{Counters, Frames, Reason, Rule, Verdict};
-use verdict::{Split, SplitHeader};
 
 /// What to do with a UDP packet that has no checksum, on its way to IPv6 (RFC 7915 §4.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,7 +153,7 @@ impl<'t> Translator<'t> {
         match wire::ipv4::parse(&buf[start..end]) {
             Ok(ip) if reply::may_answer_v4(&ip, &buf[start + ip.header_len..start + ip.len]) => {
                 let id = self.next_identification();
-                let addresses = (self.config.router4, ip.src);
+                let addresses = (self.config.router4.to_bits(), ip.src);
                 let (start, end) = reply::write_v4(buf, (start, ip.len), head, addresses, id);
                 self.reply(reason, &buf[start..end])
             }
@@ -176,7 +177,7 @@ impl<'t> Translator<'t> {
                 if !self.config.router6.is_unspecified()
                     && reply::may_answer_v6(&ip, &buf[start + ip.header_len..start + ip.len]) =>
             {
-                let addresses = (self.config.router6, ip.src);
+                let addresses = (self.config.router6.to_bits(), ip.src);
                 let (start, end) = reply::write_v6(buf, (start, ip.len), head, addresses);
                 self.reply(reason, &buf[start..end])
             }

@@ -1,7 +1,5 @@
 //! ICMP errors that the translator itself sends back (RFC 7915 §4.4, §5.4).
 
-use core::net::{Ipv4Addr, Ipv6Addr};
-
 use crate::checksum::Sum;
 use crate::icmp::Head;
 use crate::wire::icmp::{v4, v6, CHECKSUM, HEADER};
@@ -28,14 +26,14 @@ const HOPS: u8 = 64;
 const MOST_V4: usize = 576;
 
 /// Whether an error about this packet may be sent at all (RFC 1812 §4.3.2.7). Its addresses have been found fit.
-pub(crate) fn may_answer_v4(ip: &Ip<Ipv4Addr>, payload: &[u8]) -> bool {
+pub(crate) fn may_answer_v4(ip: &Ip<u32>, payload: &[u8]) -> bool {
     let about_an_error =
         ip.protocol == protocol::ICMP && payload.first().is_none_or(|kind| v4::is_error(*kind));
     !ip.is_later_fragment() && !about_an_error
 }
 
 /// Whether an error about this packet may be sent at all (RFC 4443 §2.4 (e)). Its addresses have been found fit.
-pub(crate) fn may_answer_v6(ip: &Ip<Ipv6Addr>, payload: &[u8]) -> bool {
+pub(crate) fn may_answer_v6(ip: &Ip<u128>, payload: &[u8]) -> bool {
     let about_an_error = ip.protocol == protocol::ICMPV6
         && (ip.is_later_fragment() || payload.first().is_none_or(|kind| v6::is_error(*kind)));
     !about_an_error
@@ -47,7 +45,7 @@ pub(crate) fn write_v4(
     buf: &mut [u8],
     (start, len): (usize, usize),
     head: Head,
-    (src, dst): (Ipv4Addr, Ipv4Addr),
+    (src, dst): (u32, u32),
     id: u16,
 ) -> (usize, usize) {
     let len = (ipv4::HEADER + HEADER + len).min(MOST_V4);
@@ -67,7 +65,7 @@ pub(crate) fn write_v6(
     buf: &mut [u8],
     (start, len): (usize, usize),
     head: Head,
-    (src, dst): (Ipv6Addr, Ipv6Addr),
+    (src, dst): (u128, u128),
 ) -> (usize, usize) {
     let len = (ipv6::HEADER + HEADER + len).min(ipv6::MIN_MTU);
     let begin = start - ipv6::HEADER - HEADER;

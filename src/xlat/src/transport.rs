@@ -1,7 +1,5 @@
 //! Transport headers: all that translation touches in them is a checksum over the pseudo-header.
 
-use core::net::Ipv6Addr;
-
 use crate::checksum::{adjust, Sum};
 use crate::wire::{field_at, protocol, Ip};
 use crate::Reason;
@@ -25,6 +23,7 @@ const fn zero_is_none(protocol: u8) -> bool {
 }
 
 /// Checks that the header of a packet that has arrived can be translated.
+#[inline]
 pub(crate) fn check<A>(ip: &Ip<A>, payload: &[u8]) -> Result<(), Reason> {
     let Some(at) = checksum_at(ip.protocol) else { return Ok(()) };
     if ip.is_later_fragment() {
@@ -55,7 +54,7 @@ pub(crate) fn is_udp_without_checksum<A>(ip: &Ip<A>, payload: &[u8]) -> bool {
 }
 
 /// Computes the checksum of a whole UDP datagram that has passed [`check`].
-pub(crate) fn compute_udp(payload: &mut [u8], src: Ipv6Addr, dst: Ipv6Addr) {
+pub(crate) fn compute_udp(payload: &mut [u8], src: u128, dst: u128) {
     let Ok(data) = udp_data(payload) else { return };
     let field = (Sum::of(data) + Sum::pseudo6(src, dst, data.len(), protocol::UDP)).field();
     store(payload, UDP_CHECKSUM, field, true);
@@ -63,6 +62,7 @@ pub(crate) fn compute_udp(payload: &mut [u8], src: Ipv6Addr, dst: Ipv6Addr) {
 
 /// Follows a change of addresses that summed to `old` and now sum to `new`. Works on the start of a payload however
 /// short, since what an ICMP error quotes may be cut anywhere.
+#[inline]
 pub(crate) fn readdress<A>(ip: &Ip<A>, payload: &mut [u8], old: Sum, new: Sum) {
     if ip.is_later_fragment() {
         return;

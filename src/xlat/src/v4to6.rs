@@ -1,6 +1,6 @@
 //! IPv4 to IPv6: egress4 (RFC 7915 §4).
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::Ipv4Addr;
 use core::ops::Range;
 
 use crate::addr::NoCounterpart;
@@ -9,9 +9,7 @@ use crate::icmp::{self, Head, Shape};
 use crate::reply::Stop;
 use crate::wire::icmp::v4;
 use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
-use crate::{
-    transport, Config, HopPolicy, Output, Reason, Rule, Split, SplitHeader, Translator, UdpZero,
-};
+use crate::{transport, Config, HopPolicy, Output, Reason, Rule, Split, Translator, UdpZero};
 
 /// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
 pub(crate) fn translate(
@@ -58,7 +56,7 @@ pub(crate) fn translate(
         HopPolicy::Decrement => ip.hops - 1,
     };
     let protocol = if ip.protocol == protocol::ICMP { protocol::ICMPV6 } else { ip.protocol };
-    let new = Ip { hops, protocol, ..readdressed(&ip, src, dst) };
+    let mut new = Ip { hops, protocol, ..readdressed(&ip, src, dst) };
 
     if let Some(head) = message {
         let head = head.ok_or(Reason::Truncated)?;
@@ -66,10 +64,10 @@ pub(crate) fn translate(
             return error(t, buf, payload, head, &new);
         }
         let Some(kind) = icmp::echo_to_v6(head.kind) else { return Err(Reason::IcmpType.into()) };
-        let split = fit(&t.config, &ip, &new, bytes)?;
+        let most = fit(&t.config, &ip, &mut new, bytes)?;
         let pseudo = Sum::pseudo6(src, dst, payload.len(), protocol::ICMPV6);
         icmp::retype_echo(&mut buf[payload.clone()], kind, Sum::default(), pseudo);
-        return Ok(finish(buf, payload, &new, split, Rule::To6Echo));
+        return Ok(finish(buf, payload, &new, most, Rule::To6Echo));
     }
 
     let mut rule = if ip.fragment.is_some() { Rule::To6Fragment } else { Rule::To6 };
@@ -82,32 +80,30 @@ pub(crate) fn translate(
             UdpZero::Drop => return Err(Reason::UdpZeroChecksum.into()),
         }
     }
-    let split = fit(&t.config, &ip, &new, bytes)?;
+    let most = fit(&t.config, &ip, &mut new, bytes)?;
     if rule == Rule::To6UdpZero {
         transport::compute_udp(&mut buf[payload.clone()], src, dst);
     } else {
         let (old, new) = (Sum::addresses4(ip.src, ip.dst), Sum::addresses6(src, dst));
         transport::readdress(&ip, &mut buf[payload.clone()], old, new);
     }
-    Ok(finish(buf, payload, &new, split, rule))
+    Ok(finish(buf, payload, &new, most, rule))
 }
 
 /// The IPv6 forms of both addresses. An ICMP error may come from anywhere, even from addresses that are nobody's:
 /// they help to find the trouble (RFC 7915 §4.1).
-fn addresses(
-    t: &Translator,
-    ip: &Ip<Ipv4Addr>,
-    is_error: bool,
-) -> Result<(Ipv6Addr, Ipv6Addr), Reason> {
+#[inline]
+fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128), Reason> {
     // What RFC 1812 §5.3.7 calls martian.
     let nobody = |a: Ipv4Addr| a.octets()[0] == 0 || a.is_loopback() || a.is_broadcast();
-    if ip.src.is_multicast() || (nobody(ip.src) && !is_error) {
+    let (src, dst) = (Ipv4Addr::from_bits(ip.src), Ipv4Addr::from_bits(ip.dst));
+    if src.is_multicast() || (nobody(src) && !is_error) {
         return Err(Reason::IllegalSource);
     }
-    if ip.dst.is_multicast() {
+    if dst.is_multicast() {
         return Err(Reason::Multicast);
     }
-    if nobody(ip.dst) {
+    if nobody(dst) {
         return Err(Reason::IllegalDestination);
     }
     let src = t.addresses.to_own_v6(ip.src).map_err(|e| match e {
@@ -123,18 +119,21 @@ fn addresses(
 }
 
 /// The same header with IPv6 addresses.
-fn readdressed(ip: &Ip<Ipv4Addr>, src: Ipv6Addr, dst: Ipv6Addr) -> Ip<Ipv6Addr> {
+#[inline]
+fn readdressed(ip: &Ip<u32>, src: u128, dst: u128) -> Ip<u128> {
     let Ip { class, hops, protocol, fragment, dont_fragment, header_len, len, .. } = *ip;
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
 }
 
-/// Decides whether the packet fits: as it is, in fragments, or not at all.
+/// Decides whether the packet fits: as it is, in fragments (of which size), or not at all. Makes a packet that is to be
+/// fragmented one that can be.
+#[inline]
 fn fit(
     config: &Config,
-    ip: &Ip<Ipv4Addr>,
-    new: &Ip<Ipv6Addr>,
+    ip: &Ip<u32>,
+    new: &mut Ip<u128>,
     bytes: &[u8],
-) -> Result<Option<Split>, Stop> {
+) -> Result<Option<usize>, Stop> {
     let headers = ipv6::header_len(new);
     let len = headers + ip.payload_len();
     let (mtu, lowest) = (size(config.mtu6), size(config.lowest_ipv6_mtu));
@@ -153,30 +152,33 @@ fn fit(
         return Ok(None);
     }
     let id = ipv4::identification(bytes).into();
-    let fragment = ip.fragment.unwrap_or(Fragment { offset: 0, more: false, id });
-    let header = Ip { fragment: Some(fragment), ..*new };
-    let chunk = (most - ipv6::header_len(&header)) / 8 * 8;
-    Ok(Some(Split { header: SplitHeader::V6(header), chunk }))
+    new.fragment.get_or_insert(Fragment { offset: 0, more: false, id });
+    Ok(Some(most))
 }
 
 fn size(mtu: u32) -> usize {
     usize::try_from(mtu).unwrap_or(usize::MAX).max(ipv6::MIN_MTU)
 }
 
-/// Writes the header, or leaves that to the fragments.
+/// Writes the header in front of the payload, which is to be cut into packets of `most` bytes if that is given.
+#[inline]
 fn finish(
     buf: &mut [u8],
     payload: Range<usize>,
-    new: &Ip<Ipv6Addr>,
-    split: Option<Split>,
+    new: &Ip<u128>,
+    most: Option<usize>,
     rule: Rule,
 ) -> Output {
-    if split.is_some() {
-        return Output { rule: Rule::To6Split, range: payload, split };
-    }
-    let start = payload.start - ipv6::header_len(new);
+    let header = ipv6::header_len(new);
+    let start = payload.start - header;
     ipv6::write(&mut buf[start..], new, payload.len());
-    Output { rule, range: start..payload.end, split }
+    match most {
+        None => Output { rule, range: start..payload.end, split: None },
+        Some(most) => {
+            let split = Some(Split::new(header, most, new.fragment));
+            Output { rule: Rule::To6Split, range: payload, split }
+        }
+    }
 }
 
 /// Translates an ICMP error and the packet that it quotes (RFC 7915 §4.2, §4.3).
@@ -185,7 +187,7 @@ fn error(
     buf: &mut [u8],
     message: Range<usize>,
     head: Head,
-    new: &Ip<Ipv6Addr>,
+    new: &Ip<u128>,
 ) -> Result<Output, Stop> {
     let body = message.start + crate::wire::icmp::HEADER..message.end;
     let (quote, extensions) = Shape::V4.split(head, body);

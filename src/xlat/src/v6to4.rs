@@ -1,6 +1,6 @@
 //! IPv6 to IPv4: ingress6 (RFC 7915 §5).
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::Ipv6Addr;
 use core::ops::Range;
 
 use crate::addr::NoCounterpart;
@@ -9,7 +9,7 @@ use crate::icmp::{self, Head, Shape};
 use crate::reply::Stop;
 use crate::wire::icmp::{v6, CHECKSUM, HEADER};
 use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
-use crate::{transport, HopPolicy, Output, Reason, Rule, Split, SplitHeader, Translator};
+use crate::{transport, HopPolicy, Output, Reason, Rule, Split, Translator};
 
 /// Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 §5.1): no IPv6 sender would heed an MTU
 /// below 1280.
@@ -54,7 +54,7 @@ pub(crate) fn translate(
     let protocol = if ip.protocol == protocol::ICMPV6 { protocol::ICMP } else { ip.protocol };
     let (src_or_router, origin) = match src {
         Some(src) => (src, None),
-        None => (t.config.router4, Some(ip.src)),
+        None => (t.config.router4.to_bits(), Some(ip.src)),
     };
     let mut new = Ip { hops, protocol, ..readdressed(&ip, src_or_router, dst) };
 
@@ -66,17 +66,17 @@ pub(crate) fn translate(
         let Some(kind) = icmp::echo_to_v4(head.kind) else {
             return Err(untranslatable(head.kind).into());
         };
-        let split = fit(t, &ip, &mut new)?;
+        fit(t, &ip, &mut new)?;
         let pseudo = Sum::pseudo6(ip.src, ip.dst, payload.len(), protocol::ICMPV6);
         icmp::retype_echo(&mut buf[payload.clone()], kind, pseudo, Sum::default());
-        return Ok(finish(buf, payload, &new, split, Rule::To4Echo));
+        return Ok(finish(t, buf, payload, &new, Rule::To4Echo));
     }
 
     let rule = if ip.fragment.is_some() { Rule::To4Fragment } else { Rule::To4 };
-    let split = fit(t, &ip, &mut new)?;
+    fit(t, &ip, &mut new)?;
     let (old, sum) = (Sum::addresses6(ip.src, ip.dst), Sum::addresses4(new.src, new.dst));
     transport::readdress(&ip, &mut buf[payload.clone()], old, sum);
-    Ok(finish(buf, payload, &new, split, rule))
+    Ok(finish(t, buf, payload, &new, rule))
 }
 
 const fn untranslatable(kind: u8) -> Reason {
@@ -87,15 +87,13 @@ const fn untranslatable(kind: u8) -> Reason {
 }
 
 /// The IPv4 forms of both addresses. The source of an ICMPv6 error may have none: routers on the way hardly ever do.
-fn addresses(
-    t: &Translator,
-    ip: &Ip<Ipv6Addr>,
-    is_error: bool,
-) -> Result<(Option<Ipv4Addr>, Ipv4Addr), Reason> {
-    if ip.src.is_unspecified() || ip.src.is_loopback() || ip.src.is_multicast() {
+#[inline]
+fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u32>, u32), Reason> {
+    let (src, dst) = (Ipv6Addr::from_bits(ip.src), Ipv6Addr::from_bits(ip.dst));
+    if src.is_unspecified() || src.is_loopback() || src.is_multicast() {
         return Err(Reason::IllegalSource);
     }
-    if ip.dst.is_multicast() {
+    if dst.is_multicast() {
         return Err(Reason::Multicast);
     }
     let dst = t.addresses.to_own_v4(ip.dst).map_err(|e| match e {
@@ -114,22 +112,19 @@ fn addresses(
 }
 
 /// The same header with IPv4 addresses, and DF by size (RFC 7915 §5.1, §5.1.1).
-fn readdressed(ip: &Ip<Ipv6Addr>, src: Ipv4Addr, dst: Ipv4Addr) -> Ip<Ipv4Addr> {
+#[inline]
+fn readdressed(ip: &Ip<u128>, src: u32, dst: u32) -> Ip<u32> {
     let Ip { class, hops, protocol, fragment, header_len, len, .. } = *ip;
     let dont_fragment = fragment.is_none() && ipv4::HEADER + ip.payload_len() > MOST_WITHOUT_DF;
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
 }
 
-/// Decides whether the packet fits: as it is, in fragments, or not at all. Gives an identification to a packet that
-/// has none and may be fragmented.
-fn fit(
-    t: &mut Translator,
-    ip: &Ip<Ipv6Addr>,
-    new: &mut Ip<Ipv4Addr>,
-) -> Result<Option<Split>, Stop> {
-    let mtu = usize::try_from(t.config.mtu4).unwrap_or(usize::MAX).clamp(68, 0xffff);
-    let len = ipv4::HEADER + ip.payload_len();
-    if len > mtu && ip.len > ipv6::MIN_MTU {
+/// Sees to it that the packet fits: as it is or in fragments. Gives an identification to a packet that has none and may
+/// be fragmented.
+#[inline]
+fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>) -> Result<(), Stop> {
+    let mtu = mtu4(t);
+    if ipv4::HEADER + ip.payload_len() > mtu && ip.len > ipv6::MIN_MTU {
         let mtu6 = u32::try_from(mtu).unwrap_or(u32::MAX) + 20;
         return Err(Stop::Answer(
             Reason::TooBigForIpv4,
@@ -137,35 +132,38 @@ fn fit(
         ));
     }
     identify(t, new);
-    if len <= mtu {
-        return Ok(None);
-    }
-    let chunk = (mtu - ipv4::HEADER) / 8 * 8;
-    Ok(Some(Split { header: SplitHeader::V4(*new), chunk }))
+    Ok(())
+}
+
+fn mtu4(t: &Translator) -> usize {
+    usize::try_from(t.config.mtu4).unwrap_or(usize::MAX).clamp(68, 0xffff)
 }
 
 /// RFC 7915 §5.1. With DF set the identification means nothing (RFC 6864 §4.1) and is zero.
-fn identify(t: &mut Translator, new: &mut Ip<Ipv4Addr>) {
+fn identify(t: &mut Translator, new: &mut Ip<u32>) {
     if new.fragment.is_none() && !new.dont_fragment {
         new.fragment =
             Some(Fragment { offset: 0, more: false, id: t.next_identification().into() });
     }
 }
 
-/// Writes the header, or leaves that to the fragments.
+/// Writes the header in front of the payload, which is to be cut if it is too long for the link.
+#[inline]
 fn finish(
+    t: &Translator,
     buf: &mut [u8],
     payload: Range<usize>,
-    new: &Ip<Ipv4Addr>,
-    split: Option<Split>,
+    new: &Ip<u32>,
     rule: Rule,
 ) -> Output {
-    if split.is_some() {
-        return Output { rule: Rule::To4Split, range: payload, split };
-    }
     let start = payload.start - ipv4::HEADER;
+    let mtu = mtu4(t);
     ipv4::write(&mut buf[start..], new, payload.end - start);
-    Output { rule, range: start..payload.end, split }
+    if payload.end - start <= mtu {
+        return Output { rule, range: start..payload.end, split: None };
+    }
+    let split = Some(Split::new(ipv4::HEADER, mtu, new.fragment));
+    Output { rule: Rule::To4Split, range: payload, split }
 }
 
 /// Translates an ICMPv6 error and the packet that it quotes (RFC 7915 §5.2, §5.3).
@@ -174,8 +172,8 @@ fn error(
     buf: &mut [u8],
     message: Range<usize>,
     head: Head,
-    (ip, new): (&Ip<Ipv6Addr>, &mut Ip<Ipv4Addr>),
-    origin: Option<Ipv6Addr>,
+    (ip, new): (&Ip<u128>, &mut Ip<u32>),
+    origin: Option<u128>,
 ) -> Result<Output, Stop> {
     let body = message.start + HEADER..message.end;
     let (quote, extensions) = Shape::V6.split(head, body);
@@ -223,5 +221,5 @@ fn error(
     new.dont_fragment = false;
     identify(t, new);
     let rule = if origin.is_some() { Rule::To4ErrorUnmapped } else { Rule::To4Error };
-    Ok(finish(buf, start..end, new, None, rule))
+    Ok(finish(t, buf, start..end, new, rule))
 }

@@ -1,9 +1,8 @@
 //! What translation answers: forward, reply or drop; and why.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
 use core::ops::Range;
 
-use crate::wire::{ipv4, ipv6, Fragment, Ip};
+use crate::wire::{ipv4, ipv6, Fragment};
 
 /// Declares an enum of causes, each with a stable name, the text that explains it and the document that asks for it.
 macro_rules! causes {
@@ -119,8 +118,8 @@ pub enum Verdict<'p> {
 
 /// The packets that one packet became, in the order in which to send them.
 ///
-/// Fragments share the payload where it lies: the header of each is written in front of it when it is asked for,
-/// over bytes that have been handed out before.
+/// Fragments share the payload where it lies: the header moves along when the next one is asked for, over bytes that
+/// have been handed out before.
 #[derive(Debug)]
 pub struct Frames<'p> {
     pub(crate) buf: &'p mut [u8],
@@ -129,77 +128,74 @@ pub struct Frames<'p> {
     pub(crate) split: Option<Split>,
 }
 
-/// How to cut a payload.
+/// How to cut a payload that has its header in front of it. Small, because every verdict carries room for one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
-    pub(crate) header: SplitHeader,
+    /// Length of the header, which every fragment gets.
+    header: u8,
+    /// Whether the header has moved from the front of the payload to that of the last fragment.
+    started: bool,
     /// Most bytes of payload in a fragment, a multiple of 8.
-    pub(crate) chunk: usize,
+    chunk: u16,
+    /// Place of the next fragment in the packet, in units of 8 bytes.
+    offset: u16,
+    /// Whether more follow the last one: what is split may be a fragment itself.
+    more: bool,
 }
 
-/// The header that every fragment gets, but for its length and place.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum SplitHeader {
-    V4(Ip<Ipv4Addr>),
-    V6(Ip<Ipv6Addr>),
+impl Split {
+    /// Cuts the payload behind `header` bytes into packets of at most `mtu` bytes.
+    pub(crate) fn new(header: usize, mtu: usize, fragment: Option<Fragment>) -> Self {
+        let (offset, more) = fragment.map_or((0, false), |f| (f.offset, f.more));
+        let chunk = u16::try_from((mtu - header) / 8 * 8).unwrap_or(0xfff8);
+        #[allow(clippy::cast_possible_truncation)] // 20 or 48
+        let header = header as u8;
+        Self { header, started: false, chunk, offset, more }
+    }
 }
 
 impl Frames<'_> {
     /// The next packet, from its IP header on; `None` when all have been given.
     #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
-    pub fn next(&mut self) -> Option<&mut [u8]> {
+    #[inline]
+    pub fn next(&mut self) -> Option<&[u8]> {
         if self.rest.is_empty() {
             return None;
         }
-        let Some(split) = &mut self.split else {
-            let all = self.rest.clone();
-            self.rest.start = all.end;
-            return self.buf.get_mut(all);
-        };
-        let start = self.rest.start;
-        let len = split.chunk.min(self.rest.len());
+        if self.split.is_some() {
+            return self.next_fragment();
+        }
+        let all = self.rest.clone();
+        self.rest.start = all.end;
+        self.buf.get(all)
+    }
+
+    fn next_fragment(&mut self) -> Option<&[u8]> {
+        let split = self.split.as_mut()?;
+        let Split { header, started, chunk, offset, more } = *split;
+        let (header, chunk) = (usize::from(header), usize::from(chunk));
+        let at = self.rest.start.checked_sub(header)?;
+        let len = chunk.min(self.rest.len());
+        if started {
+            // All but the last are `chunk` bytes long.
+            let before = at.checked_sub(chunk)?;
+            self.buf.copy_within(before..before + header, at);
+        }
+        split.started = true;
         self.rest.start += len;
-        let last = self.rest.is_empty();
-        let header = split.header.len();
-        let out = self.buf.get_mut(start.checked_sub(header)?..start + len)?;
-        split.header.write(out, len, last);
-        split.header.advance(len);
+        let more = more || !self.rest.is_empty();
+        // Within 13 bits: no packet is longer than 65,535 bytes.
+        #[allow(clippy::cast_possible_truncation)]
+        let units = (len / 8) as u16;
+        split.offset += units;
+
+        let out = self.buf.get_mut(at..at + header + len)?;
+        if header == ipv4::HEADER {
+            ipv4::mark(out, offset, more);
+        } else {
+            ipv6::mark(out, offset, more);
+        }
         Some(out)
-    }
-}
-
-impl SplitHeader {
-    fn len(&self) -> usize {
-        match self {
-            Self::V4(_) => ipv4::HEADER,
-            Self::V6(ip) => ipv6::header_len(ip),
-        }
-    }
-
-    /// Writes the header of the fragment that has `len` bytes of payload.
-    fn write(&self, out: &mut [u8], len: usize, last: bool) {
-        // Only the last piece may be the last of the packet; if that was a fragment with more behind it, none is.
-        match *self {
-            Self::V4(mut ip) => {
-                ip.fragment = ip.fragment.map(|f| Fragment { more: f.more || !last, ..f });
-                ipv4::write(out, &ip, ipv4::HEADER + len);
-            }
-            Self::V6(mut ip) => {
-                ip.fragment = ip.fragment.map(|f| Fragment { more: f.more || !last, ..f });
-                ipv6::write(out, &ip, len);
-            }
-        }
-    }
-
-    /// Moves on by `len` bytes of payload.
-    fn advance(&mut self, len: usize) {
-        let (Self::V4(Ip { fragment, .. }) | Self::V6(Ip { fragment, .. })) = self;
-        if let Some(fragment) = fragment {
-            // Within 13 bits: no packet is longer than 65,535 bytes.
-            #[allow(clippy::cast_possible_truncation)]
-            let units = (len / 8) as u16;
-            fragment.offset += units;
-        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! RFC 7915, section by section.
-#![allow(missing_docs, clippy::cast_possible_truncation)]
+#![allow(missing_docs, clippy::cast_possible_truncation, clippy::type_complexity)]
 
 mod common;
 

@@ -1,8 +1,6 @@
 //! IPv4 (RFC 791).
 
-use core::net::Ipv4Addr;
-
-use zerocopy::network_endian::U16;
+use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{prefix, Fragment, Ip};
@@ -12,6 +10,8 @@ use crate::Reason;
 /// Length of a header without options.
 pub(crate) const HEADER: usize = 20;
 
+/// Version 4, five words of header.
+const VERSION_IHL: u8 = 0x45;
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
@@ -28,12 +28,13 @@ pub(crate) struct Header {
     ttl: u8,
     protocol: u8,
     checksum: [u8; 2],
-    src: [u8; 4],
-    dst: [u8; 4],
+    src: U32,
+    dst: U32,
 }
 
 /// Reads a packet that has arrived: everything its header promises must be there, and the checksum right.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Ip<Ipv4Addr>, Reason> {
+#[inline]
+pub(crate) fn parse(bytes: &[u8]) -> Result<Ip<u32>, Reason> {
     let ip = parse_quoted(bytes)?;
     if bytes.len() < ip.len {
         return Err(Reason::Truncated);
@@ -49,7 +50,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Ip<Ipv4Addr>, Reason> {
 
 /// Reads a header quoted in an ICMP error: the packet may be cut anywhere behind it, and routers on the way have
 /// changed fields that the checksum covers.
-pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Ip<Ipv4Addr>, Reason> {
+#[inline]
+pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Ip<u32>, Reason> {
     let header: &Header = prefix(bytes).ok_or(Reason::Truncated)?;
     if header.version_ihl >> 4 != 4 {
         return Err(Reason::NotIp);
@@ -69,8 +71,8 @@ pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Ip<Ipv4Addr>, Reason> {
         id: header.identification.get().into(),
     };
     Ok(Ip {
-        src: header.src.into(),
-        dst: header.dst.into(),
+        src: header.src.get(),
+        dst: header.dst.get(),
         class: header.tos,
         hops: header.ttl,
         protocol: header.protocol,
@@ -88,7 +90,7 @@ pub(crate) fn identification(bytes: &[u8]) -> u16 {
 
 /// Whether the options hold a source route that has not been used up (RFC 7915 §4.1). Options that do not parse
 /// are nobody's source route and go the way of all others: ignored.
-pub(crate) fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<Ipv4Addr>) -> bool {
+pub(crate) fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<u32>) -> bool {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
     const LOOSE_SOURCE_ROUTE: u8 = 0x83;
@@ -108,7 +110,7 @@ pub(crate) fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<Ipv4Addr>) -> boo
     }
 }
 
-fn options_and_header<'b>(bytes: &'b [u8], ip: &Ip<Ipv4Addr>) -> &'b [u8] {
+fn options_and_header<'b>(bytes: &'b [u8], ip: &Ip<u32>) -> &'b [u8] {
     &bytes[..ip.header_len]
 }
 
@@ -116,7 +118,9 @@ fn options_and_header<'b>(bytes: &'b [u8], ip: &Ip<Ipv4Addr>) -> &'b [u8] {
 ///
 /// `ip.header_len` is that of the packet it comes from and does not matter here; `len` is the total length, of
 /// which only the low 16 bits fit.
-pub(crate) fn write(out: &mut [u8], ip: &Ip<Ipv4Addr>, len: usize) {
+#[inline]
+pub(crate) fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
+    let Ok((header, _)) = Header::mut_from_prefix(out) else { return };
     let fragment = ip.fragment.unwrap_or(Fragment { offset: 0, more: false, id: 0 });
     let mut flags = fragment.offset & OFFSET;
     if fragment.more {
@@ -127,19 +131,36 @@ pub(crate) fn write(out: &mut [u8], ip: &Ip<Ipv4Addr>, len: usize) {
     }
     #[allow(clippy::cast_possible_truncation)]
     // as documented; IPv6 identifications lose their high half (§5.1.1)
-    let (total_length, identification) = ((len as u16).into(), (fragment.id as u16).into());
-    let mut header = Header {
-        version_ihl: 0x45,
-        tos: ip.class,
-        total_length,
-        identification,
-        flags_offset: flags.into(),
-        ttl: ip.hops,
-        protocol: ip.protocol,
-        checksum: [0; 2],
-        src: ip.src.octets(),
-        dst: ip.dst.octets(),
-    };
+    let (total_length, identification) = (len as u16, fragment.id as u16);
+    let first = u16::from_be_bytes([VERSION_IHL, ip.class]);
+    let middle = u16::from_be_bytes([ip.hops, ip.protocol]);
+    // From the values, not from the bytes: reading back what has just been written in other sizes is slow.
+    let sum = Sum::addresses4(ip.src, ip.dst)
+        .word(first)
+        .word(total_length)
+        .word(identification)
+        .word(flags)
+        .word(middle);
+    header.version_ihl = VERSION_IHL;
+    header.tos = ip.class;
+    header.total_length = total_length.into();
+    header.identification = identification.into();
+    header.flags_offset = flags.into();
+    header.ttl = ip.hops;
+    header.protocol = ip.protocol;
+    header.checksum = sum.field();
+    header.src = ip.src.into();
+    header.dst = ip.dst.into();
+}
+
+/// Makes the packet that fills `packet` a fragment: sets length, place and MF of a header without options.
+pub(crate) fn mark(packet: &mut [u8], offset: u16, more: bool) {
+    let len = packet.len();
+    let Ok((header, _)) = Header::mut_from_prefix(packet) else { return };
+    #[allow(clippy::cast_possible_truncation)] // shorter than the packet it was cut from
+    let len = len as u16;
+    header.total_length = len.into();
+    header.flags_offset = (offset & OFFSET | if more { MORE_FRAGMENTS } else { 0 }).into();
+    header.checksum = [0; 2];
     header.checksum = Sum::of(header.as_bytes()).field();
-    out[..HEADER].copy_from_slice(header.as_bytes());
 }

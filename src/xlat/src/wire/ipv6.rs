@@ -1,8 +1,6 @@
 //! IPv6 and its extension headers (RFC 8200).
 
-use core::net::Ipv6Addr;
-
-use zerocopy::network_endian::{U16, U32};
+use zerocopy::network_endian::{U128, U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{prefix, protocol, Fragment, Ip};
@@ -26,8 +24,8 @@ struct Header {
     payload_length: U16,
     next_header: u8,
     hop_limit: u8,
-    src: [u8; 16],
-    dst: [u8; 16],
+    src: U128,
+    dst: U128,
 }
 
 /// The Fragment Header (RFC 8200 §4.5).
@@ -43,12 +41,13 @@ struct FragmentHeader {
 /// A packet and what its extension headers hold against it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parsed {
-    pub(crate) ip: Ip<Ipv6Addr>,
+    pub(crate) ip: Ip<u128>,
     /// Where the Segments Left field of a routing header stands that is not zero.
     pub(crate) segments_left_at: Option<usize>,
 }
 
 /// Reads a packet that has arrived: everything that its header promises must be there.
+#[inline]
 pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, Reason> {
     let parsed = parse_quoted(bytes)?;
     let ip = &parsed.ip;
@@ -69,6 +68,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, Reason> {
 }
 
 /// Reads headers quoted in an ICMPv6 error: the packet may be cut anywhere behind them.
+#[inline]
 pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
     let header: &Header = prefix(bytes).ok_or(Reason::Truncated)?;
     let first = header.first.get();
@@ -76,8 +76,8 @@ pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
         return Err(Reason::NotIp);
     }
     let mut ip = Ip {
-        src: header.src.into(),
-        dst: header.dst.into(),
+        src: header.src.get(),
+        dst: header.dst.get(),
         class: (first >> 20 & 0xff) as u8,
         hops: header.hop_limit,
         protocol: header.next_header,
@@ -127,6 +127,7 @@ pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
 }
 
 /// Length of the headers that [`write`] will write for this packet.
+#[inline]
 pub(crate) fn header_len<A>(ip: &Ip<A>) -> usize {
     HEADER + if ip.fragment.is_some() { FRAGMENT_HEADER } else { 0 }
 }
@@ -135,26 +136,35 @@ pub(crate) fn header_len<A>(ip: &Ip<A>) -> usize {
 ///
 /// `ip.header_len` is that of the packet it comes from and does not matter here; `payload_len` counts what follows
 /// these headers. The flow label is zero (RFC 7915 §4.1).
-pub(crate) fn write(out: &mut [u8], ip: &Ip<Ipv6Addr>, payload_len: usize) {
+#[inline]
+pub(crate) fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     let headers = header_len(ip);
+    let Ok((header, rest)) = Header::mut_from_prefix(out) else { return };
     #[allow(clippy::cast_possible_truncation)] // an IPv4 packet has at most 65,515 bytes of payload
     let payload_length = (payload_len + headers - HEADER) as u16;
-    let header = Header {
-        first: (6 << 28 | u32::from(ip.class) << 20).into(),
-        payload_length: payload_length.into(),
-        next_header: if ip.fragment.is_some() { protocol::FRAGMENT } else { ip.protocol },
-        hop_limit: ip.hops,
-        src: ip.src.octets(),
-        dst: ip.dst.octets(),
-    };
-    out[..HEADER].copy_from_slice(header.as_bytes());
-    if let Some(fragment) = ip.fragment {
-        let header = FragmentHeader {
-            next_header: ip.protocol,
-            reserved: 0,
-            offset_more: (fragment.offset << 3 | u16::from(fragment.more)).into(),
-            identification: fragment.id.into(),
-        };
-        out[HEADER..headers].copy_from_slice(header.as_bytes());
+    header.first = (6 << 28 | u32::from(ip.class) << 20).into();
+    header.payload_length = payload_length.into();
+    header.next_header = if ip.fragment.is_some() { protocol::FRAGMENT } else { ip.protocol };
+    header.hop_limit = ip.hops;
+    header.src = ip.src.into();
+    header.dst = ip.dst.into();
+    if let (Some(fragment), Ok((header, _))) = (ip.fragment, FragmentHeader::mut_from_prefix(rest))
+    {
+        header.next_header = ip.protocol;
+        header.reserved = 0;
+        header.offset_more = (fragment.offset << 3 | u16::from(fragment.more)).into();
+        header.identification = fragment.id.into();
+    }
+}
+
+/// Makes the packet that fills `packet` the fragment at `offset`: sets the lengths and places in its headers.
+pub(crate) fn mark(packet: &mut [u8], offset: u16, more: bool) {
+    let len = packet.len() - HEADER;
+    let Ok((header, rest)) = Header::mut_from_prefix(packet) else { return };
+    #[allow(clippy::cast_possible_truncation)] // shorter than the packet it was cut from
+    let len = len as u16;
+    header.payload_length = len.into();
+    if let Ok((header, _)) = FragmentHeader::mut_from_prefix(rest) {
+        header.offset_more = (offset << 3 | u16::from(more)).into();
     }
 }

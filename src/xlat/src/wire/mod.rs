@@ -46,6 +46,9 @@ impl Fragment {
 }
 
 /// What an IP header says, extension headers walked, whichever the family.
+///
+/// Addresses are `u32` and `u128`, the numbers that they stand for: in registers, where the byte arrays of
+/// [`core::net`] would go through memory piece by piece.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ip<A> {
     pub(crate) src: A,

@@ -1,0 +1,90 @@
+//! Nanoseconds a packet each way, beside a plain copy of the same bytes in the same run.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::hint::black_box;
+
+use clat_xlat::{Addresses, Local, Packet, Prefix, Translator, Verdict, HEADROOM, TAILROOM};
+use common::*;
+use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
+
+/// Whole packets of these sizes, as IPv4; as IPv6 they are 20 bytes longer.
+const SIZES: [usize; 3] = [64, 576, 1460];
+
+fn run_bench(c: &mut Criterion) {
+    const PREFIXES: &[Prefix] = &[Prefix::WELL_KNOWN];
+    let neutral = Local::neutral(LOCAL4, LOCAL6, &Prefix::WELL_KNOWN, [7, 1, 9, 3, 4, 8, 2, 6]);
+    let addresses = Addresses { local: Some(neutral), prefixes: PREFIXES, ..Addresses::default() };
+    let kinds: [(&str, u8); 4] = [("tcp", TCP), ("udp", UDP), ("udp-zero", UDP), ("echo", ICMP)];
+
+    let mut group = c.benchmark_group("xlat");
+    for (kind, protocol) in kinds {
+        for size in SIZES {
+            let body = match kind {
+                "tcp" => tcp(size - 40),
+                "echo" => icmp(8, 0, [0; 4], &data(size - 28)),
+                _ => udp(size - 28),
+            };
+            let v4 = V4 { df: true, protocol, ..V4::default() };
+            let v4 = if kind == "udp-zero" { v4.raw(&body) } else { v4.build(&body) };
+            bench_one(&mut group, addresses, &format!("4to6/{kind}"), size, &v4);
+
+            if kind != "udp-zero" {
+                let mut body = body;
+                let protocol = if protocol == ICMP { ICMPV6 } else { protocol };
+                if protocol == ICMPV6 {
+                    body[0] = 128;
+                }
+                let v6 = V6 { dst: neutral.v6, protocol, ..V6::default() }.build(&body);
+                bench_one(&mut group, addresses, &format!("6to4/{kind}"), size, &v6);
+            }
+        }
+    }
+    for size in SIZES {
+        let packet = V4::default().build(&udp(size - 28));
+        let mut buf = vec![0; size];
+        group.bench_function(BenchmarkId::new("copy", size), |b| {
+            b.iter(|| buf.copy_from_slice(black_box(&packet)));
+        });
+    }
+    group.finish();
+}
+
+/// Each round restores the headers, which is all that translation changes: up to 64 bytes, part of the figure.
+fn bench_one(
+    group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
+    addresses: Addresses<'_>,
+    name: &str,
+    size: usize,
+    packet: &[u8],
+) {
+    let mut t = Translator::new(config(), addresses, 1);
+    let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
+    let range = HEADROOM..HEADROOM + packet.len();
+    buf[range.clone()].copy_from_slice(packet);
+    let head = packet.len().min(64);
+    group.bench_function(BenchmarkId::new(name, size), |b| {
+        b.iter(|| {
+            buf[HEADROOM..HEADROOM + head].copy_from_slice(&packet[..head]);
+            let mut p = Packet::new(&mut buf, range.clone()).unwrap();
+            match t.translate(black_box(&mut p)) {
+                Verdict::Forward { mut frames, .. } => {
+                    black_box(frames.next());
+                }
+                other => panic!("{other:?}"),
+            }
+        });
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(30)
+        .warm_up_time(std::time::Duration::from_millis(200))
+        .measurement_time(std::time::Duration::from_millis(600));
+    targets = run_bench
+}
+criterion_main!(benches);

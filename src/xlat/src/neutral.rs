@@ -1,0 +1,33 @@
+//! Checksum-neutral addresses: a CLAT whose two addresses and prefix sum to the same needs no L4 checksum changed
+//! (RFC 6877 §6.3 leaves the choice of the interface identifier; AOSP's controller chooses it so).
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::checksum::{adjust, same, Sum};
+use crate::{Local, Prefix};
+
+/// Where the two bytes stand that make up the balance: in the middle of the interface identifier, at an odd
+/// distance from 16-bit alignment, as AOSP has them.
+const BALANCE: usize = 11;
+
+impl Local {
+    /// Makes the CLAT's IPv6 address: the /64 of `net`, the interface identifier `random` with its bytes 11–12 of the
+    /// address set so that the one's-complement sum of `v4` equals that of the result plus `prefix`.
+    #[must_use]
+    pub fn neutral(v4: Ipv4Addr, net: Ipv6Addr, prefix: &Prefix, random: [u8; 8]) -> Self {
+        let mut v6 = net.octets();
+        v6[8..].copy_from_slice(&random);
+        // The balance spans two words, one byte in each: as a word it counts byte-swapped.
+        let have = Sum::of(&v6) + Sum::address6(prefix.addr().to_bits());
+        let balance = adjust([v6[BALANCE + 1], v6[BALANCE]], Sum::address4(v4.to_bits()), have);
+        [v6[BALANCE + 1], v6[BALANCE]] = balance;
+        Self { v4, v6: v6.into() }
+    }
+
+    /// Whether checksums stay the same between these addresses and `prefix`.
+    #[must_use]
+    pub fn is_neutral(&self, prefix: &Prefix) -> bool {
+        let v6 = Sum::address6(self.v6.to_bits()) + Sum::address6(prefix.addr().to_bits());
+        same(Sum::address4(self.v4.to_bits()).fold(), v6.fold())
+    }
+}

@@ -1,0 +1,242 @@
+//! Prefixes (RFC 6052), explicit mappings (RFC 7757) and checksum-neutral addresses.
+#![allow(missing_docs, clippy::cast_possible_truncation)]
+
+mod common;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use clat_xlat::{Addresses, Eam, EamError, Local, Prefix, PrefixError, Reason, Translator};
+use common::*;
+use proptest::prelude::*;
+
+fn prefix(text: &str) -> Prefix {
+    text.parse().expect(text)
+}
+
+#[test]
+fn rfc6052_s2_4_text_representation() {
+    // The table of RFC 6052 §2.4.
+    let v4 = Ipv4Addr::new(192, 0, 2, 33);
+    for (net, want) in [
+        ("2001:db8::/32", "2001:db8:c000:221::"),
+        ("2001:db8:100::/40", "2001:db8:1c0:2:21::"),
+        ("2001:db8:122::/48", "2001:db8:122:c000:2:2100::"),
+        ("2001:db8:122:300::/56", "2001:db8:122:3c0:0:221::"),
+        ("2001:db8:122:344::/64", "2001:db8:122:344:c0:2:2100::"),
+        ("2001:db8:122:344::/96", "2001:db8:122:344::192.0.2.33"),
+        ("64:ff9b::/96", "64:ff9b::192.0.2.33"),
+    ] {
+        let want: Ipv6Addr = want.parse().unwrap();
+        assert_eq!(prefix(net).embed(v4), want, "{net}");
+        assert_eq!(prefix(net).extract(want), Some(v4), "{net}");
+        assert_eq!(prefix(net).to_string(), net);
+    }
+}
+
+#[test]
+fn rfc6052_s2_2_suffix_and_u_octet_are_ignored() {
+    let v6: Ipv6Addr = "2001:db8:122:344:ffc0:2:21ff:ffff".parse().unwrap();
+    assert_eq!(prefix("2001:db8:122:344::/64").extract(v6), Some(Ipv4Addr::new(192, 0, 2, 33)));
+    assert_eq!(prefix("2001:db8:122:345::/64").extract(v6), None);
+}
+
+#[test]
+fn prefixes_that_are_none() {
+    for (text, want) in [
+        ("", PrefixError::Syntax),
+        ("64:ff9b::", PrefixError::Syntax),
+        ("64:ff9b::/", PrefixError::Syntax),
+        ("64:ff9b::/+96", PrefixError::Syntax),
+        ("64:ff9b::/96 ", PrefixError::Syntax),
+        ("64:ff9b::/960", PrefixError::Syntax),
+        ("64:ff9b::%lo/96", PrefixError::Syntax),
+        ("hello/96", PrefixError::Syntax),
+        ("192.0.2.0/24", PrefixError::Ipv4),
+        ("64:ff9b::/95", PrefixError::Length),
+        ("64:ff9b::/128", PrefixError::Length),
+        ("64:ff9b::1/96", PrefixError::HostBits),
+        ("2001:db8:0:0:100::/96", PrefixError::UOctet),
+    ] {
+        assert_eq!(text.parse::<Prefix>(), Err(want), "{text}");
+    }
+}
+
+#[test]
+fn rfc7757_s3_mappings() {
+    // The table of RFC 7757 §3.2, and an address out of each.
+    for (eam, v4, v6) in [
+        ("192.0.2.1=2001:db8:aaaa::", "192.0.2.1", "2001:db8:aaaa::"),
+        ("192.0.2.2/32=2001:db8:bbbb::b/128", "192.0.2.2", "2001:db8:bbbb::b"),
+        ("192.0.2.16/28=2001:db8:cccc::/124", "192.0.2.18", "2001:db8:cccc::2"),
+        ("192.0.2.128/26=2001:db8:dddd::/64", "192.0.2.183", "2001:db8:dddd:0:dc00::"),
+        ("192.0.2.192/29=2001:db8:eeee:8::/62", "192.0.2.195", "2001:db8:eeee:9:8000::"),
+        ("192.0.2.224/31=64:ff9b::/127", "192.0.2.225", "64:ff9b::1"),
+        ("0.0.0.0/0=2001:db8::/96", "1.2.3.4", "2001:db8::102:304"),
+    ] {
+        let eams = [eam.parse::<Eam>().unwrap()];
+        let siit = Addresses {
+            eams: &eams,
+            prefixes: &[prefix("2001:db8:ffff::/96")],
+            ..Addresses::default()
+        };
+        let (v4, v6): (Ipv4Addr, Ipv6Addr) = (v4.parse().unwrap(), v6.parse().unwrap());
+        let mut t = Translator::new(config(), siit, 1);
+        let out = run(&mut t, &V4 { src: v4, ..V4::default() }.build(&udp(3))).one();
+        assert_eq!(check(&out).src, v6.octets(), "{eam}");
+        let back = check(&run(&mut t, &out).one());
+        assert_eq!(back.src, v4.octets(), "{eam}");
+    }
+}
+
+#[test]
+fn rfc7757_s3_3_longest_match_first() {
+    let eams: Vec<Eam> = [
+        "192.0.2.0/24=2001:db8:1::/120",
+        "192.0.2.7=2001:db8:2::7",
+        "192.0.0.0/16=2001:db8:3::/112",
+    ]
+    .map(|e| e.parse().unwrap())
+    .to_vec();
+    for order in [vec![0, 1, 2], vec![2, 1, 0], vec![1, 2, 0]] {
+        let eams: Vec<Eam> = order.into_iter().map(|i| eams[i]).collect();
+        let siit =
+            Addresses { eams: &eams, prefixes: &[Prefix::WELL_KNOWN], ..Addresses::default() };
+        for (v4, want) in [
+            ([192, 0, 2, 7], "2001:db8:2::7"),
+            ([192, 0, 2, 8], "2001:db8:1::8"),
+            ([192, 0, 3, 8], "2001:db8:3::308"),
+            ([198, 0, 3, 8], "64:ff9b::198.0.3.8"),
+        ] {
+            let packet = V4 { src: v4.into(), ..V4::default() }.build(&udp(3));
+            let seen = check(&run(&mut Translator::new(config(), siit, 1), &packet).one());
+            assert_eq!(seen.src, want.parse::<Ipv6Addr>().unwrap().octets());
+        }
+    }
+}
+
+#[test]
+fn mappings_that_are_none() {
+    for (text, want) in [
+        ("192.0.2.1", EamError::Syntax),
+        ("192.0.2.1=", EamError::Syntax),
+        ("2001:db8::=192.0.2.1", EamError::Syntax),
+        ("192.0.2.0/33=2001:db8::", EamError::Length),
+        ("192.0.2.0/24=2001:db8::/129", EamError::Length),
+        ("192.0.2.1/24=2001:db8::/120", EamError::HostBits),
+        ("192.0.2.0/24=2001:db8::1/120", EamError::HostBits),
+        ("192.0.2.0/24=2001:db8::/121", EamError::Suffix),
+    ] {
+        assert_eq!(text.parse::<Eam>(), Err(want), "{text}");
+    }
+}
+
+#[test]
+fn rfc6052_s3_1_well_known_prefix_is_for_global_addresses() {
+    let prefixes = [Prefix::WELL_KNOWN];
+    let strict = Addresses { strict_wkp: true, ..clat() };
+    let siit = Addresses { strict_wkp: true, prefixes: &prefixes, ..Addresses::default() };
+    for (v4, global) in [
+        ([8, 8, 8, 8], true),
+        ([9, 255, 255, 255], true),
+        ([10, 0, 0, 1], false),
+        ([11, 0, 0, 0], true),
+        ([172, 15, 0, 1], true),
+        ([172, 31, 255, 255], false),
+        ([192, 168, 1, 1], false),
+        ([100, 64, 0, 1], false),
+        ([169, 254, 0, 1], false),
+    ] {
+        let dst = Ipv4Addr::from(v4);
+        let out = run(
+            &mut Translator::new(config(), strict, 1),
+            &V4 { dst, ..V4::default() }.build(&udp(1)),
+        );
+        let inward = V6 { src: Prefix::WELL_KNOWN.embed(dst), ..V6::default() }.build(&udp(1));
+        let back = run(&mut Translator::new(config(), strict, 1), &inward);
+        let source = run(
+            &mut Translator::new(config(), siit, 1),
+            &V4 { src: dst, dst: Ipv4Addr::new(8, 8, 4, 4), ..V4::default() }.build(&udp(1)),
+        );
+        for out in [out, back, source] {
+            if global {
+                out.one();
+            } else {
+                assert_eq!(out, Out::Drop(Reason::NonGlobalInWellKnownPrefix), "{dst}");
+            }
+        }
+        // Any other prefix may carry it, and so may the well-known one where nobody is strict.
+        run(&mut translator(), &V4 { dst, ..V4::default() }.build(&udp(1))).one();
+    }
+}
+
+#[test]
+fn neutral_addresses_are_neutral_random_and_in_their_net() {
+    let net: Ipv6Addr = "2001:db8:1:2::9".parse().unwrap();
+    let prefixes = [Prefix::WELL_KNOWN, prefix("2001:db8:ffff:ffff:0:ffff::/96")];
+    let mut seen = std::collections::HashSet::new();
+    let mut ones = [0u32; 64];
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for i in 0..100_000u32 {
+        // splitmix64: even enough to judge the balance of what is made of it.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let random = (z ^ (z >> 31)).to_be_bytes();
+        let v4 = Ipv4Addr::from(0xc000_0000 + i % 8);
+        let prefix = &prefixes[(i % 2) as usize];
+        let local = Local::neutral(v4, net, prefix, random);
+        assert!(local.is_neutral(prefix));
+        assert_eq!(local.v6.octets()[..8], net.octets()[..8]);
+        let iid = local.v6.to_bits() as u64;
+        assert!(seen.insert(iid), "no two alike");
+        for (bit, count) in ones.iter_mut().enumerate() {
+            *count += (iid >> bit & 1) as u32;
+        }
+    }
+    // Six standard deviations of a fair coin thrown 100,000 times.
+    for (bit, count) in ones.iter().enumerate() {
+        assert!(count.abs_diff(50_000) < 950, "bit {bit}: {count}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn neutral_checksums_are_left_alone(random: [u8; 8], net: u64, len in 0usize..64, inward: bool) {
+        let net = Ipv6Addr::from(u128::from(net) << 64);
+        prop_assume!(!net.is_multicast());
+        let local = Local::neutral(LOCAL4, net, &Prefix::WELL_KNOWN, random);
+        let clat = Addresses { local: Some(local), ..clat() };
+        let mut t = Translator::new(config(), clat, 1);
+        let (packet, before) = if inward {
+            let packet = V6 { dst: local.v6, protocol: TCP, ..V6::default() }.build(&tcp(len));
+            let field = be16(&packet, 40 + 16);
+            (packet, field)
+        } else {
+            let packet = V4 { protocol: TCP, ..V4::default() }.build(&tcp(len));
+            let field = be16(&packet, 20 + 16);
+            (packet, field)
+        };
+        prop_assume!(!local.v6.is_unspecified() && !local.v6.is_loopback());
+        let seen = check(&run(&mut t, &packet).one());
+        prop_assert_eq!(be16(&seen.payload, 16), before);
+    }
+
+    #[test]
+    fn prefixes_give_back_what_they_hold(v4: u32, net: u128, len in prop::sample::select(vec![32u8, 40, 48, 56, 64, 96])) {
+        let net = net >> (128 - len) << (128 - len) & !(0xff << 56);
+        let prefix = Prefix::new(net.into(), len).unwrap();
+        let v6 = prefix.embed(v4.into());
+        prop_assert_eq!(v6.octets()[8], 0);
+        prop_assert_eq!(prefix.extract(v6), Some(v4.into()));
+        prop_assert_eq!(prefix.to_string().parse(), Ok(prefix));
+    }
+
+    #[test]
+    fn text_never_panics(text in "\\PC{0,40}") {
+        let _ = text.parse::<Prefix>();
+        let _ = text.parse::<Eam>();
+    }
+}
