@@ -155,10 +155,11 @@ impl Split {
 }
 
 impl Frames<'_> {
-    /// The next packet, from its IP header on; `None` when all have been given.
+    /// The next packet, from its IP header on; `None` when all have been given. Its payload may be written to; a
+    /// fragment's header is needed for the next one.
     #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
     #[inline]
-    pub fn next(&mut self) -> Option<&[u8]> {
+    pub fn next(&mut self) -> Option<&mut [u8]> {
         if self.rest.is_empty() {
             return None;
         }
@@ -167,10 +168,10 @@ impl Frames<'_> {
         }
         let all = self.rest.clone();
         self.rest.start = all.end;
-        self.buf.get(all)
+        self.buf.get_mut(all)
     }
 
-    fn next_fragment(&mut self) -> Option<&[u8]> {
+    fn next_fragment(&mut self) -> Option<&mut [u8]> {
         let split = self.split.as_mut()?;
         let Split { header, started, chunk, offset, more } = *split;
         let (header, chunk) = (usize::from(header), usize::from(chunk));
