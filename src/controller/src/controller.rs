@@ -23,10 +23,10 @@ pub struct Controller<H: Host> {
     standalone: bool,
     mode: EbpfMode,
     pool: Arc<Pool>,
-    /// The drop rules' chain, from the first CLAT to the end of the controller. Behind its own lock, since making it
-    /// runs a program and `state` has to stay quick.
-    chain: Mutex<Option<H::Chain>>,
     state: Mutex<State<H>>,
+    /// The drop rules' chain, from the first CLAT to the end of the controller; below `state`, to go after the rules.
+    /// Behind its own lock, since making it runs a program and `state` has to stay quick.
+    chain: Mutex<Option<H::Chain>>,
     /// Told whenever an interface is no longer busy.
     idle: Condvar,
 }
@@ -82,8 +82,8 @@ impl<H: Host> Controller<H> {
             standalone,
             mode,
             pool: Arc::default(),
-            chain: Mutex::new(None),
             state: Mutex::new(state),
+            chain: Mutex::new(None),
             idle: Condvar::new(),
         }
     }
@@ -127,7 +127,12 @@ impl<H: Host> Controller<H> {
                 ));
             }
             if let Some(running) = state.trackers.get(&iface) {
-                let cause = format!("clatd already runs there with pid {}", running.clatd.pid());
+                let cause = match running.clatd.pid() {
+                    0 => {
+                        "one runs there already, whose clatd is just being started again".to_owned()
+                    }
+                    pid => format!("one runs there already, with clatd pid {pid}"),
+                };
                 return Err(Error::new(Errno::EBUSY, &iface, Step::FindTracker, cause));
             }
             state.networks.get(&iface).copied()

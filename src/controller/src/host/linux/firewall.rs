@@ -49,18 +49,26 @@ fn drop_rule(change: &str, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) ->
     format!("{change} {CHAIN} -i {uplink} -s {prefix} -d {v6} -j DROP")
 }
 
+/// Makes the chain and the jump to it.
+fn make_chain() -> io::Result<()> {
+    restore(&[format!(":{CHAIN} - [0:0]"), format!("-A PREROUTING -j {CHAIN}")])
+}
+
 /// What takes the chain away, given how often something jumps to it.
 fn removal(jumps: usize) -> Vec<String> {
     let jumps = std::iter::repeat_n(format!("-D PREROUTING -j {CHAIN}"), jumps);
     jumps.chain([format!("-F {CHAIN}"), format!("-X {CHAIN}")]).collect()
 }
 
+/// The raw table as text, if it has our chain.
+fn saved_with_chain() -> io::Result<Option<String>> {
+    let saved = run("ip6tables-save", &["-t", "raw"], "")?;
+    Ok(saved.lines().any(|line| line.starts_with(&format!(":{CHAIN} "))).then_some(saved))
+}
+
 /// Removes the chain that a controller left behind.
 pub(super) fn remove_leftovers() -> io::Result<()> {
-    let saved = run("ip6tables-save", &["-t", "raw"], "")?;
-    if !saved.lines().any(|line| line.starts_with(&format!(":{CHAIN} "))) {
-        return Ok(());
-    }
+    let Some(saved) = saved_with_chain()? else { return Ok(()) };
     let jumps = saved.lines().filter(|line| *line == format!("-A PREROUTING -j {CHAIN}")).count();
     log::warn!("removing the firewall chain {CHAIN} of a former life");
     restore(&removal(jumps))
@@ -82,13 +90,22 @@ impl Firewall for LinuxHost {
 
     fn chain(&self) -> io::Result<Chain> {
         if !IS_NETDS {
-            restore(&[format!(":{CHAIN} - [0:0]"), format!("-A PREROUTING -j {CHAIN}")])?;
+            make_chain()?;
         }
         Ok(Chain(()))
     }
 
     fn drop_rule(&self, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Rule> {
-        restore(&[drop_rule("-A", uplink, prefix, v6)])?;
+        let addition = [drop_rule("-A", uplink, prefix, v6)];
+        if let Err(e) = restore(&addition) {
+            // Firewalls that reload their rules take ours away, and the chain.
+            if IS_NETDS || saved_with_chain()?.is_some() {
+                return Err(e);
+            }
+            log::warn!("the firewall chain {CHAIN} was gone; making it again");
+            make_chain()?;
+            restore(&addition)?;
+        }
         Ok(Rule { removal: drop_rule("-D", uplink, prefix, v6) })
     }
 }

@@ -295,6 +295,10 @@ mod tests {
         let mut child = start("/bin/sleep", &["clatd-test0", "1000"], &read);
         before.thread_set_mask().expect("as before");
 
+        // The kernel lets a parent go on before the new program is quite there.
+        while proc_text(&child, "cmdline").is_empty() {
+            std::thread::yield_now();
+        }
         assert_eq!(proc_text(&child, "cmdline"), "clatd-test0\x001000\0");
         let link = |fd: &str| fs::read_link(format!("/proc/{}/fd/{fd}", child.pid)).expect("open");
         let fds = fs::read_dir(format!("/proc/{}/fd", child.pid)).expect("it runs");
