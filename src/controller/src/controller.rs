@@ -122,7 +122,7 @@ impl<H: Host> Controller<H> {
                 return Err(Error::new(
                     Errno::ESHUTDOWN,
                     &iface,
-                    Step::FindTracker,
+                    Step::Start,
                     "the controller is ending",
                 ));
             }
@@ -133,7 +133,7 @@ impl<H: Host> Controller<H> {
                     }
                     pid => format!("one runs there already, with clatd pid {pid}"),
                 };
-                return Err(Error::new(Errno::EBUSY, &iface, Step::FindTracker, cause));
+                return Err(Error::new(Errno::EBUSY, &iface, Step::Start, cause));
             }
             state.networks.get(&iface).copied()
         };
@@ -178,7 +178,7 @@ impl<H: Host> Controller<H> {
         let _turn = self.turn(&iface);
         let tracker = self.state().trackers.remove(&iface);
         if tracker.is_none() {
-            return Err(Error::new(Errno::ENODEV, &iface, Step::FindTracker, "none runs there"));
+            return Err(Error::new(Errno::ENODEV, &iface, Step::Stop, "none runs there"));
         }
         drop(tracker);
         log::info!("clatd on {iface} stopped");
@@ -209,7 +209,7 @@ impl<H: Host> Controller<H> {
             Error::new(
                 Errno::EINVAL,
                 &iface,
-                Step::FindNetwork,
+                Step::ChangeNetwork,
                 format!("{net_id} is not between 1 and 65535"),
             )
         })?;
@@ -217,7 +217,7 @@ impl<H: Host> Controller<H> {
         match state.networks.get(&iface) {
             Some(other) if *other != net_id => {
                 let cause = format!("it belongs to network {other}");
-                Err(Error::new(Errno::EBUSY, &iface, Step::FindNetwork, cause))
+                Err(Error::new(Errno::EBUSY, &iface, Step::ChangeNetwork, cause))
             }
             _ => {
                 state.networks.insert(iface, net_id);
@@ -238,7 +238,7 @@ impl<H: Host> Controller<H> {
             Ok(())
         } else {
             let cause = format!("it does not belong to network {net_id}");
-            Err(Error::new(Errno::ENOENT, &iface, Step::FindNetwork, cause))
+            Err(Error::new(Errno::ENOENT, &iface, Step::ChangeNetwork, cause))
         }
     }
 

@@ -8,11 +8,17 @@ use nix::errno::Errno;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Step {
     /// Checking the name that the caller gave.
-    #[error("check the interface name")]
+    #[error("use this name")]
     CheckName,
-    /// Looking whether a CLAT runs there (DESIGN §3.2, 1).
-    #[error("find its CLAT")]
-    FindTracker,
+    /// Looking whether a CLAT runs there already (DESIGN §3.2, 1).
+    #[error("start a CLAT")]
+    Start,
+    /// Looking for the CLAT to stop (3.3).
+    #[error("stop its CLAT")]
+    Stop,
+    /// Noting its network.
+    #[error("change its network")]
+    ChangeNetwork,
     /// Looking which network the interface belongs to (2).
     #[error("find its network")]
     FindNetwork,
@@ -35,7 +41,7 @@ pub enum Step {
     #[error("start clatd")]
     Spawn,
     /// Waiting for clatd to set up the TUN device (standalone only).
-    #[error("wait for clatd")]
+    #[error("get clatd ready")]
     AwaitClatd,
     /// Setting the default route (standalone only).
     #[error("set the IPv4 default route")]

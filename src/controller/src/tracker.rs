@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use crate::address::{self, Lease, Pool};
 use crate::errors::{worded, Error, Step};
 use crate::fwmark::Fwmark;
-use crate::host::{ClatdArgs, Host};
+use crate::host::{Child, ClatdArgs, Host};
 use crate::names::IfaceName;
 use crate::supervisor::{wait, Supervisor};
 
@@ -96,13 +96,14 @@ impl<H: Host> Tracker<H> {
             })
         };
         let lease = pool.lease(taken).ok_or_else(|| {
-            let cause = format!("all of {}/{} are taken", address::FIRST_V4, address::POOL_LEN);
+            let cause =
+                format!("every one of 192.0.0.0/{} is taken; stop a CLAT", address::POOL_LEN);
             fail(Errno::EADDRNOTAVAIL, Step::PickV4, &cause)
         })?;
         let v4 = lease.addr();
         let mark = Fwmark::new(net_id);
         let source = host.source_towards(&iface, mark, prefix.addr()).map_err(|e| {
-            fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("no way to {prefix} by it: {e}"))
+            fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("it has no route to {prefix}: {e}"))
         })?;
         if !address::is_usable_source(source) {
             let cause = format!("it has no global IPv6 address, only {source}");
@@ -115,10 +116,11 @@ impl<H: Host> Tracker<H> {
         let rule = host.drop_rule(&iface, &prefix, v6).map_err(failed(Step::AddRule))?;
 
         let args = ClatdArgs { uplink: iface.clone(), mark, prefix, v4, v6 };
-        let child = host.spawn_clatd(&args, &tun).map_err(failed(Step::Spawn))?;
+        let mut child = host.spawn_clatd(&args, &tun).map_err(failed(Step::Spawn))?;
 
         let route = if standalone {
-            await_clatd(host.as_ref(), &child, &v4iface, v4).map_err(failed(Step::AwaitClatd))?;
+            await_clatd(host.as_ref(), &mut child, &v4iface, v4)
+                .map_err(failed(Step::AwaitClatd))?;
             let metric = ROUTE_METRIC.saturating_add(index);
             Some(host.default_route(v4index, v4, metric).map_err(failed(Step::AddRoute))?)
         } else {
@@ -141,7 +143,7 @@ impl<H: Host> Tracker<H> {
 /// Waits until clatd has given the device its address: a route by it could not be set before.
 fn await_clatd<H: Host>(
     host: &H,
-    child: &H::Child,
+    child: &mut H::Child,
     v4iface: &IfaceName,
     v4: Ipv4Addr,
 ) -> io::Result<()> {
@@ -149,9 +151,9 @@ fn await_clatd<H: Host>(
     let deadline = Instant::now() + host.clatd_patience();
     while !host.is_configured(v4iface, v4)? {
         if wait(&[child.as_fd()], Some(STEP)).is_some() {
-            return Err(io::Error::other(format!(
-                "it ended before {v4iface} was set up; its log says why"
-            )));
+            let how = child.reap();
+            let cause = format!("it {how} before {v4iface} was set up; its log says why");
+            return Err(io::Error::other(cause));
         }
         if Instant::now() > deadline {
             let cause = format!("{v4iface} still has no address {v4}");

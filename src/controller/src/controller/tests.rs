@@ -159,7 +159,7 @@ fn failures_that_are_not_of_the_host() {
     assert!(errno("wlan0", PREFIX).is_ok());
     // 1
     let error = controller.start("wlan0", PREFIX).expect_err("runs already");
-    assert_eq!((error.errno, error.step), (Errno::EBUSY, Step::FindTracker));
+    assert_eq!((error.errno, error.step), (Errno::EBUSY, Step::Start));
     let pid = controller.running()[0].pid;
     assert!(error.to_string().contains(&format!("pid {pid}")), "{error}");
 }
@@ -175,7 +175,7 @@ fn a_clatd_that_does_not_get_ready() {
     host.inner().dead_on_arrival = true;
     let error = controller.start("wlan0", PREFIX).expect_err("dies");
     assert_eq!((error.errno, error.step), (Errno::EIO, Step::AwaitClatd), "{error}");
-    assert!(error.to_string().contains("ended before v4-wlan0"), "{error}");
+    assert!(error.to_string().contains("was told to die before v4-wlan0"), "{error}");
     assert_eq!(live(&host), [""; 0]);
 }
 

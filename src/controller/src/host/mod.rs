@@ -188,7 +188,7 @@ pub trait Child: AsFd + Send + 'static {
     /// Its process id.
     fn pid(&self) -> i32;
 
-    /// Reaps the process after it has ended, and says how it did, for a log line.
+    /// Reaps the process after it has ended, and says how it did, as in "exited with status 1".
     fn reap(&mut self) -> String;
 }
 

@@ -3,6 +3,7 @@
 mod firewall;
 mod links;
 mod netlink;
+mod posix_spawn;
 mod process;
 mod reconcile;
 

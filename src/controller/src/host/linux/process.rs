@@ -15,10 +15,14 @@ use nix::sys::signal::{kill, SigSet, Signal};
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::Pid;
 
+use super::posix_spawn as ffi;
 use super::{Device, LinuxHost, PATH};
 use crate::errors::explain;
 use crate::host::{Child, ClatdArgs, Processes};
 use crate::supervisor::wait;
+
+/// Flag of close_range(2) (linux/close_range.h), which libc lacks for Android.
+const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
 /// How long a process gets to end by itself.
 pub(super) const GRACE: Duration = Duration::from_secs(3);
@@ -104,9 +108,8 @@ pub(super) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
 /// Sets close-on-exec on every descriptor but the first three: also on those that whoever started us left open.
 fn close_all_on_exec() -> io::Result<()> {
     // SAFETY: the call takes three numbers and no pointer; close-on-exec takes no descriptor away from anyone here.
-    let done = unsafe {
-        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
     if done == 0 {
         return Ok(());
     }
@@ -131,34 +134,28 @@ fn check(error: libc::c_int) -> io::Result<()> {
 }
 
 /// posix_spawnattr_t, from init to destroy. Boxed, since nothing says that it may be moved.
-struct Attributes(Box<libc::posix_spawnattr_t>);
+struct Attributes(Box<ffi::posix_spawnattr_t>);
 
 impl Attributes {
     fn new() -> io::Result<Self> {
         let mut attributes = Box::new(MaybeUninit::uninit());
         // SAFETY: the pointer is to memory of the right size and alignment, which the call makes valid.
-        check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
+        check(unsafe { ffi::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
         // SAFETY: it has just been made valid.
         Ok(Self(unsafe { attributes.assume_init() }))
     }
 
     /// vfork, no signal blocked, and SIGPIPE, which Rust programs ignore, as it was.
     fn set(&mut self) -> io::Result<()> {
-        #[cfg(any(target_env = "gnu", target_os = "android"))]
-        const VFORK: libc::c_int = libc::POSIX_SPAWN_USEVFORK as libc::c_int;
-        #[cfg(not(any(target_env = "gnu", target_os = "android")))]
-        const VFORK: libc::c_int = 0;
-        let flags = VFORK
-            | libc::POSIX_SPAWN_SETSIGMASK as libc::c_int
-            | libc::POSIX_SPAWN_SETSIGDEF as libc::c_int;
-        let flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
+        let flags =
+            ffi::POSIX_SPAWN_USEVFORK | ffi::POSIX_SPAWN_SETSIGMASK | ffi::POSIX_SPAWN_SETSIGDEF;
         let (none, mut pipe) = (SigSet::empty(), SigSet::empty());
         pipe.add(Signal::SIGPIPE);
         // SAFETY: the attributes are valid (see `new`), the sets live through the calls, which copy them.
         unsafe {
-            check(libc::posix_spawnattr_setflags(&mut *self.0, flags))?;
-            check(libc::posix_spawnattr_setsigmask(&mut *self.0, none.as_ref()))?;
-            check(libc::posix_spawnattr_setsigdefault(&mut *self.0, pipe.as_ref()))
+            check(ffi::posix_spawnattr_setflags(&mut *self.0, flags))?;
+            check(ffi::posix_spawnattr_setsigmask(&mut *self.0, none.as_ref()))?;
+            check(ffi::posix_spawnattr_setsigdefault(&mut *self.0, pipe.as_ref()))
         }
     }
 }
@@ -166,18 +163,18 @@ impl Attributes {
 impl Drop for Attributes {
     fn drop(&mut self) {
         // SAFETY: valid since `new`, and not used again.
-        unsafe { libc::posix_spawnattr_destroy(&mut *self.0) };
+        unsafe { ffi::posix_spawnattr_destroy(&mut *self.0) };
     }
 }
 
 /// posix_spawn_file_actions_t, from init to destroy.
-struct FileActions(Box<libc::posix_spawn_file_actions_t>);
+struct FileActions(Box<ffi::posix_spawn_file_actions_t>);
 
 impl FileActions {
     fn new() -> io::Result<Self> {
         let mut actions = Box::new(MaybeUninit::uninit());
         // SAFETY: the pointer is to memory of the right size and alignment, which the call makes valid.
-        check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
+        check(unsafe { ffi::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
         // SAFETY: it has just been made valid.
         Ok(Self(unsafe { actions.assume_init() }))
     }
@@ -186,14 +183,14 @@ impl FileActions {
     fn set(&mut self, from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
         // SAFETY: the actions are valid (see `new`); the path is a literal, and copied.
         unsafe {
-            check(libc::posix_spawn_file_actions_addopen(
+            check(ffi::posix_spawn_file_actions_addopen(
                 &mut *self.0,
                 libc::STDIN_FILENO,
                 c"/dev/null".as_ptr(),
                 libc::O_RDONLY,
                 0,
             ))?;
-            check(libc::posix_spawn_file_actions_adddup2(&mut *self.0, from.as_raw_fd(), to))
+            check(ffi::posix_spawn_file_actions_adddup2(&mut *self.0, from.as_raw_fd(), to))
         }
     }
 }
@@ -201,7 +198,7 @@ impl FileActions {
 impl Drop for FileActions {
     fn drop(&mut self) {
         // SAFETY: valid since `new`, and not used again.
-        unsafe { libc::posix_spawn_file_actions_destroy(&mut *self.0) };
+        unsafe { ffi::posix_spawn_file_actions_destroy(&mut *self.0) };
     }
 }
 
@@ -243,7 +240,7 @@ fn spawn(
     // SAFETY: every pointer is to a value that is valid (see the types above) and lives through the call; both arrays
     // end with a null pointer, and exec does not write to the strings.
     check(unsafe {
-        libc::posix_spawn(
+        ffi::posix_spawn(
             &mut pid,
             path.as_ptr(),
             &*actions.0,

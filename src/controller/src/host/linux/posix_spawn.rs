@@ -1,0 +1,75 @@
+//! posix_spawn(3) as the C library has it. The libc crate leaves it out for Android, where bionic has had it since
+//! API level 28 (bionic, libc/include/spawn.h).
+
+#[cfg(not(target_os = "android"))]
+mod imp {
+    pub(crate) use libc::{
+        posix_spawn, posix_spawn_file_actions_adddup2, posix_spawn_file_actions_addopen,
+        posix_spawn_file_actions_destroy, posix_spawn_file_actions_init,
+        posix_spawn_file_actions_t, posix_spawnattr_destroy, posix_spawnattr_init,
+        posix_spawnattr_setflags, posix_spawnattr_setsigdefault, posix_spawnattr_setsigmask,
+        posix_spawnattr_t,
+    };
+}
+
+#[cfg(target_os = "android")]
+mod imp {
+    use libc::{c_char, c_int, c_short, c_void, mode_t, pid_t, sigset_t};
+
+    /// Pointers to what bionic allocates.
+    #[allow(non_camel_case_types)] // C's name
+    pub(crate) type posix_spawnattr_t = *mut c_void;
+    #[allow(non_camel_case_types)] // C's name
+    pub(crate) type posix_spawn_file_actions_t = *mut c_void;
+
+    extern "C" {
+        pub(crate) fn posix_spawn(
+            pid: *mut pid_t,
+            path: *const c_char,
+            actions: *const posix_spawn_file_actions_t,
+            attributes: *const posix_spawnattr_t,
+            argv: *const *mut c_char,
+            environment: *const *mut c_char,
+        ) -> c_int;
+        pub(crate) fn posix_spawnattr_init(attributes: *mut posix_spawnattr_t) -> c_int;
+        pub(crate) fn posix_spawnattr_destroy(attributes: *mut posix_spawnattr_t) -> c_int;
+        pub(crate) fn posix_spawnattr_setflags(
+            attributes: *mut posix_spawnattr_t,
+            flags: c_short,
+        ) -> c_int;
+        pub(crate) fn posix_spawnattr_setsigmask(
+            attributes: *mut posix_spawnattr_t,
+            mask: *const sigset_t,
+        ) -> c_int;
+        pub(crate) fn posix_spawnattr_setsigdefault(
+            attributes: *mut posix_spawnattr_t,
+            signals: *const sigset_t,
+        ) -> c_int;
+        pub(crate) fn posix_spawn_file_actions_init(
+            actions: *mut posix_spawn_file_actions_t,
+        ) -> c_int;
+        pub(crate) fn posix_spawn_file_actions_destroy(
+            actions: *mut posix_spawn_file_actions_t,
+        ) -> c_int;
+        pub(crate) fn posix_spawn_file_actions_adddup2(
+            actions: *mut posix_spawn_file_actions_t,
+            from: c_int,
+            to: c_int,
+        ) -> c_int;
+        pub(crate) fn posix_spawn_file_actions_addopen(
+            actions: *mut posix_spawn_file_actions_t,
+            fd: c_int,
+            path: *const c_char,
+            flags: c_int,
+            mode: mode_t,
+        ) -> c_int;
+    }
+}
+
+pub(super) use imp::*;
+
+// The same numbers in glibc, musl and bionic; the libc crate gives them different types.
+pub(super) const POSIX_SPAWN_SETSIGDEF: libc::c_short = 0x4;
+pub(super) const POSIX_SPAWN_SETSIGMASK: libc::c_short = 0x8;
+/// musl, which always does so, ignores it.
+pub(super) const POSIX_SPAWN_USEVFORK: libc::c_short = 0x40;
