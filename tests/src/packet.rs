@@ -175,6 +175,12 @@ pub fn icmpv6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, code: u8, word: u32, data:
     p
 }
 
+/// The ICMP checksum of a message or an extension structure whose field for it is zero.
+#[must_use]
+pub fn icmp_sum(message: &[u8]) -> u16 {
+    !fold(sum(message))
+}
+
 /// The checksum that belongs into `segment`, whose checksum field is zero; 0 when the field is already right.
 #[must_use]
 pub fn checksum(src: IpAddr, dst: IpAddr, proto: u8, segment: &[u8]) -> u16 {
