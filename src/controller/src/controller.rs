@@ -70,7 +70,7 @@ impl<H: Host> Controller<H> {
     /// default route is set and taken away with a CLAT.
     pub fn new(host: Arc<H>, standalone: bool) -> Self {
         let mode = decide_mode(host.as_ref());
-        log::info!("eBPF mode: {mode}");
+        log::info!("eBPF mode: {mode}; {}", if standalone { "standalone" } else { "with netd" });
         let state = State {
             closed: false,
             networks: BTreeMap::new(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, Context, Result};
 use clap::Parser;
 use clat_controller::controller::Controller;
-use clat_controller::host::linux::{properties, LinuxHost, NamespaceLock};
+use clat_controller::host::linux::{properties, LinuxHost, NamespaceLock, HAS_NETD};
 use clat_controller::service::ClatdService;
 use clat_controller::{binder_adapter, DEFAULT_SOCKET, SERVICE_NAME};
 use nix::sys::signal::{SigSet, Signal};
@@ -24,7 +24,7 @@ const RUN_DIR: &str = "/run/clat";
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Where to listen (mode 0660; the group is that of the controller)
+    /// Where to listen (mode 0660, in the group that the controller runs with)
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
     /// The clatd to start [default: beside this program, else where it is usually installed]
@@ -34,9 +34,9 @@ struct Args {
     #[arg(long, overrides_with = "no_standalone")]
     standalone: bool,
     /// Work with netd, which tells which interface belongs to which network (the default on Android)
-    #[arg(long)]
+    #[arg(long, overrides_with = "standalone")]
     no_standalone: bool,
-    /// One more user who may call, besides root, system (1000) and network_stack (1073)
+    /// One more user who may call, besides root, system (1000) and network_stack (1073); has to be in the socket's group
     #[arg(long, value_name = "UID")]
     allow_uid: Vec<u32>,
     /// The API level that the device was first sold with, for the choice of the eBPF mode
@@ -62,7 +62,7 @@ fn try_main() -> Result<()> {
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block().context("cannot block signals")?;
 
-    let standalone = args.standalone || !(args.no_standalone || cfg!(target_os = "android"));
+    let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
     let properties = properties(args.build_prop.as_deref(), args.first_api_level)?;
     let host = LinuxHost::new(clatd, properties);
@@ -92,7 +92,7 @@ fn make_dir(dir: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o750)
         .create(dir)
-        .with_context(|| format!("cannot make {}", dir.display()))
+        .with_context(|| format!("cannot make {} (clat_controller runs as root)", dir.display()))
 }
 
 fn find_clatd() -> Result<PathBuf> {

@@ -6,15 +6,12 @@ use std::process::{Command, Stdio};
 
 use clat_xlat::Prefix;
 
-use super::{find_program, LinuxHost, PATH};
+use super::{find_program, LinuxHost, HAS_NETD, PATH};
 use crate::host::Firewall;
 use crate::names::IfaceName;
 
-/// The chain that netd makes for CLATs. Elsewhere we do.
+/// The chain that netd makes for CLATs. Where it does not, we do.
 const CHAIN: &str = "clat_raw_PREROUTING";
-
-/// Whether the chain is netd's, to be left alone.
-pub(super) const IS_NETDS: bool = cfg!(target_os = "android");
 
 /// Runs an iptables program and returns what it prints.
 fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
@@ -60,18 +57,35 @@ fn removal(jumps: usize) -> Vec<String> {
     jumps.chain([format!("-F {CHAIN}"), format!("-X {CHAIN}")]).collect()
 }
 
-/// The raw table as text, if it has our chain.
-fn saved_with_chain() -> io::Result<Option<String>> {
-    let saved = run("ip6tables-save", &["-t", "raw"], "")?;
-    Ok(saved.lines().any(|line| line.starts_with(&format!(":{CHAIN} "))).then_some(saved))
+/// The raw table as text.
+fn save() -> io::Result<String> {
+    run("ip6tables-save", &["-t", "raw"], "")
 }
 
-/// Removes the chain that a controller left behind.
+fn has_chain(saved: &str) -> bool {
+    saved.lines().any(|line| line.starts_with(&format!(":{CHAIN} ")))
+}
+
+/// What takes away what a controller left behind in the raw table: its rules, and the chain where it is not netd's.
+fn leftovers(saved: &str, has_netd: bool) -> Vec<String> {
+    if has_netd {
+        let rules = saved.lines().filter_map(|line| line.strip_prefix(&format!("-A {CHAIN} ")));
+        rules.map(|rule| format!("-D {CHAIN} {rule}")).collect()
+    } else if has_chain(saved) {
+        removal(saved.lines().filter(|line| *line == format!("-A PREROUTING -j {CHAIN}")).count())
+    } else {
+        Vec::new()
+    }
+}
+
+/// Removes what a controller left behind.
 pub(super) fn remove_leftovers() -> io::Result<()> {
-    let Some(saved) = saved_with_chain()? else { return Ok(()) };
-    let jumps = saved.lines().filter(|line| *line == format!("-A PREROUTING -j {CHAIN}")).count();
-    log::warn!("removing the firewall chain {CHAIN} of a former life");
-    restore(&removal(jumps))
+    let changes = leftovers(&save()?, HAS_NETD);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    log::warn!("removing firewall rules of a former life");
+    restore(&changes)
 }
 
 /// Our chain and the jump to it; netd's is not touched.
@@ -89,7 +103,7 @@ impl Firewall for LinuxHost {
     type Rule = Rule;
 
     fn chain(&self) -> io::Result<Chain> {
-        if !IS_NETDS {
+        if !HAS_NETD {
             make_chain()?;
         }
         Ok(Chain(()))
@@ -99,7 +113,7 @@ impl Firewall for LinuxHost {
         let addition = [drop_rule("-A", uplink, prefix, v6)];
         if let Err(e) = restore(&addition) {
             // Firewalls that reload their rules take ours away, and the chain.
-            if IS_NETDS || saved_with_chain()?.is_some() {
+            if HAS_NETD || has_chain(&save()?) {
                 return Err(e);
             }
             log::warn!("the firewall chain {CHAIN} was gone; making it again");
@@ -120,7 +134,7 @@ impl Drop for Rule {
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        if IS_NETDS {
+        if HAS_NETD {
             return;
         }
         if let Err(e) = restore(&removal(1)) {
@@ -141,5 +155,25 @@ mod tests {
             drop_rule("-A", &uplink, &Prefix::WELL_KNOWN, v6),
             "-A clat_raw_PREROUTING -i wlan0 -s 64:ff9b::/96 -d 2001:db8::1:2:3:4 -j DROP"
         );
+    }
+
+    #[test]
+    fn what_is_left_over() {
+        let ours = "-A clat_raw_PREROUTING -s 64:ff9b::/96 -d 2001:db8::1/128 -i wlan0 -j DROP";
+        let saved = format!(
+            "*raw\n:PREROUTING ACCEPT [1:2]\n:OUTPUT ACCEPT [0:0]\n:clat_raw_PREROUTING - [0:0]\n\
+             -A PREROUTING -i other0 -j ACCEPT\n-A PREROUTING -j clat_raw_PREROUTING\n{ours}\nCOMMIT\n"
+        );
+        assert_eq!(
+            leftovers(&saved, false),
+            [
+                "-D PREROUTING -j clat_raw_PREROUTING",
+                "-F clat_raw_PREROUTING",
+                "-X clat_raw_PREROUTING"
+            ]
+        );
+        assert_eq!(leftovers(&saved, true), [ours.replace("-A", "-D")]);
+        assert_eq!(leftovers("*raw\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n", false), [""; 0]);
+        assert_eq!(leftovers("*raw\n:clat_raw_PREROUTING - [0:0]\nCOMMIT\n", true), [""; 0]);
     }
 }

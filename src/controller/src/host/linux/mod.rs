@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clat_tun::Tun;
@@ -26,6 +26,10 @@ use super::{Devices, Offload, System};
 use crate::ebpf_mode::{KernelVersion, NEWEST_API_LEVEL};
 use crate::errors::{explain, worded};
 use crate::names::IfaceName;
+
+/// Whether netd is there: it knows which interface belongs to which network, sets the routes, and owns the chain of the
+/// drop rules.
+pub const HAS_NETD: bool = cfg!(target_os = "android");
 
 /// Where programs are looked for, whatever PATH says.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/system/bin";
@@ -45,13 +49,11 @@ impl LinuxHost {
     }
 
     /// Removes what a controller left behind that was killed: clatd processes, with them their TUN devices and
-    /// routes, and the chain of the drop rules. To be called before the first CLAT, under a [`NamespaceLock`].
+    /// routes, and the drop rules with their chain. To be called before the first CLAT, under a [`NamespaceLock`].
     pub fn reconcile(&self) {
         reconcile::end_orphans();
-        if !firewall::IS_NETDS {
-            if let Err(e) = firewall::remove_leftovers() {
-                log::warn!("cannot look for firewall rules of a former life: {e}");
-            }
+        if let Err(e) = firewall::remove_leftovers() {
+            log::warn!("cannot look for firewall rules of a former life: {e}");
         }
     }
 }
@@ -96,7 +98,8 @@ impl NamespaceLock {
         let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
         let path = dir.join(format!("netns-{namespace}.lock"));
         loop {
-            let file = File::options().create(true).truncate(false).write(true).open(&path);
+            let file =
+                File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
             let file = file.map_err(|e| explain(e, path.display()))?;
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(
                 |(_, errno)| match errno {
