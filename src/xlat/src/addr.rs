@@ -83,7 +83,7 @@ impl Prefix {
         self.embed_bits(v4.to_bits()).into()
     }
 
-    #[inline]
+    #[inline(always)]
     fn embed_bits(&self, v4: u32) -> u128 {
         let bits = u128::from(v4) << (96 - self.len);
         let bits = match self.len {
@@ -101,7 +101,7 @@ impl Prefix {
         self.extract_bits(v6.to_bits()).map(Ipv4Addr::from_bits)
     }
 
-    #[inline]
+    #[inline(always)]
     fn extract_bits(&self, bits: u128) -> Option<u32> {
         if (bits ^ self.net) >> (128 - self.len) != 0 {
             return None;
@@ -294,8 +294,8 @@ pub(crate) enum NoCounterpart {
 
 impl Addresses<'_> {
     /// The IPv6 form of any address.
-    #[inline]
-    pub(crate) fn to_v6(self, v4: u32) -> Result<u128, NoCounterpart> {
+    #[inline(always)]
+    pub(crate) fn to_v6(&self, v4: u32) -> Result<u128, NoCounterpart> {
         match self.to_own_v6(v4) {
             Ok(v6) => Ok(v6),
             Err(_) => self.prefixed(v4),
@@ -303,10 +303,11 @@ impl Addresses<'_> {
     }
 
     /// The IPv6 form of an address on the translator's IPv4 side: of a CLAT's own, of anything for a SIIT.
-    #[inline]
-    pub(crate) fn to_own_v6(self, v4: u32) -> Result<u128, NoCounterpart> {
-        if let Some(local) = self.local.filter(|local| local.v4.to_bits() == v4) {
-            return Ok(local.v6.to_bits());
+    #[inline(always)]
+    pub(crate) fn to_own_v6(&self, v4: u32) -> Result<u128, NoCounterpart> {
+        match &self.local {
+            Some(local) if local.v4.to_bits() == v4 => return Ok(local.v6.to_bits()),
+            _ => {}
         }
         let mapped = self.eams.iter().filter_map(|eam| Some((eam.v4_len, eam.to_v6(v4)?)));
         match mapped.max_by_key(|(len, _)| *len) {
@@ -317,8 +318,8 @@ impl Addresses<'_> {
     }
 
     /// The IPv4 form of any address.
-    #[inline]
-    pub(crate) fn to_v4(self, v6: u128) -> Result<u32, NoCounterpart> {
+    #[inline(always)]
+    pub(crate) fn to_v4(&self, v6: u128) -> Result<u32, NoCounterpart> {
         match self.to_own_v4(v6) {
             Ok(v4) => Ok(v4),
             Err(_) => self.unprefixed(v6),
@@ -326,10 +327,11 @@ impl Addresses<'_> {
     }
 
     /// The IPv4 form of an address that stands for the translator's IPv4 side.
-    #[inline]
-    pub(crate) fn to_own_v4(self, v6: u128) -> Result<u32, NoCounterpart> {
-        if let Some(local) = self.local.filter(|local| local.v6.to_bits() == v6) {
-            return Ok(local.v4.to_bits());
+    #[inline(always)]
+    pub(crate) fn to_own_v4(&self, v6: u128) -> Result<u32, NoCounterpart> {
+        match &self.local {
+            Some(local) if local.v6.to_bits() == v6 => return Ok(local.v4.to_bits()),
+            _ => {}
         }
         let mapped = self.eams.iter().filter_map(|eam| Some((eam.v6_len, eam.to_v4(v6)?)));
         match mapped.max_by_key(|(len, _)| *len) {
@@ -339,15 +341,15 @@ impl Addresses<'_> {
         }
     }
 
-    #[inline]
-    fn prefixed(self, v4: u32) -> Result<u128, NoCounterpart> {
+    #[inline(always)]
+    fn prefixed(&self, v4: u32) -> Result<u128, NoCounterpart> {
         let prefix = self.prefixes.first().ok_or(NoCounterpart::Unmapped)?;
         self.refuse_non_global(prefix, v4)?;
         Ok(prefix.embed_bits(v4))
     }
 
-    #[inline]
-    fn unprefixed(self, v6: u128) -> Result<u32, NoCounterpart> {
+    #[inline(always)]
+    fn unprefixed(&self, v6: u128) -> Result<u32, NoCounterpart> {
         let matching =
             self.prefixes.iter().filter_map(|prefix| Some((prefix, prefix.extract_bits(v6)?)));
         let (prefix, v4) =
@@ -356,7 +358,7 @@ impl Addresses<'_> {
         Ok(v4)
     }
 
-    fn refuse_non_global(self, prefix: &Prefix, v4: u32) -> Result<(), NoCounterpart> {
+    fn refuse_non_global(&self, prefix: &Prefix, v4: u32) -> Result<(), NoCounterpart> {
         if self.strict_wkp && *prefix == Prefix::WELL_KNOWN && !is_global(v4) {
             return Err(NoCounterpart::NonGlobal);
         }

@@ -9,7 +9,7 @@ pub(crate) struct Sum(u64);
 
 impl Sum {
     /// Sums bytes; an odd last one counts as if a zero followed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let mut sum = 0u64;
         let mut words = bytes.chunks_exact(4);
@@ -26,6 +26,7 @@ impl Sum {
     }
 
     /// Adds one word, given as the number that it stands for.
+    #[inline(always)]
     pub(crate) fn word(self, value: u16) -> Self {
         Self(self.0 + u64::from(value.to_be()))
     }
@@ -38,19 +39,19 @@ impl Sum {
     }
 
     /// The two addresses of a pseudo-header.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn addresses6(src: u128, dst: u128) -> Self {
         Self::address6(src) + Self::address6(dst)
     }
 
     /// The two addresses of a pseudo-header.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn addresses4(src: u32, dst: u32) -> Self {
         Self::address4(src) + Self::address4(dst)
     }
 
     /// An IPv6 address, given as the number that it stands for.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn address6(addr: u128) -> Self {
         let halves = [addr, addr >> 64];
         Self(halves.into_iter().fold(0, |sum, half| {
@@ -61,13 +62,13 @@ impl Sum {
     }
 
     /// An IPv4 address, given as the number that it stands for.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn address4(addr: u32) -> Self {
         Self(addr.to_be().into())
     }
 
     /// The sum as one word in memory order; zero only if every word was.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fold(self) -> u16 {
         let sum = (self.0 >> 32) + (self.0 & 0xffff_ffff);
         // Up to 33 bits, 18 bits, 17 bits, 16 bits.
@@ -80,6 +81,7 @@ impl Sum {
     }
 
     /// The checksum field that goes with this sum.
+    #[inline(always)]
     pub(crate) fn field(self) -> [u8; 2] {
         (!self.fold()).to_ne_bytes()
     }
@@ -95,6 +97,7 @@ impl core::ops::Add for Sum {
 
 /// Updates a checksum field when words that summed to `old` are replaced by words that sum to `new` (RFC 1624 §3,
 /// equation 3). An unchanged sum leaves the field as it is, and a wrong one stays exactly as wrong.
+#[inline(always)]
 pub(crate) fn adjust(field: [u8; 2], old: Sum, new: Sum) -> [u8; 2] {
     let (old, new) = (old.fold(), new.fold());
     if same(old, new) {

@@ -99,6 +99,7 @@ impl<'t> Translator<'t> {
     }
 
     /// Translates one packet in place, in the direction that its IP version says.
+    #[inline]
     pub fn translate<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
         match packet.bytes().first().map(|b| b >> 4) {
             Some(4) => self.to_ipv6(packet),
@@ -108,6 +109,7 @@ impl<'t> Translator<'t> {
     }
 
     /// Translates an IPv4 packet to IPv6 (egress4). Anything else is dropped as [`Reason::NotIp`].
+    #[inline]
     pub fn to_ipv6<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
         let (buf, start, end) = packet.parts();
         match v4to6::translate(self, buf, start, end) {
@@ -121,6 +123,7 @@ impl<'t> Translator<'t> {
     }
 
     /// Translates an IPv6 packet to IPv4 (ingress6). Anything else is dropped as [`Reason::NotIp`].
+    #[inline]
     pub fn to_ipv4<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
         let (buf, start, end) = packet.parts();
         match v6to4::translate(self, buf, start, end) {
@@ -212,6 +215,7 @@ struct Output {
 }
 
 impl Output {
+    #[inline(always)]
     fn forward(self, buf: &mut [u8]) -> Verdict<'_> {
         Verdict::Forward {
             rule: self.rule,

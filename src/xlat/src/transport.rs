@@ -23,7 +23,7 @@ const fn zero_is_none(protocol: u8) -> bool {
 }
 
 /// Checks that the header of a packet that has arrived can be translated.
-#[inline]
+#[inline(always)]
 pub(crate) fn check<A>(ip: &Ip<A>, payload: &[u8]) -> Result<(), Reason> {
     let Some(at) = checksum_at(ip.protocol) else { return Ok(()) };
     if ip.is_later_fragment() {
@@ -47,6 +47,7 @@ fn udp_data(payload: &[u8]) -> Result<&[u8], Reason> {
 }
 
 /// Whether this is the start of a UDP datagram that has no checksum.
+#[inline(always)]
 pub(crate) fn is_udp_without_checksum<A>(ip: &Ip<A>, payload: &[u8]) -> bool {
     ip.protocol == protocol::UDP
         && !ip.is_later_fragment()
@@ -62,7 +63,7 @@ pub(crate) fn compute_udp(payload: &mut [u8], src: u128, dst: u128) {
 
 /// Follows a change of addresses that summed to `old` and now sum to `new`. Works on the start of a payload however
 /// short, since what an ICMP error quotes may be cut anywhere.
-#[inline]
+#[inline(always)]
 pub(crate) fn readdress<A>(ip: &Ip<A>, payload: &mut [u8], old: Sum, new: Sum) {
     if ip.is_later_fragment() {
         return;

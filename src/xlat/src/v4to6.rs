@@ -12,6 +12,7 @@ use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
 use crate::{transport, Config, HopPolicy, Output, Reason, Rule, Split, Translator, UdpZero};
 
 /// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
+#[inline(always)]
 pub(crate) fn translate(
     t: &mut Translator,
     buf: &mut [u8],
@@ -92,7 +93,7 @@ pub(crate) fn translate(
 
 /// The IPv6 forms of both addresses. An ICMP error may come from anywhere, even from addresses that are nobody's:
 /// they help to find the trouble (RFC 7915 §4.1).
-#[inline]
+#[inline(always)]
 fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128), Reason> {
     // What RFC 1812 §5.3.7 calls martian.
     let nobody = |a: Ipv4Addr| a.octets()[0] == 0 || a.is_loopback() || a.is_broadcast();
@@ -119,7 +120,7 @@ fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128
 }
 
 /// The same header with IPv6 addresses.
-#[inline]
+#[inline(always)]
 fn readdressed(ip: &Ip<u32>, src: u128, dst: u128) -> Ip<u128> {
     let Ip { class, hops, protocol, fragment, dont_fragment, header_len, len, .. } = *ip;
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
@@ -127,7 +128,7 @@ fn readdressed(ip: &Ip<u32>, src: u128, dst: u128) -> Ip<u128> {
 
 /// Decides whether the packet fits: as it is, in fragments (of which size), or not at all. Makes a packet that is to be
 /// fragmented one that can be.
-#[inline]
+#[inline(always)]
 fn fit(
     config: &Config,
     ip: &Ip<u32>,
@@ -161,7 +162,7 @@ fn size(mtu: u32) -> usize {
 }
 
 /// Writes the header in front of the payload, which is to be cut into packets of `most` bytes if that is given.
-#[inline]
+#[inline(always)]
 fn finish(
     buf: &mut [u8],
     payload: Range<usize>,

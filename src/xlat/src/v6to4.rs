@@ -16,6 +16,7 @@ use crate::{transport, HopPolicy, Output, Reason, Rule, Split, Translator};
 const MOST_WITHOUT_DF: usize = 1260;
 
 /// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
+#[inline(always)]
 pub(crate) fn translate(
     t: &mut Translator,
     buf: &mut [u8],
@@ -87,7 +88,7 @@ const fn untranslatable(kind: u8) -> Reason {
 }
 
 /// The IPv4 forms of both addresses. The source of an ICMPv6 error may have none: routers on the way hardly ever do.
-#[inline]
+#[inline(always)]
 fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u32>, u32), Reason> {
     let (src, dst) = (Ipv6Addr::from_bits(ip.src), Ipv6Addr::from_bits(ip.dst));
     if src.is_unspecified() || src.is_loopback() || src.is_multicast() {
@@ -112,7 +113,7 @@ fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u3
 }
 
 /// The same header with IPv4 addresses, and DF by size (RFC 7915 §5.1, §5.1.1).
-#[inline]
+#[inline(always)]
 fn readdressed(ip: &Ip<u128>, src: u32, dst: u32) -> Ip<u32> {
     let Ip { class, hops, protocol, fragment, header_len, len, .. } = *ip;
     let dont_fragment = fragment.is_none() && ipv4::HEADER + ip.payload_len() > MOST_WITHOUT_DF;
@@ -121,7 +122,7 @@ fn readdressed(ip: &Ip<u128>, src: u32, dst: u32) -> Ip<u32> {
 
 /// Sees to it that the packet fits: as it is or in fragments. Gives an identification to a packet that has none and may
 /// be fragmented.
-#[inline]
+#[inline(always)]
 fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>) -> Result<(), Stop> {
     let mtu = mtu4(t);
     if ipv4::HEADER + ip.payload_len() > mtu && ip.len > ipv6::MIN_MTU {
@@ -148,7 +149,7 @@ fn identify(t: &mut Translator, new: &mut Ip<u32>) {
 }
 
 /// Writes the header in front of the payload, which is to be cut if it is too long for the link.
-#[inline]
+#[inline(always)]
 fn finish(
     t: &Translator,
     buf: &mut [u8],

@@ -158,7 +158,7 @@ impl Frames<'_> {
     /// The next packet, from its IP header on; `None` when all have been given. Its payload may be written to; a
     /// fragment's header is needed for the next one.
     #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
-    #[inline]
+    #[inline(always)]
     pub fn next(&mut self) -> Option<&mut [u8]> {
         if self.rest.is_empty() {
             return None;

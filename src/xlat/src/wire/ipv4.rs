@@ -33,7 +33,7 @@ pub(crate) struct Header {
 }
 
 /// Reads a packet that has arrived: everything its header promises must be there, and the checksum right.
-#[inline]
+#[inline(always)]
 pub(crate) fn parse(bytes: &[u8]) -> Result<Ip<u32>, Reason> {
     let ip = parse_quoted(bytes)?;
     if bytes.len() < ip.len {
@@ -50,7 +50,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Ip<u32>, Reason> {
 
 /// Reads a header quoted in an ICMP error: the packet may be cut anywhere behind it, and routers on the way have
 /// changed fields that the checksum covers.
-#[inline]
+#[inline(always)]
 pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Ip<u32>, Reason> {
     let header: &Header = prefix(bytes).ok_or(Reason::Truncated)?;
     if header.version_ihl >> 4 != 4 {
@@ -118,7 +118,7 @@ fn options_and_header<'b>(bytes: &'b [u8], ip: &Ip<u32>) -> &'b [u8] {
 ///
 /// `ip.header_len` is that of the packet it comes from and does not matter here; `len` is the total length, of
 /// which only the low 16 bits fit.
-#[inline]
+#[inline(always)]
 pub(crate) fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
     let Ok((header, _)) = Header::mut_from_prefix(out) else { return };
     let fragment = ip.fragment.unwrap_or(Fragment { offset: 0, more: false, id: 0 });

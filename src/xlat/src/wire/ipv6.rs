@@ -47,7 +47,7 @@ pub(crate) struct Parsed {
 }
 
 /// Reads a packet that has arrived: everything that its header promises must be there.
-#[inline]
+#[inline(always)]
 pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, Reason> {
     let parsed = parse_quoted(bytes)?;
     let ip = &parsed.ip;
@@ -68,7 +68,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, Reason> {
 }
 
 /// Reads headers quoted in an ICMPv6 error: the packet may be cut anywhere behind them.
-#[inline]
+#[inline(always)]
 pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
     let header: &Header = prefix(bytes).ok_or(Reason::Truncated)?;
     let first = header.first.get();
@@ -127,7 +127,7 @@ pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
 }
 
 /// Length of the headers that [`write`] will write for this packet.
-#[inline]
+#[inline(always)]
 pub(crate) fn header_len<A>(ip: &Ip<A>) -> usize {
     HEADER + if ip.fragment.is_some() { FRAGMENT_HEADER } else { 0 }
 }
@@ -136,7 +136,7 @@ pub(crate) fn header_len<A>(ip: &Ip<A>) -> usize {
 ///
 /// `ip.header_len` is that of the packet it comes from and does not matter here; `payload_len` counts what follows
 /// these headers. The flow label is zero (RFC 7915 §4.1).
-#[inline]
+#[inline(always)]
 pub(crate) fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     let headers = header_len(ip);
     let Ok((header, rest)) = Header::mut_from_prefix(out) else { return };
