@@ -295,8 +295,8 @@ pub(crate) enum NoCounterpart {
 impl Addresses<'_> {
     /// The IPv6 form of any address.
     #[inline(always)]
-    pub(crate) fn to_v6(&self, v4: u32) -> Result<u128, NoCounterpart> {
-        match self.to_own_v6(v4) {
+    pub(crate) fn v6_of(&self, v4: u32) -> Result<u128, NoCounterpart> {
+        match self.own_v6_of(v4) {
             Ok(v6) => Ok(v6),
             Err(_) => self.prefixed(v4),
         }
@@ -304,7 +304,7 @@ impl Addresses<'_> {
 
     /// The IPv6 form of an address on the translator's IPv4 side: of a CLAT's own, of anything for a SIIT.
     #[inline(always)]
-    pub(crate) fn to_own_v6(&self, v4: u32) -> Result<u128, NoCounterpart> {
+    pub(crate) fn own_v6_of(&self, v4: u32) -> Result<u128, NoCounterpart> {
         match &self.local {
             Some(local) if local.v4.to_bits() == v4 => return Ok(local.v6.to_bits()),
             _ => {}
@@ -319,8 +319,8 @@ impl Addresses<'_> {
 
     /// The IPv4 form of any address.
     #[inline(always)]
-    pub(crate) fn to_v4(&self, v6: u128) -> Result<u32, NoCounterpart> {
-        match self.to_own_v4(v6) {
+    pub(crate) fn v4_of(&self, v6: u128) -> Result<u32, NoCounterpart> {
+        match self.own_v4_of(v6) {
             Ok(v4) => Ok(v4),
             Err(_) => self.unprefixed(v6),
         }
@@ -328,7 +328,7 @@ impl Addresses<'_> {
 
     /// The IPv4 form of an address that stands for the translator's IPv4 side.
     #[inline(always)]
-    pub(crate) fn to_own_v4(&self, v6: u128) -> Result<u32, NoCounterpart> {
+    pub(crate) fn own_v4_of(&self, v6: u128) -> Result<u32, NoCounterpart> {
         match &self.local {
             Some(local) if local.v6.to_bits() == v6 => return Ok(local.v4.to_bits()),
             _ => {}

@@ -107,12 +107,12 @@ fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128
     if nobody(dst) {
         return Err(Reason::IllegalDestination);
     }
-    let src = t.addresses.to_own_v6(ip.src).map_err(|e| match e {
+    let src = t.addresses.own_v6_of(ip.src).map_err(|e| match e {
         NoCounterpart::Foreign => Reason::ForeignSource,
         NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
         NoCounterpart::Unmapped => Reason::SourceUnmapped,
     })?;
-    let dst = t.addresses.to_v6(ip.dst).map_err(|e| match e {
+    let dst = t.addresses.v6_of(ip.dst).map_err(|e| match e {
         NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
         NoCounterpart::Foreign | NoCounterpart::Unmapped => Reason::DestinationUnmapped,
     })?;
@@ -197,8 +197,8 @@ fn error(
     let mut new_head = icmp::error_to_v6(head, inner.len, &t.config)?;
 
     // The quoted packet went the other way: its destination is on our IPv4 side.
-    let src = t.addresses.to_v6(inner.src).map_err(|_| Reason::QuotedAddress)?;
-    let dst = t.addresses.to_own_v6(inner.dst).map_err(|_| Reason::QuotedAddress)?;
+    let src = t.addresses.v6_of(inner.src).map_err(|_| Reason::QuotedAddress)?;
+    let dst = t.addresses.own_v6_of(inner.dst).map_err(|_| Reason::QuotedAddress)?;
     let mut new_inner = readdressed(&inner, src, dst);
     let mut echo = None;
     if inner.protocol == protocol::ICMP {

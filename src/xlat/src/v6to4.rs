@@ -97,11 +97,11 @@ fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u3
     if dst.is_multicast() {
         return Err(Reason::Multicast);
     }
-    let dst = t.addresses.to_own_v4(ip.dst).map_err(|e| match e {
+    let dst = t.addresses.own_v4_of(ip.dst).map_err(|e| match e {
         NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
         NoCounterpart::Foreign | NoCounterpart::Unmapped => Reason::DestinationUnmapped,
     })?;
-    let src = match t.addresses.to_v4(ip.src) {
+    let src = match t.addresses.v4_of(ip.src) {
         Ok(src) => Some(src),
         Err(_) if is_error => None,
         Err(NoCounterpart::NonGlobal) => return Err(Reason::NonGlobalInWellKnownPrefix),
@@ -186,8 +186,8 @@ fn error(
     let payload = quote.start + inner.header_len..quote.end.min(quote.start + inner.len);
 
     // The quoted packet went the other way: its source is on our IPv4 side.
-    let src = t.addresses.to_own_v4(inner.src).map_err(|_| Reason::QuotedAddress)?;
-    let dst = t.addresses.to_v4(inner.dst).map_err(|_| Reason::QuotedAddress)?;
+    let src = t.addresses.own_v4_of(inner.src).map_err(|_| Reason::QuotedAddress)?;
+    let dst = t.addresses.v4_of(inner.dst).map_err(|_| Reason::QuotedAddress)?;
     let mut new_inner = readdressed(&inner, src, dst);
     let mut echo = None;
     if inner.protocol == protocol::ICMPV6 {
