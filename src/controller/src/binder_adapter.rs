@@ -23,6 +23,9 @@ use crate::errors::{explain, worded};
 /// How long a client waits for an answer. A start waits for duplicate address detection and the firewall's lock.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a new connection gets for its handshake; also how long one that says nothing can hold up the end.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
 /// Connections at one time; more wait in the kernel's queue. Each costs a thread.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -107,7 +110,10 @@ pub fn serve(
     let server = rsbinder::serve(uri(socket)?)
         .and_then(|server| server.add(name, service.as_binder()))
         .map_err(failed)?
-        .with(|options| options.max_connections = Some(MAX_CONNECTIONS));
+        .with(|options| {
+            options.max_connections = Some(MAX_CONNECTIONS);
+            options.handshake_timeout = Some(HANDSHAKE);
+        });
     // The socket comes to be with its mode; there is no moment at which it is open to all.
     let before = umask(Mode::S_IXUSR | Mode::S_IXGRP | Mode::S_IRWXO);
     let guard = server.spawn();

@@ -2,8 +2,9 @@
 //! Only clatd is a stand-in: a script that sets its device up and then sleeps under clatd's name.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -327,6 +328,25 @@ fn with_netd_interfaces_have_to_be_assigned() {
     service.networkRemoveInterface(100, "up0").expect("there");
     let route = place.sh("ip -4 route");
     assert!(!route.contains("default"), "{route}");
+}
+
+#[test]
+fn garbage_on_the_socket() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let controller = place.controller(&[]);
+    let service = controller.connect();
+    let _silent = UnixStream::connect(place.socket()).expect("connects");
+    for bytes in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 4096], &[0xff; 100_000]] {
+        let mut stream = UnixStream::connect(place.socket()).expect("connects");
+        // It may be hung up on before it has said everything.
+        let _ = stream.write_all(bytes);
+    }
+    assert!(service.getStatus().expect("still there").clats.is_empty());
+    assert!(controller.connect().dumpText().expect("still there").contains("ClatdController"));
+    controller.end();
 }
 
 #[test]
