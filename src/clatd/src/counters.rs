@@ -17,6 +17,8 @@ pub struct Tally {
     pub send: u64,
     /// Packets that the TUN device did not take.
     pub tun_write: u64,
+    /// Packets that the kernel dropped because too many were waiting on the uplink's socket.
+    pub overrun: u64,
     /// Packets that could not be read whole.
     pub receive: u64,
     /// Packets whose checksum or segmentation could not be completed.
@@ -40,6 +42,7 @@ pub fn line(interface: &str, counters: &Counters, tally: &Tally) -> String {
         ("reassembly", tally.reassembly),
         ("send", tally.send),
         ("tun-write", tally.tun_write),
+        ("overrun", tally.overrun),
         ("receive", tally.receive),
         ("offload", tally.offload),
         ("rate-limited", tally.rate_limited),

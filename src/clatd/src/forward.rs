@@ -86,10 +86,11 @@ impl<'t> Forwarder<'t> {
 
     /// The line of counters.
     #[must_use]
-    pub fn counters(&self, interface: &str) -> String {
-        let reassembly = self.path.reassembly.abandoned();
-        let tally = Tally { reassembly, ..self.path.tally };
-        counters::line(interface, self.path.translator.counters(), &tally)
+    pub fn counters(&mut self, interface: &str) -> String {
+        let tally = &mut self.path.tally;
+        tally.reassembly = self.path.reassembly.abandoned();
+        tally.overrun += self.path.packet.overruns();
+        counters::line(interface, self.path.translator.counters(), tally)
     }
 
     /// Reads and forwards one packet from the TUN device.
@@ -320,5 +321,48 @@ fn checksum_offset(protocol: u8) -> Option<u16> {
         TCP => Some(16),
         UDP => Some(6),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::add;
+
+    /// What was to be completed with IPv6 addresses is completed with IPv4 addresses: the checksum is right.
+    #[test]
+    fn what_is_carried_over_verifies() {
+        for (protocol, l4_header) in [(TCP, 32), (UDP, 8)] {
+            let l4_len = l4_header + 3001;
+            let mut frame = vec![0x5a; 20 + l4_len];
+            frame[0] = 0x45;
+            frame[9] = protocol;
+            let total = u16::try_from(frame.len()).unwrap();
+            frame[2..4].copy_from_slice(&total.to_be_bytes());
+            if protocol == TCP {
+                frame[32] = 0x80;
+            }
+            let given = VirtioHeader {
+                needs_csum: true,
+                gso_type: if protocol == TCP { GsoType::TcpV6 } else { GsoType::UdpL4 },
+                gso_size: 1000,
+                csum_start: 40,
+                csum_offset: checksum_offset(protocol).unwrap(),
+                ..Default::default()
+            };
+            assert!(partial(&mut frame.clone(), l4_len + 1, &given).is_none());
+            let vnet = partial(&mut frame, l4_len, &given).unwrap();
+            assert_eq!((vnet.csum_start, usize::from(vnet.hdr_len)), (20, 20 + l4_header));
+            assert_ne!(vnet.gso_type, GsoType::TcpV6);
+
+            let mut segments = Segments::new(&frame, &vnet).unwrap();
+            let mut out = [0; 2000];
+            let first = segments.next(&mut out).unwrap();
+            assert_eq!(first, 20 + l4_header + 1000);
+
+            assert!(complete(&mut frame, &vnet));
+            let sum = add(pseudo_header(&frame, protocol, l4_len), &frame[20..]);
+            assert_eq!(fold(sum), 0xffff, "{protocol}");
+        }
     }
 }

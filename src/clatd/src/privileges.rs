@@ -16,6 +16,9 @@ use seccompiler::{
 /// or whoever owns nothing.
 const USERS: [&str; 2] = ["clat", "nobody"];
 
+/// Not in `libc` for every C library (linux/prctl.h).
+const PR_SET_VMA: u64 = 0x5356_4d41;
+
 /// Drops everything, in the order in which each step still has the right to take the next.
 ///
 /// # Errors
@@ -73,8 +76,9 @@ fn filter(arch: TargetArch) -> anyhow::Result<BpfProgram> {
         libc::SYS_writev,
         libc::SYS_sendto,
         libc::SYS_clock_gettime,
-        // Whether the uplink is still there; what signalfd holds; the log.
+        // Whether the uplink is still there, and what its queue has lost; what signalfd holds; the log.
         libc::SYS_getsockname,
+        libc::SYS_getsockopt,
         libc::SYS_read,
         libc::SYS_write,
         // Memory of the reassembly and of messages; mmap is below.
@@ -111,6 +115,8 @@ fn filter(arch: TargetArch) -> anyhow::Result<BpfProgram> {
     // The standard library asks before it closes, in debug builds.
     let get_fd = libc::F_GETFD.try_into()?;
     rules.insert(libc::SYS_fcntl, vec![only(1, SeccompCmpOp::Eq, get_fd)?]);
+    // Android's allocator names its mappings.
+    rules.insert(libc::SYS_prctl, vec![only(0, SeccompCmpOp::Eq, PR_SET_VMA)?]);
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
     Ok(filter.try_into()?)
 }

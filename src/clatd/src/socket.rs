@@ -103,6 +103,16 @@ impl PacketSocket {
         bound_to(&self.fd).is_ok_and(|(index, _)| index > 0)
     }
 
+    /// How many packets the kernel has dropped since this was last asked, because too many were waiting.
+    #[must_use]
+    pub fn overruns(&self) -> u64 {
+        let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        match get(&self.fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut stats) {
+            Ok(()) => stats.tp_drops.into(),
+            Err(_) => 0,
+        }
+    }
+
     /// Reads one packet into `buf`, link header first, and returns its virtio header, offsets from the IP header on,
     /// and where in `buf` it is.
     ///
@@ -276,18 +286,7 @@ pub fn path_mtu(interface: &str, mark: u32, to: Ipv6Addr) -> io::Result<u32> {
     // Nothing is sent by connecting a datagram socket; any port will do.
     sys::connect(fd.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(to, 53, 0, 0)))?;
     let mut mtu: c_int = 0;
-    let mut len = len_of::<c_int>();
-    // SAFETY: the kernel writes at most `len` bytes to an int of that size.
-    let got = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_IPV6,
-            libc::IPV6_MTU,
-            (&raw mut mtu).cast(),
-            &mut len,
-        )
-    };
-    Errno::result(got)?;
+    get(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU, &mut mtu)?;
     u32::try_from(mtu).map_err(|_| Errno::EINVAL.into())
 }
 
@@ -320,6 +319,17 @@ fn set<T>(fd: &OwnedFd, level: c_int, name: c_int, value: &T) -> io::Result<()> 
     // SAFETY: the kernel reads at most as many bytes as the value has.
     let done = unsafe {
         libc::setsockopt(fd.as_raw_fd(), level, name, (value as *const T).cast(), len_of::<T>())
+    };
+    Errno::result(done)?;
+    Ok(())
+}
+
+fn get<T>(fd: &OwnedFd, level: c_int, name: c_int, value: &mut T) -> io::Result<()> {
+    let mut len = len_of::<T>();
+    // SAFETY: the kernel writes at most `len` bytes to a value of that size; it is only used for integers and
+    // structures of such, for which any bytes are a value.
+    let done = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, name, (value as *mut T).cast(), &mut len)
     };
     Errno::result(done)?;
     Ok(())
