@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clat_xlat::{Prefix, PrefixError};
+use clat_xlat::{Local, Prefix, PrefixError};
 use nix::errno::Errno;
 
 use crate::address::{self, Lease, Pool};
@@ -110,7 +110,7 @@ impl<H: Host> Tracker<H> {
             return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &cause));
         }
         let random = host.random().map_err(failed(Step::MakeV6))?;
-        let v6 = address::make_checksum_neutral(source, random, v4, &prefix);
+        let Local { v6, .. } = Local::neutral(v4, source, &prefix, random);
 
         need_chain().map_err(failed(Step::AddRule))?;
         let rule = host.drop_rule(&iface, &prefix, v6).map_err(failed(Step::AddRule))?;

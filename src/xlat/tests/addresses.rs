@@ -200,6 +200,19 @@ fn neutral_addresses_are_neutral_random_and_in_their_net() {
     }
 }
 
+#[test]
+fn neutral_at_the_edges() {
+    // Sums that come out as 0 or 0xffff, and that carry twice.
+    for net in ["2001:db8::", "ffff:ffff:ffff:ffff::", "0:0:0:1::", "c004::", "::"] {
+        for byte in [0x00, 0x01, 0x7f, 0x80, 0xfe, 0xff] {
+            let local =
+                Local::neutral(LOCAL4, net.parse().expect(net), &Prefix::WELL_KNOWN, [byte; 8]);
+            assert!(local.is_neutral(&Prefix::WELL_KNOWN), "{net} {byte:#x}");
+            assert_eq!((local.v6.octets()[10], local.v6.octets()[13]), (byte, byte));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
