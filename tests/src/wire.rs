@@ -57,7 +57,7 @@ impl Sniffer {
             setsockopt(&self.fd, sockopt::ReceiveTimeout, &TimeVal::microseconds(micros))?;
             match recvfrom::<LinkAddr>(self.fd.as_raw_fd(), &mut buf) {
                 Ok((len, from)) => {
-                    if !from.is_some_and(|from| from.ifindex() == self.index) {
+                    if from.is_none_or(|from| from.ifindex() != self.index) {
                         continue;
                     }
                     buf.truncate(len);

@@ -6,19 +6,19 @@ use clat_tests::packet::{self, fragment_header, icmp, icmpv6, proto, tcp, udp, u
 use clat_tests::{SERVER4, SERVER6};
 
 /// The CLAT's addresses; not checksum-neutral, so that checksums have to be adjusted.
-pub const LOCAL4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
+pub(crate) const LOCAL4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 /// Its IPv6 form.
-pub const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xc1a7);
+pub(crate) const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xc1a7);
 /// A router that has no IPv4 form.
 const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 1);
 
 /// A packet with a name.
 #[derive(Debug)]
-pub struct Case {
+pub(crate) struct Case {
     /// For the table of differences.
-    pub name: String,
+    pub(crate) name: String,
     /// From the IP header on.
-    pub packet: Vec<u8>,
+    pub(crate) packet: Vec<u8>,
 }
 
 fn data(len: usize) -> Vec<u8> {
@@ -26,7 +26,7 @@ fn data(len: usize) -> Vec<u8> {
 }
 
 /// Every case, both directions.
-pub fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     to_ipv6(&mut cases);
     to_ipv6_errors(&mut cases);

@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use clat_tests::packet::{proto, word, Seen};
 
 /// Name to value; names of the quoted packet of an ICMP error begin with `quoted.`.
-pub type Fields = BTreeMap<String, String>;
+pub(crate) type Fields = BTreeMap<String, String>;
 
 /// Takes a packet apart from its IP header on.
-pub fn fields(packet: &[u8]) -> Fields {
+pub(crate) fn fields(packet: &[u8]) -> Fields {
     let mut out = Fields::new();
     ip(&mut out, "", packet);
     if let Some(seen) = Seen::read(packet) {
@@ -24,7 +24,7 @@ pub fn fields(packet: &[u8]) -> Fields {
 }
 
 /// The names of the fields in which two packets differ, with both values.
-pub fn differences(ours: &Fields, theirs: &Fields) -> BTreeMap<String, String> {
+pub(crate) fn differences(ours: &Fields, theirs: &Fields) -> BTreeMap<String, String> {
     let names = ours.keys().chain(theirs.keys());
     let value = |fields: &Fields, name: &str| fields.get(name).map_or("-".into(), String::clone);
     names
@@ -84,7 +84,7 @@ fn ip(out: &mut Fields, prefix: &str, p: &[u8]) {
     let payload = p.get(at..).unwrap_or(&[]);
     match proto {
         proto::ICMP | proto::ICMPV6 if first && payload.len() >= 8 => {
-            icmp(out, prefix, proto, payload)
+            icmp(out, prefix, proto, payload);
         }
         proto::UDP if first && payload.len() >= 8 => {
             put("udp.checksum", format!("{:#06x}", word(payload, 6)));
