@@ -8,6 +8,7 @@ pub mod args;
 pub mod checksum;
 pub mod counters;
 pub mod daemon;
+pub mod filter;
 pub mod forward;
 pub mod limit;
 pub mod link;

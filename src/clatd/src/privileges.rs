@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{bail, Context};
 use caps::CapSet;
 use nix::libc;
-use nix::sys::prctl;
 use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid, User};
 use seccompiler::{
     apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
 };
+
+use crate::socket::{become_undumpable, set_no_new_privs};
 
 /// Whom to become, the first that exists: Android's own user (AID_CLAT, 1029, which its C library knows by this name),
 /// or whoever owns nothing.
@@ -24,7 +25,7 @@ const PR_SET_VMA: u64 = 0x5356_4d41;
 /// # Errors
 /// The step that failed; the caller must not go on.
 pub fn drop_all() -> anyhow::Result<()> {
-    prctl::set_no_new_privs().context("cannot set no_new_privs")?;
+    set_no_new_privs().context("cannot set no_new_privs")?;
     caps::clear(None, CapSet::Ambient).context("cannot drop the ambient capabilities")?;
     if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP)? {
         caps::clear(None, CapSet::Bounding).context("cannot drop the bounding capabilities")?;
@@ -42,7 +43,7 @@ pub fn drop_all() -> anyhow::Result<()> {
         bail!("privileges are still there after they were dropped");
     }
     // Nobody of the same user may look into us.
-    prctl::set_dumpable(false).context("cannot become undumpable")?;
+    become_undumpable().context("cannot become undumpable")?;
     match TargetArch::try_from(std::env::consts::ARCH) {
         Ok(arch) => apply_filter(&filter(arch)?).context("cannot filter system calls"),
         Err(_) => {

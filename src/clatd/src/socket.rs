@@ -13,6 +13,8 @@ use nix::libc::{self, c_int, sock_filter};
 use nix::sys::socket::{self as sys, sockopt, MsgFlags, SockaddrIn6};
 use nix::sys::uio::readv;
 
+use crate::filter;
+
 /// What may wait to be received, and to be sent, in bytes. A burst must not be lost while the other direction is
 /// served; what is too much for the link is the queue's to drop, not ours.
 const QUEUE: usize = 8 << 20;
@@ -20,9 +22,11 @@ const QUEUE: usize = 8 << 20;
 /// The longest link header that is understood, Ethernet's.
 pub const LINK_HEADER: usize = 14;
 
-/// Not in `libc` (linux/if_packet.h, linux/in6.h).
+/// Not in `libc` for every C library (linux/if_packet.h).
+const PACKET_STATISTICS: c_int = 6;
 const PACKET_VNET_HDR: c_int = 15;
 const PACKET_IGNORE_OUTGOING: c_int = 23;
+const ETH_P_IPV6: u16 = 0x86dd;
 /// Raw IP devices of phones: `ARPHRD_RAWIP`, and what Qualcomm used before that existed.
 const ARPHRD_RAWIP: u16 = 519;
 const ARPHRD_RAWIP_OLD: u16 = 530;
@@ -59,7 +63,7 @@ impl PacketSocket {
         // Bound to no protocol it hears nothing, but knows what the interface is.
         bind_packet(&fd, index, 0)?;
         let socket = Self::of_known_link(fd)?;
-        attach_filter(&socket.fd, &destination_filter(socket.link_header, v6))?;
+        attach_filter(&socket.fd, &filter::destination(socket.link_header, v6))?;
         set(&socket.fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
         // Before 4.20 there is no such option; what we send is not ETH_P_IPV6 traffic to v6 anyway.
         let _ = set(&socket.fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1);
@@ -106,11 +110,10 @@ impl PacketSocket {
     /// How many packets the kernel has dropped since this was last asked, because too many were waiting.
     #[must_use]
     pub fn overruns(&self) -> u64 {
-        let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
-        match get(&self.fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut stats) {
-            Ok(()) => stats.tp_drops.into(),
-            Err(_) => 0,
-        }
+        // struct tpacket_stats: packets, drops.
+        let mut stats = [0u32; 2];
+        let _ = get(&self.fd, libc::SOL_PACKET, PACKET_STATISTICS, &mut stats);
+        stats[1].into()
     }
 
     /// Reads one packet into `buf`, link header first, and returns its virtio header, offsets from the IP header on,
@@ -159,7 +162,7 @@ impl RawSocket {
         // IPPROTO_RAW: the header is ours.
         let fd = socket(libc::AF_INET6, flags, libc::IPPROTO_RAW)?;
         sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
-        sys::setsockopt(&fd, sockopt::Mark, &mark)?;
+        set(&fd, libc::SOL_SOCKET, libc::SO_MARK, &mark)?;
         Self::tune(fd)
     }
 
@@ -190,10 +193,10 @@ impl RawSocket {
     /// `EADDRNOTAVAIL` when no prefix of the interface covers it (on a host; see `ipv6_sock_ac_join`), `EINVAL` when
     /// an interface has it already.
     pub fn join_anycast(&self, index: u32, v6: Ipv6Addr) -> io::Result<()> {
-        let request = libc::ipv6_mreq {
-            ipv6mr_multiaddr: libc::in6_addr { s6_addr: v6.octets() },
-            ipv6mr_interface: index,
-        };
+        // struct ipv6_mreq, whose index has another sign in every C library.
+        let mut request = [0; 20];
+        request[..16].copy_from_slice(&v6.octets());
+        request[16..].copy_from_slice(&index.to_ne_bytes());
         set(&self.0, libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST, &request)
     }
 
@@ -230,7 +233,7 @@ impl NeighbourSocket {
     /// What the kernel said.
     pub fn open(index: u32, target: Ipv6Addr) -> io::Result<Self> {
         let fd = packet_socket(libc::SOCK_DGRAM)?;
-        attach_filter(&fd, &neighbour_filter(target))?;
+        attach_filter(&fd, &filter::neighbours(target))?;
         bind_packet(&fd, index, ETH_P_IPV6)?;
         Ok(Self { fd, index })
     }
@@ -275,6 +278,26 @@ impl AsFd for NeighbourSocket {
     }
 }
 
+/// Makes this process one that no other of its user may look into (PR_SET_DUMPABLE).
+///
+/// # Errors
+/// What the kernel said.
+pub fn become_undumpable() -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// Keeps this process from ever gaining a privilege (PR_SET_NO_NEW_PRIVS).
+///
+/// # Errors
+/// What the kernel said.
+pub fn set_no_new_privs() -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
 /// What the uplink and the path beyond it carry towards `to`, in bytes of IPv6.
 ///
 /// # Errors
@@ -282,15 +305,13 @@ impl AsFd for NeighbourSocket {
 pub fn path_mtu(interface: &str, mark: u32, to: Ipv6Addr) -> io::Result<u32> {
     let fd = socket(libc::AF_INET6, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)?;
     sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
-    sys::setsockopt(&fd, sockopt::Mark, &mark)?;
+    set(&fd, libc::SOL_SOCKET, libc::SO_MARK, &mark)?;
     // Nothing is sent by connecting a datagram socket; any port will do.
     sys::connect(fd.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(to, 53, 0, 0)))?;
     let mut mtu: c_int = 0;
     get(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU, &mut mtu)?;
     u32::try_from(mtu).map_err(|_| Errno::EINVAL.into())
 }
-
-const ETH_P_IPV6: u16 = 0x86dd;
 
 fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd> {
     // SAFETY: no memory is passed.
@@ -374,73 +395,4 @@ fn attach_filter(fd: &OwnedFd, filter: &[sock_filter]) -> io::Result<()> {
         filter: filter.as_ptr().cast_mut(),
     };
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
-}
-
-/// One step of a filter in the making: load what is at an offset, and go on only if it has one of some values.
-struct Filter(Vec<sock_filter>);
-
-impl Filter {
-    const WORD: u32 = libc::BPF_W;
-    const BYTE: u32 = libc::BPF_B;
-
-    /// Rejects unless what is loaded is between two values, both included.
-    fn require(&mut self, size: u32, at: u32, from: u32, to: u32) {
-        let jump = |test, k, jt, jf| sock_filter {
-            code: low(libc::BPF_JMP | test | libc::BPF_K),
-            k,
-            jt,
-            jf,
-        };
-        self.0.push(statement(libc::BPF_LD | size | libc::BPF_ABS, at));
-        // Too low goes to the rejection, and so does too high.
-        self.0.push(jump(libc::BPF_JGE, from, 0, 1));
-        self.0.push(jump(libc::BPF_JGT, to, 0, 1));
-        self.0.push(statement(libc::BPF_RET | libc::BPF_K, 0));
-    }
-
-    fn require_address(&mut self, at: u32, address: Ipv6Addr) {
-        for (at, word) in (at..).step_by(4).zip(address.octets().chunks_exact(4)) {
-            let word = u32::from_be_bytes([word[0], word[1], word[2], word[3]]);
-            self.require(Self::WORD, at, word, word);
-        }
-    }
-
-    fn accept(mut self) -> Vec<sock_filter> {
-        self.0.push(statement(libc::BPF_RET | libc::BPF_K, u32::MAX));
-        self.0
-    }
-}
-
-fn statement(code: u32, k: u32) -> sock_filter {
-    sock_filter { code: low(code), k, jt: 0, jf: 0 }
-}
-
-/// Operation codes have 16 bits.
-fn low(code: u32) -> u16 {
-    code.try_into().unwrap_or_default()
-}
-
-/// IPv6 packets for this host (as the kernel takes none with another's link address either) to `v6`.
-///
-/// Offsets count from the start of the frame, not from SKF_NET_OFF: before Linux 6.16 the latter does not reach into
-/// the fragments of a buffer, where iwlwifi leaves the IP header.
-fn destination_filter(link_header: usize, v6: Ipv6Addr) -> Vec<sock_filter> {
-    let link_header = u32::try_from(link_header).unwrap_or_default();
-    let ancillary = |what: c_int| u32::from_ne_bytes((libc::SKF_AD_OFF + what).to_ne_bytes());
-    let mut filter = Filter(Vec::new());
-    let protocol = u32::from(ETH_P_IPV6);
-    filter.require(Filter::WORD, ancillary(libc::SKF_AD_PROTOCOL), protocol, protocol);
-    let host = u32::from(libc::PACKET_HOST);
-    filter.require(Filter::WORD, ancillary(libc::SKF_AD_PKTTYPE), host, host);
-    filter.require_address(link_header + 24, v6);
-    filter.accept()
-}
-
-/// Neighbour solicitations (135) and advertisements (136) about `target`, without extension headers.
-fn neighbour_filter(target: Ipv6Addr) -> Vec<sock_filter> {
-    let mut filter = Filter(Vec::new());
-    filter.require(Filter::BYTE, 6, 58, 58);
-    filter.require(Filter::BYTE, 40, 135, 136);
-    filter.require_address(48, target);
-    filter.accept()
 }

@@ -1,0 +1,71 @@
+//! Classic BPF: which packets a packet socket hears.
+
+use std::net::Ipv6Addr;
+
+use nix::libc::sock_filter;
+
+/// linux/bpf_common.h: load an absolute word or byte; jump if at least, or more; return.
+const LOAD_WORD: u16 = 0x20;
+const LOAD_BYTE: u16 = 0x30;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
+const JUMP_IF_MORE: u16 = 0x25;
+const RETURN: u16 = 0x06;
+
+/// linux/filter.h: SKF_AD_OFF, at which the kernel shows what is not in the packet, and of that the protocol and the
+/// packet type.
+const ANCILLARY: u32 = 0xffff_f000;
+const PROTOCOL: u32 = ANCILLARY;
+const PACKET_TYPE: u32 = ANCILLARY + 4;
+
+const ETH_P_IPV6: u32 = 0x86dd;
+const PACKET_HOST: u32 = 0;
+const ICMPV6: u32 = 58;
+
+/// IPv6 packets for this host (as the kernel takes none with another's link address either) to `v6`.
+///
+/// Offsets count from the start of the frame, not from SKF_NET_OFF: before Linux 6.16 the latter does not reach into
+/// the fragments of a buffer, where iwlwifi leaves the IP header.
+#[must_use]
+pub fn destination(link_header: usize, v6: Ipv6Addr) -> Vec<sock_filter> {
+    // 0 or 14.
+    let link_header = u32::try_from(link_header).unwrap_or_default();
+    let mut filter = Vec::new();
+    require(&mut filter, LOAD_WORD, PROTOCOL, ETH_P_IPV6, ETH_P_IPV6);
+    require(&mut filter, LOAD_WORD, PACKET_TYPE, PACKET_HOST, PACKET_HOST);
+    require_address(&mut filter, link_header + 24, v6);
+    accept(filter)
+}
+
+/// Neighbour solicitations (135) and advertisements (136) about `target` without extension headers, for a socket that
+/// sees no link headers.
+#[must_use]
+pub fn neighbours(target: Ipv6Addr) -> Vec<sock_filter> {
+    let mut filter = Vec::new();
+    require(&mut filter, LOAD_BYTE, 6, ICMPV6, ICMPV6);
+    require(&mut filter, LOAD_BYTE, 40, 135, 136);
+    require_address(&mut filter, 48, target);
+    accept(filter)
+}
+
+/// Rejects unless what is loaded is between two values, both included.
+fn require(filter: &mut Vec<sock_filter>, load: u16, at: u32, from: u32, to: u32) {
+    filter.extend([
+        sock_filter { code: load, jt: 0, jf: 0, k: at },
+        // Too low skips the next test, too high does not skip the rejection.
+        sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: from },
+        sock_filter { code: JUMP_IF_MORE, jt: 0, jf: 1, k: to },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: 0 },
+    ]);
+}
+
+fn require_address(filter: &mut Vec<sock_filter>, at: u32, address: Ipv6Addr) {
+    for (at, word) in (at..).step_by(4).zip(address.octets().chunks_exact(4)) {
+        let word = u32::from_be_bytes([word[0], word[1], word[2], word[3]]);
+        require(filter, LOAD_WORD, at, word, word);
+    }
+}
+
+fn accept(mut filter: Vec<sock_filter>) -> Vec<sock_filter> {
+    filter.push(sock_filter { code: RETURN, jt: 0, jf: 0, k: u32::MAX });
+    filter
+}
