@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clat_tun::{Options, Tun};
+use clat_tun::{Options, Tun, VirtioHeader};
 use clatd::checksum;
 use clatd::socket::{PacketSocket, RawSocket};
 use nix::net::if_::if_nametoindex;
@@ -29,15 +29,23 @@ struct Network {
     peer: Child,
 }
 
+/// Moves this thread into a network namespace of its own; false where that is not to be had, which is a failure with CI
+/// in the environment.
+fn namespace() -> bool {
+    let tried = unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(|e| e.to_string())
+        .and_then(|()| File::open("/dev/net/tun").map(|_| ()).map_err(|e| e.to_string()));
+    if let Err(why) = &tried {
+        assert!(std::env::var_os("CI").is_none(), "cannot test the daemon: {why}");
+        eprintln!("SKIPPED: cannot test the daemon ({why}); run as root");
+    }
+    tried.is_ok()
+}
+
 impl Network {
-    /// `None` where namespaces are not to be had; with CI in the environment that is a failure.
+    /// `None` where namespaces are not to be had.
     fn new() -> Option<Self> {
-        let tried = unshare(CloneFlags::CLONE_NEWNET)
-            .map_err(|e| e.to_string())
-            .and_then(|()| File::open("/dev/net/tun").map(|_| ()).map_err(|e| e.to_string()));
-        if let Err(why) = tried {
-            assert!(std::env::var_os("CI").is_none(), "cannot test the daemon: {why}");
-            eprintln!("SKIPPED: cannot test the daemon ({why}); run as root");
+        if !namespace() {
             return None;
         }
         let peer = Command::new("unshare")
@@ -563,6 +571,59 @@ fn nothing_wakes_it_when_idle() {
         (clatd.status("voluntary_ctxt_switches:") == before).then_some(())
     });
     clatd.stop();
+}
+
+/// An uplink without link headers, as a phone's modem: here a TUN device whose far end is this test.
+#[test]
+fn a_raw_ip_uplink() {
+    if !namespace() {
+        return;
+    }
+    let plain = Options { packet_info: false, vnet_header: false };
+    let modem = Tun::create("up0", plain).unwrap();
+    run("ip addr add 2001:db8:1::2/64 dev up0 nodad
+         ip link set up0 up
+         ip -6 route add default dev up0");
+    let mut clatd = Clatd::start("rawip", tun(Options::default()), None);
+    clatd.ready();
+    route();
+    let client = UdpSocket::bind("192.0.0.4:0").unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send_to(b"hello", "203.0.113.1:53").unwrap();
+
+    let mut buf = [0; 2000];
+    let v6: Ipv6Addr = V6.parse().unwrap();
+    let len = until("the translated packet", || {
+        let (_, len) = modem.recv(&mut buf).ok()?;
+        // The kernel has things to say as well, but not from there.
+        (buf[8..24] == v6.octets() && buf[6] == 17).then_some(len)
+    });
+    assert_eq!((len, &buf[48..len]), (53, &b"hello"[..]));
+    // Back to where it came from: addresses and ports exchanged leave the checksum as it is.
+    let (mut back, sent) = (buf, buf);
+    back[8..24].copy_from_slice(&sent[24..40]);
+    back[24..40].copy_from_slice(&sent[8..24]);
+    back[40..42].copy_from_slice(&sent[42..44]);
+    back[42..44].copy_from_slice(&sent[40..42]);
+    modem.send(&VirtioHeader::default(), &back[..len]).unwrap();
+    let (got, from) = client.recv_from(&mut buf).unwrap();
+    assert_eq!((from.to_string().as_str(), &buf[..got]), ("203.0.113.1:53", &b"hello"[..]));
+    clatd.stop();
+}
+
+/// Whoever supervises the daemon starts it again on the same device.
+#[test]
+fn a_second_life() {
+    let Some(_network) = Network::new() else { return };
+    let tun = tun(Options::default());
+    for _ in 0..3 {
+        let copy = Tun::from_fd(tun.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let mut clatd = Clatd::start("life", copy, None);
+        clatd.ready();
+        // Killed without a chance to clean up.
+        clatd.child.kill().unwrap();
+        clatd.wait();
+    }
 }
 
 #[test]
