@@ -1,0 +1,82 @@
+/*
+ * Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
+ * the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
+ *
+ * Unless required by applicable law or agreed to in writing, software distributed under the License is distributed on
+ * an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the License for the
+ * specific language governing permissions and limitations under the License.
+ */
+
+/*
+ * What the tc programs in clatd.c share with whoever fills their maps: native C layout and byte order, addresses in
+ * network byte order, padding zero (the kernel hashes keys whole). Derived once more in Rust; a test compares every
+ * offset with the object's BTF.
+ */
+#pragma once
+
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/types.h>
+#include <stdbool.h>
+
+/* Most CLATs at a time: entries of the egress and of the ingress map. */
+#define CLAT_MAX_ENTRIES 16
+
+/* map_clatd_clat_egress_map: HASH. */
+struct clat_egress_key {
+	__u32 iif; /* v4iface, which the program is attached to */
+	struct in_addr local4; /* the only source that may leave */
+};
+
+struct clat_egress_value {
+	__u32 oif; /* uplink */
+	struct in6_addr local6; /* becomes the source */
+	struct in6_addr pfx96; /* becomes the destination, its last 32 bits replaced */
+	bool oifIsEthernet; /* the uplink wants an Ethernet header */
+	__u8 pad[3];
+};
+
+/* map_clatd_clat_ingress_map: HASH. */
+struct clat_ingress_key {
+	__u32 iif; /* uplink, which the program is attached to */
+	struct in6_addr pfx96; /* source, its last 32 bits zero */
+	struct in6_addr local6; /* destination */
+};
+
+struct clat_ingress_value {
+	__u32 oif; /* v4iface */
+	struct in_addr local4; /* becomes the destination */
+};
+
+/*
+ * Why a packet was left to the daemon, untouched. Some the daemon translates, some it answers, some it drops: that is
+ * for it to count.
+ */
+enum clat_reason {
+	CLAT_FOREIGN_SOURCE, /* egress: no entry for this source */
+	CLAT_HEADER, /* lengths, version or header checksum not as they should be, or bytes behind the packet */
+	CLAT_ADDRESS, /* a destination that is never forwarded */
+	CLAT_ROUTE, /* source route, or routing header with segments left */
+	CLAT_PROTOCOL, /* without a counterpart in the other family */
+	CLAT_FRAGMENT, /* of an ICMP message, or one that cannot be part of a packet */
+	CLAT_ICMP, /* neither echo nor an error that is translated here */
+	CLAT_CHECKSUM, /* UDP without a checksum, in a fragment or too long to compute one */
+	CLAT_SIZE, /* has to be cut, or answered with "too big" */
+	CLAT_GSO, /* super-packet other than of plain TCP or UDP */
+	CLAT_ETHERNET, /* Ethernet uplink, and a kernel without bpf_redirect_neigh */
+	CLAT_KERNEL, /* the kernel refused to resize the packet */
+	CLAT_REASONS
+};
+
+/*
+ * map_clatd_clat_counters_map: PERCPU_HASH by __u32 ifindex, that of v4iface for egress, of the uplink for ingress.
+ * Who adds the entries above adds one here too; without it nothing is counted.
+ */
+struct clat_counters {
+	__u64 packets; /* translated and sent on; each segment of a super-packet counts */
+	__u64 bytes; /* of those: as IPv4 for egress, as IPv6 for ingress; headers of a super-packet once */
+	__u64 super_packets; /* how many super-packets were among them */
+	__u64 neighbour; /* how many, super-packets counting once, had their neighbour resolved by the kernel */
+	__u64 lost; /* dropped: the kernel failed when the packet had been changed already */
+	__u64 passed[CLAT_REASONS]; /* left to the daemon, by enum clat_reason; super-packets count once */
+};
