@@ -1,0 +1,24 @@
+//! A virtio header and the packet behind it: checksum completed, cut into segments.
+#![no_main]
+
+use clat_tun::VirtioHeader;
+use clatd::checksum::complete;
+use clatd::segment::Segments;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some(vnet) = VirtioHeader::from_bytes(data) else { return };
+    let packet = &data[VirtioHeader::LEN..];
+    let mut completed = packet.to_vec();
+    if !complete(&mut completed, &vnet) {
+        assert_eq!(completed, packet, "what cannot be completed stays as it was");
+    }
+    let Some(mut segments) = Segments::new(packet, &vnet) else { return };
+    let mut out = vec![0; 40 + 65535];
+    let mut total = 0;
+    while let Some(len) = segments.next(&mut out) {
+        assert!(len <= packet.len());
+        total += 1;
+        assert!(total <= packet.len(), "each segment has payload");
+    }
+});
