@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::netns::{unique, Netns};
+use crate::netns::{unique, Netns, PREFIX as NAMES};
 
 /// The prefix of the first uplink's network.
 ///
@@ -45,7 +45,6 @@ pub struct Lab {
     pub internet: Netns,
     offloads: Offloads,
     dir: PathBuf,
-    number: u32,
 }
 
 impl Lab {
@@ -55,7 +54,7 @@ impl Lab {
     /// What `ip`, `sysctl` or `ethtool` said.
     pub fn new(offloads: Offloads) -> Result<Self> {
         let number = unique();
-        let dir = std::env::temp_dir().join(format!("clat-lab-{}-{number}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("{NAMES}{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         let lab = Self {
             phone: Netns::new(number, "phone")?,
@@ -63,7 +62,6 @@ impl Lab {
             internet: Netns::new(number, "internet")?,
             offloads,
             dir,
-            number,
         };
         // Errors at full rate: a token bucket would make traceroute a game of luck.
         lab.router.run("sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.icmp.ratelimit=0")?;
@@ -146,12 +144,6 @@ impl Lab {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
-    }
-
-    /// Its number, for names.
-    #[must_use]
-    pub fn number(&self) -> u32 {
-        self.number
     }
 
     /// A UDP socket in `ns`, bound to `addr`, that does not wait for ever.

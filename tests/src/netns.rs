@@ -15,6 +15,8 @@ use nix::unistd::Pid;
 
 /// Where `ip netns` keeps its names.
 const NETNS_DIR: &str = "/run/netns";
+/// What names of the lab's namespaces and folders begin with.
+pub(crate) const PREFIX: &str = "clatlab-";
 /// Seconds after which a program is taken to hang.
 const PATIENCE: u32 = 60;
 
@@ -34,13 +36,13 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a namespace `clat-PID-NUMBER-role`, with its loopback up.
+    /// Makes a namespace `clatlab-PID-NUMBER-role`, with its loopback up.
     ///
     /// # Errors
     /// What `ip netns add` says.
     pub fn new(lab: u32, role: &str) -> Result<Self> {
         SWEEP.call_once(sweep);
-        let name = format!("clat-{}-{lab}-{role}", std::process::id());
+        let name = format!("{PREFIX}{}-{lab}-{role}", std::process::id());
         host(&format!("ip netns add {name}"))?;
         let file = File::open(Path::new(NETNS_DIR).join(&name))?;
         let ns = Self { name, file };
@@ -224,15 +226,20 @@ fn end(pids: &[i32]) {
 
 /// Removes what labs left behind whose process is gone.
 fn sweep() {
-    let Ok(names) = fs::read_dir(NETNS_DIR) else { return };
-    for entry in names.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix("clat-").and_then(|n| n.split('-').next()) else {
-            continue;
-        };
-        if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
-            end(&entry.metadata().map(|m| pids_in(m.ino())).unwrap_or_default());
-            let _ = host(&format!("ip netns del {name}"));
+    for entry in fs::read_dir(NETNS_DIR).into_iter().flatten().flatten().filter(is_orphan) {
+        end(&entry.metadata().map(|m| pids_in(m.ino())).unwrap_or_default());
+        let _ = host(&format!("ip netns del {}", entry.file_name().to_string_lossy()));
+    }
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        if is_orphan(&entry) {
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// Whether it is named as the lab names things, after a process that is no more.
+fn is_orphan(entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name().to_string_lossy().into_owned();
+    let pid = name.strip_prefix(PREFIX).and_then(|n| n.split('-').next()?.parse::<u32>().ok());
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }

@@ -155,7 +155,7 @@ fn pcap(claims: u32, there: &[u8]) -> Vec<u8> {
 
 #[test]
 fn truncated_and_lying_captures() -> Result<()> {
-    let dir = std::env::temp_dir().join(format!("clat-pcap-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("clatlab-{}-pcap", std::process::id()));
     fs::create_dir_all(&dir)?;
     let (input, output) = (dir.join("in.pcap"), dir.join("out.pcap"));
     let packet = clat_tests::packet::V4::new(

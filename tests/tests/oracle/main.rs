@@ -143,7 +143,7 @@ fn tayga_and_we_agree_but_for_what_is_known() -> Result<()> {
     if !can_run(&["ip", "tayga"]) {
         return Ok(());
     }
-    let dir = std::env::temp_dir().join(format!("clat-oracle-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("clatlab-{}-oracle", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     let oracle = Oracle::new(&dir)?;
     let prefix: [Prefix; 1] = [PREFIX.parse().expect("a prefix")];
