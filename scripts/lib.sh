@@ -38,7 +38,8 @@ need_packages() {
 
 # Debian 12's own rustc is too old, so where there is none that will do, rustup brings one.
 need_rust() {
-	PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+	# In front of a distribution's older one.
+	PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 	need_packages cc=gcc ld=binutils curl=curl
 	[ -e /usr/include/stdio.h ] || need_packages /nonexistent=libc6-dev
 	[ -e /etc/ssl/certs/ca-certificates.crt ] || need_packages /nonexistent=ca-certificates
@@ -50,6 +51,4 @@ need_rust() {
 	echo "installing Rust with rustup (found ${version:-none}, needs $RUST_NEEDED)"
 	curl -sSf https://sh.rustup.rs | sh -s -- -y -q --no-modify-path --profile default ||
 		die "could not install Rust; see https://rustup.rs"
-	# In front of a distribution's older one.
-	PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 }
