@@ -1,0 +1,133 @@
+//! One rulebook: what the programs in `bpf_progs` translate is byte for byte what `xlat` makes of it, and what they do
+//! not translate passes on as it came.
+#![allow(clippy::cast_possible_truncation)] // of lengths and random numbers
+
+#[path = "rulebook/abi.rs"]
+mod abi;
+#[path = "../../src/xlat/tests/common/mod.rs"]
+mod common;
+#[path = "rulebook/programs.rs"]
+mod programs;
+#[path = "rulebook/vectors.rs"]
+mod vectors;
+
+use abi::Passed;
+use clat_xlat::{Addresses, Config, Local, Prefix, Translator};
+use common::*;
+use programs::Programs;
+use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
+
+/// The loopback device: both interfaces of a CLAT, where no packet goes anywhere.
+const LO: u32 = 1;
+
+/// What a program did with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Sent on, in the other family.
+    Translated(Vec<u8>),
+    /// Left to the daemon, as it was.
+    Passed,
+}
+
+pub(crate) fn can_run() -> bool {
+    clat_tests::can_run(&["clang"])
+}
+
+/// A CLAT's address in two kinds: one that every checksum has to follow, and one that none has to.
+fn locals() -> [Local; 2] {
+    let neutral = Local::neutral(LOCAL4, LOCAL6, &Prefix::WELL_KNOWN, [0x5a; 8]);
+    assert!(neutral.is_neutral(&Prefix::WELL_KNOWN));
+    [Local { v4: LOCAL4, v6: LOCAL6 }, neutral]
+}
+
+/// The identification that was made up for an IPv4 packet, which has none in IPv6.
+fn made_up_id(packet: &[u8]) -> u16 {
+    let fragment_or_df = be16(packet, 6) != 0;
+    if packet[0] >> 4 == 4 && !fragment_or_df {
+        be16(packet, 4)
+    } else {
+        1
+    }
+}
+
+/// Whether `outcome` is one that `xlat` allows for this packet.
+pub(crate) fn agree(local: Local, packet: &[u8], outcome: &Outcome) -> Result<(), String> {
+    let Outcome::Translated(out) = outcome else { return Ok(()) };
+    let config = Config { mtu4: 65535, mtu6: 65575, ..config() };
+    let prefixes = [Prefix::WELL_KNOWN];
+    let addresses = Addresses { local: Some(local), prefixes: &prefixes, ..Addresses::default() };
+    let mut translator = Translator::new(config, addresses, made_up_id(out));
+    match run(&mut translator, packet) {
+        Out::Forward(_, frames) if frames == [out.clone()] => Ok(()),
+        other => Err(format!("in {packet:02x?}\nprogram {out:02x?}\nxlat {other:02x?}")),
+    }
+}
+
+/// The program for a packet's family on an Ethernet interface.
+fn program(packet: &[u8]) -> &'static str {
+    match packet.first().map(|b| b >> 4) {
+        Some(6) => "schedcls_ingress_clat_ether",
+        _ => "schedcls_egress_clat_ether",
+    }
+}
+
+/// Programs with a CLAT between the loopback device and itself.
+fn on_loopback(local: Local, ethernet: bool) -> Programs {
+    let programs = Programs::load(true);
+    let addresses = (local.v4, local.v6, Prefix::WELL_KNOWN.addr());
+    programs.add(abi::entries((LO, LO, ethernet), addresses));
+    programs
+}
+
+#[test]
+fn made_by_hand() {
+    if !can_run() {
+        return;
+    }
+    for local in locals() {
+        for ethernet in [false, true] {
+            let programs = on_loopback(local, ethernet);
+            for vector in vectors::by_hand(local) {
+                let before = programs.counters(LO);
+                let outcome = programs.run(program(&vector.packet), &vector.packet, vector.gso);
+                let after = programs.counters(LO);
+                vector.check(local, &outcome, &before, &after);
+            }
+        }
+    }
+}
+
+#[test]
+fn ethernet_without_help_from_the_kernel() {
+    if !can_run() {
+        return;
+    }
+    let programs = Programs::load(false);
+    programs.add(abi::entries((LO, LO, true), (LOCAL4, LOCAL6, Prefix::WELL_KNOWN.addr())));
+    let packet = V4::default().build(&udp(9));
+    assert_eq!(programs.run(program(&packet), &packet, None), Outcome::Passed);
+    let counters = programs.counters(LO);
+    assert_eq!(counters.passed[Passed::Ethernet as usize], 1, "{counters:?}");
+}
+
+#[test]
+fn generated() {
+    if !can_run() {
+        return;
+    }
+    for local in locals() {
+        let programs = on_loopback(local, false);
+        let cases = Cases { cases: 4000, failure_persistence: None, ..Cases::default() };
+        let result = TestRunner::new(cases).run(&vectors::generated(local), |packet| {
+            let outcome = programs.run(program(&packet), &packet, None);
+            agree(local, &packet, &outcome).map_err(TestCaseError::fail)
+        });
+        if let Err(e) = result {
+            panic!("{e}");
+        }
+        let counters = programs.counters(LO);
+        eprintln!("{counters:?}");
+        assert!(counters.packets > 2000, "most are translated in the kernel: {counters:?}");
+        assert_eq!(counters.lost, 0);
+    }
+}

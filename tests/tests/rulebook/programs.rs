@@ -1,0 +1,147 @@
+//! The tc programs: compiled, loaded, their maps filled, and run on packets without a device.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, ProgramInput};
+use tempfile::TempDir;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::abi::{self, Counters, EgressKey, EgressValue, IngressKey, IngressValue};
+use super::Outcome;
+
+/// What a program answers (linux/pkt_cls.h).
+const TC_ACT_PIPE: u32 = 3;
+const TC_ACT_REDIRECT: u32 = 7;
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+
+/// Loaded programs with maps of their own.
+pub(crate) struct Programs {
+    pub(crate) object: Object,
+    _dir: TempDir,
+}
+
+/// Where the programs' sources are.
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../bpf_progs")
+}
+
+/// Compiles `source` into `dir`.
+fn compile(source: &Path, dir: &Path) -> PathBuf {
+    let object = dir.join("object.o");
+    // Debian keeps asm/ in a folder of the architecture, which the bpf target does not know of.
+    let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
+    let output = Command::new("clang")
+        .args(["-O2", "-g", "-target", "bpf", "-Wall", "-Wextra", "-Werror", &include, "-c"])
+        .arg(source)
+        .arg("-o")
+        .arg(&object)
+        .output()
+        .expect("clang");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    object
+}
+
+impl Programs {
+    /// For a kernel with `bpf_redirect_neigh`, or as if it had none.
+    pub(crate) fn load(has_redirect_neigh: bool) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut builder = ObjectBuilder::default();
+        let object = compile(&sources().join("clatd.c"), dir.path());
+        let mut open = builder.open_file(object).expect("the object opens");
+        let switches =
+            open.maps_mut().find(|map| map.name().as_encoded_bytes().ends_with(b".rodata"));
+        let mut switches = switches.expect("the switches");
+        let bytes = switches.initial_value_mut().expect("their values");
+        assert_eq!(bytes, [1], "the only one");
+        bytes[0] = has_redirect_neigh.into();
+        Self { object: open.load().expect("the programs verify"), _dir: dir }
+    }
+
+    fn map(&self, name: &str) -> libbpf_rs::Map<'_> {
+        self.object.maps().find(|map| map.name() == OsStr::new(name)).expect(name)
+    }
+
+    /// Adds a CLAT's entries, and counters for both of its interfaces.
+    pub(crate) fn add(
+        &self,
+        (egress, ingress): ((EgressKey, EgressValue), (IngressKey, IngressValue)),
+    ) {
+        let put = |name, key: &[u8], value: &[u8]| {
+            self.map(name).update(key, value, MapFlags::ANY).expect(name);
+        };
+        put("clat_egress_map", egress.0.as_bytes(), egress.1.as_bytes());
+        put("clat_ingress_map", ingress.0.as_bytes(), ingress.1.as_bytes());
+        for ifindex in [egress.0.iif, ingress.0.iif] {
+            let cpus = libbpf_rs::num_possible_cpus().expect("CPUs");
+            let zeros = vec![Counters::default().as_bytes().to_vec(); cpus];
+            self.map("clat_counters_map")
+                .update_percpu(ifindex.as_bytes(), &zeros, MapFlags::ANY)
+                .expect("counters");
+        }
+    }
+
+    /// What has happened on an interface, all CPUs together.
+    pub(crate) fn counters(&self, ifindex: u32) -> Counters {
+        let map = self.map("clat_counters_map");
+        let all = map.lookup_percpu(ifindex.as_bytes(), MapFlags::ANY).expect("counters");
+        let mut sum = Counters::default();
+        for one in all.expect("an entry") {
+            sum.add(&Counters::read_from_bytes(&one).expect("the layout"));
+        }
+        sum
+    }
+
+    /// Runs a program of an Ethernet interface on an IP packet; of a super-packet's segments, `gso` are their size and
+    /// number. Checks what becomes of the Ethernet header.
+    pub(crate) fn run(&self, name: &str, packet: &[u8], gso: Option<(u32, u32)>) -> Outcome {
+        let ethertype = |ip: &[u8]| if ip[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+        // The loopback device has the MAC address zero, and must be meant.
+        let mut frame = vec![0; ETHERNET];
+        frame[12..].copy_from_slice(&ethertype(packet));
+        frame.extend(packet);
+        let mut out = vec![0; frame.len() + 256];
+        let (size, segments) = gso.unwrap_or_default();
+        let mut skb = [0u8; 192];
+        skb[164..168].copy_from_slice(&segments.to_ne_bytes());
+        skb[176..180].copy_from_slice(&size.to_ne_bytes());
+        let program = self.object.progs_mut().find(|p| p.name() == OsStr::new(name)).expect(name);
+        let input = ProgramInput {
+            context_in: Some(&mut skb),
+            data_in: Some(&frame),
+            data_out: Some(&mut out),
+            ..ProgramInput::default()
+        };
+        let output = program.test_run(input).expect("test run");
+        let verdict = output.return_value;
+        let after = output.data.expect("data").to_vec();
+        match verdict {
+            TC_ACT_PIPE => {
+                assert_eq!(after, frame, "passed on, but not as it was");
+                Outcome::Passed
+            }
+            TC_ACT_REDIRECT => {
+                let ip = &after[ETHERNET..];
+                assert_eq!(after[12..ETHERNET], ethertype(ip), "EtherType");
+                Outcome::Translated(ip.to_vec())
+            }
+            other => panic!("verdict {other}"),
+        }
+    }
+}
+
+#[test]
+fn layouts_are_the_same_in_c_and_rust() {
+    if !super::can_run() {
+        return;
+    }
+    let (dir, probe) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let header = sources().canonicalize().unwrap().join("clatd.h");
+    let source = probe.path().join("probe.c");
+    std::fs::write(&source, format!("#include {header:?}\nenum clat_reason reason;\n")).unwrap();
+    let object = compile(&sources().join("clatd.c"), dir.path());
+    abi::compare(&object, &compile(&source, probe.path()));
+}

@@ -1,0 +1,404 @@
+//! The packets: by hand one of every kind, with what is to become of it, and generated ones.
+
+use clat_xlat::Local;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{select, Index};
+
+use super::abi::{Counters, Passed};
+use super::common::*;
+use super::{agree, Outcome};
+
+/// A packet and what the program is to do with it.
+pub(crate) struct Vector {
+    name: String,
+    pub(crate) packet: Vec<u8>,
+    /// Size of a super-packet's segments, and how many.
+    pub(crate) gso: Option<(u32, u32)>,
+    /// `None`: translate it.
+    passed: Option<Passed>,
+}
+
+impl Vector {
+    /// Checks what came of it, and that exactly that was counted.
+    pub(crate) fn check(
+        &self,
+        local: Local,
+        outcome: &Outcome,
+        before: &Counters,
+        after: &Counters,
+    ) {
+        let name = &self.name;
+        let mut expected = *before;
+        match self.passed {
+            Some(reason) => {
+                assert_eq!(*outcome, Outcome::Passed, "{name}");
+                expected.passed[reason as usize] += 1;
+            }
+            None => {
+                assert_ne!(*outcome, Outcome::Passed, "{name}: {:?}", after.passed);
+                expected.packets += u64::from(self.gso.map_or(1, |(_, segments)| segments));
+                expected.bytes += self.packet.len() as u64;
+                expected.super_packets += u64::from(self.gso.is_some());
+            }
+        }
+        // Whether the neighbour is asked for is the interface's business, not the packet's.
+        expected.neighbour = after.neighbour;
+        assert_eq!(*after, expected, "{name}");
+        if let Err(e) = self.gso.map_or_else(|| agree(local, &self.packet, outcome), |_| Ok(())) {
+            panic!("{name}: {e}");
+        }
+    }
+}
+
+/// One of each kind, both ways.
+pub(crate) fn by_hand(local: Local) -> Vec<Vector> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, packet: Vec<u8>, passed: Option<Passed>| {
+        all.push(Vector { name: name.to_owned(), packet, gso: None, passed });
+    };
+    outward(&mut add);
+    inward(local, &mut add);
+
+    let mut gso = |name: &str, packet: Vec<u8>, gso, passed| {
+        all.push(Vector { name: name.to_owned(), packet, gso: Some(gso), passed });
+    };
+    let tcp4 = V4 { protocol: TCP, df: true, ..V4::default() };
+    let six = |protocol| V6 { protocol, dst: local.v6, ..V6::default() };
+    gso("TCP, super-packet out", tcp4.build(&tcp(2800)), (1400, 2), None);
+    gso("UDP_SEGMENT out", V4 { df: true, ..V4::default() }.build(&udp(2400)), (1200, 2), None);
+    gso("UDP_SEGMENT out, without DF, that fits", V4::default().build(&udp(2400)), (1200, 2), None);
+    gso(
+        "UDP_SEGMENT out, without DF, to be cut",
+        V4::default().build(&udp(2600)),
+        (1300, 2),
+        Some(Passed::Size),
+    );
+    gso(
+        "SCTP, super-packet out",
+        V4 { protocol: 132, ..tcp4 }.build(&data(2000)),
+        (1000, 2),
+        Some(Passed::Gso),
+    );
+    gso("TCP, super-packet in", six(TCP).build(&tcp(2800)), (1400, 2), None);
+    gso("UDP, super-packet in", six(UDP).build(&udp(2400)), (1200, 2), None);
+    let options = V6 { extensions: vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0])], ..six(TCP) };
+    gso(
+        "TCP, super-packet with options in",
+        options.build(&tcp(2800)),
+        (1400, 2),
+        Some(Passed::Gso),
+    );
+    all
+}
+
+/// IPv4 on its way out.
+fn outward(add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
+    let udp4 = V4::default;
+    let of = |protocol| V4 { protocol, ..V4::default() };
+    for len in [0, 1, 2, 3, 1231, 1232] {
+        add(&format!("UDP out, {len} bytes"), udp4().build(&udp(len)), None);
+    }
+    add("UDP out, too large without DF", udp4().build(&udp(1233)), Some(Passed::Size));
+    add("UDP out, large with DF", V4 { df: true, ..udp4() }.build(&udp(1400)), None);
+    for (name, protocol, body) in [
+        ("TCP", TCP, tcp(777)),
+        ("UDP-Lite", 136, udp(100)),
+        ("DCCP", 33, udp(100)),
+        ("GRE", 47, data(100)),
+        ("ESP", 50, data(101)),
+        ("SCTP", 132, data(64)),
+        ("IPIP", 4, data(64)),
+        ("unassigned", 253, data(9)),
+        ("no next header", 59, vec![]),
+    ] {
+        let header = V4 { tos: 0xb9, ttl: 3, df: true, ..of(protocol) };
+        add(&format!("{name} out"), header.build(&body), None);
+        let header = V4 { options: vec![7, 7, 4, 0, 0, 0, 0, 0], ..header };
+        add(&format!("{name} out with options"), header.build(&body), None);
+    }
+    for len in [4, 12, 40] {
+        let header = V4 { options: vec![1; len], ..of(TCP) };
+        add(&format!("{len} bytes of options"), header.build(&tcp(20)), None);
+    }
+    for route in [131, 137] {
+        let options = vec![1, route, 7, 4, 192, 0, 2, 1];
+        add("source route", V4 { options, ..udp4() }.build(&udp(9)), Some(Passed::Route));
+    }
+    for kind in [0, 8] {
+        add("echo out", of(ICMP).build(&icmp(kind, 0, [1, 2, 3, 4], &data(57))), None);
+        add("echo without data out", of(ICMP).build(&icmp(kind, 0, [0, 0, 3, 4], &[])), None);
+    }
+    let quoted = V4::inward().build(&udp(20));
+    let error = of(ICMP).build(&icmp(3, 3, [0; 4], &quoted));
+    add("port unreachable out", error, Some(Passed::Icmp));
+    add("timestamp out", of(ICMP).build(&icmp(13, 0, [1, 2, 3, 4], &data(12))), Some(Passed::Icmp));
+
+    for (name, mf, offset, len) in
+        [("first", true, 0, 1224), ("middle", true, 1480, 800), ("last", false, 1480, 5)]
+    {
+        let header = V4 { mf, offset, ..udp4() };
+        let body = if offset == 0 { [udp(0), data(len - 8)].concat() } else { data(len) };
+        let fragment = header.build(&if offset == 0 { body } else { [vec![0; 8], body].concat() });
+        add(&format!("{name} fragment out"), fragment, None);
+        let icmp = V4 { protocol: ICMP, ..header.clone() }.raw(&icmp(8, 0, [1; 4], &data(64)));
+        add(&format!("{name} fragment of ICMP out"), icmp, Some(Passed::Fragment));
+        let large = V4 { protocol: 253, ..header.clone() }.raw(&data(1240));
+        add(&format!("{name} fragment out, to be cut"), large, Some(Passed::Size));
+        let optional = V4 { protocol: 253, options: vec![1; 8], ..header };
+        add(&format!("{name} fragment with options out"), optional.raw(&data(64)), None);
+    }
+    let beyond = V4 { offset: 65528, protocol: 253, ..udp4() };
+    add("fragment beyond the end", beyond.raw(&data(16)), Some(Passed::Fragment));
+
+    add("UDP without checksum", udp4().raw(&udp(300)), None);
+    for len in [0, 1, 2, 3, 503, 504, 505, 1023] {
+        add(&format!("UDP without checksum, {len} bytes"), udp4().raw(&udp(len)), None);
+    }
+    let large = V4 { df: true, ..udp4() }.raw(&udp(3001));
+    add("UDP without checksum, large", large, None);
+    let first = V4 { mf: true, ..udp4() }.raw(&udp(24));
+    add("first fragment of UDP without checksum", first, Some(Passed::Checksum));
+    add("UDP-Lite without checksum", of(136).raw(&udp(24)), None);
+
+    add(
+        "foreign source",
+        V4 { src: [192, 0, 0, 5].into(), ..udp4() }.build(&udp(9)),
+        Some(Passed::ForeignSource),
+    );
+    for dst in [[224, 0, 0, 1], [0, 1, 2, 3], [127, 0, 0, 1], [255; 4], [192, 0, 0, 4]] {
+        let packet = V4 { dst: dst.into(), ..udp4() }.build(&udp(9));
+        add(&format!("to {dst:?}"), packet, Some(Passed::Address));
+    }
+    for protocol in [0, 2, 43, 44, 51, 58, 60] {
+        add(
+            &format!("protocol {protocol} out"),
+            of(protocol).raw(&data(40)),
+            Some(Passed::Protocol),
+        );
+    }
+    let good = udp4().build(&udp(40));
+    let mut wrong = good.clone();
+    wrong[10] ^= 1;
+    add("header checksum", wrong, Some(Passed::Header));
+    add("truncated", good[..good.len() - 1].to_vec(), Some(Passed::Header));
+    add("padded", [&good[..], &[0]].concat(), Some(Passed::Header));
+    add("TCP cut short", of(TCP).raw(&data(17)), Some(Passed::Header));
+    let mut long = udp(40);
+    long[5] += 1;
+    add("UDP that promises more", udp4().build(&long), Some(Passed::Header));
+    for wrong in [0x46, 0x41] {
+        let mut packet = good.clone();
+        packet[0] = wrong;
+        add(&format!("begins with {wrong:#x}"), packet, Some(Passed::Header));
+    }
+    let mut damaged = good;
+    damaged[40] ^= 0x10;
+    add("a wrong UDP checksum stays as wrong", damaged, None);
+}
+
+/// IPv6 on its way in.
+fn inward(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
+    let of = |protocol| V6 { protocol, dst: local.v6, ..V6::default() };
+    let with = |protocol, extensions| V6 { extensions, ..of(protocol) };
+    for len in [0, 1, 2, 3, 1232, 1233, 2000] {
+        add(&format!("UDP in, {len} bytes"), of(UDP).build(&udp(len)), None);
+    }
+    for (name, protocol, body) in [
+        ("TCP", TCP, tcp(777)),
+        ("UDP-Lite", 136, udp(100)),
+        ("DCCP", 33, udp(100)),
+        ("GRE", 47, data(100)),
+        ("ESP", 50, data(1501)),
+        ("SCTP", 132, data(64)),
+        ("unassigned", 253, data(9)),
+        ("no next header", 59, vec![]),
+    ] {
+        let header = V6 { class: 0xb9, flow: 0xabcde, hops: 3, ..of(protocol) };
+        add(&format!("{name} in"), header.build(&body), None);
+        for extensions in [
+            vec![(0, vec![0, 0, 1, 4, 0, 0, 0, 0])],
+            vec![(60, [&[0, 3], &[0; 30][..]].concat()), (43, vec![0, 0, 4, 0, 0, 0, 0, 0])],
+        ] {
+            let header = V6 { extensions, ..header.clone() };
+            add(&format!("{name} in with extensions"), header.build(&body), None);
+        }
+    }
+    let route = vec![(43, vec![0, 0, 4, 1, 0, 0, 0, 0])];
+    add("segments left", with(UDP, route).build(&udp(9)), Some(Passed::Route));
+    let many = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0]); 5];
+    add("many extensions", with(UDP, many).build(&udp(9)), Some(Passed::Header));
+
+    for kind in [128, 129] {
+        add("echo in", of(ICMPV6).build(&icmp(kind, 0, [1, 2, 3, 4], &data(57))), None);
+        add("large echo in", of(ICMPV6).build(&icmp(kind, 0, [1, 2, 3, 4], &data(1400))), None);
+    }
+    add("MLD in", of(ICMPV6).build(&icmp(130, 0, [1; 4], &data(16))), Some(Passed::Icmp));
+    let quoted = V6 { src: local.v6, ..V6::outward() }.build(&udp(20));
+    let error = icmp(1, 4, [0; 4], &quoted);
+    add("port unreachable in", of(ICMPV6).build(&error), Some(Passed::Icmp));
+
+    for (name, more, offset) in
+        [("first", true, 0), ("middle", true, 1448), ("last", false, 1448), ("atomic", false, 0)]
+    {
+        for id in [0x1234_5678, 0x1234_0000] {
+            let header = with(253, vec![V6::fragment(offset, more, id)]);
+            add(&format!("{name} fragment in"), header.raw(&data(1400)), None);
+            let mut header = header;
+            header.extensions.insert(0, (60, vec![0, 0, 1, 4, 0, 0, 0, 0]));
+            add(&format!("{name} fragment with options in"), header.raw(&data(80)), None);
+        }
+        let icmp6 = with(ICMPV6, vec![V6::fragment(offset, more, 7)]);
+        let passed = (more || offset > 0).then_some(Passed::Fragment);
+        add(
+            &format!("{name} fragment of ICMPv6"),
+            icmp6.build(&icmp(128, 0, [1; 4], &data(64))),
+            passed,
+        );
+        let behind =
+            with(253, vec![V6::fragment(offset, more, 7), (60, vec![0, 0, 1, 4, 0, 0, 0, 0])]);
+        add("an extension behind a fragment header", behind.raw(&data(80)), Some(Passed::Header));
+    }
+    let first = with(UDP, vec![V6::fragment(0, true, 7)]);
+    add("first fragment of UDP", first.build(&udp(80)), None);
+    add("fragment cut in its transport header", first.raw(&data(7)), Some(Passed::Header));
+    let beyond = with(253, vec![V6::fragment(65528, false, 7)]);
+    add("fragment beyond the end", beyond.raw(&data(16)), Some(Passed::Fragment));
+
+    add("UDP without checksum in", of(UDP).raw(&udp(30)), None);
+    for protocol in [1, 2, 51] {
+        add(
+            &format!("protocol {protocol} in"),
+            of(protocol).raw(&data(40)),
+            Some(Passed::Protocol),
+        );
+    }
+    let good = of(UDP).build(&udp(40));
+    add("truncated", good[..good.len() - 1].to_vec(), Some(Passed::Header));
+    add("padded", [&good[..], &[0]].concat(), Some(Passed::Header));
+    let mut long = udp(40);
+    long[5] += 1;
+    add("UDP that promises more", of(UDP).build(&long), Some(Passed::Header));
+}
+
+/// Packets of every kind, most of them sound, some of them damaged.
+pub(crate) fn generated(local: Local) -> impl Strategy<Value = Vec<u8>> {
+    (prop_oneof![v4().boxed(), v6(local).boxed()], damage()).prop_map(|(packet, damage)| {
+        let mut packet = packet;
+        let near = packet.len().min(100);
+        let Some((edits, cut, mend)) = damage else { return packet };
+        for (at, value) in edits {
+            packet[at.index(near)] = value;
+        }
+        // Test runs refuse what is too short for its header.
+        let least = if packet[0] >> 4 == 4 { 20 } else { 40 };
+        packet.resize(packet.len().saturating_sub(cut).max(least), 0);
+        if mend {
+            mend_ipv4_checksum(&mut packet);
+        }
+        packet
+    })
+}
+
+type Damage = (Vec<(Index, u8)>, usize, bool);
+
+fn damage() -> impl Strategy<Value = Option<Damage>> {
+    let edits = vec((any::<Index>(), any::<u8>()), 0..4);
+    prop_oneof![3 => Just(None), 1 => (edits, prop_oneof![3 => Just(0), 1 => 0usize..60], any::<bool>()).prop_map(Some)]
+}
+
+fn body() -> impl Strategy<Value = (u8, Vec<u8>)> {
+    let len = prop_oneof![0usize..90, 1150usize..1300, 1300usize..1480];
+    let protocol = prop_oneof![
+        6 => select(vec![TCP, UDP, ICMP]),
+        2 => select(vec![33u8, 136, 47, 50, 132, 253]),
+        1 => any::<u8>(),
+    ];
+    (protocol, len, any::<u64>()).prop_map(|(protocol, len, seed)| {
+        let mut rest = data(len);
+        // Other bytes each time, so that sums fall everywhere.
+        for (byte, key) in rest.iter_mut().zip(seed.to_le_bytes().iter().cycle()) {
+            *byte ^= key;
+        }
+        let body = match protocol {
+            TCP => [tcp(0), rest].concat(),
+            UDP | 33 | 136 => {
+                let mut body = [udp(0), rest].concat();
+                let len = body.len() as u16;
+                body[4..6].copy_from_slice(&len.to_be_bytes());
+                body
+            }
+            ICMP | ICMPV6 => {
+                let kind = [8, 0, 8, 0, 128, 129, 3, 11][(seed >> 32) as usize % 8];
+                icmp(kind, 0, (seed as u32).to_be_bytes(), &rest)
+            }
+            _ => rest,
+        };
+        (protocol, body)
+    })
+}
+
+/// Whether a fragment, and which: more follow, offset in bytes.
+fn fragment() -> impl Strategy<Value = Option<(bool, usize)>> {
+    let some = (any::<bool>(), prop_oneof![Just(0usize), 1usize..8190]);
+    prop_oneof![4 => Just(None), 1 => some.prop_map(|(more, at)| Some((more, at * 8)))]
+}
+
+fn v4() -> impl Strategy<Value = Vec<u8>> {
+    let options = prop_oneof![
+        4 => Just(vec![]),
+        1 => select(vec![vec![1, 1, 1, 0], vec![7, 7, 4, 0, 0, 0, 0, 0], vec![131, 7, 8, 1, 2, 3, 4, 0]]),
+        1 => vec(any::<u8>(), 0..40).prop_map(|mut o| { o.resize(o.len() / 4 * 4, 0); o }),
+    ];
+    let dst = prop_oneof![4 => Just(REMOTE4), 1 => any::<u32>().prop_map(Into::into)];
+    let header = (any::<u8>(), any::<u8>(), any::<u16>(), any::<bool>(), options, dst);
+    (header, fragment(), body(), 0u8..8).prop_map(
+        |((tos, ttl, id, df, options, dst), fragment, (protocol, body), zero)| {
+            let (mf, offset) = fragment.unwrap_or_default();
+            let header =
+                V4 { dst, tos, ttl, id, df, mf, offset, protocol, options, ..V4::default() };
+            // Some without a checksum, which to any but UDP is a wrong one.
+            let enough = checksum_at(protocol).is_none_or(|at| body.len() >= at + 2);
+            if zero == 0 || !enough {
+                header.raw(&body)
+            } else {
+                header.build(&body)
+            }
+        },
+    )
+}
+
+fn v6(local: Local) -> impl Strategy<Value = Vec<u8>> {
+    let extensions = prop_oneof![
+        4 => Just(vec![]),
+        1 => select(vec![
+            vec![(0u8, vec![0u8, 0, 1, 4, 0, 0, 0, 0])],
+            vec![(60, vec![0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), (43, vec![0, 0, 4, 0, 0, 0, 0, 0])],
+            vec![(43, vec![0, 0, 4, 2, 0, 0, 0, 0])],
+        ]),
+    ];
+    let header = (any::<u8>(), 0u32..0x10_0000, any::<u8>(), extensions, any::<u32>());
+    (header, fragment(), body(), any::<u32>()).prop_map(
+        move |((class, flow, hops, extensions, src), fragment, (protocol, body), id)| {
+            let protocol = if protocol == ICMP { ICMPV6 } else { protocol };
+            let mut body = body;
+            if protocol == ICMPV6 && body.len() > 1 {
+                body[0] = match body[0] {
+                    8 => 128,
+                    0 => 129,
+                    other => other,
+                };
+            }
+            let mut extensions = extensions;
+            extensions.extend(fragment.map(|(more, at)| V6::fragment(at, more, id)));
+            let src = clat_xlat::Prefix::WELL_KNOWN.embed(src.into());
+            let header = V6 { src, dst: local.v6, class, flow, hops, protocol, extensions };
+            let enough = checksum_at(protocol).is_none_or(|at| body.len() >= at + 2);
+            if enough {
+                header.build(&body)
+            } else {
+                header.raw(&body)
+            }
+        },
+    )
+}
