@@ -1,5 +1,6 @@
 //! Packets onto the wire and off it: AF_PACKET and raw sockets inside a namespace.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -86,6 +87,20 @@ impl Sniffer {
             }
         }
         bail!("the packet did not come; these did: {others:#?}")
+    }
+}
+
+/// Calls `f` again where it was interrupted. A socket with a time-out is, when the machine below is stopped and
+/// goes on: such calls are not restarted (signal(7)).
+///
+/// # Errors
+/// Any other of `f`.
+pub fn uninterrupted<T>(mut f: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match f() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use clat_tests::packet::{self, proto, Seen, V4, V6};
-use clat_tests::wire::{send_raw, Sniffer};
+use clat_tests::wire::{send_raw, uninterrupted, Sniffer};
 use clat_tests::{can_run, Clat, Lab, Offloads, SERVER4, SERVER6};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -113,7 +113,7 @@ fn pair(lab: &Lab) -> Result<(UdpSocket, UdpSocket)> {
     let client = Lab::udp(&lab.phone, (Ipv4Addr::UNSPECIFIED, 0))?;
     client.connect((SERVER4, 5000))?;
     client.send(b"hello")?;
-    let (_, peer) = server.recv_from(&mut [0; 16]).context("hello")?;
+    let (_, peer) = uninterrupted(|| server.recv_from(&mut [0; 16])).context("hello")?;
     server.connect(peer)?;
     Ok((client, server))
 }
@@ -122,7 +122,7 @@ fn pass(from: &UdpSocket, to: &UdpSocket, len: usize) -> Result<()> {
     let data = pattern(len);
     from.send(&data).with_context(|| format!("send {len}"))?;
     let mut buf = vec![0; 1 << 16];
-    let n = to.recv(&mut buf).with_context(|| format!("receive {len}"))?;
+    let n = uninterrupted(|| to.recv(&mut buf)).with_context(|| format!("receive {len}"))?;
     ensure!(buf[..n] == data, "{n} of {len} bytes, or other ones");
     Ok(())
 }
@@ -159,7 +159,7 @@ fn udp_without_checksum(lab: &Lab, clat: &Clat<'_>) -> Result<()> {
     // Made by the CLAT and not by the sender's kernel, so it is there whatever the offloads.
     assert!(seen.checksum_ok(), "{seen:?}");
     let mut buf = [0; 64];
-    let (n, peer) = server.recv_from(&mut buf)?;
+    let (n, peer) = uninterrupted(|| server.recv_from(&mut buf))?;
     assert_eq!(&buf[..n], b"no checksum");
     assert_eq!(peer, SocketAddr::new(clat.v6.into(), 4001));
     Ok(())
@@ -214,7 +214,8 @@ fn udp_segment_both_ways(lab: &Lab, _: &Clat<'_>) -> Result<()> {
         let mut got: Vec<u8> = Vec::new();
         let mut buf = vec![0; 1 << 16];
         while got.len() < train.len() {
-            let n = to.recv(&mut buf).with_context(|| format!("{way}, {} bytes in", got.len()))?;
+            let n = uninterrupted(|| to.recv(&mut buf))
+                .with_context(|| format!("{way}, {} bytes in", got.len()))?;
             ensure!(n <= 1200, "{way}: a datagram of {n}");
             got.extend(&buf[..n]);
         }
@@ -259,7 +260,7 @@ fn traceroute_icmp(lab: &Lab, _: &Clat<'_>) -> Result<()> {
 
 fn refused(socket: &UdpSocket) -> Result<()> {
     // The error comes back on the next call after it has arrived.
-    let error = match socket.recv(&mut [0; 16]) {
+    let error = match uninterrupted(|| socket.recv(&mut [0; 16])) {
         Ok(n) => anyhow::bail!("{n} bytes instead of a refusal"),
         Err(e) => e,
     };
@@ -291,7 +292,7 @@ fn ipv4_options_udp(lab: &Lab, clat: &Clat<'_>) -> Result<()> {
     let datagram = packet::udp(clat.v4.into(), 4002, SERVER4.into(), 5002, b"options");
     send_raw(&lab.phone, &header.packet(&datagram))?;
     let mut buf = [0; 64];
-    let n = server.recv(&mut buf)?;
+    let n = uninterrupted(|| server.recv(&mut buf))?;
     assert_eq!(&buf[..n], b"options");
     Ok(())
 }
@@ -316,7 +317,7 @@ fn destination_options_inward(lab: &Lab, clat: &Clat<'_>) -> Result<()> {
     let packet = V6::new(SERVER6, clat.v6, proto::DESTINATION_OPTIONS).packet(&payload);
     send_raw(&lab.internet, &packet)?;
     let mut buf = [0; 64];
-    let (n, peer) = client.recv_from(&mut buf)?;
+    let (n, peer) = uninterrupted(|| client.recv_from(&mut buf))?;
     assert_eq!(&buf[..n], b"inward");
     assert_eq!(peer, SocketAddr::new(SERVER4.into(), 5004));
     Ok(())

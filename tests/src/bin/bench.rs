@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
+use clat_tests::wire::uninterrupted;
 use clat_tests::{can_run, Clat, Daemon, Lab, Offloads, PREFIX, SERVER4, SERVER6};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -65,7 +66,7 @@ impl<'l> Subject<'l> {
         let client = Lab::udp(&self.lab.phone, (any, 0))?;
         client.connect((self.server, 5000))?;
         client.send(b"hello")?;
-        let (_, peer) = server.recv_from(&mut [0; 16])?;
+        let (_, peer) = uninterrupted(|| server.recv_from(&mut [0; 16]))?;
         server.connect(peer)?;
         for socket in [&client, &server] {
             setsockopt(socket, sockopt::RcvBufForce, &(64 << 20))?;
@@ -101,7 +102,7 @@ impl<'l> Subject<'l> {
         let echo = thread::spawn(move || -> std::io::Result<()> {
             let mut buf = [0; 64];
             for _ in 0..COUNT {
-                let n = server.recv(&mut buf)?;
+                let n = uninterrupted(|| server.recv(&mut buf))?;
                 server.send(&buf[..n])?;
             }
             Ok(())
@@ -110,7 +111,7 @@ impl<'l> Subject<'l> {
         for _ in 0..COUNT {
             let begin = Instant::now();
             client.send(&[0; 64])?;
-            client.recv(&mut [0; 64])?;
+            uninterrupted(|| client.recv(&mut [0; 64]))?;
             times.push(begin.elapsed().as_secs_f64() * 1e6);
         }
         echo.join().map_err(|_| anyhow::anyhow!("the echo thread"))??;
@@ -149,7 +150,7 @@ fn trial(from: &UdpSocket, to: &UdpSocket, size: usize, rate: f64) -> Result<(f6
             let begin = Instant::now();
             // The timeout ends it: nothing came for that long.
             loop {
-                match to.recv(&mut buf) {
+                match uninterrupted(|| to.recv(&mut buf)) {
                     Ok(_) => received += 1,
                     Err(_) if begin.elapsed() > TRIAL => return received,
                     Err(_) => {}
