@@ -1,8 +1,8 @@
 //! Reassembles the fragments that cannot be translated one by one: those of ICMP messages, whose checksum covers
 //! the whole, and those with an extension header behind the Fragment Header.
 //!
-//! What comes out is an atomic fragment: a whole datagram that keeps its identification, so that the translator can
-//! carry it on. Memory and time are bounded; a timer is not needed, since the old goes when something new comes.
+//! What comes out is an atomic fragment, a whole datagram that keeps its identification, so that the translator can
+//! carry it on; with more extension headers it comes out without. Memory and time are bounded; a timer is not needed, since the old goes when something new comes.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,9 @@ const MAX_BYTES: usize = 1 << 20;
 const SHARE: usize = 4;
 /// What a fragment costs beside its bytes.
 const OVERHEAD: usize = 64;
+
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
 
 /// Which fragments belong together (RFC 791 §3.2, RFC 8200 §4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,7 +206,7 @@ impl Datagram {
             && self.total == Some(self.pieces.iter().map(|(_, data)| data.len()).sum())
     }
 
-    /// Writes the datagram as an atomic fragment; `None` when it is longer than an IP packet can be.
+    /// Writes the datagram as an atomic fragment, or without a Fragment Header where that has to go; `None` when it is longer than an IP packet can be.
     fn write(&self, out: &mut [u8]) -> Option<usize> {
         let header = self.header.as_ref()?;
         let len = header.len() + self.total?;
@@ -226,9 +229,16 @@ impl Datagram {
             head[10..12].copy_from_slice(&sum);
         } else {
             head[4..6].copy_from_slice(&length);
-            // The Fragment Header is the last 8 bytes; what it says of the place goes, the identification stays.
-            let at = header.len() - 6;
-            head[at..at + 2].fill(0);
+            let (next, at) = find_fragment_header(head)?;
+            if is_extension(head[at]) {
+                // No translator takes more headers behind a Fragment Header (RFC 7915 §5.1.1): it becomes as many
+                // bytes of padding, PadN.
+                head[next] = DESTINATION_OPTIONS;
+                head[at + 1..at + 8].copy_from_slice(&[0, 1, 4, 0, 0, 0, 0]);
+            } else {
+                // What it says of the place goes, the identification stays.
+                head[at + 2..at + 4].fill(0);
+            }
         }
         Some(len)
     }
@@ -258,15 +268,7 @@ fn parse_v4(packet: &[u8]) -> Option<Fragment<'_>> {
 fn parse_v6(packet: &[u8]) -> Option<Fragment<'_>> {
     let end = 40 + usize::from(word(packet, 4)?);
     let packet = packet.get(..end)?;
-    let (mut next, mut at) = (packet[6], 40);
-    // Hop-by-hop and destination options and a routing header may stand in front.
-    while matches!(next, 0 | 43 | 60) {
-        next = *packet.get(at)?;
-        at += (usize::from(*packet.get(at + 1)?) + 1) * 8;
-    }
-    if next != 44 {
-        return None;
-    }
+    let (_, at) = find_fragment_header(packet)?;
     let place = word(packet, at + 2)?;
     let id = packet.get(at + 4..at + 8)?;
     let mut key = Key {
@@ -279,6 +281,21 @@ fn parse_v6(packet: &[u8]) -> Option<Fragment<'_>> {
     key.destination.copy_from_slice(&packet[24..40]);
     let (header, payload) = packet.split_at(at + 8);
     fragment(key, header, payload, usize::from(place & 0xfff8), place & 1 != 0)
+}
+
+/// Where the number 44 stands that announces the Fragment Header, and where that is.
+fn find_fragment_header(packet: &[u8]) -> Option<(usize, usize)> {
+    let (mut next, mut at) = (6, 40);
+    while is_extension(*packet.get(next)?) {
+        next = at;
+        at += (usize::from(*packet.get(at + 1)?) + 1) * 8;
+    }
+    (packet[next] == FRAGMENT).then_some((next, at))
+}
+
+/// Hop-by-hop options, a routing header, destination options.
+fn is_extension(header: u8) -> bool {
+    matches!(header, 0 | 43 | DESTINATION_OPTIONS)
 }
 
 /// A sound fragment: of a datagram that an IP packet can hold, and whole units of 8 bytes unless it is the last.
