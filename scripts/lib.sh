@@ -22,11 +22,12 @@ need_root() {
 	[ "$(id -u)" = 0 ] || die "needs root for network namespaces and TUN devices: run it with sudo"
 }
 
-# need_packages PROGRAM=PACKAGE...: installs the Debian packages of the programs that are missing.
+# need_packages THING=PACKAGE...: installs the Debian packages of the programs, and of the files by path, that are missing.
 need_packages() {
-	local pair missing=()
+	local pair thing missing=()
 	for pair in "$@"; do
-		command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+		thing=${pair%%=*}
+		{ [[ $thing == /* ]] && [ -e "$thing" ]; } || command -v "$thing" >/dev/null || missing+=("${pair#*=}")
 	done
 	[ ${#missing[@]} = 0 ] && return
 	command -v apt-get >/dev/null || die "missing, and there is no apt-get here: ${missing[*]}"
@@ -40,9 +41,8 @@ need_packages() {
 need_rust() {
 	# In front of a distribution's older one.
 	PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
-	need_packages cc=gcc ld=binutils curl=curl
-	[ -e /usr/include/stdio.h ] || need_packages /nonexistent=libc6-dev
-	[ -e /etc/ssl/certs/ca-certificates.crt ] || need_packages /nonexistent=ca-certificates
+	need_packages cc=gcc ld=binutils /usr/include/stdio.h=libc6-dev curl=curl \
+		/etc/ssl/certs/ca-certificates.crt=ca-certificates
 	local version
 	version=$(rustc --version 2>/dev/null | cut -d' ' -f2)
 	if [ -n "$version" ] && printf '%s\n%s\n' "$RUST_NEEDED" "$version" | sort -CV; then
