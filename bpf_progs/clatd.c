@@ -175,13 +175,17 @@ static __always_inline int lose(struct clat_counters *counters)
 	return TC_ACT_SHOT;
 }
 
-static __always_inline void count(struct clat_counters *counters, struct __sk_buff *skb, __u32 len)
+static __always_inline void count(struct clat_counters *counters, struct __sk_buff *skb, const struct transport *t,
+				  __u32 len)
 {
+	__u32 size = skb->gso_size;
+
 	if (!counters)
 		return;
-	counters->packets += skb->gso_size && skb->gso_segs ? skb->gso_segs : 1;
+	/* What the kernel has counted is zero where the packet comes from a virtual machine or a TUN. */
+	counters->packets += size ? (t->payload - t->header + size - 1) / size : 1;
 	counters->bytes += len;
-	if (skb->gso_size)
+	if (size)
 		counters->super_packets++;
 }
 
@@ -234,6 +238,8 @@ static __always_inline enum clat_reason inspect(struct __sk_buff *skb, __u32 at,
 			if (skb_load(skb, at + 12, head, 1))
 				return CLAT_HEADER;
 			t->header = head[0] >> 4 << 2;
+			if (t->header > t->payload)
+				return CLAT_HEADER;
 		}
 		break;
 	case PROTO_UDP:
@@ -522,7 +528,7 @@ static __always_inline int egress(struct __sk_buff *skb, const bool ether)
 	}
 	if (failed)
 		return lose(counters);
-	count(counters, skb, len);
+	count(counters, skb, &t, len);
 	return leave(skb, clat, counters, ether);
 }
 
@@ -677,7 +683,7 @@ static __always_inline int ingress(struct __sk_buff *skb, const bool ether)
 	}
 	if (failed)
 		return lose(counters);
-	count(counters, skb, len);
+	count(counters, skb, &t, len);
 	return redirect(clat->oif, BPF_F_INGRESS);
 }
 

@@ -6,15 +6,20 @@
 mod abi;
 #[path = "../../src/xlat/tests/common/mod.rs"]
 mod common;
+#[path = "rulebook/devices.rs"]
+mod devices;
 #[path = "rulebook/programs.rs"]
 mod programs;
 #[path = "rulebook/vectors.rs"]
 mod vectors;
 
 use abi::Passed;
+use clat_tun::{GsoType, VirtioHeader};
 use clat_xlat::{Addresses, Config, Local, Prefix, Translator};
 use common::*;
+use devices::Wires;
 use programs::Programs;
+use proptest::prop_assume;
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
 
 /// The loopback device: both interfaces of a CLAT, where no packet goes anywhere.
@@ -31,6 +36,10 @@ pub(crate) enum Outcome {
 
 pub(crate) fn can_run() -> bool {
     clat_tests::can_run(&["clang"])
+}
+
+fn can_run_devices() -> bool {
+    clat_tests::can_run(&["clang", "ip", "tc", "mount"])
 }
 
 /// A CLAT's address in two kinds: one that every checksum has to follow, and one that none has to.
@@ -129,5 +138,107 @@ fn generated() {
         eprintln!("{counters:?}");
         assert!(counters.packets > 2000, "most are translated in the kernel: {counters:?}");
         assert_eq!(counters.lost, 0);
+    }
+}
+
+#[test]
+fn on_raw_ip_devices() {
+    if !can_run_devices() {
+        return;
+    }
+    for (number, local) in locals().into_iter().enumerate() {
+        let wires = Wires::new(number as u32, local).expect("devices");
+        let plain = VirtioHeader::default();
+        let pass = |packet: &[u8]| {
+            let (outcome, out) = wires.pass(&plain, packet).expect("a packet");
+            assert!(outcome != Outcome::Passed || out == [packet], "passed on, but not as it was");
+            outcome
+        };
+        for vector in vectors::by_hand(local).iter().filter(|vector| vector.gso.is_none()) {
+            let before = wires.counters(&vector.packet);
+            let outcome = pass(&vector.packet);
+            vector.check(local, &outcome, &before, &wires.counters(&vector.packet));
+        }
+        let cases = Cases { cases: 4000, failure_persistence: None, ..Cases::default() };
+        let result = TestRunner::new(cases).run(&vectors::generated(local), |packet| {
+            // A device takes nothing else for IP.
+            prop_assume!(matches!(packet[0] >> 4, 4 | 6));
+            agree(local, &packet, &pass(&packet)).map_err(TestCaseError::fail)
+        });
+        if let Err(e) = result {
+            panic!("{e}");
+        }
+    }
+}
+
+/// A packet whose checksum is left to a device: the field holds the sum of the pseudo-header.
+fn unfinished(packet: &[u8], gso_type: GsoType, gso_size: u16) -> (VirtioHeader, Vec<u8>) {
+    let six = packet[0] >> 4 == 6;
+    let (header, at, protocol) = if six { (40, 8, packet[6]) } else { (20, 12, packet[9]) };
+    let field = checksum_at(protocol).expect("a checksum");
+    let mut out = packet.to_vec();
+    let len = (packet.len() - header) as u32;
+    let pseudo = sum(&[&packet[at..header], &len.to_be_bytes(), &[0, protocol]]);
+    out[header + field..header + field + 2].copy_from_slice(&pseudo.to_be_bytes());
+    let l4 = if protocol == TCP { 20 } else { 8 };
+    let vnet = VirtioHeader {
+        needs_csum: true,
+        gso_type,
+        gso_ecn: false,
+        hdr_len: (header + l4) as u16,
+        gso_size,
+        csum_start: header as u16,
+        csum_offset: field as u16,
+    };
+    (vnet, out)
+}
+
+#[test]
+fn unfinished_checksums_and_super_packets() {
+    if !can_run_devices() {
+        return;
+    }
+    for (number, local) in locals().into_iter().enumerate() {
+        let wires = Wires::new(10 + number as u32, local).expect("devices");
+        for (protocol, gso4, gso6) in
+            [(TCP, GsoType::TcpV4, GsoType::TcpV6), (UDP, GsoType::UdpL4, GsoType::UdpL4)]
+        {
+            let body = |len| if protocol == TCP { tcp(len) } else { udp(len) };
+            let four = V4 { protocol, df: true, tos: 0xb8, ..V4::default() };
+            let six = V6 { protocol, dst: local.v6, class: 0xb8, ..V6::default() };
+            let pass = |packet: &[u8], gso, size| {
+                let (vnet, unfinished) = unfinished(packet, gso, size);
+                let (outcome, out) = wires.pass(&vnet, &unfinished).expect("a packet");
+                assert_ne!(outcome, Outcome::Passed);
+                (outcome, out)
+            };
+            for packet in [four.build(&body(1001)), six.build(&body(1001))] {
+                let (outcome, _) = pass(&packet, GsoType::None, 0);
+                // As if it had been finished before.
+                agree(local, &packet, &outcome).expect("finished right");
+            }
+            for size in [1000, 1400] {
+                for (packet, gso) in
+                    [(four.build(&body(9999)), gso4), (six.build(&body(9999)), gso6)]
+                {
+                    let before = wires.counters(&packet);
+                    let (_, out) = pass(&packet, gso, size);
+                    let after = wires.counters(&packet);
+                    assert_eq!(after.super_packets, before.super_packets + 1);
+                    assert_eq!(out.len(), 9999_usize.div_ceil(size.into()), "segments");
+                    assert_eq!(after.packets, before.packets + out.len() as u64);
+                    let header = if protocol == TCP { 20 } else { 8 };
+                    let mut data = Vec::new();
+                    for segment in &out {
+                        // Every checksum and length.
+                        let seen = check(segment);
+                        assert_eq!((seen.class, seen.protocol), (0xb8, protocol));
+                        assert_eq!(seen.v6 || seen.df, seen.v6 || size == 1400, "DF by segment");
+                        data.extend_from_slice(&seen.payload[header..]);
+                    }
+                    assert_eq!(data, body(9999)[header..]);
+                }
+            }
+        }
     }
 }
