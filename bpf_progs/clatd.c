@@ -15,7 +15,7 @@
  *
  * "rawip" and "ether" say which link header the interface has that a program is attached to. What leaves a program
  * translated is, byte for byte, what src/xlat makes of it (the IPv4 identification apart, where one is made up).
- * Everything else passes on as it came, and the daemon behind decides: every check comes before the first write.
+ * Everything else passes on as it came, and the daemon behind decides: every check comes before the first change.
  *
  * Needs Linux 5.3, for bounded loops, and helpers that programs of any licence may call. Younger than that is only
  * bpf_redirect_neigh (5.10), behind a switch that the loader turns off where the kernel has none.
@@ -290,6 +290,21 @@ static __always_inline long readdress(struct __sk_buff *skb, __u32 at, const str
 			       BPF_F_PSEUDO_HDR | (t->zero_is_none ? BPF_F_MARK_MANGLED_0 : 0));
 }
 
+/*
+ * Whether the checksum at `at` is left to a device (CHECKSUM_PARTIAL), as that of every sound super-packet is. Of UDP
+ * there are others: those that left a device without checksum offload since 6.11, with half a checksum that only that
+ * device's segmentation would complete, and those that are a list of packets with headers of their own
+ * (NETIF_F_GRO_FRAGLIST). No field tells, but one kind of checksum goes up where the other goes down. It is put back.
+ */
+static __always_inline bool is_left_to_device(struct __sk_buff *skb, __u32 at)
+{
+	__u16 was = 0, is = 0;
+
+	return !skb_load(skb, at, &was, sizeof(was)) && !l4_csum_replace(skb, at, 0, 1, BPF_F_PSEUDO_HDR) &&
+	       !skb_load(skb, at, &is, sizeof(is)) && !l4_csum_replace(skb, at, 0, ~1U, BPF_F_PSEUDO_HDR) &&
+	       !skb_store(skb, at, &was, sizeof(was), 0) && is == fold((__u64)was + 1);
+}
+
 /* Turns the echo message at `at` into that of the other family; `pseudo` is what the pseudo-header adds to its sum. */
 static __always_inline long retype(struct __sk_buff *skb, __u32 at, __u8 from, __u8 to, __u32 pseudo)
 {
@@ -443,8 +458,6 @@ static __always_inline int egress(struct __sk_buff *skb, const bool ether)
 		return pass(counters, reason);
 	if (ip.protocol == PROTO_ICMP && t.kind != ICMP_ECHO && t.kind != ICMP_ECHO_REPLY)
 		return pass(counters, CLAT_ICMP);
-	if (skb->gso_size && options_len)
-		return pass(counters, CLAT_GSO);
 
 	/*
 	 * Whole, or not at all: what may be cut, the daemon cuts. What may not is no longer than v4iface's MTU, which
@@ -454,6 +467,8 @@ static __always_inline int egress(struct __sk_buff *skb, const bool ether)
 
 	if (!(flags & IPV4_DF) && length(skb, &t, new_header) > IPV6_MIN_MTU)
 		return pass(counters, CLAT_SIZE);
+	if (skb->gso_size && (options_len || (t.zero_is_none && !is_left_to_device(skb, link + header + 6))))
+		return pass(counters, CLAT_GSO);
 
 	/* RFC 7915 §4.1; the flow label is zero. */
 	new.ip.version = 6;
@@ -618,7 +633,7 @@ static __always_inline int ingress(struct __sk_buff *skb, const bool ether)
 		return pass(counters, reason);
 	if (protocol == PROTO_ICMPV6 && t.kind != ICMPV6_ECHO && t.kind != ICMPV6_ECHO_REPLY)
 		return pass(counters, CLAT_ICMP);
-	if (skb->gso_size && header != sizeof(ip))
+	if (skb->gso_size && (header != sizeof(ip) || (t.zero_is_none && !is_left_to_device(skb, link + header + 6))))
 		return pass(counters, CLAT_GSO);
 
 	struct iphdr new = {

@@ -8,6 +8,8 @@ mod abi;
 mod common;
 #[path = "rulebook/devices.rs"]
 mod devices;
+#[path = "rulebook/flows.rs"]
+mod flows;
 #[path = "rulebook/programs.rs"]
 mod programs;
 #[path = "rulebook/vectors.rs"]

@@ -69,14 +69,32 @@ impl Drop for Pins {
     }
 }
 
-/// Runs `line` inside the namespace, but with the host's mounts (`ip netns exec` would hide the pins).
-pub(crate) fn run(ns: &Netns, line: &str) -> Result<()> {
-    ns.enter(|| {
-        let mut words = line.split_whitespace();
-        let output = Command::new(words.next().context("no program")?).args(words).output()?;
+/// Adds a filter `at` a device. Runs inside the namespace, but with the host's mounts: `ip netns exec` would hide the
+/// pins.
+fn filter(ns: &Netns, at: &str, what: &str) -> Result<()> {
+    let dev = at.split(' ').next().context("no device")?;
+    for line in
+        [format!("tc qdisc replace dev {dev} clsact"), format!("tc filter add dev {at} {what}")]
+    {
+        let run = || Ok(Command::new("sh").arg("-c").arg(&line).output()?);
+        let output = ns.enter(run)?;
         ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    })
+    }
+    Ok(())
+}
+
+/// Attaches a pinned program as the controller does.
+pub(crate) fn attach(ns: &Netns, pins: &Pins, at: &str, program: &str) -> Result<()> {
+    filter(ns, at, &format!("bpf da object-pinned {}", pins.path(program)))
+}
+
+/// Sends on by `to` whatever comes along.
+pub(crate) fn redirect(ns: &Netns, at: &str, to: &str) -> Result<()> {
+    filter(
+        ns,
+        at,
+        &format!("protocol all u32 match u32 0 0 action mirred egress redirect dev {to}"),
+    )
 }
 
 impl Wires {
@@ -86,8 +104,7 @@ impl Wires {
         let tun = |name: &str| -> Result<(Tun, u32)> {
             let options = Options { packet_info: false, vnet_header: true };
             let tun = ns.enter(|| Ok((Tun::create(name, options)?, if_nametoindex(name)?)))?;
-            run(&ns, &format!("ip link set dev {name} up"))?;
-            run(&ns, &format!("tc qdisc add dev {name} clsact"))?;
+            ns.run(&format!("ip link set dev {name} up"))?;
             Ok(tun)
         };
         let (inject, v4, up, arrived, left) =
@@ -99,22 +116,11 @@ impl Wires {
             (local.v4, local.v6, Prefix::WELL_KNOWN.addr()),
         ));
         let pins = Pins::new(&programs)?;
-        for (at, program) in [
-            ("v4-up egress prio 4 protocol ip", "schedcls_egress_clat_rawip"),
-            ("up ingress prio 4 protocol ipv6", "schedcls_ingress_clat_rawip"),
-        ] {
-            let pin = pins.path(program);
-            run(&ns, &format!("tc filter add dev {at} bpf da object-pinned {pin}"))?;
-        }
-        for (from, to) in [
-            ("inject ingress prio 1", "v4-up"),
-            ("v4-up ingress prio 1", "arrived"),
-            ("up ingress prio 5", "left"),
-        ] {
-            run(&ns, &format!(
-                "tc filter add dev {from} protocol all u32 match u32 0 0 action mirred egress redirect dev {to}"
-            ))?;
-        }
+        attach(&ns, &pins, "v4-up egress prio 4 protocol ip", "schedcls_egress_clat_rawip")?;
+        attach(&ns, &pins, "up ingress prio 4 protocol ipv6", "schedcls_ingress_clat_rawip")?;
+        redirect(&ns, "inject ingress prio 1", "v4-up")?;
+        redirect(&ns, "v4-up ingress prio 1", "arrived")?;
+        redirect(&ns, "up ingress prio 5", "left")?;
         Ok(Self {
             inject: inject.0,
             v4: v4.0,
