@@ -135,9 +135,11 @@ pub fn serve(
 /// # Errors
 /// Those of connect(2), and of the first exchange.
 pub fn connect(socket: &Path, name: &str) -> io::Result<Strong<dyn IClatdController>> {
-    // For an error that says more than the library's.
-    UnixStream::connect(socket).map_err(|e| explain(e, socket.display()))?;
     Client::open_with(uri(socket)?, |options, _| options.timeout = Some(PATIENCE))
         .and_then(|client| client.get(name))
-        .map_err(|code| transport(code, socket))
+        // The system's error, where there is one, says more than the library's.
+        .map_err(|code| match UnixStream::connect(socket) {
+            Err(e) => explain(e, socket.display()),
+            Ok(_) => transport(code, socket),
+        })
 }
