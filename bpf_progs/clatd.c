@@ -120,6 +120,10 @@ CRITICAL("Connectivity (CLAT)");
 
 #define ICMP_ECHO_REPLY 0
 #define ICMP_ECHO 8
+#define ICMP_UNREACHABLE 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMPV6_UNREACHABLE 1
+#define ICMPV6_TIME_EXCEEDED 3
 #define ICMPV6_ECHO 128
 #define ICMPV6_ECHO_REPLY 129
 
@@ -131,6 +135,8 @@ CRITICAL("Connectivity (CLAT)");
 #define IPV6_MIN_MTU 1280
 /* Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 §5.1). */
 #define MOST_WITHOUT_DF 1260
+/* RFC 1812 §4.3.2.3. */
+#define MOST_OF_AN_ERROR 576
 /* Most extension headers that are walked. */
 #define MOST_EXTENSIONS 4
 
@@ -146,6 +152,26 @@ struct ipv6_headers {
 	struct fragment_header fragment;
 };
 
+struct icmp_header {
+	__u8 kind;
+	__u8 code;
+	__be16 check;
+	__be32 rest;
+};
+
+/* An ICMPv6 error and the header that it quotes. */
+struct icmpv6_error {
+	struct icmp_header icmp;
+	struct ipv6hdr ip;
+};
+
+/* The same in IPv4, with the header in front. */
+struct icmp_error {
+	struct iphdr outer;
+	struct icmp_header icmp;
+	struct iphdr ip;
+};
+
 /* What the decision needs to know of a transport header, and what becomes of it. */
 struct transport {
 	__u32 payload; /* bytes behind the IP headers */
@@ -155,6 +181,7 @@ struct transport {
 	bool no_checksum; /* UDP without one */
 	__u16 udp_len;
 	__u8 kind; /* of an ICMP message */
+	bool odd_echo; /* one whose checksum could be 0 or 0xffff */
 	bool whole; /* neither part of a packet */
 	bool first; /* nor a later part */
 };
@@ -261,9 +288,8 @@ static __always_inline enum clat_reason inspect(struct __sk_buff *skb, __u32 at,
 		if (t->payload < 8 || skb_load(skb, at, head, 8))
 			return CLAT_HEADER;
 		t->kind = head[0];
-		/* As wrong as a checksum can be, or of a message of zeros: let the daemon tell 0 and 0xffff apart. */
-		if ((head[2] == 0xff && head[3] == 0xff) || (!head[4] && !head[5] && !head[6] && !head[7]))
-			return CLAT_ICMP;
+		/* Impossible, or of a message of zeros. */
+		t->odd_echo = (head[2] == 0xff && head[3] == 0xff) || (!head[4] && !head[5] && !head[6] && !head[7]);
 		break;
 	}
 	return CLAT_REASONS;
@@ -312,11 +338,8 @@ static __always_inline long retype(struct __sk_buff *skb, __u32 at, __u8 from, _
 	       skb_store(skb, at, &to, 1, 0) || l4_csum_replace(skb, at + 2, 0, pseudo, BPF_F_PSEUDO_HDR);
 }
 
-/*
- * The checksum of a whole UDP datagram that has none: adds its bytes at `at` to `sum`. False where it is too long.
- * In chunks, and not by bpf_loop (5.17).
- */
-static __always_inline bool sum_udp(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
+/* Adds `len` bytes at `at` to `sum`. False where they are too many. In chunks, and not by bpf_loop (5.17). */
+static __always_inline bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
 {
 	__u32 zero = 0;
 	struct clat_scratch *scratch = LOOKUP(clat_scratch_map, &zero);
@@ -456,7 +479,7 @@ static __always_inline int egress(struct __sk_buff *skb, const bool ether)
 
 	if (reason != CLAT_REASONS)
 		return pass(counters, reason);
-	if (ip.protocol == PROTO_ICMP && t.kind != ICMP_ECHO && t.kind != ICMP_ECHO_REPLY)
+	if (ip.protocol == PROTO_ICMP && ((t.kind != ICMP_ECHO && t.kind != ICMP_ECHO_REPLY) || t.odd_echo))
 		return pass(counters, CLAT_ICMP);
 
 	/*
@@ -498,7 +521,7 @@ static __always_inline int egress(struct __sk_buff *skb, const bool ether)
 		__u32 sum = sum_of(&new.ip.saddr, 32, fold((__u64)net32(t.udp_len) + net32(PROTO_UDP)));
 
 		/* RFC 7915 §4.5. */
-		if (!t.whole || skb->gso_size || !sum_udp(skb, link + header, t.udp_len, &sum))
+		if (!t.whole || skb->gso_size || !sum_bytes(skb, link + header, t.udp_len, &sum))
 			return pass(counters, CLAT_CHECKSUM);
 		computed = ~fold(sum);
 		if (!computed)
@@ -545,6 +568,156 @@ static __always_inline int egress(struct __sk_buff *skb, const bool ether)
 		return lose(counters);
 	count(counters, skb, &t, len);
 	return leave(skb, clat, counters, ether);
+}
+
+/* The checksum `field` when words that summed to `old` become words that sum to `new` (RFC 1624 §3). */
+static __always_inline __u16 adjust(__u16 field, __u32 old, __u32 new)
+{
+	__u16 from = fold(old), to = fold(new);
+
+	/* The same number, which has two forms if it is zero. */
+	if (from % 0xffff == to % 0xffff)
+		return field;
+	return ~fold((__u64)(__u16)~field + (__u16)~from + to);
+}
+
+/*
+ * An ICMPv6 error about a packet of ours, from a source that has an IPv4 form (RFC 7915 §5.2, §5.3): the plain ones,
+ * which say "unreachable" and "time exceeded". Left to the daemon are those with extensions, those to be cut, those
+ * about fragments, "packet too big", which depends on MTUs that are not known here, and those of routers without an
+ * IPv4 form, which find no entry and gain an extension.
+ */
+static __always_inline int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr *ip,
+					 const struct transport *t, const struct clat_ingress_value *clat,
+					 struct clat_counters *counters)
+{
+	struct icmpv6_error was;
+	struct icmp_error new = {};
+	__u32 quoted = t->payload - sizeof(was);
+
+	if (t->payload < sizeof(was) + 8 || sizeof(new) + quoted > MOST_OF_AN_ERROR ||
+	    skb_load(skb, link + sizeof(*ip), &was, sizeof(was)))
+		return pass(counters, CLAT_ICMP);
+
+	new.icmp.kind = ICMP_UNREACHABLE;
+	if (was.icmp.kind == ICMPV6_TIME_EXCEEDED) {
+		new.icmp.kind = ICMP_TIME_EXCEEDED;
+		new.icmp.code = was.icmp.code;
+	} else if (was.icmp.code == 0 || was.icmp.code == 2 || was.icmp.code == 3) {
+		new.icmp.code = 1; /* host */
+	} else if (was.icmp.code == 1) {
+		new.icmp.code = 10; /* host prohibited */
+	} else if (was.icmp.code == 4) {
+		new.icmp.code = 3; /* port */
+	} else {
+		return pass(counters, CLAT_ICMP);
+	}
+
+	/* It went the other way. */
+	const __u32 *own = ip->daddr.s6_addr32, *src = was.ip.saddr.s6_addr32;
+	const __u32 *prefix = ip->saddr.s6_addr32, *dst = was.ip.daddr.s6_addr32;
+	__u32 len = net16(was.ip.payload_len);
+	__u8 protocol = was.ip.nexthdr;
+
+	/* Any length of extensions (RFC 4884) is in the first byte. */
+	if (was.icmp.rest & net32(0xff000000) || was.ip.version != 6 || quoted > len || len > 0xffff - sizeof(new.ip) ||
+	    src[0] != own[0] || src[1] != own[1] || src[2] != own[2] || src[3] != own[3] || dst[0] != prefix[0] ||
+	    dst[1] != prefix[1] || dst[2] != prefix[2] || protocol == PROTO_HOPOPTS || protocol == PROTO_ROUTING ||
+	    protocol == PROTO_FRAGMENT || protocol == PROTO_DSTOPTS)
+		return pass(counters, CLAT_ICMP);
+
+	new.ip.version = 4;
+	new.ip.ihl = sizeof(new.ip) / 4;
+	new.ip.tos = was.ip.priority << 4 | was.ip.flow_lbl[0] >> 4;
+	new.ip.tot_len = net16((__u16)(sizeof(new.ip) + len));
+	new.ip.frag_off = sizeof(new.ip) + len > MOST_WITHOUT_DF ? net16(IPV4_DF) : 0;
+	new.ip.ttl = was.ip.hop_limit;
+	new.ip.protocol = protocol == PROTO_ICMPV6 ? PROTO_ICMP : protocol;
+	new.ip.saddr = clat->local4.s_addr;
+	new.ip.daddr = dst[3];
+	new.ip.check = ~fold(sum_of(&new.ip, sizeof(new.ip), 0));
+
+	new.outer.version = 4;
+	new.outer.ihl = sizeof(new.outer) / 4;
+	new.outer.tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
+	new.outer.tot_len = net16((__u16)(sizeof(new) + quoted));
+	new.outer.id = (__be16)prandom() ?: net16(1);
+	new.outer.ttl = ip->hop_limit;
+	new.outer.protocol = PROTO_ICMP;
+	new.outer.saddr = ip->saddr.s6_addr32[3];
+	new.outer.daddr = clat->local4.s_addr;
+	new.outer.check = ~fold(sum_of(&new.outer, sizeof(new.outer), 0));
+
+	/* A wrong checksum is to stay as wrong; few are. */
+	__u32 quote_at = link + sizeof(*ip) + sizeof(was);
+	__u32 quote = 0;
+
+	if (!sum_bytes(skb, quote_at, quoted, &quote))
+		return pass(counters, CLAT_CHECKSUM);
+
+	__u32 sum = sum_of(&ip->saddr, 32, fold((__u64)net32(t->payload) + net32(PROTO_ICMPV6)));
+
+	if (fold((__u64)sum_of(&was, sizeof(was), quote) + sum) != 0xffff)
+		return pass(counters, CLAT_CHECKSUM);
+
+	/* The quoted packet's own checksum, and its type if it is an echo. */
+	__u32 field_at = 0;
+	__u16 field = 0, new_field = 0;
+	__u8 kind = 0, new_kind = 0;
+	__u32 old_sum = sum_of(&was.ip.saddr, 32, 0);
+	__u32 new_sum = sum_of(&new.ip.saddr, 8, 0);
+
+	switch (protocol) {
+	case PROTO_TCP:
+		field_at = 16;
+		break;
+	case PROTO_UDP:
+	case PROTO_UDPLITE:
+	case PROTO_DCCP:
+		field_at = 6;
+		break;
+	case PROTO_ICMPV6:
+		field_at = 2;
+		if (skb_load(skb, quote_at, &kind, 1) || (kind != ICMPV6_ECHO && kind != ICMPV6_ECHO_REPLY))
+			return pass(counters, CLAT_ICMP);
+		new_kind = kind == ICMPV6_ECHO ? ICMP_ECHO : ICMP_ECHO_REPLY;
+		old_sum = fold((__u64)old_sum + net32(len) + net32(PROTO_ICMPV6) + net16((__u16)(kind << 8)));
+		new_sum = net16((__u16)(new_kind << 8));
+		break;
+	}
+	if (field_at) {
+		if (skb_load(skb, quote_at + field_at, &field, sizeof(field)) || quoted < field_at + 2)
+			return pass(counters, CLAT_ICMP);
+		new_field = adjust(field, old_sum, new_sum);
+		if (protocol == PROTO_UDP || protocol == PROTO_UDPLITE) {
+			if (!field)
+				new_field = 0;
+			else if (!new_field)
+				new_field = 0xffff;
+		} else if (protocol == PROTO_ICMPV6 && !new_field) {
+			/* Of a message of zeros, perhaps. */
+			return pass(counters, CLAT_ICMP);
+		}
+		quote = fold((__u64)quote + (__u16)~field + new_field);
+		quote = fold((__u64)quote + (__u16)~net16((__u16)(kind << 8)) + net16((__u16)(new_kind << 8)));
+	}
+	new.icmp.check = ~fold(sum_of(&new.icmp, sizeof(new.icmp) + sizeof(new.ip), quote));
+
+	/* From here on the packet changes. First to [48 bytes][quoted payload], which `new` fills. */
+	if (skb_change_proto(skb, net16(ETH_P_IP), 0))
+		return pass(counters, CLAT_KERNEL);
+
+	__u32 at = link + sizeof(new);
+	__be16 proto = net16(ETH_P_IP);
+
+	if (skb_adjust_room(skb, -(__s32)(sizeof(was) - sizeof(new.icmp) - sizeof(new.ip)), BPF_ADJ_ROOM_NET, 0) ||
+	    skb_store(skb, link, &new, sizeof(new), BPF_F_RECOMPUTE_CSUM) ||
+	    (field_at && skb_store(skb, at + field_at, &new_field, sizeof(new_field), BPF_F_RECOMPUTE_CSUM)) ||
+	    (new_kind != kind && skb_store(skb, at, &new_kind, sizeof(new_kind), BPF_F_RECOMPUTE_CSUM)) ||
+	    (link && skb_store(skb, offsetof(struct ethhdr, h_proto), &proto, sizeof(proto), 0)))
+		return lose(counters);
+	count(counters, skb, t, sizeof(*ip) + t->payload);
+	return redirect(clat->oif, BPF_F_INGRESS);
 }
 
 static __always_inline int ingress(struct __sk_buff *skb, const bool ether)
@@ -631,7 +804,10 @@ static __always_inline int ingress(struct __sk_buff *skb, const bool ether)
 
 	if (reason != CLAT_REASONS)
 		return pass(counters, reason);
-	if (protocol == PROTO_ICMPV6 && t.kind != ICMPV6_ECHO && t.kind != ICMPV6_ECHO_REPLY)
+	if (protocol == PROTO_ICMPV6 && header == sizeof(ip) &&
+	    (t.kind == ICMPV6_UNREACHABLE || t.kind == ICMPV6_TIME_EXCEEDED))
+		return ingress_error(skb, link, &ip, &t, clat, counters);
+	if (protocol == PROTO_ICMPV6 && ((t.kind != ICMPV6_ECHO && t.kind != ICMPV6_ECHO_REPLY) || t.odd_echo))
 		return pass(counters, CLAT_ICMP);
 	if (skb->gso_size && (header != sizeof(ip) || (t.zero_is_none && !is_left_to_device(skb, link + header + 6))))
 		return pass(counters, CLAT_GSO);

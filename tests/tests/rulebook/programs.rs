@@ -30,9 +30,20 @@ pub(crate) struct Programs {
     _dir: TempDir,
 }
 
+/// Names the variable that says where the compiled programs are.
+pub(crate) const OBJECT: &str = "CLAT_BPF_OBJECT";
+
 /// Where the programs' sources are.
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../bpf_progs")
+}
+
+/// The programs, compiled into `dir`; or as `CLAT_BPF_OBJECT` has them, for machines without a compiler.
+fn object(dir: &Path) -> PathBuf {
+    match std::env::var_os(OBJECT) {
+        Some(object) => object.into(),
+        None => compile(&sources().join("clatd.c"), dir),
+    }
 }
 
 /// Compiles `source` into `dir`.
@@ -56,8 +67,7 @@ impl Programs {
     pub(crate) fn load(has_redirect_neigh: bool) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let mut builder = ObjectBuilder::default();
-        let object = compile(&sources().join("clatd.c"), dir.path());
-        let mut open = builder.open_file(object).expect("the object opens");
+        let mut open = builder.open_file(object(dir.path())).expect("the object opens");
         let switches =
             open.maps_mut().find(|map| map.name().as_encoded_bytes().ends_with(b".rodata"));
         let mut switches = switches.expect("the switches");
@@ -155,7 +165,7 @@ impl Programs {
 
 #[test]
 fn layouts_are_the_same_in_c_and_rust() {
-    if !super::can_run() {
+    if !clat_tests::can_run(&["clang"]) {
         return;
     }
     let (dir, probe) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -231,9 +231,7 @@ fn inward(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
         add("large echo in", of(ICMPV6).build(&icmp(kind, 0, [1, 2, 3, 4], &data(1400))), None);
     }
     add("MLD in", of(ICMPV6).build(&icmp(130, 0, [1; 4], &data(16))), Some(Passed::Icmp));
-    let quoted = V6 { src: local.v6, ..V6::outward() }.build(&udp(20));
-    let error = icmp(1, 4, [0; 4], &quoted);
-    add("port unreachable in", of(ICMPV6).build(&error), Some(Passed::Icmp));
+    errors(local, add);
 
     for (name, more, offset) in
         [("first", true, 0), ("middle", true, 1448), ("last", false, 1448), ("atomic", false, 0)]
@@ -278,23 +276,93 @@ fn inward(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
     add("UDP that promises more", of(UDP).build(&long), Some(Passed::Header));
 }
 
+/// ICMPv6 errors on their way in.
+fn errors(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
+    let of = |protocol| V6 { protocol, dst: local.v6, ..V6::default() };
+    let sent = |protocol| V6 { src: local.v6, protocol, class: 0xb9, hops: 1, ..V6::outward() };
+    let error = |kind, code, quoted: &[u8]| icmp(kind, code, [0; 4], quoted);
+    let echo = |kind| icmp(kind, 0, [1, 2, 3, 4], &data(30));
+    for (kind, code, passed) in [
+        (1, 0, None),
+        (1, 1, None),
+        (1, 2, None),
+        (1, 3, None),
+        (1, 4, None),
+        (1, 5, Some(Passed::Icmp)),
+        (2, 0, Some(Passed::Icmp)),
+        (3, 0, None),
+        (3, 1, None),
+        (4, 0, Some(Passed::Icmp)),
+        (4, 1, Some(Passed::Icmp)),
+    ] {
+        for (protocol, body) in [
+            (TCP, tcp(40)),
+            (UDP, udp(41)),
+            (136, udp(41)),
+            (33, udp(41)),
+            (ICMPV6, echo(128)),
+            (ICMPV6, echo(129)),
+            (47, data(40)),
+            (UDP, udp(512)),
+            (UDP, udp(520)),
+        ] {
+            let message = error(kind, code, &sent(protocol).build(&body));
+            let name = format!("error {kind}/{code} about protocol {protocol}");
+            add(&name, V6 { class: 0xc1, ..of(ICMPV6) }.build(&message), passed);
+        }
+    }
+    let cut = &sent(UDP).build(&udp(1400))[..100];
+    add("about a long packet, cut", of(ICMPV6).build(&error(1, 4, cut)), None);
+    for (name, quoted) in [
+        ("too long for IPv4", sent(UDP).build(&udp(521))),
+        ("of which too little is left", sent(TCP).build(&tcp(0))[..57].to_vec()),
+        ("that is no packet", vec![0; 60]),
+        ("of somebody else", V6 { src: ROUTER6, ..sent(UDP) }.build(&udp(9))),
+        ("to somebody else", V6 { dst: ROUTER6, ..sent(UDP) }.build(&udp(9))),
+        ("that is an error", sent(ICMPV6).build(&error(1, 4, &[0; 60]))),
+        (
+            "with an extension",
+            V6 { extensions: vec![(60, vec![0; 8])], ..sent(UDP) }.build(&udp(9)),
+        ),
+        (
+            "that is a fragment",
+            V6 { extensions: vec![V6::fragment(0, true, 9)], ..sent(UDP) }.build(&udp(9)),
+        ),
+        ("with something behind it", [&sent(UDP).build(&udp(9))[..], &[1, 2, 3]].concat()),
+    ] {
+        let packet = of(ICMPV6).build(&error(3, 0, &quoted));
+        add(&format!("error about a packet {name}"), packet, Some(Passed::Icmp));
+    }
+    let quoted = sent(UDP).build(&udp(200));
+    let mut extended = quoted[..128].to_vec();
+    extended.extend(extension(8));
+    let extended = of(ICMPV6).build(&icmp(3, 0, [16, 0, 0, 0], &extended));
+    add("error with extensions", extended, Some(Passed::Icmp));
+    let mut wrong = of(ICMPV6).build(&error(3, 0, &quoted));
+    wrong[42] ^= 1;
+    add("error with a wrong checksum", wrong, Some(Passed::Checksum));
+    let none = of(ICMPV6).build(&error(3, 0, &sent(UDP).raw(&udp(30))));
+    add("error about UDP without a checksum", none, None);
+}
+
 /// Packets of every kind, most of them sound, some of them damaged.
 pub(crate) fn generated(local: Local) -> impl Strategy<Value = Vec<u8>> {
-    (prop_oneof![v4().boxed(), v6(local).boxed()], damage()).prop_map(|(packet, damage)| {
-        let mut packet = packet;
-        let near = packet.len().min(100);
-        let Some((edits, cut, mend)) = damage else { return packet };
-        for (at, value) in edits {
-            packet[at.index(near)] = value;
-        }
-        // Test runs refuse what is too short for its header.
-        let least = if packet[0] >> 4 == 4 { 20 } else { 40 };
-        packet.resize(packet.len().saturating_sub(cut).max(least), 0);
-        if mend {
-            mend_ipv4_checksum(&mut packet);
-        }
-        packet
-    })
+    (prop_oneof![4 => v4().boxed(), 4 => v6(local).boxed(), 1 => error6(local).boxed()], damage())
+        .prop_map(|(packet, damage)| {
+            let mut packet = packet;
+            let near = packet.len().min(100);
+            let Some((edits, cut, mend)) = damage else { return packet };
+            for (at, value) in edits {
+                packet[at.index(near)] = value;
+            }
+            // Test runs refuse what is too short for its header.
+            let least = if packet[0] >> 4 == 4 { 20 } else { 40 };
+            packet.resize(packet.len().saturating_sub(cut).max(least), 0);
+            if mend {
+                mend_ipv4_checksum(&mut packet);
+            }
+            packet
+        })
 }
 
 type Damage = (Vec<(Index, u8)>, usize, bool);
@@ -363,6 +431,19 @@ fn v4() -> impl Strategy<Value = Vec<u8>> {
             }
         },
     )
+}
+
+/// An error about a packet of ours.
+fn error6(local: Local) -> impl Strategy<Value = Vec<u8>> {
+    let shape = (select(vec![1u8, 1, 3, 3, 2, 4]), 0u8..6, 56usize..700);
+    (shape, v6(local), any::<u32>()).prop_map(move |((kind, code, cut), quoted, src)| {
+        // What came from the prefix, as if it had gone there.
+        let mut quoted = quoted[..quoted.len().min(cut)].to_vec();
+        quoted[8..40].rotate_left(16);
+        let src = clat_xlat::Prefix::WELL_KNOWN.embed(src.into());
+        let header = V6 { src, dst: local.v6, protocol: ICMPV6, ..V6::default() };
+        header.build(&icmp(kind, code, [0; 4], &quoted))
+    })
 }
 
 fn v6(local: Local) -> impl Strategy<Value = Vec<u8>> {
