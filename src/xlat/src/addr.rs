@@ -85,13 +85,13 @@ impl Prefix {
 
     #[inline(always)]
     fn embed_bits(&self, v4: u32) -> u128 {
-        let bits = u128::from(v4) << (96 - self.len);
-        let bits = match self.len {
-            96 => bits,
-            // What would reach into the u-octet and beyond moves on by its width.
-            _ => bits >> 64 << 64 | (bits & u128::from(u64::MAX)) >> 8,
-        };
-        self.net | bits
+        let v4 = u128::from(v4);
+        if self.len == 96 {
+            return self.net | v4;
+        }
+        // What would reach into the u-octet and beyond moves on by its width.
+        let bits = v4 << (96 - self.len);
+        self.net | bits >> 64 << 64 | (bits & u128::from(u64::MAX)) >> 8
     }
 
     /// Takes the IPv4 address out of an IPv6 address inside the prefix; `None` for one outside it. The u-octet and
@@ -103,15 +103,17 @@ impl Prefix {
 
     #[inline(always)]
     fn extract_bits(&self, bits: u128) -> Option<u32> {
-        if (bits ^ self.net) >> (128 - self.len) != 0 {
+        let host_bits = if self.len == 96 { 32 } else { 128 - self.len };
+        if (bits ^ self.net) >> host_bits != 0 {
             return None;
         }
-        let bits = match self.len {
-            96 => bits,
-            _ => bits >> 64 << 64 | bits << 8 & u128::from(u64::MAX),
+        let v4 = if self.len == 96 {
+            bits
+        } else {
+            (bits >> 64 << 64 | bits << 8 & u128::from(u64::MAX)) >> (96 - self.len)
         };
         #[allow(clippy::cast_possible_truncation)] // the 32 bits behind the prefix
-        let v4 = (bits >> (96 - self.len)) as u32;
+        let v4 = v4 as u32;
         Some(v4)
     }
 }
@@ -309,9 +311,8 @@ impl Addresses<'_> {
             Some(local) if local.v4.to_bits() == v4 => return Ok(local.v6.to_bits()),
             _ => {}
         }
-        let mapped = self.eams.iter().filter_map(|eam| Some((eam.v4_len, eam.to_v6(v4)?)));
-        match mapped.max_by_key(|(len, _)| *len) {
-            Some((_, v6)) => Ok(v6),
+        match longest(self.eams, |eam| Some((eam.v4_len, eam.to_v6(v4)?))) {
+            Some(v6) => Ok(v6),
             None if self.local.is_some() => Err(NoCounterpart::Foreign),
             None => self.prefixed(v4),
         }
@@ -333,9 +334,8 @@ impl Addresses<'_> {
             Some(local) if local.v6.to_bits() == v6 => return Ok(local.v4.to_bits()),
             _ => {}
         }
-        let mapped = self.eams.iter().filter_map(|eam| Some((eam.v6_len, eam.to_v4(v6)?)));
-        match mapped.max_by_key(|(len, _)| *len) {
-            Some((_, v4)) => Ok(v4),
+        match longest(self.eams, |eam| Some((eam.v6_len, eam.to_v4(v6)?))) {
+            Some(v4) => Ok(v4),
             None if self.local.is_some() => Err(NoCounterpart::Foreign),
             None => self.unprefixed(v6),
         }
@@ -351,19 +351,31 @@ impl Addresses<'_> {
     #[inline(always)]
     fn unprefixed(&self, v6: u128) -> Result<u32, NoCounterpart> {
         let matching =
-            self.prefixes.iter().filter_map(|prefix| Some((prefix, prefix.extract_bits(v6)?)));
-        let (prefix, v4) =
-            matching.max_by_key(|(prefix, _)| prefix.len).ok_or(NoCounterpart::Unmapped)?;
+            longest(self.prefixes, |prefix| Some((prefix.len, (prefix, prefix.extract_bits(v6)?))));
+        let (prefix, v4) = matching.ok_or(NoCounterpart::Unmapped)?;
         self.refuse_non_global(prefix, v4)?;
         Ok(v4)
     }
 
+    #[inline(always)]
     fn refuse_non_global(&self, prefix: &Prefix, v4: u32) -> Result<(), NoCounterpart> {
         if self.strict_wkp && *prefix == Prefix::WELL_KNOWN && !is_global(v4) {
             return Err(NoCounterpart::NonGlobal);
         }
         Ok(())
     }
+}
+
+/// What the entry with the longest prefix gives, of those that give something: the prefix's length and the answer.
+#[inline(always)]
+fn longest<'t, T, A>(table: &'t [T], answer: impl Fn(&'t T) -> Option<(u8, A)>) -> Option<A> {
+    let mut best: Option<(u8, A)> = None;
+    for (len, answer) in table.iter().filter_map(answer) {
+        if best.as_ref().is_none_or(|(longest, _)| len > *longest) {
+            best = Some((len, answer));
+        }
+    }
+    best.map(|(_, answer)| answer)
 }
 
 /// Whether an address is none of those that RFC 6052 §3.1 keeps out of the well-known prefix: RFC 5735 §3, and

@@ -209,7 +209,6 @@ impl<'t> Translator<'t> {
 /// A translated packet, and where in the buffer it lies.
 struct Output {
     rule: Rule,
-    /// The packet; of one that is to be split, the payload.
     range: Range<usize>,
     split: Option<Split>,
 }
@@ -217,9 +216,7 @@ struct Output {
 impl Output {
     #[inline(always)]
     fn forward(self, buf: &mut [u8]) -> Verdict<'_> {
-        Verdict::Forward {
-            rule: self.rule,
-            frames: Frames { buf, rest: self.range, split: self.split },
-        }
+        let frames = Frames::new(&mut buf[self.range], self.split);
+        Verdict::Forward { rule: self.rule, frames }
     }
 }

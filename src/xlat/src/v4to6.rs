@@ -173,11 +173,12 @@ fn finish(
     let header = ipv6::header_len(new);
     let start = payload.start - header;
     ipv6::write(&mut buf[start..], new, payload.len());
+    let range = start..payload.end;
     match most {
-        None => Output { rule, range: start..payload.end, split: None },
+        None => Output { rule, range, split: None },
         Some(most) => {
             let split = Some(Split::new(header, most, new.fragment));
-            Output { rule: Rule::To6Split, range: payload, split }
+            Output { rule: Rule::To6Split, range, split }
         }
     }
 }

@@ -160,11 +160,12 @@ fn finish(
     let start = payload.start - ipv4::HEADER;
     let mtu = mtu4(t);
     ipv4::write(&mut buf[start..], new, payload.end - start);
-    if payload.end - start <= mtu {
-        return Output { rule, range: start..payload.end, split: None };
+    let range = start..payload.end;
+    if range.len() <= mtu {
+        return Output { rule, range, split: None };
     }
     let split = Some(Split::new(ipv4::HEADER, mtu, new.fragment));
-    Output { rule: Rule::To4Split, range: payload, split }
+    Output { rule: Rule::To4Split, range, split }
 }
 
 /// Translates an ICMPv6 error and the packet that it quotes (RFC 7915 §5.2, §5.3).

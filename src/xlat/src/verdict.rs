@@ -1,6 +1,6 @@
 //! What translation answers: forward, reply or drop; and why.
 
-use core::ops::Range;
+use core::mem;
 
 use crate::wire::{ipv4, ipv6, Fragment};
 
@@ -122,18 +122,18 @@ pub enum Verdict<'p> {
 /// have been handed out before.
 #[derive(Debug)]
 pub struct Frames<'p> {
-    pub(crate) buf: &'p mut [u8],
-    /// What has not been handed out: the packet, or the rest of the payload of one that is split.
-    pub(crate) rest: Range<usize>,
-    pub(crate) split: Option<Split>,
+    /// What has not been handed out: the packet, from its header on; of one that is split, also what was handed out
+    /// last.
+    rest: &'p mut [u8],
+    split: Option<Split>,
 }
 
-/// How to cut a payload that has its header in front of it. Small, because every verdict carries room for one.
+/// How to cut a payload that has its header in front of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
     /// Length of the header, which every fragment gets.
     header: u8,
-    /// Whether the header has moved from the front of the payload to that of the last fragment.
+    /// Whether the first fragment has been handed out.
     started: bool,
     /// Most bytes of payload in a fragment, a multiple of 8.
     chunk: u16,
@@ -154,48 +154,45 @@ impl Split {
     }
 }
 
-impl Frames<'_> {
+impl<'p> Frames<'p> {
+    #[inline(always)]
+    pub(crate) fn new(packet: &'p mut [u8], split: Option<Split>) -> Self {
+        Self { rest: packet, split }
+    }
+
     /// The next packet, from its IP header on; `None` when all have been given. Its payload may be written to; a
     /// fragment's header is needed for the next one.
     #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
-    #[inline(always)]
+    #[inline]
     pub fn next(&mut self) -> Option<&mut [u8]> {
-        if self.rest.is_empty() {
-            return None;
-        }
         if self.split.is_some() {
             return self.next_fragment();
         }
-        let all = self.rest.clone();
-        self.rest.start = all.end;
-        self.buf.get_mut(all)
+        Some(mem::take(&mut self.rest)).filter(|packet| !packet.is_empty())
     }
 
     fn next_fragment(&mut self) -> Option<&mut [u8]> {
-        let split = self.split.as_mut()?;
-        let Split { header, started, chunk, offset, more } = *split;
-        let (header, chunk) = (usize::from(header), usize::from(chunk));
-        let at = self.rest.start.checked_sub(header)?;
-        let len = chunk.min(self.rest.len());
-        if started {
-            // All but the last are `chunk` bytes long.
-            let before = at.checked_sub(chunk)?;
-            self.buf.copy_within(before..before + header, at);
+        let Split { header, started, chunk, offset, more } = self.split.as_mut()?;
+        let (header, size) = (usize::from(*header), usize::from(*chunk));
+        if mem::replace(started, true) {
+            // The last one is shorter than the others, or all that is left.
+            if self.rest.len() <= header + size {
+                return None;
+            }
+            // Over the end of what was handed out before.
+            self.rest.copy_within(..header, size);
+            self.rest = mem::take(&mut self.rest).get_mut(size..)?;
         }
-        split.started = true;
-        self.rest.start += len;
-        let more = more || !self.rest.is_empty();
-        // Within 13 bits: no packet is longer than 65,535 bytes.
-        #[allow(clippy::cast_possible_truncation)]
-        let units = (len / 8) as u16;
-        split.offset += units;
-
-        let out = self.buf.get_mut(at..at + header + len)?;
+        let len = self.rest.len().min(header + size);
+        let more = *more || len < self.rest.len();
+        let out = self.rest.get_mut(..len)?;
         if header == ipv4::HEADER {
-            ipv4::mark(out, offset, more);
+            ipv4::mark(out, *offset, more);
         } else {
-            ipv6::mark(out, offset, more);
+            ipv6::mark(out, *offset, more);
         }
+        // Within 13 bits: no packet is longer than 65,535 bytes.
+        *offset += *chunk / 8;
         Some(out)
     }
 }
