@@ -69,8 +69,9 @@ fn bench_one(
         b.iter(|| {
             buf[HEADROOM..HEADROOM + head].copy_from_slice(&packet[..head]);
             let mut p = Packet::new(&mut buf, range.clone()).unwrap();
-            match t.translate(black_box(&mut p)) {
-                Verdict::Forward { mut frames, .. } => {
+            let mut verdict = t.translate(black_box(&mut p));
+            match &mut verdict {
+                Verdict::Forward { frames, .. } => {
                     black_box(frames.next());
                 }
                 other => panic!("{other:?}"),
