@@ -223,6 +223,10 @@ fn unfinished_checksums_and_super_packets() {
                 for (packet, gso) in
                     [(four.build(&body(9999)), gso4), (six.build(&body(9999)), gso6)]
                 {
+                    let (vnet, sample) = unfinished(&packet, gso, size);
+                    if !wires.takes(&vnet, &sample) {
+                        continue;
+                    }
                     let before = wires.counters(&packet);
                     let (_, out) = pass(&packet, gso, size);
                     let after = wires.counters(&packet);

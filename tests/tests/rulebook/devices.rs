@@ -140,6 +140,11 @@ impl Wires {
         self.programs.counters(if packet[0] >> 4 == 4 { self.v4_index } else { self.up_index })
     }
 
+    /// Whether a device takes this kind of super-packet: that of UDP has a number since 6.2.
+    pub(crate) fn takes(&self, vnet: &VirtioHeader, packet: &[u8]) -> bool {
+        vnet.gso_type != GsoType::UdpL4 || self.left.send(vnet, packet) != Err(Errno::EINVAL)
+    }
+
     /// Sends a packet in the direction of its family. What comes out is complete: the devices leave nothing to whoever
     /// reads them.
     pub(crate) fn pass(

@@ -189,13 +189,19 @@ fn segments(phone: &Phone) -> Result<()> {
     setsockopt(&client, sockopt::UdpGsoSegment, &1200)?;
     let mut buf = vec![0; 1 << 16];
 
-    // A TUN without offloads can have no more of them than the daemon's way.
-    client.send_to(&pattern()[..12000], (SERVER4, 4433))?;
-    for at in (0..12000).step_by(1200) {
-        let (_, len) = phone.v4.recv(&mut buf)?;
-        ensure!(check(&buf[..len]).payload[8..] == pattern()[at..at + 1200], "segment at {at}");
+    // A TUN without offloads can have no more of them than the daemon's way; before 6.11 not even that.
+    match client.send_to(&pattern()[..12000], (SERVER4, 4433)) {
+        Err(e) if e.raw_os_error() == Some(Errno::EIO as i32) => {}
+        sent => {
+            sent?;
+            for at in (0..12000).step_by(1200) {
+                let (_, len) = phone.v4.recv(&mut buf)?;
+                let data = &check(&buf[..len]).payload[8..];
+                ensure!(*data == pattern()[at..at + 1200], "segment at {at}");
+            }
+            ensure!(phone.counters().0.passed[Passed::Gso as usize] == 1, "counted");
+        }
     }
-    ensure!(phone.counters().0.passed[Passed::Gso as usize] == 1, "counted");
 
     // As it comes from one with offloads.
     let before = phone.counters().0;
@@ -204,7 +210,11 @@ fn segments(phone: &Phone) -> Result<()> {
     datagram.extend(&pattern()[..12000]);
     datagram[4..6].copy_from_slice(&12008_u16.to_be_bytes());
     let (vnet, packet) = unfinished(&header.raw(&datagram), GsoType::UdpL4, 1200);
-    phone.inject.send(&vnet, &packet)?;
+    match phone.inject.send(&vnet, &packet) {
+        // The virtio header cannot say so before 6.2.
+        Err(Errno::EINVAL) => return Ok(()),
+        sent => sent?,
+    }
     for at in (0..12000).step_by(1200) {
         let (n, from) = server.recv_from(&mut buf)?;
         ensure!(buf[..n] == pattern()[at..at + 1200], "segment at {at} on its way");
