@@ -17,8 +17,9 @@
  * translated is, byte for byte, what src/xlat makes of it (the IPv4 identification apart, where one is made up).
  * Everything else passes on as it came, and the daemon behind decides: every check comes before the first change.
  *
- * Needs Linux 5.3, for bounded loops, and helpers that programs of any licence may call. Younger than that is only
- * bpf_redirect_neigh (5.10), behind a switch that the loader turns off where the kernel has none.
+ * Needs Linux 5.7, for gso_size, and only what programs of any licence may call (bpf_check_mtu and bpf_fib_lookup are
+ * for the GPL's). bpf_redirect_neigh (5.10) is behind a switch, which the loader turns off where the kernel has none:
+ * then Ethernet uplinks are the daemon's. On an older kernel the programs do not load, and all is.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -36,13 +37,12 @@
 #define MAP(name, type, key, value, entries) DEFINE_BPF_MAP_GRW(name, type, key, value, entries, AID_SYSTEM)
 #define LOOKUP(map, key) bpf_##map##_lookup_elem(key)
 #define PROGRAM(hook, link) \
-	DEFINE_BPF_PROG("schedcls/" #hook "/clat_" #link, AID_ROOT, AID_SYSTEM, schedcls_##hook##_clat_##link)
-/* No variables there. */
-#define SWITCH(name) enum { name = CLAT_SOONG_HAS_NEW_HELPERS }
+	DEFINE_BPF_PROG_KVER("schedcls/" #hook "/clat_" #link, AID_ROOT, AID_SYSTEM, \
+			     schedcls_##hook##_clat_##link, KVER(5, 10, 0))
+/* No variables there; bpfloader passes over the programs on kernels that would need one. */
+#define SWITCH(name) enum { name = 1 }
 #else
 #define SEC(name) __attribute__((section(name), used))
-#undef __always_inline
-#define __always_inline inline __attribute__((always_inline))
 #define MAP(name, map_type, map_key, map_value, entries)  \
 	struct {                                          \
 		int(*type)[BPF_MAP_TYPE_##map_type];      \
@@ -58,6 +58,9 @@
 #define CRITICAL(text) struct clat_no_marker
 static void *(*const map_lookup_elem)(const void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 #endif
+
+/* The kernel's headers have a name for it, which means less. */
+#define INLINE static inline __attribute__((always_inline))
 
 static long (*const skb_load)(const void *skb, __u32 at, void *to, __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
 static long (*const skb_store)(void *skb, __u32 at, const void *from, __u32 len, __u64 flags) =
@@ -186,7 +189,7 @@ struct transport {
 	bool first; /* nor a later part */
 };
 
-static __always_inline int pass(struct clat_counters *counters, enum clat_reason reason)
+INLINE int pass(struct clat_counters *counters, enum clat_reason reason)
 {
 	if (counters)
 		counters->passed[reason]++;
@@ -195,14 +198,14 @@ static __always_inline int pass(struct clat_counters *counters, enum clat_reason
 }
 
 /* The packet is neither what it was nor what it should be. */
-static __always_inline int lose(struct clat_counters *counters)
+INLINE int lose(struct clat_counters *counters)
 {
 	if (counters)
 		counters->lost++;
 	return TC_ACT_SHOT;
 }
 
-static __always_inline void count(struct clat_counters *counters, struct __sk_buff *skb, const struct transport *t,
+INLINE void count(struct clat_counters *counters, struct __sk_buff *skb, const struct transport *t,
 				  __u32 len)
 {
 	__u32 size = skb->gso_size;
@@ -217,7 +220,7 @@ static __always_inline void count(struct clat_counters *counters, struct __sk_bu
 }
 
 /* A one's-complement sum as 16 bits; zero only if every word was. */
-static __always_inline __u16 fold(__u64 sum)
+INLINE __u16 fold(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -226,7 +229,7 @@ static __always_inline __u16 fold(__u64 sum)
 	return sum;
 }
 
-static __always_inline __u32 sum_of(const void *bytes, __u32 len, __u32 seed)
+INLINE __u32 sum_of(const void *bytes, __u32 len, __u32 seed)
 {
 	return csum_diff(0, 0, bytes, len, seed);
 }
@@ -235,7 +238,7 @@ static __always_inline __u32 sum_of(const void *bytes, __u32 len, __u32 seed)
  * Looks at the transport header at `at`. Fills in `t`, whose payload, whole and first are there already; returns
  * CLAT_REASONS where nothing speaks against translating it.
  */
-static __always_inline enum clat_reason inspect(struct __sk_buff *skb, __u32 at, __u8 protocol, struct transport *t)
+INLINE enum clat_reason inspect(struct __sk_buff *skb, __u32 at, __u8 protocol, struct transport *t)
 {
 	__u8 head[8] = {};
 
@@ -296,7 +299,7 @@ static __always_inline enum clat_reason inspect(struct __sk_buff *skb, __u32 at,
 }
 
 /* Length of the packet, of a super-packet's largest segment, behind an IP header of `header` bytes. */
-static __always_inline __u32 length(struct __sk_buff *skb, const struct transport *t, __u32 header)
+INLINE __u32 length(struct __sk_buff *skb, const struct transport *t, __u32 header)
 {
 	return header + (skb->gso_size ? t->header + skb->gso_size : t->payload);
 }
@@ -305,7 +308,7 @@ static __always_inline __u32 length(struct __sk_buff *skb, const struct transpor
  * Makes the transport checksum at `at` follow addresses whose sums differ by `diff`. Knows of checksums that are yet to
  * be finished (CHECKSUM_PARTIAL), and mends the packet's own sum (CHECKSUM_COMPLETE).
  */
-static __always_inline long readdress(struct __sk_buff *skb, __u32 at, const struct transport *t, __u32 diff)
+INLINE long readdress(struct __sk_buff *skb, __u32 at, const struct transport *t, __u32 diff)
 {
 	__u16 folded = fold(diff);
 
@@ -322,7 +325,7 @@ static __always_inline long readdress(struct __sk_buff *skb, __u32 at, const str
  * device's segmentation would complete, and those that are a list of packets with headers of their own
  * (NETIF_F_GRO_FRAGLIST). No field tells, but one kind of checksum goes up where the other goes down. It is put back.
  */
-static __always_inline bool is_left_to_device(struct __sk_buff *skb, __u32 at)
+INLINE bool is_left_to_device(struct __sk_buff *skb, __u32 at)
 {
 	__u16 was = 0, is = 0;
 
@@ -332,14 +335,25 @@ static __always_inline bool is_left_to_device(struct __sk_buff *skb, __u32 at)
 }
 
 /* Turns the echo message at `at` into that of the other family; `pseudo` is what the pseudo-header adds to its sum. */
-static __always_inline long retype(struct __sk_buff *skb, __u32 at, __u8 from, __u8 to, __u32 pseudo)
+INLINE long retype(struct __sk_buff *skb, __u32 at, __u8 from, __u8 to, __u32 pseudo)
 {
 	return l4_csum_replace(skb, at + 2, net16((__u16)(from << 8)), net16((__u16)(to << 8)), 2) ||
 	       skb_store(skb, at, &to, 1, 0) || l4_csum_replace(skb, at + 2, 0, pseudo, BPF_F_PSEUDO_HDR);
 }
 
+/*
+ * `n`, which lies between one and `most`, a power of two, in a form in which every verifier sees that it does: some
+ * learn nothing from a comparison with zero, or with a copy of 32 bits.
+ */
+INLINE __u64 one_to(__u64 most, __u64 n)
+{
+	n--;
+	asm volatile("" : "+r"(n));
+	return (n & (most - 1)) + 1;
+}
+
 /* Adds `len` bytes at `at` to `sum`. False where they are too many. In chunks, and not by bpf_loop (5.17). */
-static __always_inline bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
+INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
 {
 	__u32 zero = 0;
 	struct clat_scratch *scratch = LOOKUP(clat_scratch_map, &zero);
@@ -348,12 +362,11 @@ static __always_inline bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len
 		return false;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < CHUNKS; i++) {
-		__u64 n = len < CHUNK ? len : CHUNK;
+		if (len == 0)
+			return true;
 
-		/* Bounds and use in one register, for the verifier. */
-		asm volatile("" : "+r"(n));
-		if (n == 0 || n > CHUNK)
-			return n == 0;
+		__u64 n = one_to(CHUNK, len < CHUNK ? len : CHUNK);
+
 		if (skb_load(skb, at, scratch->bytes, n))
 			return false;
 		/* Up to a multiple of four. */
@@ -368,7 +381,7 @@ static __always_inline bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len
 }
 
 /* Whether any byte of the options could be the type of a source route; those are rare enough for a coarse sieve. */
-static __always_inline bool may_have_source_route(const __u64 options[5])
+INLINE bool may_have_source_route(const __u64 options[5])
 {
 	const __u64 ones = 0x0101010101010101;
 	bool found = false;
@@ -383,7 +396,7 @@ static __always_inline bool may_have_source_route(const __u64 options[5])
 }
 
 /* What has been translated to IPv6 leaves by the uplink. */
-static __always_inline int leave(struct __sk_buff *skb, const struct clat_egress_value *clat,
+INLINE int leave(struct __sk_buff *skb, const struct clat_egress_value *clat,
 				 struct clat_counters *counters, const bool ether)
 {
 	if (!clat->oifIsEthernet)
@@ -405,7 +418,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct clat_egress
 	return redirect_neigh(clat->oif, 0, 0, 0);
 }
 
-static __always_inline int egress(struct __sk_buff *skb, const bool ether)
+INLINE int egress(struct __sk_buff *skb, const bool ether)
 {
 	const __u32 link = ether ? ETH_HLEN : 0;
 	struct ipv6_headers new = {};
@@ -433,14 +446,13 @@ static __always_inline int egress(struct __sk_buff *skb, const bool ether)
 		return pass(counters, CLAT_HEADER);
 
 	__u32 sum = sum_of(&ip, sizeof(ip), 0);
-	/* In 64 bits, so that the verifier sees bounds and use in one register. */
-	__u64 options_len = header - sizeof(ip);
+	__u32 options_len = header - sizeof(ip);
 
-	asm volatile("" : "+r"(options_len));
 	if (options_len > 0) {
 		__u64 options[5] = {};
+		__u64 n = one_to(64, options_len);
 
-		if (options_len > sizeof(options) || skb_load(skb, link + sizeof(ip), options, options_len))
+		if (n > sizeof(options) || skb_load(skb, link + sizeof(ip), options, n))
 			return pass(counters, CLAT_HEADER);
 		sum = sum_of(options, sizeof(options), sum);
 		if (may_have_source_route(options))
@@ -502,7 +514,7 @@ static __always_inline int egress(struct __sk_buff *skb, const bool ether)
 	new.ip.hop_limit = ip.ttl;
 	new.ip.saddr = clat->local6;
 	new.ip.daddr = clat->pfx96;
-	new.ip.daddr.s6_addr32[3] = ip.daddr;
+	new.ip.daddr.in6_u.u6_addr32[3] = ip.daddr;
 	if (!t.whole) {
 		new.fragment.next = new.ip.nexthdr;
 		new.fragment.offset_more = net16((__u16)(offset | (flags & IPV4_MF ? 1 : 0)));
@@ -571,7 +583,7 @@ static __always_inline int egress(struct __sk_buff *skb, const bool ether)
 }
 
 /* The checksum `field` when words that summed to `old` become words that sum to `new` (RFC 1624 §3). */
-static __always_inline __u16 adjust(__u16 field, __u32 old, __u32 new)
+INLINE __u16 adjust(__u16 field, __u32 old, __u32 new)
 {
 	__u16 from = fold(old), to = fold(new);
 
@@ -587,7 +599,7 @@ static __always_inline __u16 adjust(__u16 field, __u32 old, __u32 new)
  * about fragments, "packet too big", which depends on MTUs that are not known here, and those of routers without an
  * IPv4 form, which find no entry and gain an extension.
  */
-static __always_inline int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr *ip,
+INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr *ip,
 					 const struct transport *t, const struct clat_ingress_value *clat,
 					 struct clat_counters *counters)
 {
@@ -614,8 +626,8 @@ static __always_inline int ingress_error(struct __sk_buff *skb, __u32 link, cons
 	}
 
 	/* It went the other way. */
-	const __u32 *own = ip->daddr.s6_addr32, *src = was.ip.saddr.s6_addr32;
-	const __u32 *prefix = ip->saddr.s6_addr32, *dst = was.ip.daddr.s6_addr32;
+	const __u32 *own = ip->daddr.in6_u.u6_addr32, *src = was.ip.saddr.in6_u.u6_addr32;
+	const __u32 *prefix = ip->saddr.in6_u.u6_addr32, *dst = was.ip.daddr.in6_u.u6_addr32;
 	__u32 len = net16(was.ip.payload_len);
 	__u8 protocol = was.ip.nexthdr;
 
@@ -644,7 +656,7 @@ static __always_inline int ingress_error(struct __sk_buff *skb, __u32 link, cons
 	new.outer.id = (__be16)prandom() ?: net16(1);
 	new.outer.ttl = ip->hop_limit;
 	new.outer.protocol = PROTO_ICMP;
-	new.outer.saddr = ip->saddr.s6_addr32[3];
+	new.outer.saddr = ip->saddr.in6_u.u6_addr32[3];
 	new.outer.daddr = clat->local4.s_addr;
 	new.outer.check = ~fold(sum_of(&new.outer, sizeof(new.outer), 0));
 
@@ -720,7 +732,7 @@ static __always_inline int ingress_error(struct __sk_buff *skb, __u32 link, cons
 	return redirect(clat->oif, BPF_F_INGRESS);
 }
 
-static __always_inline int ingress(struct __sk_buff *skb, const bool ether)
+INLINE int ingress(struct __sk_buff *skb, const bool ether)
 {
 	const __u32 link = ether ? ETH_HLEN : 0;
 	struct fragment_header fragment = {};
@@ -736,7 +748,7 @@ static __always_inline int ingress(struct __sk_buff *skb, const bool ether)
 	__u32 ifindex = skb->ifindex;
 	struct clat_ingress_key key = { .iif = ifindex, .pfx96 = ip.saddr, .local6 = ip.daddr };
 
-	key.pfx96.s6_addr32[3] = 0;
+	key.pfx96.in6_u.u6_addr32[3] = 0;
 
 	struct clat_ingress_value *clat = LOOKUP(clat_ingress_map, &key);
 
@@ -818,7 +830,7 @@ static __always_inline int ingress(struct __sk_buff *skb, const bool ether)
 		.tos = ip.priority << 4 | ip.flow_lbl[0] >> 4,
 		.ttl = ip.hop_limit,
 		.protocol = protocol == PROTO_ICMPV6 ? PROTO_ICMP : protocol,
-		.saddr = ip.saddr.s6_addr32[3],
+		.saddr = ip.saddr.in6_u.u6_addr32[3],
 		.daddr = clat->local4.s_addr,
 	};
 
