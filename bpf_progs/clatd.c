@@ -21,114 +21,20 @@
  * for the GPL's). bpf_redirect_neigh (5.10) is behind a switch, which the loader turns off where the kernel has none:
  * then Ethernet uplinks are the daemon's. On an older kernel the programs do not load, and all is.
  */
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-#include <linux/if_packet.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <linux/pkt_cls.h>
-#include <stddef.h>
-
 #include "clatd.h"
-
-/* All that differs between Soong's bpf module, loaded by bpfloader, and clang with libbpf. */
-#ifdef CLAT_SOONG
-#include <bpf_helpers.h>
-#define MAP(name, type, key, value, entries) DEFINE_BPF_MAP_GRW(name, type, key, value, entries, AID_SYSTEM)
-#define LOOKUP(map, key) bpf_##map##_lookup_elem(key)
-#define PROGRAM(hook, link) \
-	DEFINE_BPF_PROG_KVER("schedcls/" #hook "/clat_" #link, AID_ROOT, AID_SYSTEM, \
-			     schedcls_##hook##_clat_##link, KVER(5, 10, 0))
-/* No variables there; bpfloader passes over the programs on kernels that would need one. */
-#define SWITCH(name) enum { name = 1 }
-#else
-#define SEC(name) __attribute__((section(name), used))
-#define MAP(name, map_type, map_key, map_value, entries)  \
-	struct {                                          \
-		int(*type)[BPF_MAP_TYPE_##map_type];      \
-		map_key *key;                             \
-		map_value *value;                         \
-		int(*max_entries)[entries];               \
-	} name SEC(".maps")
-#define LOOKUP(map, key) map_lookup_elem(&map, key)
-#define PROGRAM(hook, link) SEC("tc") int schedcls_##hook##_clat_##link
-/* Read-only by the time the program is verified, so that what is off is not even looked at. */
-#define SWITCH(name) const volatile __u8 name = 1
-#define LICENSE(text) char _license[] SEC("license") = text
-#define CRITICAL(text) struct clat_no_marker
-static void *(*const map_lookup_elem)(const void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
-#endif
-
-/* The kernel's headers have a name for it, which means less. */
-#define INLINE static inline __attribute__((always_inline))
-
-static long (*const skb_load)(const void *skb, __u32 at, void *to, __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
-static long (*const skb_store)(void *skb, __u32 at, const void *from, __u32 len, __u64 flags) =
-	(void *)BPF_FUNC_skb_store_bytes;
-static long (*const skb_change_proto)(void *skb, __be16 proto, __u64 flags) = (void *)BPF_FUNC_skb_change_proto;
-static long (*const skb_adjust_room)(void *skb, __s32 by, __u32 mode, __u64 flags) =
-	(void *)BPF_FUNC_skb_adjust_room;
-static long (*const skb_change_head)(void *skb, __u32 by, __u64 flags) = (void *)BPF_FUNC_skb_change_head;
-static __s64 (*const csum_diff)(const void *from, __u32 from_len, const void *to, __u32 to_len, __u32 seed) =
-	(void *)BPF_FUNC_csum_diff;
-static long (*const l4_csum_replace)(void *skb, __u32 at, __u64 from, __u64 to, __u64 flags) =
-	(void *)BPF_FUNC_l4_csum_replace;
-static __u32 (*const prandom)(void) = (void *)BPF_FUNC_get_prandom_u32;
-static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
-static long (*const redirect_neigh)(__u32 ifindex, void *params, int len, __u64 flags) =
-	(void *)BPF_FUNC_redirect_neigh;
+#include "kernel.h"
+#include "transport.h"
 
 /* What the kernel has; written by the loader. */
 SWITCH(clat_has_redirect_neigh);
-
-/* Most bytes that bpf_csum_diff takes at a time. */
-#define CHUNK 512
-/* Most chunks of a UDP datagram whose checksum is computed here: more than a jumbo frame. */
-#define CHUNKS 18
-
-struct clat_scratch {
-	__u8 bytes[CHUNK + 4];
-};
 
 MAP(clat_egress_map, HASH, struct clat_egress_key, struct clat_egress_value, CLAT_MAX_ENTRIES);
 MAP(clat_ingress_map, HASH, struct clat_ingress_key, struct clat_ingress_value, CLAT_MAX_ENTRIES);
 /* An uplink and a v4iface for each CLAT. */
 MAP(clat_counters_map, PERCPU_HASH, __u32, struct clat_counters, 2 * CLAT_MAX_ENTRIES);
-/* Room to compute checksums in; the stack has too little. */
-MAP(clat_scratch_map, PERCPU_ARRAY, __u32, struct clat_scratch, 1);
 
 LICENSE("Apache 2.0");
 CRITICAL("Connectivity (CLAT)");
-
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define net16(x) ((__be16)__builtin_bswap16(x))
-#define net32(x) ((__be32)__builtin_bswap32(x))
-#else
-#define net16(x) ((__be16)(x))
-#define net32(x) ((__be32)(x))
-#endif
-
-#define PROTO_HOPOPTS 0
-#define PROTO_ICMP 1
-#define PROTO_IGMP 2
-#define PROTO_TCP 6
-#define PROTO_UDP 17
-#define PROTO_DCCP 33
-#define PROTO_ROUTING 43
-#define PROTO_FRAGMENT 44
-#define PROTO_AH 51
-#define PROTO_ICMPV6 58
-#define PROTO_DSTOPTS 60
-#define PROTO_UDPLITE 136
-
-#define ICMP_ECHO_REPLY 0
-#define ICMP_ECHO 8
-#define ICMP_UNREACHABLE 3
-#define ICMP_TIME_EXCEEDED 11
-#define ICMPV6_UNREACHABLE 1
-#define ICMPV6_TIME_EXCEEDED 3
-#define ICMPV6_ECHO 128
-#define ICMPV6_ECHO_REPLY 129
 
 #define IPV4_DF 0x4000
 #define IPV4_MF 0x2000
@@ -138,8 +44,6 @@ CRITICAL("Connectivity (CLAT)");
 #define IPV6_MIN_MTU 1280
 /* Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 §5.1). */
 #define MOST_WITHOUT_DF 1260
-/* RFC 1812 §4.3.2.3. */
-#define MOST_OF_AN_ERROR 576
 /* Most extension headers that are walked. */
 #define MOST_EXTENSIONS 4
 
@@ -153,40 +57,6 @@ struct fragment_header {
 struct ipv6_headers {
 	struct ipv6hdr ip;
 	struct fragment_header fragment;
-};
-
-struct icmp_header {
-	__u8 kind;
-	__u8 code;
-	__be16 check;
-	__be32 rest;
-};
-
-/* An ICMPv6 error and the header that it quotes. */
-struct icmpv6_error {
-	struct icmp_header icmp;
-	struct ipv6hdr ip;
-};
-
-/* The same in IPv4, with the header in front. */
-struct icmp_error {
-	struct iphdr outer;
-	struct icmp_header icmp;
-	struct iphdr ip;
-};
-
-/* What the decision needs to know of a transport header, and what becomes of it. */
-struct transport {
-	__u32 payload; /* bytes behind the IP headers */
-	__u32 header; /* its own length, known for super-packets only */
-	__u16 checksum_at; /* 0: none that covers the addresses */
-	bool zero_is_none; /* a checksum of zero means that there is none */
-	bool no_checksum; /* UDP without one */
-	__u16 udp_len;
-	__u8 kind; /* of an ICMP message */
-	bool odd_echo; /* one whose checksum could be 0 or 0xffff */
-	bool whole; /* neither part of a packet */
-	bool first; /* nor a later part */
 };
 
 INLINE int pass(struct clat_counters *counters, enum clat_reason reason)
@@ -217,167 +87,6 @@ INLINE void count(struct clat_counters *counters, struct __sk_buff *skb, const s
 	counters->bytes += len;
 	if (size)
 		counters->super_packets++;
-}
-
-/* A one's-complement sum as 16 bits; zero only if every word was. */
-INLINE __u16 fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
-
-INLINE __u32 sum_of(const void *bytes, __u32 len, __u32 seed)
-{
-	return csum_diff(0, 0, bytes, len, seed);
-}
-
-/*
- * Looks at the transport header at `at`. Fills in `t`, whose payload, whole and first are there already; returns
- * CLAT_REASONS where nothing speaks against translating it.
- */
-INLINE enum clat_reason inspect(struct __sk_buff *skb, __u32 at, __u8 protocol, struct transport *t)
-{
-	__u8 head[8] = {};
-
-	switch (protocol) {
-	case PROTO_TCP:
-		t->checksum_at = 16;
-		break;
-	case PROTO_UDP:
-	case PROTO_UDPLITE:
-		t->zero_is_none = true;
-		t->checksum_at = 6;
-		break;
-	case PROTO_DCCP:
-		t->checksum_at = 6;
-		break;
-	}
-	if (skb->gso_size && (!t->whole || (protocol != PROTO_TCP && protocol != PROTO_UDP)))
-		return CLAT_GSO;
-	if (!t->first)
-		return CLAT_REASONS;
-
-	switch (protocol) {
-	case PROTO_TCP:
-		if (t->payload < 18)
-			return CLAT_HEADER;
-		if (skb->gso_size) {
-			if (skb_load(skb, at + 12, head, 1))
-				return CLAT_HEADER;
-			t->header = head[0] >> 4 << 2;
-			if (t->header > t->payload)
-				return CLAT_HEADER;
-		}
-		break;
-	case PROTO_UDP:
-		if (t->payload < 8 || skb_load(skb, at, head, 8))
-			return CLAT_HEADER;
-		t->header = 8;
-		t->udp_len = head[4] << 8 | head[5];
-		t->no_checksum = !head[6] && !head[7];
-		if (t->whole && (t->udp_len < 8 || t->udp_len > t->payload))
-			return CLAT_HEADER;
-		break;
-	case PROTO_UDPLITE:
-	case PROTO_DCCP:
-		if (t->payload < 8)
-			return CLAT_HEADER;
-		break;
-	case PROTO_ICMP:
-	case PROTO_ICMPV6:
-		if (t->payload < 8 || skb_load(skb, at, head, 8))
-			return CLAT_HEADER;
-		t->kind = head[0];
-		/* Impossible, or of a message of zeros. */
-		t->odd_echo = (head[2] == 0xff && head[3] == 0xff) || (!head[4] && !head[5] && !head[6] && !head[7]);
-		break;
-	}
-	return CLAT_REASONS;
-}
-
-/* Length of the packet, of a super-packet's largest segment, behind an IP header of `header` bytes. */
-INLINE __u32 length(struct __sk_buff *skb, const struct transport *t, __u32 header)
-{
-	return header + (skb->gso_size ? t->header + skb->gso_size : t->payload);
-}
-
-/*
- * Makes the transport checksum at `at` follow addresses whose sums differ by `diff`. Knows of checksums that are yet to
- * be finished (CHECKSUM_PARTIAL), and mends the packet's own sum (CHECKSUM_COMPLETE).
- */
-INLINE long readdress(struct __sk_buff *skb, __u32 at, const struct transport *t, __u32 diff)
-{
-	__u16 folded = fold(diff);
-
-	/* Neutral addresses. */
-	if (!t->checksum_at || !t->first || folded == 0 || folded == 0xffff)
-		return 0;
-	return l4_csum_replace(skb, at + t->checksum_at, 0, diff,
-			       BPF_F_PSEUDO_HDR | (t->zero_is_none ? BPF_F_MARK_MANGLED_0 : 0));
-}
-
-/*
- * Whether the checksum at `at` is left to a device (CHECKSUM_PARTIAL), as that of every sound super-packet is. Of UDP
- * there are others: those that left a device without checksum offload since 6.11, with half a checksum that only that
- * device's segmentation would complete, and those that are a list of packets with headers of their own
- * (NETIF_F_GRO_FRAGLIST). No field tells, but one kind of checksum goes up where the other goes down. It is put back.
- */
-INLINE bool is_left_to_device(struct __sk_buff *skb, __u32 at)
-{
-	__u16 was = 0, is = 0;
-
-	return !skb_load(skb, at, &was, sizeof(was)) && !l4_csum_replace(skb, at, 0, 1, BPF_F_PSEUDO_HDR) &&
-	       !skb_load(skb, at, &is, sizeof(is)) && !l4_csum_replace(skb, at, 0, ~1U, BPF_F_PSEUDO_HDR) &&
-	       !skb_store(skb, at, &was, sizeof(was), 0) && is == fold((__u64)was + 1);
-}
-
-/* Turns the echo message at `at` into that of the other family; `pseudo` is what the pseudo-header adds to its sum. */
-INLINE long retype(struct __sk_buff *skb, __u32 at, __u8 from, __u8 to, __u32 pseudo)
-{
-	return l4_csum_replace(skb, at + 2, net16((__u16)(from << 8)), net16((__u16)(to << 8)), 2) ||
-	       skb_store(skb, at, &to, 1, 0) || l4_csum_replace(skb, at + 2, 0, pseudo, BPF_F_PSEUDO_HDR);
-}
-
-/*
- * `n`, which lies between one and `most`, a power of two, in a form in which every verifier sees that it does: some
- * learn nothing from a comparison with zero, or with a copy of 32 bits.
- */
-INLINE __u64 one_to(__u64 most, __u64 n)
-{
-	n--;
-	asm volatile("" : "+r"(n));
-	return (n & (most - 1)) + 1;
-}
-
-/* Adds `len` bytes at `at` to `sum`. False where they are too many. In chunks, and not by bpf_loop (5.17). */
-INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
-{
-	__u32 zero = 0;
-	struct clat_scratch *scratch = LOOKUP(clat_scratch_map, &zero);
-
-	if (!scratch)
-		return false;
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < CHUNKS; i++) {
-		if (len == 0)
-			return true;
-
-		__u64 n = one_to(CHUNK, len < CHUNK ? len : CHUNK);
-
-		if (skb_load(skb, at, scratch->bytes, n))
-			return false;
-		/* Up to a multiple of four. */
-		scratch->bytes[n] = 0;
-		scratch->bytes[n + 1] = 0;
-		scratch->bytes[n + 2] = 0;
-		*sum = sum_of(scratch->bytes, (n + 3) & ~3U, *sum);
-		at += n;
-		len -= n;
-	}
-	return len == 0;
 }
 
 /* Whether any byte of the options could be the type of a source route; those are rare enough for a coarse sieve. */
@@ -582,155 +291,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 	return leave(skb, clat, counters, ether);
 }
 
-/* The checksum `field` when words that summed to `old` become words that sum to `new` (RFC 1624 §3). */
-INLINE __u16 adjust(__u16 field, __u32 old, __u32 new)
-{
-	__u16 from = fold(old), to = fold(new);
-
-	/* The same number, which has two forms if it is zero. */
-	if (from % 0xffff == to % 0xffff)
-		return field;
-	return ~fold((__u64)(__u16)~field + (__u16)~from + to);
-}
-
-/*
- * An ICMPv6 error about a packet of ours, from a source that has an IPv4 form (RFC 7915 §5.2, §5.3): the plain ones,
- * which say "unreachable" and "time exceeded". Left to the daemon are those with extensions, those to be cut, those
- * about fragments, "packet too big", which depends on MTUs that are not known here, and those of routers without an
- * IPv4 form, which find no entry and gain an extension.
- */
-INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr *ip,
-					 const struct transport *t, const struct clat_ingress_value *clat,
-					 struct clat_counters *counters)
-{
-	struct icmpv6_error was;
-	struct icmp_error new = {};
-	__u32 quoted = t->payload - sizeof(was);
-
-	if (t->payload < sizeof(was) + 8 || sizeof(new) + quoted > MOST_OF_AN_ERROR ||
-	    skb_load(skb, link + sizeof(*ip), &was, sizeof(was)))
-		return pass(counters, CLAT_ICMP);
-
-	new.icmp.kind = ICMP_UNREACHABLE;
-	if (was.icmp.kind == ICMPV6_TIME_EXCEEDED) {
-		new.icmp.kind = ICMP_TIME_EXCEEDED;
-		new.icmp.code = was.icmp.code;
-	} else if (was.icmp.code == 0 || was.icmp.code == 2 || was.icmp.code == 3) {
-		new.icmp.code = 1; /* host */
-	} else if (was.icmp.code == 1) {
-		new.icmp.code = 10; /* host prohibited */
-	} else if (was.icmp.code == 4) {
-		new.icmp.code = 3; /* port */
-	} else {
-		return pass(counters, CLAT_ICMP);
-	}
-
-	/* It went the other way. */
-	const __u32 *own = ip->daddr.in6_u.u6_addr32, *src = was.ip.saddr.in6_u.u6_addr32;
-	const __u32 *prefix = ip->saddr.in6_u.u6_addr32, *dst = was.ip.daddr.in6_u.u6_addr32;
-	__u32 len = net16(was.ip.payload_len);
-	__u8 protocol = was.ip.nexthdr;
-
-	/* Any length of extensions (RFC 4884) is in the first byte. */
-	if (was.icmp.rest & net32(0xff000000) || was.ip.version != 6 || quoted > len || len > 0xffff - sizeof(new.ip) ||
-	    src[0] != own[0] || src[1] != own[1] || src[2] != own[2] || src[3] != own[3] || dst[0] != prefix[0] ||
-	    dst[1] != prefix[1] || dst[2] != prefix[2] || protocol == PROTO_HOPOPTS || protocol == PROTO_ROUTING ||
-	    protocol == PROTO_FRAGMENT || protocol == PROTO_DSTOPTS)
-		return pass(counters, CLAT_ICMP);
-
-	new.ip.version = 4;
-	new.ip.ihl = sizeof(new.ip) / 4;
-	new.ip.tos = was.ip.priority << 4 | was.ip.flow_lbl[0] >> 4;
-	new.ip.tot_len = net16((__u16)(sizeof(new.ip) + len));
-	new.ip.frag_off = sizeof(new.ip) + len > MOST_WITHOUT_DF ? net16(IPV4_DF) : 0;
-	new.ip.ttl = was.ip.hop_limit;
-	new.ip.protocol = protocol == PROTO_ICMPV6 ? PROTO_ICMP : protocol;
-	new.ip.saddr = clat->local4.s_addr;
-	new.ip.daddr = dst[3];
-	new.ip.check = ~fold(sum_of(&new.ip, sizeof(new.ip), 0));
-
-	new.outer.version = 4;
-	new.outer.ihl = sizeof(new.outer) / 4;
-	new.outer.tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
-	new.outer.tot_len = net16((__u16)(sizeof(new) + quoted));
-	new.outer.id = (__be16)prandom() ?: net16(1);
-	new.outer.ttl = ip->hop_limit;
-	new.outer.protocol = PROTO_ICMP;
-	new.outer.saddr = ip->saddr.in6_u.u6_addr32[3];
-	new.outer.daddr = clat->local4.s_addr;
-	new.outer.check = ~fold(sum_of(&new.outer, sizeof(new.outer), 0));
-
-	/* A wrong checksum is to stay as wrong; few are. */
-	__u32 quote_at = link + sizeof(*ip) + sizeof(was);
-	__u32 quote = 0;
-
-	if (!sum_bytes(skb, quote_at, quoted, &quote))
-		return pass(counters, CLAT_CHECKSUM);
-
-	__u32 sum = sum_of(&ip->saddr, 32, fold((__u64)net32(t->payload) + net32(PROTO_ICMPV6)));
-
-	if (fold((__u64)sum_of(&was, sizeof(was), quote) + sum) != 0xffff)
-		return pass(counters, CLAT_CHECKSUM);
-
-	/* The quoted packet's own checksum, and its type if it is an echo. */
-	__u32 field_at = 0;
-	__u16 field = 0, new_field = 0;
-	__u8 kind = 0, new_kind = 0;
-	__u32 old_sum = sum_of(&was.ip.saddr, 32, 0);
-	__u32 new_sum = sum_of(&new.ip.saddr, 8, 0);
-
-	switch (protocol) {
-	case PROTO_TCP:
-		field_at = 16;
-		break;
-	case PROTO_UDP:
-	case PROTO_UDPLITE:
-	case PROTO_DCCP:
-		field_at = 6;
-		break;
-	case PROTO_ICMPV6:
-		field_at = 2;
-		if (skb_load(skb, quote_at, &kind, 1) || (kind != ICMPV6_ECHO && kind != ICMPV6_ECHO_REPLY))
-			return pass(counters, CLAT_ICMP);
-		new_kind = kind == ICMPV6_ECHO ? ICMP_ECHO : ICMP_ECHO_REPLY;
-		old_sum = fold((__u64)old_sum + net32(len) + net32(PROTO_ICMPV6) + net16((__u16)(kind << 8)));
-		new_sum = net16((__u16)(new_kind << 8));
-		break;
-	}
-	if (field_at) {
-		if (skb_load(skb, quote_at + field_at, &field, sizeof(field)) || quoted < field_at + 2)
-			return pass(counters, CLAT_ICMP);
-		new_field = adjust(field, old_sum, new_sum);
-		if (protocol == PROTO_UDP || protocol == PROTO_UDPLITE) {
-			if (!field)
-				new_field = 0;
-			else if (!new_field)
-				new_field = 0xffff;
-		} else if (protocol == PROTO_ICMPV6 && !new_field) {
-			/* Of a message of zeros, perhaps. */
-			return pass(counters, CLAT_ICMP);
-		}
-		quote = fold((__u64)quote + (__u16)~field + new_field);
-		quote = fold((__u64)quote + (__u16)~net16((__u16)(kind << 8)) + net16((__u16)(new_kind << 8)));
-	}
-	new.icmp.check = ~fold(sum_of(&new.icmp, sizeof(new.icmp) + sizeof(new.ip), quote));
-
-	/* From here on the packet changes. First to [48 bytes][quoted payload], which `new` fills. */
-	if (skb_change_proto(skb, net16(ETH_P_IP), 0))
-		return pass(counters, CLAT_KERNEL);
-
-	__u32 at = link + sizeof(new);
-	__be16 proto = net16(ETH_P_IP);
-
-	if (skb_adjust_room(skb, -(__s32)(sizeof(was) - sizeof(new.icmp) - sizeof(new.ip)), BPF_ADJ_ROOM_NET, 0) ||
-	    skb_store(skb, link, &new, sizeof(new), BPF_F_RECOMPUTE_CSUM) ||
-	    (field_at && skb_store(skb, at + field_at, &new_field, sizeof(new_field), BPF_F_RECOMPUTE_CSUM)) ||
-	    (new_kind != kind && skb_store(skb, at, &new_kind, sizeof(new_kind), BPF_F_RECOMPUTE_CSUM)) ||
-	    (link && skb_store(skb, offsetof(struct ethhdr, h_proto), &proto, sizeof(proto), 0)))
-		return lose(counters);
-	count(counters, skb, t, sizeof(*ip) + t->payload);
-	return redirect(clat->oif, BPF_F_INGRESS);
-}
+#include "icmp_error.h"
 
 INLINE int ingress(struct __sk_buff *skb, const bool ether)
 {

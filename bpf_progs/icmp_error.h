@@ -1,0 +1,173 @@
+/*
+ * Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
+ * the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
+ *
+ * Unless required by applicable law or agreed to in writing, software distributed under the License is distributed on
+ * an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the License for the
+ * specific language governing permissions and limitations under the License.
+ */
+
+/* ICMPv6 errors on their way in. Included by clatd.c, where it has what it needs. */
+#pragma once
+
+/* RFC 1812 §4.3.2.3. */
+#define MOST_OF_AN_ERROR 576
+
+struct icmp_header {
+	__u8 kind;
+	__u8 code;
+	__be16 check;
+	__be32 rest;
+};
+
+/* An ICMPv6 error and the header that it quotes. */
+struct icmpv6_error {
+	struct icmp_header icmp;
+	struct ipv6hdr ip;
+};
+
+/* The same in IPv4, with the header in front. */
+struct icmp_error {
+	struct iphdr outer;
+	struct icmp_header icmp;
+	struct iphdr ip;
+};
+
+/*
+ * An ICMPv6 error about a packet of ours, from a source that has an IPv4 form (RFC 7915 §5.2, §5.3): the plain ones,
+ * which say "unreachable" and "time exceeded". Left to the daemon are those with extensions, those to be cut, those
+ * about fragments, "packet too big", which depends on MTUs that are not known here, and those of routers without an
+ * IPv4 form, which find no entry and gain an extension.
+ */
+INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr *ip,
+					 const struct transport *t, const struct clat_ingress_value *clat,
+					 struct clat_counters *counters)
+{
+	struct icmpv6_error was;
+	struct icmp_error new = {};
+	__u32 quoted = t->payload - sizeof(was);
+
+	if (t->payload < sizeof(was) + 8 || sizeof(new) + quoted > MOST_OF_AN_ERROR ||
+	    skb_load(skb, link + sizeof(*ip), &was, sizeof(was)))
+		return pass(counters, CLAT_ICMP);
+
+	new.icmp.kind = ICMP_UNREACHABLE;
+	if (was.icmp.kind == ICMPV6_TIME_EXCEEDED) {
+		new.icmp.kind = ICMP_TIME_EXCEEDED;
+		new.icmp.code = was.icmp.code;
+	} else if (was.icmp.code == 0 || was.icmp.code == 2 || was.icmp.code == 3) {
+		new.icmp.code = 1; /* host */
+	} else if (was.icmp.code == 1) {
+		new.icmp.code = 10; /* host prohibited */
+	} else if (was.icmp.code == 4) {
+		new.icmp.code = 3; /* port */
+	} else {
+		return pass(counters, CLAT_ICMP);
+	}
+
+	/* It went the other way. */
+	const __u32 *own = ip->daddr.in6_u.u6_addr32, *src = was.ip.saddr.in6_u.u6_addr32;
+	const __u32 *prefix = ip->saddr.in6_u.u6_addr32, *dst = was.ip.daddr.in6_u.u6_addr32;
+	__u32 len = net16(was.ip.payload_len);
+	__u8 protocol = was.ip.nexthdr;
+
+	/* Any length of extensions (RFC 4884) is in the first byte. */
+	if (was.icmp.rest & net32(0xff000000) || was.ip.version != 6 || quoted > len || len > 0xffff - sizeof(new.ip) ||
+	    src[0] != own[0] || src[1] != own[1] || src[2] != own[2] || src[3] != own[3] || dst[0] != prefix[0] ||
+	    dst[1] != prefix[1] || dst[2] != prefix[2] || protocol == PROTO_HOPOPTS || protocol == PROTO_ROUTING ||
+	    protocol == PROTO_FRAGMENT || protocol == PROTO_DSTOPTS)
+		return pass(counters, CLAT_ICMP);
+
+	new.ip.version = 4;
+	new.ip.ihl = sizeof(new.ip) / 4;
+	new.ip.tos = was.ip.priority << 4 | was.ip.flow_lbl[0] >> 4;
+	new.ip.tot_len = net16((__u16)(sizeof(new.ip) + len));
+	new.ip.frag_off = sizeof(new.ip) + len > MOST_WITHOUT_DF ? net16(IPV4_DF) : 0;
+	new.ip.ttl = was.ip.hop_limit;
+	new.ip.protocol = protocol == PROTO_ICMPV6 ? PROTO_ICMP : protocol;
+	new.ip.saddr = clat->local4.s_addr;
+	new.ip.daddr = dst[3];
+	new.ip.check = ~fold(sum_of(&new.ip, sizeof(new.ip), 0));
+
+	new.outer.version = 4;
+	new.outer.ihl = sizeof(new.outer) / 4;
+	new.outer.tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
+	new.outer.tot_len = net16((__u16)(sizeof(new) + quoted));
+	new.outer.id = (__be16)prandom() ?: net16(1);
+	new.outer.ttl = ip->hop_limit;
+	new.outer.protocol = PROTO_ICMP;
+	new.outer.saddr = ip->saddr.in6_u.u6_addr32[3];
+	new.outer.daddr = clat->local4.s_addr;
+	new.outer.check = ~fold(sum_of(&new.outer, sizeof(new.outer), 0));
+
+	/* A wrong checksum is to stay as wrong; few are. */
+	__u32 quote_at = link + sizeof(*ip) + sizeof(was);
+	__u32 quote = 0;
+
+	if (!sum_bytes(skb, quote_at, quoted, &quote))
+		return pass(counters, CLAT_CHECKSUM);
+
+	__u32 sum = sum_of(&ip->saddr, 32, fold((__u64)net32(t->payload) + net32(PROTO_ICMPV6)));
+
+	if (fold((__u64)sum_of(&was, sizeof(was), quote) + sum) != 0xffff)
+		return pass(counters, CLAT_CHECKSUM);
+
+	/* The quoted packet's own checksum, and its type if it is an echo. */
+	__u32 field_at = 0;
+	__u16 field = 0, new_field = 0;
+	__u8 kind = 0, new_kind = 0;
+	__u32 old_sum = sum_of(&was.ip.saddr, 32, 0);
+	__u32 new_sum = sum_of(&new.ip.saddr, 8, 0);
+
+	switch (protocol) {
+	case PROTO_TCP:
+		field_at = 16;
+		break;
+	case PROTO_UDP:
+	case PROTO_UDPLITE:
+	case PROTO_DCCP:
+		field_at = 6;
+		break;
+	case PROTO_ICMPV6:
+		field_at = 2;
+		if (skb_load(skb, quote_at, &kind, 1) || (kind != ICMPV6_ECHO && kind != ICMPV6_ECHO_REPLY))
+			return pass(counters, CLAT_ICMP);
+		new_kind = kind == ICMPV6_ECHO ? ICMP_ECHO : ICMP_ECHO_REPLY;
+		old_sum = fold((__u64)old_sum + net32(len) + net32(PROTO_ICMPV6) + net16((__u16)(kind << 8)));
+		new_sum = net16((__u16)(new_kind << 8));
+		break;
+	}
+	if (field_at) {
+		if (skb_load(skb, quote_at + field_at, &field, sizeof(field)) || quoted < field_at + 2)
+			return pass(counters, CLAT_ICMP);
+		new_field = adjust(field, old_sum, new_sum);
+		if (protocol == PROTO_UDP || protocol == PROTO_UDPLITE) {
+			if (!field)
+				new_field = 0;
+			else if (!new_field)
+				new_field = 0xffff;
+		} else if (protocol == PROTO_ICMPV6 && !new_field) {
+			/* Of a message of zeros, perhaps. */
+			return pass(counters, CLAT_ICMP);
+		}
+		quote = fold((__u64)quote + (__u16)~field + new_field);
+		quote = fold((__u64)quote + (__u16)~net16((__u16)(kind << 8)) + net16((__u16)(new_kind << 8)));
+	}
+	new.icmp.check = ~fold(sum_of(&new.icmp, sizeof(new.icmp) + sizeof(new.ip), quote));
+
+	/* From here on the packet changes. First to [48 bytes][quoted payload], which `new` fills. */
+	if (skb_change_proto(skb, net16(ETH_P_IP), 0))
+		return pass(counters, CLAT_KERNEL);
+
+	__u32 at = link + sizeof(new);
+	__be16 proto = net16(ETH_P_IP);
+
+	if (skb_adjust_room(skb, -(__s32)(sizeof(was) - sizeof(new.icmp) - sizeof(new.ip)), BPF_ADJ_ROOM_NET, 0) ||
+	    skb_store(skb, link, &new, sizeof(new), BPF_F_RECOMPUTE_CSUM) ||
+	    (field_at && skb_store(skb, at + field_at, &new_field, sizeof(new_field), BPF_F_RECOMPUTE_CSUM)) ||
+	    (new_kind != kind && skb_store(skb, at, &new_kind, sizeof(new_kind), BPF_F_RECOMPUTE_CSUM)) ||
+	    (link && skb_store(skb, offsetof(struct ethhdr, h_proto), &proto, sizeof(proto), 0)))
+		return lose(counters);
+	count(counters, skb, t, sizeof(*ip) + t->payload);
+	return redirect(clat->oif, BPF_F_INGRESS);
+}
