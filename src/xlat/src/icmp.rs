@@ -264,8 +264,11 @@ pub(crate) fn error_to_v4(head: Head, config: &Config) -> Result<Head, Reason> {
         (v6::UNREACHABLE, v6::PROHIBITED) => Ok(Head::new(v4::UNREACHABLE, v4::HOST_PROHIBITED, 0)),
         (v6::UNREACHABLE, v6::PORT) => Ok(Head::new(v4::UNREACHABLE, v4::PORT, 0)),
         (v6::PACKET_TOO_BIG, _) => {
-            let mtu =
-                value.saturating_sub(20).min(config.mtu4).min(config.mtu6 - 20).clamp(68, 0xffff);
+            let mtu = value
+                .saturating_sub(20)
+                .min(config.mtu4)
+                .min(config.mtu6.saturating_sub(20))
+                .clamp(68, 0xffff);
             Ok(Head::new(v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED, mtu))
         }
         (v6::TIME_EXCEEDED, _) => Ok(Head::new(v4::TIME_EXCEEDED, code, 0)),
