@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use clat_controller::binder_adapter::{
-    ClatStatus, ControllerStatus, ExceptionCode, IClatdController, Status as BinderStatus, Strong,
+    ClatStatus, ControllerStatus, ExceptionCode, IClatdController, OffloadCounters,
+    Status as BinderStatus, Strong,
 };
 use clat_controller::client::{connect, describe, errno};
 
-use crate::status::{Clat, Status};
+use crate::status::{Clat, Offload, Status};
 use crate::{Failure, FAILED};
 
 /// A connection to the controller.
@@ -69,6 +70,23 @@ impl From<ControllerStatus> for Status {
     }
 }
 
+impl From<OffloadCounters> for Offload {
+    fn from(counters: OffloadCounters) -> Self {
+        Self {
+            packets: counters.packets,
+            bytes: counters.bytes,
+            super_packets: counters.superPackets,
+            neighbour: counters.neighbour,
+            lost: counters.lost,
+            passed: counters
+                .passed
+                .into_iter()
+                .map(|passed| (passed.reason, passed.count))
+                .collect(),
+        }
+    }
+}
+
 impl From<ClatStatus> for Clat {
     fn from(clat: ClatStatus) -> Self {
         Self {
@@ -88,6 +106,9 @@ impl From<ClatStatus> for Clat {
             tx_bytes: clat.txBytes,
             rx_packets: clat.rxPackets,
             rx_bytes: clat.rxBytes,
+            offloaded: clat.offloaded,
+            egress: clat.egress.map(Offload::from),
+            ingress: clat.ingress.map(Offload::from),
             rates: None,
         }
     }

@@ -1,5 +1,7 @@
 //! `clatctl status`: the controller and its CLATs as a table or as JSON, once or again and again with rates.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -58,11 +60,54 @@ pub(crate) struct Clat {
     pub(crate) tx_bytes: i64,
     pub(crate) rx_packets: i64,
     pub(crate) rx_bytes: i64,
+    pub(crate) offloaded: bool,
+    pub(crate) egress: Option<Offload>,
+    pub(crate) ingress: Option<Offload>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rates: Option<Rates>,
 }
 
-/// What passed since the status before, a second.
+impl Clat {
+    /// What left or came by both ways, through the kernel and through clatd: packets and bytes.
+    fn sent(&self) -> (i64, i64) {
+        by_both(self.tx_packets, self.tx_bytes, self.egress.as_ref())
+    }
+
+    fn received(&self) -> (i64, i64) {
+        by_both(self.rx_packets, self.rx_bytes, self.ingress.as_ref())
+    }
+}
+
+fn by_both(packets: i64, bytes: i64, offload: Option<&Offload>) -> (i64, i64) {
+    let more = offload.map_or((0, 0), |offload| (offload.packets, offload.bytes));
+    (packets.saturating_add(more.0), bytes.saturating_add(more.1))
+}
+
+/// What a program in the kernel has done; the fields are those of `OffloadCounters.aidl`, and `passed` by reason.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Offload {
+    pub(crate) packets: i64,
+    pub(crate) bytes: i64,
+    pub(crate) super_packets: i64,
+    pub(crate) neighbour: i64,
+    pub(crate) lost: i64,
+    pub(crate) passed: BTreeMap<String, i64>,
+}
+
+impl fmt::Display for Offload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pkt, {}", self.packets, bytes(self.bytes))?;
+        let more = [("GSO", self.super_packets), ("lost", self.lost)].into_iter();
+        let passed = self.passed.iter().map(|(reason, count)| (reason.as_str(), *count));
+        for (name, count) in more.filter(|(_, count)| *count > 0).chain(passed) {
+            write!(f, "\n{name}: {count}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What passed since the status before, a second, by both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Rates {
@@ -109,11 +154,13 @@ fn add_rates(status: &mut Status, before: &Status, elapsed: Duration) {
             let rate = new.saturating_sub(old).max(0) as f64 / elapsed.as_secs_f64().max(1e-3);
             (rate * 10.0).round() / 10.0
         };
+        let (tx, old_tx) = (clat.sent(), old.sent());
+        let (rx, old_rx) = (clat.received(), old.received());
         clat.rates = Some(Rates {
-            tx_packets_per_second: rate(clat.tx_packets, old.tx_packets),
-            tx_bytes_per_second: rate(clat.tx_bytes, old.tx_bytes),
-            rx_packets_per_second: rate(clat.rx_packets, old.rx_packets),
-            rx_bytes_per_second: rate(clat.rx_bytes, old.rx_bytes),
+            tx_packets_per_second: rate(tx.0, old_tx.0),
+            tx_bytes_per_second: rate(tx.1, old_tx.1),
+            rx_packets_per_second: rate(rx.0, old_rx.0),
+            rx_bytes_per_second: rate(rx.1, old_rx.1),
         });
     }
 }
@@ -135,6 +182,7 @@ fn text(status: &Status, watch: bool) -> String {
         "clatd\nup",
         "sent",
         "received",
+        "in the kernel\nout / in",
     ]);
     for clat in &status.clats {
         let clatd = match (clat.pid, clat.restarts) {
@@ -142,8 +190,14 @@ fn text(status: &Status, watch: bool) -> String {
             (pid, 0) => format!("pid {pid}"),
             (pid, restarts) => format!("pid {pid}, restarted {restarts}x"),
         };
-        let mut sent = format!("{} pkt\n{}", clat.tx_packets, bytes(clat.tx_bytes));
-        let mut received = format!("{} pkt\n{}", clat.rx_packets, bytes(clat.rx_bytes));
+        let both = |(packets, count)| format!("{packets} pkt\n{}", bytes(count));
+        let (mut sent, mut received) = (both(clat.sent()), both(clat.received()));
+        let ways = [&clat.egress, &clat.ingress].into_iter().flatten().map(ToString::to_string);
+        let offload = match (clat.offloaded, ways.collect::<Vec<_>>().join("\n")) {
+            (true, counted) if counted.is_empty() => "yes".to_owned(),
+            (true, counted) => counted,
+            (false, _) => "no".to_owned(),
+        };
         if watch {
             let rates = clat.rates.unwrap_or_default();
             sent += &rate(rates.tx_packets_per_second, rates.tx_bytes_per_second);
@@ -156,6 +210,7 @@ fn text(status: &Status, watch: bool) -> String {
             format!("{clatd}\n{}", uptime(clat.uptime_millis)),
             sent,
             received,
+            offload,
         ]);
     }
     format!("{head}{table}\n")
@@ -220,6 +275,16 @@ mod tests {
                 tx_bytes: 1500,
                 rx_packets: 20,
                 rx_bytes: 2_500_000,
+                offloaded: true,
+                egress: Some(Offload {
+                    packets: 5,
+                    bytes: 500,
+                    super_packets: 2,
+                    neighbour: 3,
+                    lost: 0,
+                    passed: [("size".to_owned(), 1)].into(),
+                }),
+                ingress: None,
                 rates: None,
             }],
         }
@@ -236,7 +301,11 @@ mod tests {
                     "iface": "wlan0", "ifIndex": 21, "v4iface": "v4-wlan0", "v4ifIndex": 34,
                     "nat64Prefix": "64:ff9b::/96", "v4": "192.0.0.4", "v6": "2001:db8::1:2:3:4", "fwmark": 0xf0064,
                     "pid": 77, "restarts": 0, "uptimeMillis": 61500, "txPackets": 10, "txBytes": 1500,
-                    "rxPackets": 20, "rxBytes": 2_500_000
+                    "rxPackets": 20, "rxBytes": 2_500_000, "offloaded": true, "ingress": null,
+                    "egress": {
+                        "packets": 5, "bytes": 500, "superPackets": 2, "neighbour": 3, "lost": 0,
+                        "passed": { "size": 1 }
+                    }
                 }]
             })
         );
@@ -252,8 +321,11 @@ mod tests {
             "v4-wlan0",
             "0xf0064",
             "1m01s",
-            "10 pkt",
-            "1.5 kB",
+            "15 pkt",
+            "2.0 kB",
+            "5 pkt, 500 B",
+            "GSO: 2",
+            "size: 1",
             "2.5 MB",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");

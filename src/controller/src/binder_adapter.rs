@@ -16,6 +16,9 @@ pub use android_net_clat_aidl::aidl::android::net::clat::ControllerStatus::Contr
 pub use android_net_clat_aidl::aidl::android::net::clat::IClatdController::{
     BnClatdController, IClatdController,
 };
+pub use android_net_clat_aidl::aidl::android::net::clat::{
+    OffloadCounters::OffloadCounters, ReasonCount::ReasonCount,
+};
 pub use rsbinder::{BinderResult, ExceptionCode, Interface, Status, StatusCode, Strong};
 
 use crate::errors::{explain, worded};

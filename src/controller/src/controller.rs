@@ -11,8 +11,9 @@ use crate::address::Pool;
 use crate::dump::Dump;
 use crate::ebpf_mode::{decide, EbpfMode};
 use crate::errors::{Error, Step};
-use crate::host::{Host, Traffic};
+use crate::host::{Host, Offload, OffloadCounters, Programs, Traffic};
 use crate::names::IfaceName;
+use crate::offload::{self, Attached};
 use crate::tracker::{Request, Tracker};
 
 pub use crate::tracker::Clat;
@@ -22,6 +23,8 @@ pub struct Controller<H: Host> {
     host: Arc<H>,
     standalone: bool,
     mode: EbpfMode,
+    /// Of the translation in the kernel, until the end of the controller.
+    programs: Mutex<Option<Arc<ProgramsOf<H>>>>,
     pool: Arc<Pool>,
     state: Mutex<State<H>>,
     /// The drop rules' chain, from the first CLAT to the end of the controller; below `state`, to go after the rules.
@@ -30,6 +33,8 @@ pub struct Controller<H: Host> {
     /// Told whenever an interface is no longer busy.
     idle: Condvar,
 }
+
+type ProgramsOf<H> = <H as Offload>::Programs;
 
 struct State<H: Host> {
     closed: bool,
@@ -48,8 +53,14 @@ pub struct Running {
     pub pid: i32,
     /// How often clatd was started again.
     pub restarts: u32,
-    /// What passed the TUN device; `None` when it cannot be read.
+    /// What passed the TUN device, translated by clatd; `None` when it cannot be read.
     pub traffic: Option<Traffic>,
+    /// Whether packets are translated in the kernel.
+    pub offloaded: bool,
+    /// IPv4 packets that were to leave by the TUN device, seen from the program there; `None` without.
+    pub egress: Option<OffloadCounters>,
+    /// IPv6 packets that arrived on the uplink, seen from the program there; `None` without.
+    pub ingress: Option<OffloadCounters>,
 }
 
 /// A turn at an interface. Others wait for theirs until it is dropped.
@@ -69,7 +80,7 @@ impl<H: Host> Controller<H> {
     /// A controller that runs nothing yet. When `standalone`, every interface that exists has a network, and the IPv4
     /// default route is set and taken away with a CLAT.
     pub fn new(host: Arc<H>, standalone: bool) -> Self {
-        let mode = decide_mode(host.as_ref());
+        let (mode, programs) = get_programs(host.as_ref(), decide_mode(host.as_ref()));
         log::info!("eBPF mode: {mode}; {}", if standalone { "standalone" } else { "with netd" });
         let state = State {
             closed: false,
@@ -81,6 +92,7 @@ impl<H: Host> Controller<H> {
             host,
             standalone,
             mode,
+            programs: Mutex::new(programs.map(Arc::new)),
             pool: Arc::default(),
             state: Mutex::new(state),
             chain: Mutex::new(None),
@@ -91,6 +103,10 @@ impl<H: Host> Controller<H> {
     fn state(&self) -> MutexGuard<'_, State<H>> {
         // What the lock guards is never left half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn programs(&self) -> Option<Arc<ProgramsOf<H>>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for a turn at `iface`.
@@ -155,7 +171,12 @@ impl<H: Host> Controller<H> {
             prefix,
             standalone: self.standalone,
         };
-        let tracker = Tracker::start(&self.host, &self.pool, || self.need_chain(), request)?;
+        let offload = |clat: &Clat| {
+            let attached = Attached::attach(self.programs()?.as_ref(), clat);
+            attached.inspect_err(|e| log::log!(offload::severity(self.mode, e), "{e}")).ok()
+        };
+        let tracker =
+            Tracker::start(&self.host, &self.pool, || self.need_chain(), offload, request)?;
         let v6 = tracker.clat.v6;
         self.state().trackers.insert(iface, tracker);
         Ok(v6)
@@ -197,6 +218,7 @@ impl<H: Host> Controller<H> {
         };
         drop(trackers);
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Notes that `iface` belongs to network `net_id`.
@@ -261,15 +283,25 @@ impl<H: Host> Controller<H> {
             .state()
             .trackers
             .values()
-            .map(|tracker| (tracker.clat.clone(), tracker.clatd.pid(), tracker.clatd.restarts()))
+            .map(|tracker| {
+                let Tracker { clat, clatd, offload, .. } = tracker;
+                (clat.clone(), clatd.pid(), clatd.restarts(), offload.is_some())
+            })
             .collect();
+        let programs = self.programs();
+        let counters = |index| {
+            let counters = programs.as_ref()?.counters(index);
+            counters.inspect_err(|e| log::warn!("interface {index}: no numbers: {e}")).ok()?
+        };
         known
             .into_iter()
-            .map(|(clat, pid, restarts)| {
+            .map(|(clat, pid, restarts, offloaded)| {
                 let traffic = self.host.traffic(&clat.v4iface);
                 let traffic =
                     traffic.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.v4iface)).ok();
-                Running { clat, pid, restarts, traffic }
+                let [egress, ingress] =
+                    [clat.v4index, clat.index].map(|index| offloaded.then(|| counters(index))?);
+                Running { clat, pid, restarts, traffic, offloaded, egress, ingress }
             })
             .collect()
     }
@@ -279,17 +311,20 @@ impl<H: Host> Controller<H> {
     pub fn dump(&self) -> String {
         let running = self.running();
         let clats: Vec<_> = running.iter().map(|running| running.clat.clone()).collect();
-        let (ingress, egress) = (self.host.ingress_map(), self.host.egress_map());
-        let maps = if ingress.is_some() && egress.is_some() {
-            "maps present"
-        } else {
-            "no maps, clatd translates"
-        };
+        let programs = self.programs();
+        let maps = if programs.is_some() { "maps present" } else { "no maps, clatd translates" };
         let mut more = vec![format!("eBPF mode: {} ({maps})", self.mode)];
-        for Running { clat, pid, restarts, .. } in &running {
+        for Running { clat, pid, restarts, egress, ingress, .. } in &running {
             let (iface, up) = (&clat.iface, clat.since.elapsed().as_secs());
             more.push(format!("{iface}: clatd pid {pid}, {restarts} restarts, up {up} s"));
+            for (name, counters) in [("egress", egress), ("ingress", ingress)] {
+                more.extend(
+                    counters.iter().map(|counters| format!("{iface}: eBPF {name} {counters}")),
+                );
+            }
         }
+        let ingress = programs.as_ref().map(|programs| programs.ingress_map());
+        let egress = programs.as_ref().map(|programs| programs.egress_map());
         Dump { clats: &clats, ingress, egress, links: self.host.as_ref(), more }.render()
     }
 }
@@ -305,6 +340,21 @@ fn parse_name(text: &str) -> Result<IfaceName, Error> {
 /// The network of an interface without netd: its index, brought into 1..=65535.
 fn own_net_id(index: u32) -> u16 {
     u16::try_from(index.saturating_sub(1) % 0xffff + 1).unwrap_or(u16::MAX)
+}
+
+/// The programs, unless they are not to be used; the mode is `Disabled` where they cannot be had.
+fn get_programs<H: Host>(host: &H, mode: EbpfMode) -> (EbpfMode, Option<ProgramsOf<H>>) {
+    if mode == EbpfMode::Disabled {
+        return (mode, None);
+    }
+    match host.programs() {
+        Ok(Some(programs)) => (mode, Some(programs)),
+        Ok(None) => (EbpfMode::Disabled, None),
+        Err(e) => {
+            log::error!("no translation in the kernel, clatd does it all: {e}");
+            (EbpfMode::Disabled, None)
+        }
+    }
 }
 
 /// DESIGN §3.1: reads what [`decide`] wants to know.

@@ -40,6 +40,24 @@ pub enum Step {
     /// Starting clatd (8).
     #[error("start clatd")]
     Spawn,
+    /// Telling whether the uplink has Ethernet headers (9). This and what follows on the offload only gets logged.
+    #[error("offload its CLAT: tell its kind of link")]
+    FindLinkKind,
+    /// Adding the entry of the egress map (9).
+    #[error("offload its CLAT: add its entry to the egress map")]
+    AddEgressEntry,
+    /// Adding the entry of the ingress map (9).
+    #[error("offload its CLAT: add its entry to the ingress map")]
+    AddIngressEntry,
+    /// Adding a clsact (9).
+    #[error("offload its CLAT: add a clsact qdisc")]
+    AddClsact,
+    /// Attaching the filter of the TUN device (9).
+    #[error("offload its CLAT: attach the egress filter")]
+    AddEgressFilter,
+    /// Attaching the filter of the uplink (9).
+    #[error("offload its CLAT: attach the ingress filter")]
+    AddIngressFilter,
     /// Waiting for clatd to set up the TUN device (standalone only).
     #[error("get clatd ready")]
     AwaitClatd,

@@ -14,6 +14,7 @@ pub mod errors;
 pub mod fwmark;
 pub mod host;
 pub mod names;
+mod offload;
 pub mod service;
 mod supervisor;
 mod tracker;

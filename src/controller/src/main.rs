@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{anyhow, Context, Result};
 use clap::Parser;
 use clat_controller::controller::Controller;
-use clat_controller::host::linux::{properties, LinuxHost, NamespaceLock, HAS_NETD};
+use clat_controller::host::linux::{properties, LinuxHost, NamespaceLock, BPF_DIR, HAS_NETD};
 use clat_controller::service::ClatdService;
 use clat_controller::{binder_adapter, DEFAULT_SOCKET, SERVICE_NAME};
 use nix::sys::signal::{SigSet, Signal};
@@ -45,6 +45,12 @@ struct Args {
     /// A build.prop file to take ro.product.first_api_level and ro.build.version.sdk from
     #[arg(long, value_name = "FILE")]
     build_prop: Option<PathBuf>,
+    /// Where the programs and maps of the translation in the kernel are pinned
+    #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
+    bpf_dir: PathBuf,
+    /// Do without translation in the kernel: clatd does it all
+    #[arg(long)]
+    no_offload: bool,
 }
 
 fn main() {
@@ -65,7 +71,7 @@ fn try_main() -> Result<()> {
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
     let properties = properties(args.build_prop.as_deref(), args.first_api_level)?;
-    let host = LinuxHost::new(clatd, properties);
+    let host = LinuxHost::new(clatd, properties, (!args.no_offload).then_some(args.bpf_dir));
 
     make_dir(Path::new(RUN_DIR))?;
     make_dir(args.socket.parent().ok_or_else(|| anyhow!("--socket needs a path of a file"))?)?;

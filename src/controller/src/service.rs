@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::binder_adapter::{
     calling_uid, security, service_specific, BinderResult, ClatStatus, ControllerStatus,
-    IClatdController, Interface, Status,
+    IClatdController, Interface, OffloadCounters as AidlCounters, ReasonCount, Status,
 };
 use crate::controller::{Controller, Running};
 use crate::errors::Error;
-use crate::host::Host;
+use crate::host::{Host, OffloadCounters};
 
 /// Who may call on every machine: root, system and network_stack (AOSP, android_filesystem_config.h).
 pub const CALLERS: [u32; 3] = [0, 1000, 1073];
@@ -60,9 +60,26 @@ impl Max for i64 {
     const MAX: Self = i64::MAX;
 }
 
+impl From<OffloadCounters> for AidlCounters {
+    fn from(counters: OffloadCounters) -> Self {
+        let reason = |(reason, count): (&str, u64)| ReasonCount {
+            reason: reason.to_owned(),
+            count: signed(count),
+        };
+        Self {
+            passed: counters.passed_by_reason().map(reason).collect(),
+            packets: signed(counters.packets),
+            bytes: signed(counters.bytes),
+            superPackets: signed(counters.super_packets),
+            neighbour: signed(counters.neighbour),
+            lost: signed(counters.lost),
+        }
+    }
+}
+
 impl From<Running> for ClatStatus {
     fn from(running: Running) -> Self {
-        let Running { clat, pid, restarts, traffic } = running;
+        let Running { clat, pid, restarts, traffic, offloaded, egress, ingress } = running;
         let traffic = traffic.unwrap_or_default();
         Self {
             iface: clat.iface.to_string(),
@@ -80,6 +97,9 @@ impl From<Running> for ClatStatus {
             txBytes: signed(traffic.tx_bytes),
             rxPackets: signed(traffic.rx_packets),
             rxBytes: signed(traffic.rx_bytes),
+            offloaded,
+            egress: egress.map(AidlCounters::from),
+            ingress: ingress.map(AidlCounters::from),
         }
     }
 }

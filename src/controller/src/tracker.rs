@@ -14,6 +14,7 @@ use crate::errors::{worded, Error, Step};
 use crate::fwmark::Fwmark;
 use crate::host::{Child, ClatdArgs, Host};
 use crate::names::IfaceName;
+use crate::offload::Attached;
 use crate::supervisor::{wait, Supervisor};
 
 /// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one, and unlike one another.
@@ -46,6 +47,7 @@ pub struct Clat {
 /// the reverse of how they came.
 pub(crate) struct Tracker<H: Host> {
     _route: Option<H::Route>,
+    pub(crate) offload: Option<Attached<H::Programs>>,
     pub(crate) clatd: Supervisor,
     _rule: H::Rule,
     _lease: Lease,
@@ -70,6 +72,7 @@ impl<H: Host> Tracker<H> {
         host: &Arc<H>,
         pool: &Arc<Pool>,
         need_chain: impl FnOnce() -> io::Result<()>,
+        offload: impl FnOnce(&Clat) -> Option<Attached<H::Programs>>,
         request: Request<'_>,
     ) -> Result<Self, Error> {
         let Request { iface, v4iface, index, net_id, prefix, standalone } = request;
@@ -118,6 +121,20 @@ impl<H: Host> Tracker<H> {
         let args = ClatdArgs { uplink: iface.clone(), mark, prefix, v4, v6 };
         let mut child = host.spawn_clatd(&args, &tun).map_err(failed(Step::Spawn))?;
 
+        let clat = Clat {
+            iface: iface.clone(),
+            index,
+            v4iface: v4iface.clone(),
+            v4index,
+            prefix,
+            v4,
+            v6,
+            mark,
+            since: Instant::now(),
+        };
+        // Failing to leaves a working, slower CLAT.
+        let offload = offload(&clat);
+
         let route = if standalone {
             await_clatd(host.as_ref(), &mut child, &v4iface, v4)
                 .map_err(failed(Step::AwaitClatd))?;
@@ -134,9 +151,7 @@ impl<H: Host> Tracker<H> {
         let clatd = Supervisor::watch(iface.to_string(), child, respawn)
             .map_err(failed(Step::Supervise))?;
         log::info!("clatd pid {} started on {iface}: {v4} is {v6} towards {prefix}", clatd.pid());
-        let clat =
-            Clat { iface, index, v4iface, v4index, prefix, v4, v6, mark, since: Instant::now() };
-        Ok(Self { _route: route, clatd, _rule: rule, _lease: lease, _tun: tun, clat })
+        Ok(Self { _route: route, offload, clatd, _rule: rule, _lease: lease, _tun: tun, clat })
     }
 }
 

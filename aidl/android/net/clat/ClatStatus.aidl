@@ -16,6 +16,8 @@
 
 package android.net.clat;
 
+import android.net.clat.OffloadCounters;
+
 /** One running CLAT. */
 parcelable ClatStatus {
     /** The uplink's name. */
@@ -40,12 +42,18 @@ parcelable ClatStatus {
     int restarts;
     /** Milliseconds since it was started. */
     long uptimeMillis;
-    /** IPv4 packets that left by v4iface. */
+    /** IPv4 packets that left by v4iface, for clatd to translate. */
     long txPackets;
-    /** IPv4 bytes that left by v4iface. */
+    /** IPv4 bytes that left by v4iface, for clatd to translate. */
     long txBytes;
-    /** IPv4 packets that arrived by v4iface. */
+    /** IPv4 packets that arrived by v4iface, translated by clatd. */
     long rxPackets;
-    /** IPv4 bytes that arrived by v4iface. */
+    /** IPv4 bytes that arrived by v4iface, translated by clatd. */
     long rxBytes;
+    /** Whether packets are translated in the kernel; what it leaves is for clatd. */
+    boolean offloaded;
+    /** IPv4 packets that were to leave by v4iface, seen from the program there; null where nothing is counted. */
+    @nullable OffloadCounters egress;
+    /** IPv6 packets that arrived on the uplink for v6, seen from the program there; null where nothing is counted. */
+    @nullable OffloadCounters ingress;
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::ebpf_mode::KernelVersion;
 use crate::host::fake::{FakeHost, Fault};
-use crate::host::System;
+use crate::host::{EgressEntry, IngressEntry, System};
 
 const PREFIX: &str = "64:ff9b::/96";
 
@@ -366,4 +366,153 @@ fn dump_shows_what_runs() {
         Some(format!("    wlan0: clatd pid {pid}, 0 restarts, up 0 s").as_str())
     );
     assert_eq!(lines.next(), None);
+}
+
+/// A host on which packets may be translated in the kernel, as far as its level says.
+fn offloading_host(level: u32) -> FakeHost {
+    let host = FakeHost::with_uplink("wlan0");
+    let property = ("ro.product.first_api_level".to_owned(), level.to_string());
+    host.inner().properties.extend([property]);
+    host
+}
+
+#[test]
+fn offload_comes_and_goes_in_order() {
+    let host = offloading_host(36);
+    let controller = controller(&host, true);
+    assert_eq!(controller.ebpf_mode(), EbpfMode::Enabled);
+    let v6 = controller.start("wlan0", PREFIX).expect("starts");
+    let rule = format!("rule wlan0 {PREFIX} {v6}");
+    let taken = [
+        "egress entry of 101",
+        "ingress entry of 21",
+        "Egress RawIp filter on 101",
+        "Ingress Ethernet filter on 21",
+    ];
+    let mut expected = vec!["+programs".to_owned()];
+    expected.extend(["tun v4-wlan0", "chain", &rule, "clatd wlan0"].map(|name| format!("+{name}")));
+    let [egress_entry, ingress_entry, egress, ingress] = taken.map(|name| format!("+{name}"));
+    expected.extend([egress_entry, ingress_entry, "clsact on 101".into(), egress]);
+    expected.extend(["clsact on 21".into(), ingress]);
+    expected.push("+route by 101 from 192.0.0.4 metric 2069".to_owned());
+    assert_eq!(host.inner().log, expected);
+    let pfx96 = "64:ff9b::".parse().expect("an address");
+    let local4 = "192.0.0.4".parse().expect("an address");
+    assert_eq!(
+        host.inner().egress,
+        [EgressEntry { iif: 101, local4, oif: 21, local6: v6, pfx96, oif_is_ethernet: true }]
+    );
+    assert_eq!(
+        host.inner().ingress,
+        [IngressEntry { iif: 21, pfx96, local6: v6, oif: 101, local4 }]
+    );
+
+    let running = &controller.running()[0];
+    assert!(running.offloaded);
+    assert_eq!(running.egress.as_ref().map(|c| c.packets), Some(101));
+    assert_eq!(running.ingress.as_ref().map(|c| c.packets), Some(21));
+    let dump = controller.dump();
+    let line = "    wlan0: eBPF ingress 21 packets 0 bytes, 0 super-packets, 0 neighbours resolved, 0 lost, passed to clatd: header=5\n";
+    assert!(dump.ends_with(line), "{dump}");
+    assert!(
+        dump.contains(&format!(
+            "      101(v4-wlan0) 192.0.0.4 -> {v6} 64:ff9b::/96 21(wlan0) ether\n"
+        )),
+        "{dump}"
+    );
+    host.inner().faults.extend([(Fault::Maps, Errno::EPERM), (Fault::Counters, Errno::EPERM)]);
+    assert_eq!(controller.dump().matches("Error printing BPF map: ").count(), 2);
+    assert_eq!(controller.running()[0].ingress, None);
+
+    host.inner().log.clear();
+    controller.stop("wlan0").expect("stops");
+    let [egress_entry, ingress_entry, egress, ingress] = taken.map(str::to_owned);
+    let route = "route by 101 from 192.0.0.4 metric 2069".to_owned();
+    let order = [
+        route,
+        ingress,
+        egress,
+        ingress_entry,
+        egress_entry,
+        "clatd wlan0".into(),
+        rule,
+        "tun v4-wlan0".into(),
+    ];
+    assert_eq!(host.inner().log, order.map(|name| format!("-{name}")));
+    controller.shut_down();
+    assert!(host.inner().live.is_empty(), "{:?}", host.inner().live);
+}
+
+#[test]
+fn a_clat_works_without_each_step_of_the_offload() {
+    for (fault, taken) in [
+        (Fault::LinkKind, &[][..]),
+        (Fault::EgressEntry, &[]),
+        (Fault::IngressEntry, &["egress entry of 101"]),
+        (Fault::Clsact(101), &["egress entry of 101", "ingress entry of 21"]),
+        (Fault::EgressFilter, &["egress entry of 101", "ingress entry of 21"]),
+        (
+            Fault::Clsact(21),
+            &["egress entry of 101", "ingress entry of 21", "Egress RawIp filter on 101"],
+        ),
+        (
+            Fault::IngressFilter,
+            &["egress entry of 101", "ingress entry of 21", "Egress RawIp filter on 101"],
+        ),
+    ] {
+        for level in [28, 36] {
+            let host = offloading_host(level);
+            let controller = controller(&host, true);
+            host.inner().faults.insert(fault, Errno::ENOENT);
+            controller.start("wlan0", PREFIX).expect("starts all the same");
+            let running = &controller.running()[0];
+            assert!(!running.offloaded && running.egress.is_none() && running.ingress.is_none());
+            let mut log = host.inner().log.clone();
+            log.retain(|line| line.contains("entry") || line.contains("filter"));
+            let there = taken.iter().map(|name| format!("+{name}"));
+            let back = taken.iter().rev().map(|name| format!("-{name}"));
+            assert_eq!(log, there.chain(back).collect::<Vec<_>>(), "{fault:?}");
+
+            controller.stop("wlan0").expect("stops");
+            assert_eq!(live(&host), ["programs"]);
+            host.inner().faults.clear();
+            controller.start("wlan0", PREFIX).expect("starts");
+            assert!(controller.running()[0].offloaded, "the next has it");
+            drop(controller);
+            assert!(host.inner().live.is_empty(), "{:?}", host.inner().live);
+        }
+    }
+}
+
+#[test]
+fn a_start_that_fails_late_takes_the_offload_back() {
+    for fault in [Fault::IsConfigured, Fault::Route] {
+        let host = offloading_host(36);
+        let controller = controller(&host, true);
+        host.inner().faults.insert(fault, Errno::EIO);
+        controller.start("wlan0", PREFIX).expect_err("fails");
+        assert!(host.inner().log.iter().any(|line| line.starts_with("+Ingress")));
+        assert_eq!(live(&host), ["programs"]);
+    }
+}
+
+#[test]
+fn no_offload_without_programs() {
+    for (level, errno, no_offload) in [
+        (36, Some(Errno::EPERM), false),
+        (28, Some(Errno::ENOENT), false),
+        (36, None, true),
+        // Not even asked for.
+        (27, None, false),
+    ] {
+        let host = offloading_host(level);
+        host.inner().no_offload = no_offload;
+        host.inner().faults.extend(errno.map(|errno| (Fault::Programs, errno)));
+        let controller = controller(&host, true);
+        assert_eq!(controller.ebpf_mode(), EbpfMode::Disabled);
+        controller.start("wlan0", PREFIX).expect("starts");
+        assert!(!controller.running()[0].offloaded);
+        assert!(!host.inner().log.iter().any(|l| l.contains("filter") || l.contains("programs")));
+        assert!(!controller.dump().contains("BPF ingress map"));
+    }
 }

@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
-    Child, ClatdArgs, Devices, EgressEntry, Firewall, IngressEntry, Links, Offload, Processes,
-    System, Traffic,
+    Child, ClatdArgs, Devices, EgressEntry, Firewall, Hook, IngressEntry, LinkKind, Links, Offload,
+    OffloadCounters, Processes, Programs, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 use crate::fwmark::Fwmark;
@@ -33,6 +33,16 @@ pub(crate) enum Fault {
     IsConfigured,
     Route,
     Traffic,
+    Programs,
+    LinkKind,
+    EgressEntry,
+    IngressEntry,
+    /// On the interface of this index.
+    Clsact(u32),
+    EgressFilter,
+    IngressFilter,
+    Maps,
+    Counters,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +63,11 @@ pub(crate) struct Inner {
     pub(crate) lazy_clatd: bool,
     pub(crate) dead_on_arrival: bool,
     pub(crate) properties: BTreeMap<String, String>,
+    /// Whether the host was told to do without translation in the kernel.
+    pub(crate) no_offload: bool,
+    /// What was put into the maps.
+    pub(crate) egress: Vec<EgressEntry>,
+    pub(crate) ingress: Vec<IngressEntry>,
     /// How long making a device takes.
     pub(crate) tun_delay: Duration,
 }
@@ -257,11 +272,75 @@ impl Processes for FakeHost {
 }
 
 impl Offload for FakeHost {
-    fn ingress_map(&self) -> Option<io::Result<Vec<IngressEntry>>> {
-        None
+    type Programs = FakePrograms;
+
+    fn programs(&self) -> io::Result<Option<FakePrograms>> {
+        self.fault(Fault::Programs)?;
+        let wanted = !self.inner().no_offload;
+        Ok(wanted.then(|| FakePrograms(self.hold("programs".to_owned()))))
+    }
+}
+
+/// Maps and filters that exist only in memory.
+#[derive(Debug)]
+pub(crate) struct FakePrograms(Held);
+
+impl FakePrograms {
+    fn hold(&self, fault: Fault, name: String) -> io::Result<Held> {
+        self.0.host.fault(fault)?;
+        Ok(self.0.host.hold(name))
+    }
+}
+
+impl Programs for FakePrograms {
+    type Entry = Held;
+    type Filter = Held;
+
+    fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
+        self.0.host.fault(Fault::LinkKind)?;
+        Ok(if index == 21 { LinkKind::Ethernet } else { LinkKind::RawIp })
     }
 
-    fn egress_map(&self) -> Option<io::Result<Vec<EgressEntry>>> {
-        None
+    fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Held> {
+        let held = self.hold(Fault::EgressEntry, format!("egress entry of {}", entry.iif))?;
+        self.0.host.inner().egress.push(entry.clone());
+        Ok(held)
+    }
+
+    fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Held> {
+        let held = self.hold(Fault::IngressEntry, format!("ingress entry of {}", entry.iif))?;
+        self.0.host.inner().ingress.push(entry.clone());
+        Ok(held)
+    }
+
+    fn add_clsact(&self, index: u32) -> io::Result<()> {
+        self.0.host.fault(Fault::Clsact(index))?;
+        self.0.host.inner().log.push(format!("clsact on {index}"));
+        Ok(())
+    }
+
+    fn add_filter(&self, index: u32, hook: Hook, link: LinkKind) -> io::Result<Held> {
+        let fault = match hook {
+            Hook::Egress => Fault::EgressFilter,
+            Hook::Ingress => Fault::IngressFilter,
+        };
+        self.hold(fault, format!("{hook:?} {link:?} filter on {index}"))
+    }
+
+    fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {
+        self.0.host.fault(Fault::Maps)?;
+        Ok(self.0.host.inner().ingress.clone())
+    }
+
+    fn egress_map(&self) -> io::Result<Vec<EgressEntry>> {
+        self.0.host.fault(Fault::Maps)?;
+        Ok(self.0.host.inner().egress.clone())
+    }
+
+    fn counters(&self, index: u32) -> io::Result<Option<OffloadCounters>> {
+        self.0.host.fault(Fault::Counters)?;
+        let mut counters = OffloadCounters { packets: index.into(), ..OffloadCounters::default() };
+        counters.passed[1] = 5;
+        Ok(Some(counters))
     }
 }

@@ -6,6 +6,7 @@ pub mod linux;
 #[cfg(test)]
 pub(crate) mod fake;
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
@@ -242,15 +243,143 @@ pub struct EgressEntry {
     pub oif_is_ethernet: bool,
 }
 
-/// The translation in the kernel. For now it can only be looked at.
-pub trait Offload {
-    /// The ingress map; `None` where there is none.
-    fn ingress_map(&self) -> Option<io::Result<Vec<IngressEntry>>> {
-        None
-    }
+/// What the packets of an interface begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header.
+    RawIp,
+}
 
-    /// The egress map; `None` where there is none.
-    fn egress_map(&self) -> Option<io::Result<Vec<EgressEntry>>> {
-        None
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// To the TUN device, for IPv4 packets that leave by it.
+    Egress,
+    /// To the uplink, for IPv6 packets that arrive there.
+    Ingress,
+}
+
+/// Why the programs leave packets to clatd, in the order of `enum clat_reason` in bpf_progs/clatd.h.
+pub const PASSED_REASONS: [&str; 12] = [
+    "foreign-source",
+    "header",
+    "address",
+    "route",
+    "protocol",
+    "fragment",
+    "icmp",
+    "checksum",
+    "size",
+    "gso",
+    "ethernet",
+    "kernel",
+];
+
+/// What a program has done on one interface since the CLAT was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OffloadCounters {
+    /// Packets translated; each segment of a super-packet counts.
+    pub packets: u64,
+    /// Their bytes as they came: IPv4 for egress, IPv6 for ingress. The headers of a super-packet count once.
+    pub bytes: u64,
+    /// Super-packets (GSO, GRO) among them.
+    pub super_packets: u64,
+    /// Packets whose neighbour the kernel resolved, super-packets counting once.
+    pub neighbour: u64,
+    /// Packets that were lost: the kernel failed when they had been changed already.
+    pub lost: u64,
+    /// Packets left to clatd, by [`PASSED_REASONS`].
+    pub passed: [u64; PASSED_REASONS.len()],
+}
+
+impl OffloadCounters {
+    /// How many packets were left to clatd, by reason; only reasons that occurred.
+    pub fn passed_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        PASSED_REASONS.into_iter().zip(self.passed).filter(|(_, count)| *count > 0)
     }
+}
+
+impl fmt::Display for OffloadCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { packets, bytes, super_packets, neighbour, lost, .. } = self;
+        write!(f, "{packets} packets {bytes} bytes, {super_packets} super-packets, ")?;
+        write!(f, "{neighbour} neighbours resolved, {lost} lost, passed to clatd:")?;
+        let mut reasons = self.passed_by_reason().peekable();
+        if reasons.peek().is_none() {
+            return f.write_str(" none");
+        }
+        reasons.try_for_each(|(reason, count)| write!(f, " {reason}={count}"))
+    }
+}
+
+/// The translation in the kernel.
+pub trait Offload {
+    /// The programs and maps.
+    type Programs: Programs;
+
+    /// Gets hold of the programs and of empty maps: the last step of cleaning up after a former life. `None` where the
+    /// host was told to do without.
+    ///
+    /// # Errors
+    /// Those of bpf(2) and of the BPF file system; EBUSY where another controller has them.
+    fn programs(&self) -> io::Result<Option<Self::Programs>>;
+}
+
+/// The tc programs and their maps (DESIGN §3.4).
+pub trait Programs: Send + Sync + 'static {
+    /// An entry of a map that goes away when dropped.
+    type Entry: Send + 'static;
+
+    /// An attached program that is detached when dropped.
+    type Filter: Send + 'static;
+
+    /// What the packets of an interface begin with.
+    ///
+    /// # Errors
+    /// EAFNOSUPPORT where it is neither; ENODEV where there is none.
+    fn link_kind(&self, index: u32) -> io::Result<LinkKind>;
+
+    /// Adds an entry to the egress map.
+    ///
+    /// # Errors
+    /// Those of bpf(2): E2BIG where it is full.
+    fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Self::Entry>;
+
+    /// Adds an entry to the ingress map.
+    ///
+    /// # Errors
+    /// Those of bpf(2): E2BIG where it is full.
+    fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Self::Entry>;
+
+    /// Makes sure of an interface's clsact qdisc, which filters hang on. It goes with the interface.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn add_clsact(&self, index: u32) -> io::Result<()>;
+
+    /// Attaches the program for this hook and this kind of link to an interface.
+    ///
+    /// # Errors
+    /// Those of bpf(2) and of netlink: ENOENT where the kernel lacks NET_CLS_BPF.
+    fn add_filter(&self, index: u32, hook: Hook, link: LinkKind) -> io::Result<Self::Filter>;
+
+    /// The entries of the ingress map.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    fn ingress_map(&self) -> io::Result<Vec<IngressEntry>>;
+
+    /// The entries of the egress map.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    fn egress_map(&self) -> io::Result<Vec<EgressEntry>>;
+
+    /// What was counted on an interface; `None` where nothing is.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    fn counters(&self, index: u32) -> io::Result<Option<OffloadCounters>>;
 }

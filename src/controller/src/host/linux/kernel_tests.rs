@@ -25,7 +25,7 @@ fn in_namespace(test: impl FnOnce(&LinuxHost) + Send + 'static) {
     }
     let thread = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
-        test(&LinuxHost::new(PathBuf::from("/bin/false"), BTreeMap::new()));
+        test(&LinuxHost::new(PathBuf::from("/bin/false"), BTreeMap::new(), None));
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);

@@ -1,11 +1,13 @@
 //! The host as it is: Linux, with or without Android on it.
 
+mod bpf;
 mod firewall;
 mod links;
 mod netlink;
 mod posix_spawn;
 mod process;
 mod reconcile;
+mod tc;
 
 #[cfg(test)]
 mod kernel_tests;
@@ -21,6 +23,8 @@ use clat_tun::Tun;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::net::if_::if_nametoindex;
+
+pub use bpf::BPF_DIR;
 
 use super::{Devices, Offload, System};
 use crate::ebpf_mode::{KernelVersion, NEWEST_API_LEVEL};
@@ -39,18 +43,28 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/system/bin";
 pub struct LinuxHost {
     clatd: PathBuf,
     properties: BTreeMap<String, String>,
+    bpf_dir: Option<PathBuf>,
 }
 
 impl LinuxHost {
-    /// A host that starts `clatd` for its CLATs, and whose system properties are `properties`.
+    /// A host that starts `clatd` for its CLATs, and whose system properties are `properties`. Programs and maps of the
+    /// translation in the kernel are in `bpf_dir`; without, there is none.
     #[must_use]
-    pub fn new(clatd: PathBuf, properties: BTreeMap<String, String>) -> Self {
-        Self { clatd, properties }
+    pub fn new(
+        clatd: PathBuf,
+        properties: BTreeMap<String, String>,
+        bpf_dir: Option<PathBuf>,
+    ) -> Self {
+        Self { clatd, properties, bpf_dir }
     }
 
-    /// Removes what a controller left behind that was killed: clatd processes, with them their TUN devices and
-    /// routes, and the drop rules with their chain. To be called before the first CLAT, under a [`NamespaceLock`].
+    /// Removes what a controller left behind that was killed: filters, clatd processes, with them their TUN devices and
+    /// routes, and the drop rules with their chain. What is left in maps goes when the programs are asked for. To be
+    /// called before the first CLAT, under a [`NamespaceLock`].
     pub fn reconcile(&self) {
+        if let Err(e) = tc::remove_leftovers() {
+            log::warn!("cannot look for filters of a former life: {e}");
+        }
         reconcile::end_orphans();
         if let Err(e) = firewall::remove_leftovers() {
             log::warn!("cannot look for firewall rules of a former life: {e}");
@@ -189,7 +203,13 @@ impl Devices for LinuxHost {
     }
 }
 
-impl Offload for LinuxHost {}
+impl Offload for LinuxHost {
+    type Programs = bpf::Objects;
+
+    fn programs(&self) -> io::Result<Option<bpf::Objects>> {
+        self.bpf_dir.as_deref().map(bpf::Objects::get).transpose()
+    }
+}
 
 /// Finds a program in [`PATH`].
 fn find_program(name: &str) -> io::Result<PathBuf> {
@@ -216,7 +236,7 @@ mod tests {
         )
         .expect("a file");
         let host = |level| {
-            LinuxHost::new(PathBuf::new(), properties(Some(&dir), level).expect("readable"))
+            LinuxHost::new(PathBuf::new(), properties(Some(&dir), level).expect("readable"), None)
         };
         assert_eq!(host(None).property("ro.build.version.sdk").as_deref(), Some("34"));
         assert_eq!(host(None).property("ro.product.first_api_level").as_deref(), Some("28"));
@@ -242,7 +262,7 @@ mod tests {
 
     #[test]
     fn the_kernel_has_a_version_and_chance() {
-        let host = LinuxHost::new(PathBuf::new(), BTreeMap::new());
+        let host = LinuxHost::new(PathBuf::new(), BTreeMap::new(), None);
         assert!(host.kernel_version() > KernelVersion(4, 0));
         assert_ne!(host.random().expect("random"), host.random().expect("random"));
     }

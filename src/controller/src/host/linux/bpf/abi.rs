@@ -1,0 +1,118 @@
+//! What the maps hold: bpf_progs/clatd.h once more, in the machine's byte order, addresses as on the wire. A test below
+//! compares both.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::host::{EgressEntry, IngressEntry, OffloadCounters, PASSED_REASONS};
+
+/// A key or a value of a map.
+pub(super) trait Plain: FromBytes + IntoBytes + Immutable + KnownLayout {}
+
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Plain for T {}
+
+/// `struct clat_egress_key`
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct EgressKey {
+    iif: u32,
+    local4: [u8; 4],
+}
+
+/// `struct clat_egress_value`
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct EgressValue {
+    oif: u32,
+    local6: [u8; 16],
+    pfx96: [u8; 16],
+    oif_is_ethernet: u8,
+    pad: [u8; 3],
+}
+
+/// `struct clat_ingress_key`
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct IngressKey {
+    iif: u32,
+    pfx96: [u8; 16],
+    local6: [u8; 16],
+}
+
+/// `struct clat_ingress_value`
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct IngressValue {
+    oif: u32,
+    local4: [u8; 4],
+}
+
+/// `struct clat_counters`
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct Counters {
+    packets: u64,
+    bytes: u64,
+    super_packets: u64,
+    neighbour: u64,
+    lost: u64,
+    passed: [u64; PASSED_REASONS.len()],
+}
+
+impl EgressEntry {
+    pub(super) fn to_abi(&self) -> (EgressKey, EgressValue) {
+        let key = EgressKey { iif: self.iif, local4: self.local4.octets() };
+        let value = EgressValue {
+            oif: self.oif,
+            local6: self.local6.octets(),
+            pfx96: self.pfx96.octets(),
+            oif_is_ethernet: self.oif_is_ethernet.into(),
+            pad: [0; 3],
+        };
+        (key, value)
+    }
+
+    pub(super) fn from_abi(key: EgressKey, value: EgressValue) -> Self {
+        Self {
+            iif: key.iif,
+            local4: Ipv4Addr::from(key.local4),
+            oif: value.oif,
+            local6: Ipv6Addr::from(value.local6),
+            pfx96: Ipv6Addr::from(value.pfx96),
+            oif_is_ethernet: value.oif_is_ethernet != 0,
+        }
+    }
+}
+
+impl IngressEntry {
+    pub(super) fn to_abi(&self) -> (IngressKey, IngressValue) {
+        let key =
+            IngressKey { iif: self.iif, pfx96: self.pfx96.octets(), local6: self.local6.octets() };
+        (key, IngressValue { oif: self.oif, local4: self.local4.octets() })
+    }
+
+    pub(super) fn from_abi(key: IngressKey, value: IngressValue) -> Self {
+        Self {
+            iif: key.iif,
+            pfx96: Ipv6Addr::from(key.pfx96),
+            local6: Ipv6Addr::from(key.local6),
+            oif: value.oif,
+            local4: Ipv4Addr::from(value.local4),
+        }
+    }
+}
+
+impl OffloadCounters {
+    /// Adds what one CPU has counted.
+    pub(super) fn add(&mut self, cpu: &Counters) {
+        self.packets += cpu.packets;
+        self.bytes += cpu.bytes;
+        self.super_packets += cpu.super_packets;
+        self.neighbour += cpu.neighbour;
+        self.lost += cpu.lost;
+        for (sum, count) in self.passed.iter_mut().zip(cpu.passed) {
+            *sum += count;
+        }
+    }
+}

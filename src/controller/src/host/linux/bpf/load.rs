@@ -1,0 +1,216 @@
+//! Loads the programs of this build and pins them. What an earlier life has pinned stays where it is the same, so that
+//! nobody who uses it notices, and is replaced at one blow where it is not.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::libbpf_sys::BPF_FUNC_redirect_neigh;
+use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions, ProgramInfo};
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{
+    MapCore, MapMut, MapType, OpenMapMut, PrintLevel, Program, ProgramMut, ProgramType,
+};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{mount, MsFlags};
+use nix::sys::statfs::{statfs, FsType};
+
+use super::abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue};
+use super::{
+    from_libbpf, pinned, program_name, BPF_DIR, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP, PROGRAMS,
+};
+use crate::errors::{explain, worded};
+use crate::host::{Hook, LinkKind};
+
+/// What libbpf-cargo makes of bpf_progs/clatd.c.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::undocumented_unsafe_blocks
+)]
+mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/clatd.skel.rs"));
+}
+
+/// linux/magic.h
+const BPF_FS: FsType = FsType(0xcafe_4a11);
+
+/// Behind the name of what is about to replace another pin.
+const NEW: &str = "_new";
+
+/// Our objects, pinned in a folder that no other controller uses. The pins go away when this is dropped, but not under
+/// who uses the objects.
+#[derive(Debug)]
+pub(super) struct Pins {
+    dir: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Pins {
+    /// Makes sure that this build's objects are pinned in `dir`.
+    pub(super) fn make(dir: &Path) -> io::Result<Self> {
+        prepare(dir)?;
+        let lock = File::open(dir).map_err(|e| explain(e, dir.display()))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+            let cause = format!(
+                "another clat_controller has its programs in {}; give this one a --bpf-dir of its own",
+                dir.display()
+            );
+            if errno == Errno::EAGAIN { worded(Errno::EBUSY, cause) } else { explain(errno, dir.display()) }
+        })?;
+        let pins = Self { dir: dir.to_owned(), _lock: lock };
+        pins.load()?;
+        Ok(pins)
+    }
+
+    /// Loads the programs, with the maps that are pinned already where they fit, and pins what is not the same there.
+    fn load(&self) -> io::Result<()> {
+        libbpf_rs::set_print(Some((PrintLevel::Warn, |_, text| log::warn!("{}", text.trim_end()))));
+        let mut object = MaybeUninit::uninit();
+        let mut open =
+            skeleton::ClatdSkelBuilder::default().open(&mut object).map_err(from_libbpf)?;
+        let has_redirect_neigh = ProgramType::SchedCls
+            .is_helper_supported(BPF_FUNC_redirect_neigh)
+            .map_err(from_libbpf)?;
+        open.maps.rodata_data.clat_has_redirect_neigh = has_redirect_neigh.into();
+
+        let maps = &mut open.maps;
+        let old = [
+            self.reuse::<EgressKey, EgressValue>(
+                &mut maps.clat_egress_map,
+                EGRESS_MAP,
+                MapType::Hash,
+            )?,
+            self.reuse::<IngressKey, IngressValue>(
+                &mut maps.clat_ingress_map,
+                INGRESS_MAP,
+                MapType::Hash,
+            )?,
+            self.reuse::<u32, Counters>(
+                &mut maps.clat_counters_map,
+                COUNTERS_MAP,
+                MapType::PercpuHash,
+            )?,
+        ];
+        let mut loaded =
+            open.load().map_err(|e| explain(from_libbpf(e), "cannot load bpf_progs/clatd.c"))?;
+
+        let maps = &mut loaded.maps;
+        let new: [(&mut MapMut<'_>, _); 3] = [
+            (&mut maps.clat_egress_map, EGRESS_MAP),
+            (&mut maps.clat_ingress_map, INGRESS_MAP),
+            (&mut maps.clat_counters_map, COUNTERS_MAP),
+        ];
+        let mut shared = Vec::new();
+        for ((map, name), is_old) in new.into_iter().zip(old) {
+            shared.push(map.info().map_err(from_libbpf)?.info.id);
+            if !is_old {
+                self.replace(name, |path| map.pin(path))?;
+            }
+        }
+        for (hook, link) in PROGRAMS {
+            let programs = &mut loaded.progs;
+            let program: &mut ProgramMut<'_> = match (hook, link) {
+                (Hook::Egress, LinkKind::RawIp) => &mut programs.schedcls_egress_clat_rawip,
+                (Hook::Egress, LinkKind::Ethernet) => &mut programs.schedcls_egress_clat_ether,
+                (Hook::Ingress, LinkKind::RawIp) => &mut programs.schedcls_ingress_clat_rawip,
+                (Hook::Ingress, LinkKind::Ethernet) => &mut programs.schedcls_ingress_clat_ether,
+            };
+            let name = program_name(hook, link);
+            let is_same = Program::fd_from_pinned_path(self.dir.join(name))
+                .is_ok_and(|old| is_same(old.as_fd(), program.as_fd(), &shared));
+            if !is_same {
+                self.replace(name, |path| program.pin(path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has `map` be the one that is pinned as `name`, if that fits.
+    fn reuse<K, V>(&self, map: &mut OpenMapMut<'_>, name: &str, kind: MapType) -> io::Result<bool> {
+        match pinned::<K, V>(&self.dir, name, kind) {
+            Ok(_) => {
+                map.reuse_pinned_map(self.dir.join(name)).map_err(from_libbpf)?;
+                Ok(true)
+            }
+            Err(e) => {
+                if self.dir.join(name).exists() {
+                    log::warn!("replacing a pinned map: {e}");
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Pins something as `name`, in place of what is there.
+    fn replace(
+        &self,
+        name: &str,
+        pin: impl FnOnce(&Path) -> libbpf_rs::Result<()>,
+    ) -> io::Result<()> {
+        let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}{NEW}")));
+        // Of a former life that was killed right here.
+        let _ = fs::remove_file(&new);
+        pin(&new).map_err(from_libbpf)?;
+        fs::rename(&new, &path).map_err(|e| explain(e, path.display()))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let programs = PROGRAMS.map(|(hook, link)| program_name(hook, link));
+        for name in [EGRESS_MAP, INGRESS_MAP, COUNTERS_MAP].into_iter().chain(programs) {
+            match fs::remove_file(self.dir.join(name)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    log::warn!("cannot remove {}: {e}", self.dir.join(name).display());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether the pinned program is the one that we have loaded, on the same of the maps that others see.
+fn is_same(old: BorrowedFd<'_>, new: BorrowedFd<'_>, shared: &[u32]) -> bool {
+    let Some((old, new)) = info(old).zip(info(new)) else { return false };
+    let maps = |program: &ProgramInfo| {
+        let mut ids = program.map_ids.clone();
+        ids.retain(|id| shared.contains(id));
+        ids.sort_unstable();
+        ids
+    };
+    old.tag.0 == new.tag.0 && maps(&old) == maps(&new)
+}
+
+fn info(program: BorrowedFd<'_>) -> Option<ProgramInfo> {
+    let id = Program::id_from_fd(program).ok()?;
+    let options = ProgInfoQueryOptions::default().include_map_ids(true);
+    ProgInfoIter::with_query_opts(options).find(|program| program.id == id)
+}
+
+/// Makes sure that `dir` is there, on a BPF file system; mounts one where it usually is.
+fn prepare(dir: &Path) -> io::Result<()> {
+    let failed = |e: io::Error| explain(e, dir.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    let is_bpf_fs = || Ok::<_, io::Error>(statfs(dir)?.filesystem_type() == BPF_FS);
+    if is_bpf_fs().map_err(failed)? {
+        return Ok(());
+    }
+    if dir == Path::new(BPF_DIR) {
+        let none = None::<&str>;
+        return mount(Some("bpf"), dir, Some("bpf"), MsFlags::empty(), none)
+            .map_err(|e| explain(e, format!("cannot mount a BPF file system on {BPF_DIR}")));
+    }
+    let cause = format!(
+        "{} is not on a BPF file system; make it a folder in {BPF_DIR}, or mount -t bpf bpf {}",
+        dir.display(),
+        dir.display()
+    );
+    Err(worded(Errno::EINVAL, cause))
+}

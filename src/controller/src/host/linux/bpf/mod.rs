@@ -1,0 +1,229 @@
+//! The tc programs and their maps (DESIGN §3.4): pinned by bpfloader on Android, elsewhere loaded and pinned by us.
+
+mod abi;
+#[cfg(not(target_os = "android"))]
+mod load;
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, Program};
+use nix::errno::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{netlink, tc};
+use crate::errors::{explain, worded};
+use crate::host::{EgressEntry, Hook, IngressEntry, LinkKind, OffloadCounters, Programs};
+use abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue, Plain};
+
+/// Where bpfloader pins things, and where we do unless told otherwise.
+pub const BPF_DIR: &str = "/sys/fs/bpf";
+
+const EGRESS_MAP: &str = "map_clatd_clat_egress_map";
+const INGRESS_MAP: &str = "map_clatd_clat_ingress_map";
+const COUNTERS_MAP: &str = "map_clatd_clat_counters_map";
+
+/// The name that a program is pinned under.
+pub(super) fn program_name(hook: Hook, link: LinkKind) -> &'static str {
+    match (hook, link) {
+        (Hook::Egress, LinkKind::RawIp) => "prog_clatd_schedcls_egress_clat_rawip",
+        (Hook::Egress, LinkKind::Ethernet) => "prog_clatd_schedcls_egress_clat_ether",
+        (Hook::Ingress, LinkKind::RawIp) => "prog_clatd_schedcls_ingress_clat_rawip",
+        (Hook::Ingress, LinkKind::Ethernet) => "prog_clatd_schedcls_ingress_clat_ether",
+    }
+}
+
+/// All four programs.
+pub(super) const PROGRAMS: [(Hook, LinkKind); 4] = [
+    (Hook::Egress, LinkKind::RawIp),
+    (Hook::Egress, LinkKind::Ethernet),
+    (Hook::Ingress, LinkKind::RawIp),
+    (Hook::Ingress, LinkKind::Ethernet),
+];
+
+/// The programs and maps in a folder of the BPF file system.
+#[derive(Debug)]
+pub struct Objects {
+    dir: PathBuf,
+    egress: Arc<MapHandle>,
+    ingress: Arc<MapHandle>,
+    /// Other people's objects have none.
+    counters: Option<Arc<MapHandle>>,
+    #[cfg(not(target_os = "android"))]
+    _pins: load::Pins,
+}
+
+impl Objects {
+    /// Gets hold of the objects in `dir`, with empty maps.
+    pub(super) fn get(dir: &Path) -> io::Result<Self> {
+        #[cfg(not(target_os = "android"))]
+        let pins = load::Pins::make(dir)?;
+        let egress = pinned::<EgressKey, EgressValue>(dir, EGRESS_MAP, MapType::Hash)?;
+        let ingress = pinned::<IngressKey, IngressValue>(dir, INGRESS_MAP, MapType::Hash)?;
+        let counters = pinned::<u32, Counters>(dir, COUNTERS_MAP, MapType::PercpuHash)
+            .inspect_err(|e| log::info!("nothing will be counted in the kernel: {e}"))
+            .ok();
+        for map in [&egress, &ingress].into_iter().chain(&counters) {
+            clear(map)?;
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            egress: Arc::new(egress),
+            ingress: Arc::new(ingress),
+            counters: counters.map(Arc::new),
+            #[cfg(not(target_os = "android"))]
+            _pins: pins,
+        })
+    }
+
+    /// Adds an entry to `map`, and one for what is then counted on interface `index`.
+    fn insert<K: Plain, V: Plain>(
+        &self,
+        map: &Arc<MapHandle>,
+        index: u32,
+        (key, value): (K, V),
+    ) -> io::Result<Entry> {
+        map.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY).map_err(from_libbpf)?;
+        let guard =
+            |map: &Arc<MapHandle>, key: &[u8]| MapEntry { map: Arc::clone(map), key: key.to_vec() };
+        let _entry = guard(map, key.as_bytes());
+        let count = |counters: &Arc<MapHandle>| {
+            let none = vec![vec![0; size_of::<Counters>()]; libbpf_rs::num_possible_cpus()?];
+            counters.update_percpu(index.as_bytes(), &none, MapFlags::ANY)?;
+            Ok(guard(counters, index.as_bytes()))
+        };
+        let _counters = self.counters.as_ref().and_then(|counters| {
+            let counted: libbpf_rs::Result<_> = count(counters);
+            counted.inspect_err(|e| log::warn!("interface {index} will not be counted: {e}")).ok()
+        });
+        Ok(Entry { _entry, _counters })
+    }
+}
+
+/// The map that is pinned as `name` in `dir`; EINVAL where it is of another kind.
+fn pinned<K, V>(dir: &Path, name: &str, kind: MapType) -> io::Result<MapHandle> {
+    let path = dir.join(name);
+    let map =
+        MapHandle::from_pinned_path(&path).map_err(|e| explain(from_libbpf(e), path.display()))?;
+    let found = (map.map_type(), map.key_size() as usize, map.value_size() as usize);
+    let wanted = (kind, size_of::<K>(), size_of::<V>());
+    if found == wanted {
+        Ok(map)
+    } else {
+        let cause = format!("{}: {found:?} where {wanted:?} is wanted", path.display());
+        Err(worded(Errno::EINVAL, cause))
+    }
+}
+
+/// Removes all entries.
+fn clear(map: &MapHandle) -> io::Result<()> {
+    // Collected first: the kernel starts over when the key is gone that it is to go on from.
+    let keys: Vec<_> = map.keys().collect();
+    keys.iter().try_for_each(|key| map.delete(key)).map_err(from_libbpf)
+}
+
+fn entries<K: Plain, V: Plain, E>(map: &MapHandle, entry: fn(K, V) -> E) -> io::Result<Vec<E>> {
+    let mut entries = Vec::new();
+    for key in map.keys() {
+        // One that has gone meanwhile is not there.
+        let Some(value) = map.lookup(&key, MapFlags::ANY).map_err(from_libbpf)? else { continue };
+        let read = K::read_from_bytes(&key).ok().zip(V::read_from_bytes(&value).ok());
+        let (key, value) = read.ok_or(Errno::EINVAL)?;
+        entries.push(entry(key, value));
+    }
+    Ok(entries)
+}
+
+/// libbpf-rs tells the kind of an error, and the rest in words.
+fn from_libbpf(error: libbpf_rs::Error) -> io::Error {
+    let errno = match error.kind() {
+        ErrorKind::NotFound => Errno::ENOENT,
+        ErrorKind::PermissionDenied => Errno::EPERM,
+        ErrorKind::AlreadyExists => Errno::EEXIST,
+        ErrorKind::InvalidInput => Errno::EINVAL,
+        ErrorKind::OutOfMemory => Errno::ENOMEM,
+        _ => Errno::EIO,
+    };
+    worded(errno, format!("{error:#}"))
+}
+
+/// An entry of a map, which goes away when dropped, and after it the one in the counters' map.
+#[derive(Debug)]
+pub struct Entry {
+    _entry: MapEntry,
+    _counters: Option<MapEntry>,
+}
+
+#[derive(Debug)]
+struct MapEntry {
+    map: Arc<MapHandle>,
+    key: Vec<u8>,
+}
+
+impl Drop for MapEntry {
+    fn drop(&mut self) {
+        if let Err(e) = self.map.delete(&self.key) {
+            log::error!("cannot remove an entry of map {:?}: {e}", self.map.name());
+        }
+    }
+}
+
+impl Programs for Objects {
+    type Entry = Entry;
+    type Filter = tc::Filter;
+
+    fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
+        // linux/if_arp.h: ETHER; NONE, RAWIP, and what older Android kernels had in its place.
+        match netlink::link_type(index)? {
+            1 => Ok(LinkKind::Ethernet),
+            0xfffe | 519 | 530 => Ok(LinkKind::RawIp),
+            other => Err(worded(
+                Errno::EAFNOSUPPORT,
+                format!("it is neither Ethernet nor raw IP, but of ARPHRD type {other}"),
+            )),
+        }
+    }
+
+    fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Entry> {
+        self.insert(&self.egress, entry.iif, entry.to_abi())
+    }
+
+    fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Entry> {
+        self.insert(&self.ingress, entry.iif, entry.to_abi())
+    }
+
+    fn add_clsact(&self, index: u32) -> io::Result<()> {
+        tc::add_clsact(index)
+    }
+
+    fn add_filter(&self, index: u32, hook: Hook, link: LinkKind) -> io::Result<tc::Filter> {
+        let name = program_name(hook, link);
+        let path = self.dir.join(name);
+        // Not ENOENT, which would speak of a kernel without NET_CLS_BPF.
+        let program = Program::fd_from_pinned_path(&path)
+            .map_err(|e| worded(Errno::EIO, format!("{}: {e:#}", path.display())))?;
+        tc::Filter::attach(index, hook, program.as_fd(), name)
+    }
+
+    fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {
+        entries(&self.ingress, IngressEntry::from_abi)
+    }
+
+    fn egress_map(&self) -> io::Result<Vec<EgressEntry>> {
+        entries(&self.egress, EgressEntry::from_abi)
+    }
+
+    fn counters(&self, index: u32) -> io::Result<Option<OffloadCounters>> {
+        let Some(counters) = &self.counters else { return Ok(None) };
+        let cpus = counters.lookup_percpu(index.as_bytes(), MapFlags::ANY).map_err(from_libbpf)?;
+        let Some(cpus) = cpus else { return Ok(None) };
+        let mut sum = OffloadCounters::default();
+        for cpu in cpus {
+            sum.add(&Counters::read_from_bytes(&cpu).map_err(|_| Errno::EINVAL)?);
+        }
+        Ok(Some(sum))
+    }
+}

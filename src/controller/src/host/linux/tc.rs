@@ -1,0 +1,158 @@
+//! Filters of the clsact qdisc, by netlink. libbpf's own way to attach them lets nobody choose name and protocol, which
+//! others look for.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{DefaultNla, NlasIterator, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption};
+use netlink_packet_route::RouteNetlinkMessage;
+use nix::net::if_::if_nameindex;
+
+use super::bpf::{program_name, PROGRAMS};
+use super::netlink;
+use crate::host::Hook;
+
+/// After tethering's (AOSP, libnetdutils and TcUtils).
+const PRIORITY: u32 = 4;
+/// What Android puts behind the name of a program that comes from a file of the BPF file system.
+const FROM_FILE: &str = ":[*fsobj]";
+const KIND: &str = "bpf";
+/// linux/pkt_cls.h
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+/// linux/rtnetlink.h
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+/// Of a message about filters: family and padding, ifindex, handle, parent, info; attributes follow.
+const HEADER_LEN: usize = 20;
+
+/// Makes sure of the clsact qdisc.
+pub(super) fn add_clsact(index: u32) -> io::Result<()> {
+    let mut qdisc = message(index, TcHandle::CLSACT)?;
+    qdisc.header.handle = TcHandle { major: 0xffff, minor: 0 };
+    qdisc.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
+    let request = RouteNetlinkMessage::NewQueueDiscipline(qdisc);
+    match netlink::request(request, NLM_F_CREATE | NLM_F_EXCL) {
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        done => done,
+    }
+}
+
+/// A filter that is removed when dropped.
+#[derive(Debug)]
+pub struct Filter {
+    index: u32,
+    hook: Hook,
+}
+
+impl Filter {
+    /// Attaches `program`, direct-action, under `name` and our priority.
+    pub(super) fn attach(
+        index: u32,
+        hook: Hook,
+        program: BorrowedFd<'_>,
+        name: &str,
+    ) -> io::Result<Self> {
+        let mut filter = message(index, parent(hook))?;
+        filter.header.info = info(hook);
+        let option = |kind, value| TcOption::Other(DefaultNla::new(kind, value));
+        filter.attributes = vec![
+            TcAttribute::Kind(KIND.to_owned()),
+            TcAttribute::Options(vec![
+                option(TCA_BPF_FD, program.as_raw_fd().to_ne_bytes().to_vec()),
+                option(TCA_BPF_NAME, format!("{name}{FROM_FILE}\0").into_bytes()),
+                option(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes().to_vec()),
+            ]),
+        ];
+        let request = RouteNetlinkMessage::NewTrafficFilter(filter);
+        netlink::request(request, NLM_F_CREATE | NLM_F_EXCL)?;
+        Ok(Self { index, hook })
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        if let Err(e) = remove(self.index, self.hook) {
+            log::error!(
+                "cannot remove the {:?} filter of interface {}: {e}",
+                self.hook,
+                self.index
+            );
+        }
+    }
+}
+
+/// Removes our filters from every interface.
+pub(super) fn remove_leftovers() -> io::Result<()> {
+    for interface in &if_nameindex()? {
+        for hook in [Hook::Ingress, Hook::Egress] {
+            if remove(interface.index(), hook)? {
+                let name = interface.name().to_string_lossy();
+                log::warn!("removed an {hook:?} filter of a former life from {name}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes our filters from an interface, and says whether there were any. Others at the same place stay.
+fn remove(index: u32, hook: Hook) -> io::Result<bool> {
+    let mut handles = Vec::new();
+    let mut request = message(index, parent(hook))?;
+    netlink::dump(RouteNetlinkMessage::GetTrafficFilter(request.clone()), |found| {
+        handles.extend(our_handle(found, hook));
+    })?;
+    request.header.info = info(hook);
+    for handle in &handles {
+        request.header.handle = TcHandle::from(*handle);
+        request.attributes = vec![TcAttribute::Kind(KIND.to_owned())];
+        netlink::request(RouteNetlinkMessage::DelTrafficFilter(request.clone()), 0)?;
+    }
+    Ok(!handles.is_empty())
+}
+
+/// The handle of the filter that a message is about, if it is one of ours. Read by hand: others' filters may have options
+/// that the library stumbles over.
+fn our_handle(message: &[u8], hook: Hook) -> Option<u32> {
+    let number = |at: usize| Some(u32::from_ne_bytes(message.get(at..at + 4)?.try_into().ok()?));
+    let (handle, filter_info) = (number(8)?, number(16)?);
+    let attribute = |bytes: &[u8], kind| {
+        let found = NlasIterator::new(bytes).flatten().find(|nla| nla.kind() == kind)?;
+        Some(found.value().to_vec())
+    };
+    let attributes = message.get(HEADER_LEN..)?;
+    let is_bpf = attribute(attributes, TCA_KIND)?.strip_suffix(b"\0")? == KIND.as_bytes();
+    let name = attribute(&attribute(attributes, TCA_OPTIONS)?, TCA_BPF_NAME)?;
+    let is_ours = PROGRAMS.iter().filter(|(of, _)| *of == hook).any(|(hook, link)| {
+        name.strip_suffix(b"\0")
+            == Some(format!("{}{FROM_FILE}", program_name(*hook, *link)).as_bytes())
+    });
+    (handle != 0 && filter_info == info(hook) && is_bpf && is_ours).then_some(handle)
+}
+
+fn message(index: u32, parent: TcHandle) -> io::Result<TcMessage> {
+    let index = i32::try_from(index).map_err(io::Error::other)?;
+    Ok(TcMessage::from_parts(TcHeader { index, parent, ..TcHeader::default() }, Vec::new()))
+}
+
+fn parent(hook: Hook) -> TcHandle {
+    // TC_H_MIN_INGRESS, TC_H_MIN_EGRESS
+    let minor = match hook {
+        Hook::Ingress => 0xfff2,
+        Hook::Egress => 0xfff3,
+    };
+    TcHandle { major: 0xffff, minor }
+}
+
+/// Priority and, in network byte order, protocol.
+fn info(hook: Hook) -> u32 {
+    let protocol = match hook {
+        Hook::Egress => libc::ETH_P_IP,
+        Hook::Ingress => libc::ETH_P_IPV6,
+    };
+    let [.., high, low] = protocol.to_be_bytes();
+    PRIORITY << 16 | u32::from(u16::from_ne_bytes([high, low]))
+}

@@ -1,0 +1,88 @@
+//! A CLAT's translation in the kernel: what is put in place for it, and in which order (DESIGN §3.4).
+
+use nix::errno::Errno;
+
+use crate::ebpf_mode::EbpfMode;
+use crate::errors::{Error, Step};
+use crate::host::{EgressEntry, Hook, IngressEntry, LinkKind, Programs};
+use crate::tracker::Clat;
+
+/// What is in place for one CLAT. The fields are in the order in which they have to go: the map entries last, so that a
+/// scan of the maps always shows what still needs cleaning.
+pub(crate) struct Attached<P: Programs> {
+    _ingress_filter: P::Filter,
+    _egress_filter: P::Filter,
+    _ingress_entry: P::Entry,
+    _egress_entry: P::Entry,
+}
+
+impl<P: Programs> Attached<P> {
+    /// Puts it in place. Returning early is the rollback; only a clsact stays, until its interface goes.
+    pub(crate) fn attach(programs: &P, clat: &Clat) -> Result<Self, Error> {
+        let failed = |step| move |e: std::io::Error| Error::io(&e, &clat.iface, step);
+        let link = programs.link_kind(clat.index).map_err(failed(Step::FindLinkKind))?;
+        let egress_entry = programs
+            .egress_entry(&EgressEntry {
+                iif: clat.v4index,
+                local4: clat.v4,
+                oif: clat.index,
+                local6: clat.v6,
+                pfx96: clat.prefix.addr(),
+                oif_is_ethernet: link == LinkKind::Ethernet,
+            })
+            .map_err(failed(Step::AddEgressEntry))?;
+        let ingress_entry = programs
+            .ingress_entry(&IngressEntry {
+                iif: clat.index,
+                pfx96: clat.prefix.addr(),
+                local6: clat.v6,
+                oif: clat.v4index,
+                local4: clat.v4,
+            })
+            .map_err(failed(Step::AddIngressEntry))?;
+        programs.add_clsact(clat.v4index).map_err(failed(Step::AddClsact))?;
+        // A TUN device has no link header.
+        let egress_filter = programs
+            .add_filter(clat.v4index, Hook::Egress, LinkKind::RawIp)
+            .map_err(failed(Step::AddEgressFilter))?;
+        programs.add_clsact(clat.index).map_err(failed(Step::AddClsact))?;
+        let ingress_filter = programs
+            .add_filter(clat.index, Hook::Ingress, link)
+            .map_err(failed(Step::AddIngressFilter))?;
+        Ok(Self {
+            _ingress_filter: ingress_filter,
+            _egress_filter: egress_filter,
+            _ingress_entry: ingress_entry,
+            _egress_entry: egress_entry,
+        })
+    }
+}
+
+/// How bad it is that `error` leaves a CLAT without translation in the kernel: it works all the same, but slower.
+pub(crate) fn severity(mode: EbpfMode, error: &Error) -> log::Level {
+    let is_filter = matches!(error.step, Step::AddEgressFilter | Step::AddIngressFilter);
+    if mode == EbpfMode::Maybe && is_filter && error.errno == Errno::ENOENT {
+        log::Level::Info
+    } else {
+        log::Level::Error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_kernel_without_net_cls_bpf_is_excused() {
+        let severity =
+            |mode, step, errno| severity(mode, &Error::new(errno, "wlan0", step, "no reason"));
+        for step in [Step::AddEgressFilter, Step::AddIngressFilter] {
+            assert_eq!(severity(EbpfMode::Maybe, step, Errno::ENOENT), log::Level::Info);
+            assert_eq!(severity(EbpfMode::Maybe, step, Errno::EPERM), log::Level::Error);
+            assert_eq!(severity(EbpfMode::Enabled, step, Errno::ENOENT), log::Level::Error);
+        }
+        for step in [Step::FindLinkKind, Step::AddEgressEntry, Step::AddClsact] {
+            assert_eq!(severity(EbpfMode::Maybe, step, Errno::ENOENT), log::Level::Error);
+        }
+    }
+}
