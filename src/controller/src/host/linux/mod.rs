@@ -11,6 +11,8 @@ mod tc;
 
 #[cfg(test)]
 mod kernel_tests;
+#[cfg(test)]
+mod offload_tests;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

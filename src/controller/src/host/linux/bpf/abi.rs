@@ -116,3 +116,79 @@ impl OffloadCounters {
         }
     }
 }
+
+#[cfg(all(test, not(target_os = "android")))]
+mod tests {
+    use std::mem::{offset_of, size_of};
+
+    use libbpf_rs::btf::types::{MemberAttr, Struct};
+    use libbpf_rs::{Btf, HasSize};
+
+    use super::*;
+
+    /// A struct's size, and its members with their offsets in bytes.
+    type Layout = (usize, Vec<(String, usize)>);
+
+    #[test]
+    fn layouts_are_those_of_the_object() {
+        let btf = Btf::from_path(concat!(env!("OUT_DIR"), "/clatd.bpf.o")).expect("BTF");
+        let in_object = |name: &str| -> Layout {
+            let found: Struct<'_> = btf.type_by_name(name).expect("a struct of this name");
+            let member = |member: libbpf_rs::btf::types::StructMember<'_>| {
+                let MemberAttr::Normal { offset } = member.attr else { panic!("a bit field") };
+                let name = member.name.expect("a name").to_string_lossy().into_owned();
+                (name, offset as usize / 8)
+            };
+            (found.size(), found.iter().map(member).collect())
+        };
+        macro_rules! layout {
+            ($type:ident { $($c:literal: $rust:ident),* }) => {
+                (size_of::<$type>(), vec![$(($c.to_owned(), offset_of!($type, $rust))),*])
+            };
+        }
+        for (name, expected) in [
+            ("clat_egress_key", layout!(EgressKey { "iif": iif, "local4": local4 })),
+            (
+                "clat_egress_value",
+                layout!(EgressValue {
+                    "oif": oif,
+                    "local6": local6,
+                    "pfx96": pfx96,
+                    "oifIsEthernet": oif_is_ethernet,
+                    "pad": pad
+                }),
+            ),
+            (
+                "clat_ingress_key",
+                layout!(IngressKey { "iif": iif, "pfx96": pfx96, "local6": local6 }),
+            ),
+            ("clat_ingress_value", layout!(IngressValue { "oif": oif, "local4": local4 })),
+            (
+                "clat_counters",
+                layout!(Counters {
+                    "packets": packets,
+                    "bytes": bytes,
+                    "super_packets": super_packets,
+                    "neighbour": neighbour,
+                    "lost": lost,
+                    "passed": passed
+                }),
+            ),
+        ] {
+            assert_eq!(in_object(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_those_of_the_header() {
+        let header = include_str!("../../../../../../bpf_progs/clatd.h");
+        let (_, rest) = header.split_once("enum clat_reason {").expect("the reasons");
+        let (reasons, _) = rest.split_once('}').expect("their end");
+        let names: Vec<_> = reasons
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("CLAT_")?.split_once(','))
+            .map(|(name, _)| name.to_lowercase().replace('_', "-"))
+            .collect();
+        assert_eq!(names, PASSED_REASONS);
+    }
+}

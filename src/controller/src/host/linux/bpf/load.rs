@@ -69,6 +69,12 @@ impl Pins {
         Ok(pins)
     }
 
+    /// Has the pins stay.
+    #[cfg(test)]
+    pub(super) fn abandon(&mut self) {
+        self.dir = PathBuf::from("/nonexistent");
+    }
+
     /// Loads the programs, with the maps that are pinned already where they fit, and pins what is not the same there.
     fn load(&self) -> io::Result<()> {
         libbpf_rs::set_print(Some((PrintLevel::Warn, |_, text| log::warn!("{}", text.trim_end()))));

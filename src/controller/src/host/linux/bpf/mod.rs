@@ -79,6 +79,12 @@ impl Objects {
         })
     }
 
+    /// Goes as a process does that is killed: the pins stay.
+    #[cfg(test)]
+    pub(super) fn abandon(mut self) {
+        self._pins.abandon();
+    }
+
     /// Adds an entry to `map`, and one for what is then counted on interface `index`.
     fn insert<K: Plain, V: Plain>(
         &self,
