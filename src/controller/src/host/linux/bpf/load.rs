@@ -32,7 +32,8 @@ use crate::host::{Hook, LinkKind};
     unreachable_pub,
     clippy::all,
     clippy::pedantic,
-    clippy::undocumented_unsafe_blocks
+    clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used
 )]
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/clatd.skel.rs"));

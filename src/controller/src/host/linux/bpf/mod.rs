@@ -144,6 +144,7 @@ fn entries<K: Plain, V: Plain, E>(map: &MapHandle, entry: fn(K, V) -> E) -> io::
 }
 
 /// libbpf-rs tells the kind of an error, and the rest in words.
+#[allow(clippy::needless_pass_by_value)] // for map_err
 fn from_libbpf(error: libbpf_rs::Error) -> io::Error {
     let errno = match error.kind() {
         ErrorKind::NotFound => Errno::ENOENT,
