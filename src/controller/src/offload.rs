@@ -21,6 +21,11 @@ impl<P: Programs> Attached<P> {
     pub(crate) fn attach(programs: &P, clat: &Clat) -> Result<Self, Error> {
         let failed = |step| move |e: std::io::Error| Error::io(&e, &clat.iface, step);
         let link = programs.link_kind(clat.index).map_err(failed(Step::FindLinkKind))?;
+        if link == LinkKind::Ethernet {
+            programs
+                .check_route(clat.index, clat.v6, clat.prefix.addr())
+                .map_err(failed(Step::FindRoute))?;
+        }
         let egress_entry = programs
             .egress_entry(&EgressEntry {
                 iif: clat.v4index,

@@ -447,6 +447,7 @@ fn offload_comes_and_goes_in_order() {
 fn a_clat_works_without_each_step_of_the_offload() {
     for (fault, taken) in [
         (Fault::LinkKind, &[][..]),
+        (Fault::CheckRoute, &[]),
         (Fault::EgressEntry, &[]),
         (Fault::IngressEntry, &["egress entry of 101"]),
         (Fault::Clsact(101), &["egress entry of 101", "ingress entry of 21"]),

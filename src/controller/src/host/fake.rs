@@ -35,6 +35,7 @@ pub(crate) enum Fault {
     Traffic,
     Programs,
     LinkKind,
+    CheckRoute,
     EgressEntry,
     IngressEntry,
     /// On the interface of this index.
@@ -299,6 +300,10 @@ impl Programs for FakePrograms {
     fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
         self.0.host.fault(Fault::LinkKind)?;
         Ok(if index == 21 { LinkKind::Ethernet } else { LinkKind::RawIp })
+    }
+
+    fn check_route(&self, _: u32, _: Ipv6Addr, _: Ipv6Addr) -> io::Result<()> {
+        self.0.host.fault(Fault::CheckRoute)
     }
 
     fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Held> {

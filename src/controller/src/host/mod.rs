@@ -341,6 +341,13 @@ pub trait Programs: Send + Sync + 'static {
     /// EAFNOSUPPORT where it is neither; ENODEV where there is none.
     fn link_kind(&self, index: u32) -> io::Result<LinkKind>;
 
+    /// Makes sure that packets from `source` to `destination` are routed by an interface even when it is only preferred,
+    /// and not demanded: that is how the kernel looks up whose neighbour to resolve (bpf_redirect_neigh).
+    ///
+    /// # Errors
+    /// EXDEV where another interface's route goes first; those of netlink.
+    fn check_route(&self, index: u32, source: Ipv6Addr, destination: Ipv6Addr) -> io::Result<()>;
+
     /// Adds an entry to the egress map.
     ///
     /// # Errors

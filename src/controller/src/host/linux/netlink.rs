@@ -1,11 +1,11 @@
 //! Routes, kinds and the removal of devices, by netlink (rtnetlink(7)).
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{
-    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_CREATE,
-    NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator, NLM_F_ACK,
+    NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST,
 };
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{
@@ -84,6 +84,35 @@ pub(super) fn link_type(index: u32) -> io::Result<u16> {
         found = link.get(2..4).and_then(|kind| Some(u16::from_ne_bytes(kind.try_into().ok()?)));
     })?;
     found.ok_or_else(|| Errno::ENODEV.into())
+}
+
+/// The interface by which packets from `source` to `destination` are routed where `index` is preferred.
+pub(super) fn route_by(
+    index: u32,
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+) -> io::Result<Option<u32>> {
+    /// Of struct rtmsg, which attributes follow.
+    const HEADER_LEN: usize = 12;
+    /// linux/rtnetlink.h
+    const RTA_OIF: u16 = 4;
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet6;
+    route.header.destination_prefix_length = 128;
+    route.header.source_prefix_length = 128;
+    route.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet6(destination)),
+        RouteAttribute::Source(RouteAddress::Inet6(source)),
+        RouteAttribute::Oif(index),
+    ];
+    let socket = send(RouteNetlinkMessage::GetRoute(route), 0)?;
+    let mut by = None;
+    read(&socket, |route| {
+        let mut attributes = NlasIterator::new(route.get(HEADER_LEN..).unwrap_or_default());
+        let oif = attributes.find_map(|nla| nla.ok().filter(|nla| nla.kind() == RTA_OIF));
+        by = oif.and_then(|oif| Some(u32::from_ne_bytes(oif.value().try_into().ok()?)));
+    })?;
+    Ok(by)
 }
 
 /// Removes a device, unless it is gone.

@@ -25,6 +25,11 @@ use crate::tracker::Clat;
 const MAPS: [&str; 3] =
     ["map_clatd_clat_egress_map", "map_clatd_clat_ingress_map", "map_clatd_clat_counters_map"];
 
+/// An Ethernet uplink with a route.
+const VETH: &str =
+    "ip link add up0 type veth peer name peer0 && ip link set up0 up && ip link set peer0 up &&
+    ip -6 addr add 2001:db8::2/64 dev up0 nodad && ip -6 route add default dev up0";
+
 /// Runs `test` in a thread with a new network namespace and in a mount namespace with a BPF file system.
 fn in_namespaces(test: impl FnOnce(&LinuxHost, &Path) + Send + 'static) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -178,7 +183,7 @@ fn comes_and_goes(host: &LinuxHost, dir: &Path, make_uplink: &str, link: LinkKin
 
 #[test]
 fn on_ethernet() {
-    let veth = "ip link add up0 type veth peer name peer0";
+    let veth = VETH;
     in_namespaces(|host, dir| comes_and_goes(host, dir, veth, LinkKind::Ethernet));
 }
 
@@ -203,7 +208,8 @@ fn other_links_are_refused() {
 #[test]
 fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
     in_namespaces(|host, dir| {
-        sh("ip link add up0 type veth peer name peer0 && ip tuntap add v4-up0 mode tun");
+        sh(VETH);
+        sh("ip tuntap add v4-up0 mode tun");
         let first = programs(host);
         let before = pins(dir);
         // As a killed process leaves it: all is there but the lock.
@@ -225,7 +231,8 @@ fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
 #[test]
 fn pins_of_another_kind_are_replaced() {
     in_namespaces(|host, dir| {
-        sh("ip link add up0 type veth peer name peer0 && ip tuntap add v4-up0 mode tun");
+        sh(VETH);
+        sh("ip tuntap add v4-up0 mode tun");
         let path = dir.display();
         let create = |name, kind, key, value| {
             sh(&format!(
@@ -281,11 +288,27 @@ fn the_folder_has_to_be_of_the_right_kind() {
 #[test]
 fn a_program_that_is_missing_is_no_excuse() {
     in_namespaces(|host, dir| {
-        sh("ip link add up0 type veth peer name peer0 && ip tuntap add v4-up0 mode tun");
+        sh(VETH);
+        sh("ip tuntap add v4-up0 mode tun");
         let programs = programs(host);
         fs::remove_file(dir.join(program_name(Hook::Ingress, LinkKind::Ethernet))).expect("there");
         let Err(error) = Attached::attach(&programs, &clat(host)) else { panic!("no program") };
         assert_eq!((error.errno, error.step), (Errno::EIO, crate::errors::Step::AddIngressFilter));
+        assert_eq!(filters(), ["", ""]);
+        assert_eq!(MAPS.map(|map| entries(dir, map)), [0; 3]);
+    });
+}
+
+#[test]
+fn an_uplink_behind_another_is_left_to_clatd() {
+    in_namespaces(|host, dir| {
+        sh(VETH);
+        sh("ip tuntap add v4-up0 mode tun && ip link add up1 type veth peer name peer1");
+        sh("ip link set up1 up && ip link set peer1 up");
+        sh("ip -6 route add default dev up1 metric 1");
+        let programs = programs(host);
+        let Err(error) = Attached::attach(&programs, &clat(host)) else { panic!("attached") };
+        assert_eq!((error.errno, error.step), (Errno::EXDEV, crate::errors::Step::FindRoute));
         assert_eq!(filters(), ["", ""]);
         assert_eq!(MAPS.map(|map| entries(dir, map)), [0; 3]);
     });

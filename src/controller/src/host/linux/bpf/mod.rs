@@ -6,6 +6,7 @@ mod load;
 
 use std::io;
 use std::mem::size_of;
+use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, Program};
 use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{netlink, tc};
+use super::{netlink, tc, HAS_NETD};
 use crate::errors::{explain, worded};
 use crate::host::{EgressEntry, Hook, IngressEntry, LinkKind, OffloadCounters, Programs};
 use abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue, Plain};
@@ -192,6 +193,19 @@ impl Programs for Objects {
                 format!("it is neither Ethernet nor raw IP, but of ARPHRD type {other}"),
             )),
         }
+    }
+
+    fn check_route(&self, index: u32, source: Ipv6Addr, destination: Ipv6Addr) -> io::Result<()> {
+        // netd has a rule for each interface, which comes before any metric.
+        if HAS_NETD {
+            return Ok(());
+        }
+        let by = netlink::route_by(index, source, destination)?;
+        if by == Some(index) {
+            return Ok(());
+        }
+        let cause = "another interface's IPv6 route goes before its own; clatd carries it (give its route the lower metric, or a rule of its own)";
+        Err(worded(Errno::EXDEV, cause))
     }
 
     fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Entry> {
