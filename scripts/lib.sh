@@ -37,12 +37,13 @@ need_packages() {
 		>/dev/null || die "could not install ${missing[*]}"
 }
 
-# Debian 12's own rustc is too old, so where there is none that will do, rustup brings one.
+# What the build needs. Debian 12's own rustc is too old, so where there is none that will do, rustup brings one.
 need_rust() {
 	# In front of a distribution's older one.
 	PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 	need_packages cc=gcc ld=binutils /usr/include/stdio.h=libc6-dev curl=curl \
-		/etc/ssl/certs/ca-certificates.crt=ca-certificates
+		/etc/ssl/certs/ca-certificates.crt=ca-certificates clang=clang make=make pkg-config=pkg-config \
+		/usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/libelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev
 	local version
 	version=$(rustc --version 2>/dev/null | cut -d' ' -f2)
 	if [ -n "$version" ] && printf '%s\n%s\n' "$RUST_NEEDED" "$version" | sort -CV; then

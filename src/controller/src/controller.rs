@@ -348,8 +348,7 @@ fn get_programs<H: Host>(host: &H, mode: EbpfMode) -> (EbpfMode, Option<Programs
         return (mode, None);
     }
     match host.programs() {
-        Ok(Some(programs)) => (mode, Some(programs)),
-        Ok(None) => (EbpfMode::Disabled, None),
+        Ok(programs) => (mode, programs),
         Err(e) => {
             log::error!("no translation in the kernel, clatd does it all: {e}");
             (EbpfMode::Disabled, None)

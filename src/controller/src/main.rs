@@ -48,8 +48,12 @@ struct Args {
     /// Where the programs and maps of the translation in the kernel are pinned
     #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
     bpf_dir: PathBuf,
-    /// Do without translation in the kernel: clatd does it all
-    #[arg(long)]
+    /// Translate in the kernel what it can; on Ethernet, only while the uplink has the best route to the prefix (the
+    /// default on Android)
+    #[arg(long, overrides_with = "no_offload")]
+    offload: bool,
+    /// Do without translation in the kernel: clatd does it all (the default off Android)
+    #[arg(long, overrides_with = "offload")]
     no_offload: bool,
 }
 
@@ -71,7 +75,8 @@ fn try_main() -> Result<()> {
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
     let properties = properties(args.build_prop.as_deref(), args.first_api_level)?;
-    let host = LinuxHost::new(clatd, properties, (!args.no_offload).then_some(args.bpf_dir));
+    let offload = args.offload || !args.no_offload && HAS_NETD;
+    let host = LinuxHost::new(clatd, properties, offload.then_some(args.bpf_dir));
 
     make_dir(Path::new(RUN_DIR))?;
     make_dir(args.socket.parent().ok_or_else(|| anyhow!("--socket needs a path of a file"))?)?;

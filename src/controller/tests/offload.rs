@@ -91,6 +91,7 @@ impl Place {
             .args(["netns", "exec", &self.phone, env!("CARGO_BIN_EXE_clat_controller")])
             .args(["--socket".as_ref(), socket.as_os_str()])
             .args(["--clatd".as_ref(), self.dir.join("clatd").as_os_str()])
+            .arg("--offload")
             .args(args)
             .stderr(Stdio::piped())
             .spawn()
@@ -280,7 +281,7 @@ fn without_offload_nothing_is_attached() {
     }
     let place = Place::new();
     let controller = place.controller(&["--no-offload"]);
-    assert_eq!(controller.service.getStatus().expect("status").ebpfMode, "Disabled");
+    assert_eq!(controller.service.getStatus().expect("status").ebpfMode, "Enabled");
     place.start(&controller);
     let clat = controller.clat();
     assert!(!clat.offloaded && clat.egress.is_none() && clat.ingress.is_none());

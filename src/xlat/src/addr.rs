@@ -341,6 +341,16 @@ impl Addresses<'_> {
         }
     }
 
+    /// Whether all that can be translated goes between the CLAT's own addresses and a prefix with which they are
+    /// checksum-neutral. What the CLAT sends to itself is the exception.
+    pub(crate) fn are_neutral(&self) -> bool {
+        match (&self.local, self.eams, self.prefixes) {
+            // Around the u-octet, a shorter prefix shifts what it embeds by half a word.
+            (Some(local), [], [prefix]) => prefix.len == 96 && local.is_neutral(prefix),
+            _ => false,
+        }
+    }
+
     #[inline(always)]
     fn prefixed(&self, v4: u32) -> Result<u128, NoCounterpart> {
         let prefix = self.prefixes.first().ok_or(NoCounterpart::Unmapped)?;

@@ -86,6 +86,8 @@ impl Default for Config {
 pub struct Translator<'t> {
     config: Config,
     addresses: Addresses<'t>,
+    /// Whether everything but a packet to the CLAT itself has the same checksum on both sides.
+    neutral: bool,
     next_id: u16,
     counters: Counters,
 }
@@ -95,7 +97,8 @@ impl<'t> Translator<'t> {
     /// for real traffic, fixed for tests.
     #[must_use]
     pub fn new(config: Config, addresses: Addresses<'t>, first_id: u16) -> Self {
-        Self { config, addresses, next_id: first_id, counters: Counters::default() }
+        let neutral = addresses.are_neutral();
+        Self { config, addresses, neutral, next_id: first_id, counters: Counters::default() }
     }
 
     /// Translates one packet in place, in the direction that its IP version says.

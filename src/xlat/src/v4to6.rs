@@ -84,7 +84,7 @@ pub(crate) fn translate(
     let most = fit(&t.config, &ip, &mut new, bytes)?;
     if rule == Rule::To6UdpZero {
         transport::compute_udp(&mut buf[payload.clone()], src, dst);
-    } else {
+    } else if !t.neutral || dst == src {
         let (old, new) = (Sum::addresses4(ip.src, ip.dst), Sum::addresses6(src, dst));
         transport::readdress(&ip, &mut buf[payload.clone()], old, new);
     }

@@ -75,8 +75,10 @@ pub(crate) fn translate(
 
     let rule = if ip.fragment.is_some() { Rule::To4Fragment } else { Rule::To4 };
     fit(t, &ip, &mut new)?;
-    let (old, sum) = (Sum::addresses6(ip.src, ip.dst), Sum::addresses4(new.src, new.dst));
-    transport::readdress(&ip, &mut buf[payload.clone()], old, sum);
+    if !t.neutral || new.src == new.dst {
+        let (old, sum) = (Sum::addresses6(ip.src, ip.dst), Sum::addresses4(new.src, new.dst));
+        transport::readdress(&ip, &mut buf[payload.clone()], old, sum);
+    }
     Ok(finish(t, buf, payload, &new, rule))
 }
 

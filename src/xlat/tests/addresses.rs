@@ -201,6 +201,16 @@ fn neutral_addresses_are_neutral_random_and_in_their_net() {
 }
 
 #[test]
+fn a_neutral_clat_that_sends_to_itself() {
+    // Twice its own address is not what the prefix balances.
+    let local = Local::neutral(LOCAL4, LOCAL6, &Prefix::WELL_KNOWN, [1, 2, 3, 4, 5, 6, 7, 8]);
+    let mut t = Translator::new(config(), Addresses { local: Some(local), ..clat() }, 1);
+    let out = run(&mut t, &V4 { dst: LOCAL4, protocol: TCP, ..V4::default() }.build(&tcp(9))).one();
+    check(&out);
+    check(&run(&mut t, &out).one());
+}
+
+#[test]
 fn neutral_at_the_edges() {
     // Sums that come out as 0 or 0xffff, and that carry twice.
     for net in ["2001:db8::", "ffff:ffff:ffff:ffff::", "0:0:0:1::", "c004::", "::"] {
