@@ -200,6 +200,7 @@ pub(crate) const fn echo_to_v4(kind: u8) -> Option<u8> {
 
 /// Gives an echo message its new type. `old` and `new` are the sums of the pseudo-headers; ICMPv4 has none.
 /// A quoted message may be cut anywhere.
+#[inline(never)]
 pub(crate) fn retype_echo(message: &mut [u8], kind: u8, old: Sum, new: Sum) {
     let Some((first, _)) = message.split_first_mut() else { return };
     let code = 0; // a code other than zero is nobody's; it stays where it is and cancels out

@@ -145,6 +145,8 @@ impl<'t> Translator<'t> {
         &self.counters
     }
 
+    #[cold]
+    #[inline(never)]
     fn stop_v4<'p>(
         &mut self,
         stop: Stop,
@@ -167,6 +169,8 @@ impl<'t> Translator<'t> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn stop_v6<'p>(
         &mut self,
         stop: Stop,

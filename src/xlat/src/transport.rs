@@ -55,6 +55,7 @@ pub(crate) fn is_udp_without_checksum<A>(ip: &Ip<A>, payload: &[u8]) -> bool {
 }
 
 /// Computes the checksum of a whole UDP datagram that has passed [`check`].
+#[inline(never)]
 pub(crate) fn compute_udp(payload: &mut [u8], src: u128, dst: u128) {
     let Ok(data) = udp_data(payload) else { return };
     let field = (Sum::of(data) + Sum::pseudo6(src, dst, data.len(), protocol::UDP)).field();

@@ -184,6 +184,8 @@ fn finish(
 }
 
 /// Translates an ICMP error and the packet that it quotes (RFC 7915 §4.2, §4.3).
+#[cold]
+#[inline(never)]
 fn error(
     t: &Translator,
     buf: &mut [u8],

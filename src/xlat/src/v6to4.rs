@@ -171,6 +171,8 @@ fn finish(
 }
 
 /// Translates an ICMPv6 error and the packet that it quotes (RFC 7915 §5.2, §5.3).
+#[cold]
+#[inline(never)]
 fn error(
     t: &mut Translator,
     buf: &mut [u8],

@@ -171,6 +171,8 @@ impl<'p> Frames<'p> {
         Some(mem::take(&mut self.rest)).filter(|packet| !packet.is_empty())
     }
 
+    #[cold]
+    #[inline(never)]
     fn next_fragment(&mut self) -> Option<&mut [u8]> {
         let Split { header, started, chunk, offset, more } = self.split.as_mut()?;
         let (header, size) = (usize::from(*header), usize::from(*chunk));

@@ -97,6 +97,8 @@ pub(crate) fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<u32>) -> bool {
     ip.header_len > HEADER && is_source_route_left(&options_and_header(bytes, ip)[HEADER..])
 }
 
+#[cold]
+#[inline(never)]
 fn is_source_route_left(mut options: &[u8]) -> bool {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
