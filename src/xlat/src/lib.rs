@@ -206,6 +206,7 @@ impl<'t> Translator<'t> {
     }
 
     /// An IPv4 identification; never zero, which reads as "none".
+    #[inline(always)]
     fn next_identification(&mut self) -> u16 {
         let id = self.next_id.max(1);
         self.next_id = id.wrapping_add(1);

@@ -82,6 +82,7 @@ pub(crate) fn translate(
     Ok(finish(t, buf, payload, &new, rule))
 }
 
+#[cold]
 const fn untranslatable(kind: u8) -> Reason {
     match kind {
         v6::MLD_QUERY..=v6::MLD_DONE | v6::MLD_REPORT_V2 => Reason::GroupManagement,
@@ -143,6 +144,7 @@ fn mtu4(t: &Translator) -> usize {
 }
 
 /// RFC 7915 §5.1. With DF set the identification means nothing (RFC 6864 §4.1) and is zero.
+#[inline(always)]
 fn identify(t: &mut Translator, new: &mut Ip<u32>) {
     if new.fragment.is_none() && !new.dont_fragment {
         new.fragment =
