@@ -1,12 +1,14 @@
 //! The real program with its real tc programs between two network namespaces. clatd is a stand-in that translates
 //! nothing: what arrives has been translated in the kernel.
 
+mod common;
+
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +16,8 @@ use std::time::Duration;
 use clat_controller::binder_adapter::{ClatStatus, IClatdController, OffloadCounters, Strong};
 use clat_controller::client;
 use nix::sched::{setns, CloneFlags};
-use nix::unistd::geteuid;
+
+use common::{is_root, sh};
 
 const PREFIX: &str = "64:ff9b::/96";
 const SERVER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -29,24 +32,6 @@ ip addr replace "$8/32" dev "v4-$2"
 ip link set "v4-$2" mtu 1472 up
 exec -a "clatd-$2" sleep 1000
 "#;
-
-/// Whether these tests can run; says so when not.
-fn is_root() -> bool {
-    if geteuid().is_root() {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "needs root");
-    eprintln!("SKIPPED: needs root for network namespaces");
-    false
-}
-
-fn sh(command: &str) -> String {
-    let output = Command::new("sh").args(["-c", command]).output().expect("sh");
-    let (out, err) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command}: {out}{err}");
-    out.into_owned()
-}
 
 /// A phone and a server, connected by a veth.
 struct Place {
@@ -87,24 +72,14 @@ impl Place {
 
     fn controller(&self, args: &[&str]) -> Controller {
         let socket = self.dir.join("controller.sock");
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.phone, env!("CARGO_BIN_EXE_clat_controller")])
-            .args(["--socket".as_ref(), socket.as_os_str()])
-            .args(["--clatd".as_ref(), self.dir.join("clatd").as_os_str()])
-            .arg("--offload")
-            .args(args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("clat_controller starts");
-        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let mut said = String::new();
-        while !said.contains("ready on unix://") {
-            let got = stderr.read_line(&mut said).expect("readable");
-            assert_ne!(got, 0, "not ready: {said}");
-        }
-        thread::spawn(move || {
-            stderr.lines().map_while(Result::ok).for_each(|line| eprintln!("    {line}"));
-        });
+        let child = common::start(
+            Command::new("ip")
+                .args(["netns", "exec", &self.phone, env!("CARGO_BIN_EXE_clat_controller")])
+                .args(["--socket".as_ref(), socket.as_os_str()])
+                .args(["--clatd".as_ref(), self.dir.join("clatd").as_os_str()])
+                .arg("--offload")
+                .args(args),
+        );
         Controller { service: client::connect(&socket).expect("connects"), child }
     }
 

@@ -1,13 +1,15 @@
 //! The real program over its real socket, with real TUN devices, firewall rules and routes in a network namespace.
 //! Only clatd is a stand-in: a script that sets its device up and then sleeps under clatd's name.
 
+mod common;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +18,9 @@ use clat_controller::binder_adapter::{ExceptionCode, IClatdController, Status, S
 use clat_controller::client::{self, errno};
 use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
-use nix::unistd::{geteuid, Pid};
+use nix::unistd::Pid;
+
+use common::{is_root, sh};
 
 const PREFIX: &str = "64:ff9b::/96";
 
@@ -27,24 +31,6 @@ ip addr replace "$8/32" dev "v4-$2"
 ip link set "v4-$2" up
 exec -a "clatd-$2" sleep 1000
 "#;
-
-/// Whether these tests can run; says so when not.
-fn is_root() -> bool {
-    if geteuid().is_root() {
-        return true;
-    }
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "needs root");
-    eprintln!("SKIPPED: needs root for network namespaces");
-    false
-}
-
-fn sh(command: &str) -> String {
-    let output = Command::new("sh").args(["-c", command]).output().expect("sh");
-    let (out, err) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command}: {out}{err}");
-    out.into_owned()
-}
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -92,20 +78,7 @@ impl Place {
     }
 
     fn controller(&self, args: &[&str]) -> Controller {
-        let mut child = self
-            .command(&self.socket(), args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("clat_controller starts");
-        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let mut said = String::new();
-        while !said.contains("ready on unix://") {
-            let got = stderr.read_line(&mut said).expect("readable");
-            assert_ne!(got, 0, "not ready: {said}");
-        }
-        thread::spawn(move || {
-            stderr.lines().map_while(Result::ok).for_each(|line| eprintln!("    {line}"));
-        });
+        let child = common::start(&mut self.command(&self.socket(), args));
         Controller { child, socket: self.socket() }
     }
 

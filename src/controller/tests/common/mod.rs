@@ -1,0 +1,40 @@
+//! What tests of the real program share.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use nix::unistd::geteuid;
+
+/// Whether these tests can run; says so when not.
+pub(crate) fn is_root() -> bool {
+    if geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "needs root");
+    eprintln!("SKIPPED: needs root for network namespaces");
+    false
+}
+
+pub(crate) fn sh(command: &str) -> String {
+    let output = Command::new("sh").args(["-c", command]).output().expect("sh");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command}: {out}{err}");
+    out.into_owned()
+}
+
+/// Starts a controller and waits until it is ready; what it says goes on to stderr.
+pub(crate) fn start(command: &mut Command) -> Child {
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("clat_controller starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let mut said = String::new();
+    while !said.contains("ready on unix://") {
+        let got = stderr.read_line(&mut said).expect("readable");
+        assert_ne!(got, 0, "not ready: {said}");
+    }
+    thread::spawn(move || {
+        stderr.lines().map_while(Result::ok).for_each(|line| eprintln!("    {line}"));
+    });
+    child
+}
