@@ -25,6 +25,12 @@ const MAX_HEAD: usize = PACKET_INFO + MAX_VNET;
 const PACKET_INFO: usize = 4;
 const MAX_VNET: usize = 64;
 
+/// What the kernel may leave to a reader that gets virtio headers (`TUN_F_` of linux/if_tun.h): L4 checksums and the
+/// cutting of TCP, with ECN as well. `bpf_skb_change_proto` needs the first on a packet of UDP_SEGMENT.
+const CSUM_AND_TSO: i32 = 0x01 | 0x02 | 0x04 | 0x08;
+/// The cutting of UDP_SEGMENT packets, since Linux 6.2.
+const USO: i32 = 0x20 | 0x40;
+
 /// Why a device could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -93,7 +99,7 @@ impl From<Error> for io::Error {
 pub struct Options {
     /// Four bytes of flags and protocol (`struct tun_pi`).
     pub packet_info: bool,
-    /// A virtio header, with which checksums and segmentation can be left to the other side.
+    /// A virtio header, and with it checksums and segmentation left to whoever reads the device (TUNSETOFFLOAD).
     pub vnet_header: bool,
 }
 
@@ -136,6 +142,12 @@ impl Tun {
             Errno::EBUSY | Errno::EEXIST | Errno::EINVAL => Error::Exists { name: name.to_owned() },
             errno => Error::Create { name: name.to_owned(), errno },
         })?;
+        if options.vnet_header {
+            let set = |flags| sys::set_offload(fd.as_fd(), flags);
+            set(CSUM_AND_TSO | USO)
+                .or_else(|_| set(CSUM_AND_TSO))
+                .map_err(|errno| Error::Create { name: name.to_owned(), errno })?;
+        }
         Self::from_fd(fd)
     }
 

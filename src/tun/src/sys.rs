@@ -1,13 +1,16 @@
-//! The three ioctls of a TUN device, and nothing else that is unsafe.
+//! The ioctls of a TUN device, and nothing else that is unsafe.
 
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc::{c_char, c_int, c_short, c_uint, ifreq};
-use nix::{ioctl_read_bad, ioctl_write_ptr_bad, request_code_read, request_code_write};
+use nix::{
+    ioctl_read_bad, ioctl_write_int_bad, ioctl_write_ptr_bad, request_code_read, request_code_write,
+};
 
 ioctl_write_ptr_bad!(tunsetiff, request_code_write!(b'T', 202, size_of::<c_int>()), ifreq);
+ioctl_write_int_bad!(tunsetoffload, request_code_write!(b'T', 208, size_of::<c_uint>()));
 ioctl_read_bad!(tungetiff, request_code_read!(b'T', 210, size_of::<c_uint>()), ifreq);
 ioctl_read_bad!(tungetvnethdrsz, request_code_read!(b'T', 215, size_of::<c_int>()), c_int);
 
@@ -28,6 +31,14 @@ pub(crate) fn set_iff(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> Result<()
     request.ifr_ifru.ifru_flags = c_short::from_le_bytes([low, high]);
     // SAFETY: the kernel reads an ifreq, which this is.
     unsafe { tunsetiff(fd.as_raw_fd(), &request) }?;
+    Ok(())
+}
+
+/// TUNSETOFFLOAD: what the reader of the device completes itself, as TUN_F_ flags; `EINVAL` for one that the kernel does not
+/// know.
+pub(crate) fn set_offload(fd: BorrowedFd<'_>, flags: c_int) -> Result<(), Errno> {
+    // SAFETY: no memory is passed.
+    unsafe { tunsetoffload(fd.as_raw_fd(), flags) }?;
     Ok(())
 }
 

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-use clat_tun::{Error, Options, Tun, VirtioHeader};
+use clat_tun::{Error, GsoType, Options, Tun, VirtioHeader};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{unshare, CloneFlags};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Moves this test's thread into a network namespace of its own; `None` where that is not possible.
 fn namespace() -> Option<()> {
@@ -105,21 +106,49 @@ fn packets_both_ways() {
         socket.send_to(b"out", "198.51.100.2:53").unwrap();
         let mut buf = [0; 2000];
         // The kernel may have sent router solicitations before.
-        let len = loop {
+        let (vnet, len) = loop {
             let (vnet, len) = tun.recv(&mut buf).unwrap();
-            assert_eq!(vnet, VirtioHeader::default());
             if buf[0] >> 4 == 4 {
-                break len;
+                break (vnet, len);
             }
         };
+        // The checksum is the reader's where it can be told so.
+        let open =
+            VirtioHeader { needs_csum: true, csum_start: 20, csum_offset: 6, ..Default::default() };
+        assert_eq!(vnet, if vnet_header { open } else { VirtioHeader::default() });
         assert_eq!((len, &buf[28..len]), (31, &b"out"[..]));
 
         // The same datagram back: addresses and ports exchanged leave every checksum as it is.
         for (a, b) in [(12, 16), (13, 17), (14, 18), (15, 19), (20, 22), (21, 23)] {
             buf.swap(a, b);
         }
-        tun.send(&VirtioHeader::default(), &buf[..len]).unwrap();
+        tun.send(&vnet, &buf[..len]).unwrap();
         let (len, from) = socket.recv_from(&mut buf).unwrap();
         assert_eq!((&buf[..len], from.to_string().as_str()), (&b"out"[..], "198.51.100.2:53"));
+    }
+}
+
+#[test]
+fn super_packets() {
+    let Some(()) = namespace() else { return };
+    for vnet_header in [false, true] {
+        let tun = Tun::create("t4", Options { packet_info: false, vnet_header }).unwrap();
+        let script = "echo 1 > /proc/sys/net/ipv6/conf/t4/disable_ipv6
+                      ip addr add 198.51.100.1/24 dev t4 && ip link set t4 up";
+        let done = std::process::Command::new("sh").args(["-c", script]).status().unwrap();
+        assert!(done.success(), "needs ip(8), of iproute2");
+        let socket = std::net::UdpSocket::bind("198.51.100.1:0").unwrap();
+        setsockopt(&socket, sockopt::UdpGsoSegment, &1000).unwrap();
+        socket.send_to(&[7; 2500], "198.51.100.2:53").unwrap();
+        let mut buf = [0; 4000];
+        let mut read = || tun.recv(&mut buf).unwrap();
+        let (vnet, len) = read();
+        if vnet_header && vnet.gso_type == GsoType::UdpL4 {
+            assert_eq!((len, vnet.gso_size, vnet.needs_csum), (2528, 1000, true));
+        } else {
+            // Without a header, and before Linux 6.2, the kernel cuts.
+            assert_eq!([len, read().1, read().1], [1028, 1028, 528]);
+        }
+        assert_eq!(tun.recv(&mut buf), Err(Errno::EAGAIN));
     }
 }
