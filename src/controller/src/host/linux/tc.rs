@@ -4,13 +4,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use clat_route::netlink;
 use netlink_packet_core::{DefaultNla, NlasIterator, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption};
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::net::if_::if_nameindex;
 
 use super::bpf::{program_name, PROGRAMS};
-use super::netlink;
 use crate::host::Hook;
 
 /// After tethering's (AOSP, libnetdutils and TcUtils).

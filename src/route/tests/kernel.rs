@@ -1,0 +1,176 @@
+//! Next hops against the kernel's own routes, each test in a network namespace of its own.
+
+use std::net::Ipv6Addr;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::thread;
+
+use clat_route::{next_hop, NextHop, Target, Watch};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sched::{unshare, CloneFlags};
+
+fn sh(command: &str) {
+    let output = Command::new("sh").args(["-ec", command]).output().expect("sh");
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs `test` in a new namespace with the Ethernet interfaces up0 (index 10) and up1 (index 20).
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "needs root");
+        eprintln!("SKIPPED: needs root for network namespaces");
+        return;
+    }
+    let thread = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        for n in ["0", "1"] {
+            sh(&format!(
+                "ip link add up{n} index {}0 type veth peer name peer{n}
+                ip link set up{n} up; ip link set peer{n} up
+                ip -6 addr add 2001:db8:{n}::2/64 dev up{n} nodad",
+                if n == "0" { 1 } else { 2 }
+            ));
+        }
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn address(text: &str) -> Ipv6Addr {
+    text.parse().expect("an address")
+}
+
+/// How up0 reaches 64:ff9b::/96.
+fn by_up0() -> Option<NextHop> {
+    next_hop(&Target {
+        oif: 10,
+        source: address("2001:db8::c1a7"),
+        prefix: address("64:ff9b::"),
+        prefix_len: 96,
+    })
+    .expect("routes")
+}
+
+fn gateway(text: &str) -> Option<NextHop> {
+    Some(NextHop::Gateway(address(text)))
+}
+
+#[test]
+fn the_most_specific_route_wins_then_the_metric() {
+    in_namespace(|| {
+        assert_eq!(by_up0(), None, "routes to elsewhere only");
+        sh("ip -6 route add default dev up0 metric 900");
+        assert_eq!(by_up0(), Some(NextHop::OnLink));
+        sh("ip -6 route add default via fe80::1 dev up0 metric 800");
+        assert_eq!(by_up0(), gateway("fe80::1"));
+        sh("ip -6 route add default via fe80::2 dev up0 metric 1000");
+        assert_eq!(by_up0(), gateway("fe80::1"));
+        sh("ip -6 route add 64:ff9b::/32 via fe80::3 dev up0 metric 5000");
+        assert_eq!(by_up0(), gateway("fe80::3"));
+        sh("ip -6 route add 64:ff9b::/96 dev up0 metric 6000");
+        assert_eq!(by_up0(), Some(NextHop::OnLink));
+        // To a part of the prefix, or past it.
+        sh("ip -6 route add 64:ff9b::/97 via fe80::4 dev up0");
+        sh("ip -6 route add 64:ff9b:1::/48 via fe80::5 dev up0");
+        assert_eq!(by_up0(), Some(NextHop::OnLink));
+        sh("ip -6 route del 64:ff9b::/96 dev up0; ip -6 route del 64:ff9b::/32 dev up0");
+        assert_eq!(by_up0(), gateway("fe80::1"));
+    });
+}
+
+#[test]
+fn routes_by_other_interfaces_do_not_matter() {
+    in_namespace(|| {
+        sh("ip -6 route add default via fe80::9 dev up1 metric 1");
+        sh("ip -6 route add 64:ff9b::/96 via fe80::9 dev up1 metric 1");
+        assert_eq!(by_up0(), None);
+        sh("ip -6 route add default via fe80::1 dev up0 metric 1024");
+        assert_eq!(by_up0(), gateway("fe80::1"));
+        sh("ip -6 route add unreachable 64:ff9b::/96 metric 2");
+        assert_eq!(by_up0(), gateway("fe80::1"));
+    });
+}
+
+#[test]
+fn any_table_will_do() {
+    in_namespace(|| {
+        // As netd has them: a table for each interface, and rules by mark.
+        sh("ip -6 rule add fwmark 0x10064/0x1ffff table 1010");
+        sh("ip -6 route add default via fe80::1 dev up0 table 1010");
+        sh("ip -6 route add default via fe80::2 dev up1 table 1020");
+        assert_eq!(by_up0(), gateway("fe80::1"));
+    });
+}
+
+#[test]
+fn ways_of_a_multipath_route() {
+    in_namespace(|| {
+        sh("ip -6 route add default nexthop via fe80::9 dev up1 nexthop via fe80::1 dev up0");
+        assert_eq!(by_up0(), gateway("fe80::1"));
+        sh("ip nexthop add id 1 via fe80::7 dev up0; ip nexthop add id 2 via fe80::8 dev up1");
+        sh("ip nexthop add id 3 group 2/1; ip -6 route add 64:ff9b::/64 nhid 3");
+        assert_eq!(by_up0(), gateway("fe80::7"));
+    });
+}
+
+#[test]
+fn routes_for_a_source() {
+    in_namespace(|| {
+        sh("ip -6 route add default from 2001:db8:f::/48 via fe80::2 dev up0 metric 1");
+        assert_eq!(by_up0(), None);
+        sh("ip -6 route add default from 2001:db8::/48 via fe80::1 dev up0 metric 2000");
+        assert_eq!(by_up0(), gateway("fe80::1"));
+        sh("ip -6 route add default via fe80::3 dev up0 metric 1");
+        assert_eq!(by_up0(), gateway("fe80::1"));
+    });
+}
+
+#[test]
+fn routers_that_prefer_themselves() {
+    in_namespace(|| {
+        // On-link, since two routers of one metric would share one route, and one preference.
+        sh("ip -6 route add default dev up0 metric 5 pref medium");
+        sh("ip -6 route append default via fe80::1 dev up0 metric 5 pref low");
+        assert_eq!(by_up0(), Some(NextHop::OnLink));
+        sh("ip -6 route add 64::/16 dev up0 metric 5 pref medium");
+        sh("ip -6 route append 64::/16 via fe80::2 dev up0 metric 5 pref high");
+        assert_eq!(by_up0(), gateway("fe80::2"));
+    });
+}
+
+#[test]
+fn changes_are_told() {
+    in_namespace(|| {
+        let watch = Watch::new().expect("a subscription");
+        let readable = |for_long: bool| {
+            let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+            let timeout = if for_long { PollTimeout::from(30_000u16) } else { PollTimeout::ZERO };
+            poll(&mut fds, timeout).expect("poll") > 0
+        };
+        // Of the interfaces' coming up, which goes on for a while.
+        while readable(false) {
+            watch.drain().expect("drained");
+            thread::sleep(std::time::Duration::from_millis(300));
+        }
+        assert!(!watch.drain().expect("nothing"));
+        for change in [
+            "ip -6 route add default via fe80::1 dev up0",
+            "ip -6 route del default via fe80::1 dev up0",
+            "ip -6 route add default via fe80::1 dev up0 table 1010",
+            "ip link set up0 down",
+        ] {
+            sh(change);
+            assert!(readable(true), "{change}");
+            assert!(watch.drain().expect("drained"));
+        }
+        assert_eq!(by_up0(), None, "the route went with its interface");
+        // More than fits into the socket's buffer.
+        sh("ip link set up0 up; ip -6 addr add 2001:db8::2/64 dev up0 nodad");
+        sh("seq 1 9999 | sed 's|.*|route add 2001:db8:&::/64 dev up0|' | ip -6 -batch - ");
+        assert!(readable(true));
+        assert!(watch.drain().expect("whatever the kernel dropped"));
+        assert!(!readable(false));
+    });
+}
