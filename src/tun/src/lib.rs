@@ -3,6 +3,7 @@
 //! A [`Tun`] is one descriptor of a kernel device: made here ([`Tun::create`]) or handed over by whoever made it
 //! ([`Tun::from_fd`]), in which case the kernel is asked what it is. The device goes when its last descriptor does.
 
+pub mod device;
 mod sys;
 mod vnet;
 
