@@ -1,0 +1,88 @@
+//! What both halves of the network write: Ethernet frames for the guest, one after the other in one buffer.
+
+use std::fmt;
+use std::ops::Range;
+
+use clat_tun::VirtioHeader;
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET: usize = 14;
+
+/// The largest frame there is: an IPv6 header, and as much behind it as its length can say.
+pub const MAX_FRAME: usize = ETHERNET + 40 + 65535;
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// Every station.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// Whether it is a group's (the I/G bit).
+    #[must_use]
+    pub fn is_multicast(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// Frames on their way to the guest, each with what is left to its receiver to complete.
+///
+/// They lie behind one another in one buffer that is used again and again, so that a frame costs no allocation.
+#[derive(Debug, Default)]
+pub struct Out {
+    buf: Vec<u8>,
+    frames: Vec<(Range<usize>, VirtioHeader)>,
+}
+
+impl Out {
+    /// Adds a whole frame: Ethernet header, payload, all checksums in place.
+    pub fn push(&mut self, frame: &[u8]) {
+        self.push_with(VirtioHeader::default(), |buf| buf.extend_from_slice(frame));
+    }
+
+    /// Adds the frame that `write` appends to the buffer (and must only append to). Nothing appended adds no frame.
+    pub fn push_with(&mut self, vnet: VirtioHeader, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.buf.len();
+        write(&mut self.buf);
+        if self.buf.len() > start {
+            self.frames.push((start..self.buf.len(), vnet));
+        }
+    }
+
+    /// The frames, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (&VirtioHeader, &[u8])> {
+        self.frames.iter().map(|(range, vnet)| (vnet, &self.buf[range.clone()]))
+    }
+
+    /// How many frames there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Bytes of all frames together.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Forgets all frames; the buffer stays.
+    pub fn clear(&mut self) {
+        self.buf.clear();
+        self.frames.clear();
+    }
+}
