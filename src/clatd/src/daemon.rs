@@ -18,7 +18,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::args::Args;
 use crate::forward::Forwarder;
 use crate::neighbour::Probe;
-use crate::socket::{adopt, path_mtu, PacketSocket, RawSocket};
+use crate::socket::{adopt, join_anycast, path_mtu, PacketSocket, RawSocket};
 use crate::{link, privileges};
 
 /// Packets that are read from one side before the other gets its turn.
@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         if_nametoindex(uplink).with_context(|| format!("there is no interface {uplink}"))?;
     let mut tun = open_tun(args)?;
 
-    let asked = path_mtu(uplink, args.mark, link::inside(&args.plat_prefix));
+    let asked = path_mtu(Some(uplink), args.mark, link::inside(&args.plat_prefix));
     let mtu6 = link::mtu6_or_least(asked);
     let (packet, raw, probe) = match (args.read_sock, args.write_sock) {
         (Some(read), Some(write)) => {
@@ -109,7 +109,7 @@ fn open_sockets(
         .with_context(|| format!("cannot open a packet socket on {uplink}"))?;
     let raw = RawSocket::open(uplink, args.mark)
         .with_context(|| format!("cannot open a raw socket on {uplink}"))?;
-    raw.join_anycast(index, v6).with_context(|| {
+    join_anycast(raw.as_fd(), index, v6).with_context(|| {
         format!("cannot make {v6} an anycast address of {uplink}; it must be inside a prefix of {uplink}, and nobody else's")
     })?;
     // The anycast membership has joined the solicited-node group, where others' probes arrive.

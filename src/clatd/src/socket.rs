@@ -59,19 +59,9 @@ impl PacketSocket {
     /// # Errors
     /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
     pub fn open(index: u32, v6: Ipv6Addr) -> io::Result<Self> {
-        let fd = packet_socket(libc::SOCK_RAW)?;
-        // Bound to no protocol it hears nothing, but knows what the interface is.
-        bind_packet(&fd, index, 0)?;
-        let socket = Self::of_known_link(fd)?;
-        attach_filter(&socket.fd, &filter::destination(socket.link_header, v6))?;
-        set(&socket.fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
-        // Before 4.20 there is no such option; what we send is not ETH_P_IPV6 traffic to v6 anyway.
-        let _ = set(&socket.fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1);
-        if sys::setsockopt(&socket.fd, sockopt::RcvBufForce, &QUEUE).is_err() {
-            sys::setsockopt(&socket.fd, sockopt::RcvBuf, &QUEUE)?;
-        }
-        bind_packet(&socket.fd, index, ETH_P_IPV6)?;
-        Ok(socket)
+        let fd = open_packet_socket()?;
+        configure_packet_socket(fd.as_fd(), index, v6)?;
+        Self::from_fd(fd)
     }
 
     /// Takes over one that the caller has opened, filtered and bound.
@@ -80,18 +70,8 @@ impl PacketSocket {
     /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&fd)?;
-        let socket = Self::of_known_link(fd)?;
-        set(&socket.fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
-        Ok(socket)
-    }
-
-    fn of_known_link(fd: OwnedFd) -> io::Result<Self> {
-        let (_, hardware) = bound_to(&fd)?;
-        let link_header = match hardware {
-            libc::ARPHRD_ETHER => LINK_HEADER,
-            libc::ARPHRD_NONE | libc::ARPHRD_PPP | ARPHRD_RAWIP | ARPHRD_RAWIP_OLD => 0,
-            _ => return Err(Errno::EAFNOSUPPORT.into()),
-        };
+        let (link_header, hardware) = link_of(&fd)?;
+        set(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
         Ok(Self { fd, link_header, hardware })
     }
 
@@ -158,11 +138,9 @@ impl RawSocket {
     /// # Errors
     /// What the kernel said.
     pub fn open(interface: &str, mark: u32) -> io::Result<Self> {
-        let flags = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        // IPPROTO_RAW: the header is ours.
-        let fd = socket(libc::AF_INET6, flags, libc::IPPROTO_RAW)?;
+        let fd = open_raw_socket()?;
         sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
-        set(&fd, libc::SOL_SOCKET, libc::SO_MARK, &mark)?;
+        set_mark(fd.as_fd(), mark)?;
         Self::tune(fd)
     }
 
@@ -184,20 +162,6 @@ impl RawSocket {
             sys::setsockopt(&fd, sockopt::SndBuf, &QUEUE)?;
         }
         Ok(Self(fd))
-    }
-
-    /// Makes `v6` an anycast address of the interface, so that the kernel answers neighbour discovery for it, for as
-    /// long as this socket is open.
-    ///
-    /// # Errors
-    /// `EADDRNOTAVAIL` when no prefix of the interface covers it (on a host; see `ipv6_sock_ac_join`), `EINVAL` when
-    /// an interface has it already.
-    pub fn join_anycast(&self, index: u32, v6: Ipv6Addr) -> io::Result<()> {
-        // struct ipv6_mreq, whose index has another sign in every C library.
-        let mut request = [0; 20];
-        request[..16].copy_from_slice(&v6.octets());
-        request[16..].copy_from_slice(&index.to_ne_bytes());
-        set(&self.0, libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST, &request)
     }
 
     /// Sends one IPv6 packet, headers and all, to the destination in it.
@@ -298,14 +262,89 @@ pub fn set_no_new_privs() -> io::Result<()> {
     Ok(())
 }
 
-/// What the uplink and the path beyond it carry towards `to`, in bytes of IPv6.
+/// Opens a packet socket with a virtio header in front of each packet. It hears nothing until it is configured.
+///
+/// # Errors
+/// What the kernel said.
+pub fn open_packet_socket() -> io::Result<OwnedFd> {
+    let fd = packet_socket(libc::SOCK_RAW)?;
+    set(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
+    Ok(fd)
+}
+
+/// Binds a packet socket to the interface `index`, for packets to `v6`. Nothing else is ever queued: the filter is
+/// there before the socket hears anything.
+///
+/// # Errors
+/// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
+pub fn configure_packet_socket(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
+    // Bound to no protocol it hears nothing, but knows what the interface is.
+    bind_packet(&fd, index, 0)?;
+    let (link_header, _) = link_of(&fd)?;
+    attach_filter(&fd, &filter::destination(link_header, v6))?;
+    // Before 4.20 there is no such option; what we send is not ETH_P_IPV6 traffic to v6 anyway.
+    let _ = set(&fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1);
+    if sys::setsockopt(&fd, sockopt::RcvBufForce, &QUEUE).is_err() {
+        sys::setsockopt(&fd, sockopt::RcvBuf, &QUEUE)?;
+    }
+    bind_packet(&fd, index, ETH_P_IPV6)
+}
+
+/// Opens a raw socket that IPv6 packets leave by, headers and all.
+///
+/// # Errors
+/// What the kernel said.
+pub fn open_raw_socket() -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // IPPROTO_RAW: the header is ours.
+    socket(libc::AF_INET6, flags, libc::IPPROTO_RAW)
+}
+
+/// Sets the mark of what a socket sends (SO_MARK).
+///
+/// # Errors
+/// What the kernel said.
+pub fn set_mark(fd: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
+    set(&fd, libc::SOL_SOCKET, libc::SO_MARK, &mark)
+}
+
+/// Makes `v6` an anycast address of the interface `index`, so that the kernel answers neighbour discovery for it, for
+/// as long as this IPv6 socket is open.
+///
+/// # Errors
+/// `EADDRNOTAVAIL` when no prefix of the interface covers it (on a host; see `ipv6_sock_ac_join`), `EINVAL` when
+/// an interface has it already.
+pub fn join_anycast(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
+    // struct ipv6_mreq, whose index has another sign in every C library.
+    let mut request = [0; 20];
+    request[..16].copy_from_slice(&v6.octets());
+    request[16..].copy_from_slice(&index.to_ne_bytes());
+    set(&fd, libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST, &request)
+}
+
+/// The kernel's number of a socket (SO_COOKIE), which no other socket ever gets.
+///
+/// # Errors
+/// What the kernel said.
+pub fn socket_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0;
+    get(&fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut cookie)?;
+    Ok(cookie)
+}
+
+/// What the path of packets with `mark` towards `to` carries, in bytes of IPv6; of the one by `interface`, if given.
 ///
 /// # Errors
 /// What the kernel said; `ENETUNREACH` without a route.
-pub fn path_mtu(interface: &str, mark: u32, to: Ipv6Addr) -> io::Result<u32> {
+pub fn path_mtu(interface: Option<&str>, mark: u32, to: Ipv6Addr) -> io::Result<u32> {
     let fd = socket(libc::AF_INET6, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)?;
-    sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
-    set(&fd, libc::SOL_SOCKET, libc::SO_MARK, &mark)?;
+    if let Some(interface) = interface {
+        sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
+    }
+    // None is there already, and setting it takes a privilege that who was handed its sockets does not have.
+    if mark != 0 {
+        set_mark(fd.as_fd(), mark)?;
+    }
     // Nothing is sent by connecting a datagram socket; any port will do.
     sys::connect(fd.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(to, 53, 0, 0)))?;
     let mut mtu: c_int = 0;
@@ -336,21 +375,27 @@ fn len_of<T>() -> libc::socklen_t {
     libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default()
 }
 
-fn set<T>(fd: &OwnedFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+fn set<T>(fd: &impl AsFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads at most as many bytes as the value has.
     let done = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, name, (value as *const T).cast(), len_of::<T>())
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            level,
+            name,
+            (value as *const T).cast(),
+            len_of::<T>(),
+        )
     };
     Errno::result(done)?;
     Ok(())
 }
 
-fn get<T>(fd: &OwnedFd, level: c_int, name: c_int, value: &mut T) -> io::Result<()> {
+fn get<T>(fd: &impl AsFd, level: c_int, name: c_int, value: &mut T) -> io::Result<()> {
     let mut len = len_of::<T>();
     // SAFETY: the kernel writes at most `len` bytes to a value of that size; it is only used for integers and
     // structures of such, for which any bytes are a value.
     let done = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), level, name, (value as *mut T).cast(), &mut len)
+        libc::getsockopt(fd.as_fd().as_raw_fd(), level, name, (value as *mut T).cast(), &mut len)
     };
     Errno::result(done)?;
     Ok(())
@@ -365,22 +410,27 @@ fn link_address(index: u32, protocol: u16) -> libc::sockaddr_ll {
     address
 }
 
-fn bind_packet(fd: &OwnedFd, index: u32, protocol: u16) -> io::Result<()> {
+fn bind_packet(fd: &impl AsFd, index: u32, protocol: u16) -> io::Result<()> {
     let address = link_address(index, protocol);
     // SAFETY: the address is valid for the length given, for the call.
     let done = unsafe {
-        libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len_of::<libc::sockaddr_ll>())
+        libc::bind(
+            fd.as_fd().as_raw_fd(),
+            (&raw const address).cast(),
+            len_of::<libc::sockaddr_ll>(),
+        )
     };
     Errno::result(done)?;
     Ok(())
 }
 
 /// The interface that a packet socket is bound to, and that interface's ARPHRD type.
-fn bound_to(fd: &OwnedFd) -> io::Result<(c_int, u16)> {
+fn bound_to(fd: &impl AsFd) -> io::Result<(c_int, u16)> {
     let mut address = link_address(0, 0);
     let mut len = len_of::<libc::sockaddr_ll>();
     // SAFETY: the kernel writes at most `len` bytes to a structure of that size.
-    let done = unsafe { libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &mut len) };
+    let done =
+        unsafe { libc::getsockname(fd.as_fd().as_raw_fd(), (&raw mut address).cast(), &mut len) };
     Errno::result(done)?;
     if c_int::from(address.sll_family) != libc::AF_PACKET {
         return Err(Errno::EAFNOSUPPORT.into());
@@ -388,7 +438,17 @@ fn bound_to(fd: &OwnedFd) -> io::Result<(c_int, u16)> {
     Ok((address.sll_ifindex, address.sll_hatype))
 }
 
-fn attach_filter(fd: &OwnedFd, filter: &[sock_filter]) -> io::Result<()> {
+/// Length of the link header on the interface that a packet socket is bound to, and that interface's ARPHRD type.
+fn link_of(fd: &impl AsFd) -> io::Result<(usize, u16)> {
+    let (_, hardware) = bound_to(fd)?;
+    match hardware {
+        libc::ARPHRD_ETHER => Ok((LINK_HEADER, hardware)),
+        libc::ARPHRD_NONE | libc::ARPHRD_PPP | ARPHRD_RAWIP | ARPHRD_RAWIP_OLD => Ok((0, hardware)),
+        _ => Err(Errno::EAFNOSUPPORT.into()),
+    }
+}
+
+fn attach_filter(fd: &impl AsFd, filter: &[sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: filter.len().try_into().map_err(|_| Errno::EINVAL)?,
         // The kernel only reads it.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clat_tun::{Options, Tun, VirtioHeader};
 use clatd::checksum;
-use clatd::socket::{PacketSocket, RawSocket};
+use clatd::socket::{join_anycast, PacketSocket, RawSocket};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{setns, unshare, CloneFlags};
 use nix::sys::signal::{kill, Signal};
@@ -356,7 +356,7 @@ fn sockets() -> (OwnedFd, OwnedFd) {
     let v6: Ipv6Addr = V6.parse().unwrap();
     let packet = PacketSocket::open(index, v6).unwrap();
     let raw = RawSocket::open("up0", 0).unwrap();
-    raw.join_anycast(index, v6).unwrap();
+    join_anycast(raw.as_fd(), index, v6).unwrap();
     let raw = raw.as_fd().try_clone_to_owned().unwrap();
     (packet.as_fd().try_clone_to_owned().unwrap(), raw)
 }

@@ -104,7 +104,7 @@ impl Error {
 }
 
 /// The number of an I/O error, also of one with words of its own.
-fn errno_of(error: &io::Error) -> Errno {
+pub fn errno_of(error: &io::Error) -> Errno {
     let raw = error.raw_os_error().map(Errno::from_raw);
     let worded = || error.get_ref()?.downcast_ref::<Worded>().map(|worded| worded.errno);
     raw.or_else(worded).unwrap_or(Errno::EIO)

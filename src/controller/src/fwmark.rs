@@ -22,6 +22,12 @@ impl Fwmark {
         )
     }
 
+    /// A mark that someone else made.
+    #[must_use]
+    pub fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
     /// The mark as SO_MARK takes it.
     #[must_use]
     pub fn bits(self) -> u32 {

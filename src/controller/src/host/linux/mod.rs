@@ -27,6 +27,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::net::if_::if_nametoindex;
 
 pub use bpf::BPF_DIR;
+pub use process::{spawn, LinuxChild};
 
 use super::{Devices, Offload, System};
 use crate::ebpf_mode::{KernelVersion, NEWEST_API_LEVEL};

@@ -73,3 +73,9 @@ pub(super) const POSIX_SPAWN_SETSIGDEF: libc::c_short = 0x4;
 pub(super) const POSIX_SPAWN_SETSIGMASK: libc::c_short = 0x8;
 /// musl, which always does so, ignores it.
 pub(super) const POSIX_SPAWN_USEVFORK: libc::c_short = 0x40;
+/// bionic's, since API level 30.
+pub(super) const POSIX_SPAWN_CLOEXEC_DEFAULT: libc::c_short = 0x100;
+
+/// Whether the C library closes all descriptors but those that are kept. Elsewhere they are marked before, which on
+/// Android some processes may not do: the system call is no part of system_server's filter before Android 14.
+pub(super) const CLOSES_ALL: bool = cfg!(target_os = "android");

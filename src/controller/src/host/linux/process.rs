@@ -1,4 +1,4 @@
-//! clatd as a process: started with vfork semantics and nothing but its TUN device, watched by a pidfd.
+//! clatd as a process: started with vfork semantics and nothing but the descriptors meant for it, watched by a pidfd.
 
 use std::ffi::CString;
 use std::fs;
@@ -7,13 +7,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+use nix::fcntl::{fcntl, FcntlArg, FdFlag, OFlag};
 use nix::sys::signal::{kill, SigSet, Signal};
-use nix::sys::wait::{waitpid, WaitStatus};
-use nix::unistd::Pid;
+use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag, WaitStatus};
+use nix::unistd::{pipe2, Pid};
 
 use super::posix_spawn as ffi;
 use super::{Device, LinuxHost, PATH};
@@ -34,6 +35,7 @@ const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 #[derive(Debug)]
 pub struct LinuxChild {
     pid: Pid,
+    /// Becomes readable when it ends.
     pidfd: OwnedFd,
     reaped: bool,
 }
@@ -88,10 +90,7 @@ impl Processes for LinuxHost {
     type Child = LinuxChild;
 
     fn spawn_clatd(&self, args: &ClatdArgs, tun: &Device) -> io::Result<LinuxChild> {
-        close_all_on_exec()?;
-        // A number other than the one it has here: dup2 to itself would leave close-on-exec set.
-        let passed = if tun.as_fd().as_raw_fd() == 3 { 4 } else { 3 };
-        spawn(&self.clatd, &args.argv(passed), tun.as_fd(), passed)
+        spawn(&self.clatd, &args.argv(tun.as_fd().as_raw_fd()), &[tun.as_fd()])
             .map_err(|e| explain(e, self.clatd.display()))
     }
 }
@@ -105,8 +104,25 @@ pub(super) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What stands in for a pidfd before Linux 5.3: a pipe that is readable, since it is at its end, when the process ends.
+fn end_of(pid: Pid) -> io::Result<OwnedFd> {
+    let (ended, held) = pipe2(OFlag::O_CLOEXEC)?;
+    let wait = move || {
+        // It stays for its owner to reap; whose reaping may well be what ends this.
+        while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR)
+        {
+        }
+        drop(held);
+    };
+    thread::Builder::new().name("clatd-wait".into()).spawn(wait)?;
+    Ok(ended)
+}
+
 /// Sets close-on-exec on every descriptor but the first three: also on those that whoever started us left open.
 fn close_all_on_exec() -> io::Result<()> {
+    if ffi::CLOSES_ALL {
+        return Ok(());
+    }
     // SAFETY: the call takes three numbers and no pointer; close-on-exec takes no descriptor away from anyone here.
     let done =
         unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
@@ -147,8 +163,10 @@ impl Attributes {
 
     /// vfork, no signal blocked, and SIGPIPE, which Rust programs ignore, as it was.
     fn set(&mut self) -> io::Result<()> {
-        let flags =
-            ffi::POSIX_SPAWN_USEVFORK | ffi::POSIX_SPAWN_SETSIGMASK | ffi::POSIX_SPAWN_SETSIGDEF;
+        let flags = ffi::POSIX_SPAWN_USEVFORK
+            | ffi::POSIX_SPAWN_SETSIGMASK
+            | ffi::POSIX_SPAWN_SETSIGDEF
+            | if ffi::CLOSES_ALL { ffi::POSIX_SPAWN_CLOEXEC_DEFAULT } else { 0 };
         let (none, mut pipe) = (SigSet::empty(), SigSet::empty());
         pipe.add(Signal::SIGPIPE);
         // SAFETY: the attributes are valid (see `new`), the sets live through the calls, which copy them.
@@ -179,8 +197,8 @@ impl FileActions {
         Ok(Self(unsafe { actions.assume_init() }))
     }
 
-    /// `from` becomes `to`, without close-on-exec, and stdin is empty.
-    fn set(&mut self, from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
+    /// stdin is empty, and of `kept` a copy under the same number is there, which is not close-on-exec.
+    fn set(&mut self, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
         // SAFETY: the actions are valid (see `new`); the path is a literal, and copied.
         unsafe {
             check(ffi::posix_spawn_file_actions_addopen(
@@ -190,8 +208,15 @@ impl FileActions {
                 libc::O_RDONLY,
                 0,
             ))?;
-            check(ffi::posix_spawn_file_actions_adddup2(&mut *self.0, from.as_raw_fd(), to))
         }
+        for fd in kept {
+            let number = fd.as_raw_fd();
+            // SAFETY: the actions are valid (see `new`).
+            unsafe {
+                check(ffi::posix_spawn_file_actions_adddup2(&mut *self.0, number, number))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -217,13 +242,13 @@ impl CStrings {
     }
 }
 
-/// Starts `program` with `passed` as a copy of `fd`.
-fn spawn(
-    program: &Path,
-    argv: &[String],
-    fd: BorrowedFd<'_>,
-    passed: RawFd,
-) -> io::Result<LinuxChild> {
+/// Starts `program` with a copy of each descriptor that is `kept`, under its number; all others but stdout and stderr are
+/// closed. What is kept is neither of the first three.
+///
+/// # Errors
+/// Those of posix_spawn(3): ENOENT when the program is not there.
+pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Result<LinuxChild> {
+    close_all_on_exec()?;
     let path = CString::new(program.as_os_str().as_bytes())?;
     let argv = CStrings::new(argv.iter().map(|arg| arg.clone().into_bytes()))?;
     let passed_on = PASSED_ON.iter().filter_map(|name| {
@@ -234,7 +259,7 @@ fn spawn(
     let mut attributes = Attributes::new()?;
     attributes.set()?;
     let mut actions = FileActions::new()?;
-    actions.set(fd, passed)?;
+    actions.set(kept)?;
 
     let mut pid = 0;
     // SAFETY: every pointer is to a value that is valid (see the types above) and lives through the call; both arrays
@@ -250,13 +275,17 @@ fn spawn(
         )
     })?;
     let pid = Pid::from_raw(pid);
-    match pidfd_open(pid) {
+    let pidfd = match pidfd_open(pid) {
+        Err(Errno::ENOSYS) => end_of(pid),
+        pidfd => pidfd.map_err(|e| explain(e, "pidfd_open")),
+    };
+    match pidfd {
         Ok(pidfd) => Ok(LinuxChild { pid, pidfd, reaped: false }),
         Err(e) => {
             // Without a pidfd it could not be watched.
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
-            Err(explain(e, "pidfd_open"))
+            Err(e)
         }
     }
 }
@@ -272,9 +301,8 @@ mod tests {
     use super::*;
 
     fn start(program: &str, argv: &[&str], fd: &impl AsFd) -> LinuxChild {
-        close_all_on_exec().expect("marks them");
         let argv: Vec<_> = argv.iter().map(|&arg| arg.to_owned()).collect();
-        spawn(Path::new(program), &argv, fd.as_fd(), 3).expect("starts")
+        spawn(Path::new(program), &argv, &[fd.as_fd()]).expect("starts")
     }
 
     fn proc_text(child: &LinuxChild, file: &str) -> String {
@@ -301,10 +329,11 @@ mod tests {
         let fds = fs::read_dir(format!("/proc/{}/fd", child.pid)).expect("it runs");
         let fds: BTreeSet<_> =
             fds.flatten().map(|fd| fd.file_name().to_string_lossy().into_owned()).collect();
-        assert_eq!(fds, ["0", "1", "2", "3"].map(str::to_owned).into());
+        let number = read.as_raw_fd().to_string();
+        assert_eq!(fds, ["0", "1", "2", number.as_str()].map(str::to_owned).into());
         assert_eq!(link("0"), Path::new("/dev/null"));
-        let ours = fs::read_link(format!("/proc/self/fd/{}", read.as_raw_fd())).expect("open");
-        assert_eq!(link("3"), ours);
+        let ours = fs::read_link(format!("/proc/self/fd/{number}")).expect("open");
+        assert_eq!(link(&number), ours);
 
         let environment = proc_text(&child, "environ");
         let names: BTreeSet<_> = environment
@@ -342,8 +371,11 @@ mod tests {
         assert!(begun.elapsed() < GRACE, "SIGTERM was enough: {:?}", begun.elapsed());
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
 
-        let script = "trap '' TERM; echo ready >&3; while :; do sleep 0.1; done";
-        let child = start("/bin/sh", &["clatd-test0", "-c", script], &write);
+        let script = format!(
+            "trap '' TERM; echo ready >/proc/self/fd/{}; while :; do sleep 0.1; done",
+            write.as_raw_fd()
+        );
+        let child = start("/bin/sh", &["clatd-test0", "-c", &script], &write);
         let pid = child.pid;
         let mut ready = [0; 6];
         nix::unistd::read(read.as_raw_fd(), &mut ready).expect("it says so");
@@ -357,8 +389,21 @@ mod tests {
         let mut child = start("/bin/sh", &["clatd-test0", "-c", "exit 3"], &read);
         assert_eq!(wait(&[child.as_fd()], None), Some(0));
         assert_eq!(child.reap(), "exited with status 3");
-        let error = spawn(Path::new("/nonexistent"), &[], read.as_fd(), 3).expect_err("no program");
+        let error = spawn(Path::new("/nonexistent"), &[], &[read.as_fd()]).expect_err("no program");
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
-        assert!(spawn(Path::new("/bin/sleep"), &["a\0b".to_owned()], read.as_fd(), 3).is_err());
+        assert!(spawn(Path::new("/bin/sleep"), &["a\0b".to_owned()], &[read.as_fd()]).is_err());
+    }
+
+    #[test]
+    fn an_end_is_seen_without_pidfd() {
+        let (read, write) = pipe().expect("a pipe");
+        let mut child =
+            start("/bin/cat", &["cat", &format!("/proc/self/fd/{}", read.as_raw_fd())], &read);
+        let ended = end_of(child.pid).expect("a thread");
+        assert!(wait(&[ended.as_fd()], Some(Duration::ZERO)).is_none());
+        kill(child.pid, Signal::SIGTERM).expect("it runs");
+        assert_eq!(wait(&[ended.as_fd()], None), Some(0));
+        assert_eq!(child.reap(), "was killed by SIGTERM");
+        drop(write);
     }
 }
