@@ -1,0 +1,209 @@
+//! What the natives do. What is said when something fails is AOSP's, to the letter.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use clat_controller::address::{is_usable_source, pick};
+use clat_controller::errors::errno_of;
+use clat_controller::fwmark::Fwmark;
+use clat_controller::host::linux::{spawn, LinuxChild, LinuxHost};
+use clat_controller::host::{Child, Links, System};
+use clat_controller::names::IfaceName;
+use clat_tun::{Error as TunError, Options, Tun};
+use clat_xlat::{Local, Prefix};
+use clatd::socket;
+use nix::errno::Errno;
+
+use crate::java::Thrown;
+
+/// Where the module that ClatCoordinator is in has its clatd.
+const ANDROIDS_CLATD: &str = "/apex/com.android.tethering/bin/for-system/clatd";
+
+/// Elsewhere the environment says where it is.
+const CLATD_VARIABLE: &str = "CLATD";
+
+/// The clatds that run. Whoever stops one drops it; and a number that Java makes up is nobody's to kill.
+static RUNNING: Mutex<BTreeMap<i32, LinuxChild>> = Mutex::new(BTreeMap::new());
+
+fn running() -> MutexGuard<'static, BTreeMap<i32, LinuxChild>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a step failed with, as strerror(3) has it.
+fn strerror(errno: Errno) -> String {
+    let text = io::Error::from(errno).to_string();
+    // The standard library puts the number behind it.
+    let end = text.rfind(" (os error").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+/// "step: strerror", as most of AOSP's messages are.
+fn failed(step: &'static str) -> impl Fn(io::Error) -> Thrown {
+    move |error| Thrown::io(format!("{step}: {}", strerror(errno_of(&error))))
+}
+
+fn host() -> LinuxHost {
+    LinuxHost::new(PathBuf::new(), BTreeMap::new(), None)
+}
+
+/// The first address from `v4addr` on, wrapping inside its prefix, that no interface has.
+pub(crate) fn select_ipv4_address(v4addr: &str, prefixlen: i32) -> Result<Ipv4Addr, Thrown> {
+    let first: Ipv4Addr = v4addr
+        .parse()
+        .map_err(|_| Thrown::io(format!("invalid address: {}", strerror(Errno::EINVAL))))?;
+    let host = host();
+    let free = |addr| !host.has_address(addr).unwrap_or(true);
+    u8::try_from(prefixlen)
+        .ok()
+        .and_then(|len| pick(first, len, free))
+        .ok_or_else(|| Thrown::io(format!("No free IPv4 address in {v4addr}/{prefixlen}")))
+}
+
+/// The IPv6 address of a CLAT on `iface`: checksum-neutral, in the /64 of the source address towards the prefix.
+pub(crate) fn generate_ipv6_address(
+    iface: &str,
+    v4: &str,
+    prefix64: &str,
+    mark: u32,
+) -> Result<Ipv6Addr, Thrown> {
+    let v4: Ipv4Addr =
+        v4.parse().map_err(|_| Thrown::io(format!("Invalid clat v4 address {v4}")))?;
+    let prefix = prefix64.parse().ok().and_then(|addr| Prefix::new(addr, 96).ok());
+    let prefix = prefix.ok_or_else(|| Thrown::io(format!("Invalid prefix {prefix64}")))?;
+    let host = host();
+    let source = IfaceName::parse(iface)
+        .ok()
+        .and_then(|uplink| {
+            host.source_towards(&uplink, Fwmark::from_bits(mark), prefix.addr()).ok()
+        })
+        .filter(|source| is_usable_source(*source))
+        .ok_or_else(|| {
+            Thrown::io(format!("Unable to find global source address on {iface} for {prefix64}"))
+        })?;
+    let random = host.random().map_err(failed("no random numbers"))?;
+    Ok(Local::neutral(v4, source, &prefix, random).v6)
+}
+
+/// A TUN device that did not exist, as clatd wants it: non-blocking, with a virtio header.
+pub(crate) fn create_tun_interface(tuniface: &str) -> Result<OwnedFd, Thrown> {
+    let tun = Tun::create(tuniface, Options::default()).map_err(|error| {
+        let step = match error {
+            TunError::Open(_) => "open tun device failed",
+            _ => "ioctl(TUNSETIFF) failed",
+        };
+        Thrown::io(format!("{step} ({})", strerror(error.errno())))
+    })?;
+    Ok(tun.into())
+}
+
+/// The MTU of the path to the IPv4 address `plat_suffix` (8.8.8.8 is 0x08080808) inside a prefix of 96 bits.
+pub(crate) fn detect_mtu(plat_subnet: &str, plat_suffix: u32, mark: u32) -> Result<i32, Thrown> {
+    let subnet: Ipv6Addr = plat_subnet
+        .parse()
+        .map_err(|_| Thrown::io(format!("Invalid plat prefix address {plat_subnet}")))?;
+    let to = Ipv6Addr::from_bits(subnet.to_bits() >> 32 << 32 | u128::from(plat_suffix));
+    let mtu = socket::path_mtu(None, mark, to).map_err(failed("detect mtu failed"))?;
+    i32::try_from(mtu).map_err(|e| Thrown::io(format!("detect mtu failed: {e}")))
+}
+
+/// A packet socket that hears nothing before it is configured.
+pub(crate) fn open_packet_socket() -> Result<OwnedFd, Thrown> {
+    socket::open_packet_socket().map_err(failed("packet socket failed"))
+}
+
+/// A raw IPv6 socket with the mark.
+pub(crate) fn open_raw_socket6(mark: u32) -> Result<OwnedFd, Thrown> {
+    let fd = socket::open_raw_socket().map_err(failed("raw socket failed"))?;
+    socket::set_mark(fd.as_fd(), mark).map_err(failed("could not set mark on raw socket"))?;
+    Ok(fd)
+}
+
+fn ipv6(text: &str) -> Result<Ipv6Addr, Thrown> {
+    text.parse().map_err(|_| Thrown::io(format!("Invalid IPv6 address {text}")))
+}
+
+/// Makes `v6` an anycast address of the interface, for as long as the socket is open.
+pub(crate) fn add_anycast_setsockopt(
+    fd: BorrowedFd<'_>,
+    v6: &str,
+    ifindex: u32,
+) -> Result<(), Thrown> {
+    socket::join_anycast(fd, ifindex, ipv6(v6)?)
+        .map_err(failed("setsockopt IPV6_JOIN_ANYCAST failed"))
+}
+
+/// Binds the packet socket to the interface, for packets to `v6` and no others.
+pub(crate) fn configure_packet_socket(
+    fd: BorrowedFd<'_>,
+    v6: &str,
+    ifindex: u32,
+) -> Result<(), Thrown> {
+    socket::configure_packet_socket(fd, ifindex, ipv6(v6)?)
+        .map_err(failed("configure packet socket failed"))
+}
+
+/// What a clatd is started with.
+pub(crate) struct Clatd<'a> {
+    pub(crate) tun: BorrowedFd<'a>,
+    pub(crate) read_sock: BorrowedFd<'a>,
+    pub(crate) write_sock: BorrowedFd<'a>,
+    pub(crate) iface: &'a str,
+    pub(crate) pfx96: &'a str,
+    pub(crate) v4: &'a str,
+    pub(crate) v6: &'a str,
+}
+
+impl Clatd<'_> {
+    /// Its arguments. It checks them itself; none of them can be an option's name, since each stands behind one.
+    fn argv(&self) -> Vec<String> {
+        let options = [
+            ("-i", self.iface.to_owned()),
+            ("-p", self.pfx96.to_owned()),
+            ("-4", self.v4.to_owned()),
+            ("-6", self.v6.to_owned()),
+            ("-t", self.tun.as_raw_fd().to_string()),
+            ("-r", self.read_sock.as_raw_fd().to_string()),
+            ("-w", self.write_sock.as_raw_fd().to_string()),
+        ];
+        std::iter::once(format!("clatd-{}", self.iface))
+            .chain(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
+            .collect()
+    }
+}
+
+/// Starts clatd with copies of the descriptors, and returns its process id.
+pub(crate) fn start_clatd(clatd: &Clatd<'_>) -> Result<i32, Thrown> {
+    let kept = [clatd.tun, clatd.read_sock, clatd.write_sock];
+    let child = spawn(&program(), &clatd.argv(), &kept).map_err(failed("posix_spawn failed"))?;
+    let pid = child.pid();
+    running().insert(pid, child);
+    Ok(pid)
+}
+
+fn program() -> PathBuf {
+    let named = if cfg!(target_os = "android") { None } else { std::env::var_os(CLATD_VARIABLE) };
+    named.map_or_else(|| Path::new(ANDROIDS_CLATD).to_owned(), PathBuf::from)
+}
+
+/// Ends a clatd and reaps it: SIGTERM, a grace, SIGKILL. That there is none is no error.
+pub(crate) fn stop_clatd(pid: i32) -> Result<(), Thrown> {
+    if pid <= 0 {
+        return Err(Thrown::IllegalArgument("Invalid pid"));
+    }
+    // Not while the lock is held: it may take its time.
+    let child = running().remove(&pid);
+    match child {
+        Some(child) => drop(child),
+        None => log::error!("{pid} is no clatd of ours"),
+    }
+    Ok(())
+}
+
+/// The kernel's number of a socket.
+pub(crate) fn get_socket_cookie(fd: BorrowedFd<'_>) -> Result<u64, Thrown> {
+    socket::socket_cookie(fd).map_err(failed("get socket cookie failed"))
+}

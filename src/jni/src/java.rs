@@ -1,0 +1,161 @@
+//! Java's side of a native: its values in, ours out, and what went wrong as an exception.
+
+use std::any::Any;
+use std::fmt;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::OnceLock;
+
+use jni::errors::Error;
+use jni::objects::{JFieldID, JObject, JString};
+use jni::signature::{Primitive, ReturnType};
+use jni::JNIEnv;
+
+/// What the descriptor's number is called in a java.io.FileDescriptor: on Android, and in OpenJDK.
+const DESCRIPTOR_FIELDS: [&str; 2] = ["descriptor", "fd"];
+
+/// Why a native throws.
+#[derive(Debug)]
+pub(crate) enum Thrown {
+    /// `java.io.IOException` with this message.
+    Io(String),
+    /// `java.lang.IllegalArgumentException` with this message.
+    IllegalArgument(&'static str),
+    /// `java.lang.NullPointerException`: an argument is null.
+    Null,
+    /// `java.lang.IllegalStateException`: a panic, which is a fault of ours.
+    Panic(String),
+    /// Java itself failed; as a rule it has its exception pending.
+    Java(Error),
+}
+
+impl Thrown {
+    /// An IOException that says which step failed, and how.
+    pub(crate) fn io(message: impl Into<String>) -> Self {
+        Self::Io(message.into())
+    }
+
+    fn class_and_message(&self) -> (&'static str, String) {
+        match self {
+            Self::Io(message) => ("java/io/IOException", message.clone()),
+            Self::IllegalArgument(message) => {
+                ("java/lang/IllegalArgumentException", (*message).to_owned())
+            }
+            Self::Null => ("java/lang/NullPointerException", "null argument".to_owned()),
+            Self::Panic(message) => ("java/lang/IllegalStateException", message.clone()),
+            Self::Java(error) => ("java/lang/IllegalStateException", error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Thrown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (class, message) = self.class_and_message();
+        write!(f, "{class}: {message}")
+    }
+}
+
+impl From<Error> for Thrown {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NullPtr(_) => Self::Null,
+            error => Self::Java(error),
+        }
+    }
+}
+
+/// Runs what Java called. No panic goes on into Java's frames: it becomes an error here, where the program is built to
+/// unwind at all; where it is not (Soong builds for devices with `panic=abort`), it ends the process.
+pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, Thrown>) -> Result<T, Thrown> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Thrown::Panic(text_of(panic.as_ref()))))
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panicked: {}", text.unwrap_or_default())
+}
+
+/// Runs a native: what it returns, or else `failed` with an exception pending.
+pub(crate) fn native<'l, T>(
+    env: &mut JNIEnv<'l>,
+    failed: T,
+    work: impl FnOnce(&mut JNIEnv<'l>) -> Result<T, Thrown>,
+) -> T {
+    match caught(|| work(env)) {
+        Ok(value) => value,
+        Err(thrown) => {
+            throw(env, &thrown);
+            failed
+        }
+    }
+}
+
+fn throw(env: &mut JNIEnv<'_>, thrown: &Thrown) {
+    // One that is pending says more, and nothing may be called before it is gone.
+    if env.exception_check().unwrap_or(true) {
+        return;
+    }
+    let (class, message) = thrown.class_and_message();
+    if let Err(error) = env.throw_new(class, message) {
+        log::error!("cannot throw {thrown}: {error}");
+    }
+}
+
+/// The text of a Java string.
+pub(crate) fn text(env: &mut JNIEnv<'_>, string: &JString<'_>) -> Result<String, Thrown> {
+    Ok(env.get_string(string)?.into())
+}
+
+/// The descriptor in a java.io.FileDescriptor; an IOException with `otherwise` where it has none.
+pub(crate) fn descriptor<'o>(
+    env: &mut JNIEnv<'_>,
+    object: &'o JObject<'_>,
+    otherwise: &'static str,
+) -> Result<BorrowedFd<'o>, Thrown> {
+    if object.is_null() {
+        return Err(Thrown::io(otherwise));
+    }
+    let field = descriptor_field(env, object)?;
+    let number: RawFd =
+        env.get_field_unchecked(object, field, ReturnType::Primitive(Primitive::Int))?.i()?;
+    if number < 0 {
+        return Err(Thrown::io(otherwise));
+    }
+    // SAFETY: not -1. Java's object owns the descriptor and outlives the borrow; if another thread closes it meanwhile,
+    // what the kernel is told is a number that it answers with EBADF.
+    Ok(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// The field in which a FileDescriptor keeps its number; looked for once.
+fn descriptor_field(env: &mut JNIEnv<'_>, object: &JObject<'_>) -> Result<JFieldID, Thrown> {
+    static FIELD: OnceLock<JFieldID> = OnceLock::new();
+    if let Some(field) = FIELD.get() {
+        return Ok(*field);
+    }
+    let class = env.get_object_class(object)?;
+    for name in DESCRIPTOR_FIELDS {
+        match env.get_field_id(&class, name, "I") {
+            Ok(field) => return Ok(*FIELD.get_or_init(|| field)),
+            Err(_) => env.exception_clear()?,
+        }
+    }
+    Err(Thrown::io("this Java keeps no number in a FileDescriptor"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_exception() {
+        let thrown = caught::<()>(|| panic!("out of {}", "luck")).expect_err("it panicked");
+        assert_eq!(thrown.to_string(), "java/lang/IllegalStateException: panicked: out of luck");
+        let thrown = caught::<()>(|| panic!("bad luck")).expect_err("it panicked");
+        assert_eq!(thrown.to_string(), "java/lang/IllegalStateException: panicked: bad luck");
+        assert_eq!(caught(|| Ok(7)).ok(), Some(7));
+    }
+}
