@@ -30,11 +30,15 @@ SWITCH(clat_has_redirect_neigh);
 
 MAP(clat_egress_map, HASH, struct clat_egress_key, struct clat_egress_value, CLAT_MAX_ENTRIES);
 MAP(clat_ingress_map, HASH, struct clat_ingress_key, struct clat_ingress_value, CLAT_MAX_ENTRIES);
+MAP(clat_next_hop_map, HASH, __u32, struct clat_next_hop, CLAT_MAX_ENTRIES);
 /* An uplink and a v4iface for each CLAT. */
 MAP(clat_counters_map, PERCPU_HASH, __u32, struct clat_counters, 2 * CLAT_MAX_ENTRIES);
 
 LICENSE("Apache 2.0");
 CRITICAL("Connectivity (CLAT)");
+
+/* AF_INET6, whose header is not one for BPF. */
+#define FAMILY_INET6 10
 
 #define IPV4_DF 0x4000
 #define IPV4_MF 0x2000
@@ -104,8 +108,8 @@ INLINE bool may_have_source_route(const __u64 options[5])
 	return found;
 }
 
-/* What has been translated to IPv6 leaves by the uplink. */
-INLINE int leave(struct __sk_buff *skb, const struct clat_egress_value *clat,
+/* What has been translated to IPv6 leaves by the uplink, on Ethernet to a neighbour. */
+INLINE int leave(struct __sk_buff *skb, const struct clat_egress_value *clat, struct bpf_redir_neigh *to,
 				 struct clat_counters *counters, const bool ether)
 {
 	if (!clat->oifIsEthernet)
@@ -124,12 +128,13 @@ INLINE int leave(struct __sk_buff *skb, const struct clat_egress_value *clat,
 	}
 	if (counters)
 		counters->neighbour++;
-	return redirect_neigh(clat->oif, 0, 0, 0);
+	return redirect_neigh(clat->oif, to, sizeof(*to), 0);
 }
 
 INLINE int egress(struct __sk_buff *skb, const bool ether)
 {
 	const __u32 link = ether ? ETH_HLEN : 0;
+	struct bpf_redir_neigh to = {};
 	struct ipv6_headers new = {};
 	struct transport t = {};
 	struct iphdr ip;
@@ -144,8 +149,23 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 
 	if (!clat)
 		return pass(counters, CLAT_FOREIGN_SOURCE);
-	if (clat->oifIsEthernet && !clat_has_redirect_neigh)
-		return pass(counters, CLAT_ETHERNET);
+	if (clat->oifIsEthernet) {
+		if (!clat_has_redirect_neigh)
+			return pass(counters, CLAT_ETHERNET);
+
+		const struct clat_next_hop *next_hop = LOOKUP(clat_next_hop_map, &clat->oif);
+
+		if (!next_hop)
+			return pass(counters, CLAT_NEXT_HOP);
+
+		const __u32 *router = next_hop->router.in6_u.u6_addr32;
+		bool on_link = !(router[0] | router[1] | router[2] | router[3]);
+
+		to.nh_family = FAMILY_INET6;
+		for (int i = 0; i < 3; i++)
+			to.ipv6_nh[i] = (on_link ? clat->pfx96.in6_u.u6_addr32 : router)[i];
+		to.ipv6_nh[3] = on_link ? ip.daddr : router[3];
+	}
 
 	/* The header, as RFC 1812 §5.2.2 wants it. */
 	__u32 len = net16(ip.tot_len);
@@ -288,7 +308,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 	if (failed)
 		return lose(counters);
 	count(counters, skb, &t, len);
-	return leave(skb, clat, counters, ether);
+	return leave(skb, clat, &to, counters, ether);
 }
 
 #include "icmp_error.h"

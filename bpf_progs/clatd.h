@@ -49,6 +49,15 @@ struct clat_ingress_value {
 };
 
 /*
+ * map_clatd_clat_next_hop_map: HASH by __u32 ifindex of an Ethernet uplink; who gets what leaves by it. Kept as the
+ * routes are by who adds the entries above. The uplink is given, so the kernel's own choice of a route, which could be
+ * by another, has no say.
+ */
+struct clat_next_hop {
+	struct in6_addr router; /* "::" where every destination is a neighbour itself */
+};
+
+/*
  * Why a packet was left to the daemon, untouched. Some the daemon translates, some it answers, some it drops: that is
  * for it to count.
  */
@@ -64,6 +73,7 @@ enum clat_reason {
 	CLAT_SIZE, /* has to be cut, or answered with "too big" */
 	CLAT_GSO, /* super-packet other than of plain TCP or UDP */
 	CLAT_ETHERNET, /* Ethernet uplink, and a kernel without bpf_redirect_neigh */
+	CLAT_NEXT_HOP, /* Ethernet uplink without a known way to the prefix */
 	CLAT_KERNEL, /* the kernel refused to resize the packet */
 	CLAT_REASONS
 };

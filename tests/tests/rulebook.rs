@@ -41,7 +41,7 @@ pub(crate) fn can_run() -> bool {
 }
 
 fn can_run_devices() -> bool {
-    can_run() && clat_tests::can_run(&["ip", "tc", "mount"])
+    can_run() && clat_tests::can_run(&["ip", "tc", "mount", "ethtool"])
 }
 
 /// A CLAT's address in two kinds: one that every checksum has to follow, and one that none has to.
@@ -119,6 +119,22 @@ fn ethernet_without_help_from_the_kernel() {
     assert_eq!(programs.run(program(&packet), &packet, None), Outcome::Passed);
     let counters = programs.counters(LO);
     assert_eq!(counters.passed[Passed::Ethernet as usize], 1, "{counters:?}");
+}
+
+#[test]
+fn ethernet_without_a_next_hop() {
+    if !can_run() {
+        return;
+    }
+    let programs = on_loopback(locals()[0], true);
+    let packet = V4::default().build(&udp(9));
+    let run = || programs.run(program(&packet), &packet, None);
+    programs.set_next_hop(LO, None);
+    assert_eq!(run(), Outcome::Passed);
+    let counters = programs.counters(LO);
+    assert_eq!(counters.passed[Passed::NextHop as usize], 1, "{counters:?}");
+    programs.set_next_hop(LO, Some(ROUTER6));
+    assert_ne!(run(), Outcome::Passed);
 }
 
 #[test]

@@ -43,9 +43,9 @@ pub enum Step {
     /// Telling whether the uplink has Ethernet headers (9). This and what follows on the offload only gets logged.
     #[error("offload its CLAT: tell its kind of link")]
     FindLinkKind,
-    /// Making sure that the kernel resolves neighbours on the uplink, and not by another's routes (9).
-    #[error("offload its CLAT: find its route")]
-    FindRoute,
+    /// Finding the next hop of an Ethernet uplink (9).
+    #[error("offload its CLAT: find its next hop")]
+    FindNextHop,
     /// Adding the entry of the egress map (9).
     #[error("offload its CLAT: add its entry to the egress map")]
     AddEgressEntry,

@@ -48,8 +48,7 @@ struct Args {
     /// Where the programs and maps of the translation in the kernel are pinned
     #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
     bpf_dir: PathBuf,
-    /// Translate in the kernel what it can; on Ethernet, only while the uplink has the best route to the prefix (the
-    /// default on Android)
+    /// Translate in the kernel what it can (the default on Android)
     #[arg(long, overrides_with = "no_offload")]
     offload: bool,
     /// Do without translation in the kernel: clatd does it all (the default off Android)

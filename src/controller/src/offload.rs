@@ -14,6 +14,7 @@ pub(crate) struct Attached<P: Programs> {
     _egress_filter: P::Filter,
     _ingress_entry: P::Entry,
     _egress_entry: P::Entry,
+    _next_hop: Option<P::NextHop>,
 }
 
 impl<P: Programs> Attached<P> {
@@ -21,21 +22,17 @@ impl<P: Programs> Attached<P> {
     pub(crate) fn attach(programs: &P, clat: &Clat) -> Result<Self, Error> {
         let failed = |step| move |e: std::io::Error| Error::io(&e, &clat.iface, step);
         let link = programs.link_kind(clat.index).map_err(failed(Step::FindLinkKind))?;
-        if link == LinkKind::Ethernet {
-            programs
-                .check_route(clat.index, clat.v6, clat.prefix.addr())
-                .map_err(failed(Step::FindRoute))?;
-        }
-        let egress_entry = programs
-            .egress_entry(&EgressEntry {
-                iif: clat.v4index,
-                local4: clat.v4,
-                oif: clat.index,
-                local6: clat.v6,
-                pfx96: clat.prefix.addr(),
-                oif_is_ethernet: link == LinkKind::Ethernet,
-            })
-            .map_err(failed(Step::AddEgressEntry))?;
+        let entry = EgressEntry {
+            iif: clat.v4index,
+            local4: clat.v4,
+            oif: clat.index,
+            local6: clat.v6,
+            pfx96: clat.prefix.addr(),
+            oif_is_ethernet: link == LinkKind::Ethernet,
+        };
+        let next_hop = entry.oif_is_ethernet.then(|| programs.next_hop(&entry)).transpose();
+        let next_hop = next_hop.map_err(failed(Step::FindNextHop))?;
+        let egress_entry = programs.egress_entry(&entry).map_err(failed(Step::AddEgressEntry))?;
         let ingress_entry = programs
             .ingress_entry(&IngressEntry {
                 iif: clat.index,
@@ -59,6 +56,7 @@ impl<P: Programs> Attached<P> {
             _egress_filter: egress_filter,
             _ingress_entry: ingress_entry,
             _egress_entry: egress_entry,
+            _next_hop: next_hop,
         })
     }
 }

@@ -59,12 +59,13 @@ pub(crate) enum Passed {
     Size,
     Gso,
     Ethernet,
+    NextHop,
     #[allow(dead_code)] // nobody makes the kernel fail here
     Kernel,
 }
 
 impl Passed {
-    pub(crate) const NAMES: [&'static str; 12] = [
+    pub(crate) const NAMES: [&'static str; 13] = [
         "CLAT_FOREIGN_SOURCE",
         "CLAT_HEADER",
         "CLAT_ADDRESS",
@@ -76,6 +77,7 @@ impl Passed {
         "CLAT_SIZE",
         "CLAT_GSO",
         "CLAT_ETHERNET",
+        "CLAT_NEXT_HOP",
         "CLAT_KERNEL",
     ];
 }
@@ -160,6 +162,7 @@ pub(crate) fn compare(object: &Path, probe: &Path) {
     });
     same!("clat_ingress_key", IngressKey { "iif" iif, "pfx96" pfx96, "local6" local6 });
     same!("clat_ingress_value", IngressValue { "oif" oif, "local4" local4 });
+    assert_eq!(seen("clat_next_hop"), (16, vec![("router".to_owned(), 0)]));
     same!("clat_counters", Counters {
         "packets" packets, "bytes" bytes, "super_packets" super_packets, "neighbour" neighbour,
         "lost" lost, "passed" passed,

@@ -104,6 +104,8 @@ impl Wires {
         let tun = |name: &str| -> Result<(Tun, u32)> {
             let options = Options { packet_info: false, vnet_header: true };
             let tun = ns.enter(|| Ok((Tun::create(name, options)?, if_nametoindex(name)?)))?;
+            // The kernel completes what is read here.
+            ns.run(&format!("ethtool -K {name} tx off"))?;
             ns.run(&format!("ip link set dev {name} up"))?;
             Ok(tun)
         };

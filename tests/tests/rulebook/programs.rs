@@ -1,6 +1,7 @@
 //! The tc programs: compiled, loaded, their maps filled, and run on packets without a device.
 
 use std::ffi::OsStr;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -96,6 +97,8 @@ impl Programs {
         };
         put("clat_egress_map", egress.0.as_bytes(), egress.1.as_bytes());
         put("clat_ingress_map", ingress.0.as_bytes(), ingress.1.as_bytes());
+        // An Ethernet uplink that reaches every destination itself, unless told otherwise.
+        self.set_next_hop(egress.1.oif, Some(Ipv6Addr::UNSPECIFIED));
         for ifindex in [egress.0.iif, ingress.0.iif] {
             let cpus = libbpf_rs::num_possible_cpus().expect("CPUs");
             let zeros = vec![Counters::default().as_bytes().to_vec(); cpus];
@@ -103,6 +106,16 @@ impl Programs {
                 .update_percpu(ifindex.as_bytes(), &zeros, MapFlags::ANY)
                 .expect("counters");
         }
+    }
+
+    /// Says who gets what leaves by an uplink.
+    pub(crate) fn set_next_hop(&self, uplink: u32, router: Option<Ipv6Addr>) {
+        let map = self.map("clat_next_hop_map");
+        match router {
+            Some(router) => map.update(uplink.as_bytes(), &router.octets(), MapFlags::ANY),
+            None => map.delete(uplink.as_bytes()),
+        }
+        .expect("the next hop");
     }
 
     /// What has happened on an interface, all CPUs together.

@@ -384,6 +384,7 @@ fn offload_comes_and_goes_in_order() {
     let v6 = controller.start("wlan0", PREFIX).expect("starts");
     let rule = format!("rule wlan0 {PREFIX} {v6}");
     let taken = [
+        "next hop of 21",
         "egress entry of 101",
         "ingress entry of 21",
         "Egress RawIp filter on 101",
@@ -391,8 +392,9 @@ fn offload_comes_and_goes_in_order() {
     ];
     let mut expected = vec!["+programs".to_owned()];
     expected.extend(["tun v4-wlan0", "chain", &rule, "clatd wlan0"].map(|name| format!("+{name}")));
-    let [egress_entry, ingress_entry, egress, ingress] = taken.map(|name| format!("+{name}"));
-    expected.extend([egress_entry, ingress_entry, "clsact on 101".into(), egress]);
+    let [next_hop, egress_entry, ingress_entry, egress, ingress] =
+        taken.map(|name| format!("+{name}"));
+    expected.extend([next_hop, egress_entry, ingress_entry, "clsact on 101".into(), egress]);
     expected.extend(["clsact on 21".into(), ingress]);
     expected.push("+route by 101 from 192.0.0.4 metric 2069".to_owned());
     assert_eq!(host.inner().log, expected);
@@ -426,7 +428,7 @@ fn offload_comes_and_goes_in_order() {
 
     host.inner().log.clear();
     controller.stop("wlan0").expect("stops");
-    let [egress_entry, ingress_entry, egress, ingress] = taken.map(str::to_owned);
+    let [next_hop, egress_entry, ingress_entry, egress, ingress] = taken.map(str::to_owned);
     let route = "route by 101 from 192.0.0.4 metric 2069".to_owned();
     let order = [
         route,
@@ -434,6 +436,7 @@ fn offload_comes_and_goes_in_order() {
         egress,
         ingress_entry,
         egress_entry,
+        next_hop,
         "clatd wlan0".into(),
         rule,
         "tun v4-wlan0".into(),
@@ -445,21 +448,21 @@ fn offload_comes_and_goes_in_order() {
 
 #[test]
 fn a_clat_works_without_each_step_of_the_offload() {
+    const STEPS: [&str; 4] = [
+        "next hop of 21",
+        "egress entry of 101",
+        "ingress entry of 21",
+        "Egress RawIp filter on 101",
+    ];
     for (fault, taken) in [
         (Fault::LinkKind, &[][..]),
-        (Fault::CheckRoute, &[]),
-        (Fault::EgressEntry, &[]),
-        (Fault::IngressEntry, &["egress entry of 101"]),
-        (Fault::Clsact(101), &["egress entry of 101", "ingress entry of 21"]),
-        (Fault::EgressFilter, &["egress entry of 101", "ingress entry of 21"]),
-        (
-            Fault::Clsact(21),
-            &["egress entry of 101", "ingress entry of 21", "Egress RawIp filter on 101"],
-        ),
-        (
-            Fault::IngressFilter,
-            &["egress entry of 101", "ingress entry of 21", "Egress RawIp filter on 101"],
-        ),
+        (Fault::NextHop, &[]),
+        (Fault::EgressEntry, &STEPS[..1]),
+        (Fault::IngressEntry, &STEPS[..2]),
+        (Fault::Clsact(101), &STEPS[..3]),
+        (Fault::EgressFilter, &STEPS[..3]),
+        (Fault::Clsact(21), &STEPS),
+        (Fault::IngressFilter, &STEPS),
     ] {
         for level in [28, 36] {
             let host = offloading_host(level);
@@ -469,7 +472,7 @@ fn a_clat_works_without_each_step_of_the_offload() {
             let running = &controller.running()[0];
             assert!(!running.offloaded && running.egress.is_none() && running.ingress.is_none());
             let mut log = host.inner().log.clone();
-            log.retain(|line| line.contains("entry") || line.contains("filter"));
+            log.retain(|line| STEPS.iter().any(|step| line.contains(step)));
             let there = taken.iter().map(|name| format!("+{name}"));
             let back = taken.iter().rev().map(|name| format!("-{name}"));
             assert_eq!(log, there.chain(back).collect::<Vec<_>>(), "{fault:?}");

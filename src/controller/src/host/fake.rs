@@ -35,7 +35,7 @@ pub(crate) enum Fault {
     Traffic,
     Programs,
     LinkKind,
-    CheckRoute,
+    NextHop,
     EgressEntry,
     IngressEntry,
     /// On the interface of this index.
@@ -295,6 +295,7 @@ impl FakePrograms {
 
 impl Programs for FakePrograms {
     type Entry = Held;
+    type NextHop = Held;
     type Filter = Held;
 
     fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
@@ -302,8 +303,8 @@ impl Programs for FakePrograms {
         Ok(if index == 21 { LinkKind::Ethernet } else { LinkKind::RawIp })
     }
 
-    fn check_route(&self, _: u32, _: Ipv6Addr, _: Ipv6Addr) -> io::Result<()> {
-        self.0.host.fault(Fault::CheckRoute)
+    fn next_hop(&self, entry: &EgressEntry) -> io::Result<Held> {
+        self.hold(Fault::NextHop, format!("next hop of {}", entry.oif))
     }
 
     fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Held> {

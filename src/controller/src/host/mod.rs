@@ -262,7 +262,7 @@ pub enum Hook {
 }
 
 /// Why the programs leave packets to clatd, in the order of `enum clat_reason` in bpf_progs/clatd.h.
-pub const PASSED_REASONS: [&str; 12] = [
+pub const PASSED_REASONS: [&str; 13] = [
     "foreign-source",
     "header",
     "address",
@@ -274,6 +274,7 @@ pub const PASSED_REASONS: [&str; 12] = [
     "size",
     "gso",
     "ethernet",
+    "next-hop",
     "kernel",
 ];
 
@@ -332,6 +333,9 @@ pub trait Programs: Send + Sync + 'static {
     /// An entry of a map that goes away when dropped.
     type Entry: Send + 'static;
 
+    /// The next hop of an uplink, kept as routes change.
+    type NextHop: Send + 'static;
+
     /// An attached program that is detached when dropped.
     type Filter: Send + 'static;
 
@@ -341,12 +345,12 @@ pub trait Programs: Send + Sync + 'static {
     /// EAFNOSUPPORT where it is neither; ENODEV where there is none.
     fn link_kind(&self, index: u32) -> io::Result<LinkKind>;
 
-    /// Makes sure that packets from `source` to `destination` are routed by an interface even when it is only preferred,
-    /// and not demanded: that is how the kernel looks up whose neighbour to resolve (bpf_redirect_neigh).
+    /// Has the map of next hops say who gets what leaves by the entry's uplink, and goes on saying so as routes change,
+    /// until the value is dropped. Nothing is said while no route leads to the prefix.
     ///
     /// # Errors
-    /// EXDEV where another interface's route goes first; those of netlink.
-    fn check_route(&self, index: u32, source: Ipv6Addr, destination: Ipv6Addr) -> io::Result<()>;
+    /// Those of bpf(2) and of netlink.
+    fn next_hop(&self, entry: &EgressEntry) -> io::Result<Self::NextHop>;
 
     /// Adds an entry to the egress map.
     ///

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clat_xlat::Prefix;
 use nix::errno::Errno;
@@ -22,8 +22,12 @@ use crate::names::IfaceName;
 use crate::offload::Attached;
 use crate::tracker::Clat;
 
-const MAPS: [&str; 3] =
-    ["map_clatd_clat_egress_map", "map_clatd_clat_ingress_map", "map_clatd_clat_counters_map"];
+const MAPS: [&str; 4] = [
+    "map_clatd_clat_egress_map",
+    "map_clatd_clat_ingress_map",
+    "map_clatd_clat_counters_map",
+    "map_clatd_clat_next_hop_map",
+];
 
 /// An Ethernet uplink with a route.
 const VETH: &str =
@@ -152,7 +156,10 @@ fn comes_and_goes(host: &LinuxHost, dir: &Path, make_uplink: &str, link: LinkKin
         let id = pinned_id(dir, name);
         assert!(shown.contains(&format!(" id {id} ")), "{shown} {id}");
     }
-    assert_eq!(MAPS.map(|map| entries(dir, map)), [1, 1, 2]);
+    assert_eq!(
+        MAPS.map(|map| entries(dir, map)),
+        [1, 1, 2, usize::from(link == LinkKind::Ethernet)]
+    );
     let egress = programs.egress_map().expect("readable");
     assert_eq!((egress.len(), egress[0].oif_is_ethernet), (1, link == LinkKind::Ethernet));
     assert_eq!((egress[0].iif, egress[0].oif), (clat.v4index, clat.index));
@@ -167,7 +174,7 @@ fn comes_and_goes(host: &LinuxHost, dir: &Path, make_uplink: &str, link: LinkKin
 
     drop(attached);
     assert_eq!(filters(), ["", ""]);
-    assert_eq!(MAPS.map(|map| entries(dir, map)), [0; 3]);
+    assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
     assert_eq!(foreign().trim(), "2");
     assert!(sh("tc qdisc show dev v4-up0").contains("clsact"), "stays until its interface goes");
     drop(Attached::attach(&programs, &clat).expect("a second time"));
@@ -176,7 +183,7 @@ fn comes_and_goes(host: &LinuxHost, dir: &Path, make_uplink: &str, link: LinkKin
     let attached = Attached::attach(&programs, &clat).expect("a third time");
     sh("ip link del v4-up0; ip link del up0");
     drop(attached);
-    assert_eq!(MAPS.map(|map| entries(dir, map)), [0; 3]);
+    assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
     drop(programs);
     assert_eq!(fs::read_dir(dir).expect("readable").count(), 2, "maps.debug and progs.debug");
 }
@@ -222,7 +229,7 @@ fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
         assert_eq!(filters(), ["", ""]);
         assert_eq!(entries(dir, MAPS[0]), 1, "maps are last");
         let second = programs(host);
-        assert_eq!(MAPS.map(|map| entries(dir, map)), [0; 3]);
+        assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
         assert_eq!(pins(dir), before);
         drop(Attached::attach(&second, &clat(host)).expect("works"));
     });
@@ -242,6 +249,7 @@ fn pins_of_another_kind_are_replaced() {
         create(MAPS[0], "hash", 8, 36);
         create(MAPS[1], "array", 4, 8);
         create(MAPS[2], "percpu_hash", 4, 8);
+        create(MAPS[3], "hash", 4, 20);
         // A map where a program should be, and what a death in the midst of it leaves.
         let program = program_name(Hook::Ingress, LinkKind::Ethernet);
         create(program, "hash", 8, 40);
@@ -295,21 +303,55 @@ fn a_program_that_is_missing_is_no_excuse() {
         let Err(error) = Attached::attach(&programs, &clat(host)) else { panic!("no program") };
         assert_eq!((error.errno, error.step), (Errno::EIO, crate::errors::Step::AddIngressFilter));
         assert_eq!(filters(), ["", ""]);
-        assert_eq!(MAPS.map(|map| entries(dir, map)), [0; 3]);
+        assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
     });
 }
 
+/// What the map of next hops says of up0, once it says what is expected, and at the latest after a while.
+fn next_hop(dir: &Path, expected: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let shown = sh(&format!("bpftool -j map dump pinned {}/{}", dir.display(), MAPS[3]));
+        let bytes = shown.split("\"value\":[").nth(1).and_then(|rest| rest.split(']').next());
+        let hop: String = bytes.unwrap_or_default().replace([',', '"', ' '], "").replace("0x", "");
+        if hop == expected || Instant::now() > deadline {
+            return hop;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
-fn an_uplink_behind_another_is_left_to_clatd() {
+fn the_next_hop_follows_the_routes() {
+    const ON_LINK: &str = "00000000000000000000000000000000";
+    const ROUTER: &str = "fe800000000000000000000000000001";
     in_namespaces(|host, dir| {
         sh(VETH);
         sh("ip tuntap add v4-up0 mode tun && ip link add up1 type veth peer name peer1");
         sh("ip link set up1 up && ip link set peer1 up");
-        sh("ip -6 route add default dev up1 metric 1");
         let programs = programs(host);
-        let Err(error) = Attached::attach(&programs, &clat(host)) else { panic!("attached") };
-        assert_eq!((error.errno, error.step), (Errno::EXDEV, crate::errors::Step::FindRoute));
-        assert_eq!(filters(), ["", ""]);
-        assert_eq!(MAPS.map(|map| entries(dir, map)), [0; 3]);
+        let attached = Attached::attach(&programs, &clat(host)).expect("attached");
+        for (change, expected) in [
+            ("true", ON_LINK),
+            ("ip -6 route add default via fe80::1 dev up0 metric 10", ROUTER),
+            // The best way, but not this uplink's.
+            ("ip -6 route add default via fe80::2 dev up1 metric 1", ROUTER),
+            ("ip -6 route add 64:ff9b::/96 via fe80::2 dev up1 metric 1", ROUTER),
+            ("ip -6 route add 64:ff9b::/96 dev up0 table 7", ON_LINK),
+            ("ip -6 route del 64:ff9b::/96 dev up0 table 7", ROUTER),
+            ("ip link set up0 down", ""),
+            ("ip link set up0 up; ip -6 route add default via fe80::1 dev up0", ROUTER),
+            ("ip -6 route flush default dev up0; ip -6 route flush default dev up0", ""),
+        ] {
+            sh(change);
+            assert_eq!(next_hop(dir, expected), expected, "{change}");
+        }
+        drop(attached);
+        sh("ip -6 route add default via fe80::1 dev up0");
+        // A CLAT without a way still starts, and gets one.
+        let attached = Attached::attach(&programs, &clat(host)).expect("attached again");
+        assert_eq!(next_hop(dir, ROUTER), ROUTER);
+        drop(attached);
+        assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
     });
 }

@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use clat_route::NextHop;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::host::{EgressEntry, IngressEntry, OffloadCounters, PASSED_REASONS};
@@ -46,6 +47,19 @@ pub(super) struct IngressKey {
 pub(super) struct IngressValue {
     oif: u32,
     local4: [u8; 4],
+}
+
+/// `struct clat_next_hop`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct NextHopValue {
+    router: [u8; 16],
+}
+
+impl From<NextHop> for NextHopValue {
+    fn from(next_hop: NextHop) -> Self {
+        Self { router: next_hop.towards(Ipv6Addr::UNSPECIFIED).octets() }
+    }
 }
 
 /// `struct clat_counters`
@@ -163,6 +177,7 @@ mod tests {
                 layout!(IngressKey { "iif": iif, "pfx96": pfx96, "local6": local6 }),
             ),
             ("clat_ingress_value", layout!(IngressValue { "oif": oif, "local4": local4 })),
+            ("clat_next_hop", layout!(NextHopValue { "router": router })),
             (
                 "clat_counters",
                 layout!(Counters {

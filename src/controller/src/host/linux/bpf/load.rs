@@ -19,9 +19,10 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{mount, MsFlags};
 use nix::sys::statfs::{statfs, FsType};
 
-use super::abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue};
+use super::abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue};
 use super::{
-    from_libbpf, pinned, program_name, BPF_DIR, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP, PROGRAMS,
+    from_libbpf, pinned, program_name, BPF_DIR, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP,
+    NEXT_HOP_MAP, PROGRAMS,
 };
 use crate::errors::{explain, worded};
 use crate::host::{Hook, LinkKind};
@@ -99,6 +100,11 @@ impl Pins {
                 INGRESS_MAP,
                 MapType::Hash,
             )?,
+            self.reuse::<u32, NextHopValue>(
+                &mut maps.clat_next_hop_map,
+                NEXT_HOP_MAP,
+                MapType::Hash,
+            )?,
             self.reuse::<u32, Counters>(
                 &mut maps.clat_counters_map,
                 COUNTERS_MAP,
@@ -109,9 +115,10 @@ impl Pins {
             open.load().map_err(|e| explain(from_libbpf(e), "cannot load bpf_progs/clatd.c"))?;
 
         let maps = &mut loaded.maps;
-        let new: [(&mut MapMut<'_>, _); 3] = [
+        let new: [(&mut MapMut<'_>, _); 4] = [
             (&mut maps.clat_egress_map, EGRESS_MAP),
             (&mut maps.clat_ingress_map, INGRESS_MAP),
+            (&mut maps.clat_next_hop_map, NEXT_HOP_MAP),
             (&mut maps.clat_counters_map, COUNTERS_MAP),
         ];
         let mut shared = Vec::new();
@@ -172,7 +179,9 @@ impl Pins {
 impl Drop for Pins {
     fn drop(&mut self) {
         let programs = PROGRAMS.map(|(hook, link)| program_name(hook, link));
-        for name in [EGRESS_MAP, INGRESS_MAP, COUNTERS_MAP].into_iter().chain(programs) {
+        for name in
+            [EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, COUNTERS_MAP].into_iter().chain(programs)
+        {
             match fs::remove_file(self.dir.join(name)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     log::warn!("cannot remove {}: {e}", self.dir.join(name).display());

@@ -3,28 +3,31 @@
 mod abi;
 #[cfg(not(target_os = "android"))]
 mod load;
+mod next_hop;
 
 use std::io;
 use std::mem::size_of;
-use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clat_route::Target;
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, Program};
 use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{netlink, tc, HAS_NETD};
+use super::{netlink, tc};
 use crate::errors::{explain, worded};
 use crate::host::{EgressEntry, Hook, IngressEntry, LinkKind, OffloadCounters, Programs};
-use abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue, Plain};
+use abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue, Plain};
+use next_hop::{NextHop, NextHops};
 
 /// Where bpfloader pins things, and where we do unless told otherwise.
 pub const BPF_DIR: &str = "/sys/fs/bpf";
 
 const EGRESS_MAP: &str = "map_clatd_clat_egress_map";
 const INGRESS_MAP: &str = "map_clatd_clat_ingress_map";
+const NEXT_HOP_MAP: &str = "map_clatd_clat_next_hop_map";
 const COUNTERS_MAP: &str = "map_clatd_clat_counters_map";
 
 /// The name that a program is pinned under.
@@ -51,7 +54,8 @@ pub struct Objects {
     dir: PathBuf,
     egress: Arc<MapHandle>,
     ingress: Arc<MapHandle>,
-    /// Other people's objects have none.
+    /// Other people's objects have none of these.
+    next_hops: Option<NextHops>,
     counters: Option<Arc<MapHandle>>,
     #[cfg(not(target_os = "android"))]
     _pins: load::Pins,
@@ -64,16 +68,20 @@ impl Objects {
         let pins = load::Pins::make(dir)?;
         let egress = pinned::<EgressKey, EgressValue>(dir, EGRESS_MAP, MapType::Hash)?;
         let ingress = pinned::<IngressKey, IngressValue>(dir, INGRESS_MAP, MapType::Hash)?;
+        let next_hops = pinned::<u32, NextHopValue>(dir, NEXT_HOP_MAP, MapType::Hash)
+            .inspect_err(|e| log::info!("the kernel's own routes will do: {e}"))
+            .ok();
         let counters = pinned::<u32, Counters>(dir, COUNTERS_MAP, MapType::PercpuHash)
             .inspect_err(|e| log::info!("nothing will be counted in the kernel: {e}"))
             .ok();
-        for map in [&egress, &ingress].into_iter().chain(&counters) {
+        for map in [&egress, &ingress].into_iter().chain(&next_hops).chain(&counters) {
             clear(map)?;
         }
         Ok(Self {
             dir: dir.to_owned(),
             egress: Arc::new(egress),
             ingress: Arc::new(ingress),
+            next_hops: next_hops.map(NextHops::new).transpose()?,
             counters: counters.map(Arc::new),
             #[cfg(not(target_os = "android"))]
             _pins: pins,
@@ -181,6 +189,7 @@ impl Drop for MapEntry {
 
 impl Programs for Objects {
     type Entry = Entry;
+    type NextHop = Option<NextHop>;
     type Filter = tc::Filter;
 
     fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
@@ -195,17 +204,16 @@ impl Programs for Objects {
         }
     }
 
-    fn check_route(&self, index: u32, source: Ipv6Addr, destination: Ipv6Addr) -> io::Result<()> {
-        // netd has a rule for each interface, which comes before any metric.
-        if HAS_NETD {
-            return Ok(());
-        }
-        let by = netlink::route_by(index, source, destination)?;
-        if by == Some(index) {
-            return Ok(());
-        }
-        let cause = "another interface's IPv6 route goes before its own; clatd carries it (give its route the lower metric, or a rule of its own)";
-        Err(worded(Errno::EXDEV, cause))
+    fn next_hop(&self, entry: &EgressEntry) -> io::Result<Option<NextHop>> {
+        let follow = |next_hops: &NextHops| {
+            next_hops.follow(Target {
+                oif: entry.oif,
+                source: entry.local6,
+                prefix: entry.pfx96,
+                prefix_len: 96,
+            })
+        };
+        self.next_hops.as_ref().map(follow).transpose()
     }
 
     fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Entry> {
