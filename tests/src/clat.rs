@@ -2,13 +2,23 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
+use clat_tun::{Options, Tun};
+use clat_xlat::{Local, Prefix};
+use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 
-use crate::lab::{Lab, PREFIX};
+use crate::lab::{Lab, PREFIX, SERVER4, UPLINK6};
 use crate::netns::Daemon;
+
+/// The IPv4 interface.
+const DEV: &str = "v4-up0";
+/// The IPv4 address of a CLAT that is not asked for one.
+const LOCAL4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 
 /// The path of one of our programs: in `CLAT_BIN_DIR`, else beside this very test, else in `target`.
 ///
@@ -110,6 +120,15 @@ impl<'l> Controller<'l> {
     }
 }
 
+/// Who translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The programs in the kernel what they can, and clatd the rest.
+    Offload,
+    /// clatd everything.
+    Daemon,
+}
+
 /// A CLAT that runs on `up0`.
 #[derive(Debug)]
 pub struct Clat<'l> {
@@ -119,9 +138,12 @@ pub struct Clat<'l> {
     pub v6: Ipv6Addr,
     /// The IPv4 interface.
     pub dev: &'static str,
-    /// The controller that runs it; none when tayga stands in.
+    /// The controller that runs it; none when another translator stands in.
     pub controller: Option<Controller<'l>>,
-    _tayga: Option<Daemon>,
+    /// The translator that stands in.
+    other: Option<Daemon>,
+    /// The device that it was handed.
+    _tun: Option<Tun>,
 }
 
 impl<'l> Clat<'l> {
@@ -129,21 +151,78 @@ impl<'l> Clat<'l> {
     ///
     /// # Errors
     /// What the programs said.
-    pub fn new(lab: &'l Lab) -> Result<Self> {
+    pub fn new(lab: &'l Lab, mode: Mode) -> Result<Self> {
         if std::env::var("CLAT_LAB_WITH").as_deref() == Ok("tayga") {
             return Self::tayga(lab, PREFIX);
         }
-        Self::ours(lab, PREFIX)
+        Self::ours(lab, PREFIX, mode)
     }
 
     /// Starts ours.
     ///
     /// # Errors
     /// What the programs said.
-    pub fn ours(lab: &'l Lab, prefix: &str) -> Result<Self> {
-        let controller = Controller::new(lab, &[])?;
+    pub fn ours(lab: &'l Lab, prefix: &str, mode: Mode) -> Result<Self> {
+        let option = match mode {
+            Mode::Offload => "--offload",
+            Mode::Daemon => "--no-offload",
+        };
+        let controller = Controller::new(lab, &[option])?;
         let (v4, v6) = controller.start("up0", prefix)?;
-        Ok(Self { v4, v6, dev: "v4-up0", controller: Some(controller), _tayga: None })
+        Ok(Self { v4, v6, dev: DEV, controller: Some(controller), other: None, _tun: None })
+    }
+
+    /// Starts AOSP's clatd, or what takes its options, which is at `path`.
+    ///
+    /// # Errors
+    /// What the programs said.
+    pub fn aosp(lab: &'l Lab, prefix: &str, path: &Path) -> Result<Self> {
+        let pfx96: Prefix = prefix.parse().with_context(|| prefix.to_owned())?;
+        // Any interface identifier: what is not random about it makes it neutral.
+        let local = Local::neutral(LOCAL4, UPLINK6, &pfx96, *b"\x02clatlab");
+        let options = Options { packet_info: true, vnet_header: false };
+        let tun = lab.phone.enter(|| Ok(Tun::create(DEV, options)?))?;
+        lab.phone.run(&format!("sysctl -qw net.ipv6.conf.{DEV}.disable_ipv6=1"))?;
+        let (v4, v6, address) = (local.v4.to_string(), local.v6.to_string(), pfx96.addr());
+        lab.phone
+            .run(&format!("ip6tables -t raw -A PREROUTING -i up0 -s {prefix} -d {v6} -j DROP"))?;
+        // Across the exec.
+        fcntl(tun.as_fd().as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+        let fd = tun.as_fd().as_raw_fd().to_string();
+        let argv = [
+            path.to_str().context("a path that is no text")?,
+            "-i",
+            "up0",
+            "-m",
+            "0x0",
+            "-p",
+            &address.to_string(),
+            "-4",
+            &v4,
+            "-6",
+            &v6,
+            "-t",
+            &fd,
+        ];
+        let clatd = lab.phone.spawn(&argv, &lab.dir().join("clatd.log"))?;
+        fcntl(tun.as_fd().as_raw_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        // The older ones bring the device up themselves.
+        let route = || lab.phone.run(&format!("ip route replace default dev {DEV}"));
+        let up = (0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            route().is_ok()
+        });
+        ensure!(up, "{DEV} did not come up: {}", clatd.log());
+        let clat = Self {
+            v4: local.v4,
+            v6: local.v6,
+            dev: DEV,
+            controller: None,
+            other: Some(clatd),
+            _tun: Some(tun),
+        };
+        clat.wait_for_answer(lab)?;
+        Ok(clat)
     }
 
     /// Starts Debian's tayga in the role of a CLAT: the kernel forwards between it and the uplink.
@@ -151,7 +230,7 @@ impl<'l> Clat<'l> {
     /// # Errors
     /// What the programs said.
     pub fn tayga(lab: &'l Lab, prefix: &str) -> Result<Self> {
-        let v4 = Ipv4Addr::new(192, 0, 0, 4);
+        let v4 = LOCAL4;
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xc1a7);
         let dir = lab.dir().display();
         let conf = lab.dir().join("tayga.conf");
@@ -177,8 +256,23 @@ impl<'l> Clat<'l> {
         }
         let argv = ["tayga", "-c", &conf.to_string(), "-d"];
         let tayga = lab.phone.spawn(&argv, &lab.dir().join("tayga.log"))?;
-        let mut answered = (0..10).map(|_| lab.phone.run("ping -n -c 1 -W 1 192.0.2.1"));
-        ensure!(answered.any(|ping| ping.is_ok()), "no answer through tayga: {}", tayga.log());
-        Ok(Self { v4, v6, dev: "v4-up0", controller: None, _tayga: Some(tayga) })
+        let clat = Self { v4, v6, dev: DEV, controller: None, other: Some(tayga), _tun: None };
+        clat.wait_for_answer(lab)?;
+        Ok(clat)
+    }
+
+    /// Waits until the server answers through it.
+    fn wait_for_answer(&self, lab: &Lab) -> Result<()> {
+        let mut answered = (0..10).map(|_| lab.phone.run(&format!("ping -n -c 1 -W 1 {SERVER4}")));
+        let said = self.other.as_ref().map(Daemon::log).unwrap_or_default();
+        ensure!(answered.any(|ping| ping.is_ok()), "no answer through it: {said}");
+        Ok(())
+    }
+
+    /// The process ids of whoever translates.
+    #[must_use]
+    pub fn translators(&self) -> Vec<i32> {
+        let ours = self.controller.iter().flat_map(Controller::clatds);
+        ours.chain(self.other.as_ref().map(Daemon::pid)).collect()
     }
 }

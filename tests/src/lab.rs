@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::link::RawLink;
 use crate::netns::{unique, Netns, PREFIX as NAMES};
 
 /// The prefix of the first uplink's network.
@@ -25,10 +26,19 @@ pub const UPLINK6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
 /// How long a socket of the lab waits for what should come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the veths may leave to the hardware that they do not have.
+/// What kind of device the phone has its IPv6 by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Uplink {
+    /// Ethernet, as Wi-Fi is: a veth.
+    Ethernet,
+    /// Raw IP, as a modem is: a TUN device.
+    RawIp,
+}
+
+/// What the links may leave to the hardware that they do not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offloads {
-    /// As veths come: checksums are not computed, segments not cut.
+    /// As the devices come: checksums are not computed, segments not cut.
     Default,
     /// Every packet as it would be on a wire.
     Off,
@@ -37,29 +47,42 @@ pub enum Offloads {
 /// Three namespaces and what connects them; gone on drop.
 #[derive(Debug)]
 pub struct Lab {
+    /// Gone before the namespaces.
+    _raw: Option<RawLink>,
     /// Where the CLAT runs.
     pub phone: Netns,
     /// Forwards IPv6 and knows no IPv4.
     pub router: Netns,
     /// Where the servers are.
     pub internet: Netns,
+    uplink: Uplink,
     offloads: Offloads,
     dir: PathBuf,
 }
 
 impl Lab {
-    /// Builds it, with one uplink `up0`.
+    /// Builds it, with one Ethernet uplink `up0`.
     ///
     /// # Errors
     /// What `ip`, `sysctl` or `ethtool` said.
     pub fn new(offloads: Offloads) -> Result<Self> {
+        Self::on(Uplink::Ethernet, offloads)
+    }
+
+    /// Builds it, with one uplink `up0` of that kind.
+    ///
+    /// # Errors
+    /// What `ip`, `sysctl`, `ethtool` or the TUN devices said.
+    pub fn on(uplink: Uplink, offloads: Offloads) -> Result<Self> {
         let number = unique();
         let dir = std::env::temp_dir().join(format!("{NAMES}{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-        let lab = Self {
+        let mut lab = Self {
+            _raw: None,
             phone: Netns::new(number, "phone")?,
             router: Netns::new(number, "router")?,
             internet: Netns::new(number, "internet")?,
+            uplink,
             offloads,
             dir,
         };
@@ -79,21 +102,30 @@ impl Lab {
         }
         // The server itself: the kernel sends ICMP errors only from addresses that an interface has.
         lab.internet.run(&format!("ip -6 addr add {SERVER6}/128 dev lo nodad"))?;
-        lab.uplink(0)?;
+        lab.connect_phone(0, uplink)?;
         Ok(lab)
     }
 
-    /// Connects the phone a second time, by `up1`.
+    /// Connects the phone a second time, by an Ethernet uplink `up1`.
     ///
     /// # Errors
     /// What `ip` said.
-    pub fn second_uplink(&self) -> Result<()> {
-        self.uplink(1)
+    pub fn second_uplink(&mut self) -> Result<()> {
+        self.connect_phone(1, Uplink::Ethernet)
     }
 
-    fn uplink(&self, n: u8) -> Result<()> {
+    fn connect_phone(&mut self, n: u8, uplink: Uplink) -> Result<()> {
         let (up, ph, net) = (format!("up{n}"), format!("ph{n}"), u32::from(n) + 1);
-        self.link(&self.phone, &up, &self.router, &ph)?;
+        match uplink {
+            Uplink::Ethernet => self.link(&self.phone, &up, &self.router, &ph)?,
+            Uplink::RawIp => {
+                let ends = [(&self.phone, &*up), (&self.router, &*ph)];
+                self._raw = Some(RawLink::new(ends[0], ends[1], self.offloads)?);
+                for (ns, dev) in ends {
+                    ns.run(&format!("ip link set {dev} up"))?;
+                }
+            }
+        }
         self.router.run(&format!("ip -6 addr add 2001:db8:{net}::1/64 dev {ph} nodad"))?;
         self.phone.run(&format!("ip -6 addr add 2001:db8:{net}::2/64 dev {up} nodad"))?;
         self.phone.run(&format!(
@@ -134,7 +166,13 @@ impl Lab {
         Ok(())
     }
 
-    /// How its veths were made.
+    /// What kind of device `up0` is.
+    #[must_use]
+    pub fn uplink(&self) -> Uplink {
+        self.uplink
+    }
+
+    /// How its links were made.
     #[must_use]
     pub fn offloads(&self) -> Offloads {
         self.offloads

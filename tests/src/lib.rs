@@ -12,12 +12,13 @@
 
 mod clat;
 mod lab;
+mod link;
 mod netns;
 pub mod packet;
 pub mod wire;
 
-pub use clat::{program, Clat, Controller};
-pub use lab::{Lab, Offloads, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6};
+pub use clat::{program, Clat, Controller, Mode};
+pub use lab::{Lab, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6};
 pub use netns::{Daemon, Netns};
 
 use std::io::Write;

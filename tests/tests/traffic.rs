@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{ensure, Context, Result};
 use clat_tests::packet::{self, proto, Seen, V4, V6};
 use clat_tests::wire::{send_raw, uninterrupted, Sniffer};
-use clat_tests::{can_run, Clat, Lab, Offloads, SERVER4, SERVER6};
+use clat_tests::{can_run, Clat, Lab, Mode, Offloads, SERVER4, SERVER6};
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// Long enough for a busy machine, short enough to fail in one sitting.
@@ -41,7 +41,7 @@ fn run(offloads: Offloads, scenario: fn(&Lab, &Clat<'_>) -> Result<()>) -> Resul
         return Ok(());
     }
     let lab = Lab::new(offloads)?;
-    let clat = Clat::new(&lab)?;
+    let clat = Clat::new(&lab, Mode::Daemon)?;
     let result = scenario(&lab, &clat);
     if let (Err(_), Some(controller)) = (&result, &clat.controller) {
         eprintln!("controller said: {}", controller.daemon.log());

@@ -1,0 +1,144 @@
+//! Tables, for people and for `docs/benchmarks.md`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{ensure, Context, Result};
+use clat_tests::Uplink;
+
+use crate::figure::{Figure, Row, Target};
+use crate::subject::Kind;
+use crate::{host, Args, Results};
+
+const BEGIN: &str = "<!-- made by: cargo run --release -p clat_tests --bin bench -- --write -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// Everything, as Markdown.
+pub(crate) fn text(
+    args: &Args,
+    results: &Results,
+    uplinks: &[Uplink],
+    figures: &[Figure],
+    kinds: &[Kind],
+) -> String {
+    let hardware = if args.no_hardware { "without offloads" } else { "with default offloads" };
+    let mut out = format!(
+        "{}; {} interleaved rounds of {} s a figure: median (least–most). Ratios are those of each round. Links \
+         {hardware}, MTU 1500, a router between. TCP is iperf3's, cubic; UDP at less than 0.1 % loss; UDP_SEGMENT is what \
+         arrives of all that can be sent; CPU seconds are the whole machine's, both ends and the link included.\n",
+        host::describe(),
+        args.rounds,
+        args.seconds
+    );
+    for uplink in uplinks {
+        let title = match uplink {
+            Uplink::Ethernet => "Ethernet uplink: a veth",
+            Uplink::RawIp => {
+                "Raw-IP uplink: a TUN device, its packets carried by a thread of the bench"
+            }
+        };
+        let of = |row: &Row, kind: Kind| results.get(&(*uplink, row.name, kind)).map(Vec::as_slice);
+        let rows = figures.iter().flat_map(|figure| figure.rows());
+        let rows: Vec<&Row> = rows.collect();
+        let figures = |row: &Row, kind| of(row, kind).map(|values| cell(values, digits(values)));
+        let _ = write!(out, "\n### {title}\n\n{}", table(kinds, &rows, figures));
+        let ratios = |row: &Row, kind: Kind| {
+            let (values, native) = (of(row, kind)?, of(row, Kind::Native));
+            // Where native IPv6 has none, the figure itself is what counts.
+            let ratios: Vec<f64> = match native {
+                Some(native) => values.iter().zip(native).map(|(a, b)| a / b).collect(),
+                None => values.to_vec(),
+            };
+            let verdict = row.target(kind).map(|target| verdict(target, spread(&ratios).0));
+            Some(cell(&ratios, 2) + &verdict.unwrap_or_default())
+        };
+        let others: Vec<Kind> = kinds.iter().copied().filter(|k| *k != Kind::Native).collect();
+        let _ = write!(out, "\nBeside native IPv6:\n\n{}", table(&others, &rows, ratios));
+    }
+    out
+}
+
+/// A line for each row, a column for each subject.
+fn table(kinds: &[Kind], rows: &[&Row], cell: impl Fn(&Row, Kind) -> Option<String>) -> String {
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    let mut out = format!("| | {} |\n| --- |{}\n", names.join(" | "), " --- |".repeat(kinds.len()));
+    for row in rows {
+        let cells = kinds.iter().map(|kind| cell(row, *kind).unwrap_or_else(|| "–".to_owned()));
+        let _ = writeln!(out, "| {} | {} |", row.name, cells.collect::<Vec<_>>().join(" | "));
+    }
+    out
+}
+
+fn verdict(target: Target, value: f64) -> String {
+    let bound = match target {
+        Target::AtLeast(bound) => format!("≥ {bound}"),
+        Target::AtMost(bound) => format!("≤ {bound}"),
+    };
+    if target.is_met(value) {
+        format!(", {bound}")
+    } else {
+        format!(", **misses {bound}**")
+    }
+}
+
+/// Median, least and most.
+fn spread(values: &[f64]) -> (f64, f64, f64) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    ((low + high) / 2.0, sorted[0], sorted[sorted.len() - 1])
+}
+
+fn cell(values: &[f64], digits: usize) -> String {
+    let (median, least, most) = spread(values);
+    if values.len() == 1 {
+        return format!("{median:.digits$}");
+    }
+    format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
+}
+
+/// As many as tell something.
+fn digits(values: &[f64]) -> usize {
+    match spread(values).0 {
+        100.0.. => 0,
+        10.0.. => 1,
+        _ => 2,
+    }
+}
+
+/// Puts `text` into `docs/benchmarks.md`, with what `cargo bench -p clat_xlat` says.
+pub(crate) fn write(text: &str) -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
+    let old = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let (before, rest) = old.split_once(BEGIN).with_context(|| format!("no marker in {path:?}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("no end marker in {path:?}"))?;
+    let per_packet = per_packet()?;
+    let new = format!(
+        "{before}{BEGIN}\n{text}\n### `clat_xlat`\n\nPer packet (criterion: low, estimate, high):\n\n\
+         ```text\n{per_packet}```\n\n{END}{after}"
+    );
+    fs::write(&path, new).with_context(|| path.display().to_string())
+}
+
+/// The lines with times of `cargo bench -p clat_xlat`.
+fn per_packet() -> Result<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output =
+        Command::new(cargo).args(["bench", "-p", "clat_xlat"]).current_dir(root).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "cargo bench: {}", String::from_utf8_lossy(&output.stderr));
+    // A long name stands on a line of its own, the times on the next.
+    let mut lines = String::new();
+    let mut name = "";
+    for line in text.lines() {
+        if let Some((before, times)) = line.split_once("time:") {
+            let name = if before.trim().is_empty() { name } else { before.trim() };
+            let _ = writeln!(lines, "{name:<40} {}", times.trim());
+        }
+        name = line.trim();
+    }
+    Ok(lines)
+}
