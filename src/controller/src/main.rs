@@ -48,10 +48,10 @@ struct Args {
     /// Where the programs and maps of the translation in the kernel are pinned
     #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
     bpf_dir: PathBuf,
-    /// Translate in the kernel what it can (the default on Android)
+    /// Translate in the kernel what it can (the default)
     #[arg(long, overrides_with = "no_offload")]
     offload: bool,
-    /// Do without translation in the kernel: clatd does it all (the default off Android)
+    /// Do without translation in the kernel: clatd does it all
     #[arg(long, overrides_with = "offload")]
     no_offload: bool,
 }
@@ -74,7 +74,7 @@ fn try_main() -> Result<()> {
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
     let properties = properties(args.build_prop.as_deref(), args.first_api_level)?;
-    let offload = args.offload || !args.no_offload && HAS_NETD;
+    let offload = args.offload || !args.no_offload;
     let host = LinuxHost::new(clatd, properties, offload.then_some(args.bpf_dir));
 
     make_dir(Path::new(RUN_DIR))?;

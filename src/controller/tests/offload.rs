@@ -77,7 +77,6 @@ impl Place {
                 .args(["netns", "exec", &self.phone, env!("CARGO_BIN_EXE_clat_controller")])
                 .args(["--socket".as_ref(), socket.as_os_str()])
                 .args(["--clatd".as_ref(), self.dir.join("clatd").as_os_str()])
-                .arg("--offload")
                 .args(args),
         );
         Controller { service: client::connect(&socket).expect("connects"), child }
