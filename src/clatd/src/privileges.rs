@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{bail, Context};
 use caps::CapSet;
 use nix::libc;
-use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid, User};
+use nix::unistd::{getegid, geteuid, setgroups, setresgid, setresuid, Gid, Uid, User};
 use seccompiler::{
     apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
@@ -30,12 +30,15 @@ pub fn drop_all() -> anyhow::Result<()> {
     if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP)? {
         caps::clear(None, CapSet::Bounding).context("cannot drop the bounding capabilities")?;
     }
-    if geteuid().is_root() {
-        let (uid, gid) = target()?;
+    let (uid, gid) = if geteuid().is_root() {
         setgroups(&[]).context("cannot drop the groups")?;
-        setresgid(gid, gid, gid).with_context(|| format!("cannot become group {gid}"))?;
-        setresuid(uid, uid, uid).with_context(|| format!("cannot become user {uid}"))?;
-    }
+        target()?
+    } else {
+        // Of a set-user-id program, which Android's module has: whoever started it remains its real user otherwise.
+        (geteuid(), getegid())
+    };
+    setresgid(gid, gid, gid).with_context(|| format!("cannot become group {gid}"))?;
+    setresuid(uid, uid, uid).with_context(|| format!("cannot become user {uid}"))?;
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set).with_context(|| format!("cannot drop the {set:?} capabilities"))?;
     }
