@@ -102,7 +102,7 @@ impl Lab {
         }
         // The server itself: the kernel sends ICMP errors only from addresses that an interface has.
         lab.internet.run(&format!("ip -6 addr add {SERVER6}/128 dev lo nodad"))?;
-        lab.connect_phone(0, uplink)?;
+        lab._raw = lab.connect_phone(0, uplink)?;
         Ok(lab)
     }
 
@@ -110,29 +110,30 @@ impl Lab {
     ///
     /// # Errors
     /// What `ip` said.
-    pub fn second_uplink(&mut self) -> Result<()> {
-        self.connect_phone(1, Uplink::Ethernet)
+    pub fn second_uplink(&self) -> Result<()> {
+        self.connect_phone(1, Uplink::Ethernet).map(drop)
     }
 
-    fn connect_phone(&mut self, n: u8, uplink: Uplink) -> Result<()> {
+    fn connect_phone(&self, n: u8, uplink: Uplink) -> Result<Option<RawLink>> {
         let (up, ph, net) = (format!("up{n}"), format!("ph{n}"), u32::from(n) + 1);
-        match uplink {
-            Uplink::Ethernet => self.link(&self.phone, &up, &self.router, &ph)?,
+        let raw = match uplink {
+            Uplink::Ethernet => self.link(&self.phone, &up, &self.router, &ph).map(|()| None)?,
             Uplink::RawIp => {
                 let ends = [(&self.phone, &*up), (&self.router, &*ph)];
-                self._raw = Some(RawLink::new(ends[0], ends[1], self.offloads)?);
+                let raw = RawLink::new(ends[0], ends[1], self.offloads)?;
                 for (ns, dev) in ends {
                     ns.run(&format!("ip link set {dev} up"))?;
                 }
+                Some(raw)
             }
-        }
+        };
         self.router.run(&format!("ip -6 addr add 2001:db8:{net}::1/64 dev {ph} nodad"))?;
         self.phone.run(&format!("ip -6 addr add 2001:db8:{net}::2/64 dev {up} nodad"))?;
         self.phone.run(&format!(
             "ip -6 route add default via 2001:db8:{net}::1 dev {up} metric {}",
             100 + u32::from(n)
         ))?;
-        Ok(())
+        Ok(raw)
     }
 
     fn link(&self, a: &Netns, dev_a: &str, b: &Netns, dev_b: &str) -> Result<()> {

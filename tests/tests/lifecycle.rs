@@ -109,7 +109,7 @@ fn two_uplinks_with_two_prefixes() -> Result<()> {
     if !can_run(NEEDS) {
         return Ok(());
     }
-    let mut lab = Lab::new(Offloads::Default)?;
+    let lab = Lab::new(Offloads::Default)?;
     lab.second_uplink()?;
     let controller = Controller::new(&lab, &[])?;
     // The chain for drop rules comes with the first CLAT and goes with the controller.

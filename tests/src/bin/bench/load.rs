@@ -20,6 +20,8 @@ const LOSS: f64 = 0.001;
 const BATCH: usize = 32;
 /// Nothing more is under way when nothing has come for so long.
 const SILENCE: Duration = Duration::from_millis(60);
+/// How often the receiver looks. It does not wait in a call, since whoever delivers would pay for waking it each time.
+const LOOK: Duration = Duration::from_micros(400);
 /// Payload of each datagram that a call with UDP_SEGMENT makes, and how many it makes.
 const SEGMENT: u16 = 1200;
 const SEGMENTS: usize = 50;
@@ -28,14 +30,14 @@ const SEGMENTS: usize = 50;
 struct Seen {
     sent: u64,
     received: u64,
-    /// From the first that was sent.
-    until_last_sent: Duration,
-    until_last_received: Duration,
+    /// How long the sending took.
+    time: Duration,
 }
 
 impl Seen {
-    fn sent_rate(&self) -> f64 {
-        self.sent as f64 / self.until_last_sent.as_secs_f64()
+    /// Datagrams a second.
+    fn rate(&self) -> f64 {
+        self.sent as f64 / self.time.as_secs_f64()
     }
 
     fn passed(&self) -> bool {
@@ -49,17 +51,31 @@ pub(crate) fn datagrams(
     sizes: &[usize],
     time: Duration,
 ) -> Result<f64> {
-    let trial = |rate: f64| -> Result<Seen> {
-        let time = time.mul_f64(0.3);
-        let payloads: Vec<Vec<u8>> = sizes.iter().map(|size| vec![0; *size]).collect();
-        load(to, |sent| paced(from, &payloads, rate, time, sent))
-    };
+    let payloads: Vec<Vec<u8>> = sizes.iter().map(|size| vec![0; *size]).collect();
+    let batch: Vec<_> =
+        payloads.iter().cycle().take(BATCH).map(|payload| [IoSlice::new(payload)]).collect();
+    search(time, |rate, time| load(to, |sent| paced(from, &batch, 1, rate, time, sent)))
+}
+
+/// Datagrams a second that UDP_SEGMENT makes, at less than [`LOSS`]. Takes about three times `time`.
+pub(crate) fn segments((from, to): (&UdpSocket, &UdpSocket), time: Duration) -> Result<f64> {
+    setsockopt(from, sockopt::UdpGsoSegment, &i32::from(SEGMENT))?;
+    let payload = vec![0; usize::from(SEGMENT) * SEGMENTS];
+    let train = [[IoSlice::new(&payload)]];
+    search(time, |rate, time| {
+        load(to, |sent| paced(from, &train, SEGMENTS as u64, rate, time, sent))
+    })
+}
+
+/// The highest rate of which `trial` loses less than [`LOSS`].
+fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Result<f64> {
+    let trial = |rate| trial(rate, time.mul_f64(0.3));
     // As fast as it goes; what was lost then does not tell what would be lost at less.
     let most = trial(f64::INFINITY)?;
     if most.passed() {
-        return Ok(most.sent_rate());
+        return Ok(most.rate());
     }
-    let (mut good, mut bad) = (most.sent_rate() / 32.0, most.sent_rate());
+    let (mut good, mut bad) = (most.rate() / 32.0, most.rate());
     while bad / good > 1.04 {
         let rate = (good * bad).sqrt();
         // Once more where it failed: a machine that stood still for a moment loses packets, too.
@@ -69,9 +85,9 @@ pub(crate) fn datagrams(
         }
         if !seen.passed() {
             bad = rate;
-        } else if seen.sent_rate() < rate * 0.97 {
+        } else if seen.rate() < rate * 0.97 {
             // The sender itself went no faster.
-            return Ok(seen.sent_rate());
+            return Ok(seen.rate());
         } else {
             good = rate;
         }
@@ -79,86 +95,61 @@ pub(crate) fn datagrams(
     Ok(good)
 }
 
-/// Datagrams a second that arrive of what UDP_SEGMENT sends as fast as it can.
-pub(crate) fn segments((from, to): (&UdpSocket, &UdpSocket), time: Duration) -> Result<f64> {
-    setsockopt(from, sockopt::UdpGsoSegment, &i32::from(SEGMENT))?;
-    let payload = vec![0; usize::from(SEGMENT) * SEGMENTS];
-    let seen = load(to, |sent| {
-        let begin = Instant::now();
-        while begin.elapsed() < time {
-            // What is refused is lost.
-            let _ = from.send(&payload);
-            sent.fetch_add(SEGMENTS as u64, Ordering::Relaxed);
-        }
-        Ok(())
-    });
-    setsockopt(from, sockopt::UdpGsoSegment, &0)?;
-    let seen = seen?;
-    Ok(seen.received as f64 / seen.until_last_received.as_secs_f64())
-}
-
 /// Sends by `send`, which counts, and receives until nothing comes any more.
 fn load(to: &UdpSocket, send: impl FnOnce(&AtomicU64) -> Result<()>) -> Result<Seen> {
-    to.set_read_timeout(Some(SILENCE))?;
     let (sent, done) = (AtomicU64::new(0), AtomicBool::new(false));
-    let begin = Instant::now();
     thread::scope(|scope| {
-        let receiver = scope.spawn(|| receive(to, begin, &sent, &done));
+        let receiver = scope.spawn(|| receive(to, &sent, &done));
+        let begin = Instant::now();
         let result = send(&sent);
-        let until_last_sent = begin.elapsed();
+        let time = begin.elapsed();
         done.store(true, Ordering::Release);
         let received = receiver.join().map_err(|_| anyhow!("the receiver's thread"))?;
         result?;
-        let (received, until_last_received) = received?;
-        let sent = sent.load(Ordering::Relaxed);
-        Ok(Seen { sent, received, until_last_sent, until_last_received })
+        Ok(Seen { sent: sent.load(Ordering::Relaxed), received: received?, time })
     })
 }
 
 /// Counts what arrives until all did, or nothing more does.
-fn receive(
-    to: &UdpSocket,
-    begin: Instant,
-    sent: &AtomicU64,
-    done: &AtomicBool,
-) -> Result<(u64, Duration)> {
+fn receive(to: &UdpSocket, sent: &AtomicU64, done: &AtomicBool) -> Result<u64> {
     let mut bufs = vec![[0; 2048]; BATCH];
     let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
-    let (mut received, mut last) = (0, begin);
+    let (mut received, mut last) = (0, Instant::now());
     loop {
         let mut slices: Vec<_> = bufs.iter_mut().map(|buf| [IoSliceMut::new(buf)]).collect();
-        let flags = MsgFlags::MSG_WAITFORONE;
+        let flags = MsgFlags::MSG_DONTWAIT;
         match recvmmsg(to.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
             Ok(results) => {
                 received += results.count() as u64;
                 last = Instant::now();
             }
             Err(Errno::EINTR) => {}
-            // Silence.
-            Err(Errno::EAGAIN) if done.load(Ordering::Acquire) => break,
-            Err(Errno::EAGAIN) => {}
+            Err(Errno::EAGAIN) => {
+                let ended = done.load(Ordering::Acquire);
+                if ended && (received >= sent.load(Ordering::Relaxed) || last.elapsed() > SILENCE) {
+                    return Ok(received);
+                }
+                thread::sleep(LOOK);
+            }
             Err(e) => return Err(e).context("recvmmsg"),
         }
-        if done.load(Ordering::Acquire) && received >= sent.load(Ordering::Relaxed) {
-            break;
-        }
     }
-    Ok((received, last - begin))
 }
 
-/// Sends `payloads` in turn at `rate` for `time`.
+/// Sends `batch`, in which each message makes `each` datagrams, again and again for `time`, at `rate` datagrams a
+/// second.
 fn paced(
     from: &UdpSocket,
-    payloads: &[Vec<u8>],
+    batch: &[[IoSlice<'_>; 1]],
+    each: u64,
     rate: f64,
     time: Duration,
     sent: &AtomicU64,
 ) -> Result<()> {
-    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
-    let slices: Vec<_> =
-        payloads.iter().cycle().take(BATCH).map(|payload| [IoSlice::new(payload)]).collect();
+    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(batch.len(), None);
+    let to = vec![None; batch.len()];
     let begin = Instant::now();
-    let mut count = 0_u64;
+    let mut count = 0;
     loop {
         let elapsed = begin.elapsed();
         if elapsed >= time {
@@ -172,12 +163,11 @@ fn paced(
             }
             continue;
         }
-        let batch = slices.iter();
-        let none = [None; BATCH];
-        match sendmmsg(from.as_raw_fd(), &mut headers, batch, none, [], MsgFlags::empty()) {
-            Ok(results) => count += results.count() as u64,
+        let none = MsgFlags::empty();
+        match sendmmsg(from.as_raw_fd(), &mut headers, batch, &to, [], none) {
+            Ok(results) => count += results.count() as u64 * each,
             // A full queue is a loss that the sender sees; both count.
-            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::ECONNREFUSED) => count += 1,
+            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::ECONNREFUSED) => count += each,
             Err(Errno::EINTR) => {}
             Err(e) => return Err(e).context("sendmmsg"),
         }

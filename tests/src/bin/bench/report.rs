@@ -26,8 +26,8 @@ pub(crate) fn text(
     let hardware = if args.no_hardware { "without offloads" } else { "with default offloads" };
     let mut out = format!(
         "{}; {} interleaved rounds of {} s a figure: median (least–most). Ratios are those of each round. Links \
-         {hardware}, MTU 1500, a router between. TCP is iperf3's, cubic; UDP at less than 0.1 % loss; UDP_SEGMENT is what \
-         arrives of all that can be sent; CPU seconds are the whole machine's, both ends and the link included.\n",
+         {hardware}, MTU 1500, a router between. TCP is iperf3's, cubic; UDP is datagrams a \
+         second at less than 0.1 % loss; CPU seconds are the whole machine's, both ends and the link included.\n",
         host::describe(),
         args.rounds,
         args.seconds
@@ -55,6 +55,9 @@ pub(crate) fn text(
             Some(cell(&ratios, 2) + &verdict.unwrap_or_default())
         };
         let others: Vec<Kind> = kinds.iter().copied().filter(|k| *k != Kind::Native).collect();
+        if others.is_empty() {
+            continue;
+        }
         let _ = write!(out, "\nBeside native IPv6:\n\n{}", table(&others, &rows, ratios));
     }
     out
