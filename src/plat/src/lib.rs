@@ -5,5 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod frame;
+pub mod link;
 pub mod network;
 pub mod settings;

@@ -1,0 +1,69 @@
+//! The ways in: how a guest's Ethernet frames come to the network, and go back.
+
+mod frames;
+mod server;
+mod stream;
+
+use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
+
+use clat_tun::VirtioHeader;
+
+use crate::frame::Out;
+
+pub use frames::{Datagrams, Packets};
+pub use stream::Stream;
+
+/// What [`Link::receive`] met. Frames are given to its caller beside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing but frames, if any.
+    Frames,
+    /// A guest plugged in. Frames that were given by the same call are its own.
+    Came,
+    /// The guest is gone, and why: one line for people.
+    Left(String),
+}
+
+/// A way in: one guest, or a bridge with several behind it, that exchanges Ethernet frames with the network.
+///
+/// Nothing here blocks.
+pub trait Link {
+    /// What becomes readable when [`Link::receive`] has something to do. Another after each [`Event::Came`] and
+    /// [`Event::Left`].
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// What becomes writable when a link that is full has room again; `None` where nothing tells, and only trying does.
+    fn send_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd())
+    }
+
+    /// Takes a batch of what has come, and gives each whole frame to `each`, with what was left to its receiver to
+    /// complete.
+    ///
+    /// # Errors
+    /// When the link as such is broken; a guest's misbehaviour is an [`Event::Left`].
+    fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event>;
+
+    /// Sends all frames and empties `out`, behind what waits from before; an empty `out` sends only that. What finds no
+    /// room, or no guest, is dropped and counted.
+    ///
+    /// # Errors
+    /// When the link as such is broken.
+    fn send(&mut self, out: &mut Out) -> io::Result<()>;
+
+    /// Whether the guest does not take what it got already: who can wait should, until [`Link::send_fd`] is writable (or for a
+    /// millisecond), and then call [`Link::send`].
+    fn is_full(&self) -> bool;
+
+    /// Whether frames may be longer than the MTU and their checksums partial, for the other side to cut and complete.
+    fn takes_super_packets(&self) -> bool;
+
+    /// Frames that were not sent.
+    fn dropped(&self) -> u64;
+}
+
+/// Whether the same call may do better later.
+fn is_only_for_now(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}

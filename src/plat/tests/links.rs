@@ -1,0 +1,293 @@
+//! The sockets by which guests plug in, with guests that behave and guests that do not.
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, thread};
+
+use clat_plat::frame::{Out, MAX_FRAME};
+use clat_plat::link::{Datagrams, Event, Link, Packets, Stream};
+use nix::sys::socket::{connect, recv, send, socket};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
+
+/// A directory of its own, and a name in it.
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("plat.sock");
+    (dir, path)
+}
+
+/// What one call to `receive` gives.
+fn receive(link: &mut impl Link) -> (Event, Vec<Vec<u8>>) {
+    let mut frames = Vec::new();
+    let event = link.receive(&mut |_, frame| frames.push(frame.to_vec())).expect("receives");
+    (event, frames)
+}
+
+/// All frames that come until there are `count`.
+fn gather(link: &mut impl Link, count: usize) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    for _ in 0..1000 {
+        let (event, more) = receive(link);
+        assert_eq!(event, Event::Frames);
+        frames.extend(more);
+        if frames.len() >= count {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    frames
+}
+
+fn out(frames: &[Vec<u8>]) -> Out {
+    let mut out = Out::default();
+    frames.iter().for_each(|frame| out.push(frame));
+    out
+}
+
+/// A frame that can be told from others.
+fn frame(number: u8, len: usize) -> Vec<u8> {
+    let mut frame = vec![number; len];
+    frame[len - 1] = 0xee;
+    frame
+}
+
+fn on_the_wire(frames: &[Vec<u8>]) -> Vec<u8> {
+    let with_length = |frame: &Vec<u8>| {
+        let length = u32::try_from(frame.len()).expect("short");
+        [length.to_be_bytes().to_vec(), frame.clone()].concat()
+    };
+    frames.iter().flat_map(with_length).collect()
+}
+
+fn plugged_in() -> (tempfile::TempDir, Stream, UnixStream) {
+    let (dir, path) = place();
+    let mut link = Stream::listen(&path).expect("listens");
+    let guest = UnixStream::connect(&path).expect("connects");
+    guest.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+    assert_eq!(receive(&mut link), (Event::Came, vec![]));
+    (dir, link, guest)
+}
+
+#[test]
+fn a_stream_cut_anywhere_gives_the_same_frames() {
+    let (_dir, mut link, mut guest) = plugged_in();
+    let frames = [frame(1, 14), frame(2, 60), frame(3, 1514), frame(4, 15)];
+    let bytes = on_the_wire(&frames);
+    for cut in 0..bytes.len() {
+        let mut received = Vec::new();
+        for part in [&bytes[..cut], &bytes[cut..]] {
+            guest.write_all(part).expect("writes");
+            let (event, more) = receive(&mut link);
+            assert_eq!(event, Event::Frames);
+            received.extend(more);
+        }
+        assert_eq!(received, frames, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_stream_takes_the_longest_frames_by_the_dozen() {
+    let (_dir, mut link, mut guest) = plugged_in();
+    let frames: Vec<_> = (0..12).map(|number| frame(number, MAX_FRAME)).collect();
+    let bytes = on_the_wire(&frames);
+    let writer = thread::spawn(move || guest.write_all(&bytes).map(|()| guest));
+    assert_eq!(gather(&mut link, frames.len()), frames);
+    writer.join().expect("ends").expect("writes");
+}
+
+#[test]
+fn a_length_that_lies_ends_the_connection_and_nothing_else() {
+    for length in [0, 1, 13, u32::try_from(MAX_FRAME).expect("short") + 1, u32::MAX] {
+        let (dir, mut link, mut guest) = plugged_in();
+        let good = [frame(7, 20)];
+        guest.write_all(&on_the_wire(&good)).expect("writes");
+        guest.write_all(&length.to_be_bytes()).expect("writes");
+        let (event, frames) = receive(&mut link);
+        let Event::Left(why) = event else { panic!("{length}: {event:?}") };
+        assert!(why.contains(&format!("{length} bytes")) && !why.contains('\n'), "{why}");
+        assert_eq!(frames, good, "what came before counts");
+        assert_eq!(guest.read(&mut [0; 8]).expect("reads"), 0, "hung up on");
+
+        let mut next = UnixStream::connect(dir.path().join("plat.sock")).expect("connects");
+        assert_eq!(receive(&mut link).0, Event::Came);
+        next.write_all(&on_the_wire(&good)).expect("writes");
+        assert_eq!(receive(&mut link), (Event::Frames, good.to_vec()), "and from the beginning");
+    }
+}
+
+#[test]
+fn the_next_guest_of_a_stream_waits_until_the_first_has_left() {
+    let (dir, mut link, mut first) = plugged_in();
+    let mut second = UnixStream::connect(dir.path().join("plat.sock")).expect("connects");
+    second.write_all(&on_the_wire(&[frame(2, 14)])).expect("writes");
+    assert_eq!(receive(&mut link), (Event::Frames, vec![]));
+    first.write_all(&on_the_wire(&[frame(1, 14)])[..9]).expect("writes");
+    drop(first);
+    assert_eq!(receive(&mut link), (Event::Frames, vec![]), "half a frame");
+    assert!(matches!(receive(&mut link), (Event::Left(_), frames) if frames.is_empty()));
+    assert_eq!(receive(&mut link).0, Event::Came);
+    assert_eq!(receive(&mut link), (Event::Frames, vec![frame(2, 14)]));
+}
+
+#[test]
+fn a_stream_keeps_order_for_a_guest_that_reads_late_and_drops_whole_frames() {
+    let (_dir, mut link, mut guest) = plugged_in();
+    let mut sent = 0;
+    while link.dropped() == 0 {
+        let frames: Vec<_> = (0..64).map(|_| frame(9, 1514)).collect();
+        link.send(&mut out(&frames)).expect("sends");
+        sent += 64;
+        assert!(sent < 10_000, "memory grows without end");
+    }
+    assert!(link.is_full());
+    let expected = sent - usize::try_from(link.dropped()).expect("few");
+    let reader = thread::spawn(move || {
+        for _ in 0..expected {
+            let mut length = [0; 4];
+            guest.read_exact(&mut length).expect("reads");
+            let mut got = vec![0; usize::try_from(u32::from_be_bytes(length)).expect("short")];
+            guest.read_exact(&mut got).expect("reads");
+            assert_eq!(got, frame(9, 1514));
+        }
+        guest
+    });
+    while link.is_full() {
+        link.send(&mut Out::default()).expect("sends");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut guest = reader.join().expect("whole frames in order");
+    link.send(&mut out(&[frame(5, 30)])).expect("sends");
+    let mut next = [0; 34];
+    guest.read_exact(&mut next).expect("reads");
+    assert_eq!(next[..], on_the_wire(&[frame(5, 30)]));
+}
+
+#[test]
+fn sending_to_nobody_or_to_one_who_left_is_counted_and_no_error() {
+    let (_dir, mut link, guest) = plugged_in();
+    drop(guest);
+    link.send(&mut out(&[frame(1, 60)])).expect("the guest is gone, the link is not");
+    assert!(matches!(receive(&mut link).0, Event::Left(_)));
+    link.send(&mut out(&[frame(1, 60), frame(2, 60)])).expect("sends");
+    assert_eq!(link.dropped(), 2);
+}
+
+#[test]
+fn names_are_for_the_owner_and_free_again_afterwards() {
+    fn check<L: Link>(listen: impl Fn(&Path) -> std::io::Result<L>) {
+        let (_dir, path) = place();
+        let link = listen(&path).expect("listens");
+        assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+        drop(link);
+        assert!(!path.exists());
+
+        // What a killed process leaves.
+        let leftover = UnixListener::bind(&path).expect("binds");
+        let error = listen(&path).err().expect("taken").to_string();
+        assert!(error.contains("another program") || error.contains("something else"), "{error}");
+        drop(leftover);
+        listen(&path).expect("replaces what nobody listens at");
+
+        fs::write(&path, "a file of somebody's").expect("writes");
+        let error = listen(&path).err().expect("taken").to_string();
+        assert!(error.contains("plat.sock") && error.contains("choose another"), "{error}");
+        assert_eq!(fs::read(&path).expect("is there"), b"a file of somebody's");
+
+        let missing = path.with_file_name("missing").join("plat.sock");
+        assert!(listen(&missing).is_err());
+        assert!(listen(Path::new(&"x".repeat(200))).is_err());
+    }
+    check(Stream::listen);
+    check(Packets::listen);
+    check(Datagrams::bind);
+}
+
+#[test]
+fn a_packet_socket_has_a_frame_in_each_message() {
+    let (_dir, path) = place();
+    let mut link = Packets::listen(&path).expect("listens");
+    let guest = || {
+        let guest = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::empty(), None);
+        let guest = guest.expect("a socket");
+        let address = UnixAddr::new(&path).expect("an address");
+        connect(guest.as_raw_fd(), &address).expect("connects");
+        guest
+    };
+    let first = guest();
+    assert_eq!(receive(&mut link).0, Event::Came);
+    let frames = [frame(1, 14), frame(2, 1514), frame(3, 9000)];
+    for message in [&frames[0], &frame(9, 13), &frames[1], &frames[2]] {
+        send(first.as_raw_fd(), message, MsgFlags::empty()).expect("sends");
+    }
+    assert_eq!(receive(&mut link), (Event::Frames, frames.to_vec()));
+    assert_eq!(link.dropped(), 1, "too short for a frame");
+
+    link.send(&mut out(&frames)).expect("sends");
+    let mut message = [0; 10_000];
+    for frame in &frames {
+        let len = recv(first.as_raw_fd(), &mut message, MsgFlags::empty()).expect("receives");
+        assert_eq!(message[..len], frame[..]);
+    }
+
+    let many: Vec<_> = (0..2000).map(|_| frame(4, 1514)).collect();
+    link.send(&mut out(&many)).expect("sends");
+    assert!(link.is_full() && link.dropped() > 1, "not without end");
+
+    drop(first);
+    assert!(matches!(receive(&mut link).0, Event::Left(_)));
+    assert!(!link.is_full());
+    let _second = guest();
+    assert_eq!(receive(&mut link).0, Event::Came);
+}
+
+#[test]
+fn a_datagram_guest_is_whoever_sent_last() {
+    let (dir, path) = place();
+    let mut link = Datagrams::bind(&path).expect("binds");
+    link.send(&mut out(&[frame(1, 14)])).expect("sends");
+    assert_eq!(link.dropped(), 1, "nobody is there yet");
+
+    let name = dir.path().join("guest.sock");
+    let guest = |name: &Path| {
+        let guest = UnixDatagram::bind(name).expect("binds");
+        guest.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+        guest.connect(&path).expect("connects");
+        guest
+    };
+    let first = guest(&name);
+    first.send(&frame(1, 60)).expect("sends");
+    first.send(&frame(2, 13)).expect("sends");
+    first.send(&frame(3, 60)).expect("sends");
+    assert_eq!(receive(&mut link), (Event::Came, vec![frame(1, 60)]));
+    assert_eq!(receive(&mut link), (Event::Frames, vec![frame(3, 60)]));
+    link.send(&mut out(&[frame(4, 60)])).expect("sends");
+    let mut message = [0; 2000];
+    assert_eq!(first.recv(&mut message).expect("receives"), 60);
+    assert_eq!(message[..60], frame(4, 60));
+
+    let many: Vec<_> = (0..2000).map(|_| frame(5, 1514)).collect();
+    link.send(&mut out(&many)).expect("sends");
+    assert!(link.is_full() && link.dropped() > 2, "not without end");
+
+    // It starts once more, under the same name.
+    drop(first);
+    fs::remove_file(&name).expect("removes");
+    let again = guest(&name);
+    link.send(&mut out(&[frame(6, 60)])).expect("sends");
+    assert_eq!(again.recv(&mut message).expect("receives"), 60);
+    assert_eq!(message[..60], frame(6, 60));
+
+    // Gone for good.
+    drop(again);
+    fs::remove_file(&name).expect("removes");
+    link.send(&mut out(&[frame(7, 60)])).expect("no error of the link's");
+    let other = guest(&dir.path().join("other.sock"));
+    other.send(&frame(8, 60)).expect("sends");
+    assert_eq!(receive(&mut link), (Event::Came, vec![frame(8, 60)]));
+    link.send(&mut out(&[frame(9, 60)])).expect("sends");
+    assert_eq!(other.recv(&mut message).expect("receives"), 60);
+}
