@@ -1,18 +1,40 @@
 //! The network itself: what a router, a DHCP server and a DNS server answer. No I/O, and time is an argument.
 
-use std::net::{Ipv6Addr, SocketAddr};
+mod arp;
+mod dhcpv4;
+mod dhcpv6;
+mod dns64;
+mod icmp;
+mod nd;
+mod ra;
+mod wire;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use crate::frame::Out;
-use crate::settings::Settings;
+use smoltcp::wire::{EthernetProtocol, Icmpv4Packet, Icmpv6Packet, IpProtocol};
+
+use self::dns64::{Client, Dns64};
+use self::icmp::{Limiter, Walk};
+use self::nd::{Asked, Neighbours};
+use self::ra::Advertiser;
+use self::wire::{Link, Packet};
+use crate::frame::{Mac, Out};
+use crate::settings::{DualStack, Settings};
+
+pub use self::icmp::Problem;
+
+/// All nodes of the link.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const DNS_PORT: u16 = 53;
 
 /// Whose a frame was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
     /// The network's: it has been answered, or dropped.
     Yes,
-    /// Not the network's: the flows may have it. It goes by IPv6 (or IPv4, with `dual_stack`) to somewhere outside, its
-    /// Ethernet destination is the router, and it fits the MTU.
+    /// Not the network's: the flows may have it. It goes by IPv6 (or IPv4, with `dual_stack`) from a guest's address to
+    /// somewhere outside, and may go one hop further; its lengths are true, but padding may follow.
     NotForUs,
 }
 
@@ -35,13 +57,26 @@ pub struct Query {
 pub struct Network {
     settings: Settings,
     queries: Vec<Query>,
+    advertiser: Advertiser,
+    neighbours: Neighbours,
+    dhcpv4: dhcpv4::Server,
+    dns: Dns64,
+    errors: Limiter,
 }
 
 impl Network {
     /// A network that begins to advertise itself with the first [`Network::poll`].
     #[must_use]
-    pub fn new(settings: Settings, _now: Instant) -> Self {
-        Self { settings, queries: Vec::new() }
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        Self {
+            settings,
+            queries: Vec::new(),
+            advertiser: Advertiser::new(now),
+            neighbours: Neighbours::default(),
+            dhcpv4: dhcpv4::Server::default(),
+            dns: Dns64::default(),
+            errors: Limiter::new(now),
+        }
     }
 
     /// Its settings as they are now.
@@ -51,17 +86,47 @@ impl Network {
     }
 
     /// Takes a frame of a guest, and puts what is to be answered into `out`.
-    pub fn input(&mut self, _frame: &[u8], _now: Instant, _out: &mut Out) -> Handled {
-        Handled::NotForUs
+    ///
+    /// The MTU is not looked at: a frame may be a train of segments. See [`Problem::TooBig`].
+    pub fn input(&mut self, frame: &[u8], now: Instant, out: &mut Out) -> Handled {
+        let router = self.settings.mac;
+        let Some((link, protocol, payload)) = wire::ethernet(frame, router) else {
+            return Handled::Yes;
+        };
+        match (protocol, self.settings.dual_stack) {
+            (EthernetProtocol::Ipv6, _) => match Packet::ipv6(link, payload) {
+                Some(packet) => self.ipv6(&packet, now, out),
+                None => Handled::Yes,
+            },
+            (EthernetProtocol::Ipv4, Some(net)) => match Packet::ipv4(link, payload) {
+                Some(packet) => self.ipv4(&packet, net, now, out),
+                None => Handled::Yes,
+            },
+            (EthernetProtocol::Arp, Some(net)) => {
+                if let Some(answer) = arp::answer(payload, net.router, router) {
+                    wire::send_raw(out, link, EthernetProtocol::Arp, &answer);
+                }
+                Handled::Yes
+            }
+            _ => Handled::Yes,
+        }
     }
 
     /// Does what is due: advertisements, questions that nobody answered.
-    pub fn poll(&mut self, _now: Instant, _out: &mut Out) {}
+    pub fn poll(&mut self, now: Instant, out: &mut Out) {
+        if self.advertiser.poll(now) {
+            self.advertise(self.everybody(), ALL_NODES, out);
+        }
+        for (client, answer) in self.dns.poll(&self.settings, now, &mut self.queries) {
+            send_dns(&client, &answer, out);
+        }
+    }
 
     /// When [`Network::poll`] is wanted next; never while `None`.
     #[must_use]
     pub fn next_timer(&self) -> Option<Instant> {
-        None
+        let advertisement = self.advertiser.next();
+        Some(self.dns.next_timer().map_or(advertisement, |dns| dns.min(advertisement)))
     }
 
     /// Takes the questions that are to be asked.
@@ -70,11 +135,305 @@ impl Network {
     }
 
     /// Takes a resolver's answer to the question with `token`.
-    pub fn dns_answer(&mut self, _token: u64, _message: &[u8], _now: Instant, _out: &mut Out) {}
+    pub fn dns_answer(&mut self, token: u64, message: &[u8], now: Instant, out: &mut Out) {
+        let answered = self.dns.answer(token, message, &self.settings, now, &mut self.queries);
+        if let Some((client, answer)) = answered {
+            send_dns(&client, &answer, out);
+        }
+    }
 
     /// Changes the advertised prefix to another /64: the old one is deprecated at once, with lifetimes of zero, and is
     /// served as long as guests use it.
-    pub fn renumber(&mut self, prefix: Ipv6Addr, _now: Instant, _out: &mut Out) {
+    pub fn renumber(&mut self, prefix: Ipv6Addr, now: Instant, out: &mut Out) {
+        self.advertiser.renumber(self.settings.prefix, prefix, now);
         self.settings.prefix = prefix;
+        self.poll(now, out);
     }
+
+    /// Says that the router is going (RFC 4861 §6.2.5).
+    pub fn farewell(&self, out: &mut Out) {
+        let message = Advertiser::farewell(&self.settings);
+        self.send_nd(self.everybody(), self.settings.router, ALL_NODES, message, out);
+    }
+
+    /// Answers a packet (from its IP header on) of the guest at `guest` with an ICMP or ICMPv6 error, as often as is
+    /// decent, and if it is one that may be answered so.
+    pub fn report(
+        &mut self,
+        problem: Problem,
+        guest: Mac,
+        packet: &[u8],
+        now: Instant,
+        out: &mut Out,
+    ) {
+        let link = Link { router: self.settings.mac, guest };
+        let packet = match packet.first().map(|byte| byte >> 4) {
+            Some(6) => Packet::ipv6(link, packet),
+            _ => Packet::ipv4(link, packet),
+        };
+        if let Some(packet) = packet {
+            self.error(problem, &packet, now, out);
+        }
+    }
+
+    /// The Ethernet address of a neighbour that has said it.
+    #[must_use]
+    pub fn neighbour(&self, addr: Ipv6Addr) -> Option<Mac> {
+        self.neighbours.get(addr)
+    }
+
+    /// Asks for the Ethernet address of a neighbour.
+    pub fn solicit(&self, addr: Ipv6Addr, out: &mut Out) {
+        let to = wire::solicited_node(addr);
+        let message = nd::solicitation(addr, self.settings.mac);
+        self.send_nd(self.everybody().to(wire::group(to)), self.settings.router, to, message, out);
+    }
+
+    fn ipv6(&mut self, packet: &Packet<'_>, now: Instant, out: &mut Out) -> Handled {
+        let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else {
+            return Handled::Yes;
+        };
+        if src.is_multicast() || src.is_loopback() || self.is_ours(src) {
+            return Handled::Yes;
+        }
+        if dst.is_multicast() || self.is_ours(dst) {
+            self.local(packet, now, out);
+            return Handled::Yes;
+        }
+        if src.is_unspecified() || dst.is_unspecified() || dst.is_loopback() {
+            return Handled::Yes;
+        }
+        let problem = if dst.is_unicast_link_local() {
+            // Another station's: the link has brought it there.
+            return Handled::Yes;
+        } else if packet.hops <= 1 {
+            Problem::HopLimit
+        } else if src.is_unicast_link_local() {
+            Problem::BeyondScope
+        } else if !self.is_served(src) {
+            Problem::ForeignSource
+        } else if self.is_served(dst) {
+            Problem::AddressUnreachable
+        } else {
+            return Handled::NotForUs;
+        };
+        self.error(problem, packet, now, out);
+        Handled::Yes
+    }
+
+    /// A packet for one of the router's addresses, or for a group.
+    fn local(&mut self, packet: &Packet<'_>, now: Instant, out: &mut Out) {
+        match icmp::walk(packet) {
+            Walk::Upper { protocol: 58, payload, .. } => self.icmpv6(packet, payload, out),
+            Walk::Upper { protocol, payload, named_at } => {
+                self.upper(packet, protocol, payload, named_at, now, out);
+            }
+            Walk::Problem(problem) => self.error(problem, packet, now, out),
+            Walk::Fragment { .. } | Walk::Broken => {}
+        }
+    }
+
+    fn icmpv6(&mut self, packet: &Packet<'_>, payload: &[u8], out: &mut Out) {
+        let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else { return };
+        let Ok(icmp) = Icmpv6Packet::new_checked(payload) else { return };
+        if !icmp.verify_checksum(&src, &dst) {
+            return;
+        }
+        let router = self.settings.router;
+        match payload {
+            [128, 0, _, _, _, _, _, _, ..] if !src.is_unspecified() => {
+                let reply = icmp::echo_reply(payload, 129);
+                let addrs = packet.reply_addrs(router.into());
+                wire::send(out, packet.link, addrs, wire::HOP_LIMIT, IpProtocol::Icmpv6, reply);
+            }
+            [133..=137, ..] => match self.neighbours.read(packet, &icmp) {
+                Some(Asked::Router) if src.is_unspecified() => {
+                    self.advertise(self.everybody(), ALL_NODES, out);
+                }
+                Some(Asked::Router) => self.advertise(packet.link, src, out),
+                Some(Asked::Neighbour(target)) if self.is_ours(target) => {
+                    let solicited = !src.is_unspecified();
+                    let (link, to) =
+                        if solicited { (packet.link, src) } else { (self.everybody(), ALL_NODES) };
+                    let message = nd::advertisement(target, self.settings.mac, solicited);
+                    self.send_nd(link, target, to, message, out);
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// All but ICMP that is for one of the router's addresses of either family. `named_at` is the offset of the field
+    /// that names the protocol.
+    fn upper(
+        &mut self,
+        packet: &Packet<'_>,
+        protocol: u8,
+        payload: &[u8],
+        named_at: usize,
+        now: Instant,
+        out: &mut Out,
+    ) {
+        let Packet { link, src, dst, .. } = *packet;
+        let to_group = dst.is_multicast() || dst == IpAddr::V4(Ipv4Addr::BROADCAST);
+        match IpProtocol::from(protocol) {
+            IpProtocol::Udp => {
+                let Some((from, to, message)) = wire::udp(packet, payload) else { return };
+                match (to, src) {
+                    (dhcpv6::SERVER_PORT, IpAddr::V6(_))
+                        if (!to_group || dst == IpAddr::V6(dhcpv6::SERVERS))
+                            && !src.is_unspecified() =>
+                    {
+                        if let Some(answer) = dhcpv6::answer(message, &self.settings) {
+                            let answer =
+                                wire::udp_with(dhcpv6::SERVER_PORT, dhcpv6::CLIENT_PORT, &answer);
+                            let addrs = packet.reply_addrs(self.settings.router.into());
+                            wire::send(out, link, addrs, wire::HOP_LIMIT, IpProtocol::Udp, answer);
+                        }
+                    }
+                    (DNS_PORT, _) if !to_group && !src.is_unspecified() => {
+                        let client = Client {
+                            link,
+                            from: SocketAddr::new(src, from),
+                            at: SocketAddr::new(dst, to),
+                        };
+                        let (settings, queries) = (&self.settings, &mut self.queries);
+                        if let Some(answer) = self.dns.ask(client, message, settings, now, queries)
+                        {
+                            send_dns(&client, &answer, out);
+                        }
+                    }
+                    _ if to_group => {}
+                    _ => self.error(Problem::PortUnreachable, packet, now, out),
+                }
+            }
+            _ if to_group || src.is_unspecified() => {}
+            IpProtocol::Tcp => {
+                if let Some(reset) = icmp::reset(packet, payload) {
+                    wire::send(out, link, (dst, src), wire::HOP_LIMIT, IpProtocol::Tcp, reset);
+                }
+            }
+            IpProtocol::Ipv6NoNxt => {}
+            _ => {
+                let pointer = u32::try_from(named_at).unwrap_or(0);
+                self.error(Problem::Parameter { code: 1, pointer }, packet, now, out);
+            }
+        }
+    }
+
+    fn ipv4(
+        &mut self,
+        packet: &Packet<'_>,
+        net: DualStack,
+        now: Instant,
+        out: &mut Out,
+    ) -> Handled {
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) else {
+            return Handled::Yes;
+        };
+        let everybody = Ipv4Addr::from_bits(
+            net.router.to_bits() | u32::MAX.checked_shr(net.prefix_len.into()).unwrap_or(0),
+        );
+        if dst == net.router || dst.is_broadcast() || dst == everybody {
+            self.local4(packet, net, now, out);
+            return Handled::Yes;
+        }
+        let nowhere = dst.octets()[0] == 0 || dst.is_loopback() || dst.is_link_local();
+        if nowhere || dst.is_multicast() || !dhcpv4::is_guest(src, net) {
+            return Handled::Yes;
+        }
+        let problem = if packet.hops <= 1 {
+            Problem::HopLimit
+        } else if wire::same_net(dst, net.router, net.prefix_len) {
+            Problem::AddressUnreachable
+        } else {
+            return Handled::NotForUs;
+        };
+        self.error(problem, packet, now, out);
+        Handled::Yes
+    }
+
+    /// An IPv4 packet for the router, or for everybody.
+    fn local4(&mut self, packet: &Packet<'_>, net: DualStack, now: Instant, out: &mut Out) {
+        // Fragments, by flag and offset.
+        if packet.whole[6] & 0x3f != 0 || packet.whole[7] != 0 {
+            return;
+        }
+        let to_router = packet.dst == IpAddr::V4(net.router);
+        if let Some((_, dhcpv4::SERVER_PORT, message)) =
+            wire::udp(packet, packet.payload).filter(|_| packet.next == 17)
+        {
+            let from = packet.link.guest;
+            let answer = self.dhcpv4.answer(message, from, net, &self.settings, now);
+            if let Some(dhcpv4::Answer { message, to, mac }) = answer {
+                let message = wire::udp_with(dhcpv4::SERVER_PORT, dhcpv4::CLIENT_PORT, &message);
+                let addrs = (net.router.into(), to.into());
+                let link = packet.link.to(mac);
+                wire::send(out, link, addrs, wire::HOP_LIMIT, IpProtocol::Udp, message);
+            }
+            return;
+        }
+        match packet.src {
+            IpAddr::V4(src) if to_router && dhcpv4::is_guest(src, net) => {}
+            _ => return,
+        }
+        match (packet.next, packet.payload) {
+            (1, [8, 0, _, _, _, _, _, _, ..]) => {
+                if Icmpv4Packet::new_unchecked(packet.payload).verify_checksum() {
+                    let reply = icmp::echo_reply(packet.payload, 0);
+                    let addrs = packet.reply_addrs(net.router.into());
+                    wire::send(out, packet.link, addrs, wire::HOP_LIMIT, IpProtocol::Icmp, reply);
+                }
+            }
+            (1, _) => {}
+            (protocol, payload) => self.upper(packet, protocol, payload, 9, now, out),
+        }
+    }
+
+    fn error(&mut self, problem: Problem, packet: &Packet<'_>, now: Instant, out: &mut Out) {
+        let from = match (packet.src, self.settings.dual_stack) {
+            (IpAddr::V6(src), _) if src.is_unicast_link_local() => self.settings.router.into(),
+            (IpAddr::V6(_), _) => self.settings.router_global().into(),
+            (IpAddr::V4(_), Some(net)) => net.router.into(),
+            (IpAddr::V4(_), None) => return,
+        };
+        let Some((protocol, message)) = icmp::error(problem, packet) else { return };
+        if self.errors.allows(now) {
+            let addrs = (from, packet.src);
+            wire::send(out, packet.link, addrs, wire::HOP_LIMIT, protocol, message);
+        }
+    }
+
+    fn advertise(&self, link: Link, to: Ipv6Addr, out: &mut Out) {
+        let message = self.advertiser.message(&self.settings);
+        self.send_nd(link, self.settings.router, to, message, out);
+    }
+
+    /// Sends a message of neighbour discovery, whose hop limit shows that no router has forwarded it.
+    fn send_nd(&self, link: Link, from: Ipv6Addr, to: Ipv6Addr, message: Vec<u8>, out: &mut Out) {
+        wire::send(out, link, (from.into(), to.into()), 255, IpProtocol::Icmpv6, message);
+    }
+
+    fn everybody(&self) -> Link {
+        Link { router: self.settings.mac, guest: wire::group(ALL_NODES) }
+    }
+
+    /// Whether an address is one of the router's.
+    fn is_ours(&self, addr: Ipv6Addr) -> bool {
+        let iid = addr.to_bits() & u128::from(u64::MAX);
+        addr == self.settings.router || (matches!(iid, 0x1 | 0x53) && self.is_served(addr))
+    }
+
+    /// Whether an address is of a network that is, or was, the guests'.
+    fn is_served(&self, addr: Ipv6Addr) -> bool {
+        wire::same_64(addr, self.settings.prefix)
+            || self.advertiser.old().iter().any(|old| wire::same_64(addr, *old))
+    }
+}
+
+fn send_dns(client: &Client, answer: &[u8], out: &mut Out) {
+    let payload = wire::udp_with(client.at.port(), client.from.port(), answer);
+    let addrs = (client.at.ip(), client.from.ip());
+    wire::send(out, client.link, addrs, wire::HOP_LIMIT, IpProtocol::Udp, payload);
 }

@@ -1,0 +1,511 @@
+//! DNS64 (RFC 6147): a DNS server that passes questions on, and gives names without an IPv6 address one in the NAT64
+//! prefix.
+//!
+//! What needs no synthesis passes through as it is, byte for byte but for its identification.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use clat_xlat::Prefix;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+
+use super::wire::Link;
+use super::Query;
+use crate::settings::Settings;
+
+/// Questions that wait for a resolver; beyond them the oldest gets no answer.
+const MAX_PENDING: usize = 1024;
+/// The longest question that is read.
+const MAX_QUESTION: usize = 1500;
+/// How long a resolver has, and how many are tried.
+const TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPTS: usize = 3;
+/// Bytes of an answer over UDP without EDNS (RFC 1035 §2.3.4), and at most with it.
+const CLASSIC: u16 = 512;
+const MAX_PAYLOAD: u16 = 4096;
+const HEADER: usize = 12;
+
+/// The most seconds that a synthesized answer lives where nothing says how long there will be no AAAA (RFC 6147
+/// §5.1.7).
+const MAX_TTL: u32 = 600;
+
+/// The well-known addresses of `ipv4only.arpa` (RFC 7050 §8), and how long they live (RFC 8880 §7.1 leaves it open).
+const WELL_KNOWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
+const WELL_KNOWN_NAME: &str = "ipv4only.arpa.";
+const WELL_KNOWN_TTL: u32 = 3600;
+
+/// Who asks: a guest at `from`, which wants its answer to come from `at`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Client {
+    pub(super) link: Link,
+    pub(super) from: SocketAddr,
+    pub(super) at: SocketAddr,
+}
+
+/// An answer and whose it is.
+pub(super) type Answered = (Client, Vec<u8>);
+
+/// The server's state.
+#[derive(Debug, Default)]
+pub(super) struct Dns64 {
+    /// By token, which grows: the first is the oldest.
+    pending: BTreeMap<u64, Pending>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Pending {
+    client: Client,
+    /// The guest's question as it came.
+    asked: Vec<u8>,
+    /// What was sent to the resolver.
+    sent: Vec<u8>,
+    stage: Stage,
+    /// Bytes that the answer may have.
+    limit: usize,
+    attempts: usize,
+    tcp: bool,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The answer is the guest's as it is.
+    Pass,
+    /// AAAA: if there is none, A comes next.
+    Aaaa,
+    /// A, after this answer to AAAA; synthesized records live that many seconds at most.
+    A { aaaa: Vec<u8>, ttl: u32 },
+    /// PTR in `in-addr.arpa` for an address in the prefix (RFC 6147 §5.3.1).
+    Ptr { alias: Name },
+}
+
+impl Dns64 {
+    /// When [`Dns64::poll`] is wanted.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        // All have the same time to answer.
+        self.pending.first_key_value().map(|(_, pending)| pending.deadline)
+    }
+
+    /// Takes a guest's question; the answer, if it needs no resolver.
+    pub(super) fn ask(
+        &mut self,
+        client: Client,
+        asked: &[u8],
+        settings: &Settings,
+        now: Instant,
+        queries: &mut Vec<Query>,
+    ) -> Option<Vec<u8>> {
+        // A response is nobody's question; there may be no loop.
+        let flags =
+            *asked.get(2).filter(|_| asked.len() >= HEADER && asked.len() <= MAX_QUESTION)?;
+        if flags & 0x80 != 0 {
+            return None;
+        }
+        let Ok(message) = Message::from_vec(asked) else {
+            return Some(refusal(asked, ResponseCode::FormErr));
+        };
+        if message.op_code() != OpCode::Query {
+            return Some(refusal(asked, ResponseCode::NotImp));
+        }
+        let ([question], Some(_)) = (message.queries(), question_end(asked)) else {
+            return Some(refusal(asked, ResponseCode::FormErr));
+        };
+        let limit = limit(&message, settings);
+        if let Some(known) = well_known(&message, question, settings) {
+            return finish(known, limit);
+        }
+        if settings.resolvers.is_empty() {
+            return Some(refusal(asked, ResponseCode::ServFail));
+        }
+        // A guest that asks again is waited for already.
+        if self.pending.values().any(|p| p.client == client && p.asked == asked) {
+            return None;
+        }
+        let (stage, sent) = first_stage(&message, question, asked, settings)?;
+        if self.pending.len() >= MAX_PENDING {
+            self.pending.pop_first();
+        }
+        let pending = Pending {
+            client,
+            asked: asked.to_vec(),
+            sent,
+            stage,
+            limit,
+            attempts: 0,
+            tcp: false,
+            deadline: now,
+        };
+        self.send(pending, settings, now, queries);
+        None
+    }
+
+    /// Takes a resolver's answer; the guest's, if that is it.
+    pub(super) fn answer(
+        &mut self,
+        token: u64,
+        answer: &[u8],
+        settings: &Settings,
+        now: Instant,
+        queries: &mut Vec<Query>,
+    ) -> Option<Answered> {
+        if !is_answer(answer, &self.pending.get(&token)?.sent) {
+            return None;
+        }
+        let mut pending = self.pending.remove(&token)?;
+        let truncated = answer[2] & 0x02 != 0;
+        let client = pending.client;
+        let answered = match &mut pending.stage {
+            Stage::Pass => Some(pending.pass(answer)),
+            Stage::A { .. } | Stage::Ptr { .. } if truncated && !pending.tcp => {
+                pending.tcp = true;
+                self.send(pending, settings, now, queries);
+                return None;
+            }
+            // What cannot be read is the guest's to judge.
+            Stage::Aaaa => match Message::from_vec(answer) {
+                Ok(message) if needs_a(&message) => {
+                    if truncated && !pending.tcp {
+                        pending.tcp = true;
+                    } else {
+                        let ttl = negative_ttl(&message);
+                        pending.stage = Stage::A { aaaa: answer.to_vec(), ttl };
+                        pending.sent = retyped(&pending.asked, RecordType::A)?;
+                        pending.tcp = false;
+                        pending.attempts = 0;
+                    }
+                    self.send(pending, settings, now, queries);
+                    return None;
+                }
+                Ok(mut message) if message.answers().iter().any(is_excluded) => {
+                    message.answers_mut().retain(|record| !is_excluded(record));
+                    message.set_id(identification(&pending.asked));
+                    finish(message, pending.limit)
+                }
+                _ => Some(pending.pass(answer)),
+            },
+            Stage::A { aaaa, ttl } => {
+                let (aaaa, ttl) = (std::mem::take(aaaa), *ttl);
+                Message::from_vec(answer)
+                    .ok()
+                    .and_then(|a| synthesize(&pending.asked, &a, settings.prefix64, ttl))
+                    .and_then(|message| finish(message, pending.limit))
+                    // Neither has it: what was said of AAAA stands (RFC 6147 §5.1.6).
+                    .or_else(|| Some(pending.pass(&aaaa)))
+            }
+            Stage::Ptr { alias } => Message::from_vec(answer)
+                .ok()
+                .and_then(|answer| reverse(&pending.asked, alias, &answer))
+                .and_then(|message| finish(message, pending.limit)),
+        };
+        let servfail = || refusal(&pending.asked, ResponseCode::ServFail);
+        Some((client, answered.unwrap_or_else(servfail)))
+    }
+
+    /// Asks again where nobody answered; those that were asked often enough are answered with SERVFAIL.
+    pub(super) fn poll(
+        &mut self,
+        settings: &Settings,
+        now: Instant,
+        queries: &mut Vec<Query>,
+    ) -> Vec<Answered> {
+        let due: Vec<u64> = self
+            .pending
+            .iter()
+            .filter(|(_, p)| p.deadline <= now)
+            .map(|(token, _)| *token)
+            .collect();
+        let mut answered = Vec::new();
+        for pending in due.iter().filter_map(|token| self.pending.remove(token)).collect::<Vec<_>>()
+        {
+            if pending.attempts >= ATTEMPTS || settings.resolvers.is_empty() {
+                answered.push((pending.client, refusal(&pending.asked, ResponseCode::ServFail)));
+            } else {
+                self.send(pending, settings, now, queries);
+            }
+        }
+        answered
+    }
+
+    /// Sends a question, under another token and another identification each time.
+    fn send(
+        &mut self,
+        mut pending: Pending,
+        settings: &Settings,
+        now: Instant,
+        queries: &mut Vec<Query>,
+    ) {
+        let resolver = settings.resolvers[pending.attempts % settings.resolvers.len()];
+        pending.sent[..2].copy_from_slice(&rand::random::<[u8; 2]>());
+        pending.attempts += 1;
+        pending.deadline = now + TIMEOUT;
+        let (token, message) = (self.next, pending.sent.clone());
+        queries.push(Query { resolver, token, message, tcp: pending.tcp });
+        self.next += 1;
+        self.pending.insert(token, pending);
+    }
+}
+
+impl Pending {
+    /// A resolver's answer as the guest's: under its identification, with its question, not longer than it can take.
+    fn pass(&self, answer: &[u8]) -> Vec<u8> {
+        if answer.len() > self.limit {
+            let mut short = refusal(&self.asked, ResponseCode::NoError);
+            short[2] |= 0x02;
+            short[3] |= answer[3] & 0x0f;
+            return short;
+        }
+        let mut answer = answer.to_vec();
+        answer[..2].copy_from_slice(&self.asked[..2]);
+        answer
+    }
+}
+
+/// What is to be asked first. `None` for a question that cannot be built, which cannot be.
+fn first_stage(
+    message: &Message,
+    question: &Question,
+    asked: &[u8],
+    settings: &Settings,
+) -> Option<(Stage, Vec<u8>)> {
+    let pass = Some((Stage::Pass, asked.to_vec()));
+    if !settings.dns64 || question.query_class() != DNSClass::IN {
+        return pass;
+    }
+    match question.query_type() {
+        // Who validates by itself would refuse what is synthesized (RFC 6147 §5.5).
+        RecordType::AAAA if message.checking_disabled() && dnssec_ok(message) => pass,
+        RecordType::AAAA => Some((Stage::Aaaa, asked.to_vec())),
+        RecordType::PTR => match reverse_of(question.name(), settings.prefix64) {
+            Some(v4) => {
+                let alias = Name::from(v4);
+                let mut query = Message::new();
+                query.set_recursion_desired(message.recursion_desired());
+                query.add_query(Question::query(alias.clone(), RecordType::PTR));
+                Some((Stage::Ptr { alias }, query.to_vec().ok()?))
+            }
+            None => pass,
+        },
+        _ => pass,
+    }
+}
+
+/// Answers that are known without asking: `ipv4only.arpa` (RFC 7050, RFC 8880 §7.1) and what is below it, and who its
+/// addresses are.
+fn well_known(asked: &Message, question: &Question, settings: &Settings) -> Option<Message> {
+    if !settings.dns64 || question.query_class() != DNSClass::IN {
+        return None;
+    }
+    let name = Name::from_ascii(WELL_KNOWN_NAME).ok()?;
+    let mut reply = reply_to(asked);
+    let mut add = |data| {
+        reply.add_answer(Record::from_rdata(question.name().clone(), WELL_KNOWN_TTL, data));
+    };
+    if *question.name() == name {
+        for v4 in WELL_KNOWN {
+            match question.query_type() {
+                RecordType::AAAA => add(RData::AAAA(AAAA(settings.prefix64.embed(v4)))),
+                RecordType::A => add(RData::A(A(v4))),
+                _ => {}
+            }
+        }
+        if reply.answers().is_empty() {
+            reply.add_name_server(authority(name)?);
+        }
+    } else if name.zone_of(question.name()) {
+        reply.set_response_code(ResponseCode::NXDomain);
+        reply.add_name_server(authority(name)?);
+    } else {
+        let v4 = reverse_of(question.name(), settings.prefix64)?;
+        if question.query_type() != RecordType::PTR || !WELL_KNOWN.contains(&v4) {
+            return None;
+        }
+        add(RData::PTR(PTR(name)));
+    }
+    Some(reply)
+}
+
+/// The SOA that says how long there is nothing (RFC 2308 §3).
+fn authority(zone: Name) -> Option<Record> {
+    let admin = Name::from_ascii("nobody.invalid.").ok()?;
+    let seconds = i32::try_from(WELL_KNOWN_TTL).ok()?;
+    let soa = SOA::new(zone.clone(), admin, 1, seconds, seconds, seconds, WELL_KNOWN_TTL);
+    Some(Record::from_rdata(zone, WELL_KNOWN_TTL, RData::SOA(soa)))
+}
+
+/// The IPv4 address inside an IPv6 address of the prefix that this is the reverse name of.
+fn reverse_of(name: &Name, prefix: Prefix) -> Option<Ipv4Addr> {
+    const LABELS: u8 = 34;
+    if name.num_labels() != LABELS {
+        return None;
+    }
+    match name.parse_arpa_name().ok()?.addr() {
+        IpAddr::V6(addr) => prefix.extract(addr),
+        IpAddr::V4(_) => None,
+    }
+}
+
+/// Whether the answer to AAAA is to be followed by A: no such address, or an error that does not say that there is no
+/// such name (RFC 6147 §5.1.1, §5.1.2, §5.1.4).
+fn needs_a(answer: &Message) -> bool {
+    match answer.response_code() {
+        ResponseCode::NXDomain => false,
+        ResponseCode::NoError => {
+            !answer.answers().iter().any(|r| r.record_type() == RecordType::AAAA && !is_excluded(r))
+        }
+        _ => true,
+    }
+}
+
+/// Addresses that are no IPv6 connectivity: IPv4-mapped ones (RFC 6147 §5.1.4).
+fn is_excluded(record: &Record) -> bool {
+    matches!(record.data(), RData::AAAA(AAAA(addr)) if addr.to_ipv4_mapped().is_some())
+}
+
+/// How long there is no AAAA, by the zone's SOA (RFC 6147 §5.1.7).
+fn negative_ttl(answer: &Message) -> u32 {
+    let soas = answer.name_servers().iter().filter_map(|record| match record.data() {
+        RData::SOA(soa) => Some(record.ttl().min(soa.minimum())),
+        _ => None,
+    });
+    soas.min().unwrap_or(MAX_TTL)
+}
+
+/// The answer to AAAA out of that to A; `None` if there is nothing to make it of.
+fn synthesize(asked: &[u8], a: &Message, prefix: Prefix, ttl: u32) -> Option<Message> {
+    let mut reply = reply_to(&Message::from_vec(asked).ok()?);
+    if a.response_code() != ResponseCode::NoError {
+        return None;
+    }
+    let mut any = false;
+    for record in a.answers() {
+        let (data, ttl) = match record.data() {
+            RData::A(A(v4)) if is_reachable(*v4) => {
+                any = true;
+                (RData::AAAA(AAAA(prefix.embed(*v4))), record.ttl().min(ttl))
+            }
+            // The chain that leads there (RFC 6147 §5.1.5).
+            RData::CNAME(name) => (RData::CNAME(name.clone()), record.ttl()),
+            _ => continue,
+        };
+        reply.add_answer(Record::from_rdata(record.name().clone(), ttl, data));
+    }
+    any.then_some(reply)
+}
+
+/// Addresses that a NAT64 can lead to: not this host's, nor a group's.
+fn is_reachable(v4: Ipv4Addr) -> bool {
+    !(v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast())
+}
+
+/// The answer about an address in the prefix: an alias of the name in `in-addr.arpa`, and what that has.
+fn reverse(asked: &[u8], alias: &Name, answer: &Message) -> Option<Message> {
+    let asked = Message::from_vec(asked).ok()?;
+    let mut reply = reply_to(&asked);
+    reply.set_response_code(answer.response_code());
+    let name = asked.query()?.name().clone();
+    reply.add_answer(Record::from_rdata(name, MAX_TTL, RData::CNAME(CNAME(alias.clone()))));
+    reply.add_answers(answer.answers().iter().cloned());
+    reply.add_name_servers(answer.name_servers().iter().cloned());
+    Some(reply)
+}
+
+/// An empty answer.
+fn reply_to(asked: &Message) -> Message {
+    let mut reply = Message::new();
+    reply
+        .set_id(asked.id())
+        .set_message_type(MessageType::Response)
+        .set_recursion_desired(asked.recursion_desired())
+        .set_recursion_available(true)
+        .set_checking_disabled(asked.checking_disabled())
+        .add_queries(asked.queries().iter().cloned());
+    if let Some(edns) = asked.extensions() {
+        let mut ours = Edns::new();
+        ours.set_max_payload(MAX_PAYLOAD).set_dnssec_ok(edns.flags().dnssec_ok);
+        reply.set_edns(ours);
+    }
+    reply
+}
+
+/// The bytes of an answer; as many records as fit, with the flag that says that there are more (RFC 2181 §9: not for
+/// what is only additional).
+fn finish(mut message: Message, limit: usize) -> Option<Vec<u8>> {
+    loop {
+        let bytes = message.to_vec().ok()?;
+        if bytes.len() <= limit {
+            return Some(bytes);
+        }
+        let extra = message.take_name_servers().len() + message.take_additionals().len();
+        if extra == 0 {
+            message.set_truncated(true);
+            let half = message.answers().len() / 2;
+            message.answers_mut().drain(half..).next()?;
+        }
+    }
+}
+
+/// An answer without any record, made of the question's bytes: its header, and the question if it can be read.
+fn refusal(asked: &[u8], code: ResponseCode) -> Vec<u8> {
+    let question = question_end(asked).filter(|_| asked[4..6] == [0, 1]);
+    let mut answer = asked[..question.unwrap_or(HEADER)].to_vec();
+    // QR, and RA; opcode, RD and CD stay.
+    answer[2] = 0x80 | asked[2] & 0x79;
+    answer[3] = 0x80 | asked[3] & 0x10 | code.low();
+    answer[4..HEADER].fill(0);
+    answer[5] = u8::from(question.is_some());
+    answer
+}
+
+/// Where the first question ends. (Compression has nothing to point to there.)
+fn question_end(message: &[u8]) -> Option<usize> {
+    let mut at = HEADER;
+    loop {
+        match *message.get(at)? {
+            0 => break,
+            len if len < 64 => at += 1 + usize::from(len),
+            _ => return None,
+        }
+    }
+    Some(at + 5).filter(|end| *end <= message.len())
+}
+
+/// The same question for another type.
+fn retyped(asked: &[u8], kind: RecordType) -> Option<Vec<u8>> {
+    let end = question_end(asked)?;
+    let mut message = asked.to_vec();
+    message[end - 4..end - 2].copy_from_slice(&u16::from(kind).to_be_bytes());
+    Some(message)
+}
+
+/// Whether this answers that: a response under its identification to its question, in whatever case.
+fn is_answer(answer: &[u8], sent: &[u8]) -> bool {
+    if answer.len() < HEADER || answer[..2] != sent[..2] || answer[2] & 0x80 == 0 {
+        return false;
+    }
+    let Some(end) = question_end(sent) else { return false };
+    // An error may leave the question out.
+    if answer[4..6] == [0, 0] {
+        return answer[3] & 0x0f != 0;
+    }
+    answer[4..6] == [0, 1]
+        && answer.get(HEADER..end).is_some_and(|q| q.eq_ignore_ascii_case(&sent[HEADER..end]))
+}
+
+fn identification(message: &[u8]) -> u16 {
+    message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id))
+}
+
+fn dnssec_ok(message: &Message) -> bool {
+    message.extensions().as_ref().is_some_and(|edns| edns.flags().dnssec_ok)
+}
+
+/// Bytes of an answer: what the guest can take, in one packet.
+fn limit(asked: &Message, settings: &Settings) -> usize {
+    let room = settings.mtu.saturating_sub(48).min(MAX_PAYLOAD);
+    let wanted = asked.extensions().as_ref().map_or(CLASSIC, Edns::max_payload);
+    wanted.max(CLASSIC).min(room).into()
+}

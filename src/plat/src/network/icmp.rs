@@ -1,0 +1,252 @@
+//! ICMPv6 (RFC 4443) and ICMP (RFC 792, RFC 1812 §4.3) as a router speaks them: errors, and nothing about errors.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use smoltcp::wire::{IpProtocol, TcpPacket, TcpSeqNumber};
+
+use super::wire::Packet;
+
+/// What is wrong with a packet, or with where it wants to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// No route to the destination.
+    NoRoute,
+    /// The destination is not allowed.
+    Prohibited,
+    /// The source is link-local, the destination is not.
+    BeyondScope,
+    /// Nobody has the destination's address.
+    AddressUnreachable,
+    /// Nobody listens on the port.
+    PortUnreachable,
+    /// The source is not of the guest's network (RFC 4443 §3.1 code 5).
+    ForeignSource,
+    /// It is longer than this, the bytes that are possible from here on.
+    TooBig(u32),
+    /// Its hop limit or TTL is used up.
+    HopLimit,
+    /// A field cannot be understood: the code of RFC 4443 §3.4, and the field's offset in the packet.
+    Parameter {
+        /// 0 a field, 1 a next header, 2 an option.
+        code: u8,
+        /// In bytes from the start of the IP header.
+        pointer: u32,
+    },
+}
+
+impl Problem {
+    /// Type, code and the 32 bits behind the checksum.
+    fn icmpv6(self) -> (u8, u8, u32) {
+        match self {
+            Self::NoRoute => (1, 0, 0),
+            Self::Prohibited => (1, 1, 0),
+            Self::BeyondScope => (1, 2, 0),
+            Self::AddressUnreachable => (1, 3, 0),
+            Self::PortUnreachable => (1, 4, 0),
+            Self::ForeignSource => (1, 5, 0),
+            Self::TooBig(mtu) => (2, 0, mtu),
+            Self::HopLimit => (3, 0, 0),
+            Self::Parameter { code, pointer } => (4, code, pointer),
+        }
+    }
+
+    /// The same for IPv4.
+    fn icmpv4(self) -> (u8, u8, u32) {
+        match self {
+            Self::NoRoute => (3, 0, 0),
+            Self::Prohibited | Self::ForeignSource => (3, 13, 0),
+            Self::BeyondScope | Self::AddressUnreachable => (3, 1, 0),
+            Self::PortUnreachable => (3, 3, 0),
+            Self::TooBig(mtu) => (3, 4, mtu & 0xffff),
+            Self::HopLimit => (11, 0, 0),
+            // The only field that is looked at is the protocol.
+            Self::Parameter { code: 1, .. } => (3, 2, 0),
+            Self::Parameter { pointer, .. } => (12, 0, pointer << 24),
+        }
+    }
+}
+
+/// The longest errors (RFC 4443 §2.4 c; RFC 1812 §4.3.2.3), of whole packets.
+const MAX_ICMPV6: usize = 1280;
+const MAX_ICMPV4: usize = 576;
+
+/// The error about a packet, without its checksum; `None` where there must be none (RFC 4443 §2.4 e, RFC 1812
+/// §4.3.2.7).
+pub(super) fn error(problem: Problem, packet: &Packet<'_>) -> Option<(IpProtocol, Vec<u8>)> {
+    if packet.src.is_unspecified() || packet.src.is_multicast() || packet.src.is_loopback() {
+        return None;
+    }
+    let (protocol, (kind, code, field), quote) = match packet.dst {
+        IpAddr::V6(dst) => {
+            // To a group, all but these might be answered by everybody.
+            let to_groups =
+                matches!(problem, Problem::TooBig(_) | Problem::Parameter { code: 2, .. });
+            if (dst.is_multicast() && !to_groups) || is_icmpv6_error(packet) {
+                return None;
+            }
+            (IpProtocol::Icmpv6, problem.icmpv6(), MAX_ICMPV6 - 48)
+        }
+        IpAddr::V4(dst) => {
+            let later_fragment = packet.whole[6] & 0x1f != 0 || packet.whole[7] != 0;
+            // Echo and its reply, timestamp and its reply are no errors.
+            let is_error =
+                packet.next == 1 && !matches!(packet.payload.first(), Some(0 | 8 | 13 | 14));
+            if dst.is_multicast() || dst.is_broadcast() || later_fragment || is_error {
+                return None;
+            }
+            (IpProtocol::Icmp, problem.icmpv4(), MAX_ICMPV4 - 28)
+        }
+    };
+    let mut message = vec![kind, code, 0, 0];
+    message.extend_from_slice(&field.to_be_bytes());
+    message.extend_from_slice(&packet.whole[..packet.whole.len().min(quote)]);
+    Some((protocol, message))
+}
+
+/// Errors have types below 128 (RFC 4443 §2.1); a redirect counts as one here. One that is cut off could be one.
+fn is_icmpv6_error(packet: &Packet<'_>) -> bool {
+    match walk(packet) {
+        Walk::Upper { protocol: 58, payload, .. } => {
+            payload.first().is_none_or(|kind| *kind < 128 || *kind == 137)
+        }
+        Walk::Fragment { protocol, .. } => protocol == 58,
+        _ => false,
+    }
+}
+
+/// What is behind the extension headers of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Walk<'a> {
+    /// A protocol, its bytes, and the offset of the field that named it.
+    Upper { protocol: u8, payload: &'a [u8], named_at: usize },
+    /// A part of something.
+    Fragment { protocol: u8 },
+    /// Something that is to be answered with a parameter problem.
+    Problem(Problem),
+    /// Something that is to be dropped.
+    Broken,
+}
+
+/// Walks the extension headers of a packet for us (RFC 8200 §4).
+pub(super) fn walk<'a>(packet: &Packet<'a>) -> Walk<'a> {
+    const FIXED: usize = 40;
+    let (mut protocol, mut named_at, mut rest) = (packet.next, 6, packet.payload);
+    if packet.src.is_ipv4() {
+        return Walk::Upper { protocol, payload: rest, named_at: 9 };
+    }
+    loop {
+        // All headers end where the payload does.
+        let at = packet.payload.len() - rest.len() + FIXED;
+        let len = match (protocol, rest) {
+            (0 | 43 | 60, [_, len, ..]) => (usize::from(*len) + 1) * 8,
+            (44, [_, ..]) => 8,
+            (0 | 43 | 44 | 60, _) => return Walk::Broken,
+            _ => return Walk::Upper { protocol, payload: rest, named_at },
+        };
+        let Some((header, behind)) = rest.split_at_checked(len) else { return Walk::Broken };
+        match protocol {
+            // Hop-by-hop options come first, or not at all.
+            0 if at != FIXED => {
+                let pointer = u32::try_from(named_at).unwrap_or(0);
+                return Walk::Problem(Problem::Parameter { code: 1, pointer });
+            }
+            0 | 60 => match options(header, at, packet.dst.is_multicast()) {
+                Ok(()) => {}
+                Err(problem) => return problem.map_or(Walk::Broken, Walk::Problem),
+            },
+            43 if header[3] != 0 => {
+                let pointer = u32::try_from(at + 2).unwrap_or(0);
+                return Walk::Problem(Problem::Parameter { code: 0, pointer });
+            }
+            // Neither an offset nor more fragments: a whole packet (RFC 6946).
+            44 if header[2] != 0 || header[3] & 0xf9 != 0 => {
+                return Walk::Fragment { protocol: header[0] };
+            }
+            _ => {}
+        }
+        (protocol, named_at, rest) = (header[0], at, behind);
+    }
+}
+
+/// Options that are not known say themselves what to do about them (RFC 8200 §4.2).
+fn options(header: &[u8], at: usize, to_group: bool) -> Result<(), Option<Problem>> {
+    let mut offset = 2;
+    while let Some(kind) = header.get(offset) {
+        if *kind == 0 {
+            offset += 1;
+            continue;
+        }
+        let Some(len) = header.get(offset + 1) else { return Err(None) };
+        let pointer = u32::try_from(at + offset).unwrap_or(0);
+        match (kind, kind >> 6) {
+            // Router alert (RFC 2711) and padding are known.
+            (1 | 5, _) | (_, 0) => {}
+            (_, 2) => return Err(Some(Problem::Parameter { code: 2, pointer })),
+            (_, 3) if !to_group => return Err(Some(Problem::Parameter { code: 2, pointer })),
+            _ => return Err(None),
+        }
+        offset += 2 + usize::from(*len);
+    }
+    if offset > header.len() {
+        return Err(None);
+    }
+    Ok(())
+}
+
+/// The reply to an echo request: the same with another type, without its checksum.
+pub(super) fn echo_reply(request: &[u8], kind: u8) -> Vec<u8> {
+    let mut reply = request.to_vec();
+    reply[..4].copy_from_slice(&[kind, 0, 0, 0]);
+    reply
+}
+
+/// What a closed port answers (RFC 9293 §3.10.7.1), without its checksum.
+pub(super) fn reset(packet: &Packet<'_>, segment: &[u8]) -> Option<Vec<u8>> {
+    let tcp = TcpPacket::new_checked(segment)
+        .ok()
+        .filter(|tcp| tcp.verify_checksum(&packet.src.into(), &packet.dst.into()) && !tcp.rst())?;
+    let mut message = vec![0; 20];
+    let mut reset = TcpPacket::new_unchecked(&mut message);
+    reset.set_src_port(tcp.dst_port());
+    reset.set_dst_port(tcp.src_port());
+    reset.set_header_len(20);
+    reset.set_rst(true);
+    if tcp.ack() {
+        reset.set_seq_number(tcp.ack_number());
+    } else {
+        reset.set_seq_number(TcpSeqNumber(0));
+        reset.set_ack(true);
+        reset.set_ack_number(tcp.seq_number() + tcp.segment_len());
+    }
+    Some(message)
+}
+
+/// Not more errors than this (RFC 4443 §2.4 f).
+#[derive(Debug)]
+pub(super) struct Limiter {
+    tokens: u32,
+    filled: Instant,
+}
+
+impl Limiter {
+    const BURST: u32 = 100;
+    const EACH: Duration = Duration::from_millis(1);
+
+    pub(super) fn new(now: Instant) -> Self {
+        Self { tokens: Self::BURST, filled: now }
+    }
+
+    /// Takes one token, if there is one.
+    pub(super) fn allows(&mut self, now: Instant) -> bool {
+        let more = now.saturating_duration_since(self.filled).as_millis() / Self::EACH.as_millis();
+        if more > 0 {
+            let more = u32::try_from(more).unwrap_or(Self::BURST).min(Self::BURST);
+            self.tokens = (self.tokens + more).min(Self::BURST);
+            self.filled = now;
+        }
+        let allowed = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        allowed
+    }
+}
