@@ -21,7 +21,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use core::ops::Range;
 
 pub use addr::{Addresses, Eam, EamError, Local, Prefix, PrefixError};
-pub use packet::{NoRoom, Packet, HEADROOM, TAILROOM};
+pub use packet::{NoRoom, Packet, Train, HEADROOM, TAILROOM};
 use reply::Stop;
 use verdict::Split;
 pub use verdict::{Counters, Frames, Reason, Rule, Verdict};
@@ -114,11 +114,12 @@ impl<'t> Translator<'t> {
     /// Translates an IPv4 packet to IPv6 (egress4). Anything else is dropped as [`Reason::NotIp`].
     #[inline]
     pub fn to_ipv6<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
+        let (excess, (count, bytes)) = (packet.excess(), packet.tally());
         let (buf, start, end) = packet.parts();
-        match v4to6::translate(self, buf, start, end) {
+        match v4to6::translate(self, buf, start..end, excess) {
             Ok(output) => {
-                self.counters.packets46 += 1;
-                self.counters.bytes46 += (end - start) as u64;
+                self.counters.packets46 += count;
+                self.counters.bytes46 += bytes;
                 output.forward(buf)
             }
             Err(stop) => self.stop_v4(stop, buf, start, end),
@@ -128,11 +129,16 @@ impl<'t> Translator<'t> {
     /// Translates an IPv6 packet to IPv4 (ingress6). Anything else is dropped as [`Reason::NotIp`].
     #[inline]
     pub fn to_ipv4<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
+        let (excess, (count, bytes)) = (packet.excess(), packet.tally());
         let (buf, start, end) = packet.parts();
-        match v6to4::translate(self, buf, start, end) {
+        match v6to4::translate(self, buf, start..end, excess) {
             Ok(output) => {
-                self.counters.packets64 += 1;
-                self.counters.bytes64 += (end - start) as u64;
+                // Behind us, each gets an identification of its own.
+                #[allow(clippy::cast_possible_truncation)] // modulo is what is wanted
+                let others = (count - 1) as u16;
+                self.next_id = self.next_id.wrapping_add(others);
+                self.counters.packets64 += count;
+                self.counters.bytes64 += bytes;
                 output.forward(buf)
             }
             Err(stop) => self.stop_v6(stop, buf, start, end),

@@ -16,8 +16,8 @@ use crate::{transport, Config, HopPolicy, Output, Reason, Rule, Split, Translato
 pub(crate) fn translate(
     t: &mut Translator,
     buf: &mut [u8],
-    start: usize,
-    end: usize,
+    Range { start, end }: Range<usize>,
+    excess: usize,
 ) -> Result<Output, Stop> {
     let bytes = &buf[start..end];
     let ip = ipv4::parse(bytes)?;
@@ -65,7 +65,7 @@ pub(crate) fn translate(
             return error(t, buf, payload, head, &new);
         }
         let Some(kind) = icmp::echo_to_v6(head.kind) else { return Err(Reason::IcmpType.into()) };
-        let most = fit(&t.config, &ip, &mut new, bytes)?;
+        let most = fit(&t.config, &ip, &mut new, bytes, excess)?;
         let pseudo = Sum::pseudo6(src, dst, payload.len(), protocol::ICMPV6);
         icmp::retype_echo(&mut buf[payload.clone()], kind, Sum::default(), pseudo);
         return Ok(finish(buf, payload, &new, most, Rule::To6Echo));
@@ -81,7 +81,7 @@ pub(crate) fn translate(
             UdpZero::Drop => return Err(Reason::UdpZeroChecksum.into()),
         }
     }
-    let most = fit(&t.config, &ip, &mut new, bytes)?;
+    let most = fit(&t.config, &ip, &mut new, bytes, excess)?;
     if rule == Rule::To6UdpZero {
         transport::compute_udp(&mut buf[payload.clone()], src, dst);
     } else if !t.neutral || dst == src {
@@ -134,9 +134,10 @@ fn fit(
     ip: &Ip<u32>,
     new: &mut Ip<u128>,
     bytes: &[u8],
+    excess: usize,
 ) -> Result<Option<usize>, Stop> {
     let headers = ipv6::header_len(new);
-    let len = headers + ip.payload_len();
+    let len = headers + ip.payload_len().saturating_sub(excess);
     let (mtu, lowest) = (size(config.mtu6), size(config.lowest_ipv6_mtu));
     if ip.dont_fragment {
         if len <= mtu {

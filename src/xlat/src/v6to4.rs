@@ -20,8 +20,8 @@ const MOST_WITHOUT_DF: usize = 1260;
 pub(crate) fn translate(
     t: &mut Translator,
     buf: &mut [u8],
-    start: usize,
-    end: usize,
+    Range { start, end }: Range<usize>,
+    excess: usize,
 ) -> Result<Output, Stop> {
     let ipv6::Parsed { ip, segments_left_at } = ipv6::parse(&buf[start..end])?;
     let payload = start + ip.header_len..start + ip.len;
@@ -57,7 +57,7 @@ pub(crate) fn translate(
         Some(src) => (src, None),
         None => (t.config.router4.to_bits(), Some(ip.src)),
     };
-    let mut new = Ip { hops, protocol, ..readdressed(&ip, src_or_router, dst) };
+    let mut new = Ip { hops, protocol, ..readdressed(&ip, src_or_router, dst, excess) };
 
     if let Some(head) = message {
         let head = head.ok_or(Reason::Truncated)?;
@@ -67,19 +67,19 @@ pub(crate) fn translate(
         let Some(kind) = icmp::echo_to_v4(head.kind) else {
             return Err(untranslatable(head.kind).into());
         };
-        fit(t, &ip, &mut new)?;
+        fit(t, &ip, &mut new, excess)?;
         let pseudo = Sum::pseudo6(ip.src, ip.dst, payload.len(), protocol::ICMPV6);
         icmp::retype_echo(&mut buf[payload.clone()], kind, pseudo, Sum::default());
-        return Ok(finish(t, buf, payload, &new, Rule::To4Echo));
+        return Ok(finish(t, buf, payload, &new, 0, Rule::To4Echo));
     }
 
     let rule = if ip.fragment.is_some() { Rule::To4Fragment } else { Rule::To4 };
-    fit(t, &ip, &mut new)?;
+    fit(t, &ip, &mut new, excess)?;
     if !t.neutral || new.src == new.dst {
         let (old, sum) = (Sum::addresses6(ip.src, ip.dst), Sum::addresses4(new.src, new.dst));
         transport::readdress(&ip, &mut buf[payload.clone()], old, sum);
     }
-    Ok(finish(t, buf, payload, &new, rule))
+    Ok(finish(t, buf, payload, &new, excess, rule))
 }
 
 #[cold]
@@ -117,18 +117,20 @@ fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u3
 
 /// The same header with IPv4 addresses, and DF by size (RFC 7915 §5.1, §5.1.1).
 #[inline(always)]
-fn readdressed(ip: &Ip<u128>, src: u32, dst: u32) -> Ip<u32> {
+fn readdressed(ip: &Ip<u128>, src: u32, dst: u32, excess: usize) -> Ip<u32> {
     let Ip { class, hops, protocol, fragment, header_len, len, .. } = *ip;
-    let dont_fragment = fragment.is_none() && ipv4::HEADER + ip.payload_len() > MOST_WITHOUT_DF;
+    let longest = ipv4::HEADER + ip.payload_len().saturating_sub(excess);
+    let dont_fragment = fragment.is_none() && longest > MOST_WITHOUT_DF;
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
 }
 
 /// Sees to it that the packet fits: as it is or in fragments. Gives an identification to a packet that has none and may
 /// be fragmented.
 #[inline(always)]
-fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>) -> Result<(), Stop> {
+fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>, excess: usize) -> Result<(), Stop> {
     let mtu = mtu4(t);
-    if ipv4::HEADER + ip.payload_len() > mtu && ip.len > ipv6::MIN_MTU {
+    let payload = ip.payload_len().saturating_sub(excess);
+    if ipv4::HEADER + payload > mtu && ip.len.saturating_sub(excess) > ipv6::MIN_MTU {
         let mtu6 = u32::try_from(mtu).unwrap_or(u32::MAX) + 20;
         return Err(Stop::Answer(
             Reason::TooBigForIpv4,
@@ -159,13 +161,14 @@ fn finish(
     buf: &mut [u8],
     payload: Range<usize>,
     new: &Ip<u32>,
+    excess: usize,
     rule: Rule,
 ) -> Output {
     let start = payload.start - ipv4::HEADER;
     let mtu = mtu4(t);
     ipv4::write(&mut buf[start..], new, payload.end - start);
     let range = start..payload.end;
-    if range.len() <= mtu {
+    if range.len().saturating_sub(excess) <= mtu {
         return Output { rule, range, split: None };
     }
     let split = Some(Split::new(ipv4::HEADER, mtu, new.fragment));
@@ -195,7 +198,7 @@ fn error(
     // The quoted packet went the other way: its source is on our IPv4 side.
     let src = t.addresses.own_v4_of(inner.src).map_err(|_| Reason::QuotedAddress)?;
     let dst = t.addresses.v4_of(inner.dst).map_err(|_| Reason::QuotedAddress)?;
-    let mut new_inner = readdressed(&inner, src, dst);
+    let mut new_inner = readdressed(&inner, src, dst, 0);
     let mut echo = None;
     if inner.protocol == protocol::ICMPV6 {
         new_inner.protocol = protocol::ICMP;
@@ -229,5 +232,5 @@ fn error(
     new.dont_fragment = false;
     identify(t, new);
     let rule = if origin.is_some() { Rule::To4ErrorUnmapped } else { Rule::To4Error };
-    Ok(finish(t, buf, start..end, new, rule))
+    Ok(finish(t, buf, start..end, new, 0, rule))
 }
