@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail, Context};
+use anyhow::{bail, Context};
 use clat_tun::Tun;
 use clat_xlat::{Addresses, Config, Translator};
 use nix::errno::Errno;
@@ -16,23 +16,21 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::args::Args;
-use crate::forward::Forwarder;
+use crate::forward::{Forwarder, Side, Turn};
+use crate::interest::Interest;
 use crate::neighbour::Probe;
 use crate::socket::{adopt, join_anycast, path_mtu, PacketSocket, RawSocket};
+use crate::uplink::Uplink;
+use crate::way::Way;
 use crate::{link, privileges};
-
-/// Packets that are read from one side before the other gets its turn.
-const BATCH: usize = 64;
 
 /// An interface that is removed goes down first, and the kernel tells of that only. When it comes up again, so do its
 /// packets.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// What the descriptors are called in the loop.
-const TUN: u64 = 0;
-const UPLINK: u64 = 1;
-const SIGNALS: u64 = 2;
-const PROBE: u64 = 3;
+/// What the other descriptors are called in the loop.
+const SIGNALS: u64 = 10;
+const PROBE: u64 = 11;
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -84,7 +82,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         ..Default::default()
     };
     let translator = Translator::new(config, addresses, random16());
-    let mut forwarder = Forwarder::new(translator, tun, packet, raw);
+    let trains = tun.take_offloads().unwrap_or_else(|errno| {
+        log::warn!("{} keeps its checksums to itself: {errno}", tun.name());
+        false
+    });
+    let uplink6 = Uplink::new(packet, raw, Way::new(args.ipv6_addr, args.plat_prefix));
+    let mut forwarder = Forwarder::new(translator, args.ipv4_addr, tun, uplink6, trains);
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll")?;
 
     privileges::drop_all()?;
@@ -144,13 +147,12 @@ fn serve(
     mut probe: Option<Probe>,
 ) -> anyhow::Result<()> {
     let readable = |name| EpollEvent::new(EpollFlags::EPOLLIN, name);
-    epoll.add(forwarder.tun(), readable(TUN))?;
-    epoll.add(forwarder.packet_socket(), readable(UPLINK))?;
+    let mut interest = Interest::new(epoll, forwarder)?;
     epoll.add(signals, readable(SIGNALS))?;
     if let Some(probe) = &probe {
         epoll.add(probe.as_fd(), readable(PROBE))?;
     }
-    let mut events = [EpollEvent::empty(); 4];
+    let mut events = [EpollEvent::empty(); 5];
     // When to see whether an uplink that has gone down is there at all.
     let mut recheck: Option<Instant> = None;
     loop {
@@ -161,7 +163,7 @@ fn serve(
         }
         if recheck.is_some_and(|at| at <= now) {
             recheck = None;
-            if !forwarder.packet_socket().has_interface() {
+            if !forwarder.uplink().packet_socket().has_interface() {
                 bail!("{} is gone", args.interface);
             }
         }
@@ -179,15 +181,8 @@ fn serve(
         };
         for event in &events[..count] {
             match event.data() {
-                TUN => drain_tun(forwarder)?,
-                UPLINK => {
-                    if drain_uplink(forwarder, &args.interface)? == Uplink::Down {
-                        log::warn!("{} is down", args.interface);
-                        recheck = Some(Instant::now() + RECHECK);
-                    }
-                }
                 PROBE => probe.as_ref().map_or(Ok(()), Probe::check)?,
-                _ => {
+                SIGNALS => {
                     while let Some(signal) = signals.read_signal()? {
                         if signal.ssi_signo != Signal::SIGUSR1 as u32 {
                             return Ok(());
@@ -195,43 +190,35 @@ fn serve(
                         say(&forwarder.counters(&args.interface));
                     }
                 }
+                // What the interest is in.
+                _ => {}
             }
         }
-    }
-}
-
-fn drain_tun(forwarder: &mut Forwarder<'_>) -> anyhow::Result<()> {
-    for _ in 0..BATCH {
-        match forwarder.from_tun() {
-            Ok(()) | Err(Errno::EINTR | Errno::EBADMSG) => {}
-            Err(Errno::EAGAIN) => break,
-            // Also EBADFD, of a device that was removed.
-            Err(errno) => {
-                let name = forwarder.tun().name();
-                return Err(anyhow!("cannot read {name}: {errno}; was the device removed?"));
+        // One batch from each side that has something or has something left: neither starves the other.
+        for side in [Side::Tun, Side::Uplink] {
+            if !interest.is_met(side, &events[..count]) {
+                continue;
             }
+            let full = match forwarder.turn(side) {
+                Ok(Turn::Full(full)) => Some(full),
+                Ok(Turn::Done) | Err(Errno::EAGAIN) => None,
+                Err(Errno::ENETDOWN) => {
+                    if recheck.is_none() {
+                        log::warn!("{} is down", args.interface);
+                        recheck = Some(Instant::now() + RECHECK);
+                    }
+                    None
+                }
+                // Also EBADFD, of a device that was removed.
+                Err(errno) if side == Side::Tun => {
+                    let name = forwarder.tun().name();
+                    bail!("cannot read {name}: {errno}; was the device removed?");
+                }
+                Err(errno) => bail!("cannot receive on {}: {errno}", args.interface),
+            };
+            interest.wait(epoll, forwarder, side, full)?;
         }
     }
-    Ok(())
-}
-
-/// How the uplink was found.
-#[derive(PartialEq, Eq)]
-enum Uplink {
-    Up,
-    Down,
-}
-
-fn drain_uplink(forwarder: &mut Forwarder<'_>, uplink: &str) -> anyhow::Result<Uplink> {
-    for _ in 0..BATCH {
-        match forwarder.from_uplink() {
-            Ok(()) | Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => break,
-            Err(Errno::ENETDOWN) => return Ok(Uplink::Down),
-            Err(errno) => return Err(anyhow!("cannot receive on {uplink}: {errno}")),
-        }
-    }
-    Ok(Uplink::Up)
 }
 
 /// Prints a line to stderr; if nobody can read it, that is no reason to fail.

@@ -1,75 +1,106 @@
-//! What happens to one packet: read, checksum and segments completed, translated, written.
+//! What happens to packets: a batch is read, each is translated in its place, and all are written. What cannot leave as it
+//! is (a checksum or a cut that nobody behind us can make, fragments) takes the long way, one by one and in its turn.
 
-use std::ops::Range;
+use std::io::IoSlice;
 use std::time::Instant;
 
 use clat_tun::{GsoType, Tun, VirtioHeader};
-use clat_xlat::{Packet, Reason, Rule, Translator, Verdict, HEADROOM, TAILROOM};
+use clat_xlat::{Packet, Reason, Translator, Verdict, HEADROOM, TAILROOM};
 use nix::errno::Errno;
 
-use crate::checksum::{complete, fold, pseudo_header};
+use crate::checksum::complete;
 use crate::counters::{self, Tally};
+use crate::group::{Group, Kind};
 use crate::limit::Bucket;
+use crate::open::{stays_whole, Open, IPV4_HEADER, IPV6_HEADER};
 use crate::reassembly::{Outcome, Reassembly};
 use crate::segment::Segments;
-use crate::socket::{PacketSocket, RawSocket, LINK_HEADER};
+use crate::slots::{Slots, BATCH, FRONT, STRIDE};
+use crate::uplink::{Full, Uplink};
 
-/// Room for the largest packet, its link header, a byte by which to notice a larger one, and what translation needs.
-const BUFFER: usize = HEADROOM + LINK_HEADER + 40 + 65535 + 1 + TAILROOM;
+/// A batch ends when it has so many bytes: more would not stay in the processor's cache from reading to writing.
+const BATCH_BYTES: usize = 128 << 10;
 
-const IPV6_HEADER: usize = 40;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-
-/// Where a packet came from; its translation goes to the other side, an ICMP error about it back to this one.
+/// Where packets come from; their translations go to the other side, ICMP errors about them back to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub enum Side {
+    /// IPv4.
     Tun,
+    /// IPv6.
     Uplink,
+}
+
+/// How a turn of one side ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// What was there has been forwarded.
+    Done,
+    /// The other side takes no more: nothing is read until it does.
+    Full(Full),
 }
 
 /// Both ends of the CLAT and what stands between them.
 #[derive(Debug)]
 pub struct Forwarder<'t> {
     path: Path<'t>,
-    /// The packet that was read.
-    buf: Vec<u8>,
-    /// What is made of it: a segment, or a reassembled datagram.
-    spare: Vec<u8>,
+    up: Lane,
+    down: Lane,
+}
+
+/// The packets of one direction that are under way.
+#[derive(Debug)]
+struct Lane {
+    slots: Slots,
+    /// The first packet that is still to be translated.
+    next: usize,
+    /// How many segments of that one have left.
+    cut: u32,
+    group: Group,
+    /// How many packets to read at once, by the size of the last.
+    want: usize,
 }
 
 #[derive(Debug)]
 struct Path<'t> {
     translator: Translator<'t>,
+    local4: [u8; 4],
     tun: Tun,
-    packet: PacketSocket,
-    raw: RawSocket,
+    uplink: Uplink,
     reassembly: Reassembly,
     /// ICMP errors to IPv4 and to IPv6: one side must not use up the other's.
     errors4: Bucket,
     errors6: Bucket,
     tally: Tally,
-    /// Whether the TUN device takes UDP_SEGMENT packets: not before Linux 6.2.
-    takes_udp_gso: bool,
+    /// Whether the kernel takes UDP_SEGMENT packets.
+    trains: bool,
+    /// For a segment, or a reassembled datagram.
+    spare: Vec<u8>,
 }
 
 impl<'t> Forwarder<'t> {
-    /// Connects both ends.
+    /// Connects both ends. `local4` is the CLAT's address, and `trains` says whether the kernel takes
+    /// [`GsoType::UdpL4`] at all (see [`Tun::take_offloads`]).
     #[must_use]
-    pub fn new(translator: Translator<'t>, tun: Tun, packet: PacketSocket, raw: RawSocket) -> Self {
-        let takes_udp_gso = tun.vnet_header_len() > 0;
+    pub fn new(
+        translator: Translator<'t>,
+        local4: std::net::Ipv4Addr,
+        tun: Tun,
+        uplink: Uplink,
+        trains: bool,
+    ) -> Self {
         let path = Path {
             translator,
+            local4: local4.octets(),
             tun,
-            packet,
-            raw,
+            uplink,
             reassembly: Reassembly::default(),
             errors4: Bucket::default(),
             errors6: Bucket::default(),
             tally: Tally::default(),
-            takes_udp_gso,
+            trains,
+            spare: vec![0; STRIDE],
         };
-        Self { path, buf: vec![0; BUFFER], spare: vec![0; BUFFER] }
+        Self { path, up: Lane::default(), down: Lane::default() }
     }
 
     /// The TUN device.
@@ -78,10 +109,10 @@ impl<'t> Forwarder<'t> {
         &self.path.tun
     }
 
-    /// The socket of the uplink.
+    /// The uplink.
     #[must_use]
-    pub fn packet_socket(&self) -> &PacketSocket {
-        &self.path.packet
+    pub fn uplink(&self) -> &Uplink {
+        &self.path.uplink
     }
 
     /// The line of counters.
@@ -89,70 +120,222 @@ impl<'t> Forwarder<'t> {
     pub fn counters(&mut self, interface: &str) -> String {
         let tally = &mut self.path.tally;
         tally.reassembly = self.path.reassembly.abandoned();
-        tally.overrun += self.path.packet.overruns();
+        tally.overrun += self.path.uplink.packet_socket().overruns();
         counters::line(interface, self.path.translator.counters(), tally)
     }
 
-    /// Reads and forwards one packet from the TUN device.
+    /// Forwards a batch from one side, after what is left of the last one.
     ///
     /// # Errors
-    /// What reading said: `EAGAIN` when none waits.
-    pub fn from_tun(&mut self) -> Result<(), Errno> {
-        let (vnet, len) = self.path.tun.recv(&mut self.buf[HEADROOM..BUFFER - TAILROOM])?;
-        let range = HEADROOM..HEADROOM + len;
-        self.path.handle(Side::Tun, &vnet, &mut self.buf, range, &mut self.spare);
-        Ok(())
-    }
-
-    /// Reads and forwards one packet from the uplink.
-    ///
-    /// # Errors
-    /// What reading said: `EAGAIN` when none waits, `ENETDOWN` when the interface is down.
-    pub fn from_uplink(&mut self) -> Result<(), Errno> {
-        match self.path.packet.recv(&mut self.buf[HEADROOM..BUFFER - TAILROOM]) {
-            Ok((vnet, range)) => {
-                let range = HEADROOM + range.start..HEADROOM + range.end;
-                self.path.handle(Side::Uplink, &vnet, &mut self.buf, range, &mut self.spare);
-                Ok(())
-            }
-            // One packet is lost; the next may be better.
-            Err(Errno::EMSGSIZE | Errno::EINVAL) => {
-                self.path.tally.receive += 1;
-                Ok(())
-            }
-            Err(errno) => Err(errno),
+    /// What reading said: `EAGAIN` when nothing waits, `ENETDOWN` when the uplink is down (what was read is gone then).
+    pub fn turn(&mut self, from: Side) -> Result<Turn, Errno> {
+        let (path, lane) = match from {
+            Side::Tun => (&mut self.path, &mut self.up),
+            Side::Uplink => (&mut self.path, &mut self.down),
+        };
+        if let Err(full) = path.drain(from, lane) {
+            return Ok(Turn::Full(full));
         }
+        match from {
+            Side::Tun => path.read_tun(lane)?,
+            Side::Uplink => path.read_uplink(lane)?,
+        }
+        let drained = path.drain(from, lane);
+        if path.uplink.went_down() {
+            return Err(Errno::ENETDOWN);
+        }
+        Ok(drained.map_or_else(Turn::Full, |()| Turn::Done))
+    }
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { slots: Slots::default(), next: 0, cut: 0, group: Group::default(), want: BATCH }
     }
 }
 
 impl Path<'_> {
-    fn handle(
-        &mut self,
-        side: Side,
-        vnet: &VirtioHeader,
-        buf: &mut [u8],
-        range: Range<usize>,
-        spare: &mut [u8],
-    ) {
-        let packet = &mut buf[range.clone()];
-        if side == Side::Uplink && self.can_carry(packet, vnet) {
-            return self.carry(vnet, buf, range, spare);
-        }
-        if vnet.gso_type != GsoType::None {
-            let Some(mut segments) = Segments::new(packet, vnet) else {
-                self.tally.offload += 1;
-                return;
-            };
-            while let Some(len) = segments.next(&mut spare[HEADROOM..BUFFER - TAILROOM]) {
-                self.translate(side, spare, HEADROOM..HEADROOM + len, None);
+    fn read_tun(&mut self, lane: &mut Lane) -> Result<(), Errno> {
+        let mut bytes = 0;
+        while lane.slots.len() < BATCH && bytes < BATCH_BYTES {
+            let slot = lane.slots.slot(lane.slots.len());
+            match self.tun.recv(&mut slot[FRONT..STRIDE - TAILROOM]) {
+                Ok((vnet, len)) => {
+                    lane.slots.note(vnet, len);
+                    bytes += len;
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EBADMSG) => self.tally.receive += 1,
+                Err(errno) if lane.slots.is_empty() => return Err(errno),
+                // It will say so again.
+                Err(_) => break,
             }
-            return;
         }
-        if vnet.needs_csum && !complete(packet, vnet) {
+        self.uplink.begin();
+        Ok(())
+    }
+
+    fn read_uplink(&mut self, lane: &mut Lane) -> Result<(), Errno> {
+        match self.uplink.packet_socket().recv(&mut lane.slots, lane.want) {
+            Ok(()) => {}
+            Err(Errno::EINTR) => return Ok(()),
+            // One packet is lost; the next may be better.
+            Err(Errno::EINVAL) => {
+                self.tally.receive += 1;
+                return Ok(());
+            }
+            Err(errno) => return Err(errno),
+        }
+        let bytes: usize = (0..lane.slots.len()).map(|i| lane.slots.packet(i).1.len()).sum();
+        lane.want = (BATCH_BYTES * lane.slots.len() / bytes.max(1)).clamp(2, BATCH);
+        Ok(())
+    }
+
+    /// Forwards all that was read. What cannot leave yet stays, with all behind it.
+    fn drain(&mut self, from: Side, lane: &mut Lane) -> Result<(), Full> {
+        while lane.next < lane.slots.len() {
+            if lane.cut > 0 || !self.quickly(from, lane) {
+                self.flush(from, lane)?;
+                self.slowly(from, lane)?;
+            }
+            (lane.next, lane.cut) = (lane.next + 1, 0);
+        }
+        self.flush(from, lane)?;
+        lane.slots.clear();
+        lane.next = 0;
+        Ok(())
+    }
+
+    fn flush(&mut self, from: Side, lane: &mut Lane) -> Result<(), Full> {
+        let (group, memory) = (&mut lane.group, lane.slots.memory());
+        match from {
+            Side::Tun => self.uplink.send_group(group, memory, &mut self.tally.send),
+            Side::Uplink => {
+                while let Some(message) = group.waiting().first() {
+                    let mut pieces = [IoSlice::new(&[]); BATCH];
+                    let places = group.pieces(message);
+                    for (piece, place) in pieces.iter_mut().zip(places) {
+                        *piece = IoSlice::new(&memory[place.clone()]);
+                    }
+                    match self.tun.send_pieces(&message.vnet, &pieces[..places.len()]) {
+                        Ok(()) => {}
+                        Err(Errno::EINTR) => continue,
+                        Err(Errno::EAGAIN) => return Err(Full::Tun),
+                        Err(_) => self.tally.tun_write += message.count as u64,
+                    }
+                    group.leave(1);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Translates the next packet as it is, if it may leave in a group.
+    fn quickly(&mut self, from: Side, lane: &mut Lane) -> bool {
+        let (vnet, range) = lane.slots.packet(lane.next);
+        let packet = &lane.slots.slot(lane.next)[range.clone()];
+        if packet.is_empty() {
+            self.tally.receive += 1;
+            return true;
+        }
+        let mut open = None;
+        if vnet != VirtioHeader::default() {
+            open = Open::of(packet, &vnet).filter(|_| self.leaves_open(from, &vnet));
+            if open.is_none() && (vnet.needs_csum || vnet.gso_type != GsoType::None) {
+                return false;
+            }
+        }
+        // To ourselves, the kernel knows its way.
+        let regular = self.uplink.takes_groups()
+            && (open.is_some() || stays_whole(packet, packet.len()))
+            && packet.get(16..20) != Some(&self.local4);
+        if from == Side::Tun && !regular {
+            return false;
+        }
+
+        let slot = lane.slots.slot(lane.next);
+        let base = slot.as_ptr() as usize;
+        let Ok(mut packet) = Packet::new(slot, range) else {
+            self.tally.receive += 1;
+            return true;
+        };
+        let header = if from == Side::Tun { IPV4_HEADER } else { IPV6_HEADER };
+        if let Some(train) = open.and_then(|open| open.train(header)) {
+            packet = packet.of_train(train);
+        }
+        let verdict = match from {
+            Side::Tun => self.translator.to_ipv6(&mut packet),
+            Side::Uplink => self.translator.to_ipv4(&mut packet),
+        };
+        match verdict {
+            Verdict::Forward { mut frames, .. } => {
+                let Some(frame) = frames.next() else { return true };
+                let vnet = match open.map(|open| open.leave(frame)) {
+                    None => VirtioHeader::default(),
+                    Some(Some(vnet)) => vnet,
+                    Some(None) => {
+                        self.tally.offload += 1;
+                        return true;
+                    }
+                };
+                let start = lane.next * STRIDE + (frame.as_ptr() as usize - base);
+                let at = start..start + frame.len();
+                let kind = match open {
+                    None => Kind::Complete,
+                    Some(open) if open.is_datagram() => Kind::OpenDatagram,
+                    Some(open) => Kind::Closed(open.count()),
+                };
+                lane.group.push(lane.slots.memory(), at, vnet, kind, self.trains);
+            }
+            Verdict::Reply { error, .. } => self.answer(from, error),
+            Verdict::Drop(reason) => self.hold(from, packet.bytes(), reason),
+        }
+        true
+    }
+
+    /// Whether the other side is told what is left open.
+    fn leaves_open(&self, from: Side, vnet: &VirtioHeader) -> bool {
+        let told = from == Side::Tun || self.tun.vnet_header_len() > 0;
+        told && (self.trains || vnet.gso_type != GsoType::UdpL4)
+    }
+
+    /// Completes and cuts the next packet and forwards what it becomes, one by one.
+    fn slowly(&mut self, from: Side, lane: &mut Lane) -> Result<(), Full> {
+        let (vnet, range) = lane.slots.packet(lane.next);
+        let slot = lane.slots.slot(lane.next);
+        let mut spare = std::mem::take(&mut self.spare);
+        let done = if vnet.gso_type == GsoType::None {
+            self.make_room(from).map(|()| {
+                if vnet.needs_csum && !complete(&mut slot[range.clone()], &vnet) {
+                    self.tally.offload += 1;
+                } else {
+                    self.translate(from, slot, range, Some(&mut spare));
+                }
+            })
+        } else if let Some(mut segments) = Segments::behind(&slot[range], &vnet, lane.cut) {
+            loop {
+                if let Err(full) = self.make_room(from) {
+                    break Err(full);
+                }
+                let Some(len) = segments.next(&mut spare[HEADROOM..STRIDE - TAILROOM]) else {
+                    break Ok(());
+                };
+                lane.cut += 1;
+                self.translate(from, &mut spare, HEADROOM..HEADROOM + len, None);
+            }
+        } else {
             self.tally.offload += 1;
-            return;
+            Ok(())
+        };
+        self.spare = spare;
+        done
+    }
+
+    fn make_room(&mut self, from: Side) -> Result<(), Full> {
+        match from {
+            Side::Tun => self.uplink.make_room(),
+            Side::Uplink => Ok(()),
         }
-        self.translate(side, buf, range, Some(spare));
     }
 
     /// Translates a whole packet and writes what it becomes. `spare` is for the reassembly.
@@ -160,8 +343,8 @@ impl Path<'_> {
         &mut self,
         from: Side,
         buf: &mut [u8],
-        range: Range<usize>,
-        spare: Option<&mut [u8]>,
+        range: std::ops::Range<usize>,
+        spare: Option<&mut Vec<u8>>,
     ) {
         let Ok(mut packet) = Packet::new(buf, range) else {
             self.tally.receive += 1;
@@ -181,79 +364,33 @@ impl Path<'_> {
                 }
             }
             Verdict::Reply { error, .. } => self.answer(from, error),
-            Verdict::Drop(reason @ (Reason::FragmentedIcmp | Reason::ExtensionBehindFragment)) => {
-                let Some(spare) = spare else { return };
-                let out = &mut spare[HEADROOM..BUFFER - TAILROOM];
-                let outcome = self.reassembly.offer(packet.bytes(), Instant::now(), out);
-                if outcome == Outcome::Dropped {
-                    return;
-                }
-                match reason {
-                    Reason::FragmentedIcmp => self.tally.held_icmp += 1,
-                    _ => self.tally.held_extension += 1,
-                }
-                if let Outcome::Whole(len) = outcome {
-                    self.translate(from, spare, HEADROOM..HEADROOM + len, None);
+            Verdict::Drop(reason) => {
+                if let Some(spare) = spare {
+                    std::mem::swap(&mut self.spare, spare);
+                    self.hold(from, packet.bytes(), reason);
+                    std::mem::swap(&mut self.spare, spare);
                 }
             }
-            Verdict::Drop(_) => {}
         }
     }
 
-    /// Whether the TUN device can be left to complete what `vnet` leaves open of an IPv6 packet: TCP or UDP right
-    /// behind the header.
-    fn can_carry(&self, packet: &[u8], vnet: &VirtioHeader) -> bool {
-        let kind = match vnet.gso_type {
-            GsoType::None => vnet.needs_csum,
-            GsoType::TcpV6 => packet.get(6) == Some(&TCP),
-            GsoType::UdpL4 => packet.get(6) == Some(&UDP) && self.takes_udp_gso,
-            _ => false,
+    /// Gives a fragment that cannot be translated by itself to the reassembly, and forwards what that makes of it.
+    fn hold(&mut self, from: Side, packet: &[u8], reason: Reason) {
+        let held = match reason {
+            Reason::FragmentedIcmp => &mut self.tally.held_icmp,
+            Reason::ExtensionBehindFragment => &mut self.tally.held_extension,
+            _ => return,
         };
-        kind && self.tun.vnet_header_len() > 0
-            && packet.get(6).is_some_and(|protocol| checksum_offset(*protocol).is_some())
-            && (!vnet.needs_csum || usize::from(vnet.csum_start) == IPV6_HEADER)
-            && packet.len() >= IPV6_HEADER + 20
-    }
-
-    /// Translates once what stands for many segments, or has no checksum yet, and hands it on as such.
-    fn carry(
-        &mut self,
-        vnet: &VirtioHeader,
-        buf: &mut [u8],
-        range: Range<usize>,
-        spare: &mut [u8],
-    ) {
-        let l4_len = range.len() - IPV6_HEADER;
-        let Ok(mut packet) = Packet::new(buf, range) else {
-            self.tally.receive += 1;
+        let out = &mut self.spare[HEADROOM..STRIDE - TAILROOM];
+        let outcome = self.reassembly.offer(packet, Instant::now(), out);
+        if outcome == Outcome::Dropped {
             return;
-        };
-        match self.translator.to_ipv4(&mut packet) {
-            Verdict::Forward { rule: Rule::To4, mut frames } => {
-                let Some(frame) = frames.next() else { return };
-                let Some(vnet) = partial(frame, l4_len, vnet) else {
-                    self.tally.offload += 1;
-                    return;
-                };
-                match self.tun.send(&vnet, frame) {
-                    Ok(()) => {}
-                    Err(Errno::EINVAL) if vnet.gso_type == GsoType::UdpL4 => {
-                        log::info!(
-                            "the TUN device takes no UDP_SEGMENT packets; cutting them here"
-                        );
-                        self.takes_udp_gso = false;
-                        let Some(mut segments) = Segments::new(frame, &vnet) else { return };
-                        while let Some(len) = segments.next(spare) {
-                            self.write_tun(&spare[..len]);
-                        }
-                    }
-                    Err(_) => self.tally.tun_write += 1,
-                }
-            }
-            Verdict::Reply { error, .. } => self.answer(Side::Uplink, error),
-            // Neither a fragment nor an ICMP error is left to be completed.
-            Verdict::Forward { .. } => self.tally.offload += 1,
-            Verdict::Drop(_) => {}
+        }
+        *held += 1;
+        if let Outcome::Whole(len) = outcome {
+            let mut spare = std::mem::take(&mut self.spare);
+            self.translate(from, &mut spare, HEADROOM..HEADROOM + len, None);
+            self.spare = spare;
         }
     }
 
@@ -280,89 +417,8 @@ impl Path<'_> {
     }
 
     fn write_uplink(&mut self, packet: &[u8]) {
-        if self.raw.send(packet).is_err() {
+        if self.uplink.send(packet).is_err() {
             self.tally.send += 1;
-        }
-    }
-}
-
-/// Puts the sum of the IPv4 pseudo-header into the L4 checksum field, as the kernel wants it, and says so in a virtio
-/// header. `None` if the L4 packet of `l4_len` bytes is not where it should be.
-fn partial(frame: &mut [u8], l4_len: usize, vnet: &VirtioHeader) -> Option<VirtioHeader> {
-    let header = usize::from(frame.first()? & 0xf) * 4;
-    let protocol = *frame.get(9)?;
-    let csum_offset = checksum_offset(protocol)?;
-    if frame.len() != header + l4_len {
-        return None;
-    }
-    let l4_header = match protocol {
-        TCP => usize::from(frame.get(header + 12)? >> 4) * 4,
-        _ => 8,
-    };
-    let at = header + usize::from(csum_offset);
-    let sum = fold(pseudo_header(frame, protocol, l4_len));
-    frame.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
-    Some(VirtioHeader {
-        needs_csum: true,
-        gso_type: match vnet.gso_type {
-            GsoType::TcpV6 => GsoType::TcpV4,
-            other => other,
-        },
-        hdr_len: u16::try_from(header + l4_header).ok()?,
-        csum_start: u16::try_from(header).ok()?,
-        csum_offset,
-        ..*vnet
-    })
-}
-
-/// Where the checksum stands in a TCP or UDP header.
-fn checksum_offset(protocol: u8) -> Option<u16> {
-    match protocol {
-        TCP => Some(16),
-        UDP => Some(6),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checksum::add;
-
-    /// What was to be completed with IPv6 addresses is completed with IPv4 addresses: the checksum is right.
-    #[test]
-    fn what_is_carried_over_verifies() {
-        for (protocol, l4_header) in [(TCP, 32), (UDP, 8)] {
-            let l4_len = l4_header + 3001;
-            let mut frame = vec![0x5a; 20 + l4_len];
-            frame[0] = 0x45;
-            frame[9] = protocol;
-            let total = u16::try_from(frame.len()).unwrap();
-            frame[2..4].copy_from_slice(&total.to_be_bytes());
-            if protocol == TCP {
-                frame[32] = 0x80;
-            }
-            let given = VirtioHeader {
-                needs_csum: true,
-                gso_type: if protocol == TCP { GsoType::TcpV6 } else { GsoType::UdpL4 },
-                gso_size: 1000,
-                csum_start: 40,
-                csum_offset: checksum_offset(protocol).unwrap(),
-                ..Default::default()
-            };
-            assert!(partial(&mut frame.clone(), l4_len + 1, &given).is_none());
-            let vnet = partial(&mut frame, l4_len, &given).unwrap();
-            assert_eq!((vnet.csum_start, usize::from(vnet.hdr_len)), (20, 20 + l4_header));
-            assert_ne!(vnet.gso_type, GsoType::TcpV6);
-
-            let mut segments = Segments::new(&frame, &vnet).unwrap();
-            let mut out = [0; 2000];
-            let first = segments.next(&mut out).unwrap();
-            assert_eq!(first, 20 + l4_header + 1000);
-
-            assert!(complete(&mut frame, &vnet));
-            let sum = add(pseudo_header(&frame, protocol, l4_len), &frame[20..]);
-            assert_eq!(fold(sum), 0xffff, "{protocol}");
         }
     }
 }

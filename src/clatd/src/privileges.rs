@@ -78,8 +78,18 @@ fn filter(arch: TargetArch) -> anyhow::Result<BpfProgram> {
         libc::SYS_epoll_ctl,
         libc::SYS_readv,
         libc::SYS_writev,
+        libc::SYS_recvmmsg,
+        libc::SYS_sendmmsg,
         libc::SYS_sendto,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll,
+        libc::SYS_ppoll,
         libc::SYS_clock_gettime,
+        // Questions about routes and neighbours; socket is below.
+        libc::SYS_bind,
+        libc::SYS_connect,
+        libc::SYS_setsockopt,
+        libc::SYS_recvfrom,
         // Whether the uplink is still there, and what its queue has lost; what signalfd holds; the log.
         libc::SYS_getsockname,
         libc::SYS_getsockopt,
@@ -116,6 +126,8 @@ fn filter(arch: TargetArch) -> anyhow::Result<BpfProgram> {
     for number in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(number, vec![only(2, no_exec.clone(), 0)?]);
     }
+    let netlink = libc::AF_NETLINK.try_into()?;
+    rules.insert(libc::SYS_socket, vec![only(0, SeccompCmpOp::Eq, netlink)?]);
     // The standard library asks before it closes, in debug builds.
     let get_fd = libc::F_GETFD.try_into()?;
     rules.insert(libc::SYS_fcntl, vec![only(1, SeccompCmpOp::Eq, get_fd)?]);

@@ -61,6 +61,12 @@ impl<'p> Segments<'p> {
         })
     }
 
+    /// The same without the first `given`.
+    #[must_use]
+    pub fn behind(packet: &'p [u8], vnet: &VirtioHeader, given: u32) -> Option<Self> {
+        Self::new(packet, vnet).map(|segments| Self { given, ..segments })
+    }
+
     /// Writes the next segment, complete with its checksums, to the start of `out` and returns its length in bytes;
     /// `None` after the last, or when `out` is too small.
     pub fn next(&mut self, out: &mut [u8]) -> Option<usize> {

@@ -2,6 +2,7 @@
 //! would prefer: a CLAT's packets are bound to their uplink, so that a better way by another interface is none for them.
 #![forbid(unsafe_code)]
 
+mod neighbour;
 pub mod netlink;
 mod watch;
 
@@ -16,6 +17,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+pub use neighbour::{neighbour, Neighbour};
 pub use watch::Watch;
 
 /// Where to packets go, by which interface, and from where.
@@ -102,10 +104,10 @@ fn candidate(target: &Target, route: &RouteMessage) -> Option<(Rank, NextHop)> {
                     way.interface_index == target.oif
                         && !way.flags.contains(RouteNextHopFlags::Dead)
                 });
-                next_hop = way.and_then(|way| neighbour(&way.attributes));
+                next_hop = way.and_then(|way| hop(&way.attributes));
             }
             RouteAttribute::Oif(oif) if *oif == target.oif => {
-                next_hop = neighbour(&route.attributes);
+                next_hop = hop(&route.attributes);
             }
             _ => {}
         }
@@ -118,7 +120,7 @@ fn candidate(target: &Target, route: &RouteMessage) -> Option<(Rank, NextHop)> {
 }
 
 /// Who gets packets by a route with these attributes; nobody where they are to be wrapped up first.
-fn neighbour(attributes: &[RouteAttribute]) -> Option<NextHop> {
+fn hop(attributes: &[RouteAttribute]) -> Option<NextHop> {
     let mut next_hop = NextHop::OnLink;
     for attribute in attributes {
         match attribute {

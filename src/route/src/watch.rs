@@ -7,6 +7,7 @@ use netlink_sys::{protocols::NETLINK_ROUTE, Socket, SocketAddr};
 
 /// linux/rtnetlink.h
 const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_NEIGH: u32 = 3;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
 
 /// A subscription to changes of IPv6 routes and of interfaces, in the network namespace of the thread that made it. Its
@@ -20,10 +21,22 @@ impl Watch {
     /// # Errors
     /// Those of netlink(7).
     pub fn new() -> io::Result<Self> {
+        Self::of(&[RTNLGRP_LINK, RTNLGRP_IPV6_ROUTE])
+    }
+
+    /// Subscribes to changes of neighbours as well. There are many.
+    ///
+    /// # Errors
+    /// Those of netlink(7).
+    pub fn with_neighbours() -> io::Result<Self> {
+        Self::of(&[RTNLGRP_LINK, RTNLGRP_IPV6_ROUTE, RTNLGRP_NEIGH])
+    }
+
+    fn of(groups: &[u32]) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, 0))?;
-        for group in [RTNLGRP_LINK, RTNLGRP_IPV6_ROUTE] {
-            socket.add_membership(group)?;
+        for group in groups {
+            socket.add_membership(*group)?;
         }
         socket.set_non_blocking(true)?;
         Ok(Self(socket))

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
 
-use clat_route::{next_hop, NextHop, Target, Watch};
+use clat_route::{neighbour, next_hop, Neighbour, NextHop, Target, Watch};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{unshare, CloneFlags};
 
@@ -172,5 +172,35 @@ fn changes_are_told() {
         assert!(readable(true));
         assert!(watch.drain().expect("whatever the kernel dropped"));
         assert!(!readable(false));
+    });
+}
+
+#[test]
+fn neighbours_as_the_kernel_knows_them() {
+    in_namespace(|| {
+        let router = address("fe80::1");
+        let on_up0 = || neighbour(10, router).expect("neighbours");
+        let known = |last, is_stale| Some(Neighbour { address: [2, 0, 0, 0, 0, last], is_stale });
+        let watch = Watch::with_neighbours().expect("a subscription");
+        assert_eq!(on_up0(), None);
+        watch.drain().expect("changes");
+        sh("ip -6 neigh add fe80::1 lladdr 02:00:00:00:00:01 dev up0 nud permanent
+            ip -6 neigh add fe80::1 lladdr 02:00:00:00:00:09 dev up1 nud permanent");
+        assert!(watch.drain().expect("changes"));
+        assert_eq!(on_up0(), known(1, false));
+        for (state, expected) in [
+            ("stale", known(2, true)),
+            ("reachable", known(2, false)),
+            ("delay", known(2, false)),
+            ("failed", None),
+            ("noarp", known(2, false)),
+        ] {
+            sh(&format!(
+                "ip -6 neigh replace fe80::1 lladdr 02:00:00:00:00:02 dev up0 nud {state}"
+            ));
+            assert_eq!(on_up0(), expected, "{state}");
+        }
+        sh("ip -6 neigh del fe80::1 dev up0");
+        assert_eq!(on_up0(), None);
     });
 }

@@ -26,6 +26,9 @@ const MAX_HEAD: usize = PACKET_INFO + MAX_VNET;
 const PACKET_INFO: usize = 4;
 const MAX_VNET: usize = 64;
 
+/// The most pieces that [`Tun::send_pieces`] takes.
+pub const MAX_PIECES: usize = 32;
+
 /// What the kernel may leave to a reader that gets virtio headers (`TUN_F_` of linux/if_tun.h): L4 checksums and the
 /// cutting of TCP, with ECN as well. `bpf_skb_change_proto` needs the first on a packet of UDP_SEGMENT.
 const CSUM_AND_TSO: i32 = 0x01 | 0x02 | 0x04 | 0x08;
@@ -143,13 +146,9 @@ impl Tun {
             Errno::EBUSY | Errno::EEXIST | Errno::EINVAL => Error::Exists { name: name.to_owned() },
             errno => Error::Create { name: name.to_owned(), errno },
         })?;
-        if options.vnet_header {
-            let set = |flags| sys::set_offload(fd.as_fd(), flags);
-            set(CSUM_AND_TSO | USO)
-                .or_else(|_| set(CSUM_AND_TSO))
-                .map_err(|errno| Error::Create { name: name.to_owned(), errno })?;
-        }
-        Self::from_fd(fd)
+        let tun = Self::from_fd(fd)?;
+        tun.take_offloads().map_err(|errno| Error::Create { name: name.to_owned(), errno })?;
+        Ok(tun)
     }
 
     /// Takes over a descriptor of a device that someone else made, asks the kernel what it is (TUNGETIFF,
@@ -179,6 +178,21 @@ impl Tun {
         fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(status)).map_err(not_tun)?;
         let packet_info = flags & libc::IFF_NO_PI == 0 || takes_packet_info(&fd, vnet_header_len);
         Ok(Self { fd, name, packet_info, vnet_header_len })
+    }
+
+    /// Tells the kernel that whoever reads the device completes checksums and cuts segments, if it has virtio headers
+    /// (TUNSETOFFLOAD). Returns whether that goes for datagrams of UDP_SEGMENT, too, both ways: since Linux 6.2.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn take_offloads(&self) -> Result<bool, Errno> {
+        if self.vnet_header_len == 0 {
+            return Ok(false);
+        }
+        match sys::set_offload(self.fd.as_fd(), CSUM_AND_TSO | USO) {
+            Err(Errno::EINVAL) => sys::set_offload(self.fd.as_fd(), CSUM_AND_TSO).map(|()| false),
+            done => done.map(|()| true),
+        }
     }
 
     /// The device's name, as it was when it was created or taken over.
@@ -223,13 +237,21 @@ impl Tun {
     /// Writes one packet. The virtio header is left out where the device has none.
     ///
     /// # Errors
-    /// `EIO` when the device is down, `EBADFD` when it is gone, `EINVAL` for what the kernel does not take: an empty
-    /// packet, or [`GsoType::UdpL4`] before 6.2.
+    /// `EIO` when the device is down, `EBADFD` when it is gone, `EAGAIN` when it is full, `EINVAL` for what the kernel does
+    /// not take: an empty packet, or [`GsoType::UdpL4`] before 6.2.
     pub fn send(&self, vnet: &VirtioHeader, packet: &[u8]) -> Result<(), Errno> {
+        self.send_pieces(vnet, &[IoSlice::new(packet)])
+    }
+
+    /// Writes one packet that lies in at most [`MAX_PIECES`] pieces, the first of which begins with its IP header.
+    ///
+    /// # Errors
+    /// As [`Self::send`]; `EMSGSIZE` for more pieces.
+    pub fn send_pieces(&self, vnet: &VirtioHeader, pieces: &[IoSlice<'_>]) -> Result<(), Errno> {
         let mut head = [0; MAX_HEAD];
         let head_len = self.head_len();
         if self.packet_info {
-            let protocol = match packet.first().map(|b| b >> 4) {
+            let protocol = match pieces.first().and_then(|piece| piece.first()).map(|b| b >> 4) {
                 Some(6) => libc::ETH_P_IPV6,
                 _ => libc::ETH_P_IP,
             };
@@ -239,7 +261,10 @@ impl Tun {
             let at = head_len - self.vnet_header_len;
             head[at..at + VirtioHeader::LEN].copy_from_slice(&vnet.to_bytes());
         }
-        writev(&self.fd, &[IoSlice::new(&head[..head_len]), IoSlice::new(packet)])?;
+        let mut all = [IoSlice::new(&[]); MAX_PIECES + 1];
+        all[0] = IoSlice::new(&head[..head_len]);
+        all.get_mut(1..=pieces.len()).ok_or(Errno::EMSGSIZE)?.copy_from_slice(pieces);
+        writev(&self.fd, &all[..=pieces.len()])?;
         Ok(())
     }
 

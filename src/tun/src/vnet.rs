@@ -22,6 +22,8 @@ pub struct VirtioHeader {
     /// The L4 checksum is still to be computed from [`Self::csum_start`] to the end; its field holds the folded sum
     /// of the pseudo-header.
     pub needs_csum: bool,
+    /// The checksums have been seen to be right.
+    pub data_valid: bool,
     /// How to segment.
     pub gso_type: GsoType,
     /// Whether the TCP flow uses ECN: CWR belongs to the first segment only.
@@ -37,6 +39,7 @@ pub struct VirtioHeader {
 }
 
 const F_NEEDS_CSUM: u8 = 1;
+const F_DATA_VALID: u8 = 2;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
@@ -52,6 +55,7 @@ impl VirtioHeader {
         let &[flags, gso, h0, h1, s0, s1, c0, c1, o0, o1, ..] = bytes else { return None };
         Some(Self {
             needs_csum: flags & F_NEEDS_CSUM != 0,
+            data_valid: flags & F_DATA_VALID != 0,
             gso_type: match gso & !GSO_ECN {
                 0 => GsoType::None,
                 GSO_TCPV4 => GsoType::TcpV4,
@@ -78,7 +82,8 @@ impl VirtioHeader {
             GsoType::Other(other) => other,
         };
         let mut out = [0; Self::LEN];
-        out[0] = if self.needs_csum { F_NEEDS_CSUM } else { 0 };
+        out[0] = if self.needs_csum { F_NEEDS_CSUM } else { 0 }
+            | if self.data_valid { F_DATA_VALID } else { 0 };
         out[1] = gso | if self.gso_ecn { GSO_ECN } else { 0 };
         let fields = [self.hdr_len, self.gso_size, self.csum_start, self.csum_offset];
         for (to, from) in out[2..].chunks_exact_mut(2).zip(fields) {
@@ -95,7 +100,7 @@ mod tests {
     #[test]
     fn bytes_round_trip() {
         for gso in [0, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, 3, GSO_TCPV6 | GSO_ECN] {
-            for flags in [0, 1] {
+            for flags in 0..4 {
                 let bytes = [flags, gso, 1, 2, 3, 4, 5, 6, 7, 8];
                 let header = VirtioHeader::from_bytes(&bytes).unwrap();
                 assert_eq!(header.to_bytes(), bytes);

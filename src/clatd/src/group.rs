@@ -1,0 +1,206 @@
+//! Translated packets that wait to be sent together. Equal datagrams of one flow that come one behind the other become a
+//! train (UDP_SEGMENT), which costs the kernel as much as one packet.
+
+use std::ops::Range;
+
+use clat_tun::{GsoType, VirtioHeader};
+
+use crate::checksum::{add, fold, pseudo_header};
+use crate::open::{be16, IPV4_HEADER, IPV6_HEADER, UDP, UDP_HEADER};
+use crate::slots::BATCH;
+
+/// The largest IP packet that the kernel takes whole as a rule (GSO_LEGACY_MAX_SIZE), with room for a link header.
+const LARGEST: usize = 65_000;
+
+/// One packet, which may lie in pieces.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// What is left open.
+    pub vnet: VirtioHeader,
+    /// Which of the pieces are its.
+    pub pieces: Range<usize>,
+    /// How many packets it stands for on the wire.
+    pub count: usize,
+    /// Bytes of IP.
+    len: usize,
+    /// Whether a datagram may still follow, and if so whether its checksum is known to be right.
+    train: Follow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follow {
+    Nothing,
+    Datagram { sound: bool },
+}
+
+/// What may become of a packet beside others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It stays as it is, and stands for this many.
+    Closed(usize),
+    /// A datagram whose checksum is left open, so that it need not be looked at.
+    OpenDatagram,
+    /// It may be a datagram; its checksum is there.
+    Complete,
+}
+
+/// The packets, in the order in which they are to leave.
+#[derive(Debug)]
+pub struct Group {
+    messages: Vec<Message>,
+    /// Where in the memory of all slots they lie.
+    pieces: Vec<Range<usize>>,
+    /// How many have left.
+    sent: usize,
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        let (messages, pieces) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        Self { messages, pieces, sent: 0 }
+    }
+}
+
+impl Group {
+    /// Adds the packet at `at` in `memory`, to a train if it may (`trains`) and fits.
+    pub fn push(
+        &mut self,
+        memory: &mut [u8],
+        at: Range<usize>,
+        vnet: VirtioHeader,
+        kind: Kind,
+        trains: bool,
+    ) {
+        let follow = match kind {
+            Kind::OpenDatagram if trains => Follow::Datagram { sound: true },
+            Kind::Complete if trains && is_datagram(&memory[at.clone()]) => {
+                Follow::Datagram { sound: false }
+            }
+            _ => Follow::Nothing,
+        };
+        if self.append(memory, &at, follow) {
+            return;
+        }
+        let count = if let Kind::Closed(count) = kind { count } else { 1 };
+        let first = self.pieces.len();
+        let len = at.len();
+        self.pieces.push(at);
+        let pieces = first..self.pieces.len();
+        self.messages.push(Message { vnet, pieces, count, len, train: follow });
+    }
+
+    /// Lets a datagram leave behind the last message, in the same train.
+    fn append(&mut self, memory: &mut [u8], at: &Range<usize>, follow: Follow) -> bool {
+        let (Some(last), Follow::Datagram { sound }) = (self.messages.last_mut(), follow) else {
+            return false;
+        };
+        let Follow::Datagram { sound: last_sound } = last.train else { return false };
+        let Some(first) = self.pieces.get(last.pieces.start).cloned() else { return false };
+        let Some(size) = follows(&memory[first.clone()], &memory[at.clone()]) else { return false };
+        let headers = at.len() - size;
+        if last.len + size > LARGEST
+            // A train's checksums are made anew: they must have been right.
+            || !(last_sound || is_sound(&memory[first.clone()]))
+            || !(sound || is_sound(&memory[at.clone()]))
+        {
+            return false;
+        }
+        self.pieces.push(at.start + headers..at.end);
+        last.pieces.end += 1;
+        last.count += 1;
+        last.len += size;
+        let full = first.len() - headers;
+        last.train = if size == full { Follow::Datagram { sound: true } } else { Follow::Nothing };
+        if let Some(vnet) = lengthen(&mut memory[first], last.len, full) {
+            last.vnet = vnet;
+        }
+        true
+    }
+
+    /// What has not left yet.
+    #[must_use]
+    pub fn waiting(&self) -> &[Message] {
+        &self.messages[self.sent..]
+    }
+
+    /// Where in the memory the pieces of a message lie.
+    #[must_use]
+    pub fn pieces(&self, message: &Message) -> &[Range<usize>] {
+        &self.pieces[message.pieces.clone()]
+    }
+
+    /// Notes that the first `count` of those that wait have left, one way or another.
+    pub fn leave(&mut self, count: usize) {
+        self.sent += count;
+        if self.sent >= self.messages.len() {
+            self.messages.clear();
+            self.pieces.clear();
+            self.sent = 0;
+        }
+    }
+}
+
+fn ip_header(packet: &[u8]) -> Option<(usize, u8)> {
+    match packet.first()? >> 4 {
+        4 if packet[0] == 0x45 => Some((IPV4_HEADER, *packet.get(9)?)),
+        6 => Some((IPV6_HEADER, *packet.get(6)?)),
+        _ => None,
+    }
+}
+
+/// Whether this is a whole datagram of UDP with a checksum, with nothing between its headers.
+fn is_datagram(packet: &[u8]) -> bool {
+    let Some((header, UDP)) = ip_header(packet) else { return false };
+    let Some(udp) = packet.get(header..) else { return false };
+    let fragment = header == IPV4_HEADER && be16(packet, 6).is_none_or(|flags| flags & 0x3fff != 0);
+    !fragment && be16(udp, 4) == Some(udp.len()) && be16(udp, 6).is_some_and(|sum| sum != 0)
+}
+
+fn is_sound(datagram: &[u8]) -> bool {
+    ip_header(datagram).is_some_and(|(header, protocol)| {
+        let udp = &datagram[header..];
+        fold(add(pseudo_header(datagram, protocol, udp.len()), udp)) == 0xffff
+    })
+}
+
+/// Whether `next`, a datagram, may leave behind `first` in one train; if so, the bytes of its payload. What the kernel
+/// makes anew for each (lengths, checksums, IPv4's identification) may differ, nothing else.
+fn follows(first: &[u8], next: &[u8]) -> Option<usize> {
+    let (header, _) = ip_header(next)?;
+    let headers = header + UDP_HEADER;
+    let (a, b) = (first.get(..headers)?, next.get(..headers)?);
+    let same = match header {
+        IPV4_HEADER => a[..2] == b[..2] && a[6..10] == b[6..10] && a[12..24] == b[12..24],
+        _ => a[..4] == b[..4] && a[6..44] == b[6..44],
+    };
+    let size = next.len() - headers;
+    (same && size > 0 && next.len() <= first.len()).then_some(size)
+}
+
+/// Makes the headers at the start of `first` those of a train of `len` bytes and `size` bytes in each datagram.
+fn lengthen(first: &mut [u8], len: usize, size: usize) -> Option<VirtioHeader> {
+    let (header, protocol) = ip_header(first)?;
+    let total = u16::try_from(len).ok()?;
+    let udp = total.checked_sub(u16::try_from(header).ok()?)?;
+    if header == IPV4_HEADER {
+        first[2..4].copy_from_slice(&total.to_be_bytes());
+        first[10..12].fill(0);
+        let sum = !fold(add(0, &first[..header]));
+        first[10..12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        first[4..6].copy_from_slice(&udp.to_be_bytes());
+    }
+    let sum = fold(pseudo_header(first, protocol, udp.into()));
+    first[header + 4..header + 6].copy_from_slice(&udp.to_be_bytes());
+    first[header + 6..header + 8].copy_from_slice(&sum.to_be_bytes());
+    Some(VirtioHeader {
+        needs_csum: true,
+        data_valid: false,
+        gso_type: GsoType::UdpL4,
+        gso_ecn: false,
+        hdr_len: u16::try_from(header + UDP_HEADER).ok()?,
+        gso_size: u16::try_from(size).ok()?,
+        csum_start: u16::try_from(header).ok()?,
+        csum_offset: 6,
+    })
+}

@@ -1,0 +1,170 @@
+//! AF_PACKET on the uplink: many packets a call, each behind a virtio header and its link header.
+
+use std::io::{self, IoSlice};
+use std::net::Ipv6Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use clat_tun::VirtioHeader;
+use clat_xlat::TAILROOM;
+use nix::errno::Errno;
+use nix::libc::{self, c_int};
+use nix::sys::socket::{self as sys, sockopt};
+
+use super::{
+    attach_filter, batch, bind_packet, bound_to, get, packet_socket, set, set_nonblocking,
+    set_send_queue, ETH_P_IPV6, QUEUE,
+};
+use crate::filter;
+use crate::slots::{Slots, BATCH, FRONT, LINK_HEADER, STRIDE};
+
+/// Not in `libc` for every C library (linux/if_packet.h).
+const PACKET_STATISTICS: c_int = 6;
+const PACKET_VNET_HDR: c_int = 15;
+const PACKET_IGNORE_OUTGOING: c_int = 23;
+/// Raw IP devices of phones: `ARPHRD_RAWIP`, and what Qualcomm used before that existed.
+const ARPHRD_RAWIP: u16 = 519;
+const ARPHRD_RAWIP_OLD: u16 = 530;
+
+/// Where IPv6 packets for the CLAT's address come in, and super-packets go out.
+#[derive(Debug)]
+pub struct PacketSocket {
+    fd: OwnedFd,
+    link_header: usize,
+    hardware: u16,
+}
+
+impl PacketSocket {
+    /// Opens one on the interface `index` for packets to `v6`. Nothing else is ever queued: the filter is there
+    /// before the socket hears anything.
+    ///
+    /// # Errors
+    /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
+    pub fn open(index: u32, v6: Ipv6Addr) -> io::Result<Self> {
+        let fd = open_packet_socket()?;
+        configure_packet_socket(fd.as_fd(), index, v6)?;
+        Self::from_fd(fd)
+    }
+
+    /// Takes over one that the caller has opened, filtered and bound.
+    ///
+    /// # Errors
+    /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        set_nonblocking(&fd)?;
+        let (link_header, hardware) = link_of(&fd)?;
+        set(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
+        Ok(Self { fd, link_header, hardware })
+    }
+
+    /// Whether the uplink is Ethernet, where addresses are resolved.
+    #[must_use]
+    pub fn is_ethernet(&self) -> bool {
+        self.hardware == libc::ARPHRD_ETHER
+    }
+
+    /// Whether the interface is still there (it may be down).
+    #[must_use]
+    pub fn has_interface(&self) -> bool {
+        bound_to(&self.fd).is_ok_and(|address| address.sll_ifindex > 0)
+    }
+
+    /// How many packets the kernel has dropped since this was last asked, because too many were waiting.
+    #[must_use]
+    pub fn overruns(&self) -> u64 {
+        // struct tpacket_stats: packets, drops.
+        let mut stats = [0u32; 2];
+        let _ = get(&self.fd, libc::SOL_PACKET, PACKET_STATISTICS, &mut stats);
+        stats[1].into()
+    }
+
+    /// The interface's index and its own link address, as it is now.
+    ///
+    /// # Errors
+    /// `ENODEV` for an interface that is gone; what else the kernel said.
+    pub fn link_address(&self) -> io::Result<(u32, [u8; 6])> {
+        let address = bound_to(&self.fd)?;
+        let index = u32::try_from(address.sll_ifindex).ok().filter(|index| *index > 0);
+        let [a, b, c, d, e, f, ..] = address.sll_addr;
+        Ok((index.ok_or(Errno::ENODEV)?, [a, b, c, d, e, f]))
+    }
+
+    /// Reads up to `count` packets, each into a slot of its own, and notes there what they are.
+    ///
+    /// # Errors
+    /// `EAGAIN` when none waits, `ENETDOWN` when the interface has gone down, `EINVAL` for a kind of segmentation that
+    /// the kernel cannot describe.
+    pub fn recv(&self, slots: &mut Slots, count: usize) -> Result<(), Errno> {
+        let start = FRONT - self.link_header;
+        let room = start - VirtioHeader::LEN..STRIDE - TAILROOM;
+        let mut lens = [0; BATCH];
+        let lens = &mut lens[..count.min(BATCH)];
+        let got = batch::receive(&self.fd, slots.memory(), &room, lens)?;
+        // At most 14: it fits.
+        let link_header = u16::try_from(self.link_header).unwrap_or_default();
+        for (at, len) in lens[..got].iter().enumerate() {
+            let head = &slots.memory()[at * STRIDE + room.start..];
+            let mut vnet = VirtioHeader::from_bytes(head).unwrap_or_default();
+            vnet.csum_start = vnet.csum_start.wrapping_sub(link_header);
+            vnet.hdr_len = vnet.hdr_len.saturating_sub(link_header);
+            // One that fills the room may have been cut; it counts as one of no bytes.
+            let len = if *len < room.len() { *len } else { 0 };
+            slots.note(vnet, len.saturating_sub(VirtioHeader::LEN + self.link_header));
+        }
+        Ok(())
+    }
+
+    /// Sends frames, each behind its virtio header and its link header and in some of the `pieces`, up to the end of
+    /// which `ends` tells. Returns how many were taken.
+    ///
+    /// # Errors
+    /// What the kernel said about the first: `EAGAIN` when the socket is full, `ENOBUFS` when the queue of the
+    /// interface is, `ENETDOWN` when it is down, `EMSGSIZE` for a frame that is too long for it.
+    pub fn send(&self, pieces: &[IoSlice<'_>], ends: &[usize]) -> Result<usize, Errno> {
+        batch::send(&self.fd, pieces, ends)
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Opens a packet socket with a virtio header in front of each packet. It hears nothing until it is configured.
+///
+/// # Errors
+/// What the kernel said.
+pub fn open_packet_socket() -> io::Result<OwnedFd> {
+    let fd = packet_socket(libc::SOCK_RAW)?;
+    set(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
+    Ok(fd)
+}
+
+/// Binds a packet socket to the interface `index`, for packets to `v6`. Nothing else is ever queued: the filter is
+/// there before the socket hears anything.
+///
+/// # Errors
+/// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
+pub fn configure_packet_socket(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
+    // Bound to no protocol it hears nothing, but knows what the interface is.
+    bind_packet(&fd, index, 0)?;
+    let (link_header, _) = link_of(&fd)?;
+    attach_filter(&fd, &filter::destination(link_header, v6))?;
+    // Before 4.20 there is no such option; what we send is not ETH_P_IPV6 traffic to v6 anyway.
+    let _ = set(&fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1);
+    if sys::setsockopt(&fd, sockopt::RcvBufForce, &QUEUE).is_err() {
+        sys::setsockopt(&fd, sockopt::RcvBuf, &QUEUE)?;
+    }
+    set_send_queue(&fd)?;
+    bind_packet(&fd, index, ETH_P_IPV6)
+}
+
+/// Length of the link header on the interface that a packet socket is bound to, and that interface's ARPHRD type.
+fn link_of(fd: &impl AsFd) -> io::Result<(usize, u16)> {
+    let hardware = bound_to(fd)?.sll_hatype;
+    match hardware {
+        libc::ARPHRD_ETHER => Ok((LINK_HEADER, hardware)),
+        libc::ARPHRD_NONE | libc::ARPHRD_PPP | ARPHRD_RAWIP | ARPHRD_RAWIP_OLD => Ok((0, hardware)),
+        _ => Err(Errno::EAFNOSUPPORT.into()),
+    }
+}

@@ -1,0 +1,115 @@
+//! The raw IPv6 socket: what it sends takes the kernel's own way, one packet a call.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc::{self, c_int};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{self as sys, sockopt, MsgFlags, SockaddrIn6};
+
+use super::{get, set, set_mark, set_nonblocking, set_send_queue, socket};
+
+/// Where IPv6 packets go out: a raw socket on the uplink, with the mark. It also holds the anycast membership.
+#[derive(Debug)]
+pub struct RawSocket(OwnedFd);
+
+impl RawSocket {
+    /// Opens one.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn open(interface: &str, mark: u32) -> io::Result<Self> {
+        let fd = open_raw_socket()?;
+        sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
+        set_mark(fd.as_fd(), mark)?;
+        Self::tune(fd)
+    }
+
+    /// Takes over one that the caller has opened and bound.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        set_nonblocking(&fd)?;
+        Self::tune(fd)
+    }
+
+    fn tune(fd: OwnedFd) -> io::Result<Self> {
+        // The path MTU is the sender's to learn, from the Packet Too Big that we translate: the kernel must not
+        // drop what exceeds the one that it remembers.
+        set(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, &libc::IPV6_PMTUDISC_PROBE)?;
+        set_send_queue(&fd)?;
+        Ok(Self(fd))
+    }
+
+    /// Whether it takes another packet: its queue is at most half full.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let mut fd = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut fd, PollTimeout::ZERO) != Ok(0)
+    }
+
+    /// Sends one IPv6 packet, headers and all, to the destination in it.
+    ///
+    /// # Errors
+    /// What the kernel said; the packet is lost then. `EINVAL` for what is shorter than an IPv6 header.
+    pub fn send(&self, packet: &[u8]) -> Result<(), Errno> {
+        let destination = packet.get(24..40).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+        let destination = Ipv6Addr::from(destination.ok_or(Errno::EINVAL)?);
+        let to = SockaddrIn6::from(SocketAddrV6::new(destination, 0, 0, 0));
+        sys::sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty())?;
+        Ok(())
+    }
+}
+
+impl AsFd for RawSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Opens a raw socket that IPv6 packets leave by, headers and all.
+///
+/// # Errors
+/// What the kernel said.
+pub fn open_raw_socket() -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // IPPROTO_RAW: the header is ours.
+    socket(libc::AF_INET6, flags, libc::IPPROTO_RAW)
+}
+
+/// Makes `v6` an anycast address of the interface `index`, so that the kernel answers neighbour discovery for it, for
+/// as long as this IPv6 socket is open.
+///
+/// # Errors
+/// `EADDRNOTAVAIL` when no prefix of the interface covers it (on a host; see `ipv6_sock_ac_join`), `EINVAL` when
+/// an interface has it already.
+pub fn join_anycast(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
+    // struct ipv6_mreq, whose index has another sign in every C library.
+    let mut request = [0; 20];
+    request[..16].copy_from_slice(&v6.octets());
+    request[16..].copy_from_slice(&index.to_ne_bytes());
+    set(&fd, libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST, &request)
+}
+
+/// What the path of packets with `mark` towards `to` carries, in bytes of IPv6; of the one by `interface`, if given.
+///
+/// # Errors
+/// What the kernel said; `ENETUNREACH` without a route.
+pub fn path_mtu(interface: Option<&str>, mark: u32, to: Ipv6Addr) -> io::Result<u32> {
+    let fd = socket(libc::AF_INET6, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)?;
+    if let Some(interface) = interface {
+        sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
+    }
+    // None is there already, and setting it takes a privilege that who was handed its sockets does not have.
+    if mark != 0 {
+        set_mark(fd.as_fd(), mark)?;
+    }
+    // Nothing is sent by connecting a datagram socket; any port will do.
+    sys::connect(fd.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(to, 53, 0, 0)))?;
+    let mut mtu: c_int = 0;
+    get(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU, &mut mtu)?;
+    u32::try_from(mtu).map_err(|_| Errno::EINVAL.into())
+}

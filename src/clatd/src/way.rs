@@ -1,0 +1,101 @@
+//! The way to the PLAT past the kernel's IPv6: whom the uplink has as next hop, and what to put in front of a packet.
+//!
+//! The kernel is asked when it has told of a change, and that is looked at only while there is something to send: what
+//! changes on an idle link wakes nobody.
+
+use std::io;
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+
+use clat_route::{neighbour, next_hop, NextHop, Target, Watch};
+use clat_xlat::Prefix;
+
+use crate::slots::LINK_HEADER;
+use crate::socket::PacketSocket;
+
+/// How old what is known of the way may be.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// Whom IPv6 packets to the NAT64 prefix are sent to, as far as that can be done past the kernel.
+pub struct Way {
+    /// None where the kernel does not tell of changes.
+    watch: Option<Watch>,
+    source: Ipv6Addr,
+    prefix: Prefix,
+    looked: Option<Instant>,
+    link: Option<Link>,
+}
+
+/// What stands in front of each packet.
+struct Link {
+    header: [u8; LINK_HEADER],
+    len: usize,
+    /// The kernel is to send the next packet, which makes it see whether the neighbour is still there.
+    confirm: bool,
+}
+
+impl Way {
+    /// Subscribes to changes.
+    #[must_use]
+    pub fn new(source: Ipv6Addr, prefix: Prefix) -> Self {
+        let watch = Watch::with_neighbours()
+            .inspect_err(|e| {
+                log::warn!("cannot follow routes and neighbours ({e}): sending is slower");
+            })
+            .ok();
+        Self { watch, source, prefix, looked: None, link: None }
+    }
+
+    /// The link header of what is sent by `socket` now, empty on an uplink that has none. `None` if it is the kernel
+    /// that has to send: without a route or a neighbour's address, and every now and then.
+    pub fn link_header(&mut self, socket: &PacketSocket, now: Instant) -> Option<&[u8]> {
+        let watch = self.watch.as_ref()?;
+        if self.looked.is_none_or(|at| now.duration_since(at) >= FRESH) {
+            let first = self.looked.replace(now).is_none();
+            let found = watch.drain().and_then(|changed| {
+                if changed || first {
+                    self.link = look(socket, self.source, self.prefix)?;
+                }
+                Ok(())
+            });
+            if let Err(e) = found {
+                log::warn!("cannot ask for routes and neighbours ({e}): sending is slower");
+                self.watch = None;
+                return None;
+            }
+        }
+        let link = self.link.as_mut()?;
+        if std::mem::take(&mut link.confirm) {
+            return None;
+        }
+        Some(&link.header[..link.len])
+    }
+}
+
+fn look(socket: &PacketSocket, source: Ipv6Addr, prefix: Prefix) -> io::Result<Option<Link>> {
+    let (oif, own) = match socket.link_address() {
+        Ok(found) => found,
+        // Whoever receives there will notice.
+        Err(e) if e.raw_os_error() == Some(nix::libc::ENODEV) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let target = Target { oif, source, prefix: prefix.addr(), prefix_len: prefix.bits() };
+    let Some(hop) = next_hop(&target)? else { return Ok(None) };
+    let mut link = Link { header: [0; LINK_HEADER], len: 0, confirm: false };
+    if socket.is_ethernet() {
+        // Where each destination is a neighbour of its own, the kernel knows its way about them.
+        let NextHop::Gateway(router) = hop else { return Ok(None) };
+        let Some(router) = neighbour(oif, router)? else { return Ok(None) };
+        link.header[..6].copy_from_slice(&router.address);
+        link.header[6..12].copy_from_slice(&own);
+        link.header[12..].copy_from_slice(&[0x86, 0xdd]);
+        (link.len, link.confirm) = (LINK_HEADER, router.is_stale);
+    }
+    Ok(Some(link))
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Way").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
