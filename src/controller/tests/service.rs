@@ -204,9 +204,8 @@ fn a_clat_from_start_to_stop() {
     assert_eq!((&clat.v6, clat.nat64Prefix.as_str(), clat.restarts), (&v6, PREFIX, 0));
     assert_eq!(place.clatds(), [clat.pid]);
     let open = sh(&format!("ls /proc/{}/fd", clat.pid));
-    let open: Vec<_> = open.split_whitespace().collect();
-    let [.., tun] = open[..] else { panic!("{open:?}") };
-    assert_eq!(open, ["0", "1", "2", tun]);
+    let open: Vec<_> = open.split_whitespace().filter(|fd| !["0", "1", "2"].contains(fd)).collect();
+    let [tun] = open[..] else { panic!("{open:?}") };
     let info = sh(&format!("cat /proc/{}/fdinfo/{tun}", clat.pid));
     assert!(info.contains("iff:\tv4-up0"), "{info}");
 
