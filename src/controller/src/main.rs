@@ -18,7 +18,7 @@ const CLATD_PLACES: [&str; 4] =
     ["/usr/libexec/clat/clatd", "/usr/local/bin/clatd", "/usr/bin/clatd", "/system/bin/clatd"];
 
 /// Where the lock of the network namespace is, whatever socket is used.
-const RUN_DIR: &str = "/run/clat";
+const RUN_DIR: &str = if HAS_NETD { "/data/misc/clat" } else { "/run/clat" };
 
 /// Starts and stops 464XLAT (RFC 6877) on network interfaces, for clients on a Unix socket.
 #[derive(Parser)]
