@@ -1,23 +1,46 @@
 //! The controller's service, seen from here: calls, and errors as one line that says what to do.
 
-use std::path::Path;
+use std::io;
+use std::sync::mpsc::{channel, Sender};
 
 use clat_controller::binder_adapter::{
-    ClatStatus, ControllerStatus, ExceptionCode, IClatdController, OffloadCounters,
-    Status as BinderStatus, Strong,
+    link_to_death, new_listener, BinderResult, IClatdController, IClatdEventListener, Interface,
+    Status as BinderStatus, Strong, Transport, SECURITY, STOP_REQUESTED, STOP_SHUTDOWN,
+    TRANSACTION_FAILED,
 };
 use clat_controller::client::{connect, describe, errno};
+use clat_controller::status::Status;
 
-use crate::status::{Clat, Offload, Status};
 use crate::{Failure, FAILED};
 
 /// A connection to the controller.
 pub(crate) struct Client(Strong<dyn IClatdController>);
 
 impl Client {
-    /// Connects to the service on `socket`.
-    pub(crate) fn connect(socket: &Path) -> Result<Self, Failure> {
-        connect(socket).map(Self).map_err(Failure::unreachable)
+    /// Connects to the service by `transport`, or by what is there.
+    pub(crate) fn connect(transport: Option<&Transport>) -> Result<Self, Failure> {
+        connect(transport, false).map(Self).map_err(Failure::unreachable)
+    }
+
+    /// Connects, and calls `put` with each event that the controller tells of, as a line; returns when that fails, or the
+    /// controller is gone.
+    pub(crate) fn listen(
+        transport: Option<&Transport>,
+        mut put: impl FnMut(&str) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let service = connect(transport, true).map_err(Failure::unreachable)?;
+        let (lines, events) = channel();
+        let last = lines.clone();
+        let _link = link_to_death(&service, move || {
+            let _ = last.send(None);
+        })
+        .map_err(|e| Failure::unreachable(format!("the controller is gone ({e:?})")))?;
+        let listener = new_listener(Lines(lines));
+        service.registerEventListener(&listener).map_err(|status| failure(&status))?;
+        while let Ok(Some(line)) = events.recv() {
+            put(&line)?;
+        }
+        Err(Failure::unreachable("the controller is gone"))
     }
 
     /// Starts a CLAT; gives its IPv6 address.
@@ -35,9 +58,9 @@ impl Client {
         self.0.getStatus().map(Status::from).map_err(|status| failure(&status))
     }
 
-    /// The text of `dumpsys`.
-    pub(crate) fn dump(&self) -> Result<String, Failure> {
-        self.0.dumpText().map_err(|status| failure(&status))
+    /// The text of `dumpsys`, given these arguments.
+    pub(crate) fn dump(&self, args: &[String]) -> Result<String, Failure> {
+        self.0.dumpText(args).map_err(|status| failure(&status))
     }
 }
 
@@ -48,8 +71,8 @@ fn failure(status: &BinderStatus) -> Failure {
         return Failure { code: FAILED, message: format!("{message} ({errno:?})") };
     }
     match status.exception_code() {
-        ExceptionCode::TransactionFailed => Failure::unreachable(message),
-        ExceptionCode::Security => Failure {
+        TRANSACTION_FAILED => Failure::unreachable(message),
+        SECURITY => Failure {
             code: FAILED,
             message: format!(
                 "{message}; call it as root, or start clat_controller with --allow-uid"
@@ -59,57 +82,45 @@ fn failure(status: &BinderStatus) -> Failure {
     }
 }
 
-impl From<ControllerStatus> for Status {
-    fn from(status: ControllerStatus) -> Self {
-        Self {
-            pid: status.pid,
-            ebpf_mode: status.ebpfMode,
-            standalone: status.standalone,
-            clats: status.clats.into_iter().map(Clat::from).collect(),
-        }
+/// Events as lines of JSON, and `None` when there will be no more.
+struct Lines(Sender<Option<String>>);
+
+impl Lines {
+    fn put(&self, event: &serde_json::Value) -> BinderResult<()> {
+        // Nobody reads them once the program ends.
+        let _ = self.0.send(Some(event.to_string()));
+        Ok(())
     }
 }
 
-impl From<OffloadCounters> for Offload {
-    fn from(counters: OffloadCounters) -> Self {
-        Self {
-            packets: counters.packets,
-            bytes: counters.bytes,
-            super_packets: counters.superPackets,
-            neighbour: counters.neighbour,
-            lost: counters.lost,
-            passed: counters
-                .passed
-                .into_iter()
-                .map(|passed| (passed.reason, passed.count))
-                .collect(),
-        }
-    }
-}
+impl Interface for Lines {}
 
-impl From<ClatStatus> for Clat {
-    fn from(clat: ClatStatus) -> Self {
-        Self {
-            iface: clat.iface,
-            if_index: clat.ifIndex,
-            v4iface: clat.v4iface,
-            v4if_index: clat.v4ifIndex,
-            nat64_prefix: clat.nat64Prefix,
-            v4: clat.v4,
-            v6: clat.v6,
-            // AIDL knows no unsigned numbers.
-            fwmark: u32::from_ne_bytes(clat.fwmark.to_ne_bytes()),
-            pid: clat.pid,
-            restarts: clat.restarts,
-            uptime_millis: clat.uptimeMillis,
-            tx_packets: clat.txPackets,
-            tx_bytes: clat.txBytes,
-            rx_packets: clat.rxPackets,
-            rx_bytes: clat.rxBytes,
-            offloaded: clat.offloaded,
-            egress: clat.egress.map(Offload::from),
-            ingress: clat.ingress.map(Offload::from),
-            rates: None,
-        }
+#[allow(non_snake_case)] // AIDL's names
+impl IClatdEventListener for Lines {
+    fn onClatdStarted(&self, iface: &str, prefix: &str, v4: &str, v6: &str) -> BinderResult<()> {
+        self.put(&serde_json::json!({
+            "event": "started", "iface": iface, "nat64Prefix": prefix, "v4": v4, "v6": v6,
+        }))
+    }
+
+    fn onClatdStopped(&self, iface: &str, reason: i32) -> BinderResult<()> {
+        let reason = match reason {
+            STOP_REQUESTED => "requested",
+            STOP_SHUTDOWN => "shutdown",
+            _ => "other",
+        };
+        self.put(&serde_json::json!({ "event": "stopped", "iface": iface, "reason": reason }))
+    }
+
+    fn onClatdRestarted(
+        &self,
+        iface: &str,
+        pid: i32,
+        restarts: i32,
+        cause: &str,
+    ) -> BinderResult<()> {
+        self.put(&serde_json::json!({
+            "event": "restarted", "iface": iface, "pid": pid, "restarts": restarts, "cause": cause,
+        }))
     }
 }

@@ -4,9 +4,9 @@ mod ask;
 mod checks;
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
+use clat_controller::binder_adapter::Transport;
 use comfy_table::{presets, Table};
 use serde::Serialize;
 
@@ -86,8 +86,12 @@ fn healthy(checks: &[Check]) -> bool {
 }
 
 /// Runs `clatctl doctor`.
-pub(crate) fn run(socket: &Path, json: bool, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let checks = checks::all(socket);
+pub(crate) fn run(
+    transport: Option<&Transport>,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<ExitCode, Failure> {
+    let checks = checks::all(transport);
     let ok = healthy(&checks);
     if json {
         serde_json::to_writer_pretty(&mut *out, &serde_json::json!({"ok": ok, "checks": checks}))

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use clat_controller::binder_adapter::Transport;
 use client::Client;
 
 /// The operation failed.
@@ -67,9 +68,13 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 the controller cannot be reached
 #[derive(Parser)]
 #[command(name = "clatctl", version, max_term_width = 120, after_help = EXAMPLES)]
 struct Cli {
-    /// Unix socket of the controller
-    #[arg(long, global = true, value_name = "PATH", default_value = clat_controller::DEFAULT_SOCKET)]
-    socket: PathBuf,
+    /// Reach the controller on this Unix socket [default: by kernel binder where it is registered there, else on
+    /// /run/clat/controller.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Reach the controller by kernel binder
+    #[arg(long, global = true, conflicts_with = "socket")]
+    binder: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -93,7 +98,13 @@ enum Command {
     /// Show the controller and the CLATs that run
     Status(status::Args),
     /// Print the controller's dump, as dumpsys does
-    Dump,
+    Dump {
+        /// What dumpsys would be given behind the service's name: --json for the status as JSON
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Print what becomes of CLATs as it happens, one JSON object a line
+    Events,
     /// Say what this machine lacks for a CLAT, and the command that mends it
     #[command(
         after_help = "Exit status: 0 when all that is needed is there, else 1. Run it as root: some questions the \
@@ -138,15 +149,26 @@ fn complain(message: &str) {
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let mut out = io::stdout().lock();
+    let transport = match cli.socket {
+        Some(socket) => Some(Transport::Rpc(socket)),
+        None => cli.binder.then_some(Transport::Binder),
+    };
+    let transport = transport.as_ref();
     match cli.command {
         Command::Start { iface, prefix } => {
-            let v6 = Client::connect(&cli.socket)?.start(&iface, &prefix)?;
+            let v6 = Client::connect(transport)?.start(&iface, &prefix)?;
             writeln!(out, "{v6}")?;
         }
-        Command::Stop { iface } => Client::connect(&cli.socket)?.stop(&iface)?,
-        Command::Status(args) => status::run(&args, &Client::connect(&cli.socket)?, &mut out)?,
-        Command::Dump => out.write_all(Client::connect(&cli.socket)?.dump()?.as_bytes())?,
-        Command::Doctor { json } => return doctor::run(&cli.socket, json, &mut out),
+        Command::Stop { iface } => Client::connect(transport)?.stop(&iface)?,
+        Command::Status(args) => status::run(&args, &Client::connect(transport)?, &mut out)?,
+        Command::Dump { args } => {
+            out.write_all(Client::connect(transport)?.dump(&args)?.as_bytes())?;
+        }
+        Command::Events => Client::listen(transport, |line| {
+            writeln!(out, "{line}")?;
+            out.flush()
+        })?,
+        Command::Doctor { json } => return doctor::run(transport, json, &mut out),
         Command::Translate(args) => return translate::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,12 +1,10 @@
 //! `clatctl status`: the controller and its CLATs as a table or as JSON, once or again and again with rates.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use clat_controller::status::{Clat, Offload, Rates, Status};
 use comfy_table::{presets, Table};
-use serde::Serialize;
 
 use crate::client::Client;
 use crate::Failure;
@@ -30,93 +28,6 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write seconds between 0.1 and 86400".into())
 }
 
-/// What a controller is and what it runs; the fields are those of `ControllerStatus.aidl`.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Status {
-    pub(crate) pid: i32,
-    pub(crate) ebpf_mode: String,
-    pub(crate) standalone: bool,
-    pub(crate) clats: Vec<Clat>,
-}
-
-/// One running CLAT; the fields are those of `ClatStatus.aidl`.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Clat {
-    pub(crate) iface: String,
-    pub(crate) if_index: i32,
-    pub(crate) v4iface: String,
-    #[serde(rename = "v4ifIndex")]
-    pub(crate) v4if_index: i32,
-    pub(crate) nat64_prefix: String,
-    pub(crate) v4: String,
-    pub(crate) v6: String,
-    pub(crate) fwmark: u32,
-    pub(crate) pid: i32,
-    pub(crate) restarts: i32,
-    pub(crate) uptime_millis: i64,
-    pub(crate) tx_packets: i64,
-    pub(crate) tx_bytes: i64,
-    pub(crate) rx_packets: i64,
-    pub(crate) rx_bytes: i64,
-    pub(crate) offloaded: bool,
-    pub(crate) egress: Option<Offload>,
-    pub(crate) ingress: Option<Offload>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) rates: Option<Rates>,
-}
-
-impl Clat {
-    /// What left or came by both ways, through the kernel and through clatd: packets and bytes.
-    fn sent(&self) -> (i64, i64) {
-        by_both(self.tx_packets, self.tx_bytes, self.egress.as_ref())
-    }
-
-    fn received(&self) -> (i64, i64) {
-        by_both(self.rx_packets, self.rx_bytes, self.ingress.as_ref())
-    }
-}
-
-fn by_both(packets: i64, bytes: i64, offload: Option<&Offload>) -> (i64, i64) {
-    let more = offload.map_or((0, 0), |offload| (offload.packets, offload.bytes));
-    (packets.saturating_add(more.0), bytes.saturating_add(more.1))
-}
-
-/// What a program in the kernel has done; the fields are those of `OffloadCounters.aidl`, and `passed` by reason.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Offload {
-    pub(crate) packets: i64,
-    pub(crate) bytes: i64,
-    pub(crate) super_packets: i64,
-    pub(crate) neighbour: i64,
-    pub(crate) lost: i64,
-    pub(crate) passed: BTreeMap<String, i64>,
-}
-
-impl fmt::Display for Offload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} pkt, {}", self.packets, bytes(self.bytes))?;
-        let more = [("GSO", self.super_packets), ("lost", self.lost)].into_iter();
-        let passed = self.passed.iter().map(|(reason, count)| (reason.as_str(), *count));
-        for (name, count) in more.filter(|(_, count)| *count > 0).chain(passed) {
-            write!(f, "\n{name}: {count}")?;
-        }
-        Ok(())
-    }
-}
-
-/// What passed since the status before, a second, by both ways.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Rates {
-    tx_packets_per_second: f64,
-    tx_bytes_per_second: f64,
-    rx_packets_per_second: f64,
-    rx_bytes_per_second: f64,
-}
-
 /// Runs `clatctl status`.
 pub(crate) fn run(args: &Args, client: &Client, out: &mut impl Write) -> Result<(), Failure> {
     let mut before: Option<(Instant, Status)> = None;
@@ -126,8 +37,7 @@ pub(crate) fn run(args: &Args, client: &Client, out: &mut impl Write) -> Result<
             add_rates(&mut status, before, now.duration_since(*then));
         }
         if args.json {
-            serde_json::to_writer(&mut *out, &status).map_err(io::Error::from)?;
-            writeln!(out)?;
+            writeln!(out, "{}", status.json())?;
         } else {
             if args.watch.is_some() && io::stdout().is_terminal() {
                 write!(out, "\x1b[H\x1b[2J")?;
@@ -192,7 +102,7 @@ fn text(status: &Status, watch: bool) -> String {
         };
         let both = |(packets, count)| format!("{packets} pkt\n{}", bytes(count));
         let (mut sent, mut received) = (both(clat.sent()), both(clat.received()));
-        let ways = [&clat.egress, &clat.ingress].into_iter().flatten().map(ToString::to_string);
+        let ways = [&clat.egress, &clat.ingress].into_iter().flatten().map(offload);
         let offload = match (clat.offloaded, ways.collect::<Vec<_>>().join("\n")) {
             (true, counted) if counted.is_empty() => "yes".to_owned(),
             (true, counted) => counted,
@@ -214,6 +124,17 @@ fn text(status: &Status, watch: bool) -> String {
         ]);
     }
     format!("{head}{table}\n")
+}
+
+/// What a program in the kernel has done.
+fn offload(counters: &Offload) -> String {
+    let mut text = format!("{} pkt, {}", counters.packets, bytes(counters.bytes));
+    let more = [("GSO", counters.super_packets), ("lost", counters.lost)].into_iter();
+    let passed = counters.passed.iter().map(|(reason, count)| (reason.as_str(), *count));
+    for (name, count) in more.filter(|(_, count)| *count > 0).chain(passed) {
+        text += &format!("\n{name}: {count}");
+    }
+    text
 }
 
 fn rate(packets: f64, bytes: f64) -> String {

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use clat_controller::binder_adapter::{
     new_binder, security, serve, service_specific, BinderResult, ClatStatus, ControllerStatus,
-    IClatdController, Interface, SocketServer,
+    IClatdController, IClatdEventListener, Interface, Server, Strong, Transport, STOP_SHUTDOWN,
 };
 use clat_controller::SERVICE_NAME;
 use nix::errno::Errno;
@@ -71,21 +71,39 @@ impl IClatdController for Fixed {
         })
     }
 
-    fn dumpText(&self) -> BinderResult<String> {
+    fn dumpText(&self, _: &[String]) -> BinderResult<String> {
         Ok("  ClatdController\n    Trackers:\n".into())
+    }
+
+    fn registerEventListener(
+        &self,
+        listener: &Strong<dyn IClatdEventListener>,
+    ) -> BinderResult<()> {
+        let listener = listener.clone();
+        std::thread::spawn(move || {
+            listener.onClatdStarted("wlan0", "64:ff9b::/96", "192.0.0.4", "2001:db8::1:2:3:4")?;
+            listener.onClatdStopped("wlan0", STOP_SHUTDOWN)?;
+            listener.onClatdRestarted("wlan1", 7, 3, "exited with status 1")
+        });
+        Ok(())
+    }
+
+    fn unregisterEventListener(&self, _: &Strong<dyn IClatdEventListener>) -> BinderResult<()> {
+        Ok(())
     }
 }
 
 struct Service {
     folder: TempDir,
-    _server: SocketServer,
+    _server: Server,
 }
 
 impl Service {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server =
-            serve(&folder.path().join("socket"), SERVICE_NAME, &new_binder(Fixed)).unwrap();
+            serve(&Transport::Rpc(folder.path().join("socket")), SERVICE_NAME, &new_binder(Fixed))
+                .unwrap();
         Self { folder, _server: server }
     }
 
@@ -179,6 +197,37 @@ fn watching_shows_rates_from_the_second_time_on() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert_eq!(lines[0]["clats"][0]["rates"], serde_json::Value::Null);
     assert_eq!(lines[1]["clats"][0]["rates"]["txPacketsPerSecond"], 0.0);
+}
+
+#[test]
+fn events_come_as_json_until_the_controller_goes() {
+    use std::io::{BufRead, BufReader};
+    let service = Service::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_clatctl"))
+        .arg("--socket")
+        .arg(service.socket())
+        .arg("events")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> serde_json::Value {
+        serde_json::from_str(&lines.next().expect("a line").unwrap()).unwrap()
+    };
+    let started = serde_json::json!({
+        "event": "started", "iface": "wlan0", "nat64Prefix": "64:ff9b::/96", "v4": "192.0.0.4",
+        "v6": "2001:db8::1:2:3:4",
+    });
+    let stopped = serde_json::json!({ "event": "stopped", "iface": "wlan0", "reason": "shutdown" });
+    let restarted = serde_json::json!({
+        "event": "restarted", "iface": "wlan1", "pid": 7, "restarts": 3,
+        "cause": "exited with status 1",
+    });
+    assert_eq!([next(), next(), next()], [started, stopped, restarted]);
+    drop(service);
+    let (code, _, err) = said(&child.wait_with_output().unwrap());
+    assert_eq!((code, err.as_str()), (Some(3), "clatctl: the controller is gone\n"));
 }
 
 #[test]

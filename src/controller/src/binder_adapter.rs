@@ -1,64 +1,44 @@
-//! All that differs between binder libraries: rsbinder under Cargo, AOSP's libbinder_rs under Soong. The rest of the
-//! crate uses only what stands here.
+//! All that differs between binder libraries: rsbinder under Cargo, AOSP's libbinder_rs under Soong (`--cfg soong`). The
+//! rest of the crate uses only what stands here, and compiles unchanged against both.
 
-use std::io;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::sys::stat::{umask, Mode};
-use rsbinder::entry::{WireProfile, WireVersion};
-use rsbinder::{Client, Endpoint, ServerGuard, Uri};
 
-pub use android_net_clat_aidl::aidl::android::net::clat::ClatStatus::ClatStatus;
-pub use android_net_clat_aidl::aidl::android::net::clat::ControllerStatus::ControllerStatus;
-pub use android_net_clat_aidl::aidl::android::net::clat::IClatdController::{
-    BnClatdController, IClatdController,
-};
-pub use android_net_clat_aidl::aidl::android::net::clat::{
-    OffloadCounters::OffloadCounters, ReasonCount::ReasonCount,
-};
-pub use rsbinder::{BinderResult, ExceptionCode, Interface, Status, StatusCode, Strong};
+pub use imp::*;
 
-use crate::errors::{explain, worded};
+/// How callers and the controller reach one another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// The kernel's binder driver, with a service manager that knows services by their names.
+    Binder,
+    /// Binder's RPC transport, the wire of Android 13 and later, on a Unix socket at this path.
+    Rpc(PathBuf),
+}
 
-/// How long a client waits for an answer. A start waits for duplicate address detection and the firewall's lock.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long a new connection gets for its handshake; also how long one that says nothing can hold up the end.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-
-/// Connections at one time; more wait in the kernel's queue. Each costs a thread.
-const MAX_CONNECTIONS: usize = 64;
-
-/// A service-specific exception with an errno value.
-#[must_use]
-pub fn service_specific(errno: Errno, message: &str) -> Status {
-    Status::new_service_specific_error(errno as i32, Some(message.to_owned()))
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Binder => f.write_str("kernel binder"),
+            Self::Rpc(socket) => write!(f, "unix://{}", socket.display()),
+        }
+    }
 }
 
 /// A security exception.
 #[must_use]
 pub fn security(message: &str) -> Status {
-    Status::from((ExceptionCode::Security, message))
-}
-
-/// The user that the transaction in progress came from, as the kernel vouches for it (SO_PEERCRED on a socket);
-/// `u32::MAX` where nobody does.
-#[must_use]
-pub fn calling_uid() -> u32 {
-    rsbinder::get_calling_uid()
+    exception(SECURITY, message)
 }
 
 /// What a call's failure says, for people.
 #[must_use]
 pub fn describe(status: &Status) -> String {
-    match (status.exception_code(), status.message()) {
-        (_, Some(message)) if !message.is_empty() => message.to_owned(),
-        (ExceptionCode::Security, _) => "this user may not use the controller".to_owned(),
-        (ExceptionCode::TransactionFailed, _) => {
-            format!("the connection to the controller was lost ({})", status.transaction_error())
+    match (status.exception_code(), message(status)) {
+        (_, Some(message)) if !message.is_empty() => message,
+        (SECURITY, _) => "this user may not use the controller".to_owned(),
+        (TRANSACTION_FAILED, _) => {
+            format!("the connection to the controller was lost ({:?})", status.transaction_error())
         }
         _ => status.to_string(),
     }
@@ -67,82 +47,406 @@ pub fn describe(status: &Status) -> String {
 /// The errno value of a service-specific exception.
 #[must_use]
 pub fn errno(status: &Status) -> Option<Errno> {
-    (status.exception_code() == ExceptionCode::ServiceSpecific)
+    (status.exception_code() == SERVICE_SPECIFIC)
         .then(|| Errno::from_raw(status.service_specific_error()))
 }
 
-/// Makes a binder of a service.
-pub fn new_binder<T: IClatdController + Send + Sync + 'static>(
-    service: T,
-) -> Strong<dyn IClatdController> {
-    BnClatdController::new_binder(service)
-}
+#[cfg(not(soong))]
+mod imp {
+    use std::io;
+    use std::os::unix::net::UnixStream;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+    use std::time::Duration;
 
-/// A service that answers on a socket until dropped. Then its connections are closed and the socket is removed.
-pub struct SocketServer {
-    _guard: ServerGuard,
-}
-
-/// Binder's RPC transport, the wire of Android 13 and later, on a Unix socket.
-fn uri(socket: &Path) -> io::Result<Uri> {
-    let path: PathBuf = std::path::absolute(socket)?;
-    Ok(Uri::new(Endpoint::unix(path)).with_wire(WireProfile::Android13Plus(WireVersion::MAX)))
-}
-
-fn transport(code: StatusCode, socket: &Path) -> io::Error {
-    let errno = match code {
-        StatusCode::Errno(negative) => Errno::from_raw(-negative),
-        StatusCode::AlreadyExists => Errno::EEXIST,
-        StatusCode::PermissionDenied => Errno::EACCES,
-        StatusCode::NameNotFound => Errno::ENOENT,
-        _ => Errno::EIO,
+    use android_net_clat_aidl::aidl::android::net::clat;
+    use nix::errno::Errno;
+    use nix::sys::stat::{umask, Mode};
+    use rsbinder::entry::{WireProfile, WireVersion};
+    use rsbinder::{
+        Client, Endpoint, FromIBinder, ProcessState, ServerGuard, TransportCaps, Uri, WIBinder,
     };
-    worded(errno, format!("{}: {code}", socket.display()))
-}
 
-/// Offers `service` under `name` on a Unix socket of mode 0660. A socket that nobody listens on is replaced.
-///
-/// # Errors
-/// EADDRINUSE when somebody listens there, EEXIST when it is no socket, and those of bind(2).
-pub fn serve(
-    socket: &Path,
-    name: &str,
-    service: &Strong<dyn IClatdController>,
-) -> io::Result<SocketServer> {
-    let failed = |code| transport(code, socket);
-    let server = rsbinder::serve(uri(socket)?)
-        .and_then(|server| server.add(name, service.as_binder()))
-        .map_err(failed)?
-        .with(|options| {
+    use super::Transport;
+    use crate::errors::{explain, worded};
+
+    pub use clat::ClatStatus::ClatStatus;
+    pub use clat::ControllerStatus::ControllerStatus;
+    pub use clat::IClatdController::{BnClatdController, IClatdController};
+    pub use clat::IClatdEventListener::{
+        BnClatdEventListener, IClatdEventListener, STOP_REQUESTED, STOP_SHUTDOWN,
+    };
+    pub use clat::OffloadCounters::OffloadCounters;
+    pub use clat::ReasonCount::ReasonCount;
+    pub use rsbinder::{BinderResult, ExceptionCode, Interface, Status, StatusCode, Strong};
+
+    /// EX_SECURITY.
+    pub const SECURITY: ExceptionCode = ExceptionCode::Security;
+    /// EX_SERVICE_SPECIFIC.
+    pub const SERVICE_SPECIFIC: ExceptionCode = ExceptionCode::ServiceSpecific;
+    /// EX_TRANSACTION_FAILED: the call may not have arrived.
+    pub const TRANSACTION_FAILED: ExceptionCode = ExceptionCode::TransactionFailed;
+    /// What a refused dump answers.
+    pub const PERMISSION_DENIED: StatusCode = StatusCode::PermissionDenied;
+    /// What a dump answers that cannot be written.
+    pub const UNKNOWN_ERROR: StatusCode = StatusCode::Unknown;
+
+    /// An argument of a dump.
+    pub type DumpArg<'a> = String;
+
+    /// The text of an argument of a dump.
+    #[must_use]
+    pub fn dump_arg(arg: &DumpArg<'_>) -> String {
+        arg.clone()
+    }
+
+    /// A service-specific exception with an errno value.
+    #[must_use]
+    pub fn service_specific(errno: Errno, message: &str) -> Status {
+        Status::new_service_specific_error(errno as i32, Some(message.to_owned()))
+    }
+
+    /// An exception with a message.
+    #[must_use]
+    pub fn exception(code: ExceptionCode, message: &str) -> Status {
+        Status::from((code, message))
+    }
+
+    /// The message of an exception.
+    #[must_use]
+    pub fn message(status: &Status) -> Option<String> {
+        status.message().map(str::to_owned)
+    }
+
+    /// The user that the transaction in progress came from, as the kernel vouches for it (SO_PEERCRED on a socket);
+    /// `u32::MAX` where nobody does.
+    #[must_use]
+    pub fn calling_uid() -> u32 {
+        rsbinder::get_calling_uid()
+    }
+
+    /// Whether the transaction in progress came over a transport by which its caller can be called at any time.
+    #[must_use]
+    pub fn can_call_back() -> bool {
+        rsbinder::thread_state::calling_caps()
+            .is_some_and(|caps| caps.contains(TransportCaps::CALLBACKS))
+    }
+
+    /// Makes a binder of a service.
+    pub fn new_binder<T: IClatdController + Send + Sync + 'static>(
+        service: T,
+    ) -> Strong<dyn IClatdController> {
+        BnClatdController::new_binder(service)
+    }
+
+    /// Makes a binder of a listener.
+    pub fn new_listener<T: IClatdEventListener + Send + Sync + 'static>(
+        listener: T,
+    ) -> Strong<dyn IClatdEventListener> {
+        BnClatdEventListener::new_binder(listener)
+    }
+
+    struct Died<F>(F);
+
+    impl<F: Fn() + Send + Sync> rsbinder::DeathRecipient for Died<F> {
+        fn binder_died(&self, _: &WIBinder) {
+            (self.0)();
+        }
+    }
+
+    /// Has the death of a process noticed, until dropped.
+    pub struct DeathLink {
+        _recipient: Arc<dyn rsbinder::DeathRecipient>,
+    }
+
+    /// Calls `died` when the process dies that offers `binder`. Over RPC that takes a connection with callbacks.
+    ///
+    /// # Errors
+    /// When it is dead already, or no other process.
+    pub fn link_to_death<I: FromIBinder + ?Sized>(
+        binder: &Strong<I>,
+        died: impl Fn() + Send + Sync + 'static,
+    ) -> Result<DeathLink, StatusCode> {
+        let recipient = Arc::new(Died(died));
+        binder.as_binder().link_to_death_arc(&recipient)?;
+        Ok(DeathLink { _recipient: recipient })
+    }
+
+    /// Connections at one time; more wait in the kernel's queue. Each costs a thread.
+    const MAX_CONNECTIONS: usize = 64;
+
+    /// How long a new connection gets for its handshake; also how long one that says nothing can hold up the end.
+    const HANDSHAKE: Duration = Duration::from_secs(5);
+
+    /// How long a client waits for an answer. A start waits for duplicate address detection and the firewall's lock.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Whether there is a binder driver, and behind it a service manager that answers.
+    #[must_use]
+    pub fn has_service_manager() -> bool {
+        ["/dev/binderfs/binder", "/dev/binder"].iter().any(|path| Path::new(path).exists())
+            && ProcessState::init_default().is_ok()
+            && rsbinder::hub::default().is_ok()
+    }
+
+    fn uri(transport: &Transport) -> io::Result<Uri> {
+        Ok(match transport {
+            Transport::Binder => Uri::new(Endpoint::kernel()),
+            Transport::Rpc(socket) => {
+                let path: PathBuf = std::path::absolute(socket)?;
+                Uri::new(Endpoint::unix(path))
+                    .with_wire(WireProfile::Android13Plus(WireVersion::MAX))
+            }
+        })
+    }
+
+    fn failed(code: StatusCode, transport: &Transport) -> io::Error {
+        let errno = match code {
+            StatusCode::Errno(negative) => Errno::from_raw(-negative),
+            StatusCode::AlreadyExists => Errno::EEXIST,
+            StatusCode::PermissionDenied => Errno::EACCES,
+            StatusCode::NameNotFound => Errno::ENOENT,
+            _ => Errno::EIO,
+        };
+        worded(errno, format!("{transport}: {code}"))
+    }
+
+    /// A service that answers until dropped. Then its connections are closed and the socket is removed; of kernel binder
+    /// a process takes its leave by ending.
+    pub struct Server {
+        _guard: ServerGuard,
+    }
+
+    /// Offers `service` under `name`: to the service manager, or on a Unix socket of mode 0660. A socket that nobody
+    /// listens on is replaced.
+    ///
+    /// # Errors
+    /// EADDRINUSE when somebody listens there, EEXIST when it is no socket, and those of bind(2); EACCES when the service
+    /// manager refuses, EIO when there is none.
+    pub fn serve(
+        transport: &Transport,
+        name: &str,
+        service: &Strong<dyn IClatdController>,
+    ) -> io::Result<Server> {
+        let mut server = rsbinder::serve(uri(transport)?)
+            .and_then(|server| server.add(name, service.as_binder()))
+            .map_err(|code| failed(code, transport))?;
+        let Transport::Rpc(socket) = transport else {
+            let guard = server.spawn().map_err(|code| failed(code, transport))?;
+            return Ok(Server { _guard: guard });
+        };
+        server = server.with(|options| {
             options.max_connections = Some(MAX_CONNECTIONS);
             options.handshake_timeout = Some(HANDSHAKE);
         });
-    // The socket comes to be with its mode; there is no moment at which it is open to all.
-    let before = umask(Mode::S_IXUSR | Mode::S_IXGRP | Mode::S_IRWXO);
-    let guard = server.spawn();
-    umask(before);
-    let guard = guard.map_err(|code| match transport(code, socket) {
-        e if e.kind() == io::ErrorKind::AddrInUse => {
-            worded(Errno::EADDRINUSE, format!("another controller answers on {}", socket.display()))
+        // The socket comes to be with its mode; there is no moment at which it is open to all.
+        let before = umask(Mode::S_IXUSR | Mode::S_IXGRP | Mode::S_IRWXO);
+        let guard = server.spawn();
+        umask(before);
+        let guard = guard.map_err(|code| match failed(code, transport) {
+            e if e.kind() == io::ErrorKind::AddrInUse => worded(
+                Errno::EADDRINUSE,
+                format!("another controller answers on {}", socket.display()),
+            ),
+            e if e.kind() == io::ErrorKind::AlreadyExists => {
+                worded(Errno::EEXIST, format!("{} exists and is no socket", socket.display()))
+            }
+            e => e,
+        })?;
+        Ok(Server { _guard: guard })
+    }
+
+    /// Connects to the service `name`. With `callbacks`, it can call this process at any time; the connection then stays
+    /// until the process ends.
+    ///
+    /// # Errors
+    /// ENOENT when the service manager knows no such service; those of connect(2), and of the first exchange.
+    pub fn connect(
+        transport: &Transport,
+        name: &str,
+        callbacks: bool,
+    ) -> io::Result<Strong<dyn IClatdController>> {
+        let client = Client::open_with(uri(transport)?, |options, _| {
+            if let Transport::Rpc(_) = transport {
+                options.timeout = Some(PATIENCE);
+                options.incoming_connections = callbacks.then_some(1);
+            }
+        });
+        let service = client.and_then(|client| client.try_get(name));
+        match (service, transport) {
+            (Ok(service), _) => service.ok_or_else(|| failed(StatusCode::NameNotFound, transport)),
+            (Err(code), Transport::Binder) => Err(failed(code, transport)),
+            // The system's error, where there is one, says more than the library's.
+            (Err(code), Transport::Rpc(socket)) => Err(match UnixStream::connect(socket) {
+                Err(e) => explain(e, socket.display()),
+                Ok(_) => failed(code, transport),
+            }),
         }
-        e if e.kind() == io::ErrorKind::AlreadyExists => {
-            worded(Errno::EEXIST, format!("{} exists and is no socket", socket.display()))
-        }
-        e => e,
-    })?;
-    Ok(SocketServer { _guard: guard })
+    }
 }
 
-/// Connects to the service `name` on a Unix socket.
-///
-/// # Errors
-/// Those of connect(2), and of the first exchange.
-pub fn connect(socket: &Path, name: &str) -> io::Result<Strong<dyn IClatdController>> {
-    Client::open_with(uri(socket)?, |options, _| options.timeout = Some(PATIENCE))
-        .and_then(|client| client.get(name))
-        // The system's error, where there is one, says more than the library's.
-        .map_err(|code| match UnixStream::connect(socket) {
-            Err(e) => explain(e, socket.display()),
-            Ok(_) => transport(code, socket),
-        })
+#[cfg(soong)]
+mod imp {
+    use std::ffi::CStr;
+    use std::io;
+
+    use android_net_clat_aidl::aidl::android::net::clat;
+    use binder::{BinderFeatures, DeathRecipient, FromIBinder, IBinder, ProcessState, ThreadState};
+    use nix::errno::Errno;
+
+    use super::Transport;
+    use crate::errors::worded;
+
+    pub use binder::{ExceptionCode, Interface, Status, StatusCode, Strong};
+    pub use clat::ClatStatus::ClatStatus;
+    pub use clat::ControllerStatus::ControllerStatus;
+    pub use clat::IClatdController::{BnClatdController, IClatdController};
+    pub use clat::IClatdEventListener::{
+        BnClatdEventListener, IClatdEventListener, STOP_REQUESTED, STOP_SHUTDOWN,
+    };
+    pub use clat::OffloadCounters::OffloadCounters;
+    pub use clat::ReasonCount::ReasonCount;
+
+    /// What a call gives.
+    pub type BinderResult<T> = binder::Result<T>;
+
+    /// EX_SECURITY.
+    pub const SECURITY: ExceptionCode = ExceptionCode::SECURITY;
+    /// EX_SERVICE_SPECIFIC.
+    pub const SERVICE_SPECIFIC: ExceptionCode = ExceptionCode::SERVICE_SPECIFIC;
+    /// EX_TRANSACTION_FAILED: the call may not have arrived.
+    pub const TRANSACTION_FAILED: ExceptionCode = ExceptionCode::TRANSACTION_FAILED;
+    /// What a refused dump answers.
+    pub const PERMISSION_DENIED: StatusCode = StatusCode::PERMISSION_DENIED;
+    /// What a dump answers that cannot be written.
+    pub const UNKNOWN_ERROR: StatusCode = StatusCode::UNKNOWN_ERROR;
+
+    /// An argument of a dump.
+    pub type DumpArg<'a> = &'a CStr;
+
+    /// The text of an argument of a dump.
+    #[must_use]
+    pub fn dump_arg(arg: &DumpArg<'_>) -> String {
+        arg.to_string_lossy().into_owned()
+    }
+
+    /// A service-specific exception with an errno value.
+    #[must_use]
+    pub fn service_specific(errno: Errno, message: &str) -> Status {
+        Status::new_service_specific_error_str(errno as i32, Some(message))
+    }
+
+    /// An exception with a message.
+    #[must_use]
+    pub fn exception(code: ExceptionCode, message: &str) -> Status {
+        Status::new_exception_str(code, Some(message))
+    }
+
+    /// The message of an exception; with its code in front, which is how this library gives it.
+    #[must_use]
+    pub fn message(status: &Status) -> Option<String> {
+        (status.exception_code() == SERVICE_SPECIFIC).then(|| status.get_description())
+    }
+
+    /// The user that the transaction in progress came from.
+    #[must_use]
+    pub fn calling_uid() -> u32 {
+        ThreadState::get_calling_uid()
+    }
+
+    /// Whether the transaction in progress came over a transport by which its caller can be called at any time.
+    #[must_use]
+    pub fn can_call_back() -> bool {
+        true
+    }
+
+    /// Makes a binder of a service.
+    pub fn new_binder<T: IClatdController + Send + Sync + 'static>(
+        service: T,
+    ) -> Strong<dyn IClatdController> {
+        BnClatdController::new_binder(service, BinderFeatures::default())
+    }
+
+    /// Makes a binder of a listener.
+    pub fn new_listener<T: IClatdEventListener + Send + Sync + 'static>(
+        listener: T,
+    ) -> Strong<dyn IClatdEventListener> {
+        BnClatdEventListener::new_binder(listener, BinderFeatures::default())
+    }
+
+    /// Has the death of a process noticed, until dropped.
+    pub struct DeathLink {
+        _recipient: DeathRecipient,
+    }
+
+    /// Calls `died` when the process dies that offers `binder`. Over RPC that takes a connection with callbacks.
+    ///
+    /// # Errors
+    /// When it is dead already, or no other process.
+    pub fn link_to_death<I: FromIBinder + ?Sized>(
+        binder: &Strong<I>,
+        died: impl Fn() + Send + Sync + 'static,
+    ) -> Result<DeathLink, StatusCode> {
+        let mut recipient = DeathRecipient::new(died);
+        binder.as_binder().link_to_death(&mut recipient)?;
+        Ok(DeathLink { _recipient: recipient })
+    }
+
+    /// Android has one.
+    #[must_use]
+    pub fn has_service_manager() -> bool {
+        true
+    }
+
+    fn failed(code: StatusCode) -> io::Error {
+        let errno = match code {
+            StatusCode::PERMISSION_DENIED => Errno::EACCES,
+            StatusCode::NAME_NOT_FOUND => Errno::ENOENT,
+            _ => Errno::EIO,
+        };
+        worded(errno, format!("kernel binder: {code:?}"))
+    }
+
+    fn need_kernel(transport: &Transport) -> io::Result<()> {
+        match transport {
+            Transport::Binder => Ok(()),
+            Transport::Rpc(_) => {
+                Err(worded(Errno::EOPNOTSUPP, "there is only kernel binder on Android"))
+            }
+        }
+    }
+
+    /// A service that answers until the process ends.
+    pub struct Server;
+
+    /// Offers `service` under `name` to the service manager.
+    ///
+    /// # Errors
+    /// EACCES when the service manager refuses.
+    pub fn serve(
+        transport: &Transport,
+        name: &str,
+        service: &Strong<dyn IClatdController>,
+    ) -> io::Result<Server> {
+        need_kernel(transport)?;
+        ProcessState::start_thread_pool();
+        binder::add_service(name, service.as_binder()).map_err(failed)?;
+        Ok(Server)
+    }
+
+    /// Connects to the service `name`.
+    ///
+    /// # Errors
+    /// ENOENT when the service manager knows no such service.
+    pub fn connect(
+        transport: &Transport,
+        name: &str,
+        callbacks: bool,
+    ) -> io::Result<Strong<dyn IClatdController>> {
+        need_kernel(transport)?;
+        if callbacks {
+            ProcessState::start_thread_pool();
+        }
+        binder::check_interface(name).map_err(failed)
+    }
 }

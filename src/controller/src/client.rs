@@ -1,39 +1,62 @@
 //! The other side: how a program reaches a running controller.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use crate::binder_adapter::{self, IClatdController, Strong};
+use crate::binder_adapter::{self, has_service_manager, IClatdController, Strong, Transport};
 use crate::errors::worded;
-use crate::SERVICE_NAME;
+use crate::{DEFAULT_SOCKET, SERVICE_NAME};
 
 pub use crate::binder_adapter::{describe, errno};
 
-/// Connects to the controller that listens on `socket`.
+/// Connects to the controller: by `transport`, else by kernel binder where it is registered there, else on its usual
+/// socket. With `callbacks` it can tell this process of events; the connection then stays until the process ends.
 ///
 /// # Errors
-/// ENOENT or ECONNREFUSED when none does, EACCES when this user may not, each with words that say what helps.
-pub fn connect(socket: &Path) -> io::Result<Strong<dyn IClatdController>> {
-    binder_adapter::connect(socket, SERVICE_NAME).map_err(|e| {
-        let shown = socket.display();
-        match e.kind() {
-            io::ErrorKind::NotFound => worded(
-                Errno::ENOENT,
-                format!("no controller listens on {shown}; start clat_controller as root"),
-            ),
-            io::ErrorKind::ConnectionRefused => worded(
-                Errno::ECONNREFUSED,
-                format!("the controller that made {shown} is gone; start clat_controller as root"),
-            ),
-            io::ErrorKind::PermissionDenied => worded(
-                Errno::EACCES,
-                format!(
-                    "you may not use {shown}; try as root, or as a member of the socket's group"
-                ),
-            ),
-            _ => e,
+/// ENOENT or ECONNREFUSED when none is there, EACCES when this user may not, each with words that say what helps.
+pub fn connect(
+    transport: Option<&Transport>,
+    callbacks: bool,
+) -> io::Result<Strong<dyn IClatdController>> {
+    if let Some(transport) = transport {
+        return connect_by(transport, callbacks);
+    }
+    if has_service_manager() {
+        match connect_by(&Transport::Binder, callbacks) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => return done,
         }
-    })
+    }
+    connect_by(&Transport::Rpc(PathBuf::from(DEFAULT_SOCKET)), callbacks)
+}
+
+fn connect_by(transport: &Transport, callbacks: bool) -> io::Result<Strong<dyn IClatdController>> {
+    let failed = |e: io::Error| match (e.kind(), transport) {
+        (io::ErrorKind::NotFound, Transport::Binder) => worded(
+            Errno::ENOENT,
+            format!("the service manager knows no {SERVICE_NAME}; start clat_controller as root"),
+        ),
+        (io::ErrorKind::NotFound, Transport::Rpc(socket)) => worded(
+            Errno::ENOENT,
+            format!("no controller listens on {}; start clat_controller as root", socket.display()),
+        ),
+        (io::ErrorKind::ConnectionRefused, Transport::Rpc(socket)) => worded(
+            Errno::ECONNREFUSED,
+            format!(
+                "the controller that made {} is gone; start clat_controller as root",
+                socket.display()
+            ),
+        ),
+        (io::ErrorKind::PermissionDenied, Transport::Rpc(socket)) => worded(
+            Errno::EACCES,
+            format!(
+                "you may not use {}; try as root, or as a member of the socket's group",
+                socket.display()
+            ),
+        ),
+        _ => e,
+    };
+    binder_adapter::connect(transport, SERVICE_NAME, callbacks).map_err(failed)
 }

@@ -18,9 +18,47 @@ use crate::tracker::{Request, Tracker};
 
 pub use crate::tracker::Clat;
 
+/// What became of a CLAT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was started.
+    Started(Clat),
+    /// It has ended, and all that it held is gone.
+    Stopped {
+        /// Its uplink.
+        iface: IfaceName,
+        /// Why it ended.
+        reason: Reason,
+    },
+    /// Its clatd died, and another one was started.
+    Restarted {
+        /// Its uplink.
+        iface: IfaceName,
+        /// Process id of the new clatd.
+        pid: i32,
+        /// How often that has happened to it.
+        restarts: u32,
+        /// How the last clatd ended, as in "exited with status 1".
+        cause: String,
+    },
+}
+
+/// Why a CLAT ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Somebody asked for it.
+    Requested,
+    /// The controller is ending.
+    Shutdown,
+}
+
+/// Is told of every [`Event`]; must not wait for anybody.
+pub type Observer = Arc<dyn Fn(Event) + Send + Sync>;
+
 /// Starts and stops CLATs on a host.
 pub struct Controller<H: Host> {
     host: Arc<H>,
+    observer: Observer,
     standalone: bool,
     mode: EbpfMode,
     /// Of the translation in the kernel, until the end of the controller.
@@ -78,8 +116,8 @@ impl<H: Host> Drop for Turn<'_, H> {
 
 impl<H: Host> Controller<H> {
     /// A controller that runs nothing yet. When `standalone`, every interface that exists has a network, and the IPv4
-    /// default route is set and taken away with a CLAT.
-    pub fn new(host: Arc<H>, standalone: bool) -> Self {
+    /// default route is set and taken away with a CLAT. `observer` is told of what happens.
+    pub fn new(host: Arc<H>, standalone: bool, observer: Observer) -> Self {
         let (mode, programs) = get_programs(host.as_ref(), decide_mode(host.as_ref()));
         log::info!("eBPF mode: {mode}; {}", if standalone { "standalone" } else { "with netd" });
         let state = State {
@@ -90,6 +128,7 @@ impl<H: Host> Controller<H> {
         };
         Self {
             host,
+            observer,
             standalone,
             mode,
             programs: Mutex::new(programs.map(Arc::new)),
@@ -143,6 +182,7 @@ impl<H: Host> Controller<H> {
                 ));
             }
             if let Some(running) = state.trackers.get(&iface) {
+                log::error!("clatd pid={} already started on {iface}", running.clatd.pid());
                 let cause = match running.clatd.pid() {
                     0 => {
                         "one runs there already, whose clatd is just being started again".to_owned()
@@ -156,6 +196,7 @@ impl<H: Host> Controller<H> {
         let index = self.host.index_of(&iface);
         let net_id = net_id.or_else(|| index.filter(|_| self.standalone).map(own_net_id));
         let (Some(net_id), Some(index)) = (net_id, index) else {
+            log::error!("Interface {iface} not assigned to any netId");
             let cause = match index {
                 None => "there is no such interface",
                 Some(_) => "it was assigned to none (networkAddInterface)",
@@ -175,10 +216,19 @@ impl<H: Host> Controller<H> {
             let attached = Attached::attach(self.programs()?.as_ref(), clat);
             attached.inspect_err(|e| log::log!(offload::severity(self.mode, e), "{e}")).ok()
         };
-        let tracker =
-            Tracker::start(&self.host, &self.pool, || self.need_chain(), offload, request)?;
-        let v6 = tracker.clat.v6;
+        let tracker = Tracker::start(
+            &self.host,
+            &self.observer,
+            &self.pool,
+            || self.need_chain(),
+            offload,
+            request,
+        )?;
+        log::info!("clatd started on {iface}");
+        let clat = tracker.clat.clone();
         self.state().trackers.insert(iface, tracker);
+        let v6 = clat.v6;
+        (self.observer)(Event::Started(clat));
         Ok(v6)
     }
 
@@ -198,12 +248,20 @@ impl<H: Host> Controller<H> {
         let iface = parse_name(iface)?;
         let _turn = self.turn(&iface);
         let tracker = self.state().trackers.remove(&iface);
-        if tracker.is_none() {
+        let Some(tracker) = tracker else {
+            log::error!("clatd already stopped");
             return Err(Error::new(Errno::ENODEV, &iface, Step::Stop, "none runs there"));
-        }
+        };
+        self.end(tracker, Reason::Requested);
+        Ok(())
+    }
+
+    fn end(&self, tracker: Tracker<H>, reason: Reason) {
+        let iface = tracker.clat.iface.clone();
+        log::info!("Stopping clatd pid={} on {iface}", tracker.clatd.pid());
         drop(tracker);
         log::info!("clatd on {iface} stopped");
-        Ok(())
+        (self.observer)(Event::Stopped { iface, reason });
     }
 
     /// Stops every CLAT and starts no more.
@@ -216,7 +274,7 @@ impl<H: Host> Controller<H> {
                 .unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut state.trackers)
         };
-        drop(trackers);
+        trackers.into_values().for_each(|tracker| self.end(tracker, Reason::Shutdown));
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

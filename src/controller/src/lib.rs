@@ -13,9 +13,11 @@ pub mod ebpf_mode;
 pub mod errors;
 pub mod fwmark;
 pub mod host;
+pub mod listeners;
 pub mod names;
 mod offload;
 pub mod service;
+pub mod status;
 mod supervisor;
 mod tracker;
 

@@ -1,4 +1,4 @@
-//! `clat_controller`: starts and stops CLATs for whoever asks on its socket.
+//! `clat_controller`: starts and stops CLATs for whoever asks by binder.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use anyhow::{anyhow, Context, Result};
 use clap::Parser;
+use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::controller::Controller;
-use clat_controller::host::linux::{properties, LinuxHost, NamespaceLock, BPF_DIR, HAS_NETD};
+use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, BPF_DIR, HAS_NETD};
+use clat_controller::host::logging;
+use clat_controller::listeners::Listeners;
 use clat_controller::service::ClatdService;
-use clat_controller::{binder_adapter, DEFAULT_SOCKET, SERVICE_NAME};
+use clat_controller::{DEFAULT_SOCKET, SERVICE_NAME};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Where clatd is, when it is not beside this program.
@@ -20,13 +23,17 @@ const CLATD_PLACES: [&str; 4] =
 /// Where the lock of the network namespace is, whatever socket is used.
 const RUN_DIR: &str = if HAS_NETD { "/data/misc/clat" } else { "/run/clat" };
 
-/// Starts and stops 464XLAT (RFC 6877) on network interfaces, for clients on a Unix socket.
+/// Starts and stops 464XLAT (RFC 6877) on network interfaces, for clients that call by binder.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Where to listen (mode 0660, in the group that the controller runs with)
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    /// Listen on this Unix socket (mode 0660, in the group that the controller runs with) [default: kernel binder where
+    /// there is a service manager, else /run/clat/controller.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Register with the service manager of kernel binder
+    #[arg(long, conflicts_with = "socket")]
+    binder: bool,
     /// The clatd to start [default: beside this program, else where it is usually installed]
     #[arg(long, value_name = "PATH")]
     clatd: Option<PathBuf>,
@@ -65,7 +72,7 @@ fn main() {
 
 fn try_main() -> Result<()> {
     let args = Args::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    logging::init();
 
     // Blocked in every thread from the first on, and waited for below. clatd gets an empty mask.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
@@ -73,25 +80,39 @@ fn try_main() -> Result<()> {
 
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
-    let properties = properties(args.build_prop.as_deref(), args.first_api_level)?;
+    let properties = Properties::new(args.build_prop.as_deref(), args.first_api_level)?;
     let offload = args.offload || !args.no_offload;
     let host = LinuxHost::new(clatd, properties, offload.then_some(args.bpf_dir));
 
     make_dir(Path::new(RUN_DIR))?;
-    make_dir(args.socket.parent().ok_or_else(|| anyhow!("--socket needs a path of a file"))?)?;
+    let transport = match args.socket {
+        Some(socket) => Transport::Rpc(socket),
+        None if args.binder || has_service_manager() => Transport::Binder,
+        None => Transport::Rpc(PathBuf::from(DEFAULT_SOCKET)),
+    };
+    if let Transport::Rpc(socket) = &transport {
+        make_dir(socket.parent().ok_or_else(|| anyhow!("--socket needs a path of a file"))?)?;
+    }
     let _lock = NamespaceLock::take(Path::new(RUN_DIR))?;
     host.reconcile();
 
-    let controller = Arc::new(Controller::new(Arc::new(host), standalone));
+    let listeners = Arc::new(Listeners::default());
+    let observer = {
+        let listeners = Arc::clone(&listeners);
+        Arc::new(move |event| listeners.tell(&event))
+    };
+    let controller = Arc::new(Controller::new(Arc::new(host), standalone, observer));
     let service =
-        binder_adapter::new_binder(ClatdService::new(Arc::clone(&controller), args.allow_uid));
-    let server = binder_adapter::serve(&args.socket, SERVICE_NAME, &service)?;
-    log::info!("ready on unix://{}", args.socket.display());
+        ClatdService::new(Arc::clone(&controller), Arc::clone(&listeners), args.allow_uid);
+    let service = binder_adapter::new_binder(service);
+    let server = binder_adapter::serve(&transport, SERVICE_NAME, &service)?;
+    log::info!("ready on {transport}");
 
     let signal = signals.wait().context("cannot wait for signals")?;
     log::info!("{signal}: stopping");
     // First the CLATs: a client that waits for a start or a stop still gets its answer.
     controller.shut_down();
+    listeners.let_go();
     drop(server);
     Ok(())
 }

@@ -1,14 +1,18 @@
 //! The binder service: checks who calls, and turns requests and errors into what the transport carries.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use crate::binder_adapter::{
-    calling_uid, security, service_specific, BinderResult, ClatStatus, ControllerStatus,
-    IClatdController, Interface, OffloadCounters as AidlCounters, ReasonCount, Status,
+    calling_uid, dump_arg, security, service_specific, BinderResult, ClatStatus, ControllerStatus,
+    DumpArg, IClatdController, IClatdEventListener, Interface, OffloadCounters as AidlCounters,
+    ReasonCount, Status, StatusCode, Strong, PERMISSION_DENIED, UNKNOWN_ERROR,
 };
 use crate::controller::{Controller, Running};
 use crate::errors::Error;
 use crate::host::{Host, OffloadCounters};
+use crate::listeners::Listeners;
+use crate::status;
 
 /// Who may call on every machine: root, system and network_stack (AOSP, android_filesystem_config.h).
 pub const CALLERS: [u32; 3] = [0, 1000, 1073];
@@ -16,24 +20,53 @@ pub const CALLERS: [u32; 3] = [0, 1000, 1073];
 /// A controller as a binder service.
 pub struct ClatdService<H: Host> {
     controller: Arc<Controller<H>>,
+    listeners: Arc<Listeners>,
     more_callers: Vec<u32>,
 }
 
 impl<H: Host> ClatdService<H> {
-    /// A service for [`CALLERS`] and `more_callers`, by their user ids.
+    /// A service for [`CALLERS`] and `more_callers`, by their user ids. `listeners` are those that the controller tells
+    /// of events.
     #[must_use]
-    pub fn new(controller: Arc<Controller<H>>, more_callers: Vec<u32>) -> Self {
-        Self { controller, more_callers }
+    pub fn new(
+        controller: Arc<Controller<H>>,
+        listeners: Arc<Listeners>,
+        more_callers: Vec<u32>,
+    ) -> Self {
+        Self { controller, listeners, more_callers }
     }
 
     /// The controller, for a caller who may.
     fn for_caller(&self) -> BinderResult<&Controller<H>> {
+        self.check_caller()
+            .map_err(|uid| security(&format!("uid {uid} may not use the CLAT controller")))
+    }
+
+    /// The controller, or the user id of a caller who may not.
+    fn check_caller(&self) -> Result<&Controller<H>, u32> {
         let uid = calling_uid();
         if CALLERS.contains(&uid) || self.more_callers.contains(&uid) {
             return Ok(&self.controller);
         }
         log::warn!("refused a call by uid {uid}");
-        Err(security(&format!("uid {uid} may not use the CLAT controller")))
+        Err(uid)
+    }
+
+    fn status(&self, controller: &Controller<H>) -> ControllerStatus {
+        ControllerStatus {
+            pid: i32::try_from(std::process::id()).unwrap_or(0),
+            ebpfMode: controller.ebpf_mode().to_string(),
+            standalone: controller.is_standalone(),
+            clats: controller.running().into_iter().map(ClatStatus::from).collect(),
+        }
+    }
+
+    /// What `dumpsys` shows, given these arguments.
+    fn dump_text(&self, controller: &Controller<H>, args: &[String]) -> String {
+        if args.iter().any(|arg| arg == "--json") {
+            return status::Status::from(self.status(controller)).json() + "\n";
+        }
+        format!("{}    listeners: {}\n", controller.dump(), self.listeners.count())
     }
 }
 
@@ -104,7 +137,27 @@ impl From<Running> for ClatStatus {
     }
 }
 
-impl<H: Host> Interface for ClatdService<H> {}
+impl<H: Host> Interface for ClatdService<H> {
+    /// What `dumpsys clatd_controller` shows.
+    fn dump(&self, out: &mut dyn Write, args: &[DumpArg<'_>]) -> Result<(), StatusCode> {
+        let text = self.check_caller().map(|controller| {
+            let args: Vec<_> = args.iter().map(dump_arg).collect();
+            self.dump_text(controller, &args)
+        });
+        // Who may not is told so in the way of Android's own services.
+        let refused =
+            |uid| format!("Permission Denial: can't dump ClatdController from uid={uid}\n");
+        let (text, result) = match text {
+            Ok(text) => (text, Ok(())),
+            Err(uid) => (refused(uid), Err(PERMISSION_DENIED)),
+        };
+        out.write_all(text.as_bytes()).map_err(|e| {
+            log::warn!("cannot write a dump: {e}");
+            UNKNOWN_ERROR
+        })?;
+        result
+    }
+}
 
 #[allow(non_snake_case)] // AIDL's names
 impl<H: Host> IClatdController for ClatdService<H> {
@@ -126,16 +179,26 @@ impl<H: Host> IClatdController for ClatdService<H> {
     }
 
     fn getStatus(&self) -> BinderResult<ControllerStatus> {
-        let controller = self.for_caller()?;
-        Ok(ControllerStatus {
-            pid: i32::try_from(std::process::id()).unwrap_or(0),
-            ebpfMode: controller.ebpf_mode().to_string(),
-            standalone: controller.is_standalone(),
-            clats: controller.running().into_iter().map(ClatStatus::from).collect(),
-        })
+        Ok(self.status(self.for_caller()?))
     }
 
-    fn dumpText(&self) -> BinderResult<String> {
-        Ok(self.for_caller()?.dump())
+    fn dumpText(&self, args: &[String]) -> BinderResult<String> {
+        Ok(self.dump_text(self.for_caller()?, args))
+    }
+
+    fn registerEventListener(
+        &self,
+        listener: &Strong<dyn IClatdEventListener>,
+    ) -> BinderResult<()> {
+        self.for_caller()?;
+        self.listeners.add(listener)
+    }
+
+    fn unregisterEventListener(
+        &self,
+        listener: &Strong<dyn IClatdEventListener>,
+    ) -> BinderResult<()> {
+        self.for_caller()?;
+        self.listeners.leave(listener)
     }
 }

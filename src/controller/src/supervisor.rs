@@ -37,11 +37,13 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Takes over `child`. `respawn` starts its successors; `name` is for the log.
+    /// Takes over `child`. `respawn` starts its successors, and `restarted` is told of each: its process id, how many there
+    /// were, and how the one before ended. `name` is for the log.
     pub(crate) fn watch<C: Child>(
         name: String,
         child: C,
         respawn: impl FnMut() -> io::Result<C> + Send + 'static,
+        restarted: impl FnMut(i32, u32, String) + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.pid.store(child.pid(), Ordering::Relaxed);
@@ -49,6 +51,7 @@ impl Supervisor {
         let watch = Watch {
             name,
             respawn,
+            restarted,
             shared: Arc::clone(&shared),
             stop: Arc::clone(&stop),
             delay: SHORTEST,
@@ -82,16 +85,20 @@ impl Drop for Supervisor {
 }
 
 /// The thread's side.
-struct Watch<F> {
+struct Watch<F, T> {
     name: String,
     respawn: F,
+    restarted: T,
     shared: Arc<Shared>,
     stop: Arc<EventFd>,
     delay: Duration,
 }
 
-impl<C: Child, F: FnMut() -> io::Result<C>> Watch<F> {
-    fn run(mut self, mut child: C) {
+impl<F, T: FnMut(i32, u32, String)> Watch<F, T> {
+    fn run<C: Child>(mut self, mut child: C)
+    where
+        F: FnMut() -> io::Result<C>,
+    {
         loop {
             let started = Instant::now();
             if wait(&[self.stop.as_fd(), child.as_fd()], None) == Some(0) {
@@ -99,7 +106,8 @@ impl<C: Child, F: FnMut() -> io::Result<C>> Watch<F> {
             }
             self.shared.pid.store(0, Ordering::Relaxed);
             let pid = child.pid();
-            log::warn!("clatd on {} (pid {pid}) {}", self.name, child.reap());
+            let how = child.reap();
+            log::warn!("clatd on {} (pid {pid}) {how}", self.name);
             drop(child);
             if started.elapsed() >= STEADY {
                 self.delay = SHORTEST;
@@ -108,11 +116,15 @@ impl<C: Child, F: FnMut() -> io::Result<C>> Watch<F> {
                 Some(child) => child,
                 None => return,
             };
+            (self.restarted)(child.pid(), self.shared.restarts.load(Ordering::Relaxed), how);
         }
     }
 
     /// Starts a successor, until it works; `None` when told to stop.
-    fn restart(&mut self) -> Option<C> {
+    fn restart<C: Child>(&mut self) -> Option<C>
+    where
+        F: FnMut() -> io::Result<C>,
+    {
         loop {
             if wait(&[self.stop.as_fd()], Some(self.delay)).is_some() {
                 return None;

@@ -10,6 +10,7 @@ use clat_xlat::{Local, Prefix, PrefixError};
 use nix::errno::Errno;
 
 use crate::address::{self, Lease, Pool};
+use crate::controller::{Event, Observer};
 use crate::errors::{worded, Error, Step};
 use crate::fwmark::Fwmark;
 use crate::host::{Child, ClatdArgs, Host};
@@ -70,6 +71,7 @@ impl<H: Host> Tracker<H> {
     /// Steps 3 to 10 of DESIGN §3.2. Returning early is the rollback: what was taken is dropped, last first.
     pub(crate) fn start(
         host: &Arc<H>,
+        observer: &Observer,
         pool: &Arc<Pool>,
         need_chain: impl FnOnce() -> io::Result<()>,
         offload: impl FnOnce(&Clat) -> Option<Attached<H::Programs>>,
@@ -99,6 +101,7 @@ impl<H: Host> Tracker<H> {
             })
         };
         let lease = pool.lease(taken).ok_or_else(|| {
+            log::error!("No free IPv4 address in 192.0.0.4/{}", address::POOL_LEN);
             let cause =
                 format!("every one of 192.0.0.0/{} is taken; stop a CLAT", address::POOL_LEN);
             fail(Errno::EADDRNOTAVAIL, Step::PickV4, &cause)
@@ -109,6 +112,7 @@ impl<H: Host> Tracker<H> {
             fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("it has no route to {prefix}: {e}"))
         })?;
         if !address::is_usable_source(source) {
+            log::error!("Unable to find global source address on {iface} for {}", prefix.addr());
             let cause = format!("it has no global IPv6 address, only {source}");
             return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &cause));
         }
@@ -118,6 +122,7 @@ impl<H: Host> Tracker<H> {
         need_chain().map_err(failed(Step::AddRule))?;
         let rule = host.drop_rule(&iface, &prefix, v6).map_err(failed(Step::AddRule))?;
 
+        log::info!("starting clatd on {iface} v4={v4} v6={v6} pfx96={}", prefix.addr());
         let args = ClatdArgs { uplink: iface.clone(), mark, prefix, v4, v6 };
         let mut child = host.spawn_clatd(&args, &tun).map_err(failed(Step::Spawn))?;
 
@@ -148,9 +153,14 @@ impl<H: Host> Tracker<H> {
             let (host, tun) = (Arc::clone(host), Arc::clone(&tun));
             move || host.spawn_clatd(&args, &tun)
         };
-        let clatd = Supervisor::watch(iface.to_string(), child, respawn)
+        let restarted = {
+            let (observer, iface) = (Arc::clone(observer), iface.clone());
+            move |pid, restarts, cause| {
+                observer(Event::Restarted { iface: iface.clone(), pid, restarts, cause });
+            }
+        };
+        let clatd = Supervisor::watch(iface.to_string(), child, respawn, restarted)
             .map_err(failed(Step::Supervise))?;
-        log::info!("clatd pid {} started on {iface}: {v4} is {v6} towards {prefix}", clatd.pid());
         Ok(Self { _route: route, offload, clatd, _rule: rule, _lease: lease, _tun: tun, clat })
     }
 }

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use clat_controller::binder_adapter::{ClatStatus, IClatdController, OffloadCounters, Strong};
+use clat_controller::binder_adapter::{
+    ClatStatus, IClatdController, OffloadCounters, Strong, Transport,
+};
 use clat_controller::client;
 use nix::sched::{setns, CloneFlags};
 
@@ -79,7 +81,10 @@ impl Place {
                 .args(["--clatd".as_ref(), self.dir.join("clatd").as_os_str()])
                 .args(args),
         );
-        Controller { service: client::connect(&socket).expect("connects"), child }
+        Controller {
+            service: client::connect(Some(&Transport::Rpc(socket)), false).expect("connects"),
+            child,
+        }
     }
 
     /// Starts a CLAT. The stand-in answers no neighbour discovery, so the server is told.
@@ -219,7 +224,7 @@ fn flows_pass_the_kernel_alone() {
     assert_eq!((egress.lost, ingress.lost), (0, 0));
     let clat = controller.clat();
     assert_eq!((clat.txPackets, clat.rxPackets), (0, 0), "nothing was left to clatd");
-    let dump = controller.service.dumpText().expect("dump");
+    let dump = controller.service.dumpText(&[]).expect("dump");
     assert!(dump.contains(&format!("    up0: eBPF egress {} packets", egress.packets)), "{dump}");
 
     controller.service.clatdStop("up0").expect("stops");
@@ -260,5 +265,5 @@ fn without_offload_nothing_is_attached() {
     let clat = controller.clat();
     assert!(!clat.offloaded && clat.egress.is_none() && clat.ingress.is_none());
     assert_eq!(place.phone("tc qdisc show | grep clsact || true"), "");
-    assert!(!controller.service.dumpText().expect("dump").contains("BPF ingress map"));
+    assert!(!controller.service.dumpText(&[]).expect("dump").contains("BPF ingress map"));
 }

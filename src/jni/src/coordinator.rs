@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use clat_controller::address::{is_usable_source, pick};
 use clat_controller::errors::errno_of;
 use clat_controller::fwmark::Fwmark;
-use clat_controller::host::linux::{spawn, LinuxChild, LinuxHost};
+use clat_controller::host::linux::{spawn, LinuxChild, LinuxHost, Properties};
 use clat_controller::host::{Child, Links, System};
 use clat_controller::names::IfaceName;
 use clat_tun::{Error as TunError, Options, Tun};
@@ -47,7 +47,7 @@ fn failed(step: &'static str) -> impl Fn(io::Error) -> Thrown {
 }
 
 fn host() -> LinuxHost {
-    LinuxHost::new(PathBuf::new(), BTreeMap::new(), None)
+    LinuxHost::new(PathBuf::new(), Properties::default(), None)
 }
 
 /// The first address from `v4addr` on, wrapping inside its prefix, that no interface has.

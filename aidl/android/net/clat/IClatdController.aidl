@@ -17,6 +17,7 @@
 package android.net.clat;
 
 import android.net.clat.ControllerStatus;
+import android.net.clat.IClatdEventListener;
 
 /**
  * Starts and stops 464XLAT (RFC 6877) on network interfaces.
@@ -71,6 +72,27 @@ interface IClatdController {
 
     /**
      * Returns the text of `dumpsys`, for transports that have no dump transaction (RPC binder).
+     *
+     * @param args what `dumpsys` is given behind the service's name. "--json" gives what getStatus gives, as JSON; what
+     *         is not known is ignored.
      */
-    @utf8InCpp String dumpText();
+    @utf8InCpp String dumpText(in @utf8InCpp String[] args);
+
+    /**
+     * Has a listener told of what happens from now on. One that is registered already stays so, and is told once. Over
+     * RPC binder the session needs an incoming connection.
+     *
+     * @param listener who is to be told.
+     * @throws ServiceSpecificException EUSERS when there are too many listeners, ESRCH when the listener is dead or not
+     *         in another process, ENOTCONN when there is no connection to tell it by.
+     */
+    void registerEventListener(in IClatdEventListener listener);
+
+    /**
+     * Has a listener told no more.
+     *
+     * @param listener who was registered.
+     * @throws ServiceSpecificException ENOENT when it is not registered.
+     */
+    void unregisterEventListener(in IClatdEventListener listener);
 }

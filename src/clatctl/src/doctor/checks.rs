@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
+use clat_controller::binder_adapter::Transport;
 use nix::errno::Errno;
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn6};
 
@@ -16,7 +17,7 @@ const IPROUTE: [&str; 4] = ["iproute2", "iproute", "iproute2", "iproute2"];
 const TC: [&str; 4] = ["iproute2", "iproute-tc", "iproute2", "iproute2-tc"];
 
 /// All checks, in the order in which to show them.
-pub(super) fn all(socket_path: &Path) -> Vec<Check> {
+pub(super) fn all(transport: Option<&Transport>) -> Vec<Check> {
     const NEEDED: bool = true;
     const OPTIONAL: bool = false;
     vec![
@@ -38,7 +39,7 @@ pub(super) fn all(socket_path: &Path) -> Vec<Check> {
         Check::new("permissions", "capabilities", NEEDED, capabilities()),
         Check::new("permissions", "user clat", OPTIONAL, user()),
         Check::new("permissions", "capability for BPF", OPTIONAL, bpf_capability()),
-        Check::new("network", "controller", OPTIONAL, controller(socket_path)),
+        Check::new("network", "controller", OPTIONAL, controller(transport)),
         Check::new("network", "IPv6 uplink", OPTIONAL, uplink()),
     ]
 }
@@ -282,17 +283,16 @@ fn user() -> Answer {
 }
 
 /// Asks the controller whether it is there.
-fn controller(path: &Path) -> Answer {
-    let socket = if path == Path::new(clat_controller::DEFAULT_SOCKET) {
-        String::new()
-    } else {
-        format!(" --socket {}", path.display())
+fn controller(transport: Option<&Transport>) -> Answer {
+    let flag = match transport {
+        None => String::new(),
+        Some(Transport::Binder) => " --binder".to_owned(),
+        Some(Transport::Rpc(socket)) => format!(" --socket {}", socket.display()),
     };
-    let client = Client::connect(path).map_err(|failure| {
-        Trouble::missing(failure.message, format!("clat_controller{socket} &"))
-    })?;
+    let client = Client::connect(transport)
+        .map_err(|failure| Trouble::missing(failure.message, format!("clat_controller{flag} &")))?;
     match client.status() {
-        Ok(status) => Ok(format!("pid {} answers on {}", status.pid, path.display())),
+        Ok(status) => Ok(format!("pid {} answers", status.pid)),
         Err(failure) => Err(Trouble::unknown(failure.message, with_rights())),
     }
 }

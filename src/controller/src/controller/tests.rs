@@ -12,7 +12,7 @@ use crate::host::{EgressEntry, IngressEntry, System};
 const PREFIX: &str = "64:ff9b::/96";
 
 fn controller(host: &FakeHost, standalone: bool) -> Controller<FakeHost> {
-    Controller::new(Arc::new(host.clone()), standalone)
+    Controller::new(Arc::new(host.clone()), standalone, Arc::new(|_| ()))
 }
 
 /// What is taken from the host, apart from the chain, which stays until the controller goes.

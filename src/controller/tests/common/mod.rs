@@ -29,7 +29,7 @@ pub(crate) fn start(command: &mut Command) -> Child {
     let mut child = command.stderr(Stdio::piped()).spawn().expect("clat_controller starts");
     let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
     let mut said = String::new();
-    while !said.contains("ready on unix://") {
+    while !said.contains("ready on ") {
         let got = stderr.read_line(&mut said).expect("readable");
         assert_ne!(got, 0, "not ready: {said}");
     }

@@ -1,6 +1,5 @@
 //! The Linux host against the kernel, each test in a network namespace of its own.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +8,7 @@ use std::thread;
 use clat_xlat::Prefix;
 use nix::sched::{unshare, CloneFlags};
 
-use super::LinuxHost;
+use super::{LinuxHost, Properties};
 use crate::fwmark::Fwmark;
 use crate::host::{Devices, Firewall, Links};
 use crate::names::IfaceName;
@@ -25,7 +24,11 @@ fn in_namespace(test: impl FnOnce(&LinuxHost) + Send + 'static) {
     }
     let thread = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
-        test(&LinuxHost::new(PathBuf::from("/bin/false"), BTreeMap::new(), None));
+        test(&LinuxHost::new(
+            PathBuf::from("/bin/false"),
+            Properties::new(None, None).expect("no file"),
+            None,
+        ));
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);

@@ -6,6 +6,7 @@ mod links;
 mod netlink;
 mod posix_spawn;
 mod process;
+mod properties;
 mod reconcile;
 mod tc;
 
@@ -14,7 +15,6 @@ mod kernel_tests;
 #[cfg(test)]
 mod offload_tests;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -28,9 +28,10 @@ use nix::net::if_::if_nametoindex;
 
 pub use bpf::BPF_DIR;
 pub use process::{spawn, LinuxChild};
+pub use properties::Properties;
 
 use super::{Devices, Offload, System};
-use crate::ebpf_mode::{KernelVersion, NEWEST_API_LEVEL};
+use crate::ebpf_mode::KernelVersion;
 use crate::errors::{explain, worded};
 use crate::names::IfaceName;
 
@@ -45,7 +46,7 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/system/bin";
 #[derive(Debug)]
 pub struct LinuxHost {
     clatd: PathBuf,
-    properties: BTreeMap<String, String>,
+    properties: Properties,
     bpf_dir: Option<PathBuf>,
 }
 
@@ -53,11 +54,7 @@ impl LinuxHost {
     /// A host that starts `clatd` for its CLATs, and whose system properties are `properties`. Programs and maps of the
     /// translation in the kernel are in `bpf_dir`; without, there is none.
     #[must_use]
-    pub fn new(
-        clatd: PathBuf,
-        properties: BTreeMap<String, String>,
-        bpf_dir: Option<PathBuf>,
-    ) -> Self {
+    pub fn new(clatd: PathBuf, properties: Properties, bpf_dir: Option<PathBuf>) -> Self {
         Self { clatd, properties, bpf_dir }
     }
 
@@ -73,29 +70,6 @@ impl LinuxHost {
             log::warn!("cannot look for firewall rules of a former life: {e}");
         }
     }
-}
-
-/// The properties of a machine that is no Android device: of the newest level, unless `first_api_level` or the
-/// `ro.*=…` lines of a build.prop file say otherwise.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn properties(
-    build_prop: Option<&Path>,
-    first_api_level: Option<u32>,
-) -> io::Result<BTreeMap<String, String>> {
-    let text = match build_prop {
-        Some(path) => fs::read_to_string(path).map_err(|e| explain(e, path.display()))?,
-        None => format!("ro.product.first_api_level={NEWEST_API_LEVEL}"),
-    };
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    let pairs = lines.filter_map(|line| line.split_once('='));
-    let mut properties: BTreeMap<_, _> =
-        pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect();
-    if let Some(level) = first_api_level {
-        properties.insert("ro.product.first_api_level".to_owned(), level.to_string());
-    }
-    Ok(properties)
 }
 
 /// Shows that this is the only controller in its network namespace; two would share the firewall's chain and the pool
@@ -152,7 +126,7 @@ impl Drop for NamespaceLock {
 
 impl System for LinuxHost {
     fn property(&self, name: &str) -> Option<String> {
-        self.properties.get(name).cloned()
+        self.properties.get(name)
     }
 
     fn kernel_version(&self) -> KernelVersion {
@@ -231,27 +205,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn properties_of_a_build_prop() {
-        let dir = std::env::temp_dir().join(format!("clat-prop-{}", std::process::id()));
-        fs::write(
-            &dir,
-            "# comment=1\n\nro.build.version.sdk=34\n ro.product.first_api_level = 28 \nnonsense\n",
-        )
-        .expect("a file");
-        let host = |level| {
-            LinuxHost::new(PathBuf::new(), properties(Some(&dir), level).expect("readable"), None)
-        };
-        assert_eq!(host(None).property("ro.build.version.sdk").as_deref(), Some("34"));
-        assert_eq!(host(None).property("ro.product.first_api_level").as_deref(), Some("28"));
-        assert_eq!(host(Some(30)).property("ro.product.first_api_level").as_deref(), Some("30"));
-        assert_eq!(host(None).property("# comment"), None);
-        fs::remove_file(&dir).expect("removed");
-        assert!(properties(Some(&dir), None).is_err());
-        let newest = properties(None, None).expect("no file to read");
-        assert_eq!(newest.get("ro.product.first_api_level"), Some(&NEWEST_API_LEVEL.to_string()));
-    }
-
-    #[test]
     fn one_controller_a_namespace() {
         let dir = std::env::temp_dir().join(format!("clat-lock-{}", std::process::id()));
         fs::create_dir(&dir).expect("a directory");
@@ -265,7 +218,8 @@ mod tests {
 
     #[test]
     fn the_kernel_has_a_version_and_chance() {
-        let host = LinuxHost::new(PathBuf::new(), BTreeMap::new(), None);
+        let host =
+            LinuxHost::new(PathBuf::new(), Properties::new(None, None).expect("no file"), None);
         assert!(host.kernel_version() > KernelVersion(4, 0));
         assert_ne!(host.random().expect("random"), host.random().expect("random"));
     }

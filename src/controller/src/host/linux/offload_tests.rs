@@ -15,7 +15,7 @@ use nix::mount::{mount, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 
 use super::bpf::{program_name, PROGRAMS};
-use super::LinuxHost;
+use super::{LinuxHost, Properties};
 use crate::fwmark::Fwmark;
 use crate::host::{Hook, LinkKind, Links, Offload, OffloadCounters, Programs};
 use crate::names::IfaceName;
@@ -62,7 +62,11 @@ fn in_namespaces(test: impl FnOnce(&LinuxHost, &Path) + Send + 'static) {
 }
 
 fn host(dir: &Path) -> LinuxHost {
-    LinuxHost::new(PathBuf::from("/bin/false"), BTreeMap::new(), Some(dir.to_owned()))
+    LinuxHost::new(
+        PathBuf::from("/bin/false"),
+        Properties::new(None, None).expect("no file"),
+        Some(dir.to_owned()),
+    )
 }
 
 fn sh(command: &str) -> String {

@@ -1,166 +1,30 @@
-//! The real program over its real socket, with real TUN devices, firewall rules and routes in a network namespace.
-//! Only clatd is a stand-in: a script that sets its device up and then sleeps under clatd's name.
+//! The real program over its real transport, with real TUN devices, firewall rules and routes in a network namespace:
+//! one contract, which the virtual device tests over kernel binder as well. Only clatd is a stand-in: a script that sets
+//! its device up and then sleeps under clatd's name.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod events;
+mod place;
+mod socket;
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
 
-use clat_controller::binder_adapter::{ExceptionCode, IClatdController, Status, Strong};
+use clat_controller::binder_adapter::{new_listener, ExceptionCode, IClatdController, Status};
 use clat_controller::client::{self, errno};
 use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
 use common::{is_root, sh};
+use events::Told;
+use place::{wait_until, Place};
 
 const PREFIX: &str = "64:ff9b::/96";
-
-/// `$2` is the uplink and `${10}` the IPv4 address (see `ClatdArgs::argv`). bash, since only that can choose argv[0].
-const STAND_IN: &str = r#"#!/bin/bash
-set -e
-ip addr replace "$8/32" dev "v4-$2"
-ip link set "v4-$2" up
-exec -a "clatd-$2" sleep 1000
-"#;
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not come");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A network namespace with the uplink `up0`, and a directory for sockets.
-struct Place {
-    netns: String,
-    dir: PathBuf,
-}
-
-impl Place {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let netns = format!("ctl-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let dir = std::env::temp_dir().join(&netns);
-        fs::create_dir(&dir).expect("a new directory");
-        let place = Self { netns, dir };
-        sh(&format!("ip netns add {}", place.netns));
-        place.sh("ip link set lo up");
-        place.add_uplink("up0", 1);
-        let clatd = place.dir.join("clatd");
-        fs::write(&clatd, STAND_IN).expect("written");
-        fs::set_permissions(&clatd, fs::Permissions::from_mode(0o755)).expect("executable");
-        place
-    }
-
-    fn add_uplink(&self, name: &str, net: u16) {
-        self.sh(&format!(
-            "ip link add {name} type veth peer name p{name} && ip link set p{name} up && ip link set {name} up &&
-             ip addr add 2001:db8:0:{net}::2/64 dev {name} nodad && ip -6 route add default dev {name} metric {net}"
-        ));
-    }
-
-    fn sh(&self, command: &str) -> String {
-        sh(&format!("ip netns exec {} sh -c '{command}'", self.netns))
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.join("controller.sock")
-    }
-
-    fn controller(&self, args: &[&str]) -> Controller {
-        let child = common::start(&mut self.command(&self.socket(), args));
-        Controller { child, socket: self.socket() }
-    }
-
-    fn command(&self, socket: &Path, args: &[&str]) -> Command {
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.netns, env!("CARGO_BIN_EXE_clat_controller")])
-            .arg("--socket")
-            .arg(socket)
-            .arg("--clatd")
-            .arg(self.dir.join("clatd"))
-            .args(args);
-        command
-    }
-
-    /// What a CLAT takes, as the kernel shows it; empty when there is none of it.
-    fn taken(&self) -> String {
-        let rules = self.sh("ip6tables-save -t raw | grep DROP || true");
-        let links = self.sh("ip -o link | grep v4- || true");
-        let routes = self.sh("ip -4 route");
-        let pids = self.clatds().iter().map(|pid| format!("clatd {pid}\n")).collect::<String>();
-        rules + &links + &routes + &pids
-    }
-
-    fn clatds(&self) -> Vec<i32> {
-        let pids = sh(&format!("ip netns pids {}", self.netns));
-        let is_clatd = |pid: &str| {
-            fs::read_to_string(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| line.starts_with("clatd-"))
-        };
-        pids.lines().filter(|pid| is_clatd(pid)).filter_map(|pid| pid.parse().ok()).collect()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let netns = &self.netns;
-        sh(&format!("ip netns pids {netns} | xargs -r kill -9; ip netns del {netns}"));
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
-struct Controller {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Controller {
-    fn connect(&self) -> Strong<dyn IClatdController> {
-        client::connect(&self.socket).expect("connects")
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
-        kill(pid, signal).expect("it runs");
-    }
-
-    /// Ends by SIGTERM, cleanly.
-    fn end(mut self) {
-        self.signal(Signal::SIGTERM);
-        assert!(self.child.wait().expect("waits").success());
-    }
-
-    fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        // By SIGTERM, lest it leaves its lock; unless it has been waited for, or hangs.
-        for _ in 0..1000 {
-            if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
-                return;
-            }
-            self.signal(Signal::SIGTERM);
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn errno_of<T: std::fmt::Debug>(result: Result<T, Status>) -> Option<Errno> {
     errno(&result.expect_err("fails"))
@@ -209,7 +73,7 @@ fn a_clat_from_start_to_stop() {
     let info = sh(&format!("cat /proc/{}/fdinfo/{tun}", clat.pid));
     assert!(info.contains("iff:\tv4-up0"), "{info}");
 
-    let dump = service.dumpText().expect("dump");
+    let dump = service.dumpText(&[]).expect("dump");
     let line = format!(
         "      {}[up0] {PREFIX} {v6} -> 192.0.0.4 {}[v4-up0] [{:#x}]\n",
         clat.ifIndex, clat.v4ifIndex, clat.fwmark
@@ -235,7 +99,7 @@ fn a_clat_from_start_to_stop() {
     assert_eq!(errno_of(service.clatdStop("up0")), Some(Errno::ENODEV));
     controller.end();
     assert_eq!(place.sh("ip6tables-save -t raw | grep clat || true"), "");
-    assert!(!place.socket().exists());
+    assert!(!place.socket().exists(), "it goes with its server");
 }
 
 #[test]
@@ -305,25 +169,6 @@ fn with_netd_interfaces_have_to_be_assigned() {
 }
 
 #[test]
-fn garbage_on_the_socket() {
-    if !is_root() {
-        return;
-    }
-    let place = Place::new();
-    let controller = place.controller(&[]);
-    let service = controller.connect();
-    let _silent = UnixStream::connect(place.socket()).expect("connects");
-    for bytes in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 4096], &[0xff; 100_000]] {
-        let mut stream = UnixStream::connect(place.socket()).expect("connects");
-        // It may be hung up on before it has said everything.
-        let _ = stream.write_all(bytes);
-    }
-    assert!(service.getStatus().expect("still there").clats.is_empty());
-    assert!(controller.connect().dumpText().expect("still there").contains("ClatdController"));
-    controller.end();
-}
-
-#[test]
 fn nothing_piles_up() {
     if !is_root() {
         return;
@@ -380,7 +225,6 @@ fn what_a_killed_controller_left_is_removed() {
     controller.signal(Signal::SIGKILL);
     controller.child.wait().expect("waits");
     assert_ne!(place.taken(), "");
-    assert!(place.socket().exists(), "a stale socket");
     wait_until("the bystander", || place.clatds().len() == 2);
 
     let controller = place.controller(&[]);
@@ -398,45 +242,11 @@ fn what_a_killed_controller_left_is_removed() {
     assert_eq!(place.sh("ip6tables-save -t raw | grep clat || true"), "");
 }
 
-#[test]
-fn one_controller_a_socket_and_a_namespace() {
-    if !is_root() {
-        return;
-    }
-    let place = Place::new();
-    let first = place.controller(&[]);
-    let refused = |mut command: Command| {
-        let output = command.output().expect("runs");
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
-    let said = refused(place.command(&place.socket(), &[]));
-    assert!(said.contains("another clat_controller runs in this network namespace"), "{said}");
-
-    let other = Place::new();
-    let said = refused(other.command(&place.socket(), &[]));
-    assert!(said.contains("another controller answers on"), "{said}");
-    first.connect().getStatus().expect("the first still answers");
-
-    let file = other.dir.join("file");
-    fs::write(&file, "precious").expect("written");
-    let said = refused(other.command(&file, &[]));
-    assert!(said.contains("is no socket"), "{said}");
-    assert_eq!(fs::read_to_string(&file).expect("still there"), "precious");
-}
-
-#[test]
-fn without_a_controller_the_client_says_what_helps() {
-    let error =
-        client::connect(Path::new("/nonexistent/controller.sock")).expect_err("nobody there");
-    assert!(error.to_string().contains("start clat_controller as root"), "{error}");
-}
-
 /// Not a test: what another user does, in a process of its own.
 #[test]
 fn as_another_user() {
-    let Some(socket) = std::env::var_os("CLAT_TEST_SOCKET") else { return };
-    let service = client::connect(Path::new(&socket)).expect("the socket was opened to all");
+    let Some(transport) = place::of_the_test_that_started_this() else { return };
+    let service = client::connect(Some(&transport), true).expect("a way in");
     let show = |name: &str, error: Option<Status>| {
         let (exception, message) = error.map_or((ExceptionCode::None, String::new()), |e| {
             (e.exception_code(), client::describe(&e))
@@ -448,7 +258,10 @@ fn as_another_user() {
     show("add", service.networkAddInterface(5, "up0").err());
     show("remove", service.networkRemoveInterface(5, "up0").err());
     show("status", service.getStatus().err());
-    show("dump", service.dumpText().err());
+    show("dump", service.dumpText(&[]).err());
+    let listener = new_listener(Told::default());
+    show("register", service.registerEventListener(&listener).err());
+    show("unregister", service.unregisterEventListener(&listener).err());
 }
 
 #[test]
@@ -458,47 +271,82 @@ fn other_users_are_refused() {
     }
     let place = Place::new();
     let controller = place.controller(&["--allow-uid", "4321"]);
-    let mode = fs::metadata(place.socket()).expect("there").permissions().mode();
-    assert_eq!(mode & 0o777, 0o660);
-    assert!(fs::metadata(place.socket()).expect("there").file_type().is_socket());
-    assert_eq!(fs::metadata("/run/clat").expect("there").permissions().mode() & 0o007, 0);
-
-    // A copy that others can run, wherever the build is.
-    let program = place.dir.join("peer");
-    fs::copy(std::env::current_exe().expect("this program"), &program).expect("copied");
     let results = |uid: u32| {
-        let output = Command::new(&program)
-            .args(["as_another_user", "--exact", "--nocapture"])
-            .env("CLAT_TEST_SOCKET", place.socket())
-            .current_dir("/")
-            .uid(uid)
-            .gid(uid)
-            .output()
-            .expect("runs");
+        let mut peer = controller.peer(&place, "as_another_user");
+        let output = peer.uid(uid).gid(uid).output().expect("runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let lines = text.lines().filter_map(|line| Some(line.split_once("RESULT ")?.1.to_owned()));
         (lines.collect::<Vec<_>>(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
 
-    let (lines, said) = results(65534);
-    assert!(lines.is_empty() && said.contains("you may not use"), "{lines:?} {said}");
-
-    // From here on only the check of the peer's credentials is left.
-    fs::set_permissions(place.socket(), fs::Permissions::from_mode(0o666)).expect("opened to all");
-    let (lines, said) = results(65534);
-    assert_eq!(lines.len(), 6, "{said}");
-    for line in &lines {
-        assert!(line.ends_with("Security uid 65534 may not use the CLAT controller"), "{line}");
+    if place.socket().exists() {
+        let (lines, said) = results(10123);
+        assert!(lines.is_empty() && said.contains("you may not use"), "{lines:?} {said}");
+        // From here on only the check of the peer's credentials is left.
+        fs::set_permissions(place.socket(), fs::Permissions::from_mode(0o666)).expect("opened");
+    }
+    for uid in [10123, 2000, 65534] {
+        let (lines, said) = results(uid);
+        assert_eq!(lines.len(), 8, "{said}");
+        let end = format!("Security uid {uid} may not use the CLAT controller");
+        assert!(lines.iter().all(|line| line.ends_with(&end)), "{lines:?}");
     }
     assert_eq!(place.taken(), "");
     for uid in [4321, 1000, 1073] {
         let (lines, said) = results(uid);
-        assert_eq!(lines.len(), 6, "{said}");
-        for (line, expected) in
-            lines.iter().zip(["start", "stop", "add", "remove", "status", "dump"])
-        {
-            assert_eq!(line.trim(), format!("{expected} None"), "uid {uid}");
+        assert_eq!(lines.len(), 8, "{said}");
+        for line in &lines {
+            assert!(line.trim().ends_with(" None"), "uid {uid}: {line}");
         }
     }
     controller.end();
+}
+
+#[test]
+fn a_slow_start_holds_up_nobody() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let controller = place.controller(&[]);
+    let wait = place.dir.join("clatd.wait");
+    fs::write(&wait, "").expect("written");
+    place.add_uplink("up1", 2);
+    thread::scope(|scope| {
+        let start = || controller.connect().clatdStart("up0", PREFIX);
+        let first = scope.spawn(start);
+        wait_until("the device", || place.taken().contains("v4-up0"));
+        // On the same interface calls wait for their turn.
+        let second = scope.spawn(start);
+        let stop = scope.spawn(|| controller.connect().clatdStop("up1"));
+        let service = controller.connect();
+        assert!(service.dumpText(&[]).expect("dump").contains("ClatdController"));
+        assert!(service.getStatus().expect("status").clats.is_empty());
+        assert_eq!(errno_of(stop.join().expect("no panic")), Some(Errno::ENODEV));
+        assert!(!first.is_finished() && !second.is_finished());
+        fs::remove_file(&wait).expect("there");
+        // Whichever came first.
+        let results = [first, second].map(|thread| thread.join().expect("no panic"));
+        let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+        assert_eq!(errors.iter().filter_map(errno).collect::<Vec<_>>(), [Errno::EBUSY]);
+    });
+}
+
+#[test]
+fn dump_and_status_tell_the_same_as_json() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let controller = place.controller(&[]);
+    let service = controller.connect();
+    let v6 = service.clatdStart("up0", PREFIX).expect("starts");
+    let json = service.dumpText(&["-a".to_owned(), "--json".to_owned()]).expect("dump");
+    assert!(json.ends_with('\n') && json.lines().count() == 1, "{json}");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let (clat, status) = (&json["clats"][0], service.getStatus().expect("status"));
+    assert_eq!(clat["v6"], v6);
+    assert_eq!(clat["pid"], status.clats[0].pid);
+    assert_eq!((&json["ebpfMode"], &json["standalone"]), (&"Enabled".into(), &true.into()));
+    assert_eq!(clat.get("rates"), None);
 }

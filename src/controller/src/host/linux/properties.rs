@@ -1,0 +1,165 @@
+//! System properties: Android's where there are some, else those of a build.prop file, else those of the newest device.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+
+use crate::ebpf_mode::NEWEST_API_LEVEL;
+
+/// The API level that a device was first sold with.
+const FIRST_API_LEVEL: &str = "ro.product.first_api_level";
+
+/// Where properties come from; by default there are none.
+#[derive(Debug, Default)]
+pub struct Properties {
+    given: HashMap<String, String>,
+    area: Option<area::Area>,
+}
+
+impl Properties {
+    /// The properties of this machine: those of `build_prop` and nothing else, where that is given; Android's where there
+    /// are some; else the newest level. `first_api_level` goes before all of them.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn new(build_prop: Option<&Path>, first_api_level: Option<u32>) -> io::Result<Self> {
+        let area = if build_prop.is_none() { area::Area::find() } else { None };
+        let mut given = build_prop.map_or_else(|| Ok(HashMap::new()), area::read_file)?;
+        let newest = (build_prop.is_none() && area.is_none()).then_some(NEWEST_API_LEVEL);
+        if let Some(level) = first_api_level.or(newest) {
+            given.insert(FIRST_API_LEVEL.to_owned(), level.to_string());
+        }
+        Ok(Self { given, area })
+    }
+
+    /// A property; `None` where it is not set.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.given.get(name).cloned().or_else(|| self.area.as_ref()?.get(name))
+    }
+}
+
+#[cfg(not(soong))]
+mod area {
+    use std::collections::HashMap;
+    use std::io;
+    use std::path::Path;
+
+    use crate::errors::explain;
+
+    /// Where Android's init keeps properties.
+    const DIR: &str = "/dev/__properties__";
+
+    /// Android's properties.
+    #[derive(Debug)]
+    pub(super) struct Area;
+
+    impl Area {
+        pub(super) fn find() -> Option<Self> {
+            Path::new(DIR).exists().then_some(Self)
+        }
+
+        pub(super) fn get(&self, name: &str) -> Option<String> {
+            Some(rsproperties::get_or(name, String::new())).filter(|value| !value.is_empty())
+        }
+    }
+
+    /// The properties in a build.prop file, and in those that it imports.
+    pub(super) fn read_file(path: &Path) -> io::Result<HashMap<String, String>> {
+        let mut properties = HashMap::new();
+        rsproperties::load_properties_from_file(path, None, "", &mut properties)
+            .map_err(|e| explain(io::Error::other(e), path.display()))?;
+        Ok(properties)
+    }
+}
+
+#[cfg(soong)]
+mod area {
+    use std::collections::HashMap;
+    use std::io;
+    use std::path::Path;
+
+    use nix::errno::Errno;
+
+    use crate::errors::worded;
+
+    /// Android's properties.
+    #[derive(Debug)]
+    pub(super) struct Area;
+
+    impl Area {
+        pub(super) fn find() -> Option<Self> {
+            Some(Self)
+        }
+
+        pub(super) fn get(&self, name: &str) -> Option<String> {
+            let value = rustutils::system_properties::read(name);
+            value.unwrap_or_else(|e| {
+                log::error!("{name}: {e}");
+                None
+            })
+        }
+    }
+
+    /// There is no need for one.
+    pub(super) fn read_file(path: &Path) -> io::Result<HashMap<String, String>> {
+        let words = format!("{}: Android has properties of its own", path.display());
+        Err(worded(Errno::EOPNOTSUPP, words))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const SDK: &str = "ro.build.version.sdk";
+
+    #[test]
+    fn of_a_build_prop() {
+        let path = std::env::temp_dir().join(format!("clat-prop-{}", std::process::id()));
+        fs::write(
+            &path,
+            "# comment=1\n\nro.build.version.sdk=34\n ro.product.first_api_level = 28 \nnonsense\n",
+        )
+        .expect("a file");
+        let properties = |level| Properties::new(Some(&path), level).expect("readable");
+        assert_eq!(properties(None).get(SDK).as_deref(), Some("34"));
+        assert_eq!(properties(None).get(FIRST_API_LEVEL).as_deref(), Some("28"));
+        assert_eq!(properties(Some(30)).get(FIRST_API_LEVEL).as_deref(), Some("30"));
+        assert_eq!(properties(None).get("# comment"), None);
+        fs::remove_file(&path).expect("removed");
+        assert!(Properties::new(Some(&path), None).is_err());
+    }
+
+    #[test]
+    fn of_a_property_area() {
+        let dir = std::env::temp_dir().join(format!("clat-area-{}", std::process::id()));
+        fs::create_dir(&dir).expect("a directory");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("ours");
+        let info = rsproperties::build_trie(&[], "u:object_r:default_prop:s0", "string");
+        fs::write(dir.join("property_info"), info.expect("a trie")).expect("written");
+        let mut made = rsproperties::SystemProperties::new_area(&dir).expect("a new area");
+        made.add(SDK, "34").expect("added");
+        made.add(FIRST_API_LEVEL, "28").expect("added");
+        drop(made);
+        let config = rsproperties::PropertyConfig::with_properties_dir(&dir);
+        rsproperties::try_init(config).expect("not used before");
+        let properties = Properties { given: HashMap::new(), area: Some(area::Area) };
+        assert_eq!(properties.get(SDK).as_deref(), Some("34"));
+        assert_eq!(properties.get(FIRST_API_LEVEL).as_deref(), Some("28"));
+        assert_eq!(properties.get("ro.nothing"), None);
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn of_a_machine_that_is_no_android() {
+        let newest = Properties { area: None, ..Properties::new(None, None).expect("no file") };
+        let level = if Path::new("/dev/__properties__").exists() { None } else { Some("36") };
+        assert_eq!(newest.get(FIRST_API_LEVEL).as_deref(), level);
+        let given = Properties::new(None, Some(28)).expect("no file");
+        assert_eq!(given.get(FIRST_API_LEVEL).as_deref(), Some("28"));
+    }
+}

@@ -1,0 +1,154 @@
+//! The controller's status as JSON: what `clatctl status --json` and `dumpsys clatd_controller --json` print.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::binder_adapter::{ClatStatus, ControllerStatus, OffloadCounters};
+
+/// What a controller is and what it runs; the fields are those of `ControllerStatus.aidl`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // the names say it, or the AIDL does
+pub struct Status {
+    pub pid: i32,
+    pub ebpf_mode: String,
+    pub standalone: bool,
+    pub clats: Vec<Clat>,
+}
+
+impl Status {
+    /// One line of JSON.
+    #[must_use]
+    pub fn json(&self) -> String {
+        // Fails for maps with keys that are no text, and there are none.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// One running CLAT; the fields are those of `ClatStatus.aidl`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // the names say it, or the AIDL does
+pub struct Clat {
+    pub iface: String,
+    pub if_index: i32,
+    pub v4iface: String,
+    #[serde(rename = "v4ifIndex")]
+    pub v4if_index: i32,
+    pub nat64_prefix: String,
+    pub v4: String,
+    pub v6: String,
+    pub fwmark: u32,
+    pub pid: i32,
+    pub restarts: i32,
+    pub uptime_millis: i64,
+    pub tx_packets: i64,
+    pub tx_bytes: i64,
+    pub rx_packets: i64,
+    pub rx_bytes: i64,
+    pub offloaded: bool,
+    pub egress: Option<Offload>,
+    pub ingress: Option<Offload>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    /// For who asks again and again; the controller keeps no rates.
+    pub rates: Option<Rates>,
+}
+
+impl Clat {
+    /// What left by both ways, through the kernel and through clatd: packets and bytes.
+    #[must_use]
+    pub fn sent(&self) -> (i64, i64) {
+        by_both(self.tx_packets, self.tx_bytes, self.egress.as_ref())
+    }
+
+    /// What arrived, likewise.
+    #[must_use]
+    pub fn received(&self) -> (i64, i64) {
+        by_both(self.rx_packets, self.rx_bytes, self.ingress.as_ref())
+    }
+}
+
+fn by_both(packets: i64, bytes: i64, offload: Option<&Offload>) -> (i64, i64) {
+    let more = offload.map_or((0, 0), |offload| (offload.packets, offload.bytes));
+    (packets.saturating_add(more.0), bytes.saturating_add(more.1))
+}
+
+/// What a program in the kernel has done; the fields are those of `OffloadCounters.aidl`, and `passed` by reason.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // the names say it, or the AIDL does
+pub struct Offload {
+    pub packets: i64,
+    pub bytes: i64,
+    pub super_packets: i64,
+    pub neighbour: i64,
+    pub lost: i64,
+    pub passed: BTreeMap<String, i64>,
+}
+
+/// What passed since the status before, a second, by both ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // the names say it, or the AIDL does
+pub struct Rates {
+    pub tx_packets_per_second: f64,
+    pub tx_bytes_per_second: f64,
+    pub rx_packets_per_second: f64,
+    pub rx_bytes_per_second: f64,
+}
+
+impl From<ControllerStatus> for Status {
+    fn from(status: ControllerStatus) -> Self {
+        Self {
+            pid: status.pid,
+            ebpf_mode: status.ebpfMode,
+            standalone: status.standalone,
+            clats: status.clats.into_iter().map(Clat::from).collect(),
+        }
+    }
+}
+
+impl From<OffloadCounters> for Offload {
+    fn from(counters: OffloadCounters) -> Self {
+        Self {
+            packets: counters.packets,
+            bytes: counters.bytes,
+            super_packets: counters.superPackets,
+            neighbour: counters.neighbour,
+            lost: counters.lost,
+            passed: counters
+                .passed
+                .into_iter()
+                .map(|passed| (passed.reason, passed.count))
+                .collect(),
+        }
+    }
+}
+
+impl From<ClatStatus> for Clat {
+    fn from(clat: ClatStatus) -> Self {
+        Self {
+            iface: clat.iface,
+            if_index: clat.ifIndex,
+            v4iface: clat.v4iface,
+            v4if_index: clat.v4ifIndex,
+            nat64_prefix: clat.nat64Prefix,
+            v4: clat.v4,
+            v6: clat.v6,
+            // AIDL knows no unsigned numbers.
+            fwmark: u32::from_ne_bytes(clat.fwmark.to_ne_bytes()),
+            pid: clat.pid,
+            restarts: clat.restarts,
+            uptime_millis: clat.uptimeMillis,
+            tx_packets: clat.txPackets,
+            tx_bytes: clat.txBytes,
+            rx_packets: clat.rxPackets,
+            rx_bytes: clat.rxBytes,
+            offloaded: clat.offloaded,
+            egress: clat.egress.map(Offload::from),
+            ingress: clat.ingress.map(Offload::from),
+            rates: None,
+        }
+    }
+}

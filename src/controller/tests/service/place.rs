@@ -1,0 +1,200 @@
+//! Where the program runs, and the program.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clat_controller::binder_adapter::{IClatdController, Strong, Transport};
+use clat_controller::client;
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+use crate::common::{self, sh};
+
+/// `$2` is the uplink and `${10}` the IPv4 address (see `ClatdArgs::argv`). bash, since only that can choose argv[0].
+/// Its device is not set up while a file `clatd.wait` is there.
+const STAND_IN: &str = r#"#!/bin/bash
+set -e
+while [ -e "$0.wait" ]; do sleep 0.05; done
+ip addr replace "$8/32" dev "v4-$2"
+ip link set "v4-$2" up
+exec -a "clatd-$2" sleep 1000
+"#;
+
+/// Names the variable that says by which transport: `binder`, else RPC on a socket.
+const TRANSPORT: &str = "CLAT_TEST_TRANSPORT";
+
+/// Names the variable that tells a process that a test started how to reach the controller.
+const PEER: &str = "CLAT_TEST_PEER";
+
+/// The program, which the virtual device has elsewhere than where it was built.
+fn program() -> PathBuf {
+    std::env::var_os("CLAT_TEST_PROGRAM")
+        .map_or_else(|| env!("CARGO_BIN_EXE_clat_controller").into(), PathBuf::from)
+}
+
+/// In a process that [`Controller::peer`] started: how to reach its controller.
+pub(crate) fn of_the_test_that_started_this() -> Option<Transport> {
+    let peer = std::env::var_os(PEER)?;
+    Some(if peer == "binder" { Transport::Binder } else { Transport::Rpc(peer.into()) })
+}
+
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} does not come");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A network namespace with the uplink `up0`, and a directory for sockets.
+pub(crate) struct Place {
+    pub(crate) netns: String,
+    pub(crate) dir: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let netns = format!("ctl-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(&netns);
+        fs::create_dir(&dir).expect("a new directory");
+        let place = Self { netns, dir };
+        sh(&format!("ip netns add {}", place.netns));
+        place.sh("ip link set lo up");
+        place.add_uplink("up0", 1);
+        let clatd = place.dir.join("clatd");
+        fs::write(&clatd, STAND_IN).expect("written");
+        fs::set_permissions(&clatd, fs::Permissions::from_mode(0o755)).expect("executable");
+        place
+    }
+
+    pub(crate) fn add_uplink(&self, name: &str, net: u16) {
+        self.sh(&format!(
+            "ip link add {name} type veth peer name p{name} && ip link set p{name} up && ip link set {name} up &&
+             ip addr add 2001:db8:0:{net}::2/64 dev {name} nodad && ip -6 route add default dev {name} metric {net}"
+        ));
+    }
+
+    pub(crate) fn sh(&self, command: &str) -> String {
+        sh(&format!("ip netns exec {} sh -c '{command}'", self.netns))
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.join("controller.sock")
+    }
+
+    pub(crate) fn controller(&self, args: &[&str]) -> Controller {
+        let transport = match std::env::var(TRANSPORT).as_deref() {
+            Ok("binder") => Transport::Binder,
+            _ => Transport::Rpc(self.socket()),
+        };
+        let child = common::start(&mut self.command(&transport, args));
+        Controller { child, transport }
+    }
+
+    pub(crate) fn command(&self, transport: &Transport, args: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.netns]).arg(program());
+        match transport {
+            Transport::Binder => command.arg("--binder"),
+            Transport::Rpc(socket) => command.arg("--socket").arg(socket),
+        };
+        command.arg("--clatd").arg(self.dir.join("clatd")).args(args);
+        command
+    }
+
+    /// What a CLAT takes, as the kernel shows it; empty when there is none of it.
+    pub(crate) fn taken(&self) -> String {
+        let rules = self.sh("ip6tables-save -t raw | grep DROP || true");
+        let links = self.sh("ip -o link | grep v4- || true");
+        let routes = self.sh("ip -4 route");
+        let pids = self.clatds().iter().map(|pid| format!("clatd {pid}\n")).collect::<String>();
+        rules + &links + &routes + &pids
+    }
+
+    pub(crate) fn clatds(&self) -> Vec<i32> {
+        let pids = sh(&format!("ip netns pids {}", self.netns));
+        let is_clatd = |pid: &str| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.starts_with("clatd-"))
+        };
+        pids.lines().filter(|pid| is_clatd(pid)).filter_map(|pid| pid.parse().ok()).collect()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let netns = &self.netns;
+        sh(&format!("ip netns pids {netns} | xargs -r kill -9; ip netns del {netns}"));
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub(crate) struct Controller {
+    pub(crate) child: Child,
+    transport: Transport,
+}
+
+impl Controller {
+    pub(crate) fn connect(&self) -> Strong<dyn IClatdController> {
+        client::connect(Some(&self.transport), false).expect("connects")
+    }
+
+    /// A connection by which it can call back.
+    pub(crate) fn listen(&self) -> Strong<dyn IClatdController> {
+        client::connect(Some(&self.transport), true).expect("connects")
+    }
+
+    /// One of this program's functions, as a process of its own.
+    pub(crate) fn peer(&self, place: &Place, test: &str) -> Command {
+        // A copy that others can run, wherever the build is.
+        let program = place.dir.join("peer");
+        if !program.exists() {
+            fs::copy(std::env::current_exe().expect("this program"), &program).expect("copied");
+        }
+        let mut command = Command::new(program);
+        command.args([test, "--exact", "--nocapture"]).current_dir("/").env(
+            PEER,
+            match &self.transport {
+                Transport::Binder => "binder".as_ref(),
+                Transport::Rpc(socket) => socket.as_os_str(),
+            },
+        );
+        command
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+        kill(pid, signal).expect("it runs");
+    }
+
+    /// Ends by SIGTERM, cleanly.
+    pub(crate) fn end(mut self) {
+        self.signal(Signal::SIGTERM);
+        assert!(self.child.wait().expect("waits").success());
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        // By SIGTERM, lest it leaves its lock; unless it has been waited for, or hangs.
+        for _ in 0..1000 {
+            if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return;
+            }
+            self.signal(Signal::SIGTERM);
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

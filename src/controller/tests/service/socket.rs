@@ -1,0 +1,111 @@
+//! What there is only on a socket.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+
+use clat_controller::binder_adapter::{new_listener, IClatdController, Transport};
+use clat_controller::client;
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+use crate::common::is_root;
+use crate::errno_of;
+use crate::events::Told;
+use crate::place::Place;
+
+#[test]
+fn garbage_on_the_socket() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let controller = place.controller(&[]);
+    let service = controller.connect();
+    let _silent = UnixStream::connect(place.socket()).expect("connects");
+    for bytes in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 4096], &[0xff; 100_000]] {
+        let mut stream = UnixStream::connect(place.socket()).expect("connects");
+        // It may be hung up on before it has said everything.
+        let _ = stream.write_all(bytes);
+    }
+    assert!(service.getStatus().expect("still there").clats.is_empty());
+    assert!(controller.connect().dumpText(&[]).expect("still there").contains("ClatdController"));
+    controller.end();
+}
+
+#[test]
+fn one_controller_a_socket_and_a_namespace() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let first = place.controller(&[]);
+    let refused = |mut command: Command| {
+        let output = command.output().expect("runs");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused(place.command(&Transport::Rpc(place.socket()), &[]));
+    assert!(said.contains("another clat_controller runs in this network namespace"), "{said}");
+
+    let other = Place::new();
+    let said = refused(other.command(&Transport::Rpc(place.socket()), &[]));
+    assert!(said.contains("another controller answers on"), "{said}");
+    first.connect().getStatus().expect("the first still answers");
+
+    let file = other.dir.join("file");
+    fs::write(&file, "precious").expect("written");
+    let said = refused(other.command(&Transport::Rpc(file.clone()), &[]));
+    assert!(said.contains("is no socket"), "{said}");
+    assert_eq!(fs::read_to_string(&file).expect("still there"), "precious");
+}
+
+#[test]
+fn a_socket_that_nobody_listens_on_is_replaced() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let mut controller = place.controller(&[]);
+    controller.signal(Signal::SIGKILL);
+    controller.child.wait().expect("waits");
+    assert!(place.socket().exists(), "a stale socket");
+    let error = client::connect(Some(&Transport::Rpc(place.socket())), false).expect_err("gone");
+    assert!(error.to_string().contains("is gone; start clat_controller"), "{error}");
+    place.controller(&[]).connect().getStatus().expect("answers");
+}
+
+#[test]
+fn without_a_connection_to_call_back_by_there_are_no_events() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let controller = place.controller(&[]);
+    let listener = new_listener(Told::default());
+    let refused = controller.connect().registerEventListener(&listener);
+    assert_eq!(errno_of(refused), Some(Errno::ENOTCONN));
+}
+
+#[test]
+fn without_a_controller_the_client_says_what_helps() {
+    let nowhere = Transport::Rpc(PathBuf::from("/nonexistent/controller.sock"));
+    let error = client::connect(Some(&nowhere), false).expect_err("nobody there");
+    assert!(error.to_string().contains("start clat_controller as root"), "{error}");
+}
+
+#[test]
+fn the_socket_is_not_for_all() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let _controller = place.controller(&[]);
+    let socket = fs::metadata(place.socket()).expect("there");
+    assert_eq!(socket.permissions().mode() & 0o777, 0o660);
+    assert!(socket.file_type().is_socket());
+    assert_eq!(fs::metadata("/run/clat").expect("there").permissions().mode() & 0o007, 0);
+}

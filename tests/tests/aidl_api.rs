@@ -1,0 +1,97 @@
+//! The frozen AIDL (aidl/aidl_api): today's files must be able to replace each frozen version, and a frozen version stays
+//! as it was frozen. The checks are those of AOSP's build (system/tools/aidl/build).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use clat_tests::can_run;
+use tempfile::TempDir;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../aidl")
+}
+
+fn sh(dir: &Path, command: &str) -> Output {
+    Command::new("sh").args(["-ec", command]).current_dir(dir).output().expect("sh")
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
+}
+
+/// The signatures of today's files, as the compiler dumps them.
+fn today() -> TempDir {
+    let out = TempDir::new().expect("a folder");
+    let command = format!(
+        "aidl --dumpapi --structured -I . --out={} $(find android -name '*.aidl')",
+        out.path().display()
+    );
+    let output = sh(&folder(), &command);
+    assert!(output.status.success(), "{}", said(&output));
+    out
+}
+
+/// The frozen interface, without its hash, which this compiler would read as AIDL.
+fn frozen(version: &str) -> TempDir {
+    let copy = TempDir::new().expect("a folder");
+    let command =
+        format!("cp -r aidl_api/android_net_clat_aidl/{version}/android {}", copy.path().display());
+    let output = sh(&folder(), &command);
+    assert!(output.status.success(), "{}", said(&output));
+    copy
+}
+
+fn check(old: &Path, new: &Path) -> Output {
+    sh(&folder(), &format!("aidl --checkapi {} {}", old.display(), new.display()))
+}
+
+#[test]
+fn today_can_replace_what_is_frozen() {
+    if !can_run(&["aidl"]) {
+        return;
+    }
+    let today = today();
+    let output = check(frozen("1").path(), today.path());
+    assert!(output.status.success(), "{}", said(&output));
+    // "current" is today, in the words of the compiler that AOSP has (its format differs from version to version).
+    let current = frozen("current");
+    for (old, new) in [(&current, &today), (&today, &current)] {
+        let output = check(old.path(), new.path());
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_change_that_breaks_callers_is_noticed() {
+    if !can_run(&["aidl"]) {
+        return;
+    }
+    let old = frozen("1");
+    for (file, from, to) in [
+        (
+            "IClatdController",
+            "void clatdStop(in @utf8InCpp String ifName)",
+            "void clatdStop(int it)",
+        ),
+        ("IClatdEventListener", "int restarts", "long restarts"),
+        ("ClatStatus", "int fwmark;", ""),
+    ] {
+        let new = today();
+        let path = new.path().join(format!("android/net/clat/{file}.aidl"));
+        let text = fs::read_to_string(&path).expect("dumped");
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replace(from, to)).expect("written");
+        assert!(!check(old.path(), new.path()).status.success(), "{file}: {from}");
+    }
+}
+
+#[test]
+fn a_frozen_version_is_as_it_was() {
+    let version = folder().join("aidl_api/android_net_clat_aidl/1");
+    let command = r#"{ find ./ -name "*.aidl" -print0 | LC_ALL=C sort -z | xargs -0 sha1sum && echo latest-version; } |
+        sha1sum | cut -d " " -f 1"#;
+    let output = sh(&version, command);
+    let hash = fs::read_to_string(version.join(".hash")).expect("frozen with its hash");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), hash);
+}
