@@ -206,6 +206,7 @@ fn unfinished(packet: &[u8], gso_type: GsoType, gso_size: u16) -> (VirtioHeader,
         gso_size,
         csum_start: header as u16,
         csum_offset: field as u16,
+        ..VirtioHeader::default()
     };
     (vnet, out)
 }
