@@ -49,7 +49,7 @@ impl<'l> Controller<'l> {
     ///
     /// # Errors
     /// When it does not get that far; with its log.
-    pub fn new(lab: &'l Lab, more: &[&str]) -> Result<Self> {
+    pub fn new(lab: &'l Lab, mode: Mode, more: &[&str]) -> Result<Self> {
         let socket = lab.dir().join("controller.sock");
         let mut argv = vec![
             program("clat_controller")?.into_os_string(),
@@ -57,6 +57,7 @@ impl<'l> Controller<'l> {
             socket.clone().into(),
             "--clatd".into(),
             program("clatd")?.into(),
+            mode.option().into(),
         ];
         argv.extend(more.iter().map(Into::into));
         let mut daemon = lab.phone.spawn(&argv, &lab.dir().join("controller.log"))?;
@@ -103,11 +104,19 @@ impl<'l> Controller<'l> {
     /// Those of `clatctl start` and of a status that lacks it.
     pub fn start(&self, iface: &str, prefix: &str) -> Result<(Ipv4Addr, Ipv6Addr)> {
         self.ctl(&["start", iface, "--prefix", prefix])?;
-        let status: serde_json::Value = serde_json::from_str(&self.ctl(&["status", "--json"])?)?;
-        let clats = status["clats"].as_array().context("status has no clats")?;
-        let clat = clats.iter().find(|c| c["iface"] == iface).context("status lacks it")?;
+        let clat = self.status(iface)?;
         let text = |key: &str| clat[key].as_str().with_context(|| format!("no {key}: {clat}"));
         Ok((text("v4")?.parse()?, text("v6")?.parse()?))
+    }
+
+    /// What `clatctl status --json` tells of the CLAT on `iface`.
+    ///
+    /// # Errors
+    /// Those of `clatctl`, and when there is none.
+    pub fn status(&self, iface: &str) -> Result<serde_json::Value> {
+        let status: serde_json::Value = serde_json::from_str(&self.ctl(&["status", "--json"])?)?;
+        let clats = status["clats"].as_array().context("status has no clats")?;
+        clats.iter().find(|c| c["iface"] == iface).cloned().context("status lacks it")
     }
 
     /// The process ids of its clatds.
@@ -127,6 +136,16 @@ pub enum Mode {
     Offload,
     /// clatd everything.
     Daemon,
+}
+
+impl Mode {
+    /// How the controller is told.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Offload => "--offload",
+            Self::Daemon => "--no-offload",
+        }
+    }
 }
 
 /// A CLAT that runs on `up0`.
@@ -163,11 +182,7 @@ impl<'l> Clat<'l> {
     /// # Errors
     /// What the programs said.
     pub fn ours(lab: &'l Lab, prefix: &str, mode: Mode) -> Result<Self> {
-        let option = match mode {
-            Mode::Offload => "--offload",
-            Mode::Daemon => "--no-offload",
-        };
-        let controller = Controller::new(lab, &[option])?;
+        let controller = Controller::new(lab, mode, &[])?;
         let (v4, v6) = controller.start("up0", prefix)?;
         Ok(Self { v4, v6, dev: DEV, controller: Some(controller), other: None, _tun: None })
     }

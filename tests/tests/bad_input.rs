@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use anyhow::{ensure, Result};
-use clat_tests::{can_run, program, Controller, Lab, Offloads, PREFIX};
+use clat_tests::{can_run, program, Controller, Lab, Mode, Offloads, PREFIX};
 
 const NEEDS: &[&str] = &["ip", "ethtool", "ip6tables", "setpriv"];
 
@@ -34,7 +34,7 @@ fn names_and_prefixes() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new(Offloads::Default)?;
-    let controller = Controller::new(&lab, &[])?;
+    let controller = Controller::new(&lab, Mode::Offload, &[])?;
     let start = |name: &str, words: &str| {
         refused(&lab, &controller, &["start", name, "--prefix", PREFIX], words)
     };
@@ -82,7 +82,7 @@ fn a_second_start_and_a_second_stop() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new(Offloads::Default)?;
-    let controller = Controller::new(&lab, &[])?;
+    let controller = Controller::new(&lab, Mode::Offload, &[])?;
     controller.start("up0", PREFIX)?;
     let [clatd] = controller.clatds()[..] else { anyhow::bail!("{:?}", controller.clatds()) };
     let again = controller.try_ctl(&["start", "up0", "--prefix", PREFIX])?;
@@ -100,7 +100,7 @@ fn a_peer_without_the_right_uid() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new(Offloads::Default)?;
-    let controller = Controller::new(&lab, &["--allow-uid", "4242"])?;
+    let controller = Controller::new(&lab, Mode::Offload, &["--allow-uid", "4242"])?;
     let mode = fs::metadata(controller.socket())?.permissions().mode();
     assert_eq!(mode & 0o777, 0o660, "{mode:o}");
     // Past the file's mode, so that it is the peer's credentials that count.

@@ -1,15 +1,47 @@
-//! CLATs come and go on the real kernel, and leave it as they found it.
+//! CLATs come and go on the real kernel, with programs in it and without, and leave it as they found it.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, Controller, Lab, Offloads, PREFIX, PREFIX2};
+use clat_tests::{can_run, Controller, Lab, Mode, Offloads, PREFIX, PREFIX2};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-const NEEDS: &[&str] = &["ip", "ethtool", "ping", "ip6tables"];
+/// Makes two tests of each.
+macro_rules! with_and_without_offload {
+    ($($name:ident)*) => { $(mod $name {
+        #[test]
+        fn offload() -> anyhow::Result<()> {
+            super::run(super::Mode::Offload, super::$name)
+        }
+
+        #[test]
+        fn daemon() -> anyhow::Result<()> {
+            super::run(super::Mode::Daemon, super::$name)
+        }
+    })* };
+}
+
+with_and_without_offload! {
+    two_hundred_starts_leave_nothing
+    two_uplinks_with_two_prefixes
+    a_clat_starts_where_addresses_are_checked_for_duplicates
+    the_router_finds_the_clat_again_after_forgetting_it
+    a_terminated_controller_leaves_nothing
+    a_killed_controller_is_cleaned_up_after
+    a_clatd_that_dies_is_started_again
+}
+
+fn run(mode: Mode, test: fn(&Lab, Mode) -> Result<()>) -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    test(&Lab::new(Offloads::Default)?, mode)
+}
+
+const NEEDS: &[&str] = &["ip", "ethtool", "ping", "ip6tables", "tc"];
 
 /// What a CLAT could leave behind in the phone.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +51,7 @@ struct Traces {
     routes: String,
     addresses: String,
     anycast: String,
+    filters: String,
     processes: BTreeSet<i32>,
 }
 
@@ -29,6 +62,10 @@ impl Traces {
         let rules = lab.phone.run("ip6tables-save -t raw")?;
         let routes = ["-4", "-6"].map(|f| lab.phone.run(&format!("ip {f} route show table all")));
         let rules4 = ["-4", "-6"].map(|f| lab.phone.run(&format!("ip {f} rule show")));
+        // The clsact that they hang on stays until the uplink goes.
+        let filters = ["ingress", "egress"]
+            .map(|hook| lab.phone.run(&format!("tc filter show dev up0 {hook}")));
+        let [ingress, egress] = filters;
         let [routes4, routes6] = routes;
         let [rules4, rules6] = rules4;
         Ok(Self {
@@ -41,6 +78,7 @@ impl Traces {
                 .collect(),
             routes: routes4? + &steady(&routes6?) + &rules4? + &rules6?,
             addresses: lab.phone.run("ip -br addr")?,
+            filters: ingress? + &egress?,
             anycast: lab.phone.run("cat /proc/net/anycast6")?,
             processes: lab.phone.pids().into_iter().collect(),
         })
@@ -76,27 +114,22 @@ fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> 
     Ok(())
 }
 
-#[test]
-fn two_hundred_starts_leave_nothing() -> Result<()> {
-    if !can_run(NEEDS) {
-        return Ok(());
-    }
-    let lab = Lab::new(Offloads::Default)?;
-    let controller = Controller::new(&lab, &[])?;
+fn two_hundred_starts_leave_nothing(lab: &Lab, mode: Mode) -> Result<()> {
+    let controller = Controller::new(lab, mode, &[])?;
     // The first round may fill caches that stay: threads, sockets of libraries.
     controller.start("up0", PREFIX)?;
     controller.ctl(&["stop", "up0"])?;
-    let (before, fds) = (Traces::of(&lab)?, descriptors(controller.daemon.pid())?);
+    let (before, fds) = (Traces::of(lab)?, descriptors(controller.daemon.pid())?);
     let mut addresses = BTreeSet::new();
     for round in 0..200 {
         let v6 = controller.ctl(&["start", "up0", "--prefix", PREFIX])?;
         if round % 50 == 0 {
-            ping(&lab, "")?;
+            ping(lab, "")?;
         }
         controller.ctl(&["stop", "up0"]).with_context(|| format!("round {round}"))?;
         ensure!(addresses.insert(v6.clone()), "round {round}: {v6} again");
     }
-    assert_eq!(Traces::of(&lab)?, before);
+    assert_eq!(Traces::of(lab)?, before);
     // Connections of clients close a moment after the answer.
     eventually("closing of descriptors", || {
         Ok(descriptors(controller.daemon.pid())?.len() <= fds.len())
@@ -104,18 +137,13 @@ fn two_hundred_starts_leave_nothing() -> Result<()> {
     .with_context(|| format!("{fds:#?} became {:#?}", descriptors(controller.daemon.pid())))
 }
 
-#[test]
-fn two_uplinks_with_two_prefixes() -> Result<()> {
-    if !can_run(NEEDS) {
-        return Ok(());
-    }
-    let lab = Lab::new(Offloads::Default)?;
+fn two_uplinks_with_two_prefixes(lab: &Lab, mode: Mode) -> Result<()> {
     lab.second_uplink()?;
-    let controller = Controller::new(&lab, &[])?;
+    let controller = Controller::new(lab, mode, &[])?;
     // The chain for drop rules comes with the first CLAT and goes with the controller.
     controller.start("up0", PREFIX)?;
     controller.ctl(&["stop", "up0"])?;
-    let before = Traces::of(&lab)?;
+    let before = Traces::of(lab)?;
     let (v4, v6) = controller.start("up0", PREFIX)?;
     let (second4, second6) = controller.start("up1", PREFIX2)?;
     assert_ne!(v4, second4);
@@ -123,91 +151,66 @@ fn two_uplinks_with_two_prefixes() -> Result<()> {
     assert_eq!(second6.segments()[..4], [0x2001, 0xdb8, 2, 0]);
     let outside = clat_tests::wire::Sniffer::new(&lab.internet, "net0")?;
     for (dev, src) in [("v4-up0", v6), ("v4-up1", second6)] {
-        ping(&lab, &format!("-I {dev}")).with_context(|| dev.to_owned())?;
+        ping(lab, &format!("-I {dev}")).with_context(|| dev.to_owned())?;
         let patience = Duration::from_secs(5);
         outside.wait(patience, |s| s.src == std::net::IpAddr::V6(src)).with_context(|| dev)?;
     }
     controller.ctl(&["stop", "up0"])?;
-    ping(&lab, "").context("the second carries on alone")?;
+    ping(lab, "").context("the second carries on alone")?;
     controller.ctl(&["stop", "up1"])?;
-    assert_eq!(Traces::of(&lab)?, before);
+    assert_eq!(Traces::of(lab)?, before);
     Ok(())
 }
 
-#[test]
-fn a_clat_starts_where_addresses_are_checked_for_duplicates() -> Result<()> {
-    if !can_run(NEEDS) {
-        return Ok(());
-    }
-    let lab = Lab::new(Offloads::Default)?;
+fn a_clat_starts_where_addresses_are_checked_for_duplicates(lab: &Lab, mode: Mode) -> Result<()> {
     lab.phone.run("sysctl -qw net.ipv6.conf.up0.accept_dad=1 net.ipv6.conf.up0.dad_transmits=1")?;
-    let controller = Controller::new(&lab, &[])?;
+    let controller = Controller::new(lab, mode, &[])?;
     controller.start("up0", PREFIX)?;
-    ping(&lab, "-i 0.2 -c 3")
+    ping(lab, "-i 0.2 -c 3")
 }
 
-#[test]
-fn the_router_finds_the_clat_again_after_forgetting_it() -> Result<()> {
-    if !can_run(NEEDS) {
-        return Ok(());
-    }
-    let lab = Lab::new(Offloads::Default)?;
-    let controller = Controller::new(&lab, &[])?;
+fn the_router_finds_the_clat_again_after_forgetting_it(lab: &Lab, mode: Mode) -> Result<()> {
+    let controller = Controller::new(lab, mode, &[])?;
     controller.start("up0", PREFIX)?;
-    ping(&lab, "")?;
+    ping(lab, "")?;
     lab.router.run("ip -6 neigh flush dev ph0")?;
-    ping(&lab, "")
+    ping(lab, "")
 }
 
-#[test]
-fn a_terminated_controller_leaves_nothing() -> Result<()> {
-    if !can_run(NEEDS) {
-        return Ok(());
-    }
-    let lab = Lab::new(Offloads::Default)?;
-    let before = Traces::of(&lab)?;
-    let mut controller = Controller::new(&lab, &[])?;
+fn a_terminated_controller_leaves_nothing(lab: &Lab, mode: Mode) -> Result<()> {
+    let before = Traces::of(lab)?;
+    let mut controller = Controller::new(lab, mode, &[])?;
     controller.start("up0", PREFIX)?;
     let status = controller.daemon.stop(Signal::SIGTERM)?;
     assert!(status.success(), "{status}: {}", controller.daemon.log());
     assert!(!controller.socket().exists());
     // The chain may stay as a table that exists, empty; that is the kernel's, not ours.
-    let after = Traces::of(&lab)?;
+    let after = Traces::of(lab)?;
     let ours = |line: &&String| line.contains("clat");
     assert_eq!(after.rules.iter().filter(ours).count(), 0, "{after:?}");
     assert_eq!(Traces { rules: Vec::new(), ..after }, Traces { rules: Vec::new(), ..before });
     Ok(())
 }
 
-#[test]
-fn a_killed_controller_is_cleaned_up_after() -> Result<()> {
-    if !can_run(NEEDS) {
-        return Ok(());
-    }
-    let lab = Lab::new(Offloads::Default)?;
-    let mut first = Controller::new(&lab, &[])?;
+fn a_killed_controller_is_cleaned_up_after(lab: &Lab, mode: Mode) -> Result<()> {
+    let mut first = Controller::new(lab, mode, &[])?;
     first.start("up0", PREFIX)?;
     first.daemon.stop(Signal::SIGKILL)?;
-    let controller = Controller::new(&lab, &[])?;
+    let controller = Controller::new(lab, mode, &[])?;
     ensure!(controller.clatds().is_empty(), "an orphan: {:?}", controller.clatds());
     ensure!(!lab.phone.run("ip -br link")?.contains("v4-up0"), "its TUN device is still there");
     ensure!(!lab.phone.run("ip6tables-save -t raw")?.contains("DROP"), "its rule is still there");
     controller.start("up0", PREFIX)?;
-    ping(&lab, "")
+    ping(lab, "")
 }
 
-#[test]
-fn a_clatd_that_dies_is_started_again() -> Result<()> {
-    if !can_run(NEEDS) {
-        return Ok(());
-    }
-    let lab = Lab::new(Offloads::Default)?;
-    let controller = Controller::new(&lab, &[])?;
+fn a_clatd_that_dies_is_started_again(lab: &Lab, mode: Mode) -> Result<()> {
+    let controller = Controller::new(lab, mode, &[])?;
     controller.start("up0", PREFIX)?;
     let [first] = controller.clatds()[..] else { anyhow::bail!("{:?}", controller.clatds()) };
     kill(Pid::from_raw(first), Signal::SIGKILL)?;
     eventually("a new clatd", || Ok(controller.clatds().iter().any(|pid| *pid != first)))?;
-    eventually("an answer", || Ok(ping(&lab, "").is_ok()))?;
+    eventually("an answer", || Ok(ping(lab, "").is_ok()))?;
     controller.ctl(&["stop", "up0"])?;
     ensure!(controller.clatds().is_empty());
     Ok(())
