@@ -22,6 +22,8 @@ pub use raw::{join_anycast, open_raw_socket, path_mtu, RawSocket};
 const QUEUE: usize = 8 << 20;
 
 const ETH_P_IPV6: u16 = 0x86dd;
+/// Not in `libc` for every C library (asm-generic/socket.h).
+const SO_COOKIE: c_int = 57;
 
 /// Takes over a descriptor that the caller of this program has left open for it; close-on-exec from now on.
 ///
@@ -70,7 +72,7 @@ pub fn set_mark(fd: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
 /// What the kernel said.
 pub fn socket_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0;
-    get(&fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut cookie)?;
+    get(&fd, libc::SOL_SOCKET, SO_COOKIE, &mut cookie)?;
     Ok(cookie)
 }
 

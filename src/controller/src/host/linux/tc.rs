@@ -1,6 +1,7 @@
 //! Filters of the clsact qdisc, by netlink. libbpf's own way to attach them lets nobody choose name and protocol, which
 //! others look for.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -8,7 +9,8 @@ use clat_route::netlink;
 use netlink_packet_core::{DefaultNla, NlasIterator, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption};
 use netlink_packet_route::RouteNetlinkMessage;
-use nix::net::if_::if_nameindex;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_nametoindex;
 
 use super::bpf::{program_name, PROGRAMS};
 use crate::host::Hook;
@@ -87,10 +89,13 @@ impl Drop for Filter {
 
 /// Removes our filters from every interface.
 pub(super) fn remove_leftovers() -> io::Result<()> {
-    for interface in &if_nameindex()? {
+    // Each has a link address at least; nix has no if_nameindex(3) for Android.
+    let names: BTreeSet<_> = getifaddrs()?.map(|address| address.interface_name).collect();
+    for name in names {
+        // One that has just gone has taken its filters along.
+        let Ok(index) = if_nametoindex(name.as_str()) else { continue };
         for hook in [Hook::Ingress, Hook::Egress] {
-            if remove(interface.index(), hook)? {
-                let name = interface.name().to_string_lossy();
+            if remove(index, hook)? {
                 log::warn!("removed an {hook:?} filter of a former life from {name}");
             }
         }
