@@ -1,8 +1,9 @@
-//! A virtio header and the packet behind it: checksum completed, cut into segments.
+//! A virtio header and the packet behind it: checksum completed, cut into segments, or all that left open.
 #![no_main]
 
 use clat_tun::VirtioHeader;
 use clatd::checksum::complete;
+use clatd::open::Open;
 use clatd::segment::Segments;
 use libfuzzer_sys::fuzz_target;
 
@@ -12,6 +13,12 @@ fuzz_target!(|data: &[u8]| {
     let mut completed = packet.to_vec();
     if !complete(&mut completed, &vnet) {
         assert_eq!(completed, packet, "what cannot be completed stays as it was");
+    }
+    if let Some(open) = Open::of(packet, &vnet) {
+        assert!(open.count() > 0);
+        let mut left = packet.to_vec();
+        let again = open.leave(&mut left).expect("what was sound stays so");
+        assert!(again.needs_csum && complete(&mut left, &again));
     }
     let Some(mut segments) = Segments::new(packet, &vnet) else { return };
     let mut out = vec![0; 40 + 65535];

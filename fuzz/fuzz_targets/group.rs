@@ -1,0 +1,46 @@
+//! Datagrams that are to leave together: one byte of length before each. As many come out as went in.
+#![no_main]
+
+use clat_tun::{GsoType, VirtioHeader};
+use clatd::group::{Group, Kind};
+use clatd::segment::Segments;
+use libfuzzer_sys::fuzz_target;
+
+/// From packet to packet.
+const STRIDE: usize = 512;
+
+fuzz_target!(|data: &[u8]| {
+    let mut memory = vec![0; 32 * STRIDE];
+    let mut group = Group::default();
+    let mut payloads = 0;
+    let mut rest = data;
+    for slot in (0..32 * STRIDE).step_by(STRIDE) {
+        let Some((len, tail)) = rest.split_first() else { break };
+        let len = usize::from(*len).clamp(1, 255);
+        let packet;
+        (packet, rest) = tail.split_at(len.min(tail.len()));
+        if packet.is_empty() {
+            break;
+        }
+        let at = slot + 64..slot + 64 + packet.len();
+        memory[at.clone()].copy_from_slice(packet);
+        group.push(&mut memory, at, VirtioHeader::default(), Kind::Complete, true);
+        payloads += 1;
+    }
+    let (mut count, mut segments) = (0, 0);
+    for message in group.waiting() {
+        count += message.count;
+        let pieces = group.pieces(message).iter().flat_map(|piece| &memory[piece.clone()]);
+        let packet: Vec<u8> = pieces.copied().collect();
+        if message.vnet.gso_type == GsoType::None {
+            segments += 1;
+            continue;
+        }
+        let mut cut = Segments::new(&packet, &message.vnet).expect("a train can be cut");
+        let mut out = [0; STRIDE];
+        while cut.next(&mut out).is_some() {
+            segments += 1;
+        }
+    }
+    assert_eq!((count, segments), (payloads, payloads));
+});

@@ -1,0 +1,235 @@
+//! What stands for many packets on its way through the daemon, seen from an uplink that is a TUN device, whose far end is
+//! this test.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod common;
+
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+
+use clat_tun::{GsoType, Options, Tun, VirtioHeader};
+use clatd::checksum::{add, finish, fold, pseudo_header};
+use clatd::segment::Segments;
+use common::*;
+use nix::sys::signal::{kill, Signal};
+use nix::sys::socket::{setsockopt, sockopt};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const FIN: u8 = 1;
+const PSH: u8 = 8;
+const ACK: u8 = 16;
+const CWR: u8 = 128;
+
+/// The far end of the uplink, and a daemon in front of it.
+fn modem(test: &str) -> Option<(Tun, Clatd)> {
+    if !namespace() {
+        return None;
+    }
+    let modem = Tun::create("up0", Options::default()).unwrap();
+    run("echo 1 > /proc/sys/net/ipv6/conf/up0/accept_dad
+         ip addr add 2001:db8:1::2/64 dev up0 nodad
+         ip link set up0 up
+         ip -6 route add default dev up0");
+    let tun = tun(Options::default());
+    // Which has nothing to say for itself.
+    run("echo 1 > /proc/sys/net/ipv6/conf/v4-up0/disable_ipv6");
+    let mut clatd = Clatd::start(test, tun, None);
+    clatd.ready();
+    route();
+    Some((modem, clatd))
+}
+
+/// The next packet that the daemon has sent, with what is left open of it.
+fn sent(modem: &Tun) -> (VirtioHeader, Vec<u8>) {
+    let v6: Ipv6Addr = V6.parse().unwrap();
+    let mut buf = vec![0; 70_000];
+    until("a translated packet", || {
+        let (vnet, len) = modem.recv(&mut buf).ok()?;
+        // The kernel has things to say as well, but not from there.
+        (buf[8..24] == v6.octets()).then(|| (vnet, buf[..len].to_vec()))
+    })
+}
+
+/// The packets on the wire that this one stands for.
+fn on_the_wire((vnet, mut packet): (VirtioHeader, Vec<u8>)) -> Vec<Vec<u8>> {
+    if vnet.gso_type == GsoType::None {
+        assert!(!vnet.needs_csum || clatd::checksum::complete(&mut packet, &vnet));
+        return vec![packet];
+    }
+    let mut segments = Segments::new(&packet, &vnet).unwrap();
+    let mut out = vec![0; 70_000];
+    std::iter::from_fn(|| segments.next(&mut out).map(|len| out[..len].to_vec())).collect()
+}
+
+fn is_sound(packet: &[u8]) -> bool {
+    let (l4, protocol) = if packet[0] >> 4 == 4 { (20, packet[9]) } else { (40, packet[6]) };
+    let sum = add(pseudo_header(packet, protocol, packet.len() - l4), &packet[l4..]);
+    fold(sum) == 0xffff
+}
+
+fn be32(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes(bytes[..4].try_into().unwrap())
+}
+
+/// An IPv4 packet with DF from the CLAT's address to the server.
+fn ipv4(protocol: u8, l4: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
+    packet.extend(Ipv4Addr::new(192, 0, 0, 4).octets());
+    packet.extend(Ipv4Addr::new(203, 0, 113, 1).octets());
+    packet[2..4].copy_from_slice(&u16::try_from(20 + l4.len()).unwrap().to_be_bytes());
+    let sum = finish(add(0, &packet));
+    packet[10..12].copy_from_slice(&sum);
+    packet.extend(l4);
+    packet
+}
+
+/// The kernel forwards what this writes to another TUN device: thus the daemon gets a super-packet made by hand. Cut by
+/// whom it may be, each segment is what it should be: RFC 3168 §6.1.2 wants CWR in the first only.
+#[test]
+fn every_segment_is_right() {
+    let Some((modem, clatd)) = modem("every_segment_is_right") else { return };
+    let feed = Tun::create("feed0", Options::default()).unwrap();
+    run("ip link set feed0 up
+         cd /proc/sys/net/ipv4
+         echo 1 > ip_forward
+         for name in all feed0; do echo 0 > conf/$name/rp_filter; done
+         echo 1 > conf/feed0/accept_local");
+    let payload = data(10_000);
+    for whole in [true, false] {
+        if !whole {
+            run("ethtool -K up0 tx off tso off gso off >/dev/null");
+        }
+        let mut l4 = vec![0x30, 0x39, 0, 80, 0xff, 0xff, 0xff, 0, 1, 2, 3, 4, 0x80];
+        l4.extend([FIN | PSH | ACK | CWR, 0xff, 0xff, 0, 0, 0, 0]);
+        l4.extend([1; 12]);
+        l4.extend(&payload);
+        let mut packet = ipv4(TCP, &l4);
+        let sum = fold(pseudo_header(&packet, TCP, l4.len()));
+        packet[36..38].copy_from_slice(&sum.to_be_bytes());
+        let vnet = VirtioHeader {
+            needs_csum: true,
+            gso_type: GsoType::TcpV4,
+            gso_ecn: true,
+            hdr_len: 52,
+            gso_size: 1400,
+            csum_start: 20,
+            csum_offset: 16,
+            ..Default::default()
+        };
+        feed.send(&vnet, &packet).unwrap();
+        let first = sent(&modem);
+        if whole {
+            let expected = VirtioHeader {
+                gso_type: GsoType::TcpV6,
+                // A hint, which the kernel gives anew.
+                hdr_len: first.0.hdr_len,
+                csum_start: 40,
+                ..vnet
+            };
+            assert_eq!((first.0, first.1.len()), (expected, packet.len() + 20));
+        } else {
+            assert_eq!((first.0, first.1.len()), (VirtioHeader::default(), 72 + 1400));
+        }
+        let mut segments = on_the_wire(first);
+        while segments.len() < 8 {
+            segments.extend(on_the_wire(sent(&modem)));
+        }
+        let mut got = Vec::<u8>::new();
+        for (i, segment) in (0..).zip(&segments) {
+            assert!(is_sound(segment), "segment {i}");
+            assert_eq!(
+                usize::from(u16::from_be_bytes([segment[4], segment[5]])),
+                segment.len() - 40
+            );
+            assert_eq!(be32(&segment[44..]), 0xffff_ff00_u32.wrapping_add(1400 * i));
+            let flags = ACK | if i == 0 { CWR } else { 0 } | if i == 7 { FIN | PSH } else { 0 };
+            assert_eq!(segment[53], flags, "segment {i}");
+            got.extend(&segment[72..]);
+        }
+        assert!(got == payload);
+    }
+    let line = clatd.stop();
+    assert!(line.contains(&format!("egress4=16/{}", 2 * (10_000 + 8 * 52))), "{line}");
+    assert!(line.contains("drops=0"), "{line}");
+}
+
+/// Datagrams that the daemon finds waiting together leave as trains, and arrive as what they were.
+#[test]
+fn equal_datagrams_leave_as_one() {
+    let Some((modem, clatd)) = modem("equal_datagrams_leave_as_one") else { return };
+    let client = UdpSocket::bind("192.0.0.4:0").unwrap();
+    let sizes = [[100; 9].as_slice(), &[50], &[100; 3], &[0], &[700; 2], &[701]].concat();
+    kill(clatd.pid(), Signal::SIGSTOP).unwrap();
+    for size in &sizes {
+        client.send_to(&data(*size), "203.0.113.1:9").unwrap();
+    }
+    // To another port, and back: these are no train.
+    for port in [10, 9, 10] {
+        client.send_to(&data(64), ("203.0.113.1", port)).unwrap();
+    }
+    kill(clatd.pid(), Signal::SIGCONT).unwrap();
+    let (mut trains, mut packets) = (Vec::new(), Vec::new());
+    while packets.len() < sizes.len() + 3 {
+        let packet = sent(&modem);
+        if packet.0.gso_type == GsoType::UdpL4 {
+            trains.push(packet.0.gso_size);
+        }
+        packets.extend(on_the_wire(packet));
+    }
+    for (packet, size) in packets.iter().zip(sizes.iter().chain(&[64; 3])) {
+        assert!(is_sound(packet));
+        assert_eq!(packet[48..], data(*size));
+    }
+    // Before 6.2 the kernel takes none.
+    assert!(trains == [100, 100, 700] || trains.is_empty(), "{trains:?}");
+    let line = clatd.stop();
+    assert!(line.contains("egress4=20/") && line.contains("drops=0"), "{line}");
+}
+
+/// The same inward. A train has its checksums made anew, so that a datagram with a wrong one must not be in it.
+#[test]
+fn equal_datagrams_arrive_as_one() {
+    let Some((modem, clatd)) = modem("equal_datagrams_arrive_as_one") else { return };
+    let client = UdpSocket::bind("192.0.0.4:0").unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let port = client.local_addr().unwrap().port();
+    let datagram = |number: u8, size: usize| {
+        let length = u16::try_from(8 + size).unwrap();
+        let mut packet = vec![0x60, 0, 0, 0, 0, 0, UDP, 64];
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        packet.extend("64:ff9b::203.0.113.1".parse::<Ipv6Addr>().unwrap().octets());
+        packet.extend(V6.parse::<Ipv6Addr>().unwrap().octets());
+        for field in [9, port, length, 0] {
+            packet.extend(field.to_be_bytes());
+        }
+        packet.extend(vec![number; size]);
+        let sum = finish(add(pseudo_header(&packet, UDP, length.into()), &packet[40..]));
+        packet[46..48].copy_from_slice(&sum);
+        packet
+    };
+    kill(clatd.pid(), Signal::SIGSTOP).unwrap();
+    for number in 0..20 {
+        let mut packet = datagram(number, 500);
+        // Wrong alone, and where it would be the first of a train.
+        if number == 0 || number == 7 {
+            packet[60] ^= 1;
+        }
+        modem.send(&VirtioHeader::default(), &packet).unwrap();
+    }
+    modem.send(&VirtioHeader::default(), &datagram(20, 499)).unwrap();
+    setsockopt(&client, sockopt::UdpGroSegment, &true).unwrap();
+    kill(clatd.pid(), Signal::SIGCONT).unwrap();
+    let mut buf = vec![0; 70_000];
+    let (mut got, mut reads) = (Vec::<u8>::new(), 0);
+    while got.len() < 18 * 500 + 499 {
+        let len = client.recv(&mut buf).unwrap();
+        got.extend(&buf[..len]);
+        reads += 1;
+    }
+    let numbers: Vec<u8> = (1..20).filter(|n| *n != 7).collect();
+    let mut expected: Vec<u8> = numbers.iter().flat_map(|n| [*n; 500]).collect();
+    expected.extend([20; 499]);
+    assert!(got == expected);
+    assert!(reads == 2 || reads == 19, "{reads} trains");
+    clatd.stop();
+}

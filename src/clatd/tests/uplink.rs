@@ -1,0 +1,228 @@
+//! What becomes of the daemon's way to the PLAT when routes, neighbours and the link itself change, and when it is full.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod common;
+
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clat_tun::{GsoType, Options};
+use clatd::slots::Slots;
+use clatd::socket::{configure_packet_socket, open_packet_socket, PacketSocket};
+use common::*;
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{setsockopt, sockopt};
+
+/// A client behind the CLAT and a server at the far end of the uplink.
+struct Pair {
+    client: UdpSocket,
+    server: UdpSocket,
+    /// Sees what the server's interface receives.
+    wire: PacketSocket,
+}
+
+impl Pair {
+    fn new(network: &Network) -> Self {
+        let (server, wire) = network.in_peer(|| {
+            let wire = open_packet_socket().unwrap();
+            let index = if_nametoindex("down0").unwrap();
+            configure_packet_socket(wire.as_fd(), index, SERVER.parse().unwrap()).unwrap();
+            (UdpSocket::bind((SERVER, 0)).unwrap(), PacketSocket::from_fd(wire).unwrap())
+        });
+        let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+        client.connect(("203.0.113.1", server.local_addr().unwrap().port())).unwrap();
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        }
+        Self { client, server, wire }
+    }
+
+    /// Sends a datagram and waits a little for it; says whether it has come.
+    fn up(&self) -> bool {
+        let mut buf = [0; 100];
+        // A route may be missing.
+        let _ = self.client.send(b"up");
+        self.server.recv(&mut buf).is_ok()
+    }
+
+    fn down(&self, to: std::net::SocketAddr) -> bool {
+        let mut buf = [0; 100];
+        let _ = self.server.send_to(b"down", to);
+        self.client.recv(&mut buf).is_ok()
+    }
+
+    /// Waits until datagrams arrive.
+    fn works(&self, what: &str) {
+        until(what, || self.up().then_some(()));
+    }
+
+    /// Waits until a train of datagrams leaves whole, which no raw socket takes.
+    fn leaves_whole(&self, what: &str) {
+        setsockopt(&self.client, sockopt::UdpGsoSegment, &100).unwrap();
+        let mut slots = Slots::default();
+        until(what, || {
+            self.client.send(&data(1000)).ok()?;
+            thread::sleep(Duration::from_millis(20));
+            let mut whole = false;
+            loop {
+                slots.clear();
+                match self.wire.recv(&mut slots, 32) {
+                    Ok(()) => {
+                        let mut all = (0..slots.len()).map(|i| slots.packet(i).0);
+                        whole |= all.any(|vnet| vnet.gso_type == GsoType::UdpL4);
+                    }
+                    Err(Errno::EAGAIN) => break,
+                    Err(errno) => panic!("{errno}"),
+                }
+            }
+            whole.then_some(())
+        });
+        setsockopt(&self.client, sockopt::UdpGsoSegment, &0).unwrap();
+        let mut buf = [0; 100];
+        while self.server.recv(&mut buf).is_ok() {}
+    }
+}
+
+fn start(test: &str) -> Clatd {
+    let mut clatd = Clatd::start(test, tun(Options::default()), None);
+    clatd.ready();
+    route();
+    clatd
+}
+
+#[test]
+fn a_route_that_goes_and_comes() {
+    let Some(network) = Network::new() else { return };
+    let clatd = start("route");
+    let pair = Pair::new(&network);
+    pair.leaves_whole("a first train");
+    run("ip -6 route del default");
+    until("the end of the way", || (!pair.up()).then_some(()));
+    assert!(clatd.counters().contains("drop.send="), "{}", clatd.counters());
+    run("ip -6 route add default via 2001:db8:1::1 dev up0");
+    pair.works("the way back");
+    pair.leaves_whole("a train on the way back");
+    clatd.stop();
+}
+
+#[test]
+fn a_neighbour_that_changes() {
+    let Some(network) = Network::new() else { return };
+    // Unreachability is noticed soon.
+    run("cd /proc/sys/net/ipv6/neigh/up0
+         echo 600 > base_reachable_time_ms
+         echo 300 > retrans_time_ms
+         echo 1 > delay_first_probe_time");
+    let clatd = start("neighbour");
+    let pair = Pair::new(&network);
+    pair.leaves_whole("a first train");
+    // Another router in its place, which says nothing of it: only who asks finds out (RFC 4861 §7.3).
+    network.run_peer("ip link set down0 address 02:00:00:00:00:77");
+    pair.works("the new neighbour");
+    pair.leaves_whole("a train to the new neighbour");
+    let seen = run("ip -6 neigh show 2001:db8:1::1 dev up0");
+    assert!(seen.contains("02:00:00:00:00:77"), "{seen}");
+    clatd.stop();
+}
+
+/// While packets flow past it, the kernel keeps on seeing to it that the neighbour is there.
+#[test]
+fn a_neighbour_is_kept_alive() {
+    let Some(network) = Network::new() else { return };
+    run("cd /proc/sys/net/ipv6/neigh/up0
+         echo 500 > base_reachable_time_ms
+         echo 1 > delay_first_probe_time");
+    let clatd = start("alive");
+    let pair = Pair::new(&network);
+    pair.leaves_whole("a first train");
+    let mut seen = Vec::new();
+    until("a neighbour that is stale, asked and there again", || {
+        assert!(pair.up(), "nothing is lost over it");
+        let line = run("ip -6 neigh show 2001:db8:1::1 dev up0");
+        let state = line.split_whitespace().last().unwrap_or_default().to_owned();
+        if seen.last() != Some(&state) {
+            seen.push(state);
+        }
+        let reachable = seen.iter().filter(|state| *state == "REACHABLE").count();
+        (reachable >= 3).then_some(())
+    });
+    clatd.stop();
+}
+
+#[test]
+fn a_link_that_goes_down_and_up() {
+    let Some(network) = Network::new() else { return };
+    run("echo 1 > /proc/sys/net/ipv6/conf/up0/keep_addr_on_down");
+    let clatd = start("link");
+    let pair = Pair::new(&network);
+    pair.leaves_whole("a first train");
+    run("ip link set up0 down");
+    // Also when it is the sender who is told.
+    let _ = pair.up();
+    until("a word about it", || clatd.log().contains("up0 is down").then_some(()));
+    run("ip link set up0 up; ip -6 route replace default via 2001:db8:1::1 dev up0");
+    pair.works("the way back");
+    pair.leaves_whole("a train on the way back");
+    clatd.stop();
+}
+
+/// Clock ticks of processor time.
+fn ticks(clatd: &Clatd) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", clatd.pid())).unwrap();
+    // utime and stime, the 14th and 15th; the second is a name in brackets.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// An uplink slower than what is to be sent: the daemon waits for it, neither turning in circles nor dropping, and what
+/// arrives meanwhile is delivered.
+#[test]
+fn a_full_uplink_holds_nobody_up() {
+    let Some(network) = Network::new() else { return };
+    let clatd = start("full");
+    let pair = Pair::new(&network);
+    pair.leaves_whole("a first train");
+    // Who is to be answered?
+    pair.client.send(b"up").unwrap();
+    let (_, client) = pair.server.recv_from(&mut [0; 10]).unwrap();
+    run("tc qdisc add dev up0 root tbf rate 20mbit burst 100k limit 500m");
+
+    let sending = Instant::now();
+    let (mut slices, mut busy, mut delivered) = (0, 0, 0);
+    let flood = pair.client.try_clone().unwrap();
+    setsockopt(&flood, sockopt::UdpGsoSegment, &1200).unwrap();
+    let train = data(40 * 1200);
+    // More than all sockets take at once.
+    let mut waiting = Vec::new();
+    while sending.elapsed() < Duration::from_secs(4) {
+        let before = ticks(&clatd);
+        let slice = Instant::now();
+        while slice.elapsed() < Duration::from_millis(200) {
+            for _ in 0..20 {
+                let _ = flood.send(&train);
+            }
+            delivered += usize::from(pair.down(client));
+        }
+        busy = ticks(&clatd) - before;
+        waiting.push(busy);
+        slices += 1;
+    }
+    assert!(delivered >= slices, "{delivered} of {slices}");
+    // Ticks are hundredths of a second: in circles, it would have taken all twenty of the last slice.
+    assert!(busy <= 10, "processor time a slice: {waiting:?}");
+    let line = clatd.counters();
+    assert!(!line.contains("drop.send"), "{line}");
+    run("tc qdisc del dev up0 root");
+    let mut buf = [0; 2000];
+    until("the rest to leave", || {
+        while pair.server.recv(&mut buf).is_ok() {}
+        let sent = clatd.counters();
+        thread::sleep(Duration::from_millis(200));
+        (clatd.counters() == sent).then_some(())
+    });
+    pair.works("an empty uplink");
+    clatd.stop();
+}
