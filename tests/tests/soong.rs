@@ -270,23 +270,28 @@ fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Re
         let kind = kind.to_owned();
         ours.iter().filter(move |module| module.kind == kind)
     };
-    // A module of each kind for each target, under the name that others expect, and no more.
+    // A module of each kind for each target, under the name that others expect, and none that has no target.
     let kinds = [("lib", "rust_library"), ("cdylib", "rust_ffi_shared"), ("bin", "rust_binary")];
     let mut count = 0;
     for (cargo, soong) in kinds {
-        let targets = package.targets(cargo);
-        for (name, source) in &targets {
-            let named = if cargo == "bin" { (*name).to_owned() } else { format!("lib{name}") };
-            let found = of(soong).find(|module| module.name() == named);
-            match found.map(|module| module.root()).transpose()? {
-                Some(root) if root == *source => {}
-                Some(root) => wrong.push(format!("{named}: {root:?} is not Cargo's {source:?}")),
-                None => wrong.push(format!("{}: no {soong} {named}", package.name())),
-            }
+        let prefix = if cargo == "bin" { "" } else { "lib" };
+        let targets: BTreeSet<(String, PathBuf)> = package
+            .targets(cargo)
+            .into_iter()
+            .map(|(name, source)| (format!("{prefix}{name}"), source))
+            .collect();
+        let mut found = BTreeSet::new();
+        for module in of(soong) {
+            let stem = module.properties.get("stem").and_then(Value::as_str);
+            found.insert((stem.unwrap_or(module.name()).to_owned(), module.root()?));
+            count += 1;
         }
-        count += of(soong).count();
-        if of(soong).count() != targets.len() {
-            wrong.push(format!("{}: not as many {soong} as Cargo has {cargo}", package.name()));
+        for (name, source) in targets.symmetric_difference(&found) {
+            wrong.push(format!(
+                "{}: {soong} {name} of {} is not in both",
+                package.name(),
+                source.display()
+            ));
         }
     }
 
