@@ -191,7 +191,7 @@ fn workspace(root: &Path) -> Result<Vec<Package>> {
     Ok(packages.as_array().context("no packages")?.iter().cloned().map(Package).collect())
 }
 
-/// Whether a file below (or beside) this crate root has the text.
+/// Whether this crate root has the text, or what belongs to it: all below a lib.rs or main.rs, else the tests' common part.
 fn says(root: &Path, text: &str) -> Result<bool> {
     fn below(folder: &Path, text: &str) -> Result<bool> {
         for entry in fs::read_dir(folder)? {
@@ -209,7 +209,11 @@ fn says(root: &Path, text: &str) -> Result<bool> {
     }
     match root.file_name().and_then(|name| name.to_str()) {
         Some("main.rs" | "lib.rs") => below(root.parent().context("no folder")?, text),
-        _ => Ok(fs::read_to_string(root)?.contains(text)),
+        _ => {
+            let source = fs::read_to_string(root)?;
+            let common = root.with_file_name("common");
+            Ok(source.contains(text) || source.contains("mod common;") && below(&common, text)?)
+        }
     }
 }
 
@@ -460,5 +464,37 @@ fn init_and_policy_know_the_programs() -> Result<()> {
     }
     ensure!(read("sepolicy/service_contexts")?.starts_with(SERVICE));
     ensure!(read("sepolicy/service.te")?.contains(&format!("type {SERVICE}_service")));
+    Ok(())
+}
+
+/// The programs as Soong compiles them, against a stand-in for its header, and the names that bpfloader pins them under.
+#[test]
+fn the_programs_compile_as_soong_does_it() -> Result<()> {
+    if !can_run(&["clang"]) {
+        return Ok(());
+    }
+    let root = repository()?;
+    let folder = tempfile::tempdir()?;
+    let object = folder.path().join("clatd.o");
+    let output = Command::new("clang")
+        .args(["-O2", "-g", "-target", "bpf", "-Wall", "-Werror", "-DCLAT_SOONG", "-Itests/soong"])
+        // Debian keeps asm/ in a folder of the architecture, which the bpf target does not know of.
+        .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
+        .args(["-c", "bpf_progs/clatd.c", "-o"])
+        .arg(&object)
+        .current_dir(&root)
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let object = fs::read(&object)?;
+    let loader = fs::read_to_string(root.join("src/controller/src/host/linux/bpf/mod.rs"))?;
+    for hook in ["egress", "ingress"] {
+        for link in ["rawip", "ether"] {
+            let section = format!("schedcls/{hook}/clat_{link}");
+            let found = object.windows(section.len()).any(|bytes| bytes == section.as_bytes());
+            ensure!(found, "no section {section}");
+            let pin = format!("\"prog_clatd_{}\"", section.replace('/', "_"));
+            ensure!(loader.contains(&pin), "the controller looks for no {pin}");
+        }
+    }
     Ok(())
 }
