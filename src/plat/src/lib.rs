@@ -1,10 +1,21 @@
 //! `platd`: an IPv6-only carrier network in one unprivileged process.
 //!
-//! Ethernet frames of a guest come in by a link. [`network`] answers what is for the network itself: router
-//! advertisements, neighbour discovery, DHCPv6, DNS64, echo. The rest are flows, which become sockets of the host.
+//! Ethernet frames of a guest come in by a [`link`]. [`network`] answers what is for the network itself: router
+//! advertisements, neighbour discovery, DHCPv6, DNS64, echo. The rest are flows, which become sockets of the host
+//! ([`flow`]). [`carrier`] brings them together; [`daemon`] is the process around it.
 #![forbid(unsafe_code)]
 
+pub mod carrier;
+pub mod clat;
+pub mod cli;
+pub mod daemon;
+pub mod flow;
+pub mod forward;
 pub mod frame;
+mod inside;
 pub mod link;
+mod netlink;
 pub mod network;
+mod sandbox;
 pub mod settings;
+pub mod status;

@@ -4,6 +4,7 @@
 //! ([`Tun::from_fd`]), in which case the kernel is asked what it is. The device goes when its last descriptor does.
 
 pub mod device;
+pub mod handover;
 mod sys;
 mod vnet;
 
@@ -129,12 +130,25 @@ impl Tun {
     /// # Errors
     /// [`Error::Name`], [`Error::Open`], [`Error::Exists`] or [`Error::Create`].
     pub fn create(name: &str, options: Options) -> Result<Self, Error> {
+        Self::make(name, libc::IFF_TUN, options)
+    }
+
+    /// Creates the TAP device `name` as [`Tun::create`] does a TUN device. What it carries are Ethernet frames, without packet
+    /// info.
+    ///
+    /// # Errors
+    /// As of [`Tun::create`].
+    pub fn create_tap(name: &str, vnet_header: bool) -> Result<Self, Error> {
+        Self::make(name, libc::IFF_TAP, Options { packet_info: false, vnet_header })
+    }
+
+    fn make(name: &str, kind: i32, options: Options) -> Result<Self, Error> {
         if !is_interface_name(name) {
             return Err(Error::Name(name.to_owned()));
         }
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let fd = sys::own(open(CLONE_DEVICE, flags, Mode::empty()).map_err(Error::Open)?);
-        let mut wanted = libc::IFF_TUN | libc::IFF_TUN_EXCL;
+        let mut wanted = kind | libc::IFF_TUN_EXCL;
         if !options.packet_info {
             wanted |= libc::IFF_NO_PI;
         }
@@ -146,7 +160,7 @@ impl Tun {
             Errno::EBUSY | Errno::EEXIST | Errno::EINVAL => Error::Exists { name: name.to_owned() },
             errno => Error::Create { name: name.to_owned(), errno },
         })?;
-        let tun = Self::from_fd(fd)?;
+        let tun = Self::adopt(fd, kind)?;
         tun.take_offloads().map_err(|errno| Error::Create { name: name.to_owned(), errno })?;
         Ok(tun)
     }
@@ -160,10 +174,26 @@ impl Tun {
     /// # Errors
     /// [`Error::NotTun`], [`Error::Tap`] or [`Error::HeaderSize`].
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
+        Self::adopt(fd, libc::IFF_TUN)
+    }
+
+    /// Takes over a descriptor of a TAP device that was made by [`Tun::create_tap`].
+    ///
+    /// # Errors
+    /// [`Error::NotTun`] or [`Error::HeaderSize`].
+    pub fn tap_from_fd(fd: OwnedFd) -> Result<Self, Error> {
+        Self::adopt(fd, libc::IFF_TAP)
+    }
+
+    fn adopt(fd: OwnedFd, kind: i32) -> Result<Self, Error> {
         let not_tun = |errno| Error::NotTun { fd: fd.as_raw_fd(), errno };
         let (name, flags) = sys::get_iff(fd.as_fd()).map_err(not_tun)?;
-        if flags & libc::IFF_TUN == 0 {
-            return Err(Error::Tap(name));
+        let found = flags & (libc::IFF_TUN | libc::IFF_TAP);
+        if found != kind {
+            return Err(match kind {
+                libc::IFF_TUN => Error::Tap(name),
+                _ => not_tun(Errno::EINVAL),
+            });
         }
         let vnet_header_len = if flags & libc::IFF_VNET_HDR != 0 {
             sys::vnet_header_len(fd.as_fd()).map_err(not_tun)?
@@ -176,7 +206,8 @@ impl Tun {
         let status = fcntl(fd.as_raw_fd(), FcntlArg::F_GETFL).map_err(not_tun)?;
         let status = OFlag::from_bits_truncate(status) | OFlag::O_NONBLOCK;
         fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(status)).map_err(not_tun)?;
-        let packet_info = flags & libc::IFF_NO_PI == 0 || takes_packet_info(&fd, vnet_header_len);
+        let packet_info = kind == libc::IFF_TUN
+            && (flags & libc::IFF_NO_PI == 0 || takes_packet_info(&fd, vnet_header_len));
         Ok(Self { fd, name, packet_info, vnet_header_len })
     }
 

@@ -3,16 +3,20 @@
 mod frames;
 mod server;
 mod stream;
+mod tap;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 
-use clat_tun::VirtioHeader;
+use clat_tun::{Tun, VirtioHeader};
 
 use crate::frame::Out;
 
 pub use frames::{Datagrams, Packets};
+pub(crate) use server::Server;
 pub use stream::Stream;
+pub use tap::Tap;
 
 /// What [`Link::receive`] met. Frames are given to its caller beside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +55,11 @@ pub trait Link {
     /// # Errors
     /// When the link as such is broken.
     fn send(&mut self, out: &mut Out) -> io::Result<()>;
+
+    /// A device that takes a frame at any time, in pieces, without the detour by [`Link::send`].
+    fn direct(&self) -> Option<Rc<Tun>> {
+        None
+    }
 
     /// Whether the guest does not take what it got already: who can wait should, until [`Link::send_fd`] is writable (or for a
     /// millisecond), and then call [`Link::send`].

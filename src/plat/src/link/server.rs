@@ -66,30 +66,30 @@ fn clear_the_way(path: &Path, try_it: impl FnOnce() -> nix::Result<()>) -> io::R
 /// Listens, and has one guest at a time. The next waits until it has left. Of either kind that has connections: the
 /// library calls both a stream.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     listener: UnixListener,
     guest: Option<UnixStream>,
     _name: Name,
 }
 
 impl Server {
-    pub(super) fn listen(path: &Path, kind: SockType) -> io::Result<Self> {
+    pub(crate) fn listen(path: &Path, kind: SockType) -> io::Result<Self> {
         let (listener, name) = Name::bind(path, kind)?;
         listen(&listener, Backlog::new(1)?)?;
         Ok(Self { listener: listener.into(), guest: None, _name: name })
     }
 
     /// The guest's socket, else the one where it will come.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.guest.as_ref().map_or(self.listener.as_fd(), AsFd::as_fd)
     }
 
-    pub(super) fn guest(&self) -> Option<&UnixStream> {
+    pub(crate) fn guest(&self) -> Option<&UnixStream> {
         self.guest.as_ref()
     }
 
     /// Lets the next guest in, if it is there.
-    pub(super) fn accept(&mut self) -> io::Result<bool> {
+    pub(crate) fn accept(&mut self) -> io::Result<bool> {
         match self.listener.accept() {
             Ok((guest, _)) => {
                 guest.set_nonblocking(true)?;
@@ -103,7 +103,7 @@ impl Server {
     }
 
     /// Sees the guest off.
-    pub(super) fn hang_up(&mut self) {
+    pub(crate) fn hang_up(&mut self) {
         self.guest = None;
     }
 }

@@ -1,0 +1,411 @@
+//! The carrier: frames of a guest go to the network or to the flows, and theirs back to the guest, through the weather of
+//! `--loss` and `--delay`, past `--pcap`.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::Ipv6Addr;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use clat_tun::{GsoType, Tun, VirtioHeader};
+use nix::sys::epoll::Epoll;
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+
+use crate::clat;
+use crate::flow::{wire, Bounds, Cx, Engine, Offload, Sink};
+use crate::frame::{Mac, Out, ETHERNET};
+use crate::link::{Event, Link};
+use crate::network::{Handled, Network, Problem, Query};
+use crate::settings::Settings;
+
+/// Packets of the CLAT that are read before it is others' turn.
+const BATCH: usize = 64;
+/// Frames that may be under way in one direction at a time.
+const UNDER_WAY: usize = 100_000;
+
+/// How soon a link is tried again that cannot tell when.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// What happens to frames between the guest and the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Weather {
+    /// The share that is lost in each direction, 0 to 1.
+    pub loss: f64,
+    /// How long each is under way.
+    pub delay: Duration,
+}
+
+type Late = VecDeque<(Instant, VirtioHeader, Vec<u8>)>;
+
+/// The way down, to the guest.
+struct Down {
+    direct: Option<Rc<Tun>>,
+    /// Frames for a link that takes them in batches.
+    out: Out,
+    clat: Option<clat::Down>,
+    weather: Weather,
+    late: Late,
+    pcap: Option<PcapWriter<std::fs::File>>,
+    now: Instant,
+    next_id: u32,
+    frames: u64,
+    lost: u64,
+}
+
+impl Down {
+    fn record(&mut self, parts: [&[u8]; 3]) {
+        let Some(pcap) = &mut self.pcap else { return };
+        let bytes = parts.concat();
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let packet = PcapPacket { timestamp: time, orig_len: len, data: bytes.into() };
+        if let Err(e) = pcap.write_packet(&packet) {
+            log::error!("no more is recorded: {e}");
+            self.pcap = None;
+        }
+    }
+
+    fn send(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3]) {
+        if self.weather.loss > 0.0 && fastrand::f64() < self.weather.loss {
+            self.lost += 1;
+            return;
+        }
+        if self.weather.delay > Duration::ZERO {
+            if self.late.len() < UNDER_WAY {
+                self.late.push_back((self.now + self.weather.delay, *vnet, parts.concat()));
+            }
+            return;
+        }
+        self.deliver(vnet, parts);
+    }
+
+    fn deliver(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3]) {
+        self.record(parts);
+        self.frames += 1;
+        let sent = match &mut self.clat {
+            Some(clat) if destination(parts[0]).is_some_and(|dst| clat.owns(dst)) => {
+                clat.send(vnet, [&parts[0][ETHERNET..], parts[1], parts[2]])
+            }
+            _ => match &self.direct {
+                Some(tun) => tun.send_pieces(vnet, &parts.map(IoSlice::new)).is_ok(),
+                None => {
+                    self.out.push_with(*vnet, |buf| {
+                        parts.iter().for_each(|p| buf.extend_from_slice(p));
+                    });
+                    true
+                }
+            },
+        };
+        if !sent {
+            self.lost += 1;
+        }
+    }
+}
+
+impl Down {
+    /// Sends what the network answered.
+    fn hand_on(&mut self, out: &mut Out) {
+        for (vnet, frame) in out.iter() {
+            self.send(vnet, [frame, &[], &[]]);
+        }
+        out.clear();
+    }
+}
+
+impl Sink for Down {
+    fn frame(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        let part = |i| parts.get(i).copied().unwrap_or_default();
+        self.send(vnet, [part(0), part(1), part(2)]);
+    }
+
+    fn next_id(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+}
+
+/// Where an IPv6 frame goes.
+fn destination(frame: &[u8]) -> Option<Ipv6Addr> {
+    let [0x86, 0xdd] = frame.get(12..14)? else { return None };
+    let bytes: [u8; 16] = frame.get(ETHERNET + 24..ETHERNET + 40)?.try_into().ok()?;
+    Some(bytes.into())
+}
+
+fn source(frame: &[u8]) -> Option<Ipv6Addr> {
+    let [0x86, 0xdd] = frame.get(12..14)? else { return None };
+    let bytes: [u8; 16] = frame.get(ETHERNET + 8..ETHERNET + 24)?.try_into().ok()?;
+    Some(bytes.into())
+}
+
+/// The way up, apart from the link.
+struct Up<'a> {
+    network: &'a mut Network,
+    engine: &'a mut Engine,
+    down: &'a mut Down,
+    out: &'a mut Out,
+    guest: &'a mut Option<(Ipv6Addr, Mac)>,
+}
+
+impl Up<'_> {
+    /// A frame of the guest has arrived.
+    fn frame(&mut self, now: Instant, vnet: &VirtioHeader, frame: &[u8]) {
+        self.down.record([frame, &[], &[]]);
+        let &[_, _, _, _, _, _, a, b, c, d, e, f, ..] = frame else { return };
+        let mac = Mac([a, b, c, d, e, f]);
+        if frame.len() < ETHERNET || mac.is_multicast() {
+            return;
+        }
+        self.meet(frame, mac);
+        match self.network.input(frame, now, self.out) {
+            Handled::Yes => self.down.hand_on(self.out),
+            Handled::NotForUs => {
+                let packet = &frame[ETHERNET..];
+                let mtu = self.network.settings().mtu;
+                if vnet.gso_type == GsoType::None && wire::length(packet) > mtu.into() {
+                    let problem = Problem::TooBig(mtu.into());
+                    self.network.report(problem, mac, packet, now, self.out);
+                    return self.down.hand_on(self.out);
+                }
+                let settings = self.network.settings();
+                let mut cx = Cx { settings, sink: self.down, now };
+                self.engine.input(&mut cx, mac, vnet, packet);
+            }
+        }
+    }
+
+    /// Remembers the guest for `--forward`.
+    fn meet(&mut self, frame: &[u8], mac: Mac) {
+        let prefix = self.network.settings().prefix.to_bits() >> 64;
+        let Some(address) = source(frame).filter(|a| a.to_bits() >> 64 == prefix) else { return };
+        if *self.guest != Some((address, mac)) {
+            log::debug!("a guest: {address} at {mac}");
+            *self.guest = Some((address, mac));
+        }
+    }
+}
+
+/// The network, its flows, and the way to the guest.
+pub struct Carrier {
+    network: Network,
+    engine: Engine,
+    link: Box<dyn Link>,
+    down: Down,
+    out: Out,
+    /// Frames on their way up.
+    late: Late,
+    clat: Option<clat::Up>,
+    /// Who was last heard of with an address of the network.
+    guest: Option<(Ipv6Addr, Mac)>,
+}
+
+impl Carrier {
+    /// A network for who comes by `link`.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        link: Box<dyn Link>,
+        clat: Option<(clat::Up, clat::Down)>,
+        weather: Weather,
+        bounds: Bounds,
+        epoll: Rc<Epoll>,
+        now: Instant,
+    ) -> Self {
+        // What is lost should be packets, not trains of them.
+        let super_packets = link.takes_super_packets() && weather.loss == 0.0;
+        let offload = Offload { tso: super_packets, uso: super_packets };
+        let (clat_up, clat_down) = clat.unzip();
+        Self {
+            network: Network::new(settings, now),
+            engine: Engine::new(epoll, offload, bounds),
+            down: Down {
+                direct: link.direct(),
+                out: Out::default(),
+                clat: clat_down,
+                weather,
+                late: Late::new(),
+                pcap: None,
+                now,
+                next_id: fastrand::u32(..),
+                frames: 0,
+                lost: 0,
+            },
+            link,
+            out: Out::default(),
+            late: Late::new(),
+            clat: clat_up,
+            guest: None,
+        }
+    }
+
+    /// Records all frames from now on.
+    pub fn set_pcap(&mut self, pcap: PcapWriter<std::fs::File>) {
+        self.down.pcap = Some(pcap);
+    }
+
+    /// The way in.
+    pub fn link(&self) -> &dyn Link {
+        self.link.as_ref()
+    }
+
+    /// The CLAT's way up.
+    #[must_use]
+    pub fn clat(&self) -> Option<&clat::Up> {
+        self.clat.as_ref()
+    }
+
+    /// The flows.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Frames that went to the guest, and that were lost on the way.
+    #[must_use]
+    pub fn frames_down(&self) -> (u64, u64) {
+        (self.down.frames, self.down.lost + self.link.dropped())
+    }
+
+    /// The guest, if it has been heard of with an address of the network.
+    #[must_use]
+    pub fn guest(&self) -> Option<(Ipv6Addr, Mac)> {
+        self.guest
+    }
+
+    /// Lets `step` do something with the flows.
+    pub fn with_engine<R>(
+        &mut self,
+        now: Instant,
+        step: impl FnOnce(&mut Engine, &mut Cx<'_>) -> R,
+    ) -> R {
+        self.down.now = now;
+        let settings = self.network.settings();
+        step(&mut self.engine, &mut Cx { settings, sink: &mut self.down, now })
+    }
+
+    /// Reads frames of the guest.
+    ///
+    /// # Errors
+    /// When the link is closed for good.
+    pub fn read(&mut self, now: Instant) -> io::Result<()> {
+        self.down.now = now;
+        let up = &mut Up {
+            network: &mut self.network,
+            engine: &mut self.engine,
+            down: &mut self.down,
+            out: &mut self.out,
+            guest: &mut self.guest,
+        };
+        let late = &mut self.late;
+        let Weather { loss, delay } = up.down.weather;
+        let event = self.link.receive(&mut |vnet, frame| {
+            if loss > 0.0 && fastrand::f64() < loss {
+                return;
+            }
+            if delay == Duration::ZERO {
+                up.frame(now, vnet, frame);
+            } else if late.len() < UNDER_WAY {
+                late.push_back((now + delay, *vnet, frame.to_vec()));
+            }
+        })?;
+        match event {
+            Event::Frames => {}
+            Event::Came => log::info!("a guest is connected"),
+            Event::Left(why) => log::info!("the guest has left: {why}"),
+        }
+        Ok(())
+    }
+
+    /// Reads packets of the CLAT. `true` when there may be more.
+    ///
+    /// # Errors
+    /// When the CLAT's device is gone.
+    pub fn read_clat(&mut self, now: Instant) -> io::Result<bool> {
+        self.down.now = now;
+        let Some(clat) = &mut self.clat else { return Ok(false) };
+        let (engine, down, settings) = (&mut self.engine, &mut self.down, self.network.settings());
+        let mac = settings.mac;
+        clat.recv(BATCH, |vnet, packet| {
+            let mut head = [0; ETHERNET];
+            head[..6].copy_from_slice(&mac.0);
+            head[6..12].copy_from_slice(&clat::MAC.0);
+            head[12..].copy_from_slice(&[0x86, 0xdd]);
+            down.record([&head, packet, &[]]);
+            engine.input(&mut Cx { settings, sink: down, now }, clat::MAC, vnet, packet);
+        })
+    }
+
+    /// Questions for resolvers.
+    pub fn take_queries(&mut self) -> Vec<Query> {
+        self.network.take_queries()
+    }
+
+    /// A resolver has answered.
+    pub fn dns_answer(&mut self, token: u64, message: &[u8], now: Instant) {
+        self.down.now = now;
+        self.network.dns_answer(token, message, now, &mut self.out);
+        self.down.hand_on(&mut self.out);
+    }
+
+    /// Changes the advertised prefix.
+    pub fn renumber(&mut self, prefix: Ipv6Addr, now: Instant) {
+        self.down.now = now;
+        self.network.renumber(prefix, now, &mut self.out);
+        self.down.hand_on(&mut self.out);
+    }
+
+    /// Does what is due, and ends a batch.
+    ///
+    /// # Errors
+    /// When the link is closed for good.
+    pub fn finish(&mut self, now: Instant) -> io::Result<()> {
+        self.down.now = now;
+        while self.late.front().is_some_and(|(at, ..)| *at <= now) {
+            let Some((_, vnet, frame)) = self.late.pop_front() else { break };
+            let mut up = Up {
+                network: &mut self.network,
+                engine: &mut self.engine,
+                down: &mut self.down,
+                out: &mut self.out,
+                guest: &mut self.guest,
+            };
+            up.frame(now, &vnet, &frame);
+        }
+        if self.network.next_timer().is_some_and(|at| at <= now) {
+            self.network.poll(now, &mut self.out);
+            self.down.hand_on(&mut self.out);
+        }
+        self.with_engine(now, Engine::on_time);
+        if !self.link.is_full() {
+            self.with_engine(now, Engine::flush);
+        }
+        while self.down.late.front().is_some_and(|(at, ..)| *at <= now) {
+            if let Some((_, vnet, frame)) = self.down.late.pop_front() {
+                self.down.deliver(&vnet, [&frame, &[], &[]]);
+            }
+        }
+        if self.link.is_full() || !self.down.out.is_empty() {
+            self.link.send(&mut self.down.out)?;
+        }
+        Ok(())
+    }
+
+    /// When [`Self::finish`] is due again: never, while `None`.
+    #[must_use]
+    pub fn next_timer(&self, now: Instant) -> Option<Instant> {
+        let full = self.link.is_full();
+        let busy = (self.engine.is_busy() && !full).then_some(now);
+        let waiting = (full && self.link.send_fd().is_none()).then_some(now + RETRY);
+        let late = [self.late.front(), self.down.late.front()];
+        let late = late.into_iter().flatten().map(|(at, ..)| *at).min();
+        [busy, waiting, late, self.network.next_timer(), self.engine.next_timer()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}

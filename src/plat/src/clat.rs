@@ -1,0 +1,207 @@
+//! A CLAT of our own for a namespace: what a phone has inside, here between a TUN device in the namespace and the network. IPv4
+//! packets become IPv6 packets from an address in the network's prefix, so the network itself stays IPv6-only.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+
+use clat_tun::{GsoType, Tun, VirtioHeader};
+use clat_xlat::{
+    Addresses, Config, Local, Packet, Prefix, Train, Translator, Verdict, HEADROOM, TAILROOM,
+};
+use nix::errno::Errno;
+
+use crate::flow::wire::{fold, pseudo, IPV6, TCP, UDP};
+use crate::frame::{Mac, ETHERNET, MAX_FRAME};
+use crate::settings::Settings;
+
+/// The first address of a CLAT (RFC 7335).
+pub const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
+/// What IPv6 may add to a packet (RFC 7915 §4.1).
+const GROWTH: u16 = 28;
+/// The station that its frames come from.
+pub const MAC: Mac = Mac([0x02, 0, 0, 0, 0x04, 0x66]);
+
+/// Bytes of the longest packet.
+const LARGEST: usize = MAX_FRAME - ETHERNET;
+
+/// MTU of the CLAT's device.
+#[must_use]
+pub fn mtu(settings: &Settings) -> u16 {
+    settings.mtu - GROWTH
+}
+
+/// A CLAT on `tun` in this network: its way up and its way down.
+#[must_use]
+pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
+    let tun = Rc::new(tun);
+    let random = fastrand::u64(..).to_be_bytes();
+    let local = Local::neutral(V4, settings.prefix, &settings.prefix64, random);
+    // As long-lived as the process.
+    let prefixes: &'static [Prefix] = Box::leak(Box::new([settings.prefix64]));
+    let config = Config {
+        mtu4: mtu(settings).into(),
+        mtu6: settings.mtu.into(),
+        // There is one hop to the other end, and its MTU is known.
+        lowest_ipv6_mtu: settings.mtu.into(),
+        ..Config::default()
+    };
+    let addresses = Addresses { local: Some(local), prefixes, ..Addresses::default() };
+    let half = || Half {
+        tun: Rc::clone(&tun),
+        translator: Translator::new(config, addresses, fastrand::u16(..)),
+        buf: vec![0; HEADROOM + LARGEST + 1 + TAILROOM],
+    };
+    (Up(half()), Down { half: half(), local })
+}
+
+struct Half {
+    tun: Rc<Tun>,
+    translator: Translator<'static>,
+    buf: Vec<u8>,
+}
+
+/// From IPv4 to the network.
+pub struct Up(Half);
+
+impl Up {
+    /// The device.
+    #[must_use]
+    pub fn tun(&self) -> &Tun {
+        &self.0.tun
+    }
+
+    /// Reads what waits, and gives each packet as IPv6 to `each`. At most `most` are read; whether there may be more.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn recv(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(&VirtioHeader, &[u8]),
+    ) -> io::Result<bool> {
+        let Half { tun, translator, buf } = &mut self.0;
+        let end = buf.len() - TAILROOM;
+        for _ in 0..most {
+            let (vnet, len) = match tun.recv(&mut buf[HEADROOM..end]) {
+                Ok(read) => read,
+                Err(Errno::EAGAIN | Errno::EIO) => return Ok(false),
+                Err(Errno::EBADMSG | Errno::EINTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            let train = train(&vnet, &buf[HEADROOM..HEADROOM + len]);
+            let Ok(packet) = Packet::new(buf, HEADROOM..HEADROOM + len) else { continue };
+            let mut packet = match train {
+                Some(train) => packet.of_train(train),
+                None => packet,
+            };
+            match translator.to_ipv6(&mut packet) {
+                Verdict::Forward { mut frames, .. } => {
+                    // The flows do not look at more of it.
+                    let vnet = VirtioHeader {
+                        needs_csum: vnet.needs_csum,
+                        data_valid: vnet.data_valid,
+                        gso_type: vnet.gso_type,
+                        gso_size: vnet.gso_size,
+                        ..VirtioHeader::default()
+                    };
+                    while let Some(frame) = frames.next() {
+                        each(&vnet, frame);
+                    }
+                }
+                Verdict::Reply { error, .. } => {
+                    let _ = tun.send(&VirtioHeader::default(), error);
+                }
+                Verdict::Drop(reason) => log::trace!("the CLAT drops a packet: {reason:?}"),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// From the network to IPv4.
+pub struct Down {
+    half: Half,
+    local: Local,
+}
+
+impl Down {
+    /// Whether a packet to this address is the CLAT's.
+    #[must_use]
+    pub fn owns(&self, address: Ipv6Addr) -> bool {
+        self.local.v6 == address
+    }
+
+    /// Translates an IPv6 packet in pieces, and writes it.
+    pub fn send(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3]) -> bool {
+        let Half { tun, translator, buf } = &mut self.half;
+        let mut end = HEADROOM;
+        for part in parts {
+            let Some(room) = buf.get_mut(end..end + part.len()) else { return false };
+            room.copy_from_slice(part);
+            end += part.len();
+        }
+        let train = train(vnet, &buf[HEADROOM..end]);
+        let Ok(packet) = Packet::new(buf, HEADROOM..end) else { return false };
+        let mut packet = match train {
+            Some(train) => packet.of_train(train),
+            None => packet,
+        };
+        let Verdict::Forward { mut frames, .. } = translator.to_ipv4(&mut packet) else {
+            return false;
+        };
+        let mut sent = true;
+        while let Some(frame) = frames.next() {
+            let vnet = partial(frame, vnet).unwrap_or_default();
+            sent &= tun.send(&vnet, frame).is_ok();
+        }
+        sent
+    }
+}
+
+/// How a super-packet is to be cut.
+fn train(vnet: &VirtioHeader, packet: &[u8]) -> Option<Train> {
+    let (ip, protocol) = match packet {
+        [first, ..] if first >> 4 == 4 => (usize::from(first & 0xf) * 4, *packet.get(9)?),
+        _ => (IPV6, *packet.get(6)?),
+    };
+    let l4 = match (vnet.gso_type, protocol) {
+        (GsoType::TcpV4 | GsoType::TcpV6, TCP) => usize::from(packet.get(ip + 12)? >> 4) * 4,
+        (GsoType::UdpL4, UDP) => 8,
+        _ => return None,
+    };
+    Some(Train { headers: ip + l4, size: usize::from(vnet.gso_size).max(1) })
+}
+
+/// What is left open of an IPv4 packet after it was left open of the IPv6 packet that it was: the sum of the pseudo-header is
+/// written into it. `None` if nothing is.
+fn partial(frame: &mut [u8], vnet: &VirtioHeader) -> Option<VirtioHeader> {
+    if !vnet.needs_csum {
+        return None;
+    }
+    let header = usize::from(frame.first()? & 0xf) * 4;
+    let protocol = *frame.get(9)?;
+    let at = header
+        + match protocol {
+            TCP => 16,
+            UDP => 6,
+            _ => return None,
+        };
+    let address = |at: usize| {
+        let bytes: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
+        Some(Ipv4Addr::from(bytes).to_ipv6_mapped())
+    };
+    let sum = fold(pseudo(address(12)?, address(16)?, protocol, frame.len() - header));
+    frame.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
+    // Both had no Ethernet header counted in front of them, the IPv6 packet but its own.
+    let shrunk = u16::try_from(IPV6 + ETHERNET - header).ok()?;
+    Some(VirtioHeader {
+        gso_type: match vnet.gso_type {
+            GsoType::TcpV6 => GsoType::TcpV4,
+            other => other,
+        },
+        hdr_len: vnet.hdr_len.saturating_sub(shrunk),
+        csum_start: vnet.csum_start.saturating_sub(shrunk),
+        ..*vnet
+    })
+}

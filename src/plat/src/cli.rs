@@ -1,0 +1,203 @@
+//! The command line.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{bail, ensure, Context};
+use clap::{Args, Parser, Subcommand};
+use clat_xlat::Prefix;
+
+use crate::carrier::Weather;
+use crate::flow::Bounds;
+use crate::forward::Forward;
+use crate::settings::{DualStack, Settings};
+
+/// An IPv6-only carrier network in one unprivileged process: router advertisements, DNS64 and NAT64 for a virtual machine, a
+/// namespace or a test.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What else to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How the guest comes in.
+    #[command(flatten)]
+    pub way: Way,
+    /// The network.
+    #[command(flatten)]
+    pub net: Net,
+}
+
+/// Ways in; one of them.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub struct Way {
+    /// A Unix stream socket, each frame behind its length: QEMU's `-netdev stream,id=n,server=off,addr.type=unix,addr.path=PATH`
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// A Unix datagram socket, a frame a message: QEMU's `-netdev dgram,id=n,local.type=unix,local.path=OTHER,remote.type=unix,remote.path=PATH`
+    #[arg(long, value_name = "PATH")]
+    pub frames: Option<PathBuf>,
+    /// A Unix packet socket (SOCK_SEQPACKET), a frame a message
+    #[arg(long, value_name = "PATH")]
+    pub packets: Option<PathBuf>,
+    /// A TAP device in the network namespace of this process, or of this file (/run/netns/…)
+    #[arg(long, value_name = "PID|PATH")]
+    pub netns: Option<String>,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a new namespace that has this network and no other; no root needed
+    Run {
+        /// The network.
+        #[command(flatten)]
+        net: Net,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Show what a platd started with --status is doing
+    Status {
+        /// Its status socket
+        socket: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// (Internal) prepares a namespace.
+    #[command(name = "__inside", hide = true)]
+    Inside(crate::inside::Inside),
+}
+
+/// The network.
+#[derive(Args, Debug)]
+#[allow(clippy::struct_excessive_bools)] // each is an option of its own
+pub struct Net {
+    /// The /64 to advertise
+    #[arg(long, value_name = "PREFIX/64")]
+    pub prefix: Option<String>,
+    /// The NAT64 prefix, of 32, 40, 48, 56, 64 or 96 bits
+    #[arg(long, default_value = "64:ff9b::/96")]
+    pub prefix64: Prefix,
+    /// MTU of the link, 1280 to 65520
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(1280..=65520))]
+    pub mtu: u16,
+    /// Resolvers to pass questions on to; the host's own where there are none
+    #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]
+    pub dns: Vec<SocketAddr>,
+    /// No PREF64 in router advertisements
+    #[arg(long)]
+    pub no_pref64: bool,
+    /// No synthesized AAAA records
+    #[arg(long)]
+    pub no_dns64: bool,
+    /// Offer IPv4 as well: ARP and DHCP, with option 108
+    #[arg(long)]
+    pub dual_stack: bool,
+    /// An address that stands for the host's loopback; otherwise guests never reach that
+    #[arg(long, value_name = "IP")]
+    pub map_host: Vec<IpAddr>,
+    /// The share of packets that is lost in each direction, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    pub loss: f64,
+    /// How long packets are under way in each direction, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub delay: u64,
+    /// Advertise another prefix every so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub prefix_churn: Option<u64>,
+    /// Give a port of the host to the guest: tcp:HOSTPORT:GUESTPORT or udp:…, also [tcp:]HOSTIP:HOSTPORT:GUESTPORT
+    #[arg(long, value_name = "SPEC")]
+    pub forward: Vec<Forward>,
+    /// Write what passes to a capture file
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Tell those who connect to this Unix socket what goes on (`platd status`)
+    #[arg(long, value_name = "PATH")]
+    pub status: Option<PathBuf>,
+    /// The device in the namespace
+    #[arg(long, default_value = "plat0")]
+    pub ifname: String,
+    /// No CLAT in the namespace: IPv6 only, without IPv4 literals
+    #[arg(long)]
+    pub no_clat: bool,
+    /// A CLAT in the namespace of --netns, too
+    #[arg(long, conflicts_with = "no_clat")]
+    pub clat: bool,
+    /// Flows at a time
+    #[arg(long, default_value_t = Bounds::default().flows)]
+    pub max_flows: usize,
+}
+
+fn resolver(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<SocketAddr>()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
+        .map_err(|_| "not an address; write it like 192.0.2.53 or [2001:db8::53]:5353".to_owned())
+}
+
+impl Net {
+    /// The settings that these options make.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        let defaults = Settings::default();
+        let prefix = match &self.prefix {
+            Some(text) => parse_prefix(text)?,
+            None => defaults.prefix,
+        };
+        ensure!(
+            (0.0..=100.0).contains(&self.loss),
+            "--loss {} is no share: 0 to 100 percent",
+            self.loss
+        );
+        let resolvers = if self.dns.is_empty() { host_resolvers() } else { self.dns.clone() };
+        Ok(Settings {
+            prefix,
+            prefix64: self.prefix64,
+            mtu: self.mtu,
+            pref64: !self.no_pref64,
+            dns64: !self.no_dns64,
+            resolvers,
+            dual_stack: self.dual_stack.then(DualStack::default),
+            map_host: self.map_host.clone(),
+            ..defaults
+        })
+    }
+
+    /// The weather.
+    #[must_use]
+    pub fn weather(&self) -> Weather {
+        Weather { loss: self.loss / 100.0, delay: Duration::from_millis(self.delay) }
+    }
+}
+
+fn parse_prefix(text: &str) -> anyhow::Result<Ipv6Addr> {
+    let (address, len) = text.split_once('/').unwrap_or((text, "64"));
+    let address: Ipv6Addr = address
+        .parse()
+        .with_context(|| format!("--prefix {text:?}: write it like 2001:db8:464::/64"))?;
+    ensure!(len == "64", "--prefix {text}: a guest configures itself from a /64, no other length");
+    ensure!(address.to_bits() << 64 == 0, "--prefix {text}: bits are set behind the 64th");
+    if address.is_multicast() || address.is_unicast_link_local() || address.is_unspecified() {
+        bail!("--prefix {text} is no prefix of unicast addresses");
+    }
+    Ok(address)
+}
+
+/// The name servers in /etc/resolv.conf.
+fn host_resolvers() -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = text.lines().filter_map(|line| {
+        let address = line.trim().strip_prefix("nameserver")?.trim();
+        Some(SocketAddr::new(address.parse().ok()?, 53))
+    });
+    let servers: Vec<_> = servers.collect();
+    if servers.is_empty() {
+        log::warn!("there is no nameserver in /etc/resolv.conf: give one with --dns");
+    }
+    servers
+}

@@ -1,0 +1,183 @@
+//! ICMP echo (RFC 5508): one ping socket of the host for each identifier of the guest and family.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{recvmsg, MsgFlags, SockaddrStorage};
+use socket2::Socket;
+
+use super::errors::Trouble;
+use super::table::{Entry, Id, Key};
+use super::target::{seen, target};
+use super::wire::{self, Packet};
+use super::{errors, event, host, way, Cx, Described, Drop, Engine, Flow};
+use crate::frame::Mac;
+
+/// RFC 6146 §4, ICMP_DEFAULT.
+const IDLE: Duration = Duration::from_secs(60);
+const REQUEST4: u8 = 8;
+const REPLY4: u8 = 0;
+const REQUEST6: u8 = 128;
+const REPLY6: u8 = 129;
+
+/// A mapping.
+pub(crate) struct Echo {
+    socket: Socket,
+    peers: Vec<std::net::IpAddr>,
+    hops: u8,
+    last: Instant,
+}
+
+impl Echo {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        Some(self.last + IDLE)
+    }
+}
+
+impl Engine {
+    pub(super) fn echo_input(&mut self, cx: &mut Cx<'_>, mac: Mac, packet: &Packet<'_>) {
+        let &[kind, 0, _, _, id0, id1, ref rest @ ..] = packet.payload else {
+            return self.stats.drop(Drop::Protocol);
+        };
+        if kind != REQUEST6 && kind != REQUEST4 {
+            // Errors about our packets: the host's kernel has its own; the guest's neighbours are the network's.
+            return self.stats.drop(Drop::Protocol);
+        }
+        let address = match target(cx.settings, packet.dst) {
+            Ok(address) => address,
+            Err(refused) => {
+                return self.refuse(cx, Drop::Forbidden, refused.into(), packet.whole, mac)
+            }
+        };
+        let family = if address.is_ipv6() { 6 } else { 4 };
+        let identifier = u16::from_be_bytes([id0, id1]);
+        let key = Key {
+            protocol: wire::ICMP6,
+            guest: (packet.src, identifier),
+            remote: (Ipv6Addr::UNSPECIFIED, family),
+        };
+        let id = match self.table.find(&key) {
+            Some(id) => id,
+            None if !self.make_room(mac) => return self.stats.drop(Drop::Limit),
+            None => match self.echo_open(cx, key, mac) {
+                Some(id) => id,
+                None => {
+                    return self.refuse(cx, Drop::HostError, Trouble::Prohibited, packet.whole, mac)
+                }
+            },
+        };
+        self.table.touch(id);
+        let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return };
+        echo.last = cx.now;
+        let hops = packet.hop_limit - 1;
+        if host::hops_differ(echo.hops, hops)
+            && host::reset_hops(&echo.socket, family == 6, hops).is_ok()
+        {
+            echo.hops = hops;
+        }
+        if !echo.peers.contains(&address) {
+            echo.peers.truncate(15);
+            echo.peers.insert(0, address);
+        }
+        let mut message = vec![if family == 6 { REQUEST6 } else { REQUEST4 }, 0, 0, 0, 0, 0];
+        message.extend_from_slice(rest);
+        let to = SocketAddr::new(address, 0).into();
+        let result = match echo.socket.send_to(&message, &to) {
+            // An error of an earlier one, which the error queue tells more about.
+            Err(_) => echo.socket.send_to(&message, &to),
+            result => result,
+        };
+        match result {
+            Ok(n) => self.stats.bytes_up += n as u64,
+            Err(e) => {
+                let errno = Errno::from_raw(e.raw_os_error().unwrap_or(0));
+                let trouble = Trouble::from_errno(errno).unwrap_or(Trouble::NoRoute);
+                self.refuse(cx, Drop::HostError, trouble, packet.whole, mac);
+            }
+        }
+    }
+
+    fn echo_open(&mut self, cx: &Cx<'_>, key: Key, mac: Mac) -> Option<Id> {
+        let socket = match host::echo(key.remote.1 == 6) {
+            Ok(socket) => socket,
+            Err(e) => {
+                if !std::mem::replace(&mut self.told_of_ping, true) {
+                    log::warn!(
+                        "no ping: the host gives no ping socket ({e}); allow it with \
+                         `sysctl net.ipv4.ping_group_range='0 2147483647'`"
+                    );
+                }
+                return None;
+            }
+        };
+        log::debug!("{} begins", Described(&key));
+        self.stats.echo += 1;
+        let flow = Flow::Echo(Echo { socket, peers: Vec::new(), hops: 64, last: cx.now });
+        let id = self.table.insert(key, mac, flow);
+        let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return None };
+        if self.epoll.add(&echo.socket, event(id, EpollFlags::EPOLLIN)).is_err() {
+            self.remove(id, "it cannot be watched");
+            return None;
+        }
+        self.table.wake(id, cx.now + IDLE);
+        Some(id)
+    }
+
+    pub(super) fn echo_event(&mut self, cx: &mut Cx<'_>, id: Id, events: EpollFlags) {
+        let Some(entry) = self.table.get(id) else { return };
+        let (key, mac) = (entry.key, entry.mac);
+        let ipv4_guest = key.guest.0.to_ipv4_mapped().is_some();
+        for _ in 0..32 {
+            let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return };
+            if events.contains(EpollFlags::EPOLLERR) {
+                if let Ok(report) = host::report(&echo.socket, &mut self.scratch) {
+                    let Some(report) = report else { continue };
+                    let Some(to) = report.remote else { continue };
+                    let remote = (seen(cx.settings, to.ip(), key.guest.0), 0);
+                    let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
+                    let message = &mut self.scratch[..report.len];
+                    rewrite(message, if ipv4_guest { REQUEST4 } else { REQUEST6 }, key.guest.1);
+                    let packet = errors::rebuild(key.guest, remote, wire::ICMP6, message);
+                    errors::send(cx, &mut self.bucket, report.trouble, &packet, mac, router);
+                    continue;
+                }
+                let _ = echo.socket.take_error();
+            }
+            let mut control = cmsg_space!([u8; 64]);
+            let mut iov = [std::io::IoSliceMut::new(&mut self.scratch)];
+            let fd = echo.socket.as_raw_fd();
+            let (len, from) = match recvmsg::<SockaddrStorage>(
+                fd,
+                &mut iov,
+                Some(&mut control),
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(message) => (message.bytes, message.address.as_ref().and_then(host::to_std)),
+                Err(_) => return,
+            };
+            let Some(from) = from else { continue };
+            if !echo.peers.contains(&from.ip()) {
+                self.stats.drop(Drop::Filtered);
+                continue;
+            }
+            self.stats.bytes_down += len as u64;
+            let message = &mut self.scratch[..len];
+            rewrite(message, if ipv4_guest { REPLY4 } else { REPLY6 }, key.guest.1);
+            let src = seen(cx.settings, from.ip(), key.guest.0);
+            let way = super::Way { src, ..way(cx.settings, mac, &key) };
+            wire::send_icmp(cx.sink, &way, message, 64, cx.settings.mtu.into());
+        }
+    }
+}
+
+/// Makes it the guest's: its type and identifier, no checksum yet.
+fn rewrite(message: &mut [u8], kind: u8, identifier: u16) {
+    let [id0, id1] = identifier.to_be_bytes();
+    if let Some(head) = message.get_mut(..6) {
+        head.copy_from_slice(&[kind, 0, 0, 0, id0, id1]);
+    }
+}

@@ -1,0 +1,201 @@
+//! ICMP errors: what the host's kernel learned about a destination, told to the guest as a router would.
+
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::wire::{self, Way, ICMP6, IPV6, UDP};
+use super::{Cx, Refused};
+use crate::frame::Mac;
+
+/// A token every millisecond, 200 at once: a router's limit (RFC 4443 §2.4(f)), not a slow one's.
+const INTERVAL: Duration = Duration::from_millis(1);
+const BURST: u32 = 200;
+
+/// What is wrong with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    NoRoute,
+    Prohibited,
+    Address,
+    Port,
+    Protocol,
+    TimeExceeded,
+    TooBig(u32),
+}
+
+impl Trouble {
+    /// What a system call said.
+    pub(crate) fn from_errno(errno: Errno) -> Option<Self> {
+        Some(match errno {
+            Errno::ENETUNREACH | Errno::ENETDOWN | Errno::EADDRNOTAVAIL => Self::NoRoute,
+            Errno::EHOSTUNREACH | Errno::ETIMEDOUT | Errno::EHOSTDOWN => Self::Address,
+            Errno::ECONNREFUSED => Self::Port,
+            Errno::EACCES | Errno::EPERM => Self::Prohibited,
+            Errno::ENOPROTOOPT => Self::Protocol,
+            _ => return None,
+        })
+    }
+
+    /// What an ICMP message said (RFC 7915 §4.2 for that of IPv4).
+    pub(crate) fn from_icmp4(kind: u8, code: u8, info: u32) -> Option<Self> {
+        Some(match (kind, code) {
+            (3, 0 | 1 | 5..=8 | 11 | 12) => Self::NoRoute,
+            (3, 2) => Self::Protocol,
+            (3, 3) => Self::Port,
+            (3, 4) => Self::TooBig(info.saturating_add(20).max(1280)),
+            (3, 9 | 10 | 13 | 15) => Self::Prohibited,
+            (11, 0) => Self::TimeExceeded,
+            _ => return None,
+        })
+    }
+
+    /// The same of IPv6.
+    pub(crate) fn from_icmp6(kind: u8, code: u8, info: u32) -> Option<Self> {
+        Some(match (kind, code) {
+            (1, 0 | 2 | 6) => Self::NoRoute,
+            (1, 1 | 5) => Self::Prohibited,
+            (1, 3) => Self::Address,
+            (1, 4) => Self::Port,
+            (2, _) => Self::TooBig(info.max(1280)),
+            (3, 0) => Self::TimeExceeded,
+            (4, 1) => Self::Protocol,
+            _ => return None,
+        })
+    }
+
+    /// Type, code and the four bytes behind the checksum.
+    fn head(self, ipv4: bool) -> (u8, u8, u32) {
+        match (self, ipv4) {
+            (Self::NoRoute, true) => (3, 0, 0),
+            (Self::Prohibited, true) => (3, 13, 0),
+            (Self::Address, true) => (3, 1, 0),
+            (Self::Port, true) => (3, 3, 0),
+            (Self::Protocol, true) => (3, 2, 0),
+            (Self::TimeExceeded, true) => (11, 0, 0),
+            (Self::TooBig(mtu), true) => (3, 4, mtu & 0xffff),
+            (Self::NoRoute, false) => (1, 0, 0),
+            (Self::Prohibited, false) => (1, 1, 0),
+            (Self::Address, false) => (1, 3, 0),
+            (Self::Port, false) => (1, 4, 0),
+            // The next header's place in the fixed header.
+            (Self::Protocol, false) => (4, 1, 6),
+            (Self::TimeExceeded, false) => (3, 0, 0),
+            (Self::TooBig(mtu), false) => (2, 0, mtu),
+        }
+    }
+}
+
+impl From<Refused> for Trouble {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Forbidden => Self::Prohibited,
+            Refused::NoRoute => Self::Address,
+        }
+    }
+}
+
+/// How often errors may be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Bucket {
+    full_at: Option<Instant>,
+}
+
+impl Bucket {
+    fn take(&mut self, now: Instant) -> bool {
+        let full_at = self.full_at.map_or(now, |at| at.max(now));
+        if full_at - now > INTERVAL * (BURST - 1) {
+            return false;
+        }
+        self.full_at = Some(full_at + INTERVAL);
+        true
+    }
+}
+
+/// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from` a router on the way, or
+/// from ours. Nothing is sent about an error, or to nobody (RFC 4443 §2.4(e)).
+pub(crate) fn send(
+    cx: &mut Cx<'_>,
+    bucket: &mut Bucket,
+    trouble: Trouble,
+    packet: &[u8],
+    mac: Mac,
+    from: Option<Ipv6Addr>,
+) -> bool {
+    let Some(parsed) = wire::parse(packet) else { return false };
+    let ipv4 = parsed.src.to_ipv4_mapped().is_some();
+    let is_error = match parsed.protocol {
+        ICMP6 => parsed.payload.first().is_none_or(|kind| *kind < 128),
+        wire::ICMP4 => parsed.payload.first().is_none_or(|kind| *kind != 8 && *kind != 0),
+        _ => false,
+    };
+    let to_many =
+        parsed.dst.is_multicast() || parsed.src.is_multicast() || parsed.src.is_unspecified();
+    if is_error || to_many || parsed.fragment.is_some_and(|f| f.offset > 0) {
+        return false;
+    }
+    if !bucket.take(cx.now) {
+        return false;
+    }
+    let own = match cx.settings.dual_stack {
+        Some(dual) if ipv4 => dual.router.to_ipv6_mapped(),
+        _ => cx.settings.router_global(),
+    };
+    // A router that the guest's protocol cannot name is ours.
+    let src = from.filter(|from| from.to_ipv4_mapped().is_some() == ipv4).unwrap_or(own);
+    let (kind, code, info) = trouble.head(ipv4);
+    let most = if ipv4 { 576 - 28 } else { 1280 - IPV6 - 8 };
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(info.to_be_bytes());
+    message.extend(&packet[..packet.len().min(most)]);
+    let way = Way { guest_mac: mac, mac: cx.settings.mac, src, dst: parsed.src };
+    wire::send_icmp(cx.sink, &way, &mut message, 64, 1 << 16);
+    true
+}
+
+/// The packet that a guest once sent, as far as it is known: for an error to quote.
+pub(crate) fn rebuild(
+    guest: (Ipv6Addr, u16),
+    remote: (Ipv6Addr, u16),
+    protocol: u8,
+    l4: &[u8],
+) -> Vec<u8> {
+    let mut body = Vec::new();
+    if protocol == UDP {
+        body.extend(guest.1.to_be_bytes());
+        body.extend(remote.1.to_be_bytes());
+        body.extend(u16::try_from(l4.len() + 8).unwrap_or(u16::MAX).to_be_bytes());
+        body.extend([0; 2]);
+    }
+    body.extend(l4);
+    let check_at = match protocol {
+        wire::TCP => 16,
+        UDP => 6,
+        _ => 2,
+    };
+    let check =
+        !wire::fold(wire::sum(wire::pseudo(guest.0, remote.0, protocol, body.len()), &body));
+    if let Some(field) = body.get_mut(check_at..check_at + 2) {
+        field.copy_from_slice(&check.to_be_bytes());
+    }
+    let mut packet = Vec::new();
+    if let Some((src, dst)) = guest.0.to_ipv4_mapped().zip(remote.0.to_ipv4_mapped()) {
+        let protocol = if protocol == ICMP6 { wire::ICMP4 } else { protocol };
+        packet.extend([0x45, 0]);
+        packet.extend(u16::try_from(20 + body.len()).unwrap_or(u16::MAX).to_be_bytes());
+        packet.extend([0, 0, 0x40, 0, 1, protocol, 0, 0]);
+        packet.extend(src.octets());
+        packet.extend(dst.octets());
+        let check = !wire::fold(wire::sum(0, &packet));
+        packet[10..12].copy_from_slice(&check.to_be_bytes());
+    } else {
+        packet.extend([0x60, 0, 0, 0]);
+        packet.extend(u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes());
+        packet.extend([protocol, 1]);
+        packet.extend(guest.0.octets());
+        packet.extend(remote.0.octets());
+    }
+    packet.extend(body);
+    packet
+}

@@ -1,0 +1,119 @@
+//! Datagrams of the guest that came in pieces, put together again: bounded in number, size and time.
+
+use std::collections::HashMap;
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+
+use super::wire::Packet;
+
+/// Datagrams that are waited for at a time.
+const MOST: usize = 64;
+/// RFC 8200 §4.5 says 60 s; half of it is Linux's for IPv4.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LARGEST: usize = 65535;
+
+type Name = (Ipv6Addr, Ipv6Addr, u8, u32);
+
+struct Partial {
+    since: Instant,
+    data: Vec<u8>,
+    /// What is there, in order and apart.
+    have: Vec<(usize, usize)>,
+    total: Option<usize>,
+}
+
+/// Datagrams on their way to be whole.
+#[derive(Default)]
+pub(crate) struct Fragments {
+    partial: HashMap<Name, Partial>,
+}
+
+impl Fragments {
+    /// Takes a fragment, and returns the whole L4 packet with the last of them. Overlapping fragments drop the datagram
+    /// (RFC 5722).
+    pub(crate) fn offer(&mut self, packet: &Packet<'_>, now: Instant) -> Option<Vec<u8>> {
+        let fragment = packet.fragment?;
+        let (start, end) = (fragment.offset, fragment.offset + packet.payload.len());
+        if end > LARGEST || (fragment.more && packet.payload.len() % 8 != 0) || start == end {
+            return None;
+        }
+        let name = (packet.src, packet.dst, packet.protocol, fragment.id);
+        self.partial.retain(|_, p| now.saturating_duration_since(p.since) < PATIENCE);
+        if self.partial.len() >= MOST && !self.partial.contains_key(&name) {
+            // The one that waits longest goes.
+            let oldest = self.partial.iter().min_by_key(|(_, p)| p.since).map(|(name, _)| *name)?;
+            self.partial.remove(&oldest);
+        }
+        let partial = self.partial.entry(name).or_insert_with(|| Partial {
+            since: now,
+            data: Vec::new(),
+            have: Vec::new(),
+            total: None,
+        });
+        let overlaps = partial.have.iter().any(|(s, e)| start < *e && *s < end);
+        let beyond = partial.total.is_some_and(|total| end > total || !fragment.more)
+            || (!fragment.more && partial.data.len() > end);
+        if overlaps || beyond {
+            self.partial.remove(&name);
+            return None;
+        }
+        if !fragment.more {
+            partial.total = Some(end);
+        }
+        if partial.data.len() < end {
+            partial.data.resize(end, 0);
+        }
+        partial.data[start..end].copy_from_slice(packet.payload);
+        let at = partial.have.partition_point(|(s, _)| *s < start);
+        partial.have.insert(at, (start, end));
+        let mut reached = 0;
+        for (start, end) in &partial.have {
+            if *start != reached {
+                return None;
+            }
+            reached = *end;
+        }
+        if partial.total != Some(reached) {
+            return None;
+        }
+        self.partial.remove(&name).map(|partial| partial.data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::wire::Fragment;
+
+    fn packet(id: u32, offset: usize, more: bool, payload: &[u8]) -> Packet<'_> {
+        let fragment = Some(Fragment { id, offset, more });
+        Packet {
+            src: Ipv6Addr::LOCALHOST,
+            dst: Ipv6Addr::LOCALHOST,
+            protocol: 17,
+            hop_limit: 64,
+            fragment,
+            payload,
+            whole: payload,
+        }
+    }
+
+    #[test]
+    fn in_any_order_but_never_overlapping() {
+        let now = Instant::now();
+        let mut fragments = Fragments::default();
+        assert_eq!(fragments.offer(&packet(1, 16, false, &[3; 5]), now), None);
+        assert_eq!(fragments.offer(&packet(1, 0, true, &[1; 8]), now), None);
+        let whole = fragments.offer(&packet(1, 8, true, &[2; 8]), now).unwrap();
+        assert_eq!(whole, [&[1; 8][..], &[2; 8], &[3; 5]].concat());
+        assert_eq!(fragments.offer(&packet(2, 0, true, &[1; 16]), now), None);
+        assert_eq!(fragments.offer(&packet(2, 8, false, &[1; 16]), now), None);
+        assert!(fragments.partial.is_empty());
+        for id in 0..1000 {
+            fragments.offer(&packet(id, 0, true, &[1; 8]), now);
+        }
+        assert_eq!(fragments.partial.len(), MOST);
+        fragments.offer(&packet(7777, 0, true, &[1; 8]), now + PATIENCE);
+        assert_eq!(fragments.partial.len(), 1);
+    }
+}

@@ -1,0 +1,189 @@
+//! Sockets of the host.
+
+use std::io::{self, IoSliceMut, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    recvmsg, setsockopt, sockopt, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6,
+    SockaddrStorage,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::errors::Trouble;
+use super::stats::Stats;
+use super::tcp::Stream;
+
+/// Above this, a hop limit is what any program has, and no traceroute's.
+const ORDINARY: u8 = 32;
+
+/// A connection, as [`Stream`].
+pub(crate) struct TcpIo<'a> {
+    pub(crate) socket: &'a TcpStream,
+    pub(crate) stats: &'a mut Stats,
+}
+
+impl Stream for TcpIo<'_> {
+    fn read(&mut self, room: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let n = self.socket.read_vectored(room)?;
+        self.stats.bytes_down += n as u64;
+        Ok(n)
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let n = self.socket.write(data)?;
+        self.stats.bytes_up += n as u64;
+        Ok(n)
+    }
+
+    fn shutdown(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+}
+
+fn domain(address: &IpAddr) -> Domain {
+    if address.is_ipv4() {
+        Domain::IPV4
+    } else {
+        Domain::IPV6
+    }
+}
+
+/// A connection that is being opened.
+pub(crate) fn tcp_connect(remote: SocketAddr, hops: u8) -> io::Result<TcpStream> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(domain(&remote.ip()), kind, Some(Protocol::TCP))?;
+    socket.set_nodelay(true)?;
+    set_hops(&socket, remote.is_ipv6(), hops)?;
+    match socket.connect(&remote.into()) {
+        Ok(()) => {}
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(e) => return Err(e),
+    }
+    Ok(socket.into())
+}
+
+/// A socket for datagrams to any destination of a family, which tells of ICMP errors.
+pub(crate) fn udp(ipv6: bool) -> io::Result<UdpSocket> {
+    let any: SocketAddr =
+        if ipv6 { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() };
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    let socket = Socket::new(domain(&any.ip()), kind, Some(Protocol::UDP))?;
+    if ipv6 {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&any.into())?;
+    prepare_udp(&socket, ipv6)?;
+    Ok(socket.into())
+}
+
+/// ICMP errors are told, and trains of datagrams come as one.
+pub(crate) fn prepare_udp(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
+    report_errors(socket, ipv6)?;
+    // Not before Linux 5.0; then they come one by one.
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+    Ok(())
+}
+
+/// A ping socket, which the kernel gives to those whom net.ipv4.ping_group_range names.
+pub(crate) fn echo(ipv6: bool) -> io::Result<Socket> {
+    let (domain, protocol) =
+        if ipv6 { (Domain::IPV6, Protocol::ICMPV6) } else { (Domain::IPV4, Protocol::ICMPV4) };
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
+    report_errors(&socket, ipv6)?;
+    Ok(socket)
+}
+
+fn report_errors(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
+    if ipv6 {
+        setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
+    }
+    Ok(())
+}
+
+/// Gives the guest's hop limit on, where it is a small one.
+pub(crate) fn set_hops(socket: &impl AsFd, ipv6: bool, hops: u8) -> io::Result<()> {
+    if hops >= ORDINARY {
+        return Ok(());
+    }
+    let socket = socket2::SockRef::from(socket);
+    if ipv6 {
+        socket.set_unicast_hops_v6(hops.into())
+    } else {
+        socket.set_ttl(hops.into())
+    }
+}
+
+/// Whether hop limits `a` and `b` need different settings of a socket.
+pub(crate) fn hops_differ(a: u8, b: u8) -> bool {
+    a != b && (a < ORDINARY || b < ORDINARY)
+}
+
+/// Sets any hop limit, also an ordinary one again.
+pub(crate) fn reset_hops(socket: &impl AsFd, ipv6: bool, hops: u8) -> io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    if ipv6 {
+        socket.set_unicast_hops_v6(hops.into())
+    } else {
+        socket.set_ttl(hops.into())
+    }
+}
+
+/// Something that the host's kernel has learned about what a socket sent.
+pub(crate) struct Report {
+    pub(crate) trouble: Trouble,
+    /// Where the packet went.
+    pub(crate) remote: Option<SocketAddr>,
+    /// Who told.
+    pub(crate) router: Option<IpAddr>,
+    /// Bytes of what was sent, at the start of the buffer.
+    pub(crate) len: usize,
+}
+
+/// The next report in a socket's error queue. `Ok(None)` is one that means nothing here.
+pub(crate) fn report(socket: &impl AsRawFd, buf: &mut [u8]) -> Result<Option<Report>, Errno> {
+    let mut control = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, [u8; 64]);
+    let mut iov = [IoSliceMut::new(buf)];
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags)?;
+    let remote = message.address.as_ref().and_then(to_std);
+    let mut found = None;
+    for cmsg in message.cmsgs()? {
+        let (error, router): (_, Option<IpAddr>) = match cmsg {
+            ControlMessageOwned::Ipv4RecvErr(error, from) => {
+                (error, from.map(|a| SockaddrIn::from(a).ip().into()))
+            }
+            ControlMessageOwned::Ipv6RecvErr(error, from) => {
+                (error, from.map(|a| SockaddrIn6::from(a).ip().into()))
+            }
+            _ => continue,
+        };
+        let (kind, code, info) = (error.ee_type, error.ee_code, error.ee_info);
+        let trouble = match error.ee_origin {
+            libc::SO_EE_ORIGIN_ICMP => Trouble::from_icmp4(kind, code, info),
+            libc::SO_EE_ORIGIN_ICMP6 => Trouble::from_icmp6(kind, code, info),
+            _ => i32::try_from(error.ee_errno)
+                .ok()
+                .and_then(|e| Trouble::from_errno(Errno::from_raw(e))),
+        };
+        if let Some(trouble) = trouble {
+            found = Some(Report { trouble, remote, router, len: message.bytes });
+        }
+    }
+    Ok(found)
+}
+
+/// The address in the standard library's form.
+pub(crate) fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::new(v4.ip().into(), v4.port()));
+    }
+    let v6 = address.as_sockaddr_in6()?;
+    Some(SocketAddr::new(v6.ip().into(), v6.port()))
+}

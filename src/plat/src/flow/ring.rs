@@ -1,0 +1,171 @@
+//! Bytes in order, read straight from a socket and written straight to a frame: a ring that grows while it is needed.
+
+use std::io::{self, IoSliceMut};
+
+/// What a ring begins with.
+const FIRST: usize = 16 * 1024;
+/// What one read may bring.
+const LARGEST: usize = 256 * 1024;
+
+/// A queue of bytes. A new one holds no memory.
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    buf: Vec<u8>,
+    head: usize,
+    len: usize,
+    /// Room to read into; doubled whenever a read fills it.
+    want: usize,
+}
+
+impl Ring {
+    /// Bytes that are queued.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none are.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of memory that it holds.
+    pub(crate) fn held(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// Appends what `read` puts into the free space, which grows with what came before. The ring never holds
+    /// more than `limit` bytes. Returns what `read` returned.
+    ///
+    /// # Errors
+    /// Those of `read`; `WouldBlock` when the limit is reached.
+    pub(crate) fn fill(
+        &mut self,
+        limit: usize,
+        read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        if self.len >= limit {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let want = self.want.clamp(FIRST, LARGEST);
+        if self.buf.len() - self.len < want.min(limit - self.len) {
+            self.grow((self.len + want).next_power_of_two());
+        }
+        let free = (self.buf.len() - self.len).min(limit - self.len);
+        let tail = self.wrap(self.head + self.len);
+        // Up to the end of the buffer, then from its start.
+        let first = free.min(self.buf.len() - tail);
+        let (before, after) = self.buf.split_at_mut(tail);
+        let mut room =
+            [IoSliceMut::new(&mut after[..first]), IoSliceMut::new(&mut before[..free - first])];
+        let room = if free > first { &mut room[..] } else { &mut room[..1] };
+        let result = read(room);
+        if let Ok(n) = result {
+            self.len += n.min(free);
+            self.want = if n >= want { want * 2 } else { want };
+        }
+        if result.is_err() && self.buf.len() <= FIRST {
+            self.release();
+        }
+        result
+    }
+
+    /// Appends `bytes`.
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        let needed = self.len + bytes.len();
+        if needed > self.buf.len() {
+            self.grow(needed.next_power_of_two().max(4096));
+        }
+        let tail = self.wrap(self.head + self.len);
+        let first = bytes.len().min(self.buf.len() - tail);
+        self.buf[tail..tail + first].copy_from_slice(&bytes[..first]);
+        self.buf[..bytes.len() - first].copy_from_slice(&bytes[first..]);
+        self.len += bytes.len();
+    }
+
+    /// Up to `count` bytes from `offset` on, in two pieces.
+    pub(crate) fn slices(&self, offset: usize, count: usize) -> [&[u8]; 2] {
+        let offset = offset.min(self.len);
+        let count = count.min(self.len - offset);
+        if count == 0 {
+            return [&[], &[]];
+        }
+        let start = self.wrap(self.head + offset);
+        let first = count.min(self.buf.len() - start);
+        [&self.buf[start..start + first], &self.buf[..count - first]]
+    }
+
+    /// Forgets the oldest `count` bytes.
+    pub(crate) fn consume(&mut self, count: usize) {
+        let count = count.min(self.len);
+        self.len -= count;
+        self.head = if self.len == 0 { 0 } else { self.wrap(self.head + count) };
+    }
+
+    /// Gives the memory back if nothing is queued.
+    pub(crate) fn release(&mut self) {
+        if self.len == 0 {
+            *self = Self::default();
+        }
+    }
+
+    fn wrap(&self, at: usize) -> usize {
+        if at >= self.buf.len() {
+            at - self.buf.len()
+        } else {
+            at
+        }
+    }
+
+    fn grow(&mut self, size: usize) {
+        let mut buf = vec![0; size];
+        let [a, b] = self.slices(0, self.len);
+        buf[..a.len()].copy_from_slice(a);
+        buf[a.len()..a.len() + b.len()].copy_from_slice(b);
+        self.buf = buf;
+        self.head = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io::Read;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// It is a queue.
+        #[test]
+        fn is_a_queue(steps in proptest::collection::vec((0u8..3, 0usize..150_000), 0..40)) {
+            let mut ring = Ring::default();
+            let mut queue = VecDeque::new();
+            let mut next = 0u8;
+            for (what, count) in steps {
+                let bytes: Vec<u8> = (0u8..251).cycle().map(|i| next.wrapping_add(i)).take(count).collect();
+                next = next.wrapping_add(7);
+                match what {
+                    0 => {
+                        ring.extend(&bytes);
+                        queue.extend(&bytes);
+                    }
+                    1 => {
+                        let got = ring.fill(1 << 18, |room| (&bytes[..]).read_vectored(room));
+                        queue.extend(&bytes[..got.unwrap_or(0)]);
+                    }
+                    _ => {
+                        ring.consume(count);
+                        queue.drain(..count.min(queue.len()));
+                        ring.release();
+                    }
+                }
+                prop_assert_eq!(ring.len(), queue.len());
+                let [a, b] = ring.slices(count / 2, 70_000);
+                let have: Vec<u8> = a.iter().chain(b).copied().collect();
+                let want: Vec<u8> = queue.iter().skip(count / 2).take(70_000).copied().collect();
+                prop_assert_eq!(have, want);
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What is counted.
+
+use serde::{Deserialize, Serialize};
+
+use super::table::Entry;
+use super::{Described, Flow};
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Drop {
+    /// Its lengths lie, or it has a source that nobody has.
+    Malformed,
+    Checksum,
+    HopLimit,
+    Protocol,
+    /// It was for the host itself, or for nobody.
+    Forbidden,
+    Limit,
+    /// The host's kernel refused.
+    HostError,
+    /// A segment of no connection.
+    NoFlow,
+    /// From someone to whom the guest did not speak.
+    Filtered,
+}
+
+/// Counters since the start.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[allow(missing_docs)]
+pub struct Stats {
+    pub packets_up: u64,
+    pub packets_down: u64,
+    /// Payload, by what host sockets took and gave.
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+    pub tcp: u64,
+    pub udp: u64,
+    pub echo: u64,
+    /// Flows that had to go for others.
+    pub evicted: u64,
+    /// Fragments of the guest.
+    pub fragments: u64,
+    pub drops: Drops,
+}
+
+/// Drops by reason.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[allow(missing_docs)]
+pub struct Drops {
+    pub malformed: u64,
+    pub checksum: u64,
+    pub hop_limit: u64,
+    pub protocol: u64,
+    pub forbidden: u64,
+    pub limit: u64,
+    pub host_error: u64,
+    pub no_flow: u64,
+    pub filtered: u64,
+}
+
+impl Stats {
+    /// Counts one.
+    pub fn drop(&mut self, why: Drop) {
+        let drops = &mut self.drops;
+        *match why {
+            Drop::Malformed => &mut drops.malformed,
+            Drop::Checksum => &mut drops.checksum,
+            Drop::HopLimit => &mut drops.hop_limit,
+            Drop::Protocol => &mut drops.protocol,
+            Drop::Forbidden => &mut drops.forbidden,
+            Drop::Limit => &mut drops.limit,
+            Drop::HostError => &mut drops.host_error,
+            Drop::NoFlow => &mut drops.no_flow,
+            Drop::Filtered => &mut drops.filtered,
+        } += 1;
+    }
+}
+
+/// A flow as it is shown.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct FlowStatus {
+    /// Protocol and both ends.
+    pub flow: String,
+    /// How far it is.
+    pub state: String,
+    /// Bytes of memory that its data takes.
+    pub held: usize,
+}
+
+impl FlowStatus {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let state = match &entry.flow {
+            Flow::Tcp(tcp, _) => tcp.state_name().to_owned(),
+            Flow::Udp(_) | Flow::Echo(_) => "open".to_owned(),
+        };
+        Self { flow: Described(&entry.key).to_string(), state, held: entry.held }
+    }
+}

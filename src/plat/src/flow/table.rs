@@ -1,0 +1,256 @@
+//! Flows by their key, by their age and by their guest.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::Ipv6Addr;
+use std::time::Instant;
+
+use super::Flow;
+use crate::frame::Mac;
+
+/// What a flow is found by. A mapping that does not depend on the remote end (UDP, echo) has `::` there and the number of
+/// the host's address family as its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) protocol: u8,
+    pub(crate) guest: (Ipv6Addr, u16),
+    pub(crate) remote: (Ipv6Addr, u16),
+}
+
+/// A flow's place, and which of its tenants it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Id {
+    pub(crate) slot: u32,
+    pub(crate) tenant: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// How many guests may have flows at a time.
+const GUESTS: usize = 256;
+
+pub(crate) struct Entry {
+    pub(crate) key: Key,
+    pub(crate) mac: Mac,
+    pub(crate) flow: Flow,
+    /// Whether it waits for its turn in a list already.
+    pub(crate) queued: bool,
+    /// Bytes of memory that are accounted for it.
+    pub(crate) held: usize,
+    /// The earliest alarm in the heap.
+    alarm: Option<Instant>,
+    older: u32,
+    newer: u32,
+}
+
+/// A guest's flows: the oldest and the newest, by when they were last used.
+struct Guest {
+    oldest: u32,
+    newest: u32,
+    count: usize,
+}
+
+#[derive(Default)]
+struct Slot {
+    tenant: u32,
+    entry: Option<Entry>,
+}
+
+/// The flows. All operations take the same time however many there are.
+pub(crate) struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    index: HashMap<Key, u32>,
+    guests: HashMap<Mac, Guest>,
+    alarms: BinaryHeap<Reverse<(Instant, Id)>>,
+    most: usize,
+    most_each: usize,
+}
+
+impl Table {
+    pub(crate) fn new(most: usize, most_each: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: HashMap::new(),
+            guests: HashMap::new(),
+            alarms: BinaryHeap::new(),
+            most,
+            most_each,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub(crate) fn find(&self, key: &Key) -> Option<Id> {
+        let slot = *self.index.get(key)?;
+        Some(Id { slot, tenant: self.slots.get(slot as usize)?.tenant })
+    }
+
+    pub(crate) fn get(&mut self, id: Id) -> Option<&mut Entry> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.tenant == id.tenant {
+            slot.entry.as_mut()
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.slots.iter().filter_map(|slot| slot.entry.as_ref())
+    }
+
+    pub(crate) fn ids(&self) -> Vec<Id> {
+        self.index
+            .values()
+            .filter_map(|s| Some(Id { slot: *s, tenant: self.slots.get(*s as usize)?.tenant }))
+            .collect()
+    }
+
+    /// Which flow has to go before a guest may have another: its own oldest when it has its share, the oldest of the
+    /// guest that has most when all are taken. `Err` when there are too many guests.
+    pub(crate) fn surplus(&self, mac: Mac) -> Result<Option<Id>, TooManyGuests> {
+        let own = self.guests.get(&mac);
+        let guest = match own {
+            Some(guest) if guest.count >= self.most_each => Some(guest),
+            None if self.guests.len() >= GUESTS => return Err(TooManyGuests),
+            _ if self.len() >= self.most => self.guests.values().max_by_key(|guest| guest.count),
+            _ => None,
+        };
+        Ok(guest.and_then(|guest| {
+            let slot = guest.oldest;
+            Some(Id { slot, tenant: self.slots.get(slot as usize)?.tenant })
+        }))
+    }
+
+    /// Adds a flow; [`Self::surplus`] has been seen to.
+    pub(crate) fn insert(&mut self, key: Key, mac: Mac, flow: Flow) -> Id {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
+        });
+        let tenant = self.slots[slot as usize].tenant;
+        self.slots[slot as usize].entry = Some(Entry {
+            key,
+            mac,
+            flow,
+            queued: false,
+            held: 0,
+            alarm: None,
+            older: NONE,
+            newer: NONE,
+        });
+        self.index.insert(key, slot);
+        self.guests.entry(mac).or_insert(Guest { oldest: NONE, newest: NONE, count: 0 }).count += 1;
+        self.append(slot);
+        Id { slot, tenant }
+    }
+
+    pub(crate) fn remove(&mut self, id: Id) -> Option<Entry> {
+        self.get(id)?;
+        self.unlink(id.slot);
+        let slot = &mut self.slots[id.slot as usize];
+        let entry = slot.entry.take()?;
+        slot.tenant = slot.tenant.wrapping_add(1);
+        self.free.push(id.slot);
+        self.index.remove(&entry.key);
+        if let Some(guest) = self.guests.get_mut(&entry.mac) {
+            guest.count -= 1;
+            if guest.count == 0 {
+                self.guests.remove(&entry.mac);
+            }
+        }
+        Some(entry)
+    }
+
+    /// The flow was used: it is its guest's youngest.
+    pub(crate) fn touch(&mut self, id: Id) {
+        let newest = match self.get(id) {
+            Some(entry) => entry.newer == NONE,
+            None => return,
+        };
+        if !newest {
+            self.unlink(id.slot);
+            self.append(id.slot);
+        }
+    }
+
+    /// Sees to it that [`Self::due`] gives the flow at `at` or before. It may come earlier, for an alarm that was
+    /// put off since.
+    pub(crate) fn wake(&mut self, id: Id, at: Instant) {
+        let Some(entry) = self.get(id) else { return };
+        if entry.alarm.is_none_or(|alarm| at < alarm) {
+            entry.alarm = Some(at);
+            self.alarms.push(Reverse((at, id)));
+        }
+    }
+
+    /// A flow whose alarm has gone off.
+    pub(crate) fn due(&mut self, now: Instant) -> Option<Id> {
+        while let Some(Reverse((at, id))) = self.alarms.peek().copied() {
+            if at > now {
+                return None;
+            }
+            self.alarms.pop();
+            if let Some(entry) = self.get(id) {
+                if entry.alarm == Some(at) {
+                    entry.alarm = None;
+                    return Some(id);
+                }
+            }
+        }
+        None
+    }
+
+    /// When the next alarm goes off.
+    pub(crate) fn next_alarm(&self) -> Option<Instant> {
+        self.alarms.peek().map(|Reverse((at, _))| *at)
+    }
+
+    fn entry(&mut self, slot: u32) -> Option<&mut Entry> {
+        self.slots.get_mut(slot as usize)?.entry.as_mut()
+    }
+
+    fn append(&mut self, slot: u32) {
+        let Some(mac) = self.entry(slot).map(|entry| entry.mac) else { return };
+        let Some(guest) = self.guests.get_mut(&mac) else { return };
+        let before = std::mem::replace(&mut guest.newest, slot);
+        if guest.oldest == NONE {
+            guest.oldest = slot;
+        }
+        if let Some(entry) = self.entry(before) {
+            entry.newer = slot;
+        }
+        if let Some(entry) = self.entry(slot) {
+            (entry.older, entry.newer) = (before, NONE);
+        }
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Some((mac, older, newer)) = self.entry(slot).map(|e| (e.mac, e.older, e.newer)) else {
+            return;
+        };
+        match self.entry(older) {
+            Some(entry) => entry.newer = newer,
+            None => {
+                if let Some(guest) = self.guests.get_mut(&mac) {
+                    guest.oldest = newer;
+                }
+            }
+        }
+        match self.entry(newer) {
+            Some(entry) => entry.older = older,
+            None => {
+                if let Some(guest) = self.guests.get_mut(&mac) {
+                    guest.newest = older;
+                }
+            }
+        }
+    }
+}
+
+/// More guests than flows are kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooManyGuests;

@@ -1,0 +1,140 @@
+//! Where in the world a guest's destination is, and what is out of bounds.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::settings::Settings;
+
+/// Why a destination is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It would be the host itself, or this link.
+    Forbidden,
+    /// Nobody has it.
+    NoRoute,
+}
+
+/// The host's address for what a guest calls `remote`.
+pub(crate) fn target(settings: &Settings, remote: Ipv6Addr) -> Result<IpAddr, Refused> {
+    let (address, mapped) = if let Some(v4) = settings.prefix64.extract(remote) {
+        (IpAddr::V4(v4), false)
+    } else if let Some(v4) = remote.to_ipv4_mapped() {
+        (IpAddr::V4(v4), true)
+    } else {
+        (IpAddr::V6(remote), false)
+    };
+    if mapped && settings.dual_stack.is_none() {
+        return Err(Refused::Forbidden);
+    }
+    if settings.map_host.contains(&address) || settings.map_host.contains(&IpAddr::V6(remote)) {
+        return Ok(match address {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let forbidden = match address {
+        IpAddr::V4(v4) => is_forbidden4(v4),
+        IpAddr::V6(v6) => is_forbidden6(v6),
+    };
+    if forbidden {
+        return Err(Refused::Forbidden);
+    }
+    // The guest's own network has nobody else.
+    let own = match (address, settings.dual_stack) {
+        (IpAddr::V6(v6), _) => v6.to_bits() >> 64 == settings.prefix.to_bits() >> 64,
+        (IpAddr::V4(v4), Some(dual)) if mapped => {
+            let host_bits = 32 - u32::from(dual.prefix_len.min(32));
+            (v4.to_bits() ^ dual.router.to_bits()).checked_shr(host_bits).unwrap_or(0) == 0
+        }
+        _ => false,
+    };
+    if own {
+        Err(Refused::NoRoute)
+    } else {
+        Ok(address)
+    }
+}
+
+/// Loopback, "this host", link-local, multicast, broadcast.
+fn is_forbidden4(v4: Ipv4Addr) -> bool {
+    v4.octets()[0] == 0
+        || v4.is_loopback()
+        || v4.is_link_local()
+        || v4.is_multicast()
+        || v4.is_broadcast()
+        || v4 == STAND_IN
+}
+
+/// The same, and every form in which the host's kernel would read an IPv4 address.
+fn is_forbidden6(v6: Ipv6Addr) -> bool {
+    v6.to_bits() >> 32 == 0
+        || v6.to_ipv4_mapped().is_some()
+        || v6.is_multicast()
+        || v6.is_unicast_link_local()
+}
+
+/// How a guest sees an address of the world; `like` is an address of the guest itself.
+pub(crate) fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
+    match address {
+        IpAddr::V6(v6) => v6,
+        IpAddr::V4(v4) if like.to_ipv4_mapped().is_some() => v4.to_ipv6_mapped(),
+        IpAddr::V4(v4) => settings.prefix64.embed(v4),
+    }
+}
+
+/// Stands for the host itself where it visits a guest: an address of nobody (RFC 7600 §4.8).
+pub(crate) const STAND_IN: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// How a guest sees someone who came by a forwarded port.
+pub(crate) fn visitor(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
+    let address = address.to_canonical();
+    let local = match address {
+        IpAddr::V4(v4) => is_forbidden4(v4),
+        IpAddr::V6(v6) => is_forbidden6(v6),
+    };
+    seen(settings, if local { STAND_IN.into() } else { address }, like)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_out_of_bounds() {
+        let plain = Settings::default();
+        for text in [
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::127.1.2.3",
+            "64:ff9b::0.0.0.0",
+            "64:ff9b::0.1.2.3",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b::224.0.0.1",
+            "64:ff9b::255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:192.0.2.1",
+            "fe80::1",
+            "ff02::1",
+        ] {
+            let remote = text.parse().unwrap();
+            assert_eq!(target(&plain, remote), Err(Refused::Forbidden), "{text}");
+            let dual = Settings { dual_stack: Some(Default::default()), ..plain.clone() };
+            let allowed = text == "::ffff:192.0.2.1";
+            assert_eq!(target(&dual, remote).is_ok(), allowed, "{text}");
+        }
+        let own = "2001:db8:464::1234".parse().unwrap();
+        assert_eq!(target(&plain, own), Err(Refused::NoRoute));
+        let map_host = vec!["192.0.2.2".parse().unwrap(), "2001:db8:464::2".parse().unwrap()];
+        let mapped = Settings { map_host, ..plain };
+        for (text, host) in [
+            ("64:ff9b::192.0.2.2", "127.0.0.1"),
+            ("2001:db8:464::2", "::1"),
+            ("64:ff9b::192.0.2.3", "192.0.2.3"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            let host: IpAddr = host.parse().unwrap();
+            assert_eq!(target(&mapped, text.parse().unwrap()), Ok(host), "{text}");
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! Packets of the guest taken apart, and packets for it put together. IPv4 addresses stand as IPv4-mapped IPv6 ones.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use clat_tun::{GsoType, VirtioHeader};
+
+use super::tcp::{self, flag, Incoming, Segment};
+use super::Sink;
+use crate::frame::{Mac, ETHERNET};
+
+pub(crate) const ICMP4: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMP6: u8 = 58;
+const FRAGMENT: u8 = 44;
+
+/// Bytes of an IPv6 header.
+pub(crate) const IPV6: usize = 40;
+/// Bytes of Ethernet, IPv6, Fragment and TCP headers with all options.
+const HEADERS: usize = ETHERNET + IPV6 + 8 + 60;
+
+/// One fragment among others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fragment {
+    pub(crate) id: u32,
+    pub(crate) offset: usize,
+    pub(crate) more: bool,
+}
+
+/// An IP packet that was read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet<'a> {
+    pub(crate) src: Ipv6Addr,
+    pub(crate) dst: Ipv6Addr,
+    pub(crate) protocol: u8,
+    pub(crate) hop_limit: u8,
+    pub(crate) fragment: Option<Fragment>,
+    /// Behind all IP headers.
+    pub(crate) payload: &'a [u8],
+    /// The packet from its IP header on, without padding.
+    pub(crate) whole: &'a [u8],
+}
+
+/// Reads an IP packet of either version. `None` for what lies.
+pub(crate) fn parse(bytes: &[u8]) -> Option<Packet<'_>> {
+    match bytes.first()? >> 4 {
+        6 => parse6(bytes),
+        4 => parse4(bytes),
+        _ => None,
+    }
+}
+
+/// How long an IP packet says it is; padding may follow it.
+pub(crate) fn length(bytes: &[u8]) -> usize {
+    match bytes {
+        [first, _, a, b, ..] if first >> 4 == 4 => usize::from(u16::from_be_bytes([*a, *b])),
+        [_, _, _, _, a, b, ..] => IPV6 + usize::from(u16::from_be_bytes([*a, *b])),
+        _ => 0,
+    }
+}
+
+fn parse6(bytes: &[u8]) -> Option<Packet<'_>> {
+    let header: &[u8; IPV6] = bytes.first_chunk()?;
+    let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
+    let whole = bytes.get(..IPV6 + len)?;
+    let src: [u8; 16] = header[8..24].try_into().ok()?;
+    let dst: [u8; 16] = header[24..40].try_into().ok()?;
+    let (mut protocol, mut payload) = (header[6], &whole[IPV6..]);
+    let mut fragment = None;
+    // Hop-by-hop options, routing, fragment, destination options, as often as they come: each is 8 bytes at least.
+    while fragment.is_none() && matches!(protocol, 0 | 43 | FRAGMENT | 60) {
+        let head: &[u8; 8] = payload.first_chunk()?;
+        let next = head[0];
+        let len = match protocol {
+            FRAGMENT => {
+                let field = u16::from_be_bytes([head[2], head[3]]);
+                fragment = Some(Fragment {
+                    id: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
+                    offset: usize::from(field & !7),
+                    more: field & 1 != 0,
+                });
+                8
+            }
+            // A source route is nobody's here.
+            43 if head[3] != 0 => return None,
+            _ => (usize::from(head[1]) + 1) * 8,
+        };
+        payload = payload.get(len..)?;
+        protocol = next;
+    }
+    // An atomic fragment is none (RFC 6946).
+    let fragment = fragment.filter(|f| f.offset != 0 || f.more);
+    let (src, dst) = (src.into(), dst.into());
+    Some(Packet { src, dst, protocol, hop_limit: header[7], fragment, payload, whole })
+}
+
+fn parse4(bytes: &[u8]) -> Option<Packet<'_>> {
+    let header: &[u8; 20] = bytes.first_chunk()?;
+    let header_len = usize::from(header[0] & 0xf) * 4;
+    let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let whole = bytes.get(..len)?;
+    if header_len < 20 || fold(sum(0, whole.get(..header_len)?)) != 0xffff {
+        return None;
+    }
+    let field = u16::from_be_bytes([header[6], header[7]]);
+    let (offset, more) = (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0);
+    let id = u32::from(u16::from_be_bytes([header[4], header[5]]));
+    let address = |at: usize| {
+        Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).to_ipv6_mapped()
+    };
+    Some(Packet {
+        src: address(12),
+        dst: address(16),
+        protocol: header[9],
+        hop_limit: header[8],
+        fragment: (offset != 0 || more).then_some(Fragment { id, offset, more }),
+        payload: &whole[header_len..],
+        whole,
+    })
+}
+
+/// A one's-complement sum over big-endian words (RFC 1071), not folded.
+pub(crate) fn sum(start: u64, bytes: &[u8]) -> u64 {
+    let mut total = start;
+    let mut chunks = bytes.chunks_exact(4);
+    for chunk in &mut chunks {
+        total += u64::from(u32::from_be_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
+    }
+    let mut last = [0; 4];
+    let rest = chunks.remainder();
+    last[..rest.len()].copy_from_slice(rest);
+    total + u64::from(u32::from_be_bytes(last))
+}
+
+pub(crate) fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    // Sixteen bits are left.
+    u16::try_from(sum).unwrap_or(0)
+}
+
+/// The sum of the pseudo-header (RFC 8200 §8.1, RFC 793 §3.1; a mapped address sums to its IPv4 form less 0xffff, which
+/// is nothing).
+pub(crate) fn pseudo(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: usize) -> u64 {
+    let start = u64::from(protocol) + len as u64;
+    let mapped = src.to_ipv4_mapped().zip(dst.to_ipv4_mapped());
+    match mapped {
+        Some((src, dst)) => sum(sum(start, &src.octets()), &dst.octets()),
+        None => sum(sum(start, &src.octets()), &dst.octets()),
+    }
+}
+
+/// Whether the checksum of a whole L4 packet is right.
+pub(crate) fn verifies(packet: &Packet<'_>) -> bool {
+    if packet.protocol == ICMP4 {
+        return fold(sum(0, packet.payload)) == 0xffff;
+    }
+    let start = pseudo(packet.src, packet.dst, packet.protocol, packet.payload.len());
+    fold(sum(start, packet.payload)) == 0xffff
+}
+
+/// Reads a TCP segment: ports and the rest.
+pub(crate) fn parse_tcp(payload: &[u8]) -> Option<(u16, u16, Incoming<'_>)> {
+    let head: &[u8; 20] = payload.first_chunk()?;
+    let header_len = usize::from(head[12] >> 4) * 4;
+    let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+    let long = |at: usize| u32::from(word(at)) << 16 | u32::from(word(at + 2));
+    let incoming = Incoming {
+        seq: long(4),
+        ack: long(8),
+        flags: head[13],
+        window: word(14),
+        options: payload.get(20..header_len)?,
+        payload: payload.get(header_len..)?,
+    };
+    Some((word(0), word(2), incoming))
+}
+
+/// Reads a UDP datagram: ports and data. The length in its header counts, unless it is a super-packet's.
+pub(crate) fn parse_udp(payload: &[u8], whole: bool) -> Option<(u16, u16, &[u8])> {
+    let head: &[u8; 8] = payload.first_chunk()?;
+    let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+    let len = if whole { payload.len() } else { usize::from(word(4)) };
+    Some((word(0), word(2), payload.get(8..len)?))
+}
+
+/// Whom a packet goes to, and from whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) guest_mac: Mac,
+    pub(crate) mac: Mac,
+    pub(crate) src: Ipv6Addr,
+    pub(crate) dst: Ipv6Addr,
+}
+
+/// The headers of a packet while they are written.
+struct Head {
+    bytes: [u8; HEADERS],
+    len: usize,
+}
+
+impl Head {
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+
+    /// Ethernet and IP headers, for `len` bytes behind them.
+    fn new(way: &Way, protocol: u8, len: usize, hop_limit: u8) -> Self {
+        let mut head = Self { bytes: [0; HEADERS], len: 0 };
+        head.put(&way.guest_mac.0);
+        head.put(&way.mac.0);
+        if let Some((src, dst)) = way.src.to_ipv4_mapped().zip(way.dst.to_ipv4_mapped()) {
+            head.put(&[8, 0, 0x45, 0]);
+            head.put(&u16::try_from(len + 20).unwrap_or(u16::MAX).to_be_bytes());
+            let protocol = if protocol == ICMP6 { ICMP4 } else { protocol };
+            head.put(&[0, 0, 0x40, 0, hop_limit, protocol, 0, 0]);
+            head.put(&src.octets());
+            head.put(&dst.octets());
+            let check = !fold(sum(0, &head.bytes[ETHERNET..ETHERNET + 20]));
+            head.bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&check.to_be_bytes());
+        } else {
+            head.put(&[0x86, 0xdd, 0x60, 0, 0, 0]);
+            head.put(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
+            head.put(&[protocol, hop_limit]);
+            head.put(&way.src.octets());
+            head.put(&way.dst.octets());
+        }
+        head
+    }
+
+    fn is_ipv4(&self) -> bool {
+        self.bytes[12] == 8
+    }
+}
+
+/// What the link's other end can do for us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// It completes checksums and cuts TCP segments.
+    pub tso: bool,
+    /// It cuts trains of datagrams.
+    pub uso: bool,
+}
+
+/// Sends a TCP segment, whole as a super-packet or cut here.
+pub(crate) fn send_tcp(
+    sink: &mut dyn Sink,
+    way: &Way,
+    ports: (u16, u16),
+    segment: &Segment<'_>,
+    offload: Offload,
+) {
+    let mss = usize::from(segment.mss);
+    let [a, b] = segment.payload;
+    let total = a.len() + b.len();
+    if offload.tso || total <= mss {
+        return send_segment(sink, way, ports, segment, offload);
+    }
+    let mut at = 0;
+    while at < total {
+        let len = mss.min(total - at);
+        let from_a = a.len().saturating_sub(at).min(len);
+        let start_b = (at + from_a).saturating_sub(a.len());
+        let payload = [
+            a.get(at..at + from_a).unwrap_or_default(),
+            b.get(start_b..start_b + len - from_a).unwrap_or_default(),
+        ];
+        at += len;
+        let last = at == total;
+        let flags = if last { segment.flags } else { segment.flags & !(flag::FIN | flag::PSH) };
+        // at - len fits: a segment has at most 64 KiB.
+        let seq = segment.seq.wrapping_add(u32::try_from(at - len).unwrap_or(0));
+        send_segment(sink, way, ports, &Segment { seq, flags, payload, ..*segment }, offload);
+    }
+}
+
+fn send_segment(
+    sink: &mut dyn Sink,
+    way: &Way,
+    (from, to): (u16, u16),
+    segment: &Segment<'_>,
+    offload: Offload,
+) {
+    let [a, b] = segment.payload;
+    let header = 20 + segment.options.len();
+    let len = header + a.len() + b.len();
+    let mut head = Head::new(way, TCP, len, 64);
+    let start = head.len;
+    head.put(&from.to_be_bytes());
+    head.put(&to.to_be_bytes());
+    head.put(&segment.seq.to_be_bytes());
+    head.put(&segment.ack.to_be_bytes());
+    let words = u8::try_from(header / 4).unwrap_or(15);
+    head.put(&[words << 4, segment.flags]);
+    head.put(&segment.window.to_be_bytes());
+    head.put(&[0; 4]);
+    head.put(segment.options);
+    let super_packet = a.len() + b.len() > usize::from(segment.mss);
+    let gso_type = match (super_packet, head.is_ipv4()) {
+        (false, _) => GsoType::None,
+        (true, true) => GsoType::TcpV4,
+        (true, false) => GsoType::TcpV6,
+    };
+    let gso_size = if super_packet { segment.mss } else { 0 };
+    finish(sink, way, head, start, (TCP, 16), [a, b], gso_type, gso_size, offload.tso);
+}
+
+/// Writes the checksum, or leaves it to the link, and sends.
+#[allow(clippy::too_many_arguments)] // all that makes a packet
+fn finish(
+    sink: &mut dyn Sink,
+    way: &Way,
+    mut head: Head,
+    start: usize,
+    (protocol, csum_at): (u8, usize),
+    [a, b]: [&[u8]; 2],
+    gso_type: GsoType,
+    gso_size: u16,
+    partial: bool,
+) {
+    let len = head.len - start + a.len() + b.len();
+    let mut vnet = VirtioHeader::default();
+    let pseudo = match protocol {
+        ICMP4 => 0,
+        protocol => pseudo(way.src, way.dst, protocol, len),
+    };
+    let check = if partial {
+        let short = |n: usize| u16::try_from(n).unwrap_or(0);
+        vnet = VirtioHeader {
+            needs_csum: true,
+            data_valid: false,
+            gso_type,
+            gso_ecn: false,
+            hdr_len: short(head.len),
+            gso_size,
+            csum_start: short(start),
+            csum_offset: short(csum_at),
+        };
+        fold(pseudo)
+    } else {
+        let mut total = sum(pseudo, &head.bytes[start..head.len]);
+        total = sum(total, a);
+        if a.len() % 2 == 0 {
+            total = sum(total, b);
+        } else {
+            // The second piece begins at an odd byte: its sum counts byte-swapped (RFC 1071 §2(B)).
+            total += u64::from(fold(sum(0, b)).swap_bytes());
+        }
+        match !fold(total) {
+            0 if protocol == UDP => 0xffff,
+            check => check,
+        }
+    };
+    head.bytes[start + csum_at..start + csum_at + 2].copy_from_slice(&check.to_be_bytes());
+    sink.frame(&vnet, &[&head.bytes[..head.len], a, b]);
+}
+
+/// Sends datagrams: `data` is one, or a train of such with `size` bytes each (but the last).
+pub(crate) fn send_udp(
+    sink: &mut dyn Sink,
+    way: &Way,
+    ports: (u16, u16),
+    data: &[u8],
+    size: usize,
+    mtu: usize,
+    offload: Offload,
+) {
+    if data.len() > size && !(offload.uso && size + 8 + IPV6 <= mtu) {
+        for datagram in data.chunks(size.max(1)) {
+            send_udp(sink, way, ports, datagram, datagram.len(), mtu, offload);
+        }
+        return;
+    }
+    let len = 8 + data.len();
+    let mut udp = [0; 8];
+    udp[..2].copy_from_slice(&ports.0.to_be_bytes());
+    udp[2..4].copy_from_slice(&ports.1.to_be_bytes());
+    udp[4..6].copy_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
+    let whole = data.len() <= size;
+    if whole && len + IPV6 > mtu {
+        let mut l4 = udp.to_vec();
+        l4.extend_from_slice(data);
+        let check = match !fold(sum(pseudo(way.src, way.dst, UDP, len), &l4)) {
+            0 => 0xffff,
+            check => check,
+        };
+        l4[6..8].copy_from_slice(&check.to_be_bytes());
+        return send_fragments(sink, way, UDP, &l4, mtu);
+    }
+    let mut head = Head::new(way, UDP, len, 64);
+    let start = head.len;
+    head.put(&udp);
+    let (gso, gso_size) =
+        if whole { (GsoType::None, 0) } else { (GsoType::UdpL4, u16::try_from(size).unwrap_or(0)) };
+    finish(sink, way, head, start, (UDP, 6), [data, &[]], gso, gso_size, offload.tso);
+}
+
+/// Sends an ICMP message (its checksum still zero), in fragments if it must be.
+pub(crate) fn send_icmp(sink: &mut dyn Sink, way: &Way, message: &mut [u8], hops: u8, mtu: usize) {
+    let ipv4 = way.dst.to_ipv4_mapped().is_some();
+    let start = if ipv4 { 0 } else { pseudo(way.src, way.dst, ICMP6, message.len()) };
+    let check = !fold(sum(start, message));
+    if let Some(field) = message.get_mut(2..4) {
+        field.copy_from_slice(&check.to_be_bytes());
+    }
+    if message.len() + IPV6 > mtu {
+        return send_fragments(sink, way, ICMP6, message, mtu);
+    }
+    let head = Head::new(way, ICMP6, message.len(), hops);
+    sink.frame(&VirtioHeader::default(), &[&head.bytes[..head.len], message]);
+}
+
+/// Sends an L4 packet in fragments. Each has the same bits but for offset and flag; identifications are random enough.
+fn send_fragments(sink: &mut dyn Sink, way: &Way, protocol: u8, l4: &[u8], mtu: usize) {
+    let id = sink.next_id();
+    let step = (mtu - IPV6 - 8) & !7;
+    let mut at = 0;
+    while at < l4.len() {
+        let piece = &l4[at..l4.len().min(at + step)];
+        let more = at + piece.len() < l4.len();
+        if way.dst.to_ipv4_mapped().is_some() {
+            let mut head = Head::new(way, protocol, piece.len(), 64);
+            let field = u16::try_from(at / 8).unwrap_or(0) | if more { 0x2000 } else { 0 };
+            let ip = &mut head.bytes[ETHERNET..ETHERNET + 20];
+            ip[4..6].copy_from_slice(&id.to_be_bytes()[2..]);
+            ip[6..8].copy_from_slice(&field.to_be_bytes());
+            ip[10..12].fill(0);
+            let check = !fold(sum(0, ip));
+            ip[10..12].copy_from_slice(&check.to_be_bytes());
+            sink.frame(&VirtioHeader::default(), &[&head.bytes[..head.len], piece]);
+        } else {
+            let mut head = Head::new(way, FRAGMENT, 8 + piece.len(), 64);
+            let field = u16::try_from(at).unwrap_or(0) | u16::from(more);
+            head.put(&[protocol, 0]);
+            head.put(&field.to_be_bytes());
+            head.put(&id.to_be_bytes());
+            sink.frame(&VirtioHeader::default(), &[&head.bytes[..head.len], piece]);
+        }
+        at += step;
+    }
+}
+
+/// The adapter between [`tcp::Tcp`] and frames.
+pub(crate) struct TcpWire<'a> {
+    pub(crate) sink: &'a mut dyn Sink,
+    pub(crate) way: Way,
+    pub(crate) ports: (u16, u16),
+    pub(crate) offload: Offload,
+}
+
+impl tcp::Wire for TcpWire<'_> {
+    fn send(&mut self, segment: &Segment<'_>) {
+        send_tcp(self.sink, &self.way, self.ports, segment, self.offload);
+    }
+}

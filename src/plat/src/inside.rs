@@ -1,0 +1,282 @@
+//! The other process: it enters (or makes) the guest's namespaces, makes the devices there, hands them over, and runs the command.
+//!
+//! It is this program again, since a process with threads, sockets or a past cannot well change its namespaces.
+
+use std::fs;
+use std::io::Write;
+use std::net::Ipv6Addr;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context};
+use clap::Args;
+use clat_tun::{handover, Options, Tun};
+use nix::errno::Errno;
+use nix::mount::{mount, MsFlags};
+use nix::net::if_::if_nametoindex;
+use nix::sched::{setns, unshare, CloneFlags};
+use nix::unistd::{getegid, geteuid};
+
+use crate::{clat, netlink};
+
+/// How long a guest has to configure itself.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What to do inside.
+#[derive(Args, Debug)]
+pub struct Inside {
+    /// The socket that leads to the parent.
+    #[arg(long)]
+    pub control: RawFd,
+    /// Whose namespace; a new one without.
+    #[arg(long)]
+    pub netns: Option<String>,
+    /// The TAP device.
+    #[arg(long)]
+    pub ifname: String,
+    /// Its MTU.
+    #[arg(long)]
+    pub mtu: u16,
+    /// The MTU of the CLAT's device; no CLAT without.
+    #[arg(long)]
+    pub clat_mtu: Option<u16>,
+    /// Without virtio headers.
+    #[arg(long)]
+    pub plain: bool,
+    /// The DNS server.
+    #[arg(long)]
+    pub dns: Ipv6Addr,
+    /// What to run.
+    #[arg(trailing_var_arg = true)]
+    pub command: Vec<String>,
+}
+
+impl Inside {
+    /// Does it.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        match &self.netns {
+            Some(netns) => enter(netns)?,
+            None => make()?,
+        }
+        let tap = Tun::create_tap(&self.ifname, !self.plain)?;
+        let clat = match self.clat_mtu {
+            Some(_) => Some(Tun::create(&self.clat_name(), Options::default())?),
+            None => None,
+        };
+        self.configure()?;
+        let fds: Vec<BorrowedFd<'_>> =
+            std::iter::once(tap.as_fd()).chain(clat.as_ref().map(AsFd::as_fd)).collect();
+        handover::send(self.control, b"d", &fds).context("cannot hand the devices over")?;
+        if self.command.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        // The devices live as long as the network does, not as long as this process.
+        drop((tap, clat));
+        self.wait_until_configured()?;
+        if let Err(e) = self.set_resolver() {
+            log::warn!("the command has the host's /etc/resolv.conf: {e:#}");
+        }
+        self.supervise()
+    }
+
+    fn clat_name(&self) -> String {
+        let mut name = format!("v4-{}", self.ifname);
+        name.truncate(15);
+        name
+    }
+
+    fn configure(&self) -> anyhow::Result<()> {
+        let conf = format!("/proc/sys/net/ipv6/conf/{}", self.ifname);
+        // There is nobody else on this link: no duplicates to look for, nothing to wait for.
+        for (name, value) in [
+            ("disable_ipv6", "0"),
+            ("accept_ra", "2"),
+            ("accept_dad", "0"),
+            ("dad_transmits", "0"),
+            ("router_solicitation_delay", "0"),
+        ] {
+            if let Err(e) = fs::write(format!("{conf}/{name}"), value) {
+                log::debug!("{conf}/{name}: {e}");
+            }
+        }
+        netlink::up("lo", None).context("cannot bring lo up")?;
+        netlink::up(&self.ifname, Some(self.mtu.into()))
+            .with_context(|| format!("cannot bring {} up", self.ifname))?;
+        if let Some(mtu) = self.clat_mtu {
+            let name = self.clat_name();
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+            netlink::up(&name, Some(mtu.into()))
+                .and_then(|()| netlink::add_address(&name, clat::V4))
+                .and_then(|()| netlink::add_default_route(&name, clat::V4))
+                .with_context(|| format!("cannot configure {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until router advertisements have given an address and a route.
+    fn wait_until_configured(&self) -> anyhow::Result<()> {
+        let index = if_nametoindex(self.ifname.as_str())?;
+        let until = Instant::now() + PATIENCE;
+        while !is_configured(index) {
+            if Instant::now() >= until {
+                bail!("{} has not configured itself by router advertisements", self.ifname);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Puts the network's DNS server where programs look for it.
+    fn set_resolver(&self) -> anyhow::Result<()> {
+        let mut file = tempfile::NamedTempFile::new()?;
+        writeln!(file, "nameserver {}", self.dns)?;
+        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
+            .context("cannot keep mounts to ourselves")?;
+        let target = fs::canonicalize("/etc/resolv.conf").context("/etc/resolv.conf")?;
+        mount(Some(file.path()), &target, none, MsFlags::MS_BIND, none)
+            .with_context(|| format!("cannot mount over {}", target.display()))?;
+        Ok(())
+    }
+
+    /// Runs the command until it ends, or the network does.
+    fn supervise(&self) -> anyhow::Result<ExitCode> {
+        let Some((program, arguments)) = self.command.split_first() else { bail!("no command") };
+        let mask = signals();
+        mask.thread_block()?;
+        let signals = nix::sys::signalfd::SignalFd::new(&mask)?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .spawn()
+            .with_context(|| format!("cannot run {program}"))?;
+        // The socket to the parent is close-on-exec by now; its end is the network's.
+        loop {
+            if let Some(status) = child.try_wait()? {
+                let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
+                return Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)));
+            }
+            if wait(signals.as_fd(), self.control)? {
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("the network is gone");
+            }
+            if let Some(signal) = signals.read_signal()? {
+                if i32::try_from(signal.ssi_signo) == Ok(nix::libc::SIGTERM) {
+                    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+                }
+            }
+        }
+    }
+}
+
+/// The signals that matter to both processes. An interrupt from the terminal is the command's.
+pub(crate) fn signals() -> nix::sys::signal::SigSet {
+    use nix::sys::signal::Signal;
+    let mut mask = nix::sys::signal::SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        mask.add(signal);
+    }
+    mask
+}
+
+/// Waits for a signal, or for the end of the parent; `true` for that.
+fn wait(signals: BorrowedFd<'_>, control: RawFd) -> anyhow::Result<bool> {
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(signals, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+    let mut events = [EpollEvent::empty(); 2];
+    loop {
+        let n = match epoll.wait(&mut events, EpollTimeout::from(200u16)) {
+            Ok(n) => n,
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        if n > 0 {
+            return Ok(false);
+        }
+        let mut byte = [0];
+        let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+        if nix::sys::socket::recv(control, &mut byte, flags) == Ok(0) {
+            return Ok(true);
+        }
+    }
+}
+
+/// Makes namespaces of our own, in which we are root.
+fn make() -> anyhow::Result<()> {
+    let (uid, gid) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .context(
+            "cannot make namespaces; an administrator may have to allow unprivileged ones \
+             (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
+        )?;
+    fs::write("/proc/self/setgroups", "deny").context("cannot deny setgroups")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1")).context("cannot map the user")?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1")).context("cannot map the group")?;
+    Ok(())
+}
+
+/// Enters the namespaces of a process, or a network namespace by its file.
+fn enter(target: &str) -> anyhow::Result<()> {
+    let (user, net) = match target.parse::<i32>() {
+        Ok(pid) => (
+            Some(PathBuf::from(format!("/proc/{pid}/ns/user"))),
+            format!("/proc/{pid}/ns/net").into(),
+        ),
+        Err(_) => (None, PathBuf::from(target)),
+    };
+    let open = |path: &Path| {
+        fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))
+    };
+    // The user namespace first: it may give the right to enter the other.
+    let net_file = open(&net)?;
+    if let Some(path) = user {
+        let same = fs::read_link(&path)? == fs::read_link("/proc/self/ns/user")?;
+        if !same {
+            setns(open(&path)?, CloneFlags::CLONE_NEWUSER)
+                .with_context(|| format!("cannot enter {}", path.display()))?;
+        }
+    }
+    setns(net_file, CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("cannot enter {}", net.display()))
+}
+
+/// Whether an interface has a global IPv6 address that can be used, and a default route.
+fn is_configured(index: u32) -> bool {
+    /// IFA_F_TENTATIVE
+    const TENTATIVE: u32 = 0x40;
+    // address, index, prefix length, scope, flags, name
+    let addresses = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let address = addresses.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let hex = |i: usize| fields.get(i).and_then(|f| u32::from_str_radix(f, 16).ok());
+        hex(1) == Some(index)
+            && hex(3) == Some(0)
+            && hex(4).is_some_and(|flags| flags & TENTATIVE == 0)
+    });
+    let routes = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    // RTF_UP | RTF_GATEWAY of ::/0.
+    let route = routes.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.first().is_some_and(|dst| dst.bytes().all(|b| b == b'0'))
+            && fields.get(1) == Some(&"00")
+            && fields
+                .get(8)
+                .and_then(|f| u32::from_str_radix(f, 16).ok())
+                .is_some_and(|f| f & 3 == 3)
+    });
+    address && route
+}
+
+/// The program's own path, for a helper.
+pub(crate) fn own_program() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}

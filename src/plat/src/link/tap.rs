@@ -1,0 +1,73 @@
+//! A TAP device, in a namespace mostly.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+
+use clat_tun::{Tun, VirtioHeader};
+use nix::errno::Errno;
+
+use super::{Event, Link};
+use crate::frame::{Out, MAX_FRAME};
+
+/// Frames that are taken at once.
+const BATCH: usize = 64;
+
+/// The link.
+#[derive(Debug)]
+pub struct Tap {
+    tun: Rc<Tun>,
+    buf: Vec<u8>,
+    dropped: u64,
+}
+
+impl Tap {
+    /// A link by a TAP device.
+    #[must_use]
+    pub fn new(tun: Tun) -> Self {
+        Self { tun: Rc::new(tun), buf: vec![0; MAX_FRAME + 1], dropped: 0 }
+    }
+}
+
+impl Link for Tap {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.tun.as_fd()
+    }
+
+    fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
+        for _ in 0..BATCH {
+            match self.tun.recv(&mut self.buf) {
+                Ok((vnet, len)) => each(&vnet, &self.buf[..len]),
+                // Empty; or down, which may pass.
+                Err(Errno::EAGAIN | Errno::EIO) => break,
+                Err(Errno::EBADMSG | Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(Event::Frames)
+    }
+
+    fn send(&mut self, out: &mut Out) -> io::Result<()> {
+        for (vnet, frame) in out.iter() {
+            self.dropped += u64::from(self.tun.send(vnet, frame).is_err());
+        }
+        out.clear();
+        Ok(())
+    }
+
+    fn direct(&self) -> Option<Rc<Tun>> {
+        Some(Rc::clone(&self.tun))
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    fn takes_super_packets(&self) -> bool {
+        self.tun.vnet_header_len() > 0
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}

@@ -1,0 +1,37 @@
+//! `platd`: parses the command line, does what it says, says in one line what went wrong.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clat_plat::cli::{Cli, Command};
+use clat_plat::{daemon, status};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A command's own words should stand out.
+    let quiet = matches!(cli.command, Some(Command::Run { .. } | Command::Inside(_)));
+    let level = if quiet { "warn" } else { "info" };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
+        .format(|out, record| writeln!(out, "platd: {}", record.args()))
+        .init();
+    let result = match &cli.command {
+        None => daemon::serve(&cli.way, &cli.net),
+        Some(Command::Run { net, command }) => daemon::run_command(net, command),
+        Some(Command::Status { socket, json }) => show(socket, *json),
+        Some(Command::Inside(inside)) => inside.run(),
+    };
+    result.unwrap_or_else(|error| {
+        // A closed stderr must not make it worse.
+        let _ = writeln!(std::io::stderr(), "platd: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn show(socket: &std::path::Path, json: bool) -> anyhow::Result<ExitCode> {
+    let status = status::ask(socket)?;
+    let text = if json { serde_json::to_string_pretty(&status)? + "\n" } else { status.to_text() };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,131 @@
+//! What goes on, for `platd status`: JSON on a Unix socket to whoever connects.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::carrier::Carrier;
+use crate::flow::{FlowStatus, Stats};
+
+/// Flows that are listed.
+const LISTED: usize = 1000;
+
+/// All of it.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Status {
+    /// The advertised prefix.
+    pub prefix: String,
+    /// The NAT64 prefix.
+    pub prefix64: String,
+    /// MTU of the link.
+    pub mtu: u16,
+    /// The guest's address, once known.
+    pub guest: Option<String>,
+    /// Flows that are open.
+    pub flows_open: usize,
+    /// Bytes of memory that their data takes.
+    pub bytes_held: usize,
+    /// Frames that were sent to the guest.
+    pub frames_down: u64,
+    /// Frames to the guest that were lost: by --loss, or since it does not read.
+    pub frames_lost: u64,
+    /// Counters since the start.
+    pub stats: Stats,
+    /// The first of the flows.
+    pub flows: Vec<FlowStatus>,
+}
+
+impl Status {
+    /// Of a carrier as it is now.
+    #[must_use]
+    pub fn of(carrier: &Carrier) -> Self {
+        let settings = carrier.network().settings();
+        let (flows_open, bytes_held) = carrier.engine().load();
+        let (frames_down, frames_lost) = carrier.frames_down();
+        Self {
+            prefix: format!("{}/64", settings.prefix),
+            prefix64: settings.prefix64.to_string(),
+            mtu: settings.mtu,
+            guest: carrier.guest().map(|(address, mac)| format!("{address} ({mac})")),
+            flows_open,
+            bytes_held,
+            frames_down,
+            frames_lost,
+            stats: carrier.engine().stats().clone(),
+            flows: carrier.engine().flows(LISTED),
+        }
+    }
+
+    /// Writes it to one who asks, who should read it at once.
+    pub fn tell(&self, mut stream: &UnixStream) {
+        // What a socket takes without a reader is more than a status, which is bounded.
+        let _ = stream.set_nonblocking(true);
+        if let Ok(json) = serde_json::to_vec(self) {
+            let _ = stream.write_all(&json);
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let stats = &self.stats;
+        let guest = self.guest.as_deref().unwrap_or("not heard of yet");
+        let _ =
+            writeln!(text, "network  {}, NAT64 {}, MTU {}", self.prefix, self.prefix64, self.mtu);
+        let _ = writeln!(text, "guest    {guest}");
+        let _ = writeln!(
+            text,
+            "flows    {} open, {} KiB held; since the start {} TCP, {} UDP, {} echo, {} evicted",
+            self.flows_open,
+            self.bytes_held / 1024,
+            stats.tcp,
+            stats.udp,
+            stats.echo,
+            stats.evicted
+        );
+        let _ = writeln!(
+            text,
+            "up       {} packets, {} bytes of data, {} fragments",
+            stats.packets_up, stats.bytes_up, stats.fragments
+        );
+        let _ = writeln!(
+            text,
+            "down     {} frames, {} lost, {} bytes of data",
+            self.frames_down, self.frames_lost, stats.bytes_down
+        );
+        let drops = serde_json::to_value(&stats.drops).unwrap_or_default();
+        let drops: Vec<String> = drops
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, n)| n.as_u64() != Some(0))
+            .map(|(why, n)| format!("{why} {n}"))
+            .collect();
+        let drops = if drops.is_empty() { "none".to_owned() } else { drops.join(", ") };
+        let _ = writeln!(text, "drops    {drops}");
+        for flow in &self.flows {
+            let _ = writeln!(text, "  {} {}", flow.flow, flow.state);
+        }
+        text
+    }
+}
+
+/// Asks a platd.
+///
+/// # Errors
+/// When there is none, or it does not answer.
+pub fn ask(socket: &Path) -> anyhow::Result<Status> {
+    let mut stream = UnixStream::connect(socket).with_context(|| {
+        format!("cannot connect to {}; is a platd running with --status?", socket.display())
+    })?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut json = String::new();
+    stream.read_to_string(&mut json).context("platd does not answer")?;
+    serde_json::from_str(&json).context("platd's answer makes no sense")
+}
