@@ -1,8 +1,8 @@
 //! `libclat_jni.so`: the natives of `com.android.server.connectivity.ClatCoordinator`, by which Android's ConnectivityService
 //! runs CLATs itself (AOSP, packages/modules/Connectivity, service/jni).
 //!
-//! Names, signatures, checks and exceptions are AOSP's. The work is that of `clat_controller` and `clatd`: [`coordinator`]
-//! calls it, [`natives`] is what Java sees of it, [`java`] is all that touches Java's values and exceptions.
+//! Names, signatures, checks and exceptions are AOSP's. The work is that of `clat_controller` and `clatd`: `coordinator`
+//! calls it, `natives` is what Java sees of it, `java` is all that touches Java's values and exceptions.
 
 mod coordinator;
 mod java;
