@@ -108,6 +108,13 @@ INLINE bool may_have_source_route(const __u64 options[5])
 	return found;
 }
 
+/* It is still the same flow, which the kernel would else have to find out again. */
+INLINE void keep_hash(struct __sk_buff *skb, __u32 hash)
+{
+	if (hash)
+		set_hash(skb, hash);
+}
+
 /* What has been translated to IPv6 leaves by the uplink, on Ethernet to a neighbour. */
 INLINE int leave(struct __sk_buff *skb, const struct clat_egress_value *clat, struct bpf_redir_neigh *to,
 				 struct clat_counters *counters, const bool ether)
@@ -139,7 +146,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 	struct transport t = {};
 	struct iphdr ip;
 
-	if (skb->protocol != net16(ETH_P_IP) || skb_load(skb, link, &ip, sizeof(ip)))
+	if (skb->protocol != net16(ETH_P_IP) || load(skb, link, &ip, sizeof(ip)))
 		return TC_ACT_PIPE;
 
 	__u32 ifindex = skb->ifindex;
@@ -174,7 +181,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 	if (ip.version != 4 || header < sizeof(ip) || len < header || skb->len - link != len)
 		return pass(counters, CLAT_HEADER);
 
-	__u32 sum = sum_of(&ip, sizeof(ip), 0);
+	__u32 sum = fold(sum_words(&ip, sizeof(ip) / 4));
 	__u32 options_len = header - sizeof(ip);
 
 	if (options_len > 0) {
@@ -268,8 +275,10 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 		if (!computed)
 			computed = 0xffff;
 	} else {
-		diff = csum_diff(&ip.saddr, 8, &new.ip.saddr, 32, 0);
+		diff = fold(sum_words(&new.ip.saddr, 8) + (__u16)~fold(sum_words(&ip.saddr, 2)));
 	}
+
+	const __u32 hash = skb->hash;
 
 	/* From here on the packet changes. First to [20 zeros][IPv4 header][options][payload]. */
 	if (skb_change_proto(skb, net16(ETH_P_IPV6), 0))
@@ -307,6 +316,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 	}
 	if (failed)
 		return lose(counters);
+	keep_hash(skb, hash);
 	count(counters, skb, &t, len);
 	return leave(skb, clat, &to, counters, ether);
 }
@@ -323,7 +333,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	/* Another host's, or another VLAN's. */
 	if (skb->protocol != net16(ETH_P_IPV6) || skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_PIPE;
-	if (skb_load(skb, link, &ip, sizeof(ip)) || ip.version != 6)
+	if (load(skb, link, &ip, sizeof(ip)) || ip.version != 6)
 		return TC_ACT_PIPE;
 
 	__u32 ifindex = skb->ifindex;
@@ -332,7 +342,10 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	key.pfx96.in6_u.u6_addr32[3] = 0;
 
 	struct clat_ingress_value *clat = LOOKUP(clat_ingress_map, &key);
+	const bool is_mapped = clat;
 
+	if (!is_mapped && quotes_ours(skb, link, &ip, &key))
+		clat = LOOKUP(clat_ingress_map, &key);
 	/* Mostly native IPv6, which is no business of ours. */
 	if (!clat)
 		return TC_ACT_PIPE;
@@ -399,7 +412,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 		return pass(counters, reason);
 	if (protocol == PROTO_ICMPV6 && header == sizeof(ip) &&
 	    (t.kind == ICMPV6_UNREACHABLE || t.kind == ICMPV6_TIME_EXCEEDED))
-		return ingress_error(skb, link, &ip, &t, clat, counters);
+		return ingress_error(skb, link, &ip, &key, is_mapped, &t, clat, counters);
 	if (protocol == PROTO_ICMPV6 && ((t.kind != ICMPV6_ECHO && t.kind != ICMPV6_ECHO_REPLY) || t.odd_echo))
 		return pass(counters, CLAT_ICMP);
 	if (skb->gso_size && (header != sizeof(ip) || (t.zero_is_none && !is_left_to_device(skb, link + header + 6))))
@@ -428,7 +441,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 		/* May be fragmented further on; zero would read as "none". */
 		new.id = (__be16)prandom() ?: net16(1);
 	}
-	new.check = ~fold(sum_of(&new, sizeof(new), 0));
+	new.check = ~fold(sum_words(&new, sizeof(new) / 4));
 
 	__u32 diff;
 
@@ -436,8 +449,10 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 		diff = sum_of(&ip.saddr, 32, net32(t.payload));
 		diff = (__u16)~fold((__u64)diff + net32(PROTO_ICMPV6));
 	} else {
-		diff = csum_diff(&ip.saddr, 32, &new.saddr, 8, 0);
+		diff = fold(sum_words(&new.saddr, 2) + (__u16)~fold(sum_words(&ip.saddr, 8)));
 	}
+
+	const __u32 hash = skb->hash;
 
 	/* From here on the packet changes. First to [half an IPv6 header][extension headers][payload]. */
 	if (skb_change_proto(skb, net16(ETH_P_IP), 0))
@@ -467,6 +482,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	}
 	if (failed)
 		return lose(counters);
+	keep_hash(skb, hash);
 	count(counters, skb, &t, len);
 	return redirect(clat->oif, BPF_F_INGRESS);
 }

@@ -33,21 +33,69 @@ struct icmp_error {
 	struct iphdr ip;
 };
 
+/* The extensions (RFC 4884 §7) that carry a router's address, as src/xlat makes them: a Node Identification Object. */
+struct node_id {
+	__u8 version;
+	__u8 reserved;
+	__u16 check;
+	__be16 length;
+	__u8 class;
+	__u8 kind;
+	__be16 family;
+	__be16 unused;
+	struct in6_addr address;
+};
+
+/* An error with extensions quotes at least this much, padded if need be (RFC 4884 §5). */
+#define LEAST_BEFORE_EXTENSIONS 128
+
+/* Whose address stands for that of a router without an IPv4 form: 192.0.0.8 (RFC 7600 §4.8). */
+#define NOBODY net32(0xc0000008)
+
 /*
- * An ICMPv6 error about a packet of ours, from a source that has an IPv4 form (RFC 7915 §5.2, §5.3): the plain ones,
- * which say "unreachable" and "time exceeded". Left to the daemon are those with extensions, those to be cut, those
- * about fragments, "packet too big", which depends on MTUs that are not known here, and those of routers without an
- * IPv4 form, which find no entry and gain an extension.
+ * Whether a packet that found no entry is an error about one that has one. What it quotes was sent to the prefix, so
+ * the key is made from that.
+ */
+INLINE bool quotes_ours(const struct __sk_buff *skb, const __u32 link, const struct ipv6hdr *ip,
+			struct clat_ingress_key *key)
+{
+	struct icmpv6_error error;
+	__u32 first = net32(ip->saddr.in6_u.u6_addr32[0]);
+
+	/* 128 and up are no errors; nobody may be called ::, ::1 or by a multicast address. */
+	if (ip->nexthdr != PROTO_ICMPV6 || load(skb, link + sizeof(*ip), &error, sizeof(error)) ||
+	    error.icmp.kind > 127 || first >> 24 == 0xff || (!first && !key->pfx96.in6_u.u6_addr32[1] &&
+	    !key->pfx96.in6_u.u6_addr32[2]))
+		return false;
+	key->pfx96 = error.ip.daddr;
+	key->pfx96.in6_u.u6_addr32[3] = 0;
+	return true;
+}
+
+/*
+ * An ICMPv6 error about a packet of ours (RFC 7915 §5.2, §5.3): the plain ones, which say "unreachable" and "time
+ * exceeded". Those of routers that have no IPv4 form, which is not `is_mapped`, gain an extension. Left to the daemon
+ * are those that have extensions, those to be cut, those about fragments, and "packet too big", which depends on MTUs
+ * that are not known here.
  */
 INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr *ip,
-					 const struct transport *t, const struct clat_ingress_value *clat,
-					 struct clat_counters *counters)
+			 const struct clat_ingress_key *key, const bool is_mapped, const struct transport *t,
+			 const struct clat_ingress_value *clat, struct clat_counters *counters)
 {
 	struct icmpv6_error was;
 	struct icmp_error new = {};
+	struct node_id node = {};
 	__u32 quoted = t->payload - sizeof(was);
+	__u32 padded = quoted;
 
-	if (t->payload < sizeof(was) + 8 || sizeof(new) + quoted > MOST_OF_AN_ERROR ||
+	if (!is_mapped) {
+		padded = (sizeof(new.ip) + quoted + 3) & ~3;
+		if (padded < LEAST_BEFORE_EXTENSIONS)
+			padded = LEAST_BEFORE_EXTENSIONS;
+		new.icmp.rest = net32(padded / 4 << 16);
+		padded += sizeof(node) - sizeof(new.ip);
+	}
+	if (t->payload < sizeof(was) + 8 || sizeof(new) + padded > MOST_OF_AN_ERROR ||
 	    skb_load(skb, link + sizeof(*ip), &was, sizeof(was)))
 		return pass(counters, CLAT_ICMP);
 
@@ -67,7 +115,7 @@ INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr
 
 	/* It went the other way. */
 	const __u32 *own = ip->daddr.in6_u.u6_addr32, *src = was.ip.saddr.in6_u.u6_addr32;
-	const __u32 *prefix = ip->saddr.in6_u.u6_addr32, *dst = was.ip.daddr.in6_u.u6_addr32;
+	const __u32 *prefix = key->pfx96.in6_u.u6_addr32, *dst = was.ip.daddr.in6_u.u6_addr32;
 	__u32 len = net16(was.ip.payload_len);
 	__u8 protocol = was.ip.nexthdr;
 
@@ -92,11 +140,11 @@ INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr
 	new.outer.version = 4;
 	new.outer.ihl = sizeof(new.outer) / 4;
 	new.outer.tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
-	new.outer.tot_len = net16((__u16)(sizeof(new) + quoted));
+	new.outer.tot_len = net16((__u16)(sizeof(new) + padded));
 	new.outer.id = (__be16)prandom() ?: net16(1);
 	new.outer.ttl = ip->hop_limit;
 	new.outer.protocol = PROTO_ICMP;
-	new.outer.saddr = ip->saddr.in6_u.u6_addr32[3];
+	new.outer.saddr = is_mapped ? ip->saddr.in6_u.u6_addr32[3] : NOBODY;
 	new.outer.daddr = clat->local4.s_addr;
 	new.outer.check = ~fold(sum_of(&new.outer, sizeof(new.outer), 0));
 
@@ -153,6 +201,16 @@ INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr
 		quote = fold((__u64)quote + (__u16)~field + new_field);
 		quote = fold((__u64)quote + (__u16)~net16((__u16)(kind << 8)) + net16((__u16)(new_kind << 8)));
 	}
+	if (!is_mapped) {
+		node.version = 2 << 4;
+		node.length = net16(sizeof(node) - 4);
+		node.class = 5;
+		node.kind = 4; /* there is an address */
+		node.family = net16(2); /* of IPv6 */
+		node.address = ip->saddr;
+		node.check = ~fold(sum_words(&node, sizeof(node) / 4));
+		quote = fold(quote + sum_words(&node, sizeof(node) / 4));
+	}
 	new.icmp.check = ~fold(sum_of(&new.icmp, sizeof(new.icmp) + sizeof(new.ip), quote));
 
 	/* From here on the packet changes. First to [48 bytes][quoted payload], which `new` fills. */
@@ -166,6 +224,8 @@ INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr
 	    skb_store(skb, link, &new, sizeof(new), BPF_F_RECOMPUTE_CSUM) ||
 	    (field_at && skb_store(skb, at + field_at, &new_field, sizeof(new_field), BPF_F_RECOMPUTE_CSUM)) ||
 	    (new_kind != kind && skb_store(skb, at, &new_kind, sizeof(new_kind), BPF_F_RECOMPUTE_CSUM)) ||
+	    (padded != quoted && (skb_change_tail(skb, at + padded, 0) ||
+				  skb_store(skb, at + padded - sizeof(node), &node, sizeof(node), 0))) ||
 	    (link && skb_store(skb, offsetof(struct ethhdr, h_proto), &proto, sizeof(proto), 0)))
 		return lose(counters);
 	count(counters, skb, t, sizeof(*ip) + t->payload);

@@ -50,16 +50,29 @@ static void *(*const map_lookup_elem)(const void *map, const void *key) = (void 
 #define INLINE static inline __attribute__((always_inline))
 
 static long (*const skb_load)(const void *skb, __u32 at, void *to, __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
+/* The same for a constant `at`, without a call where the bytes are in one piece. */
+INLINE long load(const struct __sk_buff *skb, const __u32 at, void *to, const __u32 len)
+{
+	const void *from = (void *)(long)skb->data + at;
+
+	if (from + len > (void *)(long)skb->data_end)
+		return skb_load(skb, at, to, len);
+	__builtin_memcpy(to, from, len);
+	return 0;
+}
 static long (*const skb_store)(void *skb, __u32 at, const void *from, __u32 len, __u64 flags) =
 	(void *)BPF_FUNC_skb_store_bytes;
 static long (*const skb_change_proto)(void *skb, __be16 proto, __u64 flags) = (void *)BPF_FUNC_skb_change_proto;
 static long (*const skb_adjust_room)(void *skb, __s32 by, __u32 mode, __u64 flags) =
 	(void *)BPF_FUNC_skb_adjust_room;
+/* What it adds is zero. */
+static long (*const skb_change_tail)(void *skb, __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
 static long (*const skb_change_head)(void *skb, __u32 by, __u64 flags) = (void *)BPF_FUNC_skb_change_head;
 static __s64 (*const csum_diff)(const void *from, __u32 from_len, const void *to, __u32 to_len, __u32 seed) =
 	(void *)BPF_FUNC_csum_diff;
 static long (*const l4_csum_replace)(void *skb, __u32 at, __u64 from, __u64 to, __u64 flags) =
 	(void *)BPF_FUNC_l4_csum_replace;
+static void (*const set_hash)(void *skb, __u32 hash) = (void *)BPF_FUNC_set_hash;
 static __u32 (*const prandom)(void) = (void *)BPF_FUNC_get_prandom_u32;
 static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const redirect_neigh)(__u32 ifindex, void *params, int len, __u64 flags) =

@@ -76,6 +76,18 @@ INLINE __u32 sum_of(const void *bytes, __u32 len, __u32 seed)
 	return csum_diff(0, 0, bytes, len, seed);
 }
 
+/* The same of so many words of 32 bits, where they are too few to be worth a call. */
+INLINE __u64 sum_words(const void *words, const __u32 count)
+{
+	const __u32 *word = words;
+	__u64 sum = 0;
+
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < count; i++)
+		sum += word[i];
+	return sum;
+}
+
 /*
  * Looks at the transport header at `at`. Fills in `t`, whose payload, whole and first are there already; returns
  * CLAT_REASONS where nothing speaks against translating it.

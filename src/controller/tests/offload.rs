@@ -18,6 +18,7 @@ use clat_controller::binder_adapter::{
 };
 use clat_controller::client;
 use nix::sched::{setns, CloneFlags};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use common::{is_root, sh};
 
@@ -214,7 +215,16 @@ fn flows_pass_the_kernel_alone() {
         assert_eq!((got, from), (len, SocketAddr::from((SERVER4, PORT))));
     }
     let (egress, _) = controller.counters();
-    assert_eq!(egress.packets, 7);
+    assert_eq!((egress.packets, egress.superPackets), (7, 0));
+
+    // Ten datagrams by one call (UDP_SEGMENT).
+    setsockopt(&client, sockopt::UdpGsoSegment, &1000).expect("set");
+    client.send_to(&[7; 10_000], (SERVER4, PORT)).expect("sent");
+    for _ in 0..10 {
+        assert_eq!(server.recv_from(&mut bytes).expect("received").0, 1000);
+    }
+    let (egress, _) = controller.counters();
+    assert_eq!((egress.packets, egress.superPackets, egress.passed.len()), (17, 1, 0));
 
     let (client, server) = connect(&place);
     echo(&client, &server, 4 << 20);
