@@ -74,6 +74,7 @@ fn what_happens_is_told_in_order() {
     let v6 = service.clatdStart("up0", PREFIX).expect("starts");
     assert_eq!(next(1), format!("started up0 {PREFIX} 192.0.0.4 {v6}"));
     let pid = service.getStatus().expect("status").clats[0].pid;
+    assert!(pid > 0, "it does not run");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
     let restarted = next(2);
     let pid = service.getStatus().expect("status").clats[0].pid;

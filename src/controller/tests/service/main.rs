@@ -197,6 +197,8 @@ fn a_dead_clatd_comes_back() {
     let service = controller.connect();
     let v6 = service.clatdStart("up0", PREFIX).expect("starts");
     let pid = service.getStatus().expect("status").clats[0].pid;
+    // Or it would be this process's whole group.
+    assert!(pid > 0, "it does not run");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
     wait_until("the restart", || service.getStatus().expect("status").clats[0].restarts == 1);
     wait_until("its setup", || place.clatds().len() == 1);

@@ -1,0 +1,111 @@
+//! The initramfs: programs with the libraries that they need, and the kernel's modules with those that they need.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{symlink, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::fetch::{sh, Kernel};
+
+/// A root file system in the making.
+pub(crate) struct Image {
+    root: PathBuf,
+    libraries: BTreeSet<String>,
+}
+
+impl Image {
+    pub(crate) fn new(root: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&root)?;
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
+        // As Debian has them.
+        for top in ["bin", "sbin", "lib", "lib64"] {
+            fs::create_dir_all(root.join("usr").join(top))?;
+            symlink(format!("usr/{top}"), root.join(top))?;
+        }
+        Ok(Self { root, libraries: BTreeSet::new() })
+    }
+
+    /// Copies a file to a path inside.
+    pub(crate) fn put(&mut self, from: &Path, to: &str) -> Result<()> {
+        let to = self.root.join(to.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().context("a path of a file")?)?;
+        fs::copy(from, &to).with_context(|| from.display().to_string())?;
+        Ok(())
+    }
+
+    pub(crate) fn write(&mut self, path: &str, text: &str) -> Result<()> {
+        let path = self.root.join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().context("a path of a file")?)?;
+        fs::write(&path, text)?;
+        Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+    }
+
+    pub(crate) fn link(&mut self, target: &str, path: &str) -> Result<()> {
+        let path = self.root.join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().context("a path of a file")?)?;
+        Ok(symlink(target, path)?)
+    }
+
+    /// Copies a program, and notes its libraries.
+    pub(crate) fn program(&mut self, from: &Path, to: &str) -> Result<()> {
+        let list = format!("ldd {} | grep -o '/[^ ]*' || true", from.display());
+        self.libraries.extend(sh(Path::new("/"), &list)?.lines().map(str::to_owned));
+        self.put(from, to)
+    }
+
+    /// Copies a program of this machine to where busybox will not put its own.
+    pub(crate) fn system_program(&mut self, name: &str) -> Result<()> {
+        let path = sh(Path::new("/"), &format!("command -v {name}")).context(name.to_owned())?;
+        self.program(&fs::canonicalize(path.trim())?, &format!("/usr/bin/{name}"))?;
+        self.link(&format!("/usr/bin/{name}"), &format!("/usr/sbin/{name}"))
+    }
+
+    /// Copies a whole folder, to a path that is not there yet.
+    pub(crate) fn folder(&mut self, from: &Path, to: &str) -> Result<()> {
+        let to = self.root.join(to.trim_start_matches('/'));
+        fs::create_dir_all(&to)?;
+        sh(from, &format!("cp -a . {}", to.display())).map(drop)
+    }
+
+    /// Copies modules, each behind those that it needs, and a list of them in that order.
+    pub(crate) fn modules(&mut self, kernel: &Kernel, modules: &[&str]) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        let mut list = String::new();
+        for module in modules {
+            let command = format!(
+                "modprobe -d {} -S {} --show-depends {module}",
+                kernel.root.display(),
+                kernel.release
+            );
+            for line in sh(Path::new("/"), &command)?.lines() {
+                let Some(line) = line.strip_prefix("insmod ") else { continue };
+                let (path, options) = line.split_once(' ').unwrap_or((line, ""));
+                let name = Path::new(path).file_name().context("a module")?.to_string_lossy();
+                if seen.insert(path.to_owned()) {
+                    self.put(Path::new(path), &format!("/lib/modules/{name}"))?;
+                    if let Some(plain) = name.strip_suffix(".xz") {
+                        sh(&self.root.join("lib/modules"), &format!("xz -d {name}"))?;
+                        list += &format!("/lib/modules/{plain} {options}\n");
+                    } else {
+                        list += &format!("/lib/modules/{name} {options}\n");
+                    }
+                }
+            }
+        }
+        self.write("/modules", &list)
+    }
+
+    /// Packs it.
+    pub(crate) fn pack(mut self, archive: &Path) -> Result<()> {
+        // NSS finds this by its name alone.
+        let files = "/lib/x86_64-linux-gnu/libnss_files.so.2";
+        self.libraries.extend(Path::new(files).exists().then(|| files.to_owned()));
+        for library in std::mem::take(&mut self.libraries) {
+            self.put(&fs::canonicalize(&library)?, &library)?;
+        }
+        let pack = format!("find . -print0 | cpio -0 -o -H newc --quiet >{}", archive.display());
+        sh(&self.root, &pack).map(drop)
+    }
+}
