@@ -69,27 +69,33 @@ pub(crate) fn segments((from, to): (&UdpSocket, &UdpSocket), time: Duration) -> 
 
 /// The highest rate of which `trial` loses less than [`LOSS`].
 fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Result<f64> {
-    let trial = |rate| trial(rate, time.mul_f64(0.3));
+    // Once more where it failed: a machine that stood still for a moment loses packets, too.
+    let trial = |rate| {
+        let first = trial(rate, time.mul_f64(0.3))?;
+        if first.passed() || rate.is_infinite() {
+            return Ok(first);
+        }
+        trial(rate, time.mul_f64(0.3))
+    };
     // As fast as it goes; what was lost then does not tell what would be lost at less.
     let most = trial(f64::INFINITY)?;
     if most.passed() {
         return Ok(most.rate());
     }
     let (mut good, mut bad) = (most.rate() / 32.0, most.rate());
-    while bad / good > 1.04 {
-        let rate = (good * bad).sqrt();
-        // Once more where it failed: a machine that stood still for a moment loses packets, too.
-        let mut seen = trial(rate)?;
-        if !seen.passed() {
-            seen = trial(rate)?;
-        }
-        if !seen.passed() {
-            bad = rate;
-        } else if seen.rate() < rate * 0.97 {
+    // Not for ever: a rate that passes now and then moves both ends.
+    for _ in 0..12 {
+        // Where nothing lies between, the failure above is looked at again: it may have been the machine's.
+        let between = bad / good > 1.04;
+        let rate = if between { (good * bad).sqrt() } else { good * 1.2 };
+        let seen = trial(rate)?;
+        match (seen.passed(), between) {
             // The sender itself went no faster.
-            return Ok(seen.rate());
-        } else {
-            good = rate;
+            (true, _) if seen.rate() < rate * 0.97 => return Ok(seen.rate()),
+            (true, true) => good = rate,
+            (true, false) => (good, bad) = (rate, most.rate().max(rate * 1.2)),
+            (false, true) => bad = rate,
+            (false, false) => break,
         }
     }
     Ok(good)
