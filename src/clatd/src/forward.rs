@@ -18,8 +18,8 @@ use crate::segment::Segments;
 use crate::slots::{Slots, BATCH, FRONT, STRIDE};
 use crate::uplink::{Full, Uplink};
 
-/// A batch ends when it has so many bytes: more would not stay in the processor's cache from reading to writing.
-const BATCH_BYTES: usize = 128 << 10;
+/// A batch ends when it has so many bytes, so that they are still in the processor's cache when they are written.
+const BATCH_BYTES: usize = 256 << 10;
 
 /// Where packets come from; their translations go to the other side, ICMP errors about them back to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
