@@ -337,16 +337,18 @@ impl<H: Host> Controller<H> {
     /// What runs, in the order of the uplinks' names.
     #[must_use]
     pub fn running(&self) -> Vec<Running> {
+        let programs = self.programs();
         let known: Vec<_> = self
             .state()
             .trackers
             .values()
             .map(|tracker| {
                 let Tracker { clat, clatd, offload, .. } = tracker;
-                (clat.clone(), clatd.pid(), clatd.restarts(), offload.is_some())
+                let whole = offload.as_ref().zip(programs.as_deref());
+                let offloaded = whole.is_some_and(|(offload, programs)| offload.is_whole(programs));
+                (clat.clone(), clatd.pid(), clatd.restarts(), offloaded)
             })
             .collect();
-        let programs = self.programs();
         let counters = |index| {
             let counters = programs.as_ref()?.counters(index);
             counters.inspect_err(|e| log::warn!("interface {index}: no numbers: {e}")).ok()?

@@ -10,8 +10,8 @@ use crate::tracker::Clat;
 /// What is in place for one CLAT. The fields are in the order in which they have to go: the map entries last, so that a
 /// scan of the maps always shows what still needs cleaning.
 pub(crate) struct Attached<P: Programs> {
-    _ingress_filter: P::Filter,
-    _egress_filter: P::Filter,
+    ingress_filter: P::Filter,
+    egress_filter: P::Filter,
     _ingress_entry: P::Entry,
     _egress_entry: P::Entry,
     _next_hop: Option<P::NextHop>,
@@ -52,12 +52,19 @@ impl<P: Programs> Attached<P> {
             .add_filter(clat.index, Hook::Ingress, link)
             .map_err(failed(Step::AddIngressFilter))?;
         Ok(Self {
-            _ingress_filter: ingress_filter,
-            _egress_filter: egress_filter,
+            ingress_filter,
+            egress_filter,
             _ingress_entry: ingress_entry,
             _egress_entry: egress_entry,
             _next_hop: next_hop,
         })
+    }
+
+    /// Whether it still works: nobody has taken a filter away.
+    pub(crate) fn is_whole(&self, programs: &P) -> bool {
+        [&self.ingress_filter, &self.egress_filter]
+            .into_iter()
+            .all(|filter| programs.is_attached(filter).is_ok_and(|attached| attached))
     }
 }
 

@@ -264,6 +264,23 @@ fn a_flow_outlives_a_killed_controller() {
 }
 
 #[test]
+fn status_knows_when_a_filter_is_taken_away() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let controller = place.controller(&[]);
+    place.start(&controller);
+    assert!(controller.clat().offloaded);
+    place.phone("tc qdisc del dev up0 clsact");
+    let clat = controller.clat();
+    assert!(!clat.offloaded && clat.ingress.is_none());
+    controller.service.clatdStop("up0").expect("stops");
+    place.start(&controller);
+    assert!(controller.clat().offloaded);
+}
+
+#[test]
 fn without_offload_nothing_is_attached() {
     if !is_root() {
         return;

@@ -42,6 +42,7 @@ pub(crate) enum Fault {
     Clsact(u32),
     EgressFilter,
     IngressFilter,
+    IsAttached,
     Maps,
     Counters,
 }
@@ -331,6 +332,10 @@ impl Programs for FakePrograms {
             Hook::Ingress => Fault::IngressFilter,
         };
         self.hold(fault, format!("{hook:?} {link:?} filter on {index}"))
+    }
+
+    fn is_attached(&self, _: &Held) -> io::Result<bool> {
+        self.0.host.fault(Fault::IsAttached).map(|()| true)
     }
 
     fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {

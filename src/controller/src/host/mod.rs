@@ -377,6 +377,12 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of bpf(2) and of netlink: ENOENT where the kernel lacks NET_CLS_BPF.
     fn add_filter(&self, index: u32, hook: Hook, link: LinkKind) -> io::Result<Self::Filter>;
 
+    /// Whether a filter is still attached; others may have taken it away.
+    ///
+    /// # Errors
+    /// Those of netlink: ENODEV where its interface is gone.
+    fn is_attached(&self, filter: &Self::Filter) -> io::Result<bool>;
+
     /// The entries of the ingress map.
     ///
     /// # Errors

@@ -75,6 +75,13 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Whether it is still there: others can take it away, or all of the clsact.
+    pub(super) fn is_attached(&self) -> io::Result<bool> {
+        Ok(!ours(self.index, self.hook)?.is_empty())
+    }
+}
+
 impl Drop for Filter {
     fn drop(&mut self) {
         if let Err(e) = remove(self.index, self.hook) {
@@ -103,13 +110,20 @@ pub(super) fn remove_leftovers() -> io::Result<()> {
     Ok(())
 }
 
-/// Removes our filters from an interface, and says whether there were any. Others at the same place stay.
-fn remove(index: u32, hook: Hook) -> io::Result<bool> {
+/// The handles of our filters on an interface.
+fn ours(index: u32, hook: Hook) -> io::Result<Vec<u32>> {
     let mut handles = Vec::new();
-    let mut request = message(index, parent(hook))?;
-    netlink::dump(RouteNetlinkMessage::GetTrafficFilter(request.clone()), |found| {
+    let request = message(index, parent(hook))?;
+    netlink::dump(RouteNetlinkMessage::GetTrafficFilter(request), |found| {
         handles.extend(our_handle(found, hook));
     })?;
+    Ok(handles)
+}
+
+/// Removes our filters from an interface, and says whether there were any. Others at the same place stay.
+fn remove(index: u32, hook: Hook) -> io::Result<bool> {
+    let handles = ours(index, hook)?;
+    let mut request = message(index, parent(hook))?;
     request.header.info = info(hook);
     for handle in &handles {
         request.header.handle = TcHandle::from(*handle);

@@ -237,6 +237,10 @@ impl Programs for Objects {
         tc::Filter::attach(index, hook, program.as_fd(), name)
     }
 
+    fn is_attached(&self, filter: &tc::Filter) -> io::Result<bool> {
+        filter.is_attached()
+    }
+
     fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {
         entries(&self.ingress, IngressEntry::from_abi)
     }
