@@ -6,6 +6,7 @@ use std::time::Instant;
 use clat_plat::frame::Out;
 use clat_plat::network::Network;
 use clat_plat::settings::{DualStack, Settings};
+use clat_tun::VirtioHeader;
 
 pub struct Plat {
     pub network: Network,
@@ -30,7 +31,7 @@ impl Plat {
         if frame.len() >= 6 && frame[0] & 1 == 0 {
             frame[..6].copy_from_slice(&self.network.settings().mac.0);
         }
-        self.network.input(frame, self.now, &mut self.out);
+        self.network.input(frame, &VirtioHeader::default(), self.now, &mut self.out);
         self.check();
     }
 

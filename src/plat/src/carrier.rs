@@ -156,7 +156,7 @@ impl Up<'_> {
             return;
         }
         self.meet(frame, mac);
-        match self.network.input(frame, now, self.out) {
+        match self.network.input(frame, vnet, now, self.out) {
             Handled::Yes => self.down.hand_on(self.out),
             Handled::NotForUs => {
                 let packet = &frame[ETHERNET..];

@@ -203,9 +203,10 @@ pub(super) fn echo_reply(request: &[u8], kind: u8) -> Vec<u8> {
 
 /// What a closed port answers (RFC 9293 §3.10.7.1), without its checksum.
 pub(super) fn reset(packet: &Packet<'_>, segment: &[u8]) -> Option<Vec<u8>> {
-    let tcp = TcpPacket::new_checked(segment)
-        .ok()
-        .filter(|tcp| tcp.verify_checksum(&packet.src.into(), &packet.dst.into()) && !tcp.rst())?;
+    let tcp = TcpPacket::new_checked(segment).ok().filter(|tcp| {
+        let right = || tcp.verify_checksum(&packet.src.into(), &packet.dst.into());
+        !tcp.rst() && (packet.trusted || right())
+    })?;
     let mut message = vec![0; 20];
     let mut reset = TcpPacket::new_unchecked(&mut message);
     reset.set_src_port(tcp.dst_port());

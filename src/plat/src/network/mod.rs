@@ -12,6 +12,7 @@ mod wire;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
+use clat_tun::VirtioHeader;
 use smoltcp::wire::{EthernetProtocol, Icmpv4Packet, Icmpv6Packet, IpProtocol};
 
 use self::dns64::{Client, Dns64};
@@ -85,21 +86,28 @@ impl Network {
         &self.settings
     }
 
-    /// Takes a frame of a guest, and puts what is to be answered into `out`.
+    /// Takes a frame of a guest, and puts what is to be answered into `out`. `vnet` says whether its checksum is still to
+    /// be completed.
     ///
     /// The MTU is not looked at: a frame may be a train of segments. See [`Problem::TooBig`].
-    pub fn input(&mut self, frame: &[u8], now: Instant, out: &mut Out) -> Handled {
+    pub fn input(
+        &mut self,
+        frame: &[u8],
+        vnet: &VirtioHeader,
+        now: Instant,
+        out: &mut Out,
+    ) -> Handled {
         let router = self.settings.mac;
         let Some((link, protocol, payload)) = wire::ethernet(frame, router) else {
             return Handled::Yes;
         };
         match (protocol, self.settings.dual_stack) {
             (EthernetProtocol::Ipv6, _) => match Packet::ipv6(link, payload) {
-                Some(packet) => self.ipv6(&packet, now, out),
+                Some(packet) => self.ipv6(&packet.with(vnet), now, out),
                 None => Handled::Yes,
             },
             (EthernetProtocol::Ipv4, Some(net)) => match Packet::ipv4(link, payload) {
-                Some(packet) => self.ipv4(&packet, net, now, out),
+                Some(packet) => self.ipv4(&packet.with(vnet), net, now, out),
                 None => Handled::Yes,
             },
             (EthernetProtocol::Arp, Some(net)) => {
@@ -236,7 +244,7 @@ impl Network {
     fn icmpv6(&mut self, packet: &Packet<'_>, payload: &[u8], out: &mut Out) {
         let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else { return };
         let Ok(icmp) = Icmpv6Packet::new_checked(payload) else { return };
-        if !icmp.verify_checksum(&src, &dst) {
+        if !packet.trusted && !icmp.verify_checksum(&src, &dst) {
             return;
         }
         let router = self.settings.router;
@@ -380,7 +388,8 @@ impl Network {
         }
         match (packet.next, packet.payload) {
             (1, [8, 0, _, _, _, _, _, _, ..]) => {
-                if Icmpv4Packet::new_unchecked(packet.payload).verify_checksum() {
+                let right = || Icmpv4Packet::new_unchecked(packet.payload).verify_checksum();
+                if packet.trusted || right() {
                     let reply = icmp::echo_reply(packet.payload, 0);
                     let addrs = packet.reply_addrs(net.router.into());
                     wire::send(out, packet.link, addrs, wire::HOP_LIMIT, IpProtocol::Icmp, reply);

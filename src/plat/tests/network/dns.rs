@@ -461,4 +461,11 @@ fn over_ipv4_too() {
     let mut spoiled = udp6((GLOBAL, 4000), (DNS, 53), &asked);
     *spoiled.last_mut().unwrap() ^= 1;
     assert_eq!(lab.ask(&spoiled), None, "wrong checksum");
+    // One that is left to hardware is not wrong.
+    let partial = clat_tun::VirtioHeader { needs_csum: true, ..Default::default() };
+    let mut out = clat_plat::frame::Out::default();
+    let frame = udp6((GLOBAL, 4000), (DNS, 53), &asked);
+    spoiled = [&frame[..14 + 40 + 6], &[0, 1], &frame[14 + 40 + 8..]].concat();
+    lab.network.input(&spoiled, &partial, lab.now, &mut out);
+    assert_eq!(out.len(), 1);
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use clat_plat::frame::{Mac, Out};
 use clat_plat::network::{Handled, Network, Query};
 use clat_plat::settings::{DualStack, Settings};
+use clat_tun::VirtioHeader;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv4Packet, Icmpv6Packet,
@@ -62,7 +63,7 @@ impl Lab {
     /// Sends a frame; what is answered, and whose it was.
     pub(crate) fn send(&mut self, frame: &[u8]) -> (Handled, Vec<Got>) {
         let mut out = Out::default();
-        let handled = self.network.input(frame, self.now, &mut out);
+        let handled = self.network.input(frame, &VirtioHeader::default(), self.now, &mut out);
         (handled, read(&out))
     }
 
