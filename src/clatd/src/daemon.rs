@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         log::warn!("{} keeps its checksums to itself: {errno}", tun.name());
         false
     });
-    let uplink6 = Uplink::new(packet, raw, Way::new(args.ipv6_addr, args.plat_prefix));
+    let uplink6 = Uplink::new(packet, raw, Way::new(args.ipv6_addr, args.plat_prefix, mtu6));
     let mut forwarder = Forwarder::new(translator, args.ipv4_addr, tun, uplink6, trains);
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll")?;
 

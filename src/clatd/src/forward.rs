@@ -172,6 +172,7 @@ impl Path<'_> {
             }
         }
         self.uplink.begin();
+        self.translator.set_mtu6(self.uplink.mtu6());
         Ok(())
     }
 

@@ -68,6 +68,12 @@ impl Uplink {
         });
     }
 
+    /// The longest packet that may leave, in bytes.
+    #[must_use]
+    pub fn mtu6(&self) -> u32 {
+        self.way.mtu6()
+    }
+
     /// Whether this batch may leave as a [`Group`].
     #[must_use]
     pub fn takes_groups(&self) -> bool {

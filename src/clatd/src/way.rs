@@ -7,9 +7,10 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use clat_route::{neighbour, next_hop, NextHop, Target, Watch};
+use clat_route::{link_mtu, neighbour, next_hop, NextHop, Target, Watch};
 use clat_xlat::Prefix;
 
+use crate::link::MIN_MTU6;
 use crate::slots::LINK_HEADER;
 use crate::socket::PacketSocket;
 
@@ -24,6 +25,9 @@ pub struct Way {
     prefix: Prefix,
     looked: Option<Instant>,
     link: Option<Link>,
+    /// Towards the prefix, as it was at the start; and now.
+    path_mtu: u32,
+    mtu6: u32,
 }
 
 /// What stands in front of each packet.
@@ -35,15 +39,15 @@ struct Link {
 }
 
 impl Way {
-    /// Subscribes to changes.
+    /// Subscribes to changes. `path_mtu` is that of the way to the prefix by now, in bytes.
     #[must_use]
-    pub fn new(source: Ipv6Addr, prefix: Prefix) -> Self {
+    pub fn new(source: Ipv6Addr, prefix: Prefix, path_mtu: u32) -> Self {
         let watch = Watch::with_neighbours()
             .inspect_err(|e| {
                 log::warn!("cannot follow routes and neighbours ({e}): sending is slower");
             })
             .ok();
-        Self { watch, source, prefix, looked: None, link: None }
+        Self { watch, source, prefix, looked: None, link: None, path_mtu, mtu6: path_mtu }
     }
 
     /// The link header of what is sent by `socket` now, empty on an uplink that has none. `None` if it is the kernel
@@ -54,7 +58,7 @@ impl Way {
             let first = self.looked.replace(now).is_none();
             let found = watch.drain().and_then(|changed| {
                 if changed || first {
-                    self.link = look(socket, self.source, self.prefix)?;
+                    self.look(socket)?;
                 }
                 Ok(())
             });
@@ -70,28 +74,45 @@ impl Way {
         }
         Some(&link.header[..link.len])
     }
-}
 
-fn look(socket: &PacketSocket, source: Ipv6Addr, prefix: Prefix) -> io::Result<Option<Link>> {
-    let (oif, own) = match socket.link_address() {
-        Ok(found) => found,
-        // Whoever receives there will notice.
-        Err(e) if e.raw_os_error() == Some(nix::libc::ENODEV) => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let target = Target { oif, source, prefix: prefix.addr(), prefix_len: prefix.bits() };
-    let Some(hop) = next_hop(&target)? else { return Ok(None) };
-    let mut link = Link { header: [0; LINK_HEADER], len: 0, confirm: false };
-    if socket.is_ethernet() {
-        // Where each destination is a neighbour of its own, the kernel knows its way about them.
-        let NextHop::Gateway(router) = hop else { return Ok(None) };
-        let Some(router) = neighbour(oif, router)? else { return Ok(None) };
-        link.header[..6].copy_from_slice(&router.address);
-        link.header[6..12].copy_from_slice(&own);
-        link.header[12..].copy_from_slice(&[0x86, 0xdd]);
-        (link.len, link.confirm) = (LINK_HEADER, router.is_stale);
+    /// The longest packet that may leave, in bytes: the path MTU that there was at the start, or less where the uplink's
+    /// own has become smaller.
+    #[must_use]
+    pub fn mtu6(&self) -> u32 {
+        self.mtu6
     }
-    Ok(Some(link))
+
+    fn look(&mut self, socket: &PacketSocket) -> io::Result<()> {
+        self.link = None;
+        let (oif, own) = match socket.link_address() {
+            Ok(found) => found,
+            // Whoever receives there will notice.
+            Err(e) if e.raw_os_error() == Some(nix::libc::ENODEV) => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        // With less than 1280 a link has no IPv6 (RFC 8200 §5).
+        let link_mtu = link_mtu(oif)?.unwrap_or(self.path_mtu);
+        self.mtu6 = self.path_mtu.min(link_mtu.max(MIN_MTU6));
+        let target = Target {
+            oif,
+            source: self.source,
+            prefix: self.prefix.addr(),
+            prefix_len: self.prefix.bits(),
+        };
+        let Some(hop) = next_hop(&target)? else { return Ok(()) };
+        let mut link = Link { header: [0; LINK_HEADER], len: 0, confirm: false };
+        if socket.is_ethernet() {
+            // Where each destination is a neighbour of its own, the kernel knows its way about them.
+            let NextHop::Gateway(router) = hop else { return Ok(()) };
+            let Some(router) = neighbour(oif, router)? else { return Ok(()) };
+            link.header[..6].copy_from_slice(&router.address);
+            link.header[6..12].copy_from_slice(&own);
+            link.header[12..].copy_from_slice(&[0x86, 0xdd]);
+            (link.len, link.confirm) = (LINK_HEADER, router.is_stale);
+        }
+        self.link = Some(link);
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for Way {

@@ -169,6 +169,23 @@ fn a_link_that_goes_down_and_up() {
     clatd.stop();
 }
 
+/// What has become too long is no longer sent: who sent it is told what fits.
+#[test]
+fn a_link_whose_mtu_shrinks() {
+    let Some(network) = Network::new() else { return };
+    let clatd = start("mtu");
+    let pair = Pair::new(&network);
+    pair.leaves_whole("a first train");
+    run("ip link set up0 mtu 1400");
+    until("the path MTU of IPv4", || {
+        let _ = pair.client.send(&data(1420));
+        run("ip route get 203.0.113.1").contains("mtu 1380").then_some(())
+    });
+    pair.works("a smaller link");
+    pair.leaves_whole("a train on a smaller link");
+    clatd.stop();
+}
+
 /// Clock ticks of processor time.
 fn ticks(clatd: &Clatd) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", clatd.pid())).unwrap();

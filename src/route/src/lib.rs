@@ -2,6 +2,7 @@
 //! would prefer: a CLAT's packets are bound to their uplink, so that a better way by another interface is none for them.
 #![forbid(unsafe_code)]
 
+mod link;
 mod neighbour;
 pub mod netlink;
 mod watch;
@@ -17,6 +18,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+pub use link::link_mtu;
 pub use neighbour::{neighbour, Neighbour};
 pub use watch::Watch;
 

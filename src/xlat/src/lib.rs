@@ -101,6 +101,11 @@ impl<'t> Translator<'t> {
         Self { config, addresses, neutral, next_id: first_id, counters: Counters::default() }
     }
 
+    /// Takes another [`Config::mtu6`] from now on: that of the uplink has changed.
+    pub fn set_mtu6(&mut self, mtu6: u32) {
+        self.config.mtu6 = mtu6;
+    }
+
     /// Translates one packet in place, in the direction that its IP version says.
     #[inline]
     pub fn translate<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
