@@ -217,7 +217,11 @@ fn run(
     sandbox::enter()?;
     let churn = net.prefix_churn.map(Duration::from_secs);
     let churn = churn.map(|every| Churn { every, next: now + every, prefix, round: 0 });
-    Loop { epoll, carrier, signals, status, forwards, resolvers, inside, churn }.run()
+    let mut all = Loop { epoll, carrier, signals, status, forwards, resolvers, inside, churn };
+    let end = all.run();
+    // To remove a socket's name takes a right that was given up. Whoever starts next finds that nobody listens there.
+    std::mem::forget(all);
+    end
 }
 
 fn watch(epoll: &Epoll, fd: impl AsFd, token: u64) -> anyhow::Result<()> {
@@ -303,7 +307,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn run(mut self) -> anyhow::Result<ExitCode> {
+    fn run(&mut self) -> anyhow::Result<ExitCode> {
         let mut events = [EpollEvent::empty(); 256];
         let mut link_ready = false;
         let mut clat_ready = false;

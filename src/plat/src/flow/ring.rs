@@ -8,13 +8,19 @@ const FIRST: usize = 16 * 1024;
 const LARGEST: usize = 256 * 1024;
 
 /// A queue of bytes. A new one holds no memory.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Ring {
     buf: Vec<u8>,
     head: usize,
     len: usize,
     /// Room to read into; doubled whenever a read fills it.
     want: usize,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} bytes", self.len, self.buf.len())
+    }
 }
 
 impl Ring {

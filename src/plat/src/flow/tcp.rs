@@ -365,7 +365,9 @@ impl Tcp {
         if segment.flags & RST != 0 {
             // RFC 5961 §3.2.
             if ahead == 0 {
-                return Fate::GuestReset;
+                // All has been said, and only the last acknowledgement was lost: the guest knows no more of it.
+                let done = self.shut && self.host_ended && self.tx.is_empty();
+                return if done { Fate::Closed } else { Fate::GuestReset };
             }
             self.ack_due |= ahead < window;
             return Fate::Open;

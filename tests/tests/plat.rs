@@ -1,0 +1,325 @@
+//! platd as its users have it: an ordinary user's `platd run`, with a host behind which there is IPv4 (and IPv6).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{ensure, Context, Result};
+use clat_tests::{can_run, program, Daemon, Netns};
+use tempfile::TempDir;
+
+/// Only by IPv4.
+const SERVER: &str = "198.51.100.1";
+/// The same inside the prefix.
+const SERVER6: &str = "64:ff9b::198.51.100.1";
+
+/// A TCP server: port 80 answers what it got, in capitals, once it got an end; 81 repeats at once; 82 sends 3 MB; 83 swallows and
+/// tells how much; 84 resets. UDP port 80 repeats.
+const SERVE: &str = r#"
+import socket, struct, threading
+def listen(port, what):
+    s = socket.create_server(("198.51.100.1", port), backlog=2048)
+    def loop():
+        while True:
+            c, _ = s.accept()
+            threading.Thread(target=what, args=(c,), daemon=True).start()
+    threading.Thread(target=loop, daemon=True).start()
+def upper(c):
+    data = b""
+    while got := c.recv(65536): data += got
+    c.sendall(data.upper()); c.close()
+def repeat(c):
+    while got := c.recv(65536): c.sendall(got)
+    c.close()
+def give(c):
+    c.sendall(bytes(i % 251 for i in range(3000000))); c.close()
+def swallow(c):
+    n = 0
+    while got := c.recv(65536): n += len(got)
+    c.sendall(str(n).encode()); c.close()
+def reset(c):
+    c.recv(1); c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); c.close()
+for port, what in ((80, upper), (81, repeat), (82, give), (83, swallow), (84, reset)): listen(port, what)
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("198.51.100.1", 80))
+print("ready", flush=True)
+while True:
+    data, peer = u.recvfrom(65536)
+    u.sendto(data, peer)
+"#;
+
+struct World {
+    host: Netns,
+    _server: Daemon,
+    _outside: Netns,
+    dir: TempDir,
+}
+
+impl World {
+    fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(500);
+        let lab = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (host, outside) = (Netns::new(lab, "host")?, Netns::new(lab, "world")?);
+        host.run(&format!("ip link add w0 type veth peer name h0 netns {}", outside.name()))?;
+        for line in [
+            "ip addr add 203.0.113.1/24 dev w0",
+            "ip link set w0 up",
+            "ip link set lo up",
+            "ip route add default via 203.0.113.2",
+        ] {
+            host.run(line)?;
+        }
+        // Spaces are what lines are split at.
+        let ping = host.output(&["sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"])?;
+        ensure!(ping.status.success(), "sysctl: {ping:?}");
+        for line in [
+            "ip addr add 203.0.113.2/24 dev h0",
+            "ip addr add 198.51.100.1/32 dev lo",
+            "ip link set h0 up",
+            "ip link set lo up",
+        ] {
+            outside.run(line)?;
+        }
+        let dir = tempfile::tempdir()?;
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
+        fs::copy(program("platd")?, dir.path().join("platd"))?;
+        let mut server =
+            outside.spawn(&["python3", "-c", SERVE], &dir.path().join("server.log"))?;
+        server.wait_for("ready")?;
+        Ok(Self { host, _server: server, _outside: outside, dir })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The words of `platd ARGS`, by a user that owns nothing, as they are anywhere: with a /dev/net/tun for everybody.
+    fn command(&self, args: &[&str]) -> Vec<String> {
+        let dir = self.dir.path().display();
+        let script = format!(
+            "[ -e {dir}/tun ] || {{ mknod {dir}/tun.new c 10 200 && chmod 666 {dir}/tun.new && mv {dir}/tun.new {dir}/tun; }}
+            mount --bind {dir}/tun /dev/net/tun &&
+            exec setpriv --reuid 65534 --regid 65534 --clear-groups {dir}/platd \"$@\""
+        );
+        let mut words: Vec<String> = ["sh", "-c", &script, "sh"].map(str::to_owned).into();
+        words.extend(args.iter().map(|&arg| arg.to_owned()));
+        words
+    }
+
+    fn platd(&self, args: &[&str]) -> Result<Output> {
+        self.host.output(&self.command(args))
+    }
+
+    /// Runs a Python program in a network with these options; what it prints.
+    fn python(&self, options: &[&str], code: &str) -> Result<String> {
+        let code = format!(
+            "import socket, sys, threading, time\nS4, S6 = {SERVER:?}, {SERVER6:?}\n{code}"
+        );
+        let args = [&["run"], options, &["--", "python3", "-c", &code]].concat();
+        let output = self.platd(&args)?;
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{out}\n{err}");
+        Ok(out.into_owned())
+    }
+}
+
+#[test]
+fn literals_ping_and_exit_codes() -> Result<()> {
+    if !can_run(&["python3", "setpriv", "ping"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let out = world.python(
+        &[],
+        "
+for family, server in ((socket.AF_INET, S4), (socket.AF_INET6, S6)):
+    c = socket.create_connection((server, 80), 5)
+    c.sendall(b'hello'); c.shutdown(socket.SHUT_WR)
+    print(c.recv(100))
+    u = socket.socket(family, socket.SOCK_DGRAM); u.settimeout(5)
+    for size in (1, 0, 1400, 9000):
+        u.sendto(bytes(size), (server, 80))
+        assert len(u.recv(65536)) == size, size
+",
+    )?;
+    assert_eq!(out.matches("b'HELLO'").count(), 2, "{out}");
+    for server in [SERVER, SERVER6] {
+        let ping =
+            world.platd(&["run", "--", "ping", "-c", "2", "-i", "0.2", "-W", "3", server])?;
+        assert!(ping.status.success(), "{ping:?}");
+    }
+    let big = world.platd(&["run", "--", "ping", "-c", "1", "-W", "3", "-s", "4000", SERVER6])?;
+    assert!(big.status.success(), "{big:?}");
+    let code = world.platd(&["run", "--", "sh", "-c", "exit 7"])?;
+    assert_eq!(code.status.code(), Some(7));
+    let none = world.platd(&["run", "--", "no-such-program"])?;
+    assert!(String::from_utf8_lossy(&none.stderr).contains("cannot run no-such-program"));
+    Ok(())
+}
+
+#[test]
+fn many_connections() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    world.python(
+        &[],
+        "
+for i in range(10000):
+    c = socket.create_connection((S6 if i % 2 else S4, 81), 10)
+    c.sendall(b'x')
+    assert c.recv(1) == b'x'
+    c.close()
+many = [socket.create_connection((S4, 81), 10) for _ in range(500)]
+many += [socket.create_connection((S6, 81), 10) for _ in range(500)]
+for i, c in enumerate(many): c.sendall(b'%d' % i)
+for i, c in enumerate(many): assert c.recv(10) == b'%d' % i
+",
+    )?;
+    Ok(())
+}
+
+#[test]
+fn ends_and_errors() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    world.python(
+        &[],
+        "
+for server in (S4, S6):
+    try: socket.create_connection((server, 9), 5); assert False
+    except ConnectionRefusedError: pass
+    c = socket.create_connection((server, 84), 5)
+    c.sendall(b'x')
+    try: assert c.recv(1) != b''
+    except ConnectionResetError: pass
+    family = socket.AF_INET6 if ':' in server else socket.AF_INET
+    u = socket.socket(family, socket.SOCK_DGRAM); u.settimeout(5); u.connect((server, 9))
+    u.send(b'x')
+    try: u.recv(1); assert False
+    except ConnectionRefusedError: pass
+",
+    )?;
+    Ok(())
+}
+
+/// A program that lets connections in on the host's loopback sees none, whatever a guest calls it.
+#[test]
+fn the_hosts_loopback_is_out_of_reach() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let listen = "
+import socket
+s = socket.create_server(('::', 80), family=socket.AF_INET6, dualstack_ipv6=True)
+print('ready', flush=True)
+while True:
+    c, peer = s.accept()
+    print('visitor', peer, flush=True)
+    c.sendall(b'the host'); c.close()
+";
+    let mut host = world.host.spawn(&["python3", "-c", listen], &world.path("host.log"))?;
+    host.wait_for("ready")?;
+    let attempts = "
+for server in ('64:ff9b::127.0.0.1', '64:ff9b::127.9.9.9', '64:ff9b::0.0.0.0', '64:ff9b::0.0.0.1',
+               '64:ff9b::169.254.1.1', '64:ff9b::255.255.255.255', '64:ff9b::192.0.0.8', '2001:db8:464::99'):
+    try: socket.create_connection((server, 80), 2); assert False, server
+    except OSError as e: assert not isinstance(e, ConnectionRefusedError), server
+";
+    world.python(&[], attempts)?;
+    assert!(!host.log().contains("visitor"), "{}", host.log());
+    let mapped = "print(socket.create_connection(('64:ff9b::192.0.2.2', 80), 5).recv(100))";
+    let out = world.python(&["--map-host", "192.0.2.2"], mapped)?;
+    assert!(out.contains("the host") && host.log().contains("visitor"), "{out}");
+    Ok(())
+}
+
+/// Loss in both directions.
+#[test]
+fn lossy_links() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let code = "
+want = bytes(i % 251 for i in range(3000000))
+c = socket.create_connection((S6, 82), 20); c.settimeout(60)
+got = b''
+while part := c.recv(65536): got += part
+assert got == want, len(got)
+c = socket.create_connection((S6, 83), 20); c.settimeout(60)
+c.sendall(want); c.shutdown(socket.SHUT_WR)
+assert c.recv(100) == b'3000000'
+";
+    world.python(&["--loss", "2", "--delay", "5"], code)?;
+    Ok(())
+}
+
+/// A port of the host is the guest's; status tells of it; a guest that is killed leaves nothing.
+#[test]
+fn forward_status_and_the_end() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let socket = world.path("status");
+    let socket = socket.to_str().context("path")?;
+    let code = "
+import socket, threading
+s = socket.create_server(('::', 80), family=socket.AF_INET6)
+u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); u.bind(('::', 53))
+# So that the network knows it.
+socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).sendto(b'x', ('64:ff9b::198.51.100.1', 80))
+def answer():
+    while True:
+        data, peer = u.recvfrom(100)
+        u.sendto(data.upper(), peer)
+threading.Thread(target=answer, daemon=True).start()
+print('ready', flush=True)
+while True:
+    c, peer = s.accept()
+    c.sendall(b'from the guest'); c.shutdown(socket.SHUT_WR); c.recv(1)
+";
+    let command = world.command(&[
+        "run",
+        "--status",
+        socket,
+        "--forward",
+        "tcp:8080:80",
+        "--forward",
+        "udp:5353:53",
+        "--",
+        "python3",
+        "-c",
+        code,
+    ]);
+    let mut guest = world.host.spawn(&command, &world.path("guest.log"))?;
+    guest.wait_for("ready")?;
+    let visit = "
+import socket
+c = socket.create_connection(('127.0.0.1', 8080), 5)
+print(c.recv(100))
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)
+u.sendto(b'question', ('127.0.0.1', 5353))
+print(u.recv(100))
+";
+    let out = world.host.output(&["python3", "-c", visit])?;
+    let out = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.contains("from the guest") && out.contains("QUESTION"), "{out} {}", guest.log());
+    let platd = world.path("platd");
+    let platd = platd.to_str().context("path")?;
+    let text = world.host.run(&format!("{platd} status {socket}"))?;
+    assert!(text.contains("2001:db8:464::/64") && text.contains("TCP"), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&world.host.run(&format!("{platd} status {socket} --json"))?)?;
+    assert!(json["stats"]["tcp"].as_u64() >= Some(1), "{json}");
+    let status = guest.stop(nix::sys::signal::Signal::SIGTERM)?;
+    assert!(status.success(), "{status:?}");
+    Ok(())
+}
