@@ -1,0 +1,188 @@
+//! Who is compared: each a guest's namespace, and what carries its traffic in a namespace that stands for the host.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use clat_tests::wire::uninterrupted;
+use clat_tests::{program, Daemon, Netns};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::{sysconf, SysconfVar};
+
+/// The server of all of them, and the same as a guest of platd sees it, through NAT64.
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const SERVER64: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc633, 0x6401);
+/// Ports of iperf3, and of ours.
+pub(crate) const IPERF: u16 = 5201;
+pub(crate) const TCP: u16 = 5001;
+const UDP: u16 = 5002;
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Platd,
+    Pasta,
+    Slirp,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Platd, Self::Pasta, Self::Slirp];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Platd => "platd",
+            Self::Pasta => "pasta",
+            Self::Slirp => "slirp4netns",
+        }
+    }
+}
+
+/// The host and the server, with a veth between.
+pub(crate) struct Hosts {
+    pub(crate) host: Netns,
+    pub(crate) server: Netns,
+    _iperf: Daemon,
+}
+
+impl Hosts {
+    pub(crate) fn new(dir: &Path) -> Result<Self> {
+        let (host, server) = (Netns::new(900, "host")?, Netns::new(900, "server")?);
+        host.run(&format!("ip link add h0 type veth peer name s0 netns {}", server.name()))?;
+        for (ns, dev, end) in [(&host, "h0", 2), (&server, "s0", 1)] {
+            ns.run(&format!("ip addr add 198.51.100.{end}/24 dev {dev}"))?;
+            ns.run(&format!("ip addr add 2001:db8:5::{end}/64 dev {dev} nodad"))?;
+            ns.run(&format!("ip link set {dev} up"))?;
+            ns.run("sysctl -qw net.ipv4.tcp_tw_reuse=1")?;
+        }
+        host.run("ip route add default via 198.51.100.1")?;
+        host.run("ip route add default via 2001:db8:5::1")?;
+        let iperf = server.spawn(&["iperf3", "-s"], &dir.join("iperf3.log"))?;
+        Ok(Self { host, server, _iperf: iperf })
+    }
+}
+
+/// One guest, and its carrier.
+pub(crate) struct Subject<'h> {
+    pub(crate) kind: Kind,
+    pub(crate) mtu: u16,
+    pub(crate) guest: Netns,
+    pub(crate) hosts: &'h Hosts,
+    carrier: Daemon,
+}
+
+impl<'h> Subject<'h> {
+    pub(crate) fn new(hosts: &'h Hosts, kind: Kind, mtu: u16, dir: &Path) -> Result<Self> {
+        let number = 901 + u32::from(mtu > 1500) * 10 + kind as u32;
+        let guest = Netns::new(number, "guest")?;
+        guest.run("sysctl -qw net.ipv4.tcp_tw_reuse=1")?;
+        let (mtu_text, path) = (mtu.to_string(), format!("/run/netns/{}", guest.name()));
+        let platd;
+        let argv: Vec<&str> = match kind {
+            Kind::Platd => {
+                platd = program("platd")?;
+                let platd = platd.to_str().context("a path that is no text")?;
+                vec![platd, "--netns", &path, "--mtu", &mtu_text, "--dns", "198.51.100.1"]
+            }
+            Kind::Pasta => {
+                let mut argv =
+                    vec!["pasta", "--foreground", "--quiet", "--config-net", "--no-map-gw"];
+                argv.extend(["--runas", "0", "--mtu", &mtu_text, "--netns-only", "--netns", &path]);
+                argv
+            }
+            Kind::Slirp => {
+                let mtu = &*format!("--mtu={mtu}").leak();
+                vec!["slirp4netns", "--configure", mtu, "--netns-type=path", &path, "tap0"]
+            }
+        };
+        let carrier = hosts.host.spawn(&argv, &dir.join(format!("{}-{mtu}.log", kind.name())))?;
+        let subject = Self { kind, mtu, guest, hosts, carrier };
+        subject.wait().with_context(|| format!("{argv:?}: {}", subject.carrier.log()))?;
+        Ok(subject)
+    }
+
+    /// Waits until the guest reaches the server.
+    fn wait(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            // The way there may not be found yet, or the answer not come back.
+            let reached = self.guest.enter(|| {
+                let to = SocketAddr::new(self.server(), IPERF);
+                Ok(TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok())
+            })?;
+            if reached {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the guest does not reach the server");
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// The server as the guest calls it.
+    pub(crate) fn server(&self) -> IpAddr {
+        match self.kind {
+            Kind::Platd => SERVER64.into(),
+            Kind::Pasta | Kind::Slirp => SERVER.into(),
+        }
+    }
+
+    /// Two sockets that talk to one another: the guest's, the server's.
+    pub(crate) fn pair(&self) -> Result<(UdpSocket, UdpSocket)> {
+        let server = self.hosts.server.enter(|| Ok(UdpSocket::bind((SERVER, UDP))?))?;
+        let client = self.guest.enter(|| {
+            let any: IpAddr = match self.server() {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let client = UdpSocket::bind((any, 0))?;
+            client.connect((self.server(), UDP))?;
+            Ok(client)
+        })?;
+        client.send(b"hello")?;
+        server.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let (_, peer) = uninterrupted(|| server.recv_from(&mut [0; 16])).context("hello")?;
+        server.connect(peer)?;
+        for socket in [&client, &server] {
+            setsockopt(socket, sockopt::RcvBufForce, &(64 << 20))?;
+        }
+        Ok((client, server))
+    }
+
+    /// Seconds of CPU that the carrier itself has used.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no CLK_TCK")?;
+        let mut ticks = 0.0;
+        for pid in self.pids() {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // utime and stime, behind a name that may hold anything (proc_pid_stat(5)).
+            let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+            ticks +=
+                fields.split_whitespace().skip(11).take(2).flat_map(str::parse::<f64>).sum::<f64>();
+        }
+        Ok(ticks / f64::from(u32::try_from(per_second)?))
+    }
+
+    /// Megabytes of memory that are the carrier's alone (Pss, proc_pid_smaps(5)).
+    pub(crate) fn memory(&self) -> f64 {
+        let pss = self.pids().into_iter().filter_map(|pid| {
+            let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+            let line = smaps.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+            line.trim().strip_suffix(" kB")?.parse::<f64>().ok()
+        });
+        pss.sum::<f64>() * 1024.0 / 1e6
+    }
+
+    /// The carrier and its children.
+    fn pids(&self) -> Vec<i32> {
+        let mut pids = vec![self.carrier.pid()];
+        for n in 0.. {
+            let Some(pid) = pids.get(n) else { break };
+            let path = format!("/proc/{pid}/task/{pid}/children");
+            let children = fs::read_to_string(path).unwrap_or_default();
+            pids.extend(children.split_whitespace().flat_map(str::parse::<i32>));
+        }
+        pids
+    }
+}
