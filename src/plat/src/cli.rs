@@ -109,7 +109,7 @@ pub struct Net {
     /// Advertise another prefix every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub prefix_churn: Option<u64>,
-    /// Give a port of the host to the guest: tcp:HOSTPORT:GUESTPORT or udp:…, also [tcp:]HOSTIP:HOSTPORT:GUESTPORT
+    /// Give a port of the host to the guest: `tcp:HOSTPORT:GUESTPORT` or `udp:…`, also `[tcp:]HOSTIP:HOSTPORT:GUESTPORT`
     #[arg(long, value_name = "SPEC")]
     pub forward: Vec<Forward>,
     /// Write what passes to a capture file
