@@ -1,47 +1,32 @@
 //! The process: made ready with what rights it has, then without any, one loop for everything.
 
 use std::fs::File;
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::Ipv6Addr;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context};
 use clat_tun::{handover, Tun};
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use pcap_file::pcap::{PcapHeader, PcapWriter};
 use pcap_file::DataLink;
 
-use crate::carrier::Carrier;
 use crate::cli::{Net, Way};
+use crate::driver::{Driver, Extras};
 use crate::flow::Bounds;
-use crate::forward::Open;
+use crate::forward::Forward;
 use crate::link::{Datagrams, Link, Packets, Server, Stream, Tap};
-use crate::network::Query;
 use crate::settings::Settings;
 use crate::status::Status;
 use crate::{clat, inside, sandbox};
 
-/// Tokens that are no flow's. A flow's has its slot in the lower half, of which there are fewer.
-const SIGNALS: u64 = 0xffff_ff00;
-const STATUS: u64 = 0xffff_ff01;
-const LINK: u64 = 0xffff_ff02;
-const CLAT: u64 = 0xffff_ff04;
-const DNS4: u64 = 0xffff_ff05;
-const DNS6: u64 = 0xffff_ff06;
-const FORWARD: u64 = 0xffff_ff10;
-/// Ports that may be forwarded.
-const FORWARDS: usize = 200;
-
-/// A link's descriptor is another when a guest comes or leaves: it is armed anew each time.
-const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
+/// Descriptors that are watched beside the network's.
+const SIGNALS: u8 = 0;
+const STATUS: u8 = 1;
 
 /// Descriptors that are not flows'.
 const SPARE: u64 = 256;
@@ -174,117 +159,35 @@ fn run(
     clat: Option<Tun>,
     inside: Option<Inside>,
 ) -> anyhow::Result<ExitCode> {
-    let now = Instant::now();
-    let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     let mask = inside::signals();
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    watch(&epoll, &signals, SIGNALS)?;
-    epoll.add(link.fd(), EpollEvent::new(ARMED, LINK))?;
+    let status = net.status.as_ref().map(|path| Server::listen(path, SockType::Stream));
+    let status = status.transpose()?;
+    let forwards = net.forward.iter().map(Forward::open).collect::<anyhow::Result<_>>()?;
     let clat = clat.map(|tun| clat::new(tun, &settings));
-    if let Some((up, _)) = &clat {
-        watch(&epoll, up.tun(), CLAT)?;
-    }
-    let status = match &net.status {
-        Some(path) => {
-            let server = Server::listen(path, SockType::Stream)?;
-            watch(&epoll, server.fd(), STATUS)?;
-            Some(server)
-        }
-        None => None,
-    };
-    if net.forward.len() > FORWARDS {
-        bail!("more than {FORWARDS} ports cannot be forwarded");
-    }
-    let forwards = net.forward.iter().map(crate::forward::Forward::open);
-    let forwards = forwards.collect::<anyhow::Result<Vec<Open>>>()?;
-    for (token, open) in (FORWARD..).zip(&forwards) {
-        if let Open::Tcp(listener, _) = open {
-            watch(&epoll, listener, token)?;
-        }
-    }
-    let resolvers = Resolvers::new(&epoll)?;
     let prefix = settings.prefix;
-    let mut carrier =
-        Carrier::new(settings, link, clat, net.weather(), bounds(net), Rc::clone(&epoll), now);
+    let extras = Extras { clat, weather: net.weather(), bounds: bounds(net), forwards };
+    let mut driver = Driver::new(settings, link, extras)?;
+    driver.watch(&signals, SIGNALS)?;
+    if let Some(server) = &status {
+        driver.watch(server.fd(), STATUS)?;
+    }
     if let Some(path) = &net.pcap {
         let file =
             File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         let header =
             PcapHeader { snaplen: 1 << 17, datalink: DataLink::ETHERNET, ..PcapHeader::default() };
-        carrier.set_pcap(PcapWriter::with_header(file, header)?);
+        driver.carrier_mut().set_pcap(PcapWriter::with_header(file, header)?);
     }
     sandbox::enter()?;
     let churn = net.prefix_churn.map(Duration::from_secs);
-    let churn = churn.map(|every| Churn { every, next: now + every, prefix, round: 0 });
-    let mut all = Loop { epoll, carrier, signals, status, forwards, resolvers, inside, churn };
+    let churn = churn.map(|every| Churn { every, next: Instant::now() + every, prefix, round: 0 });
+    let mut all = Daemon { driver, signals, status, inside, churn };
     let end = all.run();
     // To remove a socket's name takes a right that was given up. Whoever starts next finds that nobody listens there.
     std::mem::forget(all);
     end
-}
-
-fn watch(epoll: &Epoll, fd: impl AsFd, token: u64) -> anyhow::Result<()> {
-    epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token)).context("cannot watch a descriptor")
-}
-
-/// The sockets by which resolvers are asked.
-struct Resolvers {
-    v4: UdpSocket,
-    v6: Option<UdpSocket>,
-    asked: std::collections::HashMap<(SocketAddr, u16), (u64, [u8; 2])>,
-}
-
-impl Resolvers {
-    fn new(epoll: &Epoll) -> anyhow::Result<Self> {
-        let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot open a DNS socket")?;
-        v4.set_nonblocking(true)?;
-        watch(epoll, &v4, DNS4)?;
-        // A host without IPv6 has none.
-        let v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).ok();
-        if let Some(v6) = &v6 {
-            v6.set_nonblocking(true)?;
-            watch(epoll, v6, DNS6)?;
-        }
-        Ok(Self { v4, v6, asked: std::collections::HashMap::new() })
-    }
-
-    fn ask(&mut self, query: &Query) {
-        let socket = match (query.resolver.is_ipv4(), &self.v6) {
-            (true, _) => &self.v4,
-            (false, Some(v6)) => v6,
-            (false, None) => return,
-        };
-        let &[a, b, ..] = query.message.as_slice() else { return };
-        if self.asked.len() > 4096 {
-            self.asked.clear();
-        }
-        let id = u16::from_be_bytes([a, b]);
-        self.asked.insert((query.resolver, id), (query.token, [a, b]));
-        if let Err(e) = socket.send_to(&query.message, query.resolver) {
-            log::debug!("cannot ask {}: {e}", query.resolver);
-        }
-    }
-
-    /// The next answer: its token, and the message.
-    fn answer<'b>(&mut self, v6: bool, buf: &'b mut [u8]) -> Option<(u64, &'b [u8])> {
-        let socket = if v6 { self.v6.as_ref()? } else { &self.v4 };
-        loop {
-            let (len, from) = match socket.recv_from(buf) {
-                Ok(received) => received,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return None,
-                // An error of something sent earlier.
-                Err(_) => continue,
-            };
-            if len < 12 {
-                continue;
-            }
-            let id = u16::from_be_bytes([buf[0], buf[1]]);
-            if let Some((token, _)) = self.asked.remove(&(from, id)) {
-                return Some((token, &buf[..len]));
-            }
-        }
-    }
 }
 
 /// `--prefix-churn`.
@@ -295,87 +198,33 @@ struct Churn {
     round: u16,
 }
 
-struct Loop {
-    epoll: Rc<Epoll>,
-    carrier: Carrier,
+struct Daemon {
+    driver: Driver,
     signals: SignalFd,
     status: Option<Server>,
-    forwards: Vec<Open>,
-    resolvers: Resolvers,
     inside: Option<Inside>,
     churn: Option<Churn>,
 }
 
-impl Loop {
+impl Daemon {
     fn run(&mut self) -> anyhow::Result<ExitCode> {
-        let mut events = [EpollEvent::empty(); 256];
-        let mut link_ready = false;
-        let mut clat_ready = false;
         loop {
-            let now = Instant::now();
-            self.carrier.finish(now).context("the way to the guest is gone")?;
-            if std::mem::take(&mut link_ready) {
-                self.arm()?;
-            }
-            for query in self.carrier.take_queries() {
-                self.resolvers.ask(&query);
-            }
-            let timeout = if clat_ready { Some(now) } else { self.next_timer(now) };
-            let n = match self.epoll.wait(&mut events, to_timeout(timeout, now)) {
-                Ok(n) => n,
-                Err(Errno::EINTR) => 0,
-                Err(errno) => return Err(errno).context("cannot wait for events"),
-            };
-            let now = Instant::now();
-            for event in &events[..n] {
-                match event.data() {
-                    SIGNALS => {
-                        if let Some(code) = self.signal()? {
-                            return Ok(code);
-                        }
-                    }
-                    STATUS => self.tell(),
-                    LINK => link_ready = true,
-                    CLAT => clat_ready = true,
-                    token @ (DNS4 | DNS6) => self.answers(token == DNS6, now),
-                    token if (FORWARD..FORWARD + FORWARDS as u64).contains(&token) => {
-                        self.visitor(token - FORWARD, now);
-                    }
-                    token => {
-                        let events = event.events();
-                        self.carrier.with_engine(now, |engine, cx| engine.event(cx, token, events));
-                    }
+            let (mut signalled, mut asked) = (false, false);
+            let next = self.churn.as_ref().map(|churn| churn.next);
+            self.driver.turn(next, &mut |number| match number {
+                SIGNALS => signalled = true,
+                _ => asked = true,
+            })?;
+            if signalled {
+                if let Some(code) = self.signal()? {
+                    return Ok(code);
                 }
             }
-            if link_ready {
-                self.carrier.read(now).context("the way from the guest is gone")?;
+            if asked {
+                self.tell();
             }
-            if clat_ready {
-                clat_ready = self.carrier.read_clat(now).context("the CLAT's device is gone")?;
-            }
-            self.give_udp_ports(now);
-            self.renumber(now);
+            self.renumber();
         }
-    }
-
-    /// Has the link watched again, for reading, and for writing if it is full.
-    fn arm(&self) -> anyhow::Result<()> {
-        let link = self.carrier.link();
-        let mut flags = ARMED;
-        if link.is_full() && link.send_fd().is_some() {
-            flags |= EpollFlags::EPOLLOUT;
-        }
-        let mut event = EpollEvent::new(flags, LINK);
-        match self.epoll.modify(link.fd(), &mut event) {
-            Err(Errno::ENOENT) => self.epoll.add(link.fd(), event),
-            done => done,
-        }
-        .context("cannot watch the way to the guest")
-    }
-
-    fn next_timer(&self, now: Instant) -> Option<Instant> {
-        let churn = self.churn.as_ref().map(|churn| churn.next);
-        self.carrier.next_timer(now).into_iter().chain(churn).min()
     }
 
     /// The exit code, if that is the end.
@@ -404,70 +253,19 @@ impl Loop {
         let Some(server) = &mut self.status else { return };
         while let Ok(true) = server.accept() {
             if let Some(stream) = server.guest() {
-                Status::of(&self.carrier).tell(stream);
+                Status::of(self.driver.carrier()).tell(stream);
             }
             server.hang_up();
         }
     }
 
-    fn answers(&mut self, v6: bool, now: Instant) {
-        let mut buf = [0; 4096];
-        for _ in 0..64 {
-            let Some((token, message)) = self.resolvers.answer(v6, &mut buf) else { return };
-            self.carrier.dns_answer(token, message, now);
-        }
-    }
-
-    fn visitor(&mut self, which: u64, now: Instant) {
-        let which = usize::try_from(which).unwrap_or(usize::MAX);
-        let Some(Open::Tcp(listener, port)) = self.forwards.get(which) else { return };
-        for _ in 0..64 {
-            let Ok((stream, peer)) = listener.accept() else { return };
-            let Some((address, mac)) = self.carrier.guest() else {
-                log::debug!("{peer} comes before the guest");
-                continue;
-            };
-            if stream.set_nonblocking(true).is_ok() {
-                let _ = stream.set_nodelay(true);
-                self.carrier.with_engine(now, |engine, cx| {
-                    engine.tcp_forward(cx, mac, (address, *port), peer, stream);
-                });
-            }
-        }
-    }
-
-    /// Forwarded UDP ports become flows once the guest is known.
-    fn give_udp_ports(&mut self, now: Instant) {
-        let Some((address, mac)) = self.carrier.guest() else { return };
-        for open in &mut self.forwards {
-            let Open::Udp(socket, port) = open else { continue };
-            let Some(socket) = socket.take() else { continue };
-            let guest = (address, *port);
-            let given = self
-                .carrier
-                .with_engine(now, |engine, _| engine.udp_forward(now, mac, guest, socket));
-            if let Err(errno) = given {
-                log::error!("cannot forward UDP to port {port}: {errno}");
-            }
-        }
-    }
-
-    fn renumber(&mut self, now: Instant) {
-        let Some(churn) = &mut self.churn else { return };
-        if now < churn.next {
-            return;
-        }
+    fn renumber(&mut self) {
+        let now = Instant::now();
+        let Some(churn) = self.churn.as_mut().filter(|churn| churn.next <= now) else { return };
         churn.next = now + churn.every;
         churn.round = churn.round.wrapping_add(1);
         // Another of the 65536 beside the first.
         let prefix = churn.prefix.to_bits() ^ u128::from(churn.round) << 64;
-        self.carrier.renumber(prefix.into(), now);
+        self.driver.renumber(prefix.into());
     }
-}
-
-/// How long to wait. Rounded up, or the last millisecond would be spent in circles.
-fn to_timeout(at: Option<Instant>, now: Instant) -> EpollTimeout {
-    let Some(at) = at else { return EpollTimeout::NONE };
-    let millis = at.saturating_duration_since(now).as_micros().div_ceil(1000);
-    EpollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(EpollTimeout::NONE)
 }

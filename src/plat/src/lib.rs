@@ -2,13 +2,14 @@
 //!
 //! Ethernet frames of a guest come in by a [`link`]. [`network`] answers what is for the network itself: router
 //! advertisements, neighbour discovery, DHCPv6, DNS64, echo. The rest are flows, which become sockets of the host
-//! ([`flow`]). [`carrier`] brings them together; [`daemon`] is the process around it.
+//! ([`flow`]). [`carrier`] brings them together, [`driver`] lets them work; [`daemon`] is the process around it.
 #![forbid(unsafe_code)]
 
 pub mod carrier;
 pub mod clat;
 pub mod cli;
 pub mod daemon;
+pub mod driver;
 pub mod flow;
 pub mod forward;
 pub mod frame;
@@ -16,6 +17,7 @@ mod inside;
 pub mod link;
 mod netlink;
 pub mod network;
+mod resolvers;
 mod sandbox;
 pub mod settings;
 pub mod status;

@@ -74,11 +74,19 @@ fn is_forbidden6(v6: Ipv6Addr) -> bool {
 
 /// How a guest sees an address of the world; `like` is an address of the guest itself.
 pub(crate) fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
-    match address {
+    let name = |address| match address {
         IpAddr::V6(v6) => v6,
         IpAddr::V4(v4) if like.to_ipv4_mapped().is_some() => v4.to_ipv6_mapped(),
         IpAddr::V4(v4) => settings.prefix64.embed(v4),
+    };
+    if address.is_loopback() {
+        // The host answers under the name that it was called by; which of several, nobody remembers.
+        let mut names = settings.map_host.iter().map(|ip| name(*ip));
+        if let Some(name) = names.find(|name| target(settings, *name) == Ok(address)) {
+            return name;
+        }
     }
+    name(address)
 }
 
 /// Stands for the host itself where it visits a guest: an address of nobody (RFC 7600 §4.8).
@@ -134,7 +142,9 @@ mod tests {
             ("2001:db8::1", "2001:db8::1"),
         ] {
             let host: IpAddr = host.parse().unwrap();
-            assert_eq!(target(&mapped, text.parse().unwrap()), Ok(host), "{text}");
+            let name = text.parse().unwrap();
+            assert_eq!(target(&mapped, name), Ok(host), "{text}");
+            assert_eq!(seen(&mapped, host, own), name, "{text}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The ways in: how a guest's Ethernet frames come to the network, and go back.
 
 mod frames;
+mod in_process;
 mod server;
 mod stream;
 mod tap;
@@ -14,6 +15,7 @@ use clat_tun::{Tun, VirtioHeader};
 use crate::frame::Out;
 
 pub use frames::{Datagrams, Packets};
+pub use in_process::InProcess;
 pub(crate) use server::Server;
 pub use stream::Stream;
 pub use tap::Tap;

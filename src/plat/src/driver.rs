@@ -1,0 +1,266 @@
+//! A carrier with what it needs of the host: one place where all its descriptors are waited for, the resolvers, the forwarded
+//! ports. `platd` drives one in a process of its own; a test or a sandbox may drive one beside what it does otherwise.
+
+use std::net::Ipv6Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::{bail, Context};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::carrier::{Carrier, Weather};
+use crate::clat;
+use crate::flow::Bounds;
+use crate::forward::Open;
+use crate::link::Link;
+use crate::resolvers::Resolvers;
+use crate::settings::Settings;
+
+/// Tokens that are no flow's. A flow's has its slot in the lower half, of which there are fewer.
+const LINK: u64 = 0xffff_ff02;
+const CLAT: u64 = 0xffff_ff04;
+const DNS4: u64 = 0xffff_ff05;
+const DNS6: u64 = 0xffff_ff06;
+const FORWARD: u64 = 0xffff_ff10;
+/// Ports that may be forwarded.
+const FORWARDS: usize = 200;
+/// The first of those that are the owner's.
+const OWNER: u64 = 0xffff_fff0;
+
+/// A link's descriptor is another when a guest comes or leaves: it is armed anew each time.
+const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
+
+/// What a network may have beside its settings; [`Extras::default`] is nothing of it.
+#[derive(Default)]
+pub struct Extras {
+    /// A CLAT of its own.
+    pub clat: Option<(clat::Up, clat::Down)>,
+    /// What becomes of frames under way.
+    pub weather: Weather,
+    /// How many flows there may be.
+    pub bounds: Bounds,
+    /// Ports of the host for the guest; at most 200.
+    pub forwards: Vec<Open>,
+}
+
+/// A network that works as long as somebody calls [`Driver::turn`]. It is of one thread; a thread for it is made around it.
+///
+/// ```
+/// use clat_plat::driver::{Driver, Extras};
+/// use clat_plat::link::InProcess;
+/// use clat_plat::settings::Settings;
+/// use clat_tun::device::{Devices, Flags};
+///
+/// let (devices, tap) = (Devices::default(), Flags { tap: true, no_packet_info: true, ..Flags::default() });
+/// let guest = devices.open();
+/// guest.set_iff("tap0", tap)?;
+/// let network_side = devices.interface("tap0").expect("it was just made");
+/// let carrier = std::thread::spawn(move || {
+///     let settings = Settings::default();
+///     let link = InProcess::new(network_side, &settings);
+///     let mut driver = Driver::new(settings, Box::new(link), Extras::default())?;
+///     loop {
+///         driver.turn(None, &mut |_| {})?;
+///     }
+/// });
+/// // The guest reads and writes frames; it may wait by poll(2) of `guest.event()`.
+/// while guest.read(&mut [0; 1514]).is_err() {
+///     std::thread::yield_now();
+/// }
+/// // Without a device there is no network either.
+/// drop(guest);
+/// let end: Result<(), anyhow::Error> = carrier.join().expect("no panic");
+/// assert!(end.is_err());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+pub struct Driver {
+    epoll: Rc<Epoll>,
+    carrier: Carrier,
+    forwards: Vec<Open>,
+    resolvers: Resolvers,
+    link_ready: bool,
+    clat_ready: bool,
+}
+
+impl Driver {
+    /// A network for who comes by `link`. All that it needs besides its flows' sockets is open then.
+    ///
+    /// # Errors
+    /// When there are no descriptors or no sockets to be had.
+    pub fn new(settings: Settings, link: Box<dyn Link>, extras: Extras) -> anyhow::Result<Self> {
+        let Extras { clat, weather, bounds, forwards } = extras;
+        let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        epoll.add(link.fd(), EpollEvent::new(ARMED, LINK))?;
+        if let Some((up, _)) = &clat {
+            watch(&epoll, up.tun(), CLAT)?;
+        }
+        if forwards.len() > FORWARDS {
+            bail!("more than {FORWARDS} ports cannot be forwarded");
+        }
+        for (token, open) in (FORWARD..).zip(&forwards) {
+            if let Open::Tcp(listener, _) = open {
+                watch(&epoll, listener, token)?;
+            }
+        }
+        let resolvers = Resolvers::new()?;
+        watch(&epoll, resolvers.v4(), DNS4)?;
+        if let Some(v6) = resolvers.v6() {
+            watch(&epoll, v6, DNS6)?;
+        }
+        let now = Instant::now();
+        let carrier = Carrier::new(settings, link, clat, weather, bounds, Rc::clone(&epoll), now);
+        Ok(Self { epoll, carrier, forwards, resolvers, link_ready: false, clat_ready: false })
+    }
+
+    /// The carrier.
+    #[must_use]
+    pub fn carrier(&self) -> &Carrier {
+        &self.carrier
+    }
+
+    /// The carrier.
+    pub fn carrier_mut(&mut self) -> &mut Carrier {
+        &mut self.carrier
+    }
+
+    /// Changes the advertised prefix; see [`Carrier::renumber`].
+    pub fn renumber(&mut self, prefix: Ipv6Addr) {
+        self.carrier.renumber(prefix, Instant::now());
+    }
+
+    /// Watches a descriptor of the owner's: [`Driver::turn`] tells when it is readable, by this number, up to 15.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn watch(&self, fd: impl AsFd, number: u8) -> anyhow::Result<()> {
+        watch(&self.epoll, fd, OWNER + u64::from(number & 15))
+    }
+
+    /// Does what is due, waits until there is more to be done, and does that. Once it is `until` (`None`: never) nothing is waited
+    /// for. What became readable of [`Driver::watch`]'s is told to `own`.
+    ///
+    /// # Errors
+    /// When the way to the guest is gone for good.
+    pub fn turn(&mut self, until: Option<Instant>, own: &mut dyn FnMut(u8)) -> anyhow::Result<()> {
+        let now = Instant::now();
+        self.carrier.finish(now).context("the way to the guest is gone")?;
+        if std::mem::take(&mut self.link_ready) {
+            self.arm()?;
+        }
+        for query in self.carrier.take_queries() {
+            self.resolvers.ask(&query);
+        }
+        let timer = if self.clat_ready { Some(now) } else { self.carrier.next_timer(now) };
+        let timeout = timer.into_iter().chain(until).min();
+        let mut events = [EpollEvent::empty(); 256];
+        let n = match self.epoll.wait(&mut events, to_timeout(timeout, now)) {
+            Ok(n) => n,
+            Err(Errno::EINTR) => 0,
+            Err(errno) => return Err(errno).context("cannot wait for events"),
+        };
+        let now = Instant::now();
+        for event in &events[..n] {
+            match event.data() {
+                LINK => self.link_ready = true,
+                CLAT => self.clat_ready = true,
+                token @ (DNS4 | DNS6) => self.answers(token == DNS6, now),
+                token if (FORWARD..FORWARD + FORWARDS as u64).contains(&token) => {
+                    self.visitor(token - FORWARD, now);
+                }
+                token if (OWNER..OWNER + 16).contains(&token) => {
+                    own(u8::try_from(token - OWNER).unwrap_or(0));
+                }
+                token => {
+                    let events = event.events();
+                    self.carrier.with_engine(now, |engine, cx| engine.event(cx, token, events));
+                }
+            }
+        }
+        if self.link_ready {
+            self.carrier.read(now).context("the way from the guest is gone")?;
+        }
+        if self.clat_ready {
+            self.clat_ready = self.carrier.read_clat(now).context("the CLAT's device is gone")?;
+        }
+        self.give_udp_ports(now);
+        Ok(())
+    }
+
+    /// Has the link watched again, for reading, and for writing if it is full.
+    fn arm(&self) -> anyhow::Result<()> {
+        let link = self.carrier.link();
+        let mut flags = ARMED;
+        if link.is_full() && link.send_fd().is_some() {
+            flags |= EpollFlags::EPOLLOUT;
+        }
+        let mut event = EpollEvent::new(flags, LINK);
+        match self.epoll.modify(link.fd(), &mut event) {
+            Err(Errno::ENOENT) => self.epoll.add(link.fd(), event),
+            done => done,
+        }
+        .context("cannot watch the way to the guest")
+    }
+
+    fn answers(&mut self, v6: bool, now: Instant) {
+        let mut buf = [0; 4096];
+        for _ in 0..64 {
+            let Some((token, message)) = self.resolvers.answer(v6, &mut buf) else { return };
+            self.carrier.dns_answer(token, message, now);
+        }
+    }
+
+    fn visitor(&mut self, which: u64, now: Instant) {
+        let which = usize::try_from(which).unwrap_or(usize::MAX);
+        let Some(Open::Tcp(listener, port)) = self.forwards.get(which) else { return };
+        for _ in 0..64 {
+            let Ok((stream, peer)) = listener.accept() else { return };
+            let Some((address, mac)) = self.carrier.guest() else {
+                log::debug!("{peer} comes before the guest");
+                continue;
+            };
+            if stream.set_nonblocking(true).is_ok() {
+                let _ = stream.set_nodelay(true);
+                self.carrier.with_engine(now, |engine, cx| {
+                    engine.tcp_forward(cx, mac, (address, *port), peer, stream);
+                });
+            }
+        }
+    }
+
+    /// Forwarded UDP ports become flows once the guest is known.
+    fn give_udp_ports(&mut self, now: Instant) {
+        let Some((address, mac)) = self.carrier.guest() else { return };
+        for open in &mut self.forwards {
+            let Open::Udp(socket, port) = open else { continue };
+            let Some(socket) = socket.take() else { continue };
+            let guest = (address, *port);
+            let given = self
+                .carrier
+                .with_engine(now, |engine, _| engine.udp_forward(now, mac, guest, socket));
+            if let Err(errno) = given {
+                log::error!("cannot forward UDP to port {port}: {errno}");
+            }
+        }
+    }
+}
+
+impl AsFd for Driver {
+    /// What is readable when [`Driver::turn`] has something to do, for who waits for other things as well. (It has also
+    /// when it is [`Carrier::next_timer`].)
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+fn watch(epoll: &Epoll, fd: impl AsFd, token: u64) -> anyhow::Result<()> {
+    epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token)).context("cannot watch a descriptor")
+}
+
+/// How long to wait. Rounded up, or the last millisecond would be spent in circles.
+fn to_timeout(at: Option<Instant>, now: Instant) -> EpollTimeout {
+    let Some(at) = at else { return EpollTimeout::NONE };
+    let millis = at.saturating_duration_since(now).as_micros().div_ceil(1000);
+    EpollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(EpollTimeout::NONE)
+}

@@ -1,0 +1,99 @@
+//! A TUN or TAP device that lives in this process: no `/dev/net/tun`, no namespace, no socket.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use clat_tun::device::{Interface, Kind};
+use clat_tun::VirtioHeader;
+use nix::errno::Errno;
+
+use super::{Event, Link};
+use crate::frame::{Mac, Out, ETHERNET};
+use crate::settings::Settings;
+
+/// Frames that are taken at once.
+const BATCH: usize = 64;
+/// The station that stands for whoever has a TUN device.
+const STATION: Mac = Mac([0x02, 0, 0, 0, 0x04, 0x65]);
+
+/// The link: the network's side of a device.
+#[derive(Debug)]
+pub struct InProcess {
+    interface: Interface,
+    /// The Ethernet addresses in front of packets that have none.
+    addresses: [u8; 12],
+    full: bool,
+    dropped: u64,
+}
+
+impl InProcess {
+    /// A link by the network's side of a device, for a network with these settings. What is sent to a TUN device goes
+    /// without its Ethernet header; there are no neighbours there, so none has to be found.
+    #[must_use]
+    pub fn new(interface: Interface, settings: &Settings) -> Self {
+        let mut addresses = [0; 12];
+        addresses[..6].copy_from_slice(&settings.mac.0);
+        addresses[6..].copy_from_slice(&STATION.0);
+        Self { interface, addresses, full: false, dropped: 0 }
+    }
+}
+
+impl Link for InProcess {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.interface.as_fd()
+    }
+
+    fn send_fd(&self) -> Option<BorrowedFd<'_>> {
+        // The event tells of what came, not of room.
+        None
+    }
+
+    fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
+        for _ in 0..BATCH {
+            let Some(written) = self.interface.recv()? else { break };
+            match self.interface.kind() {
+                Kind::Tap => each(&VirtioHeader::default(), &written.frame),
+                Kind::Tun => {
+                    let protocol = written.protocol.to_be_bytes();
+                    let frame = [&self.addresses[..], &protocol, &written.frame].concat();
+                    each(&VirtioHeader::default(), &frame);
+                }
+            }
+        }
+        Ok(Event::Frames)
+    }
+
+    fn send(&mut self, out: &mut Out) -> io::Result<()> {
+        self.full = false;
+        for (_, frame) in out.iter() {
+            let sent = match self.interface.kind() {
+                Kind::Tap => self.interface.send(frame),
+                Kind::Tun => self.interface.send(frame.get(ETHERNET..).unwrap_or_default()),
+            };
+            match sent {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.full = true;
+                    self.dropped += 1;
+                }
+                // ARP on a device that carries IP.
+                Err(Errno::EINVAL | Errno::EMSGSIZE) => self.dropped += 1,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        out.clear();
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.full
+    }
+
+    fn takes_super_packets(&self) -> bool {
+        false
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}

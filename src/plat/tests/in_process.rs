@@ -1,0 +1,298 @@
+//! A whole carrier inside this process: its guest is smoltcp on a device of `clat_tun::device`, its world are sockets of this host.
+#![allow(clippy::unwrap_used)] // helpers are tests too
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, TcpListener, UdpSocket};
+use std::os::fd::BorrowedFd;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use clat_plat::driver::{Driver, Extras};
+use clat_plat::link::InProcess;
+use clat_plat::settings::Settings;
+use clat_tun::device::{Device, Devices, Flags};
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{self, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::{icmp, tcp, udp};
+use smoltcp::wire::{
+    EthernetAddress, HardwareAddress, Icmpv6Packet, Icmpv6Repr, IpCidr, Ipv6Packet,
+    NdiscPrefixInfoFlags, NdiscRepr,
+};
+
+const TUN: Flags = Flags { tun: true, tap: false, no_packet_info: true };
+const TAP: Flags = Flags { tun: false, tap: true, no_packet_info: true };
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+/// Stands for this host, and the same inside the prefix.
+const HOST: [u8; 4] = [192, 0, 2, 2];
+const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A carrier in a thread; it ends when the device is gone.
+fn carrier(flags: Flags) -> (Device, JoinHandle<anyhow::Error>) {
+    let devices = Devices::default();
+    let device = devices.open();
+    device.set_iff("", flags).unwrap();
+    let interface = devices.interface(device.name()).unwrap();
+    let settings = Settings { map_host: vec![HOST.into()], ..Settings::default() };
+    let thread = thread::spawn(move || {
+        let link = InProcess::new(interface, &settings);
+        let mut driver = Driver::new(settings, Box::new(link), Extras::default()).unwrap();
+        loop {
+            if let Err(end) = driver.turn(None, &mut |_| {}) {
+                return end;
+            }
+        }
+    });
+    (device, thread)
+}
+
+fn wait(event: BorrowedFd<'_>, millis: u16) {
+    let _ = poll(&mut [PollFd::new(event, PollFlags::POLLIN)], PollTimeout::from(millis));
+}
+
+/// The program's side of a device, for smoltcp.
+struct Port(Device);
+
+struct Rx(Vec<u8>);
+struct Tx<'a>(&'a Device);
+
+impl RxToken for Rx {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Tx<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let result = f(&mut frame);
+        assert_eq!(self.0.write(&frame), Ok(len));
+        result
+    }
+}
+
+impl phy::Device for Port {
+    type RxToken<'a> = Rx;
+    type TxToken<'a> = Tx<'a>;
+
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Rx, Tx<'_>)> {
+        let mut frame = vec![0; 2000];
+        let len = self.0.read(&mut frame).ok()?;
+        frame.truncate(len);
+        Some((Rx(frame), Tx(&self.0)))
+    }
+
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Tx<'_>> {
+        Some(Tx(&self.0))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        let tap = self.0.flags().tap;
+        capabilities.medium = if tap { Medium::Ethernet } else { Medium::Ip };
+        capabilities.max_transmission_unit = if tap { 1514 } else { 1500 };
+        capabilities
+    }
+}
+
+struct Guest {
+    port: Port,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+}
+
+impl Guest {
+    /// A guest that has configured itself from the first router advertisement.
+    fn new(device: Device) -> Self {
+        let (router, prefix) = solicit(&device);
+        let mut port = Port(device);
+        let address = match port.0.flags() {
+            Flags { tap: true, .. } => HardwareAddress::Ethernet(EthernetAddress(MAC)),
+            _ => HardwareAddress::Ip,
+        };
+        let mut interface =
+            Interface::new(Config::new(address), &mut port, smoltcp::time::Instant::now());
+        let own = Ipv6Addr::from(prefix.to_bits() | 9);
+        interface.update_ip_addrs(|all| {
+            for address in [own, Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9)] {
+                all.push(IpCidr::new(address.into(), 64)).unwrap();
+            }
+        });
+        interface.routes_mut().add_default_ipv6_route(router).unwrap();
+        Self { port, interface, sockets: SocketSet::new(vec![]) }
+    }
+
+    /// Lets it work until `done` gives something.
+    fn until<T>(&mut self, mut done: impl FnMut(&mut SocketSet<'static>) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = smoltcp::time::Instant::now();
+            self.interface.poll(now, &mut self.port, &mut self.sockets);
+            if let Some(result) = done(&mut self.sockets) {
+                self.interface.poll(now, &mut self.port, &mut self.sockets);
+                return result;
+            }
+            assert!(Instant::now() < deadline, "nothing came");
+            wait(self.port.0.event().unwrap(), 10);
+        }
+    }
+
+    fn connect(&mut self, port: u16) -> SocketHandle {
+        let buffer = || tcp::SocketBuffer::new(vec![0; 1 << 16]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.connect(self.interface.context(), (HOST6, port), 50_000).unwrap();
+        self.sockets.add(socket)
+    }
+}
+
+/// Asks for a router advertisement; who sent it, and the prefix.
+fn solicit(device: &Device) -> (Ipv6Addr, Ipv6Addr) {
+    let ethernet = if device.flags().tap { 14 } else { 0 };
+    let header = [&[0x33, 0x33, 0, 0, 0, 2][..], &MAC, &[0x86, 0xdd]].concat();
+    let mut solicitation = vec![0x60, 0, 0, 0, 0, 8, 58, 255];
+    let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
+    let routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+    solicitation.extend(source.octets());
+    solicitation.extend(routers.octets());
+    solicitation.extend([133, 0, 0, 0, 0, 0, 0, 0]);
+    Icmpv6Packet::new_unchecked(&mut solicitation[40..]).fill_checksum(&source, &routers);
+    let frame = [&header[..ethernet], &solicitation].concat();
+    device.write(&frame).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut frame = [0; 2000];
+        let len = match device.read(&mut frame) {
+            Err(Errno::EAGAIN) => {
+                assert!(Instant::now() < deadline, "no router");
+                wait(device.event().unwrap(), 1000);
+                continue;
+            }
+            read => read.unwrap(),
+        };
+        let packet = Ipv6Packet::new_checked(&frame[ethernet..len]).unwrap();
+        let icmp = Icmpv6Packet::new_checked(packet.payload()).unwrap();
+        let checksums = phy::ChecksumCapabilities::default();
+        let (src, dst) = (packet.src_addr(), packet.dst_addr());
+        if let Ok(Icmpv6Repr::Ndisc(NdiscRepr::RouterAdvert {
+            prefix_info: Some(prefix), ..
+        })) = Icmpv6Repr::parse(&src, &dst, &icmp, &checksums)
+        {
+            assert!(prefix.flags.contains(NdiscPrefixInfoFlags::ADDRCONF));
+            return (src, prefix.prefix);
+        }
+    }
+}
+
+#[test]
+fn tcp_both_ways() {
+    for flags in [TAP, TUN] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+        let (device, thread) = carrier(flags);
+        let repeat = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            stream.write_all(&all).unwrap();
+        });
+        let mut guest = Guest::new(device);
+        let handle = guest.connect(port);
+        let (mut sent, mut got) = (0, Vec::new());
+        guest.until(|sockets| {
+            let socket = sockets.get_mut::<tcp::Socket>(handle);
+            if socket.can_send() && sent < data.len() {
+                sent += socket.send_slice(&data[sent..]).unwrap();
+                if sent == data.len() {
+                    socket.close();
+                }
+            }
+            while socket.can_recv() {
+                socket
+                    .recv(|bytes| {
+                        got.extend_from_slice(bytes);
+                        (bytes.len(), ())
+                    })
+                    .unwrap();
+            }
+            (got.len() == data.len()).then_some(())
+        });
+        assert!(got == data, "what came back is not what went");
+        repeat.join().unwrap();
+        drop(guest);
+        let end = thread.join().unwrap();
+        assert!(format!("{end:#}").starts_with("the way "), "{end:#}");
+    }
+}
+
+#[test]
+fn a_refused_connection_is_reset() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut guest = Guest::new(carrier(TAP).0);
+    let handle = guest.connect(port);
+    guest.until(|sockets| {
+        let state = sockets.get::<tcp::Socket>(handle).state();
+        (state == tcp::State::Closed).then_some(())
+    });
+}
+
+#[test]
+fn datagrams() {
+    for flags in [TAP, TUN] {
+        let host = UdpSocket::bind("127.0.0.1:0").unwrap();
+        host.set_nonblocking(true).unwrap();
+        let port = host.local_addr().unwrap().port();
+        let mut guest = Guest::new(carrier(flags).0);
+        let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 8], vec![0; 16384]);
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        socket.bind(5000).unwrap();
+        let handle = guest.sockets.add(socket);
+        for size in [0, 1, 1200, 1452] {
+            let socket = guest.sockets.get_mut::<udp::Socket>(handle);
+            socket.send_slice(&vec![7; size], (HOST6, port)).unwrap();
+            let mut message = [0; 2000];
+            // It may have to find its router first.
+            let (len, peer) = guest.until(|_| host.recv_from(&mut message).ok());
+            assert_eq!(len, size);
+            host.send_to(&message[..len], peer).unwrap();
+            let (len, from) = guest.until(|sockets| {
+                let (data, from) = sockets.get_mut::<udp::Socket>(handle).recv().ok()?;
+                Some((data.len(), from.endpoint))
+            });
+            assert_eq!((len, from), (size, (HOST6, port).into()));
+        }
+    }
+}
+
+/// The router's own echo always; the host's where it allows ping sockets.
+#[test]
+fn echo() {
+    let mut guest = Guest::new(carrier(TAP).0);
+    let buffer = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 8], vec![0; 8192]);
+    let mut socket = icmp::Socket::new(buffer(), buffer());
+    socket.bind(icmp::Endpoint::Ident(7)).unwrap();
+    let handle = guest.sockets.add(socket);
+    let allowed = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::empty(),
+        nix::sys::socket::SockProtocol::Icmp,
+    )
+    .is_ok();
+    let router = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 1);
+    for target in [Some(router), allowed.then_some(HOST6)].into_iter().flatten() {
+        let request = Icmpv6Repr::EchoRequest { ident: 7, seq_no: 1, data: b"0123456789" };
+        let own = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
+        let mut bytes = vec![0; request.buffer_len()];
+        let mut packet = Icmpv6Packet::new_unchecked(&mut bytes);
+        request.emit(&own, &target, &mut packet, &phy::ChecksumCapabilities::default());
+        guest.sockets.get_mut::<icmp::Socket>(handle).send_slice(&bytes, target.into()).unwrap();
+        let (reply, from) = guest.until(|sockets| {
+            let (data, from) = sockets.get_mut::<icmp::Socket>(handle).recv().ok()?;
+            Some((data.to_vec(), from))
+        });
+        assert_eq!((reply[0], &reply[8..], from), (129, &b"0123456789"[..], target.into()));
+    }
+}
