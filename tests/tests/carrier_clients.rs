@@ -33,8 +33,12 @@ impl Carrier {
         fs::create_dir_all(&dir).unwrap();
         let (host, guest) =
             (Netns::new(number, "host").unwrap(), Netns::new(number, "guest").unwrap());
+        let hosts: String = (1..=200).map(|n| format!("203.0.113.{n} many.example\n")).collect();
+        fs::write(dir.join("hosts"), hosts).unwrap();
+        let hosts = format!("--addn-hosts={}", dir.join("hosts").display());
         let dnsmasq = [
             "dnsmasq",
+            &hosts,
             "--keep-in-foreground",
             "--conf-file=/dev/null",
             "--no-resolv",
@@ -67,6 +71,12 @@ impl Carrier {
 
     fn run(&self, line: &str) -> String {
         self.guest.run(line).unwrap_or_default()
+    }
+
+    fn python(&self, code: &str) -> String {
+        let out = self.guest.output(&["python3", "-c", code]).unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).unwrap()
     }
 
     fn dig(&self, line: &str) -> Vec<String> {
@@ -215,4 +225,40 @@ fn another_prefix_and_no_dns64() {
     let carrier = Carrier::new(&["--no-dns64"]);
     assert!(carrier.dig("AAAA v4.example").is_empty());
     assert_eq!(carrier.dig("A v4.example"), ["198.51.100.1"]);
+}
+
+/// RFC 7766, and what does not fit a datagram.
+#[test]
+fn dig_by_tcp() {
+    if !can_run(&["ip", "dig", "dnsmasq", "python3"]) {
+        return;
+    }
+    let carrier = Carrier::new(&["--dual-stack"]);
+    assert_eq!(carrier.dig("+tcp AAAA v4.example"), [SYNTHESIZED]);
+    assert_eq!(carrier.dig("+tcp AAAA both.example"), ["2001:db8:7::2"]);
+    assert_eq!(carrier.dig("+tcp AAAA ipv4only.arpa").len(), 2);
+    let whole = |line: &str| carrier.guest.run(&format!("dig +time=5 @{DNS} {line}")).unwrap();
+    for kind in ["A", "AAAA"] {
+        let out = whole(&format!("+ignore {kind} many.example"));
+        assert!(out.contains(" tc ") && out.contains("(UDP)"), "{out}");
+        // It tries again by itself.
+        let out = whole(&format!("{kind} many.example"));
+        assert!(out.contains("ANSWER: 200,") && out.contains("(TCP)"), "{out}");
+        assert!(out.contains("Truncated, retrying in TCP mode"), "{out}");
+    }
+    assert!(whole("+noedns +tcp AAAA many.example").contains("ANSWER: 200,"));
+    // Several on one connection, and from the router's other addresses.
+    let out = whole("+tcp +keepopen AAAA v4.example AAAA many.example A www.example");
+    assert_eq!(out.matches("status: NOERROR").count(), 3, "{out}");
+    for server in ["2001:db8:464::1", "fe80::1%plat0"] {
+        let out = carrier.guest.run(&format!("dig +tcp +short +time=5 @{server} v4.example"));
+        assert_eq!(out.unwrap(), "198.51.100.1\n", "{server}");
+    }
+    // One that says nothing is seen off.
+    let nothing = format!("import socket; print(socket.create_connection(('{DNS}', 53)).recv(9))");
+    assert_eq!(carrier.python(&nothing), "b''\n");
+    // By IPv4, from where DHCP says it is.
+    carrier.guest.run("ip addr add 192.168.64.2/24 dev plat0").unwrap();
+    let out = carrier.guest.run("dig +tcp +short +time=5 @192.168.64.1 AAAA v4.example").unwrap();
+    assert_eq!(out, format!("{SYNTHESIZED}\n"));
 }

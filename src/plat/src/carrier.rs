@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Ipv6Addr;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -169,6 +170,10 @@ impl Up<'_> {
                 let settings = self.network.settings();
                 let mut cx = Cx { settings, sink: self.down, now };
                 self.engine.input(&mut cx, mac, vnet, packet);
+            }
+            Handled::Dns => {
+                let mut cx = Cx { settings: self.network.settings(), sink: self.down, now };
+                self.engine.dns_input(&mut cx, mac, vnet, &frame[ETHERNET..]);
             }
         }
     }
@@ -350,6 +355,21 @@ impl Carrier {
         self.down.now = now;
         self.network.dns_answer(token, message, now, &mut self.out);
         self.down.hand_on(&mut self.out);
+    }
+
+    /// Connections of guests to the DNS server.
+    pub fn take_dns_connections(&mut self) -> Vec<UnixStream> {
+        self.engine.take_dns_connections()
+    }
+
+    /// A question has come by one of them, to which the owner has given this number.
+    pub fn dns_question(&mut self, connection: u32, message: &[u8], now: Instant) {
+        self.network.dns_question(connection, message, now);
+    }
+
+    /// Answers to such questions.
+    pub fn take_dns_answers(&mut self) -> Vec<(u32, Vec<u8>)> {
+        self.network.take_dns_answers()
     }
 
     /// Changes the advertised prefix.

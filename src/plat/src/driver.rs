@@ -12,7 +12,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::carrier::{Carrier, Weather};
 use crate::clat;
-use crate::flow::Bounds;
+use crate::dns_server::DnsServer;
+use crate::flow::{Bounds, EDGE};
 use crate::forward::Open;
 use crate::link::Link;
 use crate::resolvers::Resolvers;
@@ -23,7 +24,12 @@ const LINK: u64 = 0xffff_ff02;
 const CLAT: u64 = 0xffff_ff04;
 const DNS4: u64 = 0xffff_ff05;
 const DNS6: u64 = 0xffff_ff06;
+/// With the number of a connection in the upper half: a resolver's, a guest's.
+const RESOLVER: u64 = 0xffff_ff07;
+const QUESTIONS: u64 = 0xffff_ff08;
 const FORWARD: u64 = 0xffff_ff10;
+/// The lower half.
+const SLOT: u64 = 0xffff_ffff;
 /// Ports that may be forwarded.
 const FORWARDS: usize = 200;
 /// The first of those that are the owner's.
@@ -80,6 +86,7 @@ pub struct Driver {
     carrier: Carrier,
     forwards: Vec<Open>,
     resolvers: Resolvers,
+    dns: DnsServer,
     link_ready: bool,
     clat_ready: bool,
 }
@@ -111,7 +118,15 @@ impl Driver {
         }
         let now = Instant::now();
         let carrier = Carrier::new(settings, link, clat, weather, bounds, Rc::clone(&epoll), now);
-        Ok(Self { epoll, carrier, forwards, resolvers, link_ready: false, clat_ready: false })
+        Ok(Self {
+            epoll,
+            carrier,
+            forwards,
+            resolvers,
+            dns: DnsServer::default(),
+            link_ready: false,
+            clat_ready: false,
+        })
     }
 
     /// The carrier.
@@ -149,11 +164,8 @@ impl Driver {
         if std::mem::take(&mut self.link_ready) {
             self.arm()?;
         }
-        for query in self.carrier.take_queries() {
-            self.resolvers.ask(&query);
-        }
-        let timer = if self.clat_ready { Some(now) } else { self.carrier.next_timer(now) };
-        let timeout = timer.into_iter().chain(until).min();
+        self.dns(now);
+        let timeout = self.next_timer(now).into_iter().chain(until).min();
         let mut events = [EpollEvent::empty(); 256];
         let n = match self.epoll.wait(&mut events, to_timeout(timeout, now)) {
             Ok(n) => n,
@@ -166,6 +178,17 @@ impl Driver {
                 LINK => self.link_ready = true,
                 CLAT => self.clat_ready = true,
                 token @ (DNS4 | DNS6) => self.answers(token == DNS6, now),
+                token if token & SLOT == RESOLVER => {
+                    if let Some((token, answer)) = self.resolvers.event(number(token)) {
+                        self.carrier.dns_answer(token, &answer, now);
+                    }
+                }
+                token if token & SLOT == QUESTIONS => {
+                    let (connection, carrier) = (number(token), &mut self.carrier);
+                    self.dns.event(connection, now, &mut |question| {
+                        carrier.dns_question(connection, &question, now);
+                    });
+                }
                 token if (FORWARD..FORWARD + FORWARDS as u64).contains(&token) => {
                     self.visitor(token - FORWARD, now);
                 }
@@ -188,6 +211,18 @@ impl Driver {
         Ok(())
     }
 
+    /// When [`Driver::turn`] has something to do though no descriptor says so; never, while `None`.
+    #[must_use]
+    pub fn next_timer(&self, now: Instant) -> Option<Instant> {
+        let timers = [
+            self.clat_ready.then_some(now),
+            self.carrier.next_timer(now),
+            self.dns.next_timer(),
+            self.resolvers.next_timer(),
+        ];
+        timers.into_iter().flatten().min()
+    }
+
     /// Has the link watched again, for reading, and for writing if it is full.
     fn arm(&self) -> anyhow::Result<()> {
         let link = self.carrier.link();
@@ -203,8 +238,40 @@ impl Driver {
         .context("cannot watch the way to the guest")
     }
 
+    /// Hands questions and answers on.
+    fn dns(&mut self, now: Instant) {
+        self.dns.poll(now);
+        self.resolvers.poll(now);
+        let flags = |token, number| EpollEvent::new(EDGE, token | u64::from(number) << 32);
+        for stream in self.carrier.take_dns_connections() {
+            let (number, socket) = self.dns.accept(stream, now);
+            // One that is not watched idles, and ends by that.
+            let _ = self.epoll.add(socket, flags(QUESTIONS, number));
+        }
+        loop {
+            let answers = self.carrier.take_dns_answers();
+            if answers.is_empty() {
+                break;
+            }
+            for (connection, answer) in answers {
+                let carrier = &mut self.carrier;
+                self.dns.answer(connection, &answer, now, &mut |question| {
+                    carrier.dns_question(connection, &question, now);
+                });
+            }
+        }
+        for query in self.carrier.take_queries() {
+            if !query.tcp {
+                self.resolvers.ask(&query);
+            } else if let Some((number, socket)) = self.resolvers.connect(&query, now) {
+                let _ = self.epoll.add(socket, flags(RESOLVER, number));
+            }
+        }
+    }
+
     fn answers(&mut self, v6: bool, now: Instant) {
-        let mut buf = [0; 4096];
+        // As long as what a guest has announced to take, which is asked for in its name.
+        let mut buf = [0; u16::MAX as usize];
         for _ in 0..64 {
             let Some((token, message)) = self.resolvers.answer(v6, &mut buf) else { return };
             self.carrier.dns_answer(token, message, now);
@@ -247,11 +314,16 @@ impl Driver {
 }
 
 impl AsFd for Driver {
-    /// What is readable when [`Driver::turn`] has something to do, for who waits for other things as well. (It has also
-    /// when it is [`Carrier::next_timer`].)
+    /// What is readable when [`Driver::turn`] has something to do, for who waits for other things as well, and no longer than
+    /// until [`Driver::next_timer`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
+}
+
+/// The number in the upper half of a token.
+fn number(token: u64) -> u32 {
+    u32::try_from(token >> 32).unwrap_or(0)
 }
 
 fn watch(epoll: &Epoll, fd: impl AsFd, token: u64) -> anyhow::Result<()> {

@@ -1,12 +1,27 @@
 //! The resolvers of the host, and how they are asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::flow::tcp_connect;
+use crate::messages::Messages;
 use crate::network::Query;
+
+/// Connections to resolvers at a time; beyond them the oldest goes.
+const CONNECTIONS: usize = 64;
+/// How long one is waited for. Somebody else has been asked by then.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection for one question.
+struct Connection {
+    messages: Messages,
+    token: u64,
+    since: Instant,
+}
 
 /// The sockets by which resolvers are asked.
 pub(crate) struct Resolvers {
@@ -14,6 +29,9 @@ pub(crate) struct Resolvers {
     v6: Option<UdpSocket>,
     /// Tokens by resolver and identification.
     asked: HashMap<(SocketAddr, u16), u64>,
+    /// By a number that grows.
+    connections: BTreeMap<u32, Connection>,
+    next: u32,
 }
 
 impl Resolvers {
@@ -25,7 +43,7 @@ impl Resolvers {
         if let Some(v6) = &v6 {
             v6.set_nonblocking(true)?;
         }
-        Ok(Self { v4, v6, asked: HashMap::new() })
+        Ok(Self { v4, v6, asked: HashMap::new(), connections: BTreeMap::new(), next: 0 })
     }
 
     pub(crate) fn v4(&self) -> &UdpSocket {
@@ -36,6 +54,7 @@ impl Resolvers {
         self.v6.as_ref()
     }
 
+    /// Asks over UDP.
     pub(crate) fn ask(&mut self, query: &Query) {
         let socket = match (query.resolver.is_ipv4(), &self.v6) {
             (true, _) => &self.v4,
@@ -70,5 +89,50 @@ impl Resolvers {
                 return Some((token, &buf[..len]));
             }
         }
+    }
+    /// Asks over TCP: the number of the connection, and its socket to be watched.
+    pub(crate) fn connect(&mut self, query: &Query, now: Instant) -> Option<(u32, &TcpStream)> {
+        let stream = match tcp_connect(query.resolver, u8::MAX) {
+            Ok(stream) => stream,
+            Err(e) => {
+                log::debug!("cannot ask {}: {e}", query.resolver);
+                return None;
+            }
+        };
+        let mut messages = Messages::new(stream);
+        messages.send(&query.message).ok()?;
+        if self.connections.len() >= CONNECTIONS {
+            self.connections.pop_first();
+        }
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        let connection = Connection { messages, token: query.token, since: now };
+        let connection = self.connections.entry(number).or_insert(connection);
+        Some((number, connection.messages.stream()))
+    }
+
+    /// A connection is ready: its token and the answer, if that is there. It ends with that, or when it breaks.
+    pub(crate) fn event(&mut self, number: u32) -> Option<(u64, Vec<u8>)> {
+        let connection = self.connections.get_mut(&number)?;
+        let messages = &mut connection.messages;
+        let answer = messages.flush().and_then(|()| messages.next(usize::MAX));
+        match answer {
+            Ok(None) if !messages.is_over() => None,
+            answer => {
+                let token = connection.token;
+                self.connections.remove(&number);
+                answer.ok().flatten().map(|answer| (token, answer))
+            }
+        }
+    }
+
+    /// Closes what was waited for long enough.
+    pub(crate) fn poll(&mut self, now: Instant) {
+        self.connections.retain(|_, connection| now < connection.since + PATIENCE);
+    }
+
+    /// When [`Self::poll`] is wanted.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.connections.values().next().map(|connection| connection.since + PATIENCE)
     }
 }

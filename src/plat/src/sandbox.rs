@@ -122,6 +122,9 @@ fn filter(arch: TargetArch) -> anyhow::Result<BpfProgram> {
     let families: Result<Vec<_>, anyhow::Error> =
         families.into_iter().map(|f| Ok(only(0, SeccompCmpOp::Eq, f.try_into()?)?)).collect();
     rules.insert(libc::SYS_socket, families?);
+    // Between flows and the DNS server.
+    let unix = only(0, SeccompCmpOp::Eq, libc::AF_UNIX.try_into()?)?;
+    rules.insert(libc::SYS_socketpair, vec![unix]);
     let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
     Ok(filter.try_into()?)
 }

@@ -2,7 +2,8 @@
 
 use std::io::{self, IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -64,6 +65,14 @@ pub(crate) fn tcp_connect(remote: SocketAddr, hops: u8) -> io::Result<TcpStream>
         Err(e) => return Err(e),
     }
     Ok(socket.into())
+}
+
+/// A connection inside this process: the flow's end (a stream as good as any, whatever the library calls it) and the other.
+pub(crate) fn pair() -> io::Result<(TcpStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok((OwnedFd::from(ours).into(), theirs))
 }
 
 /// A socket for datagrams to any destination of a family, which tells of ICMP errors.

@@ -18,6 +18,7 @@ pub(crate) mod wire;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -29,7 +30,7 @@ use crate::frame::Mac;
 use crate::settings::Settings;
 use errors::{Bucket, Trouble};
 use fragments::Fragments;
-pub(crate) use host::prepare_udp;
+pub(crate) use host::{prepare_udp, tcp_connect};
 pub use stats::{Drop, FlowStatus, Stats};
 use table::{Entry, Id, Key, Table};
 use target::Refused;
@@ -78,6 +79,15 @@ pub(crate) enum Flow {
     Echo(echo::Echo),
 }
 
+/// Where the other end of a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Far {
+    /// Out there.
+    World,
+    /// In this process: the DNS server.
+    Dns,
+}
+
 /// A socket that waits for what comes next on it; the token of its event is the flow's.
 pub(crate) const EDGE: EpollFlags = EpollFlags::EPOLLIN
     .union(EpollFlags::EPOLLOUT)
@@ -94,6 +104,8 @@ pub struct Engine {
     held: usize,
     /// Flows that something came for.
     queue: Vec<Id>,
+    /// The other ends of connections to the network's own DNS server.
+    dns: Vec<UnixStream>,
     train: udp::Train,
     scratch: Vec<u8>,
     fragments: Fragments,
@@ -114,6 +126,7 @@ impl Engine {
             bounds,
             held: 0,
             queue: Vec::new(),
+            dns: Vec::new(),
             train: udp::Train::default(),
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
@@ -170,7 +183,7 @@ impl Engine {
 
     fn dispatch(&mut self, cx: &mut Cx<'_>, mac: Mac, vnet: &VirtioHeader, packet: &Packet<'_>) {
         match packet.protocol {
-            wire::TCP => self.tcp_input(cx, mac, packet),
+            wire::TCP => self.tcp_input(cx, mac, packet, Far::World),
             wire::UDP => self.udp_input(cx, mac, vnet, packet),
             wire::ICMP6 if packet.src.to_ipv4_mapped().is_none() => {
                 self.echo_input(cx, mac, packet);
@@ -180,6 +193,21 @@ impl Engine {
             }
             _ => self.refuse(cx, Drop::Protocol, Trouble::Protocol, packet.whole, mac),
         }
+    }
+
+    /// Takes a TCP packet for the network's own DNS server; the other end is in [`Engine::take_dns_connections`].
+    pub fn dns_input(&mut self, cx: &mut Cx<'_>, mac: Mac, vnet: &VirtioHeader, bytes: &[u8]) {
+        let Some(packet) = wire::parse(bytes) else { return self.stats.drop(Drop::Malformed) };
+        self.stats.packets_up += 1;
+        if !vnet.needs_csum && !vnet.data_valid && !wire::verifies(&packet) {
+            return self.stats.drop(Drop::Checksum);
+        }
+        self.tcp_input(cx, mac, &packet, Far::Dns);
+    }
+
+    /// Takes the other ends of new connections to the DNS server: non-blocking streams.
+    pub fn take_dns_connections(&mut self) -> Vec<UnixStream> {
+        std::mem::take(&mut self.dns)
     }
 
     /// Drops a packet and says why.
@@ -334,7 +362,7 @@ impl Engine {
         }
     }
 
-    fn tcp_input(&mut self, cx: &mut Cx<'_>, mac: Mac, packet: &Packet<'_>) {
+    fn tcp_input(&mut self, cx: &mut Cx<'_>, mac: Mac, packet: &Packet<'_>, far: Far) {
         let Some((from, to, segment)) = wire::parse_tcp(packet.payload) else {
             return self.stats.drop(Drop::Malformed);
         };
@@ -346,7 +374,7 @@ impl Engine {
             self.table.touch(id);
             self.enqueue(id);
         } else if segment.flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN {
-            self.tcp_open(cx, mac, packet, key, &segment);
+            self.tcp_open(cx, mac, packet, key, &segment, far);
         } else if segment.flags & flag::RST == 0 {
             self.stats.drop(Drop::NoFlow);
             self.reset(cx, mac, &key, &segment);
@@ -376,8 +404,13 @@ impl Engine {
         packet: &Packet<'_>,
         key: Key,
         syn: &Incoming<'_>,
+        far: Far,
     ) {
-        let address = match target::target(cx.settings, packet.dst) {
+        let address = match far {
+            Far::World => target::target(cx.settings, packet.dst).map(Some),
+            Far::Dns => Ok(None),
+        };
+        let address = match address {
             Ok(address) => address,
             Err(refused) => {
                 return self.refuse(cx, Drop::Forbidden, refused.into(), packet.whole, mac)
@@ -386,8 +419,17 @@ impl Engine {
         if !self.make_room(mac) {
             return self.stats.drop(Drop::Limit);
         }
-        let remote = SocketAddr::new(address, key.remote.1);
-        let socket = match host::tcp_connect(remote, packet.hop_limit - 1) {
+        let opened = match address {
+            Some(address) => {
+                let remote = SocketAddr::new(address, key.remote.1);
+                host::tcp_connect(remote, packet.hop_limit - 1)
+            }
+            None => host::pair().map(|(ours, theirs)| {
+                self.dns.push(theirs);
+                ours
+            }),
+        };
+        let socket = match opened {
             Ok(socket) => socket,
             Err(e) => {
                 self.stats.drop(Drop::HostError);

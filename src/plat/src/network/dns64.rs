@@ -18,8 +18,8 @@ use crate::settings::Settings;
 
 /// Questions that wait for a resolver; beyond them the oldest gets no answer.
 const MAX_PENDING: usize = 1024;
-/// The longest question that is read.
-const MAX_QUESTION: usize = 1500;
+/// Bytes of the longest question that is read.
+pub const MAX_QUESTION: usize = 1500;
 /// How long a resolver has, and how many are tried.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 3;
@@ -37,12 +37,13 @@ const WELL_KNOWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(
 const WELL_KNOWN_NAME: &str = "ipv4only.arpa.";
 const WELL_KNOWN_TTL: u32 = 3600;
 
-/// Who asks: a guest at `from`, which wants its answer to come from `at`.
+/// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Client {
-    pub(super) link: Link,
-    pub(super) from: SocketAddr,
-    pub(super) at: SocketAddr,
+pub(super) enum Client {
+    /// A guest at `from`, which wants its answer to come from `at`.
+    Udp { link: Link, from: SocketAddr, at: SocketAddr },
+    /// Who has the connection with this number.
+    Tcp(u32),
 }
 
 /// An answer and whose it is.
@@ -114,7 +115,10 @@ impl Dns64 {
         let ([question], Some(_)) = (message.queries(), question_end(asked)) else {
             return Some(refusal(asked, ResponseCode::FormErr));
         };
-        let limit = limit(&message, settings);
+        let limit = match client {
+            Client::Udp { .. } => limit(&message, settings),
+            Client::Tcp(_) => u16::MAX.into(),
+        };
         if let Some(known) = well_known(&message, question, settings) {
             return finish(known, limit);
         }
@@ -159,6 +163,12 @@ impl Dns64 {
         let truncated = answer[2] & 0x02 != 0;
         let client = pending.client;
         let answered = match &mut pending.stage {
+            // Who has a connection gets all of it.
+            _ if truncated && !pending.tcp && matches!(client, Client::Tcp(_)) => {
+                pending.tcp = true;
+                self.send(pending, settings, now, queries);
+                return None;
+            }
             Stage::Pass => Some(pending.pass(answer)),
             Stage::A { .. } | Stage::Ptr { .. } if truncated && !pending.tcp => {
                 pending.tcp = true;
@@ -503,7 +513,7 @@ fn dnssec_ok(message: &Message) -> bool {
     message.extensions().as_ref().is_some_and(|edns| edns.flags().dnssec_ok)
 }
 
-/// Bytes of an answer: what the guest can take, in one packet.
+/// Bytes of an answer over UDP: what the guest can take, in one packet.
 fn limit(asked: &Message, settings: &Settings) -> usize {
     let room = settings.mtu.saturating_sub(48).min(MAX_PAYLOAD);
     let wanted = asked.extensions().as_ref().map_or(CLASSIC, Edns::max_payload);

@@ -23,6 +23,7 @@ use self::wire::{Link, Packet};
 use crate::frame::{Mac, Out};
 use crate::settings::{DualStack, Settings};
 
+pub use self::dns64::MAX_QUESTION;
 pub use self::icmp::Problem;
 
 /// All nodes of the link.
@@ -37,6 +38,8 @@ pub enum Handled {
     /// Not the network's: the flows may have it. It goes by IPv6 (or IPv4, with `dual_stack`) from a guest's address to
     /// somewhere outside, and may go one hop further; its lengths are true, but padding may follow.
     NotForUs,
+    /// TCP for the network's DNS server: the flows may have it, but its other end is here ([`Network::dns_question`]).
+    Dns,
 }
 
 /// A question for a resolver of the host. What sends it keeps the token, and comes back with
@@ -62,6 +65,8 @@ pub struct Network {
     neighbours: Neighbours,
     dhcpv4: dhcpv4::Server,
     dns: Dns64,
+    /// Answers for connections.
+    dns_answers: Vec<(u32, Vec<u8>)>,
     errors: Limiter,
 }
 
@@ -76,6 +81,7 @@ impl Network {
             neighbours: Neighbours::default(),
             dhcpv4: dhcpv4::Server::default(),
             dns: Dns64::default(),
+            dns_answers: Vec::new(),
             errors: Limiter::new(now),
         }
     }
@@ -126,7 +132,7 @@ impl Network {
             self.advertise(self.everybody(), ALL_NODES, out);
         }
         for (client, answer) in self.dns.poll(&self.settings, now, &mut self.queries) {
-            send_dns(&client, &answer, out);
+            self.send_dns(client, answer, out);
         }
     }
 
@@ -146,7 +152,32 @@ impl Network {
     pub fn dns_answer(&mut self, token: u64, message: &[u8], now: Instant, out: &mut Out) {
         let answered = self.dns.answer(token, message, &self.settings, now, &mut self.queries);
         if let Some((client, answer)) = answered {
-            send_dns(&client, &answer, out);
+            self.send_dns(client, answer, out);
+        }
+    }
+
+    /// Takes a question that came over TCP, by the connection with this number.
+    pub fn dns_question(&mut self, connection: u32, message: &[u8], now: Instant) {
+        let (settings, queries) = (&self.settings, &mut self.queries);
+        let client = Client::Tcp(connection);
+        if let Some(answer) = self.dns.ask(client, message, settings, now, queries) {
+            self.dns_answers.push((connection, answer));
+        }
+    }
+
+    /// Takes the answers for connections.
+    pub fn take_dns_answers(&mut self) -> Vec<(u32, Vec<u8>)> {
+        std::mem::take(&mut self.dns_answers)
+    }
+
+    fn send_dns(&mut self, client: Client, answer: Vec<u8>, out: &mut Out) {
+        match client {
+            Client::Udp { link, from, at } => {
+                let payload = wire::udp_with(at.port(), from.port(), &answer);
+                let addrs = (at.ip(), from.ip());
+                wire::send(out, link, addrs, wire::HOP_LIMIT, IpProtocol::Udp, payload);
+            }
+            Client::Tcp(connection) => self.dns_answers.push((connection, answer)),
         }
     }
 
@@ -205,8 +236,7 @@ impl Network {
             return Handled::Yes;
         }
         if dst.is_multicast() || self.is_ours(dst) {
-            self.local(packet, now, out);
-            return Handled::Yes;
+            return self.local(packet, now, out);
         }
         if src.is_unspecified() || dst.is_unspecified() || dst.is_loopback() {
             return Handled::Yes;
@@ -230,15 +260,19 @@ impl Network {
     }
 
     /// A packet for one of the router's addresses, or for a group.
-    fn local(&mut self, packet: &Packet<'_>, now: Instant, out: &mut Out) {
+    fn local(&mut self, packet: &Packet<'_>, now: Instant, out: &mut Out) -> Handled {
         match icmp::walk(packet) {
             Walk::Upper { protocol: 58, payload, .. } => self.icmpv6(packet, payload, out),
+            Walk::Upper { protocol: 6, payload, .. } if is_dns(packet, payload) => {
+                return Handled::Dns
+            }
             Walk::Upper { protocol, payload, named_at } => {
                 self.upper(packet, protocol, payload, named_at, now, out);
             }
             Walk::Problem(problem) => self.error(problem, packet, now, out),
             Walk::Fragment { .. } | Walk::Broken => {}
         }
+        Handled::Yes
     }
 
     fn icmpv6(&mut self, packet: &Packet<'_>, payload: &[u8], out: &mut Out) {
@@ -301,7 +335,7 @@ impl Network {
                         }
                     }
                     (DNS_PORT, _) if !to_group && !src.is_unspecified() => {
-                        let client = Client {
+                        let client = Client::Udp {
                             link,
                             from: SocketAddr::new(src, from),
                             at: SocketAddr::new(dst, to),
@@ -309,7 +343,7 @@ impl Network {
                         let (settings, queries) = (&self.settings, &mut self.queries);
                         if let Some(answer) = self.dns.ask(client, message, settings, now, queries)
                         {
-                            send_dns(&client, &answer, out);
+                            self.send_dns(client, answer, out);
                         }
                     }
                     _ if to_group => {}
@@ -344,8 +378,7 @@ impl Network {
             net.router.to_bits() | u32::MAX.checked_shr(net.prefix_len.into()).unwrap_or(0),
         );
         if dst == net.router || dst.is_broadcast() || dst == everybody {
-            self.local4(packet, net, now, out);
-            return Handled::Yes;
+            return self.local4(packet, net, now, out);
         }
         let nowhere = dst.octets()[0] == 0 || dst.is_loopback() || dst.is_link_local();
         if nowhere || dst.is_multicast() || !dhcpv4::is_guest(src, net) {
@@ -363,10 +396,16 @@ impl Network {
     }
 
     /// An IPv4 packet for the router, or for everybody.
-    fn local4(&mut self, packet: &Packet<'_>, net: DualStack, now: Instant, out: &mut Out) {
+    fn local4(
+        &mut self,
+        packet: &Packet<'_>,
+        net: DualStack,
+        now: Instant,
+        out: &mut Out,
+    ) -> Handled {
         // Fragments, by flag and offset.
         if packet.whole[6] & 0x3f != 0 || packet.whole[7] != 0 {
-            return;
+            return Handled::Yes;
         }
         let to_router = packet.dst == IpAddr::V4(net.router);
         if let Some((_, dhcpv4::SERVER_PORT, message)) =
@@ -380,11 +419,11 @@ impl Network {
                 let link = packet.link.to(mac);
                 wire::send(out, link, addrs, wire::HOP_LIMIT, IpProtocol::Udp, message);
             }
-            return;
+            return Handled::Yes;
         }
         match packet.src {
             IpAddr::V4(src) if to_router && dhcpv4::is_guest(src, net) => {}
-            _ => return,
+            _ => return Handled::Yes,
         }
         match (packet.next, packet.payload) {
             (1, [8, 0, _, _, _, _, _, _, ..]) => {
@@ -396,8 +435,10 @@ impl Network {
                 }
             }
             (1, _) => {}
+            (6, payload) if is_dns(packet, payload) => return Handled::Dns,
             (protocol, payload) => self.upper(packet, protocol, payload, 9, now, out),
         }
+        Handled::Yes
     }
 
     fn error(&mut self, problem: Problem, packet: &Packet<'_>, now: Instant, out: &mut Out) {
@@ -441,8 +482,14 @@ impl Network {
     }
 }
 
-fn send_dns(client: &Client, answer: &[u8], out: &mut Out) {
-    let payload = wire::udp_with(client.at.port(), client.from.port(), answer);
-    let addrs = (client.at.ip(), client.from.ip());
-    wire::send(out, client.link, addrs, wire::HOP_LIMIT, IpProtocol::Udp, payload);
+/// Whether this is TCP for the DNS server, of a guest that can be answered.
+fn is_dns(packet: &Packet<'_>, payload: &[u8]) -> bool {
+    let port = payload.get(2..4).and_then(|port| port.first_chunk());
+    let to_group = match packet.dst {
+        IpAddr::V6(dst) => dst.is_multicast(),
+        IpAddr::V4(dst) => dst.is_broadcast(),
+    };
+    port.is_some_and(|port| u16::from_be_bytes(*port) == DNS_PORT)
+        && !to_group
+        && !packet.src.is_unspecified()
 }

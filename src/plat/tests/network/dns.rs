@@ -1,14 +1,17 @@
 //! DNS64, with a resolver made of answers.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use clat_plat::network::Handled;
 use clat_plat::settings::Settings;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-use crate::guest::{udp4, udp6, Lab, DNS, GLOBAL, GUEST4, ROUTER4};
+use smoltcp::wire::IpProtocol;
+
+use crate::guest::{packet, udp4, udp6, Lab, DNS, GLOBAL, GUEST4, ROUTER4};
 
 const V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
@@ -468,4 +471,52 @@ fn over_ipv4_too() {
     spoiled = [&frame[..14 + 40 + 6], &[0, 1], &frame[14 + 40 + 8..]].concat();
     lab.network.input(&spoiled, &partial, lab.now, &mut out);
     assert_eq!(out.len(), 1);
+}
+
+/// RFC 7766: a connection has a number, and all of an answer.
+#[test]
+fn over_tcp() {
+    for dst in [DNS.into(), ROUTER4.into()] {
+        let src = if matches!(dst, IpAddr::V4(_)) { GUEST4.into() } else { GLOBAL.into() };
+        let mut lab = Lab::dual_stack();
+        let mut segment = vec![0; 20];
+        segment[12] = 0x50;
+        segment[3] = 53;
+        let frame = packet(src, dst, 64, IpProtocol::Tcp, &segment);
+        assert_eq!(lab.send(&frame), (Handled::Dns, vec![]));
+        segment[3] = 54;
+        let frame = packet(src, dst, 64, IpProtocol::Tcp, &segment);
+        assert_eq!(lab.ask(&frame).map(|got| got.protocol), Some(IpProtocol::Tcp), "reset");
+    }
+
+    let mut lab = lab();
+    let now = lab.now;
+    let answers = |lab: &mut Lab| lab.network.take_dns_answers();
+    let known = question("ipv4only.arpa.", RecordType::A).to_vec().unwrap();
+    lab.network.dns_question(7, &known, now);
+    let [(7, answer)] = &answers(&mut lab)[..] else { panic!("none") };
+    assert_eq!(decode(answer).answers().len(), 2);
+
+    // What a resolver cut short is asked for once more, whatever the question.
+    let many: Vec<_> = (0..200).map(|n| a("v4.example.", 60, [203, 0, 113, n].into())).collect();
+    for kind in [RecordType::A, RecordType::AAAA] {
+        lab.network.dns_question(8, &question("v4.example.", kind).to_vec().unwrap(), now);
+        if kind == RecordType::AAAA {
+            let query = lab.query();
+            let none = reply(&query.message, ResponseCode::NoError, &[], &[]);
+            assert_eq!(lab.resolved(query.token, &none), None);
+        }
+        let query = lab.query();
+        assert!(!query.tcp);
+        let mut short = reply(&query.message, ResponseCode::NoError, &[], &[]);
+        short[2] |= 0x02;
+        assert_eq!(lab.resolved(query.token, &short), None);
+        let query = lab.query();
+        assert!(query.tcp && answers(&mut lab).is_empty());
+        let whole = reply(&query.message, ResponseCode::NoError, &many, &[]);
+        assert_eq!(lab.resolved(query.token, &whole), None);
+        let [(8, answer)] = &answers(&mut lab)[..] else { panic!("none") };
+        let answer = decode(answer);
+        assert!(answer.answers().len() == 200 && !answer.truncated());
+    }
 }

@@ -1,0 +1,152 @@
+//! DNS messages on a stream, each behind its length: 2 bytes, big-endian (RFC 1035 §4.2.2).
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+/// Bytes of the length in front of a message.
+const PREFIX: usize = 2;
+
+/// A non-blocking stream of messages.
+#[derive(Debug)]
+pub(crate) struct Messages<S = TcpStream> {
+    stream: S,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// The other end will send no more.
+    ended: bool,
+}
+
+impl<S: Read + Write> Messages<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, input: Vec::new(), output: Vec::new(), ended: false }
+    }
+
+    pub(crate) fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// Whether the other end has said its last, and all of it was given.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended
+    }
+
+    /// Bytes that the other end has not taken.
+    pub(crate) fn waiting(&self) -> usize {
+        self.output.len()
+    }
+
+    /// The next message; `None` while it is not there as a whole.
+    ///
+    /// # Errors
+    /// When the stream broke, or a message is longer than `most`.
+    pub(crate) fn next(&mut self, most: usize) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some((length, rest)) = self.input.split_first_chunk() {
+                let len = usize::from(u16::from_be_bytes(*length));
+                if len > most {
+                    return Err(ErrorKind::InvalidData.into());
+                }
+                if let Some(message) = rest.get(..len) {
+                    let message = message.to_vec();
+                    self.input.drain(..PREFIX + len);
+                    return Ok(Some(message));
+                }
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+                Ok(n) => self.input.extend_from_slice(&bytes[..n]),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Sends a message behind those that wait, as far as the stream takes it now.
+    ///
+    /// # Errors
+    /// When the stream broke.
+    pub(crate) fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        let Ok(length) = u16::try_from(message.len()) else { return Ok(()) };
+        self.output.extend_from_slice(&length.to_be_bytes());
+        self.output.extend_from_slice(message);
+        self.flush()
+    }
+
+    /// Sends what waits, as far as the stream takes it now.
+    ///
+    /// # Errors
+    /// When the stream broke.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(n) => drop(self.output.drain(..n)),
+                // It is not connected yet, or full.
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+                    break
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn cut_anywhere() {
+        let bytes = [0, 3, 1, 2, 3, 0, 0, 0, 1, 9];
+        for cut in 0..=bytes.len() {
+            let (mut other, stream) = UnixStream::pair().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let mut messages = Messages::new(stream);
+            let mut got = Vec::new();
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                other.write_all(part).unwrap();
+                while let Some(message) = messages.next(3).unwrap() {
+                    got.push(message);
+                }
+            }
+            assert_eq!(got, [vec![1, 2, 3], vec![], vec![9]]);
+            assert!(!messages.is_over());
+            messages.send(&[7, 8]).unwrap();
+            let mut answer = [0; 4];
+            other.read_exact(&mut answer).unwrap();
+            assert_eq!(answer, [0, 2, 7, 8]);
+            other.write_all(&[0, 4]).unwrap();
+            assert!(messages.next(3).is_err(), "too long to be read");
+        }
+    }
+
+    #[test]
+    fn the_end_and_a_reader_that_sleeps() {
+        let (other, stream) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut messages = Messages::new(stream);
+        let mut sent = 0;
+        while messages.waiting() == 0 {
+            messages.send(&[5; 60_000]).unwrap();
+            sent += 60_002;
+        }
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; sent];
+            (&other).read_exact(&mut all).unwrap();
+        });
+        while messages.waiting() > 0 {
+            messages.flush().unwrap();
+        }
+        reader.join().unwrap();
+        assert_eq!(messages.next(1).unwrap(), None);
+        assert!(messages.is_over());
+    }
+}
