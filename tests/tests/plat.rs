@@ -150,8 +150,13 @@ for family, server in ((socket.AF_INET, S4), (socket.AF_INET6, S6)):
             world.platd(&["run", "--", "ping", "-c", "2", "-i", "0.2", "-W", "3", server])?;
         assert!(ping.status.success(), "{ping:?}");
     }
-    let big = world.platd(&["run", "--", "ping", "-c", "1", "-W", "3", "-s", "4000", SERVER6])?;
-    assert!(big.status.success(), "{big:?}");
+    for (server, size) in
+        [(SERVER, "4000"), (SERVER, "40000"), (SERVER6, "4000"), (SERVER6, "40000")]
+    {
+        let big = world
+            .platd(&["run", "--", "ping", "-c", "2", "-i", "0.2", "-W", "3", "-s", size, server])?;
+        assert!(big.status.success(), "{server} {size}: {big:?}");
+    }
     let code = world.platd(&["run", "--", "sh", "-c", "exit 7"])?;
     assert_eq!(code.status.code(), Some(7));
     let none = world.platd(&["run", "--", "no-such-program"])?;

@@ -85,7 +85,7 @@ impl Down {
         self.frames += 1;
         let sent = match &mut self.clat {
             Some(clat) if destination(parts[0]).is_some_and(|dst| clat.owns(dst)) => {
-                clat.send(vnet, [&parts[0][ETHERNET..], parts[1], parts[2]])
+                clat.send(vnet, [&parts[0][ETHERNET..], parts[1], parts[2]], self.now)
             }
             _ => match &self.direct {
                 Some(tun) => tun.send_pieces(vnet, &parts.map(IoSlice::new)).is_ok(),
@@ -335,7 +335,7 @@ impl Carrier {
         let Some(clat) = &mut self.clat else { return Ok(false) };
         let (engine, down, settings) = (&mut self.engine, &mut self.down, self.network.settings());
         let mac = settings.mac;
-        clat.recv(BATCH, |vnet, packet| {
+        clat.recv(BATCH, now, |vnet, packet| {
             let mut head = [0; ETHERNET];
             head[..6].copy_from_slice(&mac.0);
             head[6..12].copy_from_slice(&clat::MAC.0);

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
+use std::time::Instant;
 
 use clat_tun::{GsoType, Tun, VirtioHeader};
 use clat_xlat::{
@@ -11,7 +12,8 @@ use clat_xlat::{
 };
 use nix::errno::Errno;
 
-use crate::flow::wire::{fold, pseudo, IPV6, TCP, UDP};
+use crate::flow::fragments::Fragments;
+use crate::flow::wire::{fold, parse, pseudo, sum, ICMP4, ICMP6, IPV6, TCP, UDP};
 use crate::frame::{Mac, ETHERNET, MAX_FRAME};
 use crate::settings::Settings;
 
@@ -21,6 +23,11 @@ pub const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 const GROWTH: u16 = 28;
 /// The station that its frames come from.
 pub const MAC: Mac = Mac([0x02, 0, 0, 0, 0x04, 0x66]);
+
+/// Bytes of an IPv4 header without options, and of a Fragment Header; the number that announces that.
+const IPV4: usize = 20;
+const FRAGMENT_HEADER: usize = 8;
+const FRAGMENT: u8 = 44;
 
 /// Bytes of the longest packet.
 const LARGEST: usize = MAX_FRAME - ETHERNET;
@@ -40,7 +47,8 @@ pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
     // As long-lived as the process.
     let prefixes: &'static [Prefix] = Box::leak(Box::new([settings.prefix64]));
     let config = Config {
-        mtu4: mtu(settings).into(),
+        // What comes from the network fits, but for what was put together here, which the device takes as well.
+        mtu4: u16::MAX.into(),
         mtu6: settings.mtu.into(),
         // There is one hop to the other end, and its MTU is known.
         lowest_ipv6_mtu: settings.mtu.into(),
@@ -51,6 +59,7 @@ pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
         tun: Rc::clone(&tun),
         translator: Translator::new(config, addresses, fastrand::u16(..)),
         buf: vec![0; HEADROOM + LARGEST + 1 + TAILROOM],
+        fragments: Fragments::default(),
     };
     (Up(half()), Down { half: half(), local })
 }
@@ -59,6 +68,8 @@ struct Half {
     tun: Rc<Tun>,
     translator: Translator<'static>,
     buf: Vec<u8>,
+    /// ICMP messages in pieces: their checksums are of the whole, and so is their translation.
+    fragments: Fragments,
 }
 
 /// From IPv4 to the network.
@@ -71,16 +82,17 @@ impl Up {
         &self.0.tun
     }
 
-    /// Reads what waits, and gives each packet as IPv6 to `each`. At most `most` are read; whether there may be more.
+    /// Reads what waits, and gives each packet as IPv6 to `each`. At most `most` are read at `now`; whether there may be more.
     ///
     /// # Errors
     /// When the device is gone.
     pub fn recv(
         &mut self,
         most: usize,
+        now: Instant,
         mut each: impl FnMut(&VirtioHeader, &[u8]),
     ) -> io::Result<bool> {
-        let Half { tun, translator, buf } = &mut self.0;
+        let Half { tun, translator, buf, fragments } = &mut self.0;
         let end = buf.len() - TAILROOM;
         for _ in 0..most {
             let (vnet, len) = match tun.recv(&mut buf[HEADROOM..end]) {
@@ -89,6 +101,7 @@ impl Up {
                 Err(Errno::EBADMSG | Errno::EINTR) => continue,
                 Err(errno) => return Err(errno.into()),
             };
+            let Some(len) = whole(fragments, buf, len, now) else { continue };
             let train = train(&vnet, &buf[HEADROOM..HEADROOM + len]);
             let Ok(packet) = Packet::new(buf, HEADROOM..HEADROOM + len) else { continue };
             let mut packet = match train {
@@ -133,14 +146,17 @@ impl Down {
     }
 
     /// Translates an IPv6 packet in pieces, and writes it.
-    pub fn send(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3]) -> bool {
-        let Half { tun, translator, buf } = &mut self.half;
+    pub fn send(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3], now: Instant) -> bool {
+        let Half { tun, translator, buf, fragments } = &mut self.half;
         let mut end = HEADROOM;
         for part in parts {
             let Some(room) = buf.get_mut(end..end + part.len()) else { return false };
             room.copy_from_slice(part);
             end += part.len();
         }
+        // One that waits for the rest is not lost.
+        let Some(len) = whole(fragments, buf, end - HEADROOM, now) else { return true };
+        end = HEADROOM + len;
         let train = train(vnet, &buf[HEADROOM..end]);
         let Ok(packet) = Packet::new(buf, HEADROOM..end) else { return false };
         let mut packet = match train {
@@ -157,6 +173,37 @@ impl Down {
         }
         sent
     }
+}
+
+/// The length of the packet of `len` bytes in the buffer once it is whole: at once, unless it is a fragment of an ICMP message.
+fn whole(fragments: &mut Fragments, buf: &mut [u8], len: usize, now: Instant) -> Option<usize> {
+    let bytes = &buf[HEADROOM..HEADROOM + len];
+    let is_piece = match bytes {
+        [0x40..=0x4f, _, _, _, _, _, place, low, _, ICMP4, ..] => place & 0x3f != 0 || *low != 0,
+        [0x60..=0x6f, _, _, _, _, _, FRAGMENT, ..] => bytes.get(IPV6) == Some(&ICMP6),
+        _ => false,
+    };
+    let piece = if is_piece { parse(bytes).filter(|p| p.fragment.is_some()) } else { None };
+    let Some(piece) = piece else { return Some(len) };
+    let message = fragments.offer(&piece, now)?;
+    let packet = buf.get_mut(HEADROOM..)?;
+    let header = if packet[0] >> 4 == 4 {
+        packet[0] = 0x45;
+        packet[2..4].copy_from_slice(&u16::try_from(IPV4 + message.len()).ok()?.to_be_bytes());
+        packet[6..8].fill(0);
+        packet[10..12].fill(0);
+        let checksum = !fold(sum(0, &packet[..IPV4]));
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+        IPV4
+    } else {
+        // The Fragment Header stays, without an offset and without more: the IPv4 packet may be cut, too.
+        let len = u16::try_from(FRAGMENT_HEADER + message.len()).ok()?;
+        packet[4..6].copy_from_slice(&len.to_be_bytes());
+        packet[IPV6 + 2..IPV6 + 4].fill(0);
+        IPV6 + FRAGMENT_HEADER
+    };
+    packet.get_mut(header..header + message.len())?.copy_from_slice(&message);
+    Some(header + message.len())
 }
 
 /// How a super-packet is to be cut.

@@ -5,7 +5,7 @@
 
 mod echo;
 mod errors;
-mod fragments;
+pub(crate) mod fragments;
 mod host;
 mod ring;
 mod stats;
