@@ -10,6 +10,8 @@ use super::wire::HOP_LIMIT;
 use crate::frame::Mac;
 use crate::settings::Settings;
 
+/// The number of the PREF64 option (RFC 8781 §4).
+const PREF64: u8 = 38;
 /// Seconds that the router, its DNS server and PREF64 are good for without another advertisement: three times the
 /// longest interval (RFC 8781 §5.1, RFC 8106 §5.1).
 const LIFETIME: u16 = 1800;
@@ -141,7 +143,7 @@ fn pref64(message: &mut Vec<u8>, prefix: Prefix, lifetime: u16) {
         40 => 4,
         _ => 5,
     };
-    message.extend_from_slice(&[56, 2]);
+    message.extend_from_slice(&[PREF64, 2]);
     message.extend_from_slice(&(lifetime & !7 | code).to_be_bytes());
     message.extend_from_slice(&prefix.addr().octets()[..12]);
 }

@@ -53,7 +53,7 @@ fn a_solicited_advertisement() {
             (3, [&[64, 0x40], &lifetimes[..], &[0; 4], &PREFIX, &[0; 8]].concat()),
             (25, [&[0, 0, 0, 0, 0x07, 0x08][..], &DNS.octets()].concat()),
             // 225 times 8 s, /96
-            (56, [&[0x07, 0x08, 0, 0x64, 0xff, 0x9b][..], &[0; 8]].concat()),
+            (38, [&[0x07, 0x08, 0, 0x64, 0xff, 0x9b][..], &[0; 8]].concat()),
         ]
     );
 }
@@ -71,13 +71,13 @@ fn pref64_of_every_length_and_none() {
         let prefix64 = text.parse().unwrap();
         let mut lab = Lab::new(Settings { prefix64, ..Settings::default() });
         let got = lab.ask(&icmp6(LINK_LOCAL, ALL_ROUTERS, 255, &SOLICIT_ROUTER)).unwrap();
-        let (_, option) = options(&got.payload, 16).into_iter().find(|o| o.0 == 56).unwrap();
+        let (_, option) = options(&got.payload, 16).into_iter().find(|o| o.0 == 38).unwrap();
         assert_eq!(u16::from_be_bytes([option[0], option[1]]), 1800 | code, "{text}");
         assert_eq!(option[2..], prefix64.addr().octets()[..12], "{text}");
     }
     let mut lab = Lab::new(Settings { pref64: false, ..Settings::default() });
     let got = lab.ask(&icmp6(LINK_LOCAL, ALL_ROUTERS, 255, &SOLICIT_ROUTER)).unwrap();
-    assert!(options(&got.payload, 16).iter().all(|option| option.0 != 56));
+    assert!(options(&got.payload, 16).iter().all(|option| option.0 != 38));
 }
 
 #[test]
