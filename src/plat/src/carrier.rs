@@ -24,6 +24,9 @@ const BATCH: usize = 64;
 /// Frames that may be under way in one direction at a time.
 const UNDER_WAY: usize = 100_000;
 
+/// How long flows are kept for a guest that has left: it may come back.
+pub const GRACE: Duration = Duration::from_secs(10);
+
 /// How soon a link is tried again that cannot tell when.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -201,6 +204,8 @@ pub struct Carrier {
     clat: Option<clat::Up>,
     /// Who was last heard of with an address of the network.
     guest: Option<(Ipv6Addr, Mac)>,
+    /// When the flows of a guest that has left go, too.
+    farewell: Option<Instant>,
 }
 
 impl Carrier {
@@ -239,6 +244,7 @@ impl Carrier {
             late: Late::new(),
             clat: clat_up,
             guest: None,
+            farewell: None,
         }
     }
 
@@ -412,7 +418,18 @@ impl Carrier {
         if self.link.is_full() || !self.down.out.is_empty() {
             self.link.send(&mut self.down.out)?;
         }
+        self.mourn(now);
         Ok(())
+    }
+
+    /// Ends the flows of a guest that has left and not come back.
+    fn mourn(&mut self, now: Instant) {
+        if self.link.has_guest() || self.engine.load().0 == 0 {
+            self.farewell = None;
+        } else if now >= *self.farewell.get_or_insert(now + GRACE) {
+            self.engine.clear();
+            self.farewell = None;
+        }
     }
 
     /// When [`Self::finish`] is due again: never, while `None`.
@@ -423,7 +440,7 @@ impl Carrier {
         let waiting = (full && self.link.send_fd().is_none()).then_some(now + RETRY);
         let late = [self.late.front(), self.down.late.front()];
         let late = late.into_iter().flatten().map(|(at, ..)| *at).min();
-        [busy, waiting, late, self.network.next_timer(), self.engine.next_timer()]
+        [busy, waiting, late, self.farewell, self.network.next_timer(), self.engine.next_timer()]
             .into_iter()
             .flatten()
             .min()

@@ -322,10 +322,14 @@ impl Engine {
         }
     }
 
-    /// Resets all flows: the guest is gone for good.
+    /// Resets all flows: the guest is gone for good. Forwarded ports stay, for the next one.
     pub fn clear(&mut self) {
         for id in self.table.ids() {
-            self.remove(id, "the guest is gone");
+            let entry = self.table.get(id);
+            if !entry.is_some_and(|e| matches!(&e.flow, Flow::Udp(udp) if udp.deadline().is_none()))
+            {
+                self.remove(id, "the guest is gone");
+            }
         }
     }
 

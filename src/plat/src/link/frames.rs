@@ -100,6 +100,10 @@ impl Link for Packets {
         Ok(())
     }
 
+    fn has_guest(&self) -> bool {
+        self.server.guest().is_some()
+    }
+
     fn is_full(&self) -> bool {
         self.full
     }
@@ -187,6 +191,10 @@ impl Link for Datagrams {
         self.dropped += (out.len() - done) as u64;
         out.clear();
         Ok(())
+    }
+
+    fn has_guest(&self) -> bool {
+        self.guest.is_some()
     }
 
     fn is_full(&self) -> bool {

@@ -63,6 +63,11 @@ pub trait Link {
         None
     }
 
+    /// Whether there is someone at the other end, as far as this side can tell.
+    fn has_guest(&self) -> bool {
+        true
+    }
+
     /// Whether the guest does not take what it got already: who can wait should, until [`Link::send_fd`] is writable (or for a
     /// millisecond), and then call [`Link::send`].
     fn is_full(&self) -> bool;

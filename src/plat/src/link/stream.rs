@@ -91,6 +91,10 @@ impl Link for Stream {
         sent
     }
 
+    fn has_guest(&self) -> bool {
+        self.server.guest().is_some()
+    }
+
     fn is_full(&self) -> bool {
         self.output.waits()
     }
