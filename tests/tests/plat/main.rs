@@ -1,10 +1,15 @@
 //! platd as its users have it: an ordinary user's `platd run`, with a host behind which there is IPv4 (and IPv6).
 
+mod flows;
+mod guests;
+mod weather;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use clat_tests::{can_run, program, Daemon, Netns};
@@ -16,9 +21,9 @@ const SERVER: &str = "198.51.100.1";
 const SERVER6: &str = "64:ff9b::198.51.100.1";
 
 /// A TCP server: port 80 answers what it got, in capitals, once it got an end; 81 repeats at once; 82 sends 3 MB; 83 swallows and
-/// tells how much; 84 resets. UDP port 80 repeats.
+/// tells how much; 84 resets; 85 is 83 after a sleep. UDP port 80 repeats.
 const SERVE: &str = r#"
-import socket, struct, threading
+import socket, struct, threading, time
 def listen(port, what):
     s = socket.create_server(("198.51.100.1", port), backlog=2048)
     def loop():
@@ -41,7 +46,9 @@ def swallow(c):
     c.sendall(str(n).encode()); c.close()
 def reset(c):
     c.recv(1); c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); c.close()
-for port, what in ((80, upper), (81, repeat), (82, give), (83, swallow), (84, reset)): listen(port, what)
+def sleepy(c):
+    time.sleep(4); swallow(c)
+for port, what in ((80, upper), (81, repeat), (82, give), (83, swallow), (84, reset), (85, sleepy)): listen(port, what)
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("198.51.100.1", 80))
 print("ready", flush=True)
 while True:
@@ -49,16 +56,39 @@ while True:
     u.sendto(data, peer)
 "#;
 
+/// Numbers of namespaces.
+static NEXT: AtomicU32 = AtomicU32::new(500);
+
+/// Waits until `done`, but not for ever.
+fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !done()? {
+        ensure!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// What a Python program in `ns` prints.
+fn python_in(ns: &Netns, code: &str) -> Result<String> {
+    let code =
+        format!("import socket, sys, threading, time\nS4, S6 = {SERVER:?}, {SERVER6:?}\n{code}");
+    let output = ns.output(&["python3", "-c", &code])?;
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{out}\n{err}");
+    Ok(out.into_owned())
+}
+
 struct World {
     host: Netns,
     _server: Daemon,
-    _outside: Netns,
+    outside: Netns,
     dir: TempDir,
 }
 
 impl World {
     fn new() -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(500);
         let lab = NEXT.fetch_add(1, Ordering::Relaxed);
         let (host, outside) = (Netns::new(lab, "host")?, Netns::new(lab, "world")?);
         host.run(&format!("ip link add w0 type veth peer name h0 netns {}", outside.name()))?;
@@ -87,7 +117,7 @@ impl World {
         let mut server =
             outside.spawn(&["python3", "-c", SERVE], &dir.path().join("server.log"))?;
         server.wait_for("ready")?;
-        Ok(Self { host, _server: server, _outside: outside, dir })
+        Ok(Self { host, _server: server, outside, dir })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -105,6 +135,36 @@ impl World {
         let mut words: Vec<String> = ["sh", "-c", &script, "sh"].map(str::to_owned).into();
         words.extend(args.iter().map(|&arg| arg.to_owned()));
         words
+    }
+
+    /// A platd that goes on, as root starts it, with a status socket; it is ready.
+    fn daemon(&self, name: &str, args: &[&str]) -> Result<Daemon> {
+        let (platd, status) = (self.path("platd"), self.path(&format!("{name}.status")));
+        let (platd, status) = (platd.to_str().context("path")?, status.to_str().context("path")?);
+        let argv = [&[platd, "--status", status], args].concat();
+        let mut daemon = self.host.spawn(&argv, &self.path(&format!("{name}.log")))?;
+        let ready = if args.contains(&"--netns") { " is up in " } else { "waiting for a guest" };
+        daemon.wait_for(ready)?;
+        Ok(daemon)
+    }
+
+    /// What it says of itself.
+    fn status(&self, name: &str) -> Result<serde_json::Value> {
+        let (platd, status) = (self.path("platd"), self.path(&format!("{name}.status")));
+        let line = format!("{} status {} --json", platd.display(), status.display());
+        Ok(serde_json::from_str(&self.host.run(&line)?)?)
+    }
+
+    /// A namespace that has its network by a platd with these options, and has configured itself.
+    fn guest(&self, name: &str, options: &[&str]) -> Result<(Netns, Daemon)> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let guest = Netns::new(number, "guest")?;
+        let path = format!("/run/netns/{}", guest.name());
+        let daemon = self.daemon(name, &[&["--netns", &path], options].concat())?;
+        wait_until("an address by router advertisement", || {
+            Ok(guest.run("ip -6 addr show scope global")?.contains("2001:db8:464:"))
+        })?;
+        Ok((guest, daemon))
     }
 
     fn platd(&self, args: &[&str]) -> Result<Output> {

@@ -1,0 +1,373 @@
+//! Guests by each socket way: one that is killed, one that sends garbage, and what platd has left to lose by them.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use clat_tests::can_run;
+use nix::errno::Errno;
+use nix::sys::signal::{kill, Signal};
+use nix::sys::socket::{
+    connect, recv, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr,
+};
+use nix::unistd::Pid;
+
+use crate::{wait_until, World};
+
+/// How long garbage comes.
+const GARBAGE: Duration = Duration::from_secs(60);
+/// What a platd may take, with [`FLOWS`] flows at a time.
+const MEMORY_KIB: u64 = 128 << 10;
+const FLOWS: &str = "1000";
+const WAYS: [&str; 3] = ["socket", "packets", "frames"];
+
+/// A guest with a frame for each message and little else: it opens a TCP connection, says "connected" and sleeps.
+const GUEST: &str = r#"
+import os, socket, struct, sys, time
+way, path, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+kind = {"socket": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET, "frames": socket.SOCK_DGRAM}[way]
+s = socket.socket(socket.AF_UNIX, kind)
+if way == "frames": s.bind("%s.%d" % (path, os.getpid()))
+s.connect(path)
+s.settimeout(10)
+if way == "frames": os.chmod("%s.%d" % (path, os.getpid()), 0o777)
+def put(frame): s.sendall((struct.pack("!I", len(frame)) if way == "socket" else b"") + frame)
+def exactly(n):
+    data = b""
+    while len(data) < n: data += s.recv(n - len(data))
+    return data
+def get(): return exactly(struct.unpack("!I", exactly(4))[0]) if way == "socket" else s.recv(70000)
+me = socket.inet_pton(socket.AF_INET6, "2001:db8:464::9")
+server = socket.inet_pton(socket.AF_INET6, "64:ff9b::198.51.100.1")
+def tcp(seq, ack, flags):
+    segment = struct.pack("!HHIIBBHHH", port, 81, seq, ack, 0x50, flags, 65535, 0, 0)
+    pseudo = me + server + struct.pack("!IxxxB", len(segment), 6) + segment
+    total = sum(struct.unpack("!%dH" % (len(pseudo) // 2), pseudo))
+    while total >> 16: total = (total & 0xffff) + (total >> 16)
+    segment = segment[:16] + struct.pack("!H", total ^ 0xffff) + segment[18:]
+    header = struct.pack("!IHBB", 0x60000000, len(segment), 6, 64) + me + server
+    put(bytes([2, 0, 0, 0, 4, 0x64, 2, 0, 0, 0, 0, 9, 0x86, 0xdd]) + header + segment)
+tcp(1000, 0, 2)
+while True:
+    frame = get()
+    if frame[12:14] == b"\x86\xdd" and frame[20] == 6 and frame[56:58] == struct.pack("!H", port):
+        assert frame[67] == 0x12, frame[67]
+        tcp(1001, (struct.unpack("!I", frame[58:62])[0] + 1) & 0xffffffff, 0x10)
+        break
+print("connected", flush=True)
+time.sleep(1000)
+"#;
+
+fn guest(world: &World, way: &str, path: &Path, port: &str) -> Result<clat_tests::Daemon> {
+    let path = path.to_str().context("path")?;
+    let log = world.path(&format!("{way}-{port}.log"));
+    let mut guest = world.host.spawn(&["python3", "-c", GUEST, way, path, port], &log)?;
+    guest.wait_for("connected")?;
+    Ok(guest)
+}
+
+/// Its flows are kept for who comes back in time; then they go, and the next guest finds a network as new.
+#[test]
+fn killed_in_mid_flow() -> Result<()> {
+    if !can_run(&["python3"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    for way in WAYS {
+        let path = world.path(&format!("{way}.sock"));
+        let mut platd =
+            world.daemon(way, &[&format!("--{way}"), path.to_str().context("path")?])?;
+        let open = || Ok::<_, anyhow::Error>(world.status(way)?["flows_open"].as_u64());
+        let killed = guest(&world, way, &path, "5001")?;
+        kill(Pid::from_raw(killed.pid()), Signal::SIGKILL)?;
+        let again = guest(&world, way, &path, "5002")?;
+        ensure!(open()? == Some(2), "{way}: they are kept: {}", world.status(way)?);
+        kill(Pid::from_raw(again.pid()), Signal::SIGKILL)?;
+        if way == "frames" {
+            // Nothing shows that a datagram socket's owner is gone until it is sent something: its flows idle.
+            ensure!(open()? == Some(2));
+        } else {
+            wait_until("flows go", || Ok(open()? == Some(0)))?;
+        }
+        let _next = guest(&world, way, &path, "5003")?;
+        ensure!(open()?.is_some_and(|n| n >= 1));
+        ensure!(platd.stop(Signal::SIGTERM)?.success(), "{}", platd.log());
+    }
+    Ok(())
+}
+
+/// What a process may still do, as the kernel has it.
+#[test]
+fn nothing_to_lose() -> Result<()> {
+    if !can_run(&["python3"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let path = world.path("safe.sock");
+    let platd = world.daemon("safe", &["--socket", path.to_str().context("path")?])?;
+    let _guest = guest(&world, "socket", &path, "5001")?;
+    let proc = format!("/proc/{}", platd.pid());
+    let status = fs::read_to_string(format!("{proc}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        ensure!(field(set) == "0000000000000000", "{set} {}", field(set));
+    }
+    ensure!(field("Seccomp:") == "2" && field("NoNewPrivs:") == "1", "{status}");
+    ensure!(field("Uid:").split_whitespace().all(|id| id == "65534"), "{status}");
+    ensure!(field("Gid:").split_whitespace().all(|id| id == "65534"), "{status}");
+    ensure!(field("Groups:").is_empty() && field("Threads:") == "1", "{status}");
+    // Sockets and the like, its log, and what whoever started it has left open.
+    let inherited: Vec<_> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .collect();
+    for entry in fs::read_dir(format!("{proc}/fd"))? {
+        let target = fs::read_link(entry?.path())?;
+        if inherited.contains(&target) {
+            continue;
+        }
+        let target = target.to_string_lossy();
+        ensure!(
+            target.starts_with("socket:")
+                || target.starts_with("anon_inode:")
+                || target == "/dev/null"
+                || target.ends_with("safe.log"),
+            "{target}"
+        );
+    }
+    Ok(())
+}
+
+/// Small, fast and the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap_or(0) % sides
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| u8::try_from(self.roll(256)).unwrap_or(0)).collect()
+    }
+}
+
+/// An IPv6 frame; its checksum is right where `at` says it is.
+fn ipv6(next: u8, to: [u8; 16], hops: u8, mut payload: Vec<u8>, at: Option<usize>) -> Vec<u8> {
+    // Not the decent guest's, who would find flows of its own that it never had.
+    let me = [0x20, 1, 0xd, 0xb8, 4, 0x64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8];
+    let len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+    if let Some(at) = at.filter(|at| at + 2 <= payload.len()) {
+        payload[at..at + 2].fill(0);
+        let pseudo =
+            [&me[..], &to, &[0, 0], &len.to_be_bytes(), &[0, 0, 0, next], &payload].concat();
+        let mut sum: u64 = pseudo
+            .chunks(2)
+            .map(|pair| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0)))
+            .sum();
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        let sum = !u16::try_from(sum).unwrap_or(0);
+        payload[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    let mut frame = vec![2, 0, 0, 0, 4, 0x64, 2, 0, 0, 0, 0, 9, 0x86, 0xdd, 0x60, 0, 0, 0];
+    frame.extend(len.to_be_bytes());
+    frame.extend([next, hops]);
+    frame.extend(me);
+    frame.extend(to);
+    frame.append(&mut payload);
+    frame
+}
+
+/// Noise, or something that had a meaning before it was spoilt; spoilt before its checksum was made, or after.
+fn garbage(dice: &mut Dice) -> Vec<u8> {
+    if dice.roll(4) == 0 {
+        let len = 14 + dice.roll(1500);
+        return dice.bytes(len);
+    }
+    let port = u8::try_from(dice.roll(8)).unwrap_or(0);
+    let server = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, 198, 51, 100, 1];
+    let dns = [0x20, 1, 0xd, 0xb8, 4, 0x64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53];
+    let routers = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+    let agents = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2];
+    let question = [&[0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 28, 0, 1][..]].concat();
+    let udp = |to: u16, data: &[u8]| {
+        let len = u16::try_from(8 + data.len()).unwrap_or(0).to_be_bytes();
+        [&[19, port][..], &to.to_be_bytes(), &len, &[0, 0], data].concat()
+    };
+    let tcp = |to: u8, flags: u8| {
+        [19, port, 0, to, 0, 0, 3, 232, 0, 0, 0, 0, 0x50, flags, 255, 255, 0, 0, 0, 0]
+    };
+    let (next, to, hops, mut payload, at) = match dice.roll(9) {
+        0 => (58, routers, 255, vec![133, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 9], 2),
+        1 => {
+            let target =
+                [&[135, 0, 0, 0, 0, 0, 0, 0][..], &dns, &[1, 1, 2, 0, 0, 0, 0, 9]].concat();
+            (58, dns, 255, target, 2)
+        }
+        2 => (58, server, 64, [&[128, 0, 0, 0, 0, port, 0, 1][..], &[7; 56]].concat(), 2),
+        3 => (17, dns, 64, udp(53, &question), 6),
+        4 => (17, agents, 64, udp(547, &[1, 1, 2, 3, 0, 1, 0, 4, 0, 3, 0, 9, 0, 3, 0, 12]), 6),
+        5 => (17, server, 64, udp(80, &[5; 100]), 6),
+        6 => (6, server, 64, tcp(81, 2).to_vec(), 16),
+        7 => (6, server, 64, [&tcp(81, 0x18)[..], &[9; 40]].concat(), 16),
+        _ => (6, dns, 64, tcp(53, 2).to_vec(), 16),
+    };
+    let (early, late) = (dice.roll(3), dice.roll(3));
+    for _ in 0..early {
+        let (at, byte) = (dice.roll(payload.len()), dice.bytes(1)[0]);
+        payload[at] = byte;
+    }
+    if dice.roll(8) == 0 {
+        payload.truncate(dice.roll(payload.len()));
+    }
+    let mut frame = ipv6(next, to, hops, payload, Some(at));
+    for _ in 0..late {
+        let (at, byte) = (12 + dice.roll(frame.len() - 12), dice.bytes(1)[0]);
+        frame[at] = byte;
+    }
+    if dice.roll(8) == 0 {
+        frame.truncate(14 + dice.roll(frame.len() - 13));
+    }
+    frame
+}
+
+/// A guest's end of a way in.
+enum Port {
+    Stream(UnixStream),
+    Packets(OwnedFd),
+    Frames(UnixDatagram),
+}
+
+impl Port {
+    fn open(way: &str, path: &Path) -> Result<Self> {
+        Ok(match way {
+            "socket" => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(Duration::from_millis(1)))?;
+                stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+                Self::Stream(stream)
+            }
+            "packets" => {
+                let fd =
+                    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+                connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+                Self::Packets(fd)
+            }
+            _ => {
+                let own = path.with_extension("own");
+                let frames = UnixDatagram::bind(&own)?;
+                fs::set_permissions(&own, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+                frames.connect(path)?;
+                Self::Frames(frames)
+            }
+        })
+    }
+
+    /// Sends frames, and takes what has come meanwhile. `false` when it was hung up on.
+    fn exchange(&mut self, frames: &[Vec<u8>], dice: &mut Dice) -> Result<bool> {
+        let mut room = [0; 1 << 16];
+        match self {
+            Self::Stream(stream) => {
+                let mut bytes = Vec::new();
+                for frame in frames {
+                    let lies = dice.roll(20_000) == 0;
+                    let len = if lies { u32::MAX } else { u32::try_from(frame.len())? };
+                    bytes.extend(len.to_be_bytes());
+                    bytes.extend_from_slice(frame);
+                }
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    stream.set_nonblocking(true)?;
+                    match stream.write(rest) {
+                        Ok(n) => rest = &rest[n..],
+                        Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                        Err(_) => return Ok(false),
+                    }
+                    match stream.read(&mut room) {
+                        Ok(0) => return Ok(false),
+                        Ok(_) => {}
+                        Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                        Err(_) => return Ok(false),
+                    }
+                }
+            }
+            Self::Packets(fd) => {
+                for frame in frames {
+                    send(fd.as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL)?;
+                    while recv(fd.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT).is_ok() {}
+                }
+            }
+            Self::Frames(socket) => {
+                for frame in frames {
+                    match send(socket.as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL) {
+                        Ok(_) | Err(Errno::ENOBUFS) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                    while recv(socket.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT).is_ok() {}
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn resident_kib(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// As fast as it can, for a minute, by all ways at the same time.
+#[test]
+fn garbage_at_line_rate() -> Result<()> {
+    if !can_run(&["python3"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let run = |way: &'static str| -> Result<()> {
+        let path = world.path(&format!("{way}.sock"));
+        let name = format!("--{way}");
+        let args =
+            [&name, path.to_str().context("path")?, "--max-flows", FLOWS, "--dns", "192.0.2.53"];
+        let mut platd = world.daemon(way, &args)?;
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ u64::from(way.as_bytes()[0]));
+        let (mut port, until) = (Port::open(way, &path)?, Instant::now() + GARBAGE);
+        let (mut sent, mut asked, mut most) = (0_u64, Instant::now(), 0);
+        while Instant::now() < until {
+            let frames: Vec<_> = (0..64).map(|_| garbage(&mut dice)).collect();
+            sent += 64;
+            if !port.exchange(&frames, &mut dice)? {
+                port = Port::open(way, &path)?;
+            }
+            if asked.elapsed() > Duration::from_secs(2) {
+                asked = Instant::now();
+                let status = world.status(way).context("no status any more")?;
+                ensure!(status["flows_open"].as_u64() <= Some(FLOWS.parse()?), "{status}");
+                most = most.max(resident_kib(platd.pid())?);
+            }
+        }
+        drop(port);
+        eprintln!("{way}: {sent} frames, {most} KiB at most");
+        ensure!(sent > 10_000 && most < MEMORY_KIB, "{way}: {sent} frames, {most} KiB");
+        let _decent = guest(&world, way, &path, "5001")?;
+        ensure!(!platd.log().contains("panicked"), "{}", platd.log());
+        ensure!(platd.stop(Signal::SIGTERM)?.success());
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads = WAYS.map(|way| scope.spawn(move || run(way)));
+        threads
+            .into_iter()
+            .try_for_each(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+    })
+}

@@ -1,0 +1,156 @@
+//! What a network can be like, as its guests' kernels see it.
+
+use std::fs::File;
+
+use anyhow::{ensure, Context, Result};
+use clat_tests::can_run;
+use pcap_file::pcap::PcapReader;
+
+use crate::{python_in, World, SERVER, SERVER6};
+
+/// The same flow by IPv4 and IPv6 names of the server.
+const TALK: &str = "
+for server in servers:
+    c = socket.create_connection((server, 80), 10)
+    c.sendall(b'hello'); c.shutdown(socket.SHUT_WR)
+    assert c.recv(100) == b'HELLO'
+    u = socket.socket(socket.AF_INET6 if ':' in server else socket.AF_INET, socket.SOCK_DGRAM)
+    u.settimeout(10); u.sendto(b'x' * 1400, (server, 80))
+    assert len(u.recv(65536)) == 1400
+";
+
+#[test]
+fn a_capture_has_both_directions() -> Result<()> {
+    if !can_run(&["python3", "setpriv", "ping"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let path = world.path("all.pcap");
+    let pcap = path.to_str().context("path")?;
+    let code = format!("servers = [S6]\n{TALK}");
+    world.python(&["--pcap", pcap], &code)?;
+    let mut reader = PcapReader::new(File::open(&path)?)?;
+    let (mut up, mut down) = (0, 0);
+    let mut last = std::time::Duration::ZERO;
+    while let Some(packet) = reader.next_packet() {
+        let packet = packet?;
+        ensure!(packet.data.len() >= 14 && packet.orig_len as usize == packet.data.len());
+        ensure!(packet.timestamp >= last, "time goes back");
+        last = packet.timestamp;
+        if packet.data[6..12] == [2, 0, 0, 0, 4, 0x64] {
+            down += 1;
+        } else {
+            up += 1;
+        }
+    }
+    ensure!(up > 5 && down > 5, "{up} up, {down} down");
+    if can_run(&["tcpdump"]) {
+        let text = world.host.run(&format!("tcpdump -nr {pcap} tcp port 80 or icmp6"))?;
+        ensure!(text.contains("router advertisement") && text.contains("Flags [S.]"), "{text}");
+    }
+    Ok(())
+}
+
+/// The guest's kernel gets another prefix, gives up the old one, and new flows work; so do those that were there.
+#[test]
+fn prefixes_come_and_go() -> Result<()> {
+    if !can_run(&["python3"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (guest, _platd) = world.guest("churn", &["--prefix-churn", "4"])?;
+    let code = "
+c = socket.create_connection((S6, 81), 10); c.settimeout(10)
+addresses = set()
+for i in range(24):
+    c.sendall(b'%d' % i)
+    assert c.recv(100) == b'%d' % i, i
+    n = socket.create_connection((S6, 81), 10); n.settimeout(10)
+    addresses.add(n.getsockname()[0].rsplit(':', 4)[0])
+    n.sendall(b'new'); assert n.recv(100) == b'new'
+    time.sleep(0.5)
+assert len(addresses) >= 2, addresses
+";
+    python_in(&guest, code)?;
+    let addresses = guest.run("ip -6 addr show dev plat0 scope global")?;
+    ensure!(addresses.matches("inet6").count() >= 2, "{addresses}");
+    ensure!(addresses.contains("deprecated"), "{addresses}");
+    Ok(())
+}
+
+/// A guest without CLAT has IPv4 from where DHCP says.
+#[test]
+fn dual_stack() -> Result<()> {
+    if !can_run(&["python3", "ping"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (guest, _platd) = world.guest("dual", &["--dual-stack"])?;
+    // What dhclient would do with its lease; that it gets one is in carrier_clients.rs.
+    guest.run("ip addr add 192.168.64.2/24 dev plat0")?;
+    guest.run("ip route add default via 192.168.64.1")?;
+    python_in(&guest, &format!("servers = [S4, S6]\n{TALK}"))?;
+    for server in [SERVER, SERVER6, "192.168.64.1"] {
+        guest.run(&format!("ping -c 2 -i 0.2 -W 3 {server}"))?;
+    }
+    guest.run(&format!("ping -c 1 -W 3 -s 4000 {SERVER}"))?;
+    Ok(())
+}
+
+/// Round trips take twice the delay; the share that is lost is what was asked for.
+#[test]
+fn loss_and_delay() -> Result<()> {
+    if !can_run(&["python3", "ping"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (guest, _platd) = world.guest("late", &["--delay", "40"])?;
+    let out = guest.run(&format!("ping -c 10 -i 0.1 -W 3 {SERVER6}"))?;
+    let times = out.rsplit("= ").next().and_then(|t| t.split(" ms").next()).context("times")?;
+    let times: Vec<f64> = times.split('/').map(str::parse).collect::<Result<_, _>>()?;
+    ensure!(times[0] >= 80.0, "sooner than light: {out}");
+    ensure!(times[0] < 120.0, "{out}");
+
+    let (guest, _platd) = world.guest("lossy", &["--loss", "20"])?;
+    let out = guest.output(&["ping", "-c", "500", "-i", "0.01", "-W", "1", SERVER6])?;
+    let out = String::from_utf8_lossy(&out.stdout).into_owned();
+    let received = out.split(", ").find_map(|part| part.strip_suffix(" received"));
+    let received: u32 = received.context("count")?.parse()?;
+    // 64 % of 500 are 320, and 11 is one standard deviation.
+    ensure!((255..385).contains(&received), "{out}");
+    Ok(())
+}
+
+#[test]
+fn without_pref64() -> Result<()> {
+    if !can_run(&["rdisc6"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    for (name, options, has) in [("with", &[][..], true), ("without", &["--no-pref64"], false)] {
+        let path = world.path(&format!("{name}.pcap"));
+        let pcap = path.to_str().context("path")?;
+        let (guest, platd) = world.guest(name, &[&["--pcap", pcap], options].concat())?;
+        guest.run("rdisc6 -1 plat0")?;
+        drop(platd);
+        let mut reader = PcapReader::new(File::open(&path)?)?;
+        let mut advertisements = Vec::new();
+        while let Some(packet) = reader.next_packet() {
+            let data = packet?.data.into_owned();
+            if data.get(20) == Some(&58) && data.get(54) == Some(&134) {
+                advertisements.push(data);
+            }
+        }
+        ensure!(!advertisements.is_empty());
+        for data in advertisements {
+            // RFC 8781: type 38, 16 bytes.
+            let (mut at, mut found) = (70, false);
+            while at + 1 < data.len() && data[at + 1] > 0 {
+                found |= data[at..at + 2] == [38, 2];
+                at += usize::from(data[at + 1]) * 8;
+            }
+            ensure!(found == has, "{name}");
+        }
+    }
+    Ok(())
+}
