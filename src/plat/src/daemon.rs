@@ -40,7 +40,8 @@ const FORWARD: u64 = 0xffff_ff10;
 /// Ports that may be forwarded.
 const FORWARDS: usize = 200;
 
-/// A link's descriptor is another when a guest comes or leaves: it is armed anew each time.
+/// A link's descriptor is another when a guest comes or leaves: it is armed anew each time. Not so a device's, which is
+/// watched once and for all: that would be a system call for each packet that comes alone.
 const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
 
 /// Descriptors that are not flows'.
@@ -180,7 +181,8 @@ fn run(
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     watch(&epoll, &signals, SIGNALS)?;
-    epoll.add(link.fd(), EpollEvent::new(ARMED, LINK))?;
+    let flags = if link.direct().is_some() { EpollFlags::EPOLLIN } else { ARMED };
+    epoll.add(link.fd(), EpollEvent::new(flags, LINK))?;
     let clat = clat.map(|tun| clat::new(tun, &settings));
     if let Some((up, _)) = &clat {
         watch(&epoll, up.tun(), CLAT)?;
@@ -361,6 +363,9 @@ impl Loop {
     /// Has the link watched again, for reading, and for writing if it is full.
     fn arm(&self) -> anyhow::Result<()> {
         let link = self.carrier.link();
+        if link.direct().is_some() {
+            return Ok(());
+        }
         let mut flags = ARMED;
         if link.is_full() && link.send_fd().is_some() {
             flags |= EpollFlags::EPOLLOUT;

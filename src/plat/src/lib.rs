@@ -16,6 +16,7 @@ mod inside;
 pub mod link;
 mod netlink;
 pub mod network;
+mod pace;
 mod sandbox;
 pub mod settings;
 pub mod status;
