@@ -35,7 +35,8 @@ const FORWARDS: usize = 200;
 /// The first of those that are the owner's.
 const OWNER: u64 = 0xffff_fff0;
 
-/// A link's descriptor is another when a guest comes or leaves: it is armed anew each time.
+/// A link's descriptor is another when a guest comes or leaves: it is armed anew each time. Not so a device's, which is
+/// watched once and for all: that would be a system call for each packet that comes alone.
 const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
 
 /// What a network may have beside its settings; [`Extras::default`] is nothing of it.
@@ -99,7 +100,8 @@ impl Driver {
     pub fn new(settings: Settings, link: Box<dyn Link>, extras: Extras) -> anyhow::Result<Self> {
         let Extras { clat, weather, bounds, forwards } = extras;
         let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
-        epoll.add(link.fd(), EpollEvent::new(ARMED, LINK))?;
+        let flags = if link.direct().is_some() { EpollFlags::EPOLLIN } else { ARMED };
+        epoll.add(link.fd(), EpollEvent::new(flags, LINK))?;
         if let Some((up, _)) = &clat {
             watch(&epoll, up.tun(), CLAT)?;
         }
@@ -226,6 +228,9 @@ impl Driver {
     /// Has the link watched again, for reading, and for writing if it is full.
     fn arm(&self) -> anyhow::Result<()> {
         let link = self.carrier.link();
+        if link.direct().is_some() {
+            return Ok(());
+        }
         let mut flags = ARMED;
         if link.is_full() && link.send_fd().is_some() {
             flags |= EpollFlags::EPOLLOUT;

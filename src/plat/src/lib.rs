@@ -19,6 +19,7 @@ pub mod link;
 mod messages;
 mod netlink;
 pub mod network;
+mod pace;
 mod resolvers;
 mod sandbox;
 pub mod settings;

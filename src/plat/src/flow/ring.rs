@@ -2,8 +2,10 @@
 
 use std::io::{self, IoSliceMut};
 
-/// What a ring begins with.
-const FIRST: usize = 16 * 1024;
+/// What a ring begins with. Less is much for a flow that is idle after a greeting, and a stream is past it soon.
+const FIRST: usize = 2048;
+/// What costs so little to get again that an empty ring does not keep it.
+const CHEAP: usize = 16 * 1024;
 /// What one read may bring.
 const LARGEST: usize = 256 * 1024;
 
@@ -69,8 +71,8 @@ impl Ring {
             self.len += n.min(free);
             self.want = if n >= want { want * 2 } else { want };
         }
-        if result.is_err() && self.buf.len() <= FIRST {
-            self.release();
+        if result.is_err() {
+            self.thin();
         }
         result
     }
@@ -105,6 +107,14 @@ impl Ring {
         let count = count.min(self.len);
         self.len -= count;
         self.head = if self.len == 0 { 0 } else { self.wrap(self.head + count) };
+    }
+
+    /// Gives the memory back if nothing is queued and it was little: ten thousand idle flows would hold much of such.
+    pub(crate) fn thin(&mut self) {
+        if self.len == 0 && self.buf.len() <= CHEAP {
+            self.buf = Vec::new();
+            self.head = 0;
+        }
     }
 
     /// Gives the memory back if nothing is queued.

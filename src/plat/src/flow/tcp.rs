@@ -476,6 +476,7 @@ impl Tcp {
             let acked = ack.wrapping_sub(self.una);
             // A FIN is one beyond the data.
             self.tx.consume(acked as usize);
+            self.tx.thin();
             self.una = ack;
             if before(self.nxt, ack) {
                 self.nxt = ack;

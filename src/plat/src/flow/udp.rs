@@ -19,6 +19,7 @@ use super::target::{seen, target, visitor, STAND_IN};
 use super::wire::{self, Packet};
 use super::{errors, event, host, way, Cx, Described, Drop, Engine, Flow};
 use crate::frame::Mac;
+use crate::pace::Pace;
 
 /// RFC 6146 §4, UDP_DEFAULT.
 const IDLE: Duration = Duration::from_secs(300);
@@ -37,12 +38,13 @@ pub(crate) struct Udp {
     /// Whether anyone may send: a forwarded port.
     open: bool,
     hops: u8,
+    pace: Pace,
     last: Instant,
 }
 
 impl Udp {
     pub(super) fn forwarded(socket: UdpSocket, now: Instant) -> Self {
-        Self { socket, peers: Vec::new(), open: true, hops: 64, last: now }
+        Self { socket, peers: Vec::new(), open: true, hops: 64, pace: Pace::default(), last: now }
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
@@ -192,7 +194,14 @@ impl Engine {
                 return None;
             }
         };
-        let udp = Udp { socket, peers: Vec::new(), open: false, hops: 64, last: cx.now };
+        let udp = Udp {
+            socket,
+            peers: Vec::new(),
+            open: false,
+            hops: 64,
+            pace: Pace::default(),
+            last: cx.now,
+        };
         log::debug!("{} begins", Described(&key));
         self.stats.udp += 1;
         let id = self.table.insert(key, mac, Flow::Udp(udp));
@@ -308,7 +317,8 @@ impl Engine {
             let mtu = usize::from(cx.settings.mtu);
             wire::send_udp(cx.sink, &way, ports, data, size, mtu, self.offload);
         };
-        for _ in 0..READS {
+        let mut count = 0;
+        for _ in 0..udp.pace.budget(READS) {
             let start = train.map_or(0, |(_, _, end)| end);
             let mut control = cmsg_space!(i32);
             let mut iov = [std::io::IoSliceMut::new(&mut self.scratch[start..])];
@@ -324,6 +334,7 @@ impl Engine {
                 // An error of something sent earlier: told by the error queue.
                 Err(_) => continue,
             };
+            count += 1;
             let Some(from) = message.address.as_ref().and_then(host::to_std) else { continue };
             let len = message.bytes;
             let mut size = len;
@@ -368,6 +379,7 @@ impl Engine {
         if let Some((who, each, end)) = train {
             send(&mut self.stats, who, each, &self.scratch[..end]);
         }
+        udp.pace.found(count);
         for peer in peers {
             udp.remember(peer);
         }

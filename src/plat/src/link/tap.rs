@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use super::{Event, Link};
 use crate::frame::{Out, MAX_FRAME};
+use crate::pace::Pace;
 
 /// Frames that are taken at once.
 const BATCH: usize = 64;
@@ -18,6 +19,7 @@ const BATCH: usize = 64;
 pub struct Tap {
     tun: Rc<Tun>,
     buf: Vec<u8>,
+    pace: Pace,
     dropped: u64,
 }
 
@@ -25,7 +27,7 @@ impl Tap {
     /// A link by a TAP device.
     #[must_use]
     pub fn new(tun: Tun) -> Self {
-        Self { tun: Rc::new(tun), buf: vec![0; MAX_FRAME + 1], dropped: 0 }
+        Self { tun: Rc::new(tun), buf: vec![0; MAX_FRAME + 1], pace: Pace::default(), dropped: 0 }
     }
 }
 
@@ -35,15 +37,20 @@ impl Link for Tap {
     }
 
     fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
-        for _ in 0..BATCH {
+        let mut count = 0;
+        for _ in 0..self.pace.budget(BATCH) {
             match self.tun.recv(&mut self.buf) {
-                Ok((vnet, len)) => each(&vnet, &self.buf[..len]),
+                Ok((vnet, len)) => {
+                    count += 1;
+                    each(&vnet, &self.buf[..len]);
+                }
                 // Empty; or down, which may pass.
                 Err(Errno::EAGAIN | Errno::EIO) => break,
                 Err(Errno::EBADMSG | Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+        self.pace.found(count);
         Ok(Event::Frames)
     }
 

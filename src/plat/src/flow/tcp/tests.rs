@@ -434,6 +434,33 @@ fn silence_ends_it() {
     assert_ne!(world.guest().state(), GuestState::Closed);
 }
 
+/// RFC 6146 §4, RFC 5382 REQ-5: an open connection may be silent for two hours and four minutes, no other for more than
+/// four minutes.
+#[test]
+fn silence_is_borne_as_long_as_it_must_be() {
+    let mut world = World::new(8, 0, 8192);
+    while !world.guest().may_send() {
+        world.step();
+    }
+    // Nothing is under way, nothing is due.
+    for _ in 0..2000 {
+        world.step();
+    }
+    let mut frames = Frames::default();
+    let way = Way { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
+    let mut wire =
+        TcpWire { sink: &mut frames, way, ports: (80, 40_000), offload: Offload::default() };
+    let tcp = world.tcp.as_mut().unwrap();
+    let end = tcp.last + Duration::from_secs(7440);
+    assert_eq!(tcp.deadline(), end);
+    assert_eq!(tcp.on_timer(&mut wire, LIMITS, end - Duration::from_millis(1)), Fate::Open);
+    assert_eq!(tcp.held(), 0, "an idle flow holds nothing");
+    (tcp.guest_fin, tcp.host_ended) = (Some(tcp.rcv_nxt), true);
+    let end = tcp.last + Duration::from_secs(240);
+    assert_eq!(tcp.deadline(), end);
+    assert_eq!(tcp.on_timer(&mut wire, LIMITS, end), Fate::HostReset);
+}
+
 /// Anything may come in.
 #[test]
 fn nonsense_is_survived() {
