@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{ensure, Context, Result};
 
@@ -39,6 +40,8 @@ pub(crate) struct Kernel {
     pub(crate) release: String,
 }
 
+static ONE: Mutex<()> = Mutex::new(());
+
 /// Debian's stock kernel, whichever its meta package stands for today.
 pub(crate) fn kernel() -> Result<Kernel> {
     let newest = "apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \\(linux-image-[0-9].*\\)/\\1/p'";
@@ -48,6 +51,8 @@ pub(crate) fn kernel() -> Result<Kernel> {
         sh(Path::new("/"), newest)?.trim().clone_into(&mut package);
     }
     let release = package.strip_prefix("linux-image-").context("no linux-image-amd64")?.to_owned();
+    // Tests that run at once want the same.
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let root = cache().join(&package);
     once(&root, |root| {
         // An index of yesterday may name what the mirror no longer has.

@@ -6,8 +6,14 @@ use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clat_tests::program;
 
 use crate::fetch::{sh, Kernel};
+
+/// A file beside this one.
+pub(crate) fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm").join(name)
+}
 
 /// A root file system in the making.
 pub(crate) struct Image {
@@ -16,7 +22,8 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    pub(crate) fn new(root: PathBuf) -> Result<Self> {
+    /// One that boots by `init.sh`, with busybox and these programs of this machine.
+    pub(crate) fn new(root: PathBuf, programs: &[&str]) -> Result<Self> {
         fs::create_dir_all(&root)?;
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
         // As Debian has them.
@@ -24,7 +31,37 @@ impl Image {
             fs::create_dir_all(root.join("usr").join(top))?;
             symlink(format!("usr/{top}"), root.join(top))?;
         }
-        Ok(Self { root, libraries: BTreeSet::new() })
+        let mut image = Self { root, libraries: BTreeSet::new() };
+        image.program(Path::new("/bin/busybox"), "/bin/busybox")?;
+        for name in programs {
+            image.system_program(name)?;
+        }
+        image.link("dash", "/bin/sh")?;
+        image.write("/etc/passwd", "root:x:0:0::/root:/bin/sh\nclat:x:1029:1029::/:/bin/sh\n")?;
+        image.write("/etc/group", "root:x:0:\nclat:x:1029:\n")?;
+        image.write("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")?;
+        image.write("/init", &fs::read_to_string(source("init.sh"))?)?;
+        image.write("/lib.sh", &fs::read_to_string(source("lib.sh"))?)?;
+        Ok(image)
+    }
+
+    /// Adds the script that is run, one beside this file.
+    pub(crate) fn script(&mut self, name: &str) -> Result<()> {
+        self.write("/script.sh", &fs::read_to_string(source(name))?)
+    }
+
+    /// Adds our CLAT, and the ip6tables that it calls.
+    pub(crate) fn clat(&mut self) -> Result<()> {
+        self.system_program("xtables-legacy-multi")?;
+        for name in ["ip6tables", "ip6tables-restore", "ip6tables-save"] {
+            self.link("/usr/bin/xtables-legacy-multi", &format!("/usr/sbin/{name}"))?;
+        }
+        let extensions = "/usr/lib/x86_64-linux-gnu/xtables";
+        self.folder(Path::new(extensions), extensions)?;
+        for name in ["clatd", "clat_controller", "clatctl"] {
+            self.program(&program(name)?, &format!("/usr/local/bin/{name}"))?;
+        }
+        Ok(())
     }
 
     /// Copies a file to a path inside.

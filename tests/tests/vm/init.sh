@@ -1,5 +1,5 @@
 #!/bin/sh
-# Process 1 of the virtual device.
+# Process 1 of a device.
 export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run /root /var/run /var/lock /etc/rsbinder
 /bin/busybox --install -s 2>/dev/null
@@ -15,10 +15,12 @@ while read -r module; do
 	# shellcheck disable=SC2086 # with its parameters
 	insmod $module || echo "no module $module"
 done </modules
-chmod 666 /dev/binder
-ln -s ../binder /dev/binderfs/binder
+if [ -e /dev/binder ]; then
+	chmod 666 /dev/binder
+	ln -s ../binder /dev/binderfs/binder
+fi
 ip link set lo up
 echo 1 >/proc/sys/kernel/printk
-sh /guest.sh
+sh /script.sh
 echo "end" >/dev/ttyS1
 poweroff -f

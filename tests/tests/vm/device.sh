@@ -1,42 +1,12 @@
 # shellcheck shell=dash
-# What is tried on the virtual device. A line "OK NAME" or "FAILED NAME" for each, to the test on the second serial port.
+# What is tried on the virtual device.
+# shellcheck source=tests/tests/vm/lib.sh
+. /lib.sh
 
 PREFIX=64:ff9b::/96
 SERVER=198.51.100.1
 export RUST_BACKTRACE=0
 
-# try NAME COMMAND...: the command has to succeed.
-try() {
-	name=$1
-	shift
-	if "$@" >/tmp/said 2>&1; then
-		echo "OK $name" >/dev/ttyS1
-	else
-		echo "FAILED $name" >/dev/ttyS1
-		echo "--- $name: $*"
-		cat /tmp/said
-	fi
-}
-
-# says TEXT COMMAND...: the command's output, whatever its end, has to contain the text.
-says() {
-	text=$1
-	shift
-	"$@" >/tmp/output 2>&1
-	cat /tmp/output
-	grep -qF -- "$text" /tmp/output
-}
-
-# within COMMAND...: has to succeed sooner or later.
-within() {
-	for _ in $(seq 300); do
-		"$@" && return
-		sleep 0.1
-	done
-	return 1
-}
-
-is_not() { ! "$@"; }
 clatd_pid() { clatctl status --json | sed -n 's/.*"clats":\[{[^}]*"pid":\([0-9]*\).*/\1/p'; }
 
 # What a CLAT takes; nothing is left of it.

@@ -1,0 +1,117 @@
+//! The virtual device: the stock kernel has the binder driver. In it the service is called over `/dev/binder`, by our clients and by a foreign one, with TUN, tc, BPF and ip6tables for
+//! real; `device.sh` says what is tried.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{ensure, Context, Result};
+use clat_tests::can_run;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::fetch::{self, sh, Kernel};
+use crate::image::{source, Image};
+use crate::machine::{all_ok, Machine};
+
+/// On the machine that builds the device.
+const NEEDS: &[&str] = &[
+    "qemu-system-x86_64",
+    "busybox",
+    "cpio",
+    "modprobe",
+    "xz",
+    "gcc",
+    "pkg-config",
+    "clang",
+    "apt-get",
+    "setpriv",
+    "bash",
+    "ping",
+    "tc",
+    "ip6tables",
+    "ethtool",
+];
+
+/// In the device, besides busybox, whose own are not the same: its sh takes its ip, its sleep goes by argv[0].
+const PROGRAMS: &[&str] =
+    &["dash", "bash", "ip", "tc", "ping", "setpriv", "ethtool", "sysctl", "sleep", "timeout"];
+
+const MODULES: &[&str] = &[
+    "binder_linux",
+    "tun",
+    "veth",
+    "cls_bpf",
+    "sch_ingress",
+    "act_bpf",
+    "act_mirred",
+    "cls_u32",
+    "ip6table_raw",
+    "ip6table_filter",
+];
+
+/// The test programs of the workspace that run in the device: the contract of the service, and the rulebook.
+fn tests() -> Result<[PathBuf; 2]> {
+    // As the whole workspace has them, or other features of crates would have them built once more.
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--workspace", "--locked", "--no-run", "--message-format=json"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()?;
+    ensure!(output.status.success(), "cargo test --no-run: {}", output.status);
+    let messages: Vec<Value> = String::from_utf8(output.stdout)?
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let find = |root: &str| {
+        let built = messages.iter().find(|message| {
+            let source = message["target"]["src_path"].as_str().unwrap_or_default();
+            source.ends_with(root) && message["executable"].is_string()
+        });
+        built
+            .and_then(|built| built["executable"].as_str())
+            .map(PathBuf::from)
+            .context(root.to_owned())
+    };
+    Ok([find("src/controller/tests/service/main.rs")?, find("tests/tests/rulebook.rs")?])
+}
+
+fn image(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
+    let mut image = Image::new(folder.join("root"), PROGRAMS)?;
+    image.clat()?;
+    let tools = fetch::tools()?;
+    for name in ["rsb_hub", "rsb_service"] {
+        image.program(&tools.join(name), &format!("/usr/local/bin/{name}"))?;
+    }
+    let [service, rulebook] = tests()?;
+    image.program(&service, "/usr/local/bin/service")?;
+    image.program(&rulebook, "/usr/local/bin/rulebook")?;
+
+    let object = folder.join("clatd.o");
+    let compile = format!(
+        "clang -O2 -g -target bpf -I/usr/include/{}-linux-gnu -c bpf_progs/clatd.c -o {}",
+        std::env::consts::ARCH,
+        object.display()
+    );
+    sh(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &compile)?;
+    image.put(&object, "/clatd.o")?;
+
+    image.folder(&fetch::foreign(&source("foreign.c"))?, "/sid")?;
+    image.script("device.sh")?;
+    image.modules(kernel, MODULES)?;
+    let archive = folder.join("initramfs");
+    image.pack(&archive)?;
+    Ok(archive)
+}
+
+#[test]
+fn the_virtual_device() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    let kernel = fetch::kernel()?;
+    let folder = TempDir::new()?;
+    let initramfs = image(&kernel, folder.path())?;
+    let report =
+        Machine::boot(&kernel, &initramfs, &folder.path().join("run"), &["-m", "1024"])?.end()?;
+    all_ok(&report, "device.sh").context(kernel.release)
+}

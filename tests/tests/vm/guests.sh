@@ -1,0 +1,57 @@
+# shellcheck shell=dash
+# What a virtual machine tries on platd's network: IPv6 alone, then our CLAT on it.
+# shellcheck source=tests/tests/vm/lib.sh
+. /lib.sh
+
+PREFIX=64:ff9b::/96
+SERVER=198.51.100.1
+SERVER6=64:ff9b::$SERVER
+DNS=2001:db8:464::53
+SUM=$(cat /sum)
+
+configured() { says "2001:db8:464:" ip -6 addr show dev eth0 scope global -tentative; }
+download() {
+	curl -sS --max-time 120 "http://$1/megabyte" | sha256sum >/tmp/sum && says "$SUM" cat /tmp/sum
+}
+fetches() { says "Hello" curl -sS --max-time 30 "$1"; }
+nothing_left() {
+	is_not ip link show v4-eth0 && is_not pgrep -f '^clatd-' && is_not says DROP ip6tables-save -t raw &&
+		is_not says clatd tc filter show dev eth0 ingress && is_not says default ip -4 route
+}
+
+ip link set eth0 up
+try "an address by router advertisement" within configured
+try "a default route" says "via fe80::1 dev eth0 proto ra" ip -6 route show default
+try "the MTU" says 1400 cat /proc/sys/net/ipv6/conf/eth0/mtu
+try "the DNS server is advertised" says "$DNS" rdisc6 -1 eth0
+echo "nameserver $DNS" >/etc/resolv.conf
+
+try "ping by IPv6" ping -c 2 -i 0.2 -W 10 $SERVER6
+try "curl by IPv6" fetches "http://[$SERVER6]/"
+try "DNS64" says 64:ff9b::c633:6401 dig +short +time=10 AAAA web.example
+try "the prefix by RFC 7050" says 64:ff9b::c000:aa dig +short +time=10 AAAA ipv4only.arpa
+try "curl by a name" fetches "http://web.example/"
+try "1 MB by IPv6" download "[$SERVER6]"
+try "no IPv4" is_not ping -c 1 -W 2 $SERVER
+try "no IPv4 by curl" is_not curl -sS --max-time 5 http://$SERVER/
+
+clat_controller --socket /run/clat.sock >/tmp/controller.log 2>&1 &
+controller=$!
+clatctl() { command clatctl --socket /run/clat.sock "$@"; }
+try "a controller" within clatctl status
+try "start" says 2001:db8:464: clatctl start eth0 --prefix $PREFIX
+try "ping by IPv4" ping -c 2 -i 0.2 -W 10 $SERVER
+try "curl by IPv4" fetches "http://$SERVER/"
+try "curl by a name and IPv4" says Hello curl -4 -sS --max-time 30 http://web.example/
+try "1 MB by IPv4" download $SERVER
+try "1 MB up by IPv4" says 1000000 curl -sS --max-time 120 -T /megabyte http://$SERVER/
+try "ping of 4000 bytes" ping -c 1 -W 10 -s 4000 $SERVER
+try "UDP by IPv4" says 198.51.100.1 dig +short +time=10 "@198.51.100.53" web.example
+try "translated in the kernel" says '"offloaded":true' clatctl status --json
+try "counted in the kernel" is_not says "eBPF egress 0 packets" clatctl dump
+try "stop" clatctl stop eth0
+kill $controller
+wait $controller
+try "SIGTERM ends the controller" test $? = 0
+try "nothing left" nothing_left
+try "no IPv4 any more" is_not ping -c 1 -W 2 $SERVER
