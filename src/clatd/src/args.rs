@@ -35,6 +35,10 @@ pub struct Args {
     /// Descriptor of a raw IPv6 socket, bound by the caller
     #[arg(short, long, value_name = "FD", value_parser = descriptor, requires = "read_sock")]
     pub write_sock: Option<RawFd>,
+    /// Queues of a TUN device that takes several, each served by a thread of its own while there is much to do [default:
+    /// half as many as there are processors, at least 1 and at most 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub queues: Option<u16>,
 }
 
 impl Args {
@@ -111,6 +115,8 @@ mod tests {
         assert_eq!(short.mark, 0xf0064);
         assert_eq!((short.tunfd, short.read_sock, short.write_sock), (5, Some(6), Some(7)));
         assert_eq!(parse(GOOD).unwrap().read_sock, None);
+        assert_eq!(parse(GOOD).unwrap().queues, None);
+        assert_eq!(parse(&format!("{GOOD} --queues 4")).unwrap().queues, Some(4));
     }
 
     #[test]
@@ -137,6 +143,8 @@ mod tests {
             ("-t 5", "-t 99999999999"),
             ("-t 5", "-t 5 -r 6"),
             ("-t 5", "-t 5 -w 6"),
+            ("-t 5", "-t 5 --queues 0"),
+            ("-t 5", "-t 5 --queues 257"),
         ] {
             let line = GOOD.replacen(good, bad, 1);
             assert!(parse(&line).is_err(), "{line}");

@@ -1,6 +1,7 @@
 //! The line of counters, on SIGUSR1 and at the end.
 
 use std::fmt::Write;
+use std::ops::AddAssign;
 
 use clat_xlat::{Counters, Reason};
 
@@ -25,6 +26,20 @@ pub struct Tally {
     pub offload: u64,
     /// ICMP errors that were not sent because there were too many.
     pub rate_limited: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.held_icmp += other.held_icmp;
+        self.held_extension += other.held_extension;
+        self.reassembly += other.reassembly;
+        self.send += other.send;
+        self.tun_write += other.tun_write;
+        self.overrun += other.overrun;
+        self.receive += other.receive;
+        self.offload += other.offload;
+        self.rate_limited += other.rate_limited;
+    }
 }
 
 /// One line: totals, then each reason that has occurred.

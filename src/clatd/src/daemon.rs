@@ -3,22 +3,26 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::sync::mpsc;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context};
-use clat_tun::Tun;
-use clat_xlat::{Addresses, Config, Translator};
-use nix::errno::Errno;
+use anyhow::{anyhow, bail, Context};
+use clat_tun::{default_queues, Tun};
+use clat_xlat::{Addresses, Config, Counters, Translator};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{if_nametoindex, InterfaceFlags};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::args::Args;
-use crate::forward::{Forwarder, Side, Turn};
-use crate::interest::Interest;
+use crate::counters::{self, Tally};
+use crate::forward::Forwarder;
+use crate::load::Load;
 use crate::neighbour::Probe;
+use crate::queue::{Queue, EVENTS};
 use crate::socket::{adopt, join_anycast, path_mtu, PacketSocket, RawSocket};
 use crate::uplink::Uplink;
 use crate::way::Way;
@@ -28,9 +32,19 @@ use crate::{link, privileges};
 /// packets.
 const RECHECK: Duration = Duration::from_secs(1);
 
+/// In percent of so long, a thread has to have worked to be given company: a thread for each of the other queues that had
+/// something.
+const BUSY: (u128, Duration) = (75, Duration::from_millis(50));
+/// And it is sent to sleep, its queue the first thread's again, when all such threads together would work less than so much
+/// of so long.
+const CALM: (u128, Duration) = (50, Duration::from_secs(1));
+
 /// What the other descriptors are called in the loop.
 const SIGNALS: u64 = 10;
 const PROBE: u64 = 11;
+const ENDED: u64 = 12;
+/// And those of the second queue and on, from here.
+const QUEUES: u64 = 16;
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -44,6 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
     let asked = path_mtu(Some(uplink), args.mark, link::inside(&args.plat_prefix));
     let mtu6 = link::mtu6_or_least(asked);
+    let mut more = Vec::new();
     let (packet, raw, probe) = match (args.read_sock, args.write_sock) {
         (Some(read), Some(write)) => {
             let named = |name, fd| adopt(fd).with_context(|| format!("{name} {fd} is not open"));
@@ -59,15 +74,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             link::configure(tun.name(), args.ipv4_addr, link::tun_mtu(mtu6))?;
             // What is up tells more (see Tun::from_fd).
             tun = Tun::from_fd(tun.into())?;
+            more = more_queues(args, index, &tun, &packet);
             (packet, raw, probe)
         }
     };
     log::info!(
-        "{} on {}, {} on {uplink}, prefix {}, IPv6 MTU {mtu6}",
+        "{} on {}, {} on {uplink}, prefix {}, IPv6 MTU {mtu6}, queues: {}",
         args.ipv4_addr,
         tun.name(),
         args.ipv6_addr,
-        args.plat_prefix
+        args.plat_prefix,
+        1 + more.len()
     );
 
     let signals = signals().context("cannot take signals")?;
@@ -81,19 +98,62 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         router6: args.ipv6_addr,
         ..Default::default()
     };
-    let translator = Translator::new(config, addresses, random16());
     let trains = tun.take_offloads().unwrap_or_else(|errno| {
         log::warn!("{} keeps its checksums to itself: {errno}", tun.name());
         false
     });
-    let uplink6 = Uplink::new(packet, raw, Way::new(args.ipv6_addr, args.plat_prefix, mtu6));
-    let mut forwarder = Forwarder::new(translator, args.ipv4_addr, tun, uplink6, trains);
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll")?;
+    let ends: Vec<_> = std::iter::once((tun, packet, raw)).chain(more).collect();
+    let shares = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+    let queues = ends.into_iter().map(|(tun, packet, raw)| {
+        let translator = Translator::new(config, addresses, random16());
+        let uplink6 = Uplink::new(packet, raw, Way::new(args.ipv6_addr, args.plat_prefix, mtu6));
+        let mut forwarder = Forwarder::new(translator, args.ipv4_addr, tun, uplink6, trains);
+        forwarder.share_limits(shares);
+        Queue::new(forwarder)
+    });
+    let queues: Vec<_> = queues.collect::<Result<_, _>>().context("cannot make an epoll")?;
+    let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .context("cannot make an event")?;
 
     privileges::drop_all()?;
-    let ended = serve(args, &epoll, &signals, &mut forwarder, probe);
-    say(&forwarder.counters(uplink));
-    ended
+    let result = thread::scope(|scope| {
+        let _end = End(&ended);
+        let crew = Crew::new(scope, &queues, &ended, uplink)?;
+        privileges::filter_all_threads()?;
+        serve(args, &signals, &ended, &queues, &crew, probe)?;
+        drop(End(&ended));
+        crew.join()
+    });
+    say(&counters(uplink, &queues));
+    result
+}
+
+/// More queues of the TUN device with sockets of their own, as many as are wanted. Without them it goes on with one.
+fn more_queues(
+    args: &Args,
+    index: u32,
+    tun: &Tun,
+    packet: &PacketSocket,
+) -> Vec<(Tun, PacketSocket, RawSocket)> {
+    let count = args.queues.map_or_else(default_queues, usize::from).saturating_sub(1);
+    if count == 0 {
+        return Vec::new();
+    }
+    if !tun.takes_queues() {
+        log::info!("{} takes one queue only: one thread", tun.name());
+        return Vec::new();
+    }
+    let open = || -> anyhow::Result<Vec<_>> {
+        let packets = packet.share(index, args.ipv6_addr, count)?;
+        let more = packets.into_iter().map(|packet| {
+            Ok((tun.add_queue()?, packet, RawSocket::open(&args.interface, args.mark)?))
+        });
+        more.collect()
+    };
+    open().unwrap_or_else(|error| {
+        log::warn!("cannot have {} queues: {error}; one thread", count + 1);
+        Vec::new()
+    })
 }
 
 /// The device that was handed over; who misses the descriptor gets a clear line.
@@ -139,22 +199,116 @@ fn signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
+/// Ends all threads when one ends, whatever the reason.
+struct End<'e>(&'e EventFd);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        // Nothing but a full counter could keep it from being written, and then it has been.
+        let _ = self.0.write(1);
+    }
+}
+
+/// The threads that serve the other queues while there is much to do. They are asleep otherwise.
+struct Crew<'s> {
+    wake: Vec<mpsc::Sender<()>>,
+    threads: Vec<ScopedJoinHandle<'s, anyhow::Result<()>>>,
+}
+
+impl<'s> Crew<'s> {
+    /// Returns when all of them have begun, so that a filter of system calls need not let them.
+    fn new<'t: 's>(
+        scope: &'s Scope<'s, '_>,
+        queues: &'s [Queue<'t>],
+        ended: &'s EventFd,
+        uplink: &'s str,
+    ) -> anyhow::Result<Self> {
+        let mut crew = Self { wake: Vec::new(), threads: Vec::new() };
+        let Some((first, others)) = queues.split_first() else { return Ok(crew) };
+        let calm = CALM.0 / queues.len() as u128;
+        let (started, starts) = mpsc::channel();
+        for (queue, name) in others.iter().zip(QUEUES..) {
+            queue.epoll().add(ended, readable(ENDED))?;
+            let (wake, woken) = mpsc::channel();
+            let started = started.clone();
+            let work = move || {
+                let _end = End(ended);
+                let _ = started.send(());
+                while let Ok(()) = woken.recv() {
+                    if !serve_while_busy(queue, calm, uplink)? {
+                        break;
+                    }
+                    first.epoll().add(queue.as_event(), readable(name))?;
+                }
+                Ok(())
+            };
+            let thread = thread::Builder::new().spawn_scoped(scope, work);
+            crew.threads.push(thread.context("cannot start a thread")?);
+            crew.wake.push(wake);
+        }
+        for _ in others {
+            starts.recv()?;
+        }
+        Ok(crew)
+    }
+
+    /// The end of all, which has been announced.
+    fn join(self) -> anyhow::Result<()> {
+        drop(self.wake);
+        for thread in self.threads {
+            thread.join().map_err(|_| anyhow!("a thread panicked"))??;
+        }
+        Ok(())
+    }
+}
+
+/// Serves a queue until there is little to do, or, with false, until the end.
+fn serve_while_busy(queue: &Queue<'_>, calm: u128, uplink: &str) -> anyhow::Result<bool> {
+    let mut load = Load::new(Instant::now());
+    let mut buf = [EpollEvent::empty(); EVENTS];
+    loop {
+        let before = Instant::now();
+        let events = queue.wait(&mut buf, before, Some(before + CALM.1))?;
+        let now = Instant::now();
+        if events.iter().any(|event| event.data() == ENDED) {
+            return Ok(false);
+        }
+        // The first queue's socket hears of a link that is down, too.
+        queue.turn(events, uplink)?;
+        load.waited(now - before);
+        if load.busy(now, CALM.1).is_some_and(|busy| busy < calm) {
+            return Ok(true);
+        }
+    }
+}
+
+/// Serves the first queue, and all others that no thread has been woken for.
 fn serve(
     args: &Args,
-    epoll: &Epoll,
     signals: &SignalFd,
-    forwarder: &mut Forwarder<'_>,
+    ended: &EventFd,
+    queues: &[Queue<'_>],
+    crew: &Crew<'_>,
     mut probe: Option<Probe>,
 ) -> anyhow::Result<()> {
-    let readable = |name| EpollEvent::new(EpollFlags::EPOLLIN, name);
-    let mut interest = Interest::new(epoll, forwarder)?;
+    let Some((own, others)) = queues.split_first() else { return Ok(()) };
+    let uplink = args.interface.as_str();
+    let epoll = own.epoll();
     epoll.add(signals, readable(SIGNALS))?;
+    epoll.add(ended, readable(ENDED))?;
     if let Some(probe) = &probe {
         epoll.add(probe.as_fd(), readable(PROBE))?;
     }
-    let mut events = [EpollEvent::empty(); 5];
+    for (queue, name) in others.iter().zip(QUEUES..) {
+        epoll.add(queue.as_event(), readable(name))?;
+    }
+    let mut buf = [EpollEvent::empty(); EVENTS];
     // When to see whether an uplink that has gone down is there at all.
     let mut recheck: Option<Instant> = None;
+    let mut load = Load::new(Instant::now());
+    // Which of the others had something.
+    let mut served = vec![false; others.len()];
+    let mut own_served = false;
     loop {
         let now = Instant::now();
         if probe.as_ref().is_some_and(|probe| probe.deadline() <= now) {
@@ -163,23 +317,17 @@ fn serve(
         }
         if recheck.is_some_and(|at| at <= now) {
             recheck = None;
-            if !forwarder.uplink().packet_socket().has_interface() {
-                bail!("{} is gone", args.interface);
+            if !own.has_interface() {
+                bail!("{uplink} is gone");
             }
         }
         // Without any of these, nothing wakes us but packets and signals.
         let deadline = probe.as_ref().map(Probe::deadline).into_iter().chain(recheck).min();
-        let timeout = deadline.map_or(EpollTimeout::NONE, |at| {
-            // Rounded up, lest the last millisecond be spent in circles.
-            (at.saturating_duration_since(now).as_millis() + 1)
-                .try_into()
-                .unwrap_or(EpollTimeout::ZERO)
-        });
-        let count = match epoll.wait(&mut events, timeout) {
-            Err(Errno::EINTR) => 0,
-            other => other.context("cannot wait")?,
-        };
-        for event in &events[..count] {
+        let events = own.wait(&mut buf, now, deadline)?;
+        if !others.is_empty() {
+            load.waited(now.elapsed());
+        }
+        for event in events {
             match event.data() {
                 PROBE => probe.as_ref().map_or(Ok(()), Probe::check)?,
                 SIGNALS => {
@@ -187,38 +335,57 @@ fn serve(
                         if signal.ssi_signo != Signal::SIGUSR1 as u32 {
                             return Ok(());
                         }
-                        say(&forwarder.counters(&args.interface));
+                        say(&counters(uplink, queues));
                     }
                 }
-                // What the interest is in.
-                _ => {}
+                ENDED => return Ok(()),
+                name => {
+                    let other = name.checked_sub(QUEUES).and_then(|at| usize::try_from(at).ok());
+                    // What is not the name of another queue is one of our own's.
+                    let Some(other) = other else {
+                        own_served = true;
+                        continue;
+                    };
+                    let mut buf = [EpollEvent::empty(); EVENTS];
+                    let events = others[other].wait(&mut buf, now, Some(now))?;
+                    others[other].turn(events, uplink)?;
+                    served[other] = true;
+                }
             }
         }
-        // One batch from each side that has something or has something left: neither starves the other.
-        for side in [Side::Tun, Side::Uplink] {
-            if !interest.is_met(side, &events[..count]) {
-                continue;
+        if own.turn(events, uplink)? && recheck.is_none() {
+            log::warn!("{uplink} is down");
+            recheck = Some(Instant::now() + RECHECK);
+        }
+        if others.is_empty() {
+            continue;
+        }
+        if let Some(busy) = load.busy(Instant::now(), BUSY.1) {
+            let alone = usize::from(own_served) + served.iter().filter(|s| **s).count() < 2;
+            for (at, served) in served.iter_mut().enumerate() {
+                if std::mem::take(served) && busy >= BUSY.0 && !alone {
+                    epoll.delete(others[at].as_event())?;
+                    crew.wake[at].send(())?;
+                }
             }
-            let full = match forwarder.turn(side) {
-                Ok(Turn::Full(full)) => Some(full),
-                Ok(Turn::Done) | Err(Errno::EAGAIN) => None,
-                Err(Errno::ENETDOWN) => {
-                    if recheck.is_none() {
-                        log::warn!("{} is down", args.interface);
-                        recheck = Some(Instant::now() + RECHECK);
-                    }
-                    None
-                }
-                // Also EBADFD, of a device that was removed.
-                Err(errno) if side == Side::Tun => {
-                    let name = forwarder.tun().name();
-                    bail!("cannot read {name}: {errno}; was the device removed?");
-                }
-                Err(errno) => bail!("cannot receive on {}: {errno}", args.interface),
-            };
-            interest.wait(epoll, forwarder, side, full)?;
+            own_served = false;
         }
     }
+}
+
+fn readable(name: u64) -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN, name)
+}
+
+/// The line of counters.
+fn counters(uplink: &str, queues: &[Queue<'_>]) -> String {
+    let (mut counters, mut tally) = (Counters::default(), Tally::default());
+    for queue in queues {
+        let (more, beside) = queue.counters();
+        counters += more;
+        tally += beside;
+    }
+    counters::line(uplink, &counters, &tally)
 }
 
 /// Prints a line to stderr; if nobody can read it, that is no reason to fail.

@@ -36,6 +36,12 @@ pub fn destination(link_header: usize, v6: Ipv6Addr) -> Vec<sock_filter> {
     accept(filter)
 }
 
+/// No packet.
+#[must_use]
+pub fn nothing() -> Vec<sock_filter> {
+    vec![sock_filter { code: RETURN, jt: 0, jf: 0, k: 0 }]
+}
+
 /// Neighbour solicitations (135) and advertisements (136) about `target` without extension headers, for a socket that
 /// sees no link headers.
 #[must_use]

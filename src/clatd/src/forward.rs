@@ -5,11 +5,11 @@ use std::io::IoSlice;
 use std::time::Instant;
 
 use clat_tun::{GsoType, Tun, VirtioHeader};
-use clat_xlat::{Packet, Reason, Translator, Verdict, HEADROOM, TAILROOM};
+use clat_xlat::{Counters, Packet, Reason, Translator, Verdict, HEADROOM, TAILROOM};
 use nix::errno::Errno;
 
 use crate::checksum::complete;
-use crate::counters::{self, Tally};
+use crate::counters::Tally;
 use crate::group::{Group, Kind};
 use crate::limit::Bucket;
 use crate::open::{stays_whole, Open, IPV4_HEADER, IPV6_HEADER};
@@ -115,13 +115,19 @@ impl<'t> Forwarder<'t> {
         &self.path.uplink
     }
 
-    /// The line of counters.
+    /// Has several forwarders together send as many ICMP errors as one.
+    pub fn share_limits(&mut self, forwarders: u32) {
+        self.path.errors4 = Bucket::one_of(forwarders);
+        self.path.errors6 = Bucket::one_of(forwarders);
+    }
+
+    /// What happened to packets so far.
     #[must_use]
-    pub fn counters(&mut self, interface: &str) -> String {
+    pub fn counters(&mut self) -> (Counters, Tally) {
         let tally = &mut self.path.tally;
         tally.reassembly = self.path.reassembly.abandoned();
         tally.overrun += self.path.uplink.packet_socket().overruns();
-        counters::line(interface, self.path.translator.counters(), tally)
+        (self.path.translator.counters().clone(), *tally)
     }
 
     /// Forwards a batch from one side, after what is left of the last one.

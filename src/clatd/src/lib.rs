@@ -2,7 +2,7 @@
 //! IPv6, and back.
 //!
 //! [`daemon::run`] opens everything, gives up its privileges and then forwards packets one by one ([`forward`]). What
-//! needs no system call is pure and is told the time: [`reassembly`], [`segment`], [`checksum`], [`limit`].
+//! needs no system call is pure and is told the time: [`reassembly`], [`segment`], [`checksum`], [`limit`], [`load`].
 
 pub mod args;
 pub mod checksum;
@@ -14,9 +14,11 @@ pub mod group;
 pub mod interest;
 pub mod limit;
 pub mod link;
+pub mod load;
 pub mod neighbour;
 pub mod open;
 pub mod privileges;
+pub mod queue;
 pub mod reassembly;
 pub mod segment;
 pub mod slots;

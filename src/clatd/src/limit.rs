@@ -8,19 +8,34 @@ const INTERVAL: Duration = Duration::from_millis(10);
 const BURST: u32 = 50;
 
 /// The bucket, kept as the moment at which it will be full again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Bucket {
     full_at: Option<Instant>,
+    /// How many buckets share the rate and the burst.
+    shares: u32,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self::one_of(1)
+    }
 }
 
 impl Bucket {
+    /// One of several that together give as many tokens as one.
+    #[must_use]
+    pub fn one_of(shares: u32) -> Self {
+        Self { full_at: None, shares: shares.clamp(1, BURST) }
+    }
+
     /// Takes a token, if there is one at `now`.
     pub fn take(&mut self, now: Instant) -> bool {
         let full_at = self.full_at.map_or(now, |at| at.max(now));
-        if full_at - now > INTERVAL * (BURST - 1) {
+        let interval = INTERVAL * self.shares;
+        if full_at - now > interval * (BURST / self.shares - 1) {
             return false;
         }
-        self.full_at = Some(full_at + INTERVAL);
+        self.full_at = Some(full_at + interval);
         true
     }
 }
@@ -39,5 +54,9 @@ mod tests {
         assert_eq!(taken(&mut bucket, start + Duration::from_millis(10)), 1);
         assert_eq!(taken(&mut bucket, start + Duration::from_millis(60)), 5);
         assert_eq!(taken(&mut bucket, start + Duration::from_secs(3600)), 50);
+        let mut bucket = Bucket::one_of(4);
+        assert_eq!(taken(&mut bucket, start), 12);
+        assert_eq!(taken(&mut bucket, start + Duration::from_millis(39)), 0);
+        assert_eq!(taken(&mut bucket, start + Duration::from_millis(80)), 2);
     }
 }

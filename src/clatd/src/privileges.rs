@@ -7,8 +7,8 @@ use caps::CapSet;
 use nix::libc;
 use nix::unistd::{getegid, geteuid, setgroups, setresgid, setresuid, Gid, Uid, User};
 use seccompiler::{
-    apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
+    apply_filter_all_threads, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
+    SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
 use crate::socket::{become_undumpable, set_no_new_privs};
@@ -20,7 +20,8 @@ const USERS: [&str; 2] = ["clat", "nobody"];
 /// Not in `libc` for every C library (linux/prctl.h).
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// Drops everything, in the order in which each step still has the right to take the next.
+/// Drops user, groups and capabilities, in the order in which each step still has the right to take the next. Threads that
+/// are made from then on have none either.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -46,9 +47,16 @@ pub fn drop_all() -> anyhow::Result<()> {
         bail!("privileges are still there after they were dropped");
     }
     // Nobody of the same user may look into us.
-    become_undumpable().context("cannot become undumpable")?;
+    become_undumpable().context("cannot become undumpable")
+}
+
+/// Filters the system calls of all threads, as the last step before packets are forwarded.
+///
+/// # Errors
+/// What the kernel said; the caller must not go on.
+pub fn filter_all_threads() -> anyhow::Result<()> {
     match TargetArch::try_from(std::env::consts::ARCH) {
-        Ok(arch) => apply_filter(&filter(arch)?).context("cannot filter system calls"),
+        Ok(arch) => apply_filter_all_threads(&filter(arch)?).context("cannot filter system calls"),
         Err(_) => {
             log::warn!("no system call filter on {}", std::env::consts::ARCH);
             Ok(())
@@ -101,6 +109,8 @@ fn filter(arch: TargetArch) -> anyhow::Result<BpfProgram> {
         libc::SYS_mremap,
         libc::SYS_madvise,
         libc::SYS_futex,
+        // How many processors there are, as glibc's allocator asks when it serves another thread.
+        libc::SYS_sched_getaffinity,
         // The end, also the bad one: abort() wants its signal.
         libc::SYS_close,
         libc::SYS_sigaltstack,

@@ -1,6 +1,6 @@
 //! TUN/TAP devices.
 //!
-//! A [`Tun`] is one descriptor of a kernel device: made here ([`Tun::create`]) or handed over by whoever made it
+//! A [`Tun`] is one descriptor (a queue) of a kernel device: made here ([`Tun::create`]) or handed over by whoever made it
 //! ([`Tun::from_fd`]), in which case the kernel is asked what it is. The device goes when its last descriptor does.
 
 pub mod device;
@@ -15,12 +15,14 @@ use nix::errno::Errno;
 use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
 use nix::sys::stat::Mode;
 use nix::sys::uio::{readv, writev};
-use nix::unistd::write;
+use nix::unistd::{geteuid, write};
 
 pub use vnet::{GsoType, VirtioHeader};
 
 /// Where the kernel gives out devices.
 const CLONE_DEVICE: &str = "/dev/net/tun";
+
+const OPEN: OFlag = OFlag::O_RDWR.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
 /// The most bytes that can stand in front of a packet: packet info and the largest virtio header that is understood.
 const MAX_HEAD: usize = PACKET_INFO + MAX_VNET;
@@ -122,6 +124,7 @@ pub struct Tun {
     name: String,
     packet_info: bool,
     vnet_header_len: usize,
+    takes_queues: bool,
 }
 
 impl Tun {
@@ -130,7 +133,45 @@ impl Tun {
     /// # Errors
     /// [`Error::Name`], [`Error::Open`], [`Error::Exists`] or [`Error::Create`].
     pub fn create(name: &str, options: Options) -> Result<Self, Error> {
-        Self::make(name, libc::IFF_TUN, options)
+        Self::make(name, libc::IFF_TUN, 0, options)
+    }
+
+    /// Creates the TUN device `name` as [`Tun::create`] does, but one that takes more queues ([`Tun::add_queue`]); of this
+    /// user alone, since the kernel lets anybody open a queue of a device that nobody owns.
+    ///
+    /// The kernel prepares for 256 of them, each with a queueing discipline of its own (some kilobytes; `fq_codel`'s has 70).
+    ///
+    /// # Errors
+    /// As of [`Tun::create`].
+    pub fn create_with_queues(name: &str, options: Options) -> Result<Self, Error> {
+        let tun = Self::make(name, libc::IFF_TUN, libc::IFF_MULTI_QUEUE, options)?;
+        sys::set_owner(tun.fd.as_fd(), geteuid().as_raw())
+            .map_err(|errno| Error::Create { name: name.to_owned(), errno })?;
+        Ok(tun)
+    }
+
+    /// Opens one more queue of the same device. From then on the kernel chooses the queue of a packet that is to be read
+    /// by its flow: the one that has last written packets of that flow, or else by a hash. All fragments of a datagram have
+    /// the same.
+    ///
+    /// # Errors
+    /// [`Error::Open`]; [`Error::Create`] for a device that has one queue only (`EINVAL`) or belongs to someone else.
+    pub fn add_queue(&self) -> Result<Self, Error> {
+        let (name, flags) = sys::get_iff(self.fd.as_fd())
+            .map_err(|errno| Error::NotTun { fd: self.fd.as_raw_fd(), errno })?;
+        let fd = sys::own(open(CLONE_DEVICE, OPEN, Mode::empty()).map_err(Error::Open)?);
+        // What is not named here is taken away from the whole device.
+        let kept = flags & (libc::IFF_TUN | libc::IFF_TAP | libc::IFF_VNET_HDR | libc::IFF_NAPI);
+        let no_pi = if self.packet_info { 0 } else { libc::IFF_NO_PI };
+        sys::set_iff(fd.as_fd(), &name, kept | no_pi | libc::IFF_MULTI_QUEUE)
+            .map_err(|errno| Error::Create { name, errno })?;
+        Self::adopt(fd, flags & (libc::IFF_TUN | libc::IFF_TAP))
+    }
+
+    /// Whether the device takes more queues than one.
+    #[must_use]
+    pub fn takes_queues(&self) -> bool {
+        self.takes_queues
     }
 
     /// Creates the TAP device `name` as [`Tun::create`] does a TUN device. What it carries are Ethernet frames, without packet
@@ -139,16 +180,15 @@ impl Tun {
     /// # Errors
     /// As of [`Tun::create`].
     pub fn create_tap(name: &str, vnet_header: bool) -> Result<Self, Error> {
-        Self::make(name, libc::IFF_TAP, Options { packet_info: false, vnet_header })
+        Self::make(name, libc::IFF_TAP, 0, Options { packet_info: false, vnet_header })
     }
 
-    fn make(name: &str, kind: i32, options: Options) -> Result<Self, Error> {
+    fn make(name: &str, kind: i32, more: i32, options: Options) -> Result<Self, Error> {
         if !is_interface_name(name) {
             return Err(Error::Name(name.to_owned()));
         }
-        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let fd = sys::own(open(CLONE_DEVICE, flags, Mode::empty()).map_err(Error::Open)?);
-        let mut wanted = kind | libc::IFF_TUN_EXCL;
+        let fd = sys::own(open(CLONE_DEVICE, OPEN, Mode::empty()).map_err(Error::Open)?);
+        let mut wanted = kind | more | libc::IFF_TUN_EXCL;
         if !options.packet_info {
             wanted |= libc::IFF_NO_PI;
         }
@@ -208,7 +248,8 @@ impl Tun {
         fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(status)).map_err(not_tun)?;
         let packet_info = kind == libc::IFF_TUN
             && (flags & libc::IFF_NO_PI == 0 || takes_packet_info(&fd, vnet_header_len));
-        Ok(Self { fd, name, packet_info, vnet_header_len })
+        let takes_queues = flags & libc::IFF_MULTI_QUEUE != 0;
+        Ok(Self { fd, name, packet_info, vnet_header_len, takes_queues })
     }
 
     /// Tells the kernel that whoever reads the device completes checksums and cuts segments, if it has virtio headers
@@ -322,6 +363,14 @@ impl From<Tun> for OwnedFd {
 fn takes_packet_info(fd: &OwnedFd, vnet_header_len: usize) -> bool {
     let zeroes = [0; MAX_HEAD];
     write(fd, &zeroes[..vnet_header_len + PACKET_INFO]) != Err(Errno::EINVAL)
+}
+
+/// How many queues a TUN device gets that is to be served by a thread each when there is much to do: half as many as this
+/// process may use processors, since each end of a connection needs one, too; at least 1 and at most 8.
+#[must_use]
+pub fn default_queues() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, 8)
 }
 
 /// Whether the kernel lets an interface have this name (`dev_valid_name`), and would not take it for a pattern

@@ -152,3 +152,28 @@ fn super_packets() {
         assert_eq!(tun.recv(&mut buf), Err(Errno::EAGAIN));
     }
 }
+
+#[test]
+fn queues() {
+    let Some(()) = namespace() else { return };
+    for (packet_info, vnet_header) in [(false, false), (false, true), (true, false), (true, true)] {
+        let options = Options { packet_info, vnet_header };
+        let single = Tun::create("t5", options).unwrap();
+        assert!(!single.takes_queues());
+        assert_eq!(single.add_queue().unwrap_err().errno(), Errno::EINVAL);
+        let first = Tun::create_with_queues("t6", options).unwrap();
+        assert!(first.takes_queues());
+        let second = first.add_queue().unwrap();
+        for tun in [first, second] {
+            let tun = Tun::from_fd(tun.into()).unwrap();
+            assert_eq!((tun.name(), tun.takes_queues()), ("t6", true));
+            assert_eq!(tun.has_packet_info(), packet_info);
+            assert_eq!(tun.vnet_header_len(), if vnet_header { VirtioHeader::LEN } else { 0 });
+        }
+    }
+    // Nobody else may listen in.
+    let _tun = Tun::create_with_queues("t7", Options::default()).unwrap();
+    let shown = std::process::Command::new("ip").args(["-d", "link", "show", "t7"]).output();
+    let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+    assert!(shown.contains("multi_queue") && shown.contains("user root"), "{shown}");
+}

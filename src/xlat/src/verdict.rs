@@ -221,6 +221,18 @@ impl Default for Counters {
     }
 }
 
+impl core::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.packets46 += other.packets46;
+        self.bytes46 += other.bytes46;
+        self.packets64 += other.packets64;
+        self.bytes64 += other.bytes64;
+        let (drops, replies) = (other.drops.iter(), other.replies.iter());
+        self.drops.iter_mut().zip(drops).for_each(|(sum, n)| *sum += n);
+        self.replies.iter_mut().zip(replies).for_each(|(sum, n)| *sum += n);
+    }
+}
+
 impl Counters {
     /// Packets dropped in silence for `reason`.
     #[must_use]

@@ -20,6 +20,11 @@ use crate::slots::{Slots, BATCH, FRONT, LINK_HEADER, STRIDE};
 /// Not in `libc` for every C library (linux/if_packet.h).
 const PACKET_STATISTICS: c_int = 6;
 const PACKET_VNET_HDR: c_int = 15;
+const PACKET_FANOUT: c_int = 18;
+/// By a hash of addresses and ports; of the addresses alone where it is a fragment.
+const PACKET_FANOUT_HASH: c_int = 0;
+/// The first asks for a number that no other group in the network namespace has.
+const PACKET_FANOUT_FLAG_UNIQUEID: c_int = 0x2000;
 const PACKET_IGNORE_OUTGOING: c_int = 23;
 /// Raw IP devices of phones: `ARPHRD_RAWIP`, and what Qualcomm used before that existed.
 const ARPHRD_RAWIP: u16 = 519;
@@ -43,6 +48,33 @@ impl PacketSocket {
         let fd = open_packet_socket()?;
         configure_packet_socket(fd.as_fd(), index, v6)?;
         Self::from_fd(fd)
+    }
+
+    /// Opens `count` more that share with this one what arrives for `v6` on the interface `index`: all packets of a flow
+    /// reach the same socket, and all fragments of a datagram.
+    ///
+    /// # Errors
+    /// What the kernel said: `EINVAL` when the interface is down.
+    pub fn share(&self, index: u32, v6: Ipv6Addr, count: usize) -> io::Result<Vec<Self>> {
+        let hash = PACKET_FANOUT_HASH << 16;
+        set(
+            &self.fd,
+            libc::SOL_PACKET,
+            PACKET_FANOUT,
+            &(hash | PACKET_FANOUT_FLAG_UNIQUEID << 16),
+        )?;
+        let mut group: c_int = 0;
+        get(&self.fd, libc::SOL_PACKET, PACKET_FANOUT, &mut group)?;
+        let more = || {
+            let fd = open_packet_socket()?;
+            // Until it is one of the group, it would hear what the first hears.
+            attach_filter(&fd, &filter::nothing())?;
+            bind_packet(&fd, index, ETH_P_IPV6)?;
+            set(&fd, libc::SOL_PACKET, PACKET_FANOUT, &(hash | group & 0xffff))?;
+            tune_packet_socket(fd.as_fd(), v6)?;
+            Self::from_fd(fd)
+        };
+        (0..count).map(|_| more()).collect()
     }
 
     /// Takes over one that the caller has opened, filtered and bound.
@@ -148,6 +180,12 @@ pub fn open_packet_socket() -> io::Result<OwnedFd> {
 pub fn configure_packet_socket(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
     // Bound to no protocol it hears nothing, but knows what the interface is.
     bind_packet(&fd, index, 0)?;
+    tune_packet_socket(fd, v6)?;
+    bind_packet(&fd, index, ETH_P_IPV6)
+}
+
+/// The filter and the queues of a packet socket that is bound to an interface.
+fn tune_packet_socket(fd: BorrowedFd<'_>, v6: Ipv6Addr) -> io::Result<()> {
     let (link_header, _) = link_of(&fd)?;
     attach_filter(&fd, &filter::destination(link_header, v6))?;
     // Before 4.20 there is no such option; what we send is not ETH_P_IPV6 traffic to v6 anyway.
@@ -155,8 +193,7 @@ pub fn configure_packet_socket(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> 
     if sys::setsockopt(&fd, sockopt::RcvBufForce, &QUEUE).is_err() {
         sys::setsockopt(&fd, sockopt::RcvBuf, &QUEUE)?;
     }
-    set_send_queue(&fd)?;
-    bind_packet(&fd, index, ETH_P_IPV6)
+    set_send_queue(&fd)
 }
 
 /// Length of the link header on the interface that a packet socket is bound to, and that interface's ARPHRD type.

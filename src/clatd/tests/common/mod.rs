@@ -132,6 +132,16 @@ pub struct Clatd {
 impl Clatd {
     /// Starts one on a TUN device that is handed over, and the sockets if there are any.
     pub fn start(test: &str, tun: Tun, sockets: Option<(OwnedFd, OwnedFd)>) -> Self {
+        Self::start_with(test, tun, sockets, "")
+    }
+
+    /// The same, with more options.
+    pub fn start_with(
+        test: &str,
+        tun: Tun,
+        sockets: Option<(OwnedFd, OwnedFd)>,
+        more: &str,
+    ) -> Self {
         let log = std::env::temp_dir().join(format!("clatd-{test}-{}.log", std::process::id()));
         // Descriptors arrive as stdin, stdout and stderr and are moved to where they are announced: thus no other
         // test's child can inherit them.
@@ -145,7 +155,7 @@ impl Clatd {
             options += " -r 4 -w 5";
         }
         script += &format!(
-            "exec {} -i up0 -m 0x0 -p 64:ff9b:: -4 192.0.0.4 -6 {V6} {options} 2>{}",
+            "exec {} -i up0 -m 0x0 -p 64:ff9b:: -4 192.0.0.4 -6 {V6} {options} {more} 2>{}",
             env!("CARGO_BIN_EXE_clatd"),
             log.display()
         );

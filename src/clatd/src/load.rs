@@ -1,0 +1,53 @@
+//! How busy a thread is: the part of the time that it does not wait. It is told the time.
+
+use std::time::{Duration, Instant};
+
+/// The waiting of one thread since a moment.
+#[derive(Debug)]
+pub struct Load {
+    since: Instant,
+    waited: Duration,
+}
+
+impl Load {
+    /// Begins at `now`.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { since: now, waited: Duration::ZERO }
+    }
+
+    /// Notes a time of waiting.
+    pub fn waited(&mut self, time: Duration) {
+        self.waited += time;
+    }
+
+    /// The part of the time, in percent, that was not waited, if it has been at least `window` until `now`; and begins anew.
+    pub fn busy(&mut self, now: Instant, window: Duration) -> Option<u128> {
+        let all = now.duration_since(self.since);
+        if all < window {
+            return None;
+        }
+        let busy = all.saturating_sub(self.waited).as_nanos() * 100 / all.as_nanos().max(1);
+        *self = Self::new(now);
+        Some(busy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_waited() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        let mut load = Load::new(start);
+        load.waited(ms(10));
+        assert_eq!(load.busy(start + ms(39), ms(40)), None);
+        load.waited(ms(20));
+        assert_eq!(load.busy(start + ms(40), ms(40)), Some(25));
+        assert_eq!(load.busy(start + ms(80), ms(40)), Some(100));
+        load.waited(ms(90));
+        assert_eq!(load.busy(start + ms(120), ms(40)), Some(0), "more than there was");
+    }
+}
