@@ -1,5 +1,6 @@
 //! One frame a message: datagram sockets (QEMU's `-netdev dgram`), and packet sockets with connections.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
@@ -17,18 +18,39 @@ use crate::frame::{Out, ETHERNET, MAX_FRAME};
 const BATCH: usize = 64;
 const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
-/// Gives each frame to `send` as a message, and tells how many the other side took before it had no room.
-fn send_each(out: &Out, send: impl Fn(&[u8]) -> Result<usize, Errno>) -> Result<usize, Errno> {
-    let mut done = 0;
+/// Frames that wait for room. The kernel queues ten datagrams (net.unix.max_dgram_qlen), and a train of segments is longer.
+const WAITING: usize = 1024;
+
+/// Gives each frame to `send` as a message, behind those that wait; what finds no room waits. Tells how many were dropped.
+fn send_each(
+    waiting: &mut VecDeque<Vec<u8>>,
+    out: &Out,
+    send: impl Fn(&[u8]) -> Result<usize, Errno>,
+) -> Result<u64, Errno> {
+    // Longer than the socket's buffer: no later try would do better.
+    let taken = |frame: &[u8]| match send(frame) {
+        Ok(_) | Err(Errno::EMSGSIZE) => Ok(true),
+        Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR) => Ok(false),
+        Err(e) => Err(e),
+    };
+    while let Some(frame) = waiting.front() {
+        if !taken(frame)? {
+            break;
+        }
+        waiting.pop_front();
+    }
+    let mut dropped = 0;
     for (_, frame) in out.iter() {
-        match send(frame) {
-            // Longer than the socket's buffer: no later try would do better.
-            Ok(_) | Err(Errno::EMSGSIZE) => done += 1,
-            Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR) => break,
-            Err(e) => return Err(e),
+        if waiting.is_empty() && taken(frame)? {
+            continue;
+        }
+        if waiting.len() < WAITING {
+            waiting.push_back(frame.to_vec());
+        } else {
+            dropped += 1;
         }
     }
-    Ok(done)
+    Ok(dropped)
 }
 
 /// Whether these bytes can be a frame at all.
@@ -41,7 +63,7 @@ fn is_frame(message: &[u8]) -> bool {
 pub struct Packets {
     server: Server,
     input: Box<[u8]>,
-    full: bool,
+    waiting: VecDeque<Vec<u8>>,
     dropped: u64,
 }
 
@@ -52,12 +74,17 @@ impl Packets {
     /// When that name cannot be had: it is taken, too long, or the directory is missing.
     pub fn listen(path: &Path) -> io::Result<Self> {
         let server = Server::listen(path, SockType::SeqPacket)?;
-        Ok(Self { server, input: vec![0; MAX_FRAME + 1].into(), full: false, dropped: 0 })
+        Ok(Self {
+            server,
+            input: vec![0; MAX_FRAME + 1].into(),
+            waiting: VecDeque::new(),
+            dropped: 0,
+        })
     }
 
     fn leave(&mut self, why: String) -> Event {
         self.server.hang_up();
-        self.full = false;
+        self.waiting.clear();
         Event::Left(why)
     }
 }
@@ -87,15 +114,15 @@ impl Link for Packets {
     }
 
     fn send(&mut self, out: &mut Out) -> io::Result<()> {
-        self.full = false;
-        let mut done = 0;
-        if let Some(guest) = self.server.guest() {
+        let all = out.len() as u64;
+        self.dropped += match self.server.guest() {
+            None => all,
             // Errors show when receiving.
-            let send = |frame: &[u8]| send(guest.as_raw_fd(), frame, FLAGS);
-            done = send_each(out, send).unwrap_or(0);
-            self.full = done < out.len();
-        }
-        self.dropped += (out.len() - done) as u64;
+            Some(guest) => {
+                send_each(&mut self.waiting, out, |frame| send(guest.as_raw_fd(), frame, FLAGS))
+                    .unwrap_or(all)
+            }
+        };
         out.clear();
         Ok(())
     }
@@ -105,7 +132,7 @@ impl Link for Packets {
     }
 
     fn is_full(&self) -> bool {
-        self.full
+        !self.waiting.is_empty()
     }
 
     fn takes_super_packets(&self) -> bool {
@@ -124,7 +151,7 @@ pub struct Datagrams {
     socket: UnixDatagram,
     input: Box<[u8]>,
     guest: Option<PathBuf>,
-    full: bool,
+    waiting: VecDeque<Vec<u8>>,
     dropped: u64,
     _name: Name,
 }
@@ -137,7 +164,14 @@ impl Datagrams {
     pub fn bind(path: &Path) -> io::Result<Self> {
         let (socket, name) = Name::bind(path, SockType::Datagram)?;
         let input = vec![0; MAX_FRAME + 1].into();
-        Ok(Self { socket: socket.into(), input, guest: None, full: false, dropped: 0, _name: name })
+        Ok(Self {
+            socket: socket.into(),
+            input,
+            guest: None,
+            waiting: VecDeque::new(),
+            dropped: 0,
+            _name: name,
+        })
     }
 }
 
@@ -166,7 +200,7 @@ impl Link for Datagrams {
             let is_new = from.is_some() && from != self.guest;
             if is_new {
                 self.guest = from;
-                self.full = false;
+                self.waiting.clear();
             }
             each(&VirtioHeader::default(), &self.input[..len]);
             if is_new {
@@ -177,18 +211,19 @@ impl Link for Datagrams {
     }
 
     fn send(&mut self, out: &mut Out) -> io::Result<()> {
-        let mut done = 0;
+        let all = out.len() as u64;
+        let mut dropped = all;
         if let Some(guest) = &self.guest {
             let guest = UnixAddr::new(guest)?;
             let send = |frame: &[u8]| sendto(self.socket.as_raw_fd(), frame, &guest, FLAGS);
-            done = send_each(out, send).unwrap_or_else(|e| {
+            dropped = send_each(&mut self.waiting, out, send).unwrap_or_else(|e| {
                 log::info!("the guest is gone: {}", e.desc());
                 self.guest = None;
-                0
+                self.waiting.clear();
+                all
             });
         }
-        self.full = self.guest.is_some() && done < out.len();
-        self.dropped += (out.len() - done) as u64;
+        self.dropped += dropped;
         out.clear();
         Ok(())
     }
@@ -198,7 +233,7 @@ impl Link for Datagrams {
     }
 
     fn is_full(&self) -> bool {
-        self.full
+        !self.waiting.is_empty()
     }
 
     fn takes_super_packets(&self) -> bool {
