@@ -2,10 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, Controller, Lab, Mode, Offloads, PREFIX, PREFIX2};
+use clat_tests::{
+    can_run, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6,
+};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
@@ -32,6 +38,31 @@ with_and_without_offload! {
     a_terminated_controller_leaves_nothing
     a_killed_controller_is_cleaned_up_after
     a_clatd_that_dies_is_started_again
+}
+
+/// Makes a test of each uplink and path, and of each way in which the first controller ends.
+macro_rules! flows_go_on {
+    ($($name:ident $uplink:ident $mode:ident $signal:ident)*) => { $(
+        #[test]
+        fn $name() -> Result<()> {
+            if !can_run(NEEDS) {
+                return Ok(());
+            }
+            let lab = Lab::on(Uplink::$uplink, Offloads::Default)?;
+            flows_go_on_across_a_restart(&lab, Mode::$mode, Signal::$signal)
+        }
+    )* };
+}
+
+flows_go_on! {
+    flows_go_on_ethernet_kernel_left Ethernet Offload SIGTERM
+    flows_go_on_ethernet_kernel_killed Ethernet Offload SIGKILL
+    flows_go_on_ethernet_daemon_left Ethernet Daemon SIGTERM
+    flows_go_on_ethernet_daemon_killed Ethernet Daemon SIGKILL
+    flows_go_on_rawip_kernel_left RawIp Offload SIGTERM
+    flows_go_on_rawip_kernel_killed RawIp Offload SIGKILL
+    flows_go_on_rawip_daemon_left RawIp Daemon SIGTERM
+    flows_go_on_rawip_daemon_killed RawIp Daemon SIGKILL
 }
 
 fn run(mode: Mode, test: fn(&Lab, Mode) -> Result<()>) -> Result<()> {
@@ -213,5 +244,132 @@ fn a_clatd_that_dies_is_started_again(lab: &Lab, mode: Mode) -> Result<()> {
     eventually("an answer", || Ok(ping(lab, "").is_ok()))?;
     controller.ctl(&["stop", "up0"])?;
     ensure!(controller.clatds().is_empty());
+    Ok(())
+}
+
+/// A BPF file system that outlives a controller: what runs in a namespace of the lab has a /sys of its own.
+struct BpfFs(String);
+
+impl BpfFs {
+    fn mount(lab: &Lab) -> Result<Self> {
+        let dir = lab.dir().join("bpf");
+        fs::create_dir(&dir)?;
+        let dir = dir.to_str().context("a path that is no text")?.to_owned();
+        let mounted = Command::new("mount").args(["-t", "bpf", "bpf", &dir]).status()?;
+        ensure!(mounted.success(), "mount: {mounted}");
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A TCP transfer and a UDP ping-pong notice nothing of one controller's end and the next one's start.
+fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()> {
+    let before = Traces::of(lab)?;
+    let pins = BpfFs::mount(lab)?;
+    let options = ["--keep", "--bpf-dir", &pins.0];
+    let mut first = Controller::new(lab, mode, &options)?;
+    let (_, v6) = first.start("up0", PREFIX)?;
+    let kept = first.status("up0")?;
+    let clatds = first.clatds();
+
+    let listener = Lab::listen(&lab.internet, (SERVER6, 80))?;
+    let mut client = Lab::connect(&lab.phone, (SERVER4, 80))?;
+    let (mut server, _) = listener.accept()?;
+    server.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let echo = Lab::udp(&lab.internet, (SERVER6, 7))?;
+    let pings = Lab::udp(&lab.phone, (std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    pings.connect((SERVER4, 7))?;
+    let ended = AtomicBool::new(false);
+    let (second, sent, received, rounds) = thread::scope(|scope| -> Result<_> {
+        let ended = &ended;
+        let sender = scope.spawn(move || -> Result<u64> {
+            let (block, mut sent) = ([0xa5; 1 << 14], 0);
+            while !ended.load(Ordering::Relaxed) {
+                client.write_all(&block)?;
+                sent += block.len() as u64;
+                // Enough to be under way at any time; not so much that the machine has nothing else to do.
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(sent)
+        });
+        let receiver = scope.spawn(move || -> Result<u64> {
+            let (mut block, mut received) = ([0; 1 << 16], 0);
+            loop {
+                match server.read(&mut block)? {
+                    0 => return Ok(received),
+                    n => received += n as u64,
+                }
+            }
+        });
+        let echo = &echo;
+        let reflector = scope.spawn(move || -> Result<()> {
+            let mut datagram = [0; 8];
+            while datagram != [0xff; 8] {
+                let (_, from) = echo.recv_from(&mut datagram)?;
+                echo.send_to(&datagram, from)?;
+            }
+            Ok(())
+        });
+        // No datagram is sent twice: one that is lost fails the test.
+        let pinger = scope.spawn(move || -> Result<u64> {
+            let (mut round, mut answer) = (0_u64, [0; 8]);
+            while !ended.load(Ordering::Relaxed) {
+                round += 1;
+                pings.send(&round.to_be_bytes())?;
+                pings.recv(&mut answer).with_context(|| format!("datagram {round}"))?;
+                ensure!(answer == round.to_be_bytes(), "datagram {round}: {answer:?}");
+                thread::sleep(Duration::from_millis(1));
+            }
+            pings.send(&[0xff; 8])?;
+            pings.recv(&mut answer)?;
+            Ok(round)
+        });
+        thread::sleep(Duration::from_millis(300));
+        let mut restart = || -> Result<Controller<'_>> {
+            first.daemon.stop(end)?;
+            thread::sleep(Duration::from_millis(300));
+            let second = Controller::new(lab, mode, &options)?;
+            thread::sleep(Duration::from_millis(300));
+            Ok(second)
+        };
+        let second = restart();
+        ended.store(true, Ordering::Relaxed);
+        let ends = [sender.join(), receiver.join(), pinger.join()];
+        let [sent, received, rounds] = ends.map(|end| end.expect("no panic"));
+        reflector.join().expect("no panic")?;
+        Ok((second?, sent?, received?, rounds?))
+    })?;
+    ensure!(sent == received && sent > 1 << 20, "{sent} bytes sent, {received} received");
+    ensure!(rounds > 100, "{rounds} datagrams");
+
+    let now = second.status("up0")?;
+    for fact in ["ifIndex", "v4ifIndex", "nat64Prefix", "v4", "v6", "fwmark", "pid", "offloaded"] {
+        assert_eq!(now[fact], kept[fact], "{fact}: {now}");
+    }
+    assert_eq!(second.clatds(), clatds);
+    ensure!(now["v6"] == v6.to_string() && now["offloaded"] == (mode == Mode::Offload), "{now}");
+    if mode == Mode::Offload {
+        let counted = now["egress"]["packets"].as_u64().context("no numbers")?;
+        ensure!(counted > rounds, "counting goes on: {counted} of {rounds}");
+    }
+    // As with one of its own: a death is noticed, and it stops without a trace.
+    let [clatd] = clatds[..] else { anyhow::bail!("{clatds:?}") };
+    kill(Pid::from_raw(clatd), Signal::SIGKILL)?;
+    eventually("a new clatd", || Ok(second.clatds().iter().any(|pid| *pid != clatd)))?;
+    eventually("an answer", || Ok(ping(lab, "").is_ok()))?;
+    assert_eq!(second.status("up0")?["v6"], v6.to_string());
+    second.ctl(&["stop", "up0"])?;
+    ensure!(second.clatds().is_empty(), "{:?}", second.clatds());
+    let maps = second.ctl(&["dump"])?;
+    ensure!(!maps.contains(&v6.to_string()), "{maps}");
+    drop(second);
+    let after = Traces::of(lab)?;
+    ensure!(!after.rules.iter().any(|line| line.contains("clat")), "{after:?}");
+    assert_eq!(Traces { rules: Vec::new(), ..after }, Traces { rules: Vec::new(), ..before });
     Ok(())
 }

@@ -50,6 +50,14 @@ impl Pool {
         held.insert(addr);
         Some(Lease { pool: Arc::clone(self), addr })
     }
+
+    /// Leases this very address; `None` where someone holds it, and for one that is not of the pool.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, addr: Ipv4Addr) -> Option<Lease> {
+        let is_ours = addr.to_bits() >> (32 - POOL_LEN) == FIRST_V4.to_bits() >> (32 - POOL_LEN);
+        let taken = is_ours && self.held().insert(addr);
+        taken.then(|| Lease { pool: Arc::clone(self), addr })
+    }
 }
 
 impl Lease {

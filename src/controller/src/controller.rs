@@ -11,7 +11,7 @@ use crate::address::Pool;
 use crate::dump::Dump;
 use crate::ebpf_mode::{decide, EbpfMode};
 use crate::errors::{Error, Step};
-use crate::host::{Host, Offload, OffloadCounters, Programs, Traffic};
+use crate::host::{Child, Hook, Host, Offload, OffloadCounters, Orphan, Programs, Traffic};
 use crate::names::IfaceName;
 use crate::offload::{self, Attached};
 use crate::tracker::{Request, Tracker};
@@ -212,10 +212,7 @@ impl<H: Host> Controller<H> {
             prefix,
             standalone: self.standalone,
         };
-        let offload = |clat: &Clat| {
-            let attached = Attached::attach(self.programs()?.as_ref(), clat);
-            attached.inspect_err(|e| log::log!(offload::severity(self.mode, e), "{e}")).ok()
-        };
+        let offload = |clat: &Clat| self.offload(clat);
         let tracker = Tracker::start(
             &self.host,
             &self.observer,
@@ -230,6 +227,85 @@ impl<H: Host> Controller<H> {
         let v6 = clat.v6;
         (self.observer)(Event::Started(clat));
         Ok(v6)
+    }
+
+    /// Removes what a former life has left; with `keep`, goes on with those of its CLATs that are whole. To be called
+    /// before the first start, by the only controller in the network namespace. Nobody is told of it: no listener is there
+    /// yet.
+    pub fn recover(&self, keep: bool) {
+        let (kept, ended): (Vec<_>, Vec<_>) = self.host.orphans().into_iter().partition(|_| keep);
+        let wanted: Vec<_> = kept.iter().map(|orphan| orphan.args.clone()).collect();
+        let adopted = self.host.adopt_rules(&wanted).unwrap_or_else(|e| {
+            log::error!("cannot take over the firewall rules of a former life: {e}");
+            None
+        });
+        let (chain, rules) =
+            adopted.map_or((None, Vec::new()), |(chain, rules)| (Some(chain), rules));
+        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+        let programs = self.programs();
+        // Where there is no rule, there is no CLAT.
+        let mut rules = rules.into_iter();
+        for orphan in kept {
+            let (iface, pid) = (orphan.args.uplink.clone(), orphan.child.pid());
+            let Some(rule) = rules.next() else { continue };
+            let offload = |clat: &Clat| self.offload(clat);
+            let (host, pool) = (&self.host, &self.pool);
+            let tracker =
+                Tracker::adopt(host, &self.observer, pool, offload, orphan, rule, self.standalone);
+            match tracker {
+                Ok(tracker) => {
+                    log::info!("going on with the CLAT on {iface}, clatd pid {pid}");
+                    self.state().trackers.insert(iface, tracker);
+                }
+                Err(e) => log::warn!("the CLAT of a former life is not whole and goes: {e}"),
+            }
+        }
+        let state = self.state();
+        let offloads: Vec<_> = state.trackers.values().filter_map(|t| t.offload.as_ref()).collect();
+        let entries: Vec<_> = offloads.iter().map(|offload| &offload.entries).collect();
+        let filters = entries.iter().flat_map(|(egress, ingress)| {
+            [(egress.iif, Hook::Egress), (ingress.iif, Hook::Ingress)]
+        });
+        self.host.remove_filters(&filters.collect::<Vec<_>>());
+        for Orphan { args, child, .. } in &ended {
+            log::warn!("ending a clatd of a former life on {}, pid {}", args.uplink, child.pid());
+        }
+        drop(ended);
+        if let Some(Err(e)) = programs.map(|programs| programs.clear_maps(&entries)) {
+            log::error!("cannot clear the maps: {e}");
+        }
+    }
+
+    /// Has the kernel translate for a CLAT; failing to leaves a working, slower one.
+    fn offload(&self, clat: &Clat) -> Option<Attached<ProgramsOf<H>>> {
+        let attached = Attached::attach(self.programs()?.as_ref(), clat);
+        attached.inspect_err(|e| log::log!(offload::severity(self.mode, e), "{e}")).ok()
+    }
+
+    /// Starts no more, and leaves every CLAT as it is, for the next controller to go on with. To be called at the end of the
+    /// process: nobody watches over them meanwhile.
+    pub fn leave(&self) {
+        let trackers = self.close();
+        if trackers.is_empty() {
+            return self.shut_down();
+        }
+        for tracker in trackers.into_values() {
+            let (clat, pid) = (&tracker.clat, tracker.clatd.pid());
+            log::info!("leaving the CLAT on {}, clatd pid {pid}", clat.iface);
+            std::mem::forget(tracker);
+        }
+        std::mem::forget(self.chain.lock().unwrap_or_else(PoisonError::into_inner).take());
+        std::mem::forget(self.programs.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Has no start begin any more, and waits for those under way.
+    fn close(&self) -> BTreeMap<IfaceName, Tracker<H>> {
+        self.state().closed = true;
+        let mut state = self
+            .idle
+            .wait_while(self.state(), |state| !state.busy.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut state.trackers)
     }
 
     fn need_chain(&self) -> io::Result<()> {
@@ -266,15 +342,7 @@ impl<H: Host> Controller<H> {
 
     /// Stops every CLAT and starts no more.
     pub fn shut_down(&self) {
-        self.state().closed = true;
-        let trackers = {
-            let mut state = self
-                .idle
-                .wait_while(self.state(), |state| !state.busy.is_empty())
-                .unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut state.trackers)
-        };
-        trackers.into_values().for_each(|tracker| self.end(tracker, Reason::Shutdown));
+        self.close().into_values().for_each(|tracker| self.end(tracker, Reason::Shutdown));
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

@@ -22,6 +22,15 @@ impl Fwmark {
         )
     }
 
+    /// The mark as it is shown, if it is one that [`Fwmark::new`] makes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bits = u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()?;
+        let [.., high, low] = bits.to_be_bytes();
+        let mark = Self::new(u16::from_be_bytes([high, low]));
+        (mark.to_string() == text).then_some(mark)
+    }
+
     /// A mark that someone else made.
     #[must_use]
     pub fn from_bits(bits: u32) -> Self {

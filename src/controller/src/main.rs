@@ -61,6 +61,10 @@ struct Args {
     /// Do without translation in the kernel: clatd does it all
     #[arg(long, overrides_with = "offload")]
     no_offload: bool,
+    /// Leave the CLATs running at the end, and go on at the start with those that were left so or by a controller that was
+    /// killed [default: both are removed]
+    #[arg(long)]
+    keep: bool,
 }
 
 fn main() {
@@ -94,7 +98,6 @@ fn try_main() -> Result<()> {
         make_dir(socket.parent().ok_or_else(|| anyhow!("--socket needs a path of a file"))?)?;
     }
     let _lock = NamespaceLock::take(Path::new(RUN_DIR))?;
-    host.reconcile();
 
     let listeners = Arc::new(Listeners::default());
     let observer = {
@@ -102,6 +105,7 @@ fn try_main() -> Result<()> {
         Arc::new(move |event| listeners.tell(&event))
     };
     let controller = Arc::new(Controller::new(Arc::new(host), standalone, observer));
+    controller.recover(args.keep);
     let service =
         ClatdService::new(Arc::clone(&controller), Arc::clone(&listeners), args.allow_uid);
     let service = binder_adapter::new_binder(service);
@@ -109,9 +113,13 @@ fn try_main() -> Result<()> {
     log::info!("ready on {transport}");
 
     let signal = signals.wait().context("cannot wait for signals")?;
-    log::info!("{signal}: stopping");
+    log::info!("{signal}: {}", if args.keep { "leaving" } else { "stopping" });
     // First the CLATs: a client that waits for a start or a stop still gets its answer.
-    controller.shut_down();
+    if args.keep {
+        controller.leave();
+    } else {
+        controller.shut_down();
+    }
     listeners.let_go();
     drop(server);
     Ok(())

@@ -15,10 +15,12 @@ pub(crate) struct Attached<P: Programs> {
     _ingress_entry: P::Entry,
     _egress_entry: P::Entry,
     _next_hop: Option<P::NextHop>,
+    pub(crate) entries: (EgressEntry, IngressEntry),
 }
 
 impl<P: Programs> Attached<P> {
-    /// Puts it in place. Returning early is the rollback; only a clsact stays, until its interface goes.
+    /// Puts it in place, or takes over what a former life has put there: entries and filters are replaced at one blow.
+    /// Returning early is the rollback; only a clsact stays, until its interface goes.
     pub(crate) fn attach(programs: &P, clat: &Clat) -> Result<Self, Error> {
         let failed = |step| move |e: std::io::Error| Error::io(&e, &clat.iface, step);
         let link = programs.link_kind(clat.index).map_err(failed(Step::FindLinkKind))?;
@@ -33,15 +35,15 @@ impl<P: Programs> Attached<P> {
         let next_hop = entry.oif_is_ethernet.then(|| programs.next_hop(&entry)).transpose();
         let next_hop = next_hop.map_err(failed(Step::FindNextHop))?;
         let egress_entry = programs.egress_entry(&entry).map_err(failed(Step::AddEgressEntry))?;
-        let ingress_entry = programs
-            .ingress_entry(&IngressEntry {
-                iif: clat.index,
-                pfx96: clat.prefix.addr(),
-                local6: clat.v6,
-                oif: clat.v4index,
-                local4: clat.v4,
-            })
-            .map_err(failed(Step::AddIngressEntry))?;
+        let entry6 = IngressEntry {
+            iif: clat.index,
+            pfx96: clat.prefix.addr(),
+            local6: clat.v6,
+            oif: clat.v4index,
+            local4: clat.v4,
+        };
+        let ingress_entry =
+            programs.ingress_entry(&entry6).map_err(failed(Step::AddIngressEntry))?;
         programs.add_clsact(clat.v4index).map_err(failed(Step::AddClsact))?;
         // A TUN device has no link header.
         let egress_filter = programs
@@ -57,6 +59,7 @@ impl<P: Programs> Attached<P> {
             _ingress_entry: ingress_entry,
             _egress_entry: egress_entry,
             _next_hop: next_hop,
+            entries: (entry, entry6),
         })
     }
 

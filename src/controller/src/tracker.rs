@@ -13,7 +13,7 @@ use crate::address::{self, Lease, Pool};
 use crate::controller::{Event, Observer};
 use crate::errors::{worded, Error, Step};
 use crate::fwmark::Fwmark;
-use crate::host::{Child, ClatdArgs, Host};
+use crate::host::{Child, ClatdArgs, Host, Orphan};
 use crate::names::IfaceName;
 use crate::offload::Attached;
 use crate::supervisor::{wait, Supervisor};
@@ -149,20 +149,81 @@ impl<H: Host> Tracker<H> {
             None
         };
 
-        let respawn = {
-            let (host, tun) = (Arc::clone(host), Arc::clone(&tun));
-            move || host.spawn_clatd(&args, &tun)
-        };
-        let restarted = {
-            let (observer, iface) = (Arc::clone(observer), iface.clone());
-            move |pid, restarts, cause| {
-                observer(Event::Restarted { iface: iface.clone(), pid, restarts, cause });
-            }
-        };
-        let clatd = Supervisor::watch(iface.to_string(), child, respawn, restarted)
-            .map_err(failed(Step::Supervise))?;
+        let clatd =
+            supervise(host, observer, args, child, &tun).map_err(failed(Step::Supervise))?;
         Ok(Self { _route: route, offload, clatd, _rule: rule, _lease: lease, _tun: tun, clat })
     }
+}
+
+impl<H: Host> Tracker<H> {
+    /// Goes on with a CLAT of a former life, unless something of it is missing that cannot be put back. Returning early
+    /// removes it: what was taken over is dropped.
+    pub(crate) fn adopt(
+        host: &Arc<H>,
+        observer: &Observer,
+        pool: &Arc<Pool>,
+        offload: impl FnOnce(&Clat) -> Option<Attached<H::Programs>>,
+        orphan: Orphan<H::Child, H::Tun>,
+        rule: H::Rule,
+        standalone: bool,
+    ) -> Result<Self, Error> {
+        let Orphan { tun, args, child } = orphan;
+        let tun = Arc::new(tun);
+        // These two go before it, the last first.
+        let (rule, child) = (rule, child);
+        let iface = args.uplink.clone();
+        let fail = |errno, step, cause: &str| Error::new(errno, &iface, step, cause);
+        let failed = |step| {
+            let iface = iface.clone();
+            move |e: io::Error| Error::io(&e, &iface, step)
+        };
+        let v4iface =
+            iface.v4iface().map_err(|e| fail(e.errno(), Step::CheckName, &e.to_string()))?;
+        let index = host
+            .index_of(&iface)
+            .ok_or_else(|| fail(Errno::ENODEV, Step::FindNetwork, "there is no such interface"))?;
+        let v4index = host
+            .index_of(&v4iface)
+            .ok_or_else(|| fail(Errno::ENODEV, Step::CreateTun, "it is gone"))?;
+        let ClatdArgs { mark, prefix, v4, v6, .. } = args;
+        let lease = pool.take(v4).ok_or_else(|| {
+            fail(Errno::EADDRNOTAVAIL, Step::PickV4, &format!("{v4} is another's"))
+        })?;
+        if !address::is_usable_source(v6) {
+            return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("{v6} is not global")));
+        }
+        if !host.is_configured(&v4iface, v4).map_err(failed(Step::AwaitClatd))? {
+            let cause = format!("{v4iface} has no address {v4}");
+            return Err(fail(Errno::EADDRNOTAVAIL, Step::AwaitClatd, &cause));
+        }
+        let since = Instant::now();
+        let clat = Clat { iface, index, v4iface, v4index, prefix, v4, v6, mark, since };
+        let offload = offload(&clat);
+        let metric = ROUTE_METRIC.saturating_add(index);
+        let route = standalone.then(|| host.adopt_route(v4index, v4, metric)).transpose();
+        let route = route.map_err(|e| Error::io(&e, &clat.iface, Step::AddRoute))?;
+        let clatd = supervise(host, observer, args, child, &tun)
+            .map_err(|e| Error::io(&e, &clat.iface, Step::Supervise))?;
+        Ok(Self { _route: route, offload, clatd, _rule: rule, _lease: lease, _tun: tun, clat })
+    }
+}
+
+/// Watches over a clatd, and starts it again as it was.
+fn supervise<H: Host>(
+    host: &Arc<H>,
+    observer: &Observer,
+    args: ClatdArgs,
+    child: H::Child,
+    tun: &Arc<H::Tun>,
+) -> io::Result<Supervisor> {
+    let restarted = {
+        let (observer, iface) = (Arc::clone(observer), args.uplink.clone());
+        move |pid, restarts, cause| {
+            observer(Event::Restarted { iface: iface.clone(), pid, restarts, cause });
+        }
+    };
+    let (name, host, tun) = (args.uplink.to_string(), Arc::clone(host), Arc::clone(tun));
+    Supervisor::watch(name, child, move || host.spawn_clatd(&args, &tun), restarted)
 }
 
 /// Waits until clatd has given the device its address: a route by it could not be set before.

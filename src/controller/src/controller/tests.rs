@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::ebpf_mode::KernelVersion;
-use crate::host::fake::{FakeHost, Fault};
-use crate::host::{EgressEntry, IngressEntry, System};
+use crate::host::fake::{FakeHost, Fault, Inner};
+use crate::host::{ClatdArgs, EgressEntry, IngressEntry, System};
 
 const PREFIX: &str = "64:ff9b::/96";
 
@@ -58,6 +58,26 @@ fn a_life() {
         "3",
     ];
     assert_eq!(args, expected);
+    assert_eq!(ClatdArgs::parse(&expected), Some((host.inner().spawned[0].clone(), 3)));
+    for (at, bad) in [
+        (0, "clatd-wlan1"),
+        (1, "-j"),
+        (2, "wlan1"),
+        (4, "0xF0015"),
+        (4, "15"),
+        (4, "0x15"),
+        (6, "64:ff9b::1"),
+        (6, "64:ff9b::0"),
+        (8, "192.0.0.04"),
+        (10, "2001:DB8::1"),
+        (12, "+3"),
+        (12, "03"),
+    ] {
+        let mut argv = expected;
+        argv[at] = bad;
+        assert_eq!(ClatdArgs::parse(&argv), None, "{bad}");
+    }
+    assert_eq!(ClatdArgs::parse(&expected[..11]), None);
 
     let running = &controller.running()[0];
     assert_eq!((running.clat.index, running.clat.v4index, running.restarts), (21, 101, 0));
@@ -524,4 +544,146 @@ fn no_offload_without_programs() {
         assert!(!host.inner().log.iter().any(|l| l.contains("filter") || l.contains("programs")));
         assert!(!controller.dump().contains("BPF ingress map"));
     }
+}
+
+#[test]
+fn what_a_former_life_left_is_removed() {
+    let host = offloading_host(36);
+    host.leave_behind();
+    let controller = controller(&host, true);
+    controller.recover(false);
+    assert!(controller.running().is_empty());
+    assert_eq!(host.inner().orphans, []);
+    // The route goes with its device.
+    assert_eq!(live(&host), ["programs", "route by 50 from 192.0.0.6 metric 2069"]);
+    assert!(!host.inner().live.contains("chain"));
+}
+
+#[test]
+fn a_clat_of_a_former_life_goes_on() {
+    let host = offloading_host(36);
+    let args = host.leave_behind();
+    let before: BTreeSet<_> = host.inner().live.clone();
+    let controller = controller(&host, true);
+    controller.recover(true);
+    let strange = ["egress entry of 7", "ingress entry of 8", "Ingress RawIp filter on 8"];
+    let expected: BTreeSet<_> =
+        before.iter().filter(|name| !strange.contains(&name.as_str())).cloned().collect();
+    assert_eq!(host.inner().live, expected);
+    {
+        let inner = host.inner();
+        // Nothing but the rules' chain, which is made anew at one blow, was away in between.
+        let gone: Vec<_> = inner.log.iter().filter(|line| line.starts_with('-')).collect();
+        assert!(gone
+            .iter()
+            .all(|l| strange.contains(&&l[1..]) || l.contains("rule") || *l == "-chain"));
+    }
+    let running = &controller.running()[0];
+    let Clat { iface, index, v4index, prefix, v4, v6, mark, .. } = running.clat.clone();
+    assert_eq!((index, v4index, running.pid, running.restarts), (21, 50, 77, 0));
+    assert_eq!(ClatdArgs { uplink: iface, mark, prefix, v4, v6 }, args);
+    assert!(running.offloaded);
+    let error = controller.start("wlan0", PREFIX).expect_err("runs already");
+    assert_eq!(error.errno, Errno::EBUSY);
+
+    // The address is taken, the others are not.
+    host.add_link("eth0", 22);
+    host.inner().addresses = (4..6).map(|n| [192, 0, 0, n].into()).collect();
+    controller.start("eth0", PREFIX).expect("starts");
+    assert_eq!(controller.running()[0].clat.v4.octets(), [192, 0, 0, 7]);
+    controller.stop("eth0").expect("stops");
+
+    host.kill(77);
+    wait_until("the restart", || controller.running()[0].restarts == 1);
+    assert_eq!(host.inner().spawned.last(), Some(&args), "as it was");
+
+    host.inner().log.clear();
+    controller.stop("wlan0").expect("stops");
+    let rule = format!("rule wlan0 {PREFIX} {}", args.v6);
+    let order = [
+        "route by 50 from 192.0.0.6 metric 2069",
+        "Ingress Ethernet filter on 21",
+        "Egress RawIp filter on 50",
+        "ingress entry of 21",
+        "egress entry of 50",
+        "next hop of 21",
+        "clatd wlan0",
+        &rule,
+        "tun v4-wlan0",
+    ];
+    assert_eq!(host.inner().log, order.map(|name| format!("-{name}")));
+    controller.shut_down();
+    assert!(host.inner().live.is_empty(), "{:?}", host.inner().live);
+}
+
+#[test]
+fn a_clat_of_a_former_life_that_is_not_whole_is_removed() {
+    type Damage = fn(&mut Inner);
+    let damages: [(&str, Damage); 9] = [
+        ("no uplink", |host| host.links.retain(|name, _| name != "wlan0")),
+        ("no device", |host| host.links.retain(|name, _| name != "v4-wlan0")),
+        ("not set up", |host| host.lazy_clatd = true),
+        ("cannot tell", |host| host.faults.extend([(Fault::IsConfigured, Errno::EIO)])),
+        ("no rule", |host| host.faults.extend([(Fault::Rule, Errno::EPERM)])),
+        ("no route", |host| host.faults.extend([(Fault::Route, Errno::EPERM)])),
+        ("not of the pool", |host| host.orphans[0].0.v4 = [10, 0, 0, 1].into()),
+        ("not global", |host| host.orphans[0].0.v6 = "fe80::1".parse().expect("an address")),
+        ("no clatd", |host| host.children.clear()),
+    ];
+    for (what, damage) in damages {
+        let host = offloading_host(36);
+        host.leave_behind();
+        damage(&mut host.inner());
+        let controller = controller(&host, true);
+        controller.recover(true);
+        assert!(controller.running().is_empty(), "{what}");
+        let mut left = live(&host);
+        left.retain(|name| {
+            !name.starts_with("route") && (what != "no clatd" || !name.ends_with("wlan0"))
+        });
+        assert_eq!(left, ["programs"], "{what}");
+        host.inner().faults.clear();
+        host.inner().lazy_clatd = false;
+        if what != "no uplink" && what != "no clatd" {
+            controller.start("wlan0", PREFIX).expect("starts");
+        }
+    }
+}
+
+#[test]
+fn a_clat_goes_on_without_what_the_offload_lacks() {
+    for fault in [Fault::LinkKind, Fault::NextHop, Fault::EgressEntry, Fault::IngressFilter] {
+        let host = offloading_host(36);
+        host.leave_behind();
+        host.inner().faults.insert(fault, Errno::EIO);
+        let controller = controller(&host, true);
+        controller.recover(true);
+        assert!(!controller.running()[0].offloaded);
+        let left = live(&host);
+        let is_offload = |name: &&String| name.contains("entry") || name.contains("filter");
+        assert_eq!(left.iter().filter(is_offload).count(), 0, "{fault:?}: {left:?}");
+        controller.stop("wlan0").expect("stops");
+        assert_eq!(live(&host), ["programs"]);
+    }
+}
+
+#[test]
+fn leaving_takes_nothing_along() {
+    let host = offloading_host(36);
+    let controller = controller(&host, true);
+    controller.start("wlan0", PREFIX).expect("starts");
+    let before = host.inner().live.clone();
+    controller.leave();
+    assert_eq!(controller.start("wlan0", PREFIX).map_err(|e| e.errno), Err(Errno::ESHUTDOWN));
+    drop(controller);
+    assert_eq!(host.inner().live, before);
+
+    // Where there is nothing to go on with, nothing stays.
+    let host = offloading_host(36);
+    let controller = self::controller(&host, true);
+    controller.start("wlan0", PREFIX).expect("starts");
+    controller.stop("wlan0").expect("stops");
+    controller.leave();
+    assert_eq!(live(&host), [""; 0]);
+    assert!(!host.inner().live.contains("chain"));
 }

@@ -13,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
     Child, ClatdArgs, Devices, EgressEntry, Firewall, Hook, IngressEntry, LinkKind, Links, Offload,
-    OffloadCounters, Processes, Programs, System, Traffic,
+    OffloadCounters, Orphan, Processes, Programs, Recovery, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 use crate::fwmark::Fwmark;
@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     /// The clatds that run, by process id.
     pub(crate) children: BTreeMap<i32, Arc<EventFd>>,
     pub(crate) spawned: Vec<ClatdArgs>,
+    /// The clatds of a former life.
+    pub(crate) orphans: Vec<(ClatdArgs, i32)>,
     next: u32,
     /// Whether a new clatd sets up its device.
     pub(crate) lazy_clatd: bool,
@@ -78,7 +80,7 @@ pub(crate) struct Inner {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeHost(Arc<Mutex<Inner>>);
 
-/// Something that the host lent out.
+/// Something that the host lent out, or what goes on without its holder.
 #[derive(Debug)]
 pub(crate) struct Held {
     host: FakeHost,
@@ -143,6 +145,32 @@ impl FakeHost {
         host
     }
 
+    /// What a former life leaves behind of a CLAT on `wlan0` that was translated in the kernel; what it is told.
+    pub(crate) fn leave_behind(&self) -> ClatdArgs {
+        let args = ClatdArgs {
+            uplink: IfaceName::parse("wlan0").expect("a name"),
+            mark: Fwmark::new(21),
+            prefix: Prefix::WELL_KNOWN,
+            v4: [192, 0, 0, 6].into(),
+            v6: "2001:db8:1:2:3:4:5:6".parse().expect("an address"),
+        };
+        self.add_link("v4-wlan0", 50);
+        let rule = format!("rule wlan0 {} {}", args.prefix, args.v6);
+        for name in ["tun v4-wlan0", "chain", &rule, "clatd wlan0", "programs", "next hop of 21"]
+            .into_iter()
+            .chain(["egress entry of 50", "ingress entry of 21", "Egress RawIp filter on 50"])
+            .chain(["Ingress Ethernet filter on 21", "route by 50 from 192.0.0.6 metric 2069"])
+            // Of another, which has no clatd any more.
+            .chain(["egress entry of 7", "ingress entry of 8", "Ingress RawIp filter on 8"])
+        {
+            self.inner().live.insert(name.to_owned());
+        }
+        let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("an eventfd"));
+        self.inner().children.insert(77, ended);
+        self.inner().orphans.push((args.clone(), 77));
+        args
+    }
+
     /// The clatd with this process id dies.
     pub(crate) fn kill(&self, pid: i32) {
         self.inner().children[&pid].write(1).expect("an eventfd");
@@ -150,6 +178,23 @@ impl FakeHost {
 
     fn fault(&self, fault: Fault) -> io::Result<()> {
         self.inner().faults.get(&fault).map_or(Ok(()), |errno| Err((*errno).into()))
+    }
+
+    /// What is there goes on with a new holder.
+    fn adopt(&self, name: String) -> Option<Held> {
+        let is_there = self.inner().live.contains(&name);
+        is_there.then(|| Held { host: self.clone(), name })
+    }
+
+    /// Takes away what nobody holds any more.
+    fn sweep(&self, goes: impl Fn(&str) -> bool) {
+        let names: Vec<_> = self.inner().live.iter().filter(|name| goes(name)).cloned().collect();
+        names.into_iter().for_each(|name| drop(self.adopt(name)));
+    }
+
+    /// What may be there of a former life.
+    fn hold_or_adopt(&self, name: String) -> Held {
+        self.adopt(name.clone()).unwrap_or_else(|| self.hold(name))
     }
 
     fn hold(&self, name: String) -> Held {
@@ -214,6 +259,11 @@ impl Links for FakeHost {
         self.fault(Fault::Route)?;
         Ok(self.hold(format!("route by {index} from {source} metric {metric}")))
     }
+
+    fn adopt_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Held> {
+        self.fault(Fault::Route)?;
+        Ok(self.hold_or_adopt(format!("route by {index} from {source} metric {metric}")))
+    }
 }
 
 impl Devices for FakeHost {
@@ -273,13 +323,45 @@ impl Processes for FakeHost {
     }
 }
 
+impl Recovery for FakeHost {
+    fn orphans(&self) -> Vec<Orphan<FakeChild, Held>> {
+        let orphans = std::mem::take(&mut self.inner().orphans);
+        let orphan = |(args, pid): (ClatdArgs, i32)| {
+            let ended = self.inner().children.get(&pid).cloned()?;
+            let held = self.adopt(format!("clatd {}", args.uplink))?;
+            let tun = self.adopt(format!("tun v4-{}", args.uplink))?;
+            Some(Orphan { child: FakeChild { held, pid, ended }, tun, args })
+        };
+        orphans.into_iter().filter_map(orphan).collect()
+    }
+
+    fn remove_filters(&self, kept: &[(u32, Hook)]) {
+        let is_kept = |name: &str| {
+            kept.iter().any(|(index, hook)| {
+                name.starts_with(&format!("{hook:?}")) && name.ends_with(&format!(" on {index}"))
+            })
+        };
+        self.sweep(|name| name.contains(" filter on ") && !is_kept(name));
+    }
+
+    fn adopt_rules(&self, kept: &[ClatdArgs]) -> io::Result<Option<(Held, Vec<Held>)>> {
+        self.sweep(|name| name.starts_with("rule ") || name == "chain");
+        if kept.is_empty() {
+            return Ok(None);
+        }
+        self.fault(Fault::Rule)?;
+        let rules = kept.iter().map(|args| self.drop_rule(&args.uplink, &args.prefix, args.v6));
+        Ok(Some((self.chain()?, rules.collect::<io::Result<_>>()?)))
+    }
+}
+
 impl Offload for FakeHost {
     type Programs = FakePrograms;
 
     fn programs(&self) -> io::Result<Option<FakePrograms>> {
         self.fault(Fault::Programs)?;
         let wanted = !self.inner().no_offload;
-        Ok(wanted.then(|| FakePrograms(self.hold("programs".to_owned()))))
+        Ok(wanted.then(|| FakePrograms(self.hold_or_adopt("programs".to_owned()))))
     }
 }
 
@@ -290,7 +372,7 @@ pub(crate) struct FakePrograms(Held);
 impl FakePrograms {
     fn hold(&self, fault: Fault, name: String) -> io::Result<Held> {
         self.0.host.fault(fault)?;
-        Ok(self.0.host.hold(name))
+        Ok(self.0.host.hold_or_adopt(name))
     }
 }
 
@@ -336,6 +418,22 @@ impl Programs for FakePrograms {
 
     fn is_attached(&self, _: &Held) -> io::Result<bool> {
         self.0.host.fault(Fault::IsAttached).map(|()| true)
+    }
+
+    fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {
+        let is_kept = |name: &str| {
+            kept.iter().any(|(egress, ingress)| {
+                [
+                    format!("egress entry of {}", egress.iif),
+                    format!("ingress entry of {}", ingress.iif),
+                    format!("next hop of {}", egress.oif),
+                ]
+                .contains(&name.to_owned())
+            })
+        };
+        let is_entry = |name: &str| name.contains(" entry of ") || name.starts_with("next hop of ");
+        self.0.host.sweep(|name| is_entry(name) && !is_kept(name));
+        Ok(())
     }
 
     fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {

@@ -21,12 +21,12 @@ use crate::names::IfaceName;
 
 /// All of it.
 pub trait Host:
-    System + Links + Devices + Firewall + Processes + Offload + Send + Sync + 'static
+    System + Links + Devices + Firewall + Processes + Offload + Recovery + Send + Sync + 'static
 {
 }
 
-impl<T: System + Links + Devices + Firewall + Processes + Offload + Send + Sync + 'static> Host
-    for T
+impl<T> Host for T where
+    T: System + Links + Devices + Firewall + Processes + Offload + Recovery + Send + Sync + 'static
 {
 }
 
@@ -110,6 +110,12 @@ pub trait Links {
     /// # Errors
     /// Those of netlink.
     fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route>;
+
+    /// Takes over such a route of a former life, and sets it where it is missing.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn adopt_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route>;
 }
 
 /// TUN devices.
@@ -183,9 +189,28 @@ impl ClatdArgs {
             .chain(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
             .collect()
     }
+
+    /// What [`ClatdArgs::argv`] makes, taken apart: what clatd was told, and the descriptor of its TUN device. `None` for
+    /// anything else.
+    #[must_use]
+    pub fn parse(argv: &[&str]) -> Option<(Self, i32)> {
+        let [_, "-i", uplink, "-m", mark, "-p", pfx96, "-4", v4, "-6", v6, "-t", tun] = argv else {
+            return None;
+        };
+        let args = Self {
+            uplink: IfaceName::parse(uplink).ok()?,
+            mark: Fwmark::parse(mark)?,
+            prefix: Prefix::new(pfx96.parse().ok()?, 96).ok()?,
+            v4: v4.parse().ok()?,
+            v6: v6.parse().ok()?,
+        };
+        let tun = tun.parse().ok()?;
+        (args.argv(tun) == argv).then_some((args, tun))
+    }
 }
 
-/// A running process. Its descriptor becomes readable when it ends (pidfd). Dropping it ends and reaps it.
+/// A running process. Its descriptor becomes readable when it ends (pidfd). Dropping it ends it, and reaps it unless a
+/// former life has started it.
 pub trait Child: AsFd + Send + 'static {
     /// Its process id.
     fn pid(&self) -> i32;
@@ -321,12 +346,41 @@ pub trait Offload {
     /// The programs and maps.
     type Programs: Programs;
 
-    /// Gets hold of the programs and of empty maps: the last step of cleaning up after a former life. `None` where the
-    /// host was told to do without.
+    /// Gets hold of the programs and of their maps, which hold what a former life has left. `None` where the host was told
+    /// to do without.
     ///
     /// # Errors
     /// Those of bpf(2) and of the BPF file system; EBUSY where another controller has them.
     fn programs(&self) -> io::Result<Option<Self::Programs>>;
+}
+
+/// A clatd of a former life, and the TUN device that it holds. Dropping it ends the one and removes the other.
+#[derive(Debug)]
+pub struct Orphan<C, T> {
+    /// The process.
+    pub child: C,
+    /// Its device.
+    pub tun: T,
+    /// What it was told.
+    pub args: ClatdArgs,
+}
+
+/// What a controller left behind that was killed, or was to leave its CLATs running.
+pub trait Recovery: Firewall + Processes {
+    /// Takes over every clatd of ours, and ends those that cannot be taken over.
+    fn orphans(&self) -> Vec<Orphan<Self::Child, Self::Tun>>;
+
+    /// Removes our filters, but not those that are `kept`: indices of interfaces.
+    fn remove_filters(&self, kept: &[(u32, Hook)]);
+
+    /// Takes over the drop rules' chain, and has in it one rule for each of `kept`, in this order, and no other; all at one
+    /// blow. Without any, the chain goes, too, unless it is netd's.
+    ///
+    /// # Errors
+    /// Those of running ip6tables-save and ip6tables-restore.
+    #[allow(clippy::type_complexity)] // said once
+    fn adopt_rules(&self, kept: &[ClatdArgs])
+        -> io::Result<Option<(Self::Chain, Vec<Self::Rule>)>>;
 }
 
 /// The tc programs and their maps (DESIGN §3.4).
@@ -382,6 +436,13 @@ pub trait Programs: Send + Sync + 'static {
     /// # Errors
     /// Those of netlink: ENODEV where its interface is gone.
     fn is_attached(&self, filter: &Self::Filter) -> io::Result<bool>;
+
+    /// Removes what is in the maps, but not what belongs to the entries that are `kept`: the last step of cleaning up after
+    /// a former life.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()>;
 
     /// The entries of the ingress map.
     ///

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use clat_xlat::Prefix;
 
 use super::{find_program, LinuxHost, HAS_NETD, PATH};
-use crate::host::Firewall;
+use crate::host::{ClatdArgs, Firewall};
 use crate::names::IfaceName;
 
 /// The chain that netd makes for CLATs. Where it does not, we do.
@@ -78,14 +78,33 @@ fn leftovers(saved: &str, has_netd: bool) -> Vec<String> {
     }
 }
 
-/// Removes what a controller left behind.
-pub(super) fn remove_leftovers() -> io::Result<()> {
-    let changes = leftovers(&save()?, HAS_NETD);
-    if changes.is_empty() {
-        return Ok(());
+/// Takes over what a controller left behind: see [`crate::host::Recovery::adopt_rules`].
+pub(super) fn adopt(kept: &[ClatdArgs]) -> io::Result<Option<(Chain, Vec<Rule>)>> {
+    let saved = save()?;
+    let rule = |change, ClatdArgs { uplink, prefix, v6, .. }: &ClatdArgs| {
+        drop_rule(change, uplink, prefix, *v6)
+    };
+    let mut changes = leftovers(&saved, HAS_NETD);
+    if !kept.is_empty() {
+        // Without `-X`: the chain goes on, with other rules.
+        changes.retain(|change| !change.starts_with("-X"));
+        if !HAS_NETD {
+            if !has_chain(&saved) {
+                changes.push(format!(":{CHAIN} - [0:0]"));
+            }
+            changes.push(format!("-A PREROUTING -j {CHAIN}"));
+        }
+        changes.extend(kept.iter().map(|args| rule("-A", args)));
     }
-    log::warn!("removing firewall rules of a former life");
-    restore(&changes)
+    if !changes.is_empty() {
+        log::warn!("tidying up firewall rules of a former life");
+        restore(&changes)?;
+    }
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let rules = kept.iter().map(|args| Rule { removal: rule("-D", args) }).collect();
+    Ok(Some((Chain(()), rules)))
 }
 
 /// Our chain and the jump to it; netd's is not touched.

@@ -10,7 +10,7 @@ use nix::sched::{unshare, CloneFlags};
 
 use super::{LinuxHost, Properties};
 use crate::fwmark::Fwmark;
-use crate::host::{Devices, Firewall, Links};
+use crate::host::{Devices, Firewall, Links, Recovery};
 use crate::names::IfaceName;
 
 const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
@@ -152,7 +152,7 @@ fn firewall_rules() {
         let rules = sh("ip6tables -t raw -S");
         assert!(rules.contains(jump) && rules.contains(&line("up0")), "{rules}");
         drop(rule);
-        host.reconcile();
+        drop(host.adopt_rules(&[]).expect("tidied up"));
         assert_eq!(sh("ip6tables -t raw -S"), nothing);
 
         // What two killed controllers leave, beside a rule of someone else.
@@ -161,11 +161,11 @@ fn firewall_rules() {
             std::mem::forget(host.chain().expect("made"));
         }
         std::mem::forget(host.drop_rule(&name("up0"), &Prefix::WELL_KNOWN, v6).expect("added"));
-        host.reconcile();
+        drop(host.adopt_rules(&[]).expect("tidied up"));
         assert_eq!(
             sh("ip6tables -t raw -S"),
             format!("{nothing}-A PREROUTING -i other0 -j ACCEPT\n")
         );
-        host.reconcile();
+        drop(host.adopt_rules(&[]).expect("tidied up"));
     });
 }

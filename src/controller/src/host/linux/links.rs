@@ -80,7 +80,11 @@ impl Links for LinuxHost {
     }
 
     fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route> {
-        netlink::DefaultRoute::add(index, source, metric)
+        netlink::DefaultRoute::add(index, source, metric, false)
+    }
+
+    fn adopt_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route> {
+        netlink::DefaultRoute::add(index, source, metric, true)
     }
 }
 

@@ -57,19 +57,6 @@ impl LinuxHost {
     pub fn new(clatd: PathBuf, properties: Properties, bpf_dir: Option<PathBuf>) -> Self {
         Self { clatd, properties, bpf_dir }
     }
-
-    /// Removes what a controller left behind that was killed: filters, clatd processes, with them their TUN devices and
-    /// routes, and the drop rules with their chain. What is left in maps goes when the programs are asked for. To be
-    /// called before the first CLAT, under a [`NamespaceLock`].
-    pub fn reconcile(&self) {
-        if let Err(e) = tc::remove_leftovers() {
-            log::warn!("cannot look for filters of a former life: {e}");
-        }
-        reconcile::end_orphans();
-        if let Err(e) = firewall::remove_leftovers() {
-            log::warn!("cannot look for firewall rules of a former life: {e}");
-        }
-    }
 }
 
 /// Shows that this is the only controller in its network namespace; two would share the firewall's chain and the pool

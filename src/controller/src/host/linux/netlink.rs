@@ -4,7 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use clat_route::netlink::{ask, request};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -39,7 +39,13 @@ pub(super) fn delete_link(index: u32) -> io::Result<()> {
 pub struct DefaultRoute(RouteMessage);
 
 impl DefaultRoute {
-    pub(super) fn add(index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self> {
+    /// Sets it; where `is_ours` says so, in place of one that is there.
+    pub(super) fn add(
+        index: u32,
+        source: Ipv4Addr,
+        metric: u32,
+        is_ours: bool,
+    ) -> io::Result<Self> {
         let mut route = RouteMessage::default();
         route.header.address_family = netlink_packet_route::AddressFamily::Inet;
         route.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -51,7 +57,8 @@ impl DefaultRoute {
             RouteAttribute::PrefSource(RouteAddress::Inet(source)),
             RouteAttribute::Priority(metric),
         ];
-        request(RouteNetlinkMessage::NewRoute(route.clone()), NLM_F_CREATE | NLM_F_EXCL)?;
+        let how = if is_ours { NLM_F_REPLACE } else { NLM_F_EXCL };
+        request(RouteNetlinkMessage::NewRoute(route.clone()), NLM_F_CREATE | how)?;
         Ok(Self(route))
     }
 }

@@ -17,7 +17,7 @@ use nix::sched::{unshare, CloneFlags};
 use super::bpf::{program_name, PROGRAMS};
 use super::{LinuxHost, Properties};
 use crate::fwmark::Fwmark;
-use crate::host::{Hook, LinkKind, Links, Offload, OffloadCounters, Programs};
+use crate::host::{Hook, LinkKind, Links, Offload, OffloadCounters, Programs, Recovery};
 use crate::names::IfaceName;
 use crate::offload::Attached;
 use crate::tracker::Clat;
@@ -229,10 +229,11 @@ fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
         assert!(busy.to_string().contains("another clat_controller"), "{busy}");
         first.abandon();
 
-        host.reconcile();
+        host.remove_filters(&[]);
         assert_eq!(filters(), ["", ""]);
-        assert_eq!(entries(dir, MAPS[0]), 1, "maps are last");
         let second = programs(host);
+        assert_eq!(entries(dir, MAPS[0]), 1, "maps are last");
+        second.clear_maps(&[]).expect("cleared");
         assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
         assert_eq!(pins(dir), before);
         drop(Attached::attach(&second, &clat(host)).expect("works"));

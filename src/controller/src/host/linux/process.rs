@@ -26,7 +26,7 @@ use crate::supervisor::wait;
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
 /// How long a process gets to end by itself.
-pub(super) const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// What of our environment clatd may see.
 const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
@@ -38,9 +38,35 @@ pub struct LinuxChild {
     /// Becomes readable when it ends.
     pidfd: OwnedFd,
     reaped: bool,
+    /// Whether it was started by a former life: someone else's to reap, and its number may go to another process.
+    adopted: bool,
 }
 
 impl LinuxChild {
+    /// A process that a former life has started.
+    pub(super) fn adopt(pid: Pid, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, reaped: false, adopted: true }
+    }
+
+    pub(super) fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
+    /// Has it go on.
+    pub(super) fn let_go(mut self) {
+        self.reaped = true;
+    }
+
+    fn end_adopted(&self) -> nix::Result<()> {
+        send_signal(&self.pidfd, Signal::SIGTERM)?;
+        if wait(&[self.pidfd.as_fd()], Some(GRACE)).is_none() {
+            log::warn!("pid {} does not end by SIGTERM; killing it", self.pid);
+            send_signal(&self.pidfd, Signal::SIGKILL)?;
+            wait(&[self.pidfd.as_fd()], Some(GRACE));
+        }
+        Ok(())
+    }
+
     fn end(&self) -> nix::Result<()> {
         // Until it is reaped, the number cannot be anyone else's.
         kill(self.pid, Signal::SIGTERM)?;
@@ -64,8 +90,11 @@ impl Child for LinuxChild {
     }
 
     fn reap(&mut self) -> String {
-        let status = waitpid(self.pid, None);
         self.reaped = true;
+        if self.adopted {
+            return "ended".to_owned();
+        }
+        let status = waitpid(self.pid, None);
         match status {
             Ok(WaitStatus::Exited(_, code)) => format!("exited with status {code}"),
             Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
@@ -80,7 +109,8 @@ impl Drop for LinuxChild {
         if self.reaped {
             return;
         }
-        if let Err(e) = self.end() {
+        let ended = if self.adopted { self.end_adopted() } else { self.end() };
+        if let Err(e) = ended {
             log::error!("cannot end pid {}: {e}", self.pid);
         }
     }
@@ -101,6 +131,34 @@ pub(super) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
     let fd = RawFd::try_from(fd).map_err(|_| Errno::EOVERFLOW)?;
     // SAFETY: the kernel has just made this descriptor (close-on-exec) for us, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal to the process of a pidfd, unless it has ended (pidfd_send_signal(2), Linux 5.1).
+fn send_signal(pidfd: &OwnedFd, signal: Signal) -> nix::Result<()> {
+    // SAFETY: the call takes numbers and a null pointer, which stands for what kill(2) would send.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal as libc::c_int,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match Errno::result(done) {
+        Err(Errno::ESRCH) => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+/// A copy of descriptor `fd` of the process of a pidfd (pidfd_getfd(2), Linux 5.6); close-on-exec. It takes
+/// CAP_SYS_PTRACE.
+pub(super) fn pidfd_getfd(pidfd: &OwnedFd, fd: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: the call takes three numbers and no pointer.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
+    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -280,7 +338,7 @@ pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Re
         pidfd => pidfd.map_err(|e| explain(e, "pidfd_open")),
     };
     match pidfd {
-        Ok(pidfd) => Ok(LinuxChild { pid, pidfd, reaped: false }),
+        Ok(pidfd) => Ok(LinuxChild { pid, pidfd, reaped: false, adopted: false }),
         Err(e) => {
             // Without a pidfd it could not be watched.
             let _ = kill(pid, Signal::SIGKILL);

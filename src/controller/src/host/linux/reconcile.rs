@@ -1,82 +1,124 @@
-//! Finds the clatd processes of a controller that was killed. Their TUN devices live as long as they do.
+//! What a former life left running: its clatds, and with them their TUN devices.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
+use std::time::Duration;
 
+use clat_tun::Tun;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::net::if_::if_nametoindex;
+use nix::unistd::{Pid, User};
 
-use super::process::{pidfd_open, GRACE};
+use super::process::{pidfd_getfd, pidfd_open, LinuxChild};
+use super::{firewall, tc, Device, LinuxHost};
+use crate::errors::{explain, worded};
+use crate::host::{ClatdArgs, Hook, Orphan, Recovery};
 use crate::names::IfaceName;
 use crate::supervisor::wait;
 
-/// Ends every process that is provably a clatd of ours: in our network namespace, called `clatd-IFACE`, and holding the
-/// TUN device `v4-IFACE`.
-pub(super) fn end_orphans() {
-    let processes = match fs::read_dir("/proc") {
-        Ok(processes) => processes,
-        Err(e) => return log::warn!("cannot look for clatd processes of a former life: {e}"),
-    };
-    for entry in processes.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        if let Some(uplink) = orphans_uplink(&entry.path()) {
-            log::warn!("ending a clatd of a former life on {uplink}, pid {pid}");
-            if let Err(e) = end(Pid::from_raw(pid), &entry.path()) {
-                log::error!("cannot end pid {pid}: {e}");
+/// Whom clatd becomes, the first that exists.
+const USERS: [&str; 2] = ["clat", "nobody"];
+
+impl Recovery for LinuxHost {
+    fn orphans(&self) -> Vec<Orphan<LinuxChild, Device>> {
+        let processes = match fs::read_dir("/proc") {
+            Ok(processes) => processes,
+            Err(e) => {
+                log::warn!("cannot look for clatd processes of a former life: {e}");
+                return Vec::new();
             }
+        };
+        let pids = processes.flatten().filter_map(|p| p.file_name().to_str()?.parse().ok());
+        pids.filter_map(|pid| orphan(Pid::from_raw(pid))).collect()
+    }
+
+    fn remove_filters(&self, kept: &[(u32, Hook)]) {
+        if let Err(e) = tc::remove_leftovers(kept) {
+            log::warn!("cannot look for filters of a former life: {e}");
+        }
+    }
+
+    fn adopt_rules(
+        &self,
+        kept: &[ClatdArgs],
+    ) -> io::Result<Option<(firewall::Chain, Vec<firewall::Rule>)>> {
+        firewall::adopt(kept)
+    }
+}
+
+/// The process, if it is a clatd of ours; one that cannot be taken over is ended.
+fn orphan(pid: Pid) -> Option<Orphan<LinuxChild, Device>> {
+    let process = format!("/proc/{pid}");
+    let process = Path::new(&process);
+    let found = identify(process)?;
+    let pidfd =
+        pidfd_open(pid).inspect_err(|e| log::error!("pidfd_open of pid {pid}: {e}")).ok()?;
+    let child = LinuxChild::adopt(pid, pidfd);
+    // A second look: the number may have gone to someone else meanwhile.
+    if identify(process).as_ref() != Some(&found)
+        || wait(&[child.as_fd()], Some(Duration::ZERO)).is_some()
+    {
+        child.let_go();
+        return None;
+    }
+    let (uplink, fd) = found;
+    match take(&child, process, &uplink, fd) {
+        Ok((args, tun)) => Some(Orphan { child, tun, args }),
+        Err(e) => {
+            log::warn!("ending a clatd of a former life on {uplink}, pid {pid}: {e}");
+            None
         }
     }
 }
 
-/// The uplink of the process with this directory in /proc, if it is a clatd of ours.
-fn orphans_uplink(process: &Path) -> Option<IfaceName> {
+/// What a clatd was told, and a copy of its descriptor `fd`, which is its TUN device's.
+fn take(
+    child: &LinuxChild,
+    process: &Path,
+    uplink: &IfaceName,
+    fd: RawFd,
+) -> io::Result<(ClatdArgs, Device)> {
+    let command = fs::read_to_string(process.join("cmdline"))?;
+    let argv: Vec<_> = command.split_terminator('\0').collect();
+    // Not the number that it was told: it has moved the device.
+    let (args, _) = ClatdArgs::parse(&argv)
+        .filter(|(args, _)| args.uplink == *uplink)
+        .ok_or_else(|| worded(Errno::EINVAL, "its arguments are not ours"))?;
+    let fd = pidfd_getfd(child.pidfd(), fd).map_err(|e| explain(e, "its TUN device"))?;
+    let tun = Tun::from_fd(fd).map_err(|e| worded(e.errno(), e.to_string()))?;
+    if uplink.v4iface().map_or(true, |v4iface| v4iface.as_str() != tun.name()) {
+        return Err(worded(Errno::EINVAL, format!("it holds {}", tun.name())));
+    }
+    let index = if_nametoindex(tun.name())?;
+    Ok((args, Device { tun, index }))
+}
+
+/// The uplink of the process with this directory in /proc, and its descriptor of the TUN device, if it is provably a clatd
+/// of ours: in our network namespace, called `clatd-IFACE`, of the user that clatd becomes (or of root, until it does), and
+/// holding the TUN device `v4-IFACE`.
+fn identify(process: &Path) -> Option<(IfaceName, RawFd)> {
     let command = fs::read(process.join("cmdline")).ok()?;
     let argv0 = command.split(|byte| *byte == 0).next()?;
     let uplink = IfaceName::parse(std::str::from_utf8(argv0).ok()?.strip_prefix("clatd-")?).ok()?;
     let device = format!("iff:\t{}", uplink.v4iface().ok()?);
     let same_namespace = fs::read_link(process.join("ns/net")).ok()?
         == fs::read_link("/proc/thread-self/ns/net").ok()?;
-    let holds_device = || {
-        let descriptors = fs::read_dir(process.join("fdinfo")).ok()?;
-        descriptors
-            .flatten()
-            .any(|fd| {
-                fs::read_to_string(fd.path())
-                    .is_ok_and(|info| info.lines().any(|line| line == device))
-            })
-            .then_some(())
-    };
-    (same_namespace && holds_device().is_some()).then_some(uplink)
+    if !same_namespace || !has_clatds_user(process)? {
+        return None;
+    }
+    let fd = fs::read_dir(process.join("fdinfo")).ok()?.flatten().find(|fd| {
+        fs::read_to_string(fd.path()).is_ok_and(|info| info.lines().any(|line| line == device))
+    })?;
+    Some((uplink, fd.file_name().to_str()?.parse().ok()?))
 }
 
-/// Ends the process by a pidfd, after a second look: the number may have gone to someone else meanwhile.
-fn end(pid: Pid, process: &Path) -> io::Result<()> {
-    let pidfd = pidfd_open(pid)?;
-    if orphans_uplink(process).is_none() {
-        return Ok(());
-    }
-    let send = |signal: Signal| {
-        // SAFETY: the call takes numbers and a null pointer, which stands for what kill(2) would send.
-        let done = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                pidfd.as_raw_fd(),
-                signal as libc::c_int,
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        Errno::result(done)
-    };
-    send(Signal::SIGTERM)?;
-    if wait(&[pidfd.as_fd()], Some(GRACE)).is_none() {
-        send(Signal::SIGKILL)?;
-        wait(&[pidfd.as_fd()], Some(GRACE));
-    }
-    Ok(())
+/// Not by the owner of the directory, which is root for whoever is undumpable.
+fn has_clatds_user(process: &Path) -> Option<bool> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let user = USERS.into_iter().find_map(|name| User::from_name(name).ok().flatten());
+    let allowed = [Some(0), user.map(|user| user.uid.as_raw())];
+    Some(uids.split_whitespace().all(|uid| allowed.contains(&uid.parse().ok())))
 }

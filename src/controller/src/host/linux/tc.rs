@@ -51,15 +51,18 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Attaches `program`, direct-action, under `name` and our priority.
+    /// Attaches `program`, direct-action, under `name` and our priority; in place of one of ours that is there, so that
+    /// every packet meets the one or the other.
     pub(super) fn attach(
         index: u32,
         hook: Hook,
         program: BorrowedFd<'_>,
         name: &str,
     ) -> io::Result<Self> {
+        let old = ours(index, hook)?.first().copied();
         let mut filter = message(index, parent(hook))?;
         filter.header.info = info(hook);
+        filter.header.handle = TcHandle::from(old.unwrap_or(0));
         let option = |kind, value| TcOption::Other(DefaultNla::new(kind, value));
         filter.attributes = vec![
             TcAttribute::Kind(KIND.to_owned()),
@@ -70,7 +73,7 @@ impl Filter {
             ]),
         ];
         let request = RouteNetlinkMessage::NewTrafficFilter(filter);
-        netlink::request(request, NLM_F_CREATE | NLM_F_EXCL)?;
+        netlink::request(request, NLM_F_CREATE | if old.is_some() { 0 } else { NLM_F_EXCL })?;
         Ok(Self { index, hook })
     }
 }
@@ -94,15 +97,15 @@ impl Drop for Filter {
     }
 }
 
-/// Removes our filters from every interface.
-pub(super) fn remove_leftovers() -> io::Result<()> {
+/// Removes our filters from every interface, but not those that are `kept`.
+pub(super) fn remove_leftovers(kept: &[(u32, Hook)]) -> io::Result<()> {
     // Each has a link address at least; nix has no if_nameindex(3) for Android.
     let names: BTreeSet<_> = getifaddrs()?.map(|address| address.interface_name).collect();
     for name in names {
         // One that has just gone has taken its filters along.
         let Ok(index) = if_nametoindex(name.as_str()) else { continue };
         for hook in [Hook::Ingress, Hook::Egress] {
-            if remove(index, hook)? {
+            if !kept.contains(&(index, hook)) && remove(index, hook)? {
                 log::warn!("removed an {hook:?} filter of a former life from {name}");
             }
         }

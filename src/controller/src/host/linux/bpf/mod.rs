@@ -62,7 +62,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Gets hold of the objects in `dir`, with empty maps.
+    /// Gets hold of the objects in `dir`. The maps hold what they held.
     pub(super) fn get(dir: &Path) -> io::Result<Self> {
         #[cfg(not(target_os = "android"))]
         let pins = load::Pins::make(dir)?;
@@ -74,9 +74,6 @@ impl Objects {
         let counters = pinned::<u32, Counters>(dir, COUNTERS_MAP, MapType::PercpuHash)
             .inspect_err(|e| log::info!("nothing will be counted in the kernel: {e}"))
             .ok();
-        for map in [&egress, &ingress].into_iter().chain(&next_hops).chain(&counters) {
-            clear(map)?;
-        }
         Ok(Self {
             dir: dir.to_owned(),
             egress: Arc::new(egress),
@@ -107,7 +104,11 @@ impl Objects {
         let _entry = guard(map, key.as_bytes());
         let count = |counters: &Arc<MapHandle>| {
             let none = vec![vec![0; size_of::<Counters>()]; libbpf_rs::num_possible_cpus()?];
-            counters.update_percpu(index.as_bytes(), &none, MapFlags::ANY)?;
+            match counters.update_percpu(index.as_bytes(), &none, MapFlags::NO_EXIST) {
+                // Of a former life, which this one goes on with.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                done => done?,
+            }
             Ok(guard(counters, index.as_bytes()))
         };
         let _counters = self.counters.as_ref().and_then(|counters| {
@@ -133,10 +134,10 @@ fn pinned<K, V>(dir: &Path, name: &str, kind: MapType) -> io::Result<MapHandle> 
     }
 }
 
-/// Removes all entries.
-fn clear(map: &MapHandle) -> io::Result<()> {
+/// Removes all entries, but not those whose keys are `kept`.
+fn clear(map: &MapHandle, kept: &[Vec<u8>]) -> io::Result<()> {
     // Collected first: the kernel starts over when the key is gone that it is to go on from.
-    let keys: Vec<_> = map.keys().collect();
+    let keys: Vec<_> = map.keys().filter(|key| !kept.contains(key)).collect();
     keys.iter().try_for_each(|key| map.delete(key)).map_err(from_libbpf)
 }
 
@@ -239,6 +240,19 @@ impl Programs for Objects {
 
     fn is_attached(&self, filter: &tc::Filter) -> io::Result<bool> {
         filter.is_attached()
+    }
+
+    fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {
+        let bytes = |key: &dyn AsRef<[u8]>| key.as_ref().to_vec();
+        let egress: Vec<_> = kept.iter().map(|(e, _)| bytes(&e.to_abi().0.as_bytes())).collect();
+        let ingress: Vec<_> = kept.iter().map(|(_, i)| bytes(&i.to_abi().0.as_bytes())).collect();
+        let uplinks: Vec<_> = kept.iter().map(|(e, _)| bytes(&e.oif.as_bytes())).collect();
+        let both = kept.iter().flat_map(|(e, i)| [e.iif, i.iif]);
+        let both: Vec<_> = both.map(|index| bytes(&index.as_bytes())).collect();
+        clear(&self.egress, &egress)?;
+        clear(&self.ingress, &ingress)?;
+        self.next_hops.as_ref().map_or(Ok(()), |next_hops| clear(next_hops.map(), &uplinks))?;
+        self.counters.as_ref().map_or(Ok(()), |counters| clear(counters, &both))
     }
 
     fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {

@@ -56,6 +56,11 @@ impl NextHops {
         Ok(Self { map, end, thread: Some(thread) })
     }
 
+    /// The map itself.
+    pub(super) fn map(&self) -> &MapHandle {
+        &self.map.handle
+    }
+
     /// Puts the next hop of `target` into the map, where it has one, now and whenever it changes.
     pub(super) fn follow(&self, target: Target) -> io::Result<NextHop> {
         let mut targets = self.map.targets();
