@@ -142,3 +142,51 @@ fn iperf3_each_way() -> Result<()> {
     }
     Ok(())
 }
+
+/// What a host learns of a destination, its guest does: no route there, nobody there, no answer.
+#[test]
+fn errors_of_the_host_come_back() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    for line in [
+        "ip route add unreachable 198.51.100.7",
+        "ip route add blackhole 198.51.100.8",
+        "sysctl -qw net.ipv4.ip_forward=1",
+        // A router tells once a second otherwise.
+        "sysctl -qw net.ipv4.icmp_ratelimit=0",
+    ] {
+        world.outside.run(line)?;
+    }
+    // It gives up after three seconds.
+    world.host.run("sysctl -qw net.ipv4.tcp_syn_retries=1")?;
+    world.python(
+        &[],
+        "
+import errno
+gone = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+def tcp(host, wanted):
+    begin = time.monotonic()
+    try: socket.create_connection((host, 80), 20); assert False, host
+    except TimeoutError: assert False, (host, 'nobody said so')
+    except OSError as e: assert e.errno in wanted, (host, e)
+    assert time.monotonic() - begin < 15, host
+def udp(host):
+    v6 = ':' in host
+    u = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(20)
+    # Errors that may pass are told on demand (IPV6_RECVERR, IP_RECVERR).
+    u.setsockopt(socket.IPPROTO_IPV6 if v6 else socket.IPPROTO_IP, 25 if v6 else 11, 1)
+    u.connect((host, 80)); u.send(b'x')
+    try: u.recv(1); assert False, host
+    except TimeoutError: assert False, (host, 'nobody said so')
+    except OSError as e: assert e.errno in gone, (host, e)
+for prefix in ('64:ff9b::', ''):
+    for host in ('198.51.100.7', '203.0.113.77'):
+        tcp(prefix + host, gone)
+        udp(prefix + host)
+    tcp(prefix + '198.51.100.8', gone + (errno.ECONNREFUSED, errno.ECONNRESET))
+",
+    )?;
+    Ok(())
+}
