@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use clat_tun::{default_queues, Tun};
+use clat_tun::Tun;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::net::if_::if_nametoindex;
@@ -161,9 +161,8 @@ impl Devices for LinuxHost {
     type Tun = Device;
 
     fn create_tun(&self, name: &IfaceName) -> io::Result<Device> {
-        // One that takes queues costs the kernel memory.
-        let create = if default_queues() > 1 { Tun::create_with_queues } else { Tun::create };
-        let tun = create(name.as_str(), clat_tun::Options::default())
+        // Of one queue: one that takes more has no owner for a moment (Tun::create_with_queues).
+        let tun = Tun::create(name.as_str(), clat_tun::Options::default())
             .map_err(|e| worded(e.errno(), e.to_string()))?;
         Ok(Device { tun, index: if_nametoindex(name.as_str())? })
     }
