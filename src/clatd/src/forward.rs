@@ -19,7 +19,7 @@ use crate::slots::{Slots, BATCH, FRONT, STRIDE};
 use crate::uplink::{Full, Uplink};
 
 /// A batch ends when it has so many bytes, so that they are still in the processor's cache when they are written.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 128 << 10;
 
 /// Where packets come from; their translations go to the other side, ICMP errors about them back to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,8 @@ struct Lane {
     /// How many segments of that one have left.
     cut: u32,
     group: Group,
-    /// How many packets to read at once, by the size of the last.
+    /// How many packets to read at once, by what the last read brought. Upwards each is a call, and one that finds nothing
+    /// costs as much; downwards it is their size that counts.
     want: usize,
 }
 
@@ -163,7 +164,7 @@ impl Default for Lane {
 impl Path<'_> {
     fn read_tun(&mut self, lane: &mut Lane) -> Result<(), Errno> {
         let mut bytes = 0;
-        while lane.slots.len() < BATCH && bytes < BATCH_BYTES {
+        while lane.slots.len() < lane.want && bytes < BATCH_BYTES {
             let slot = lane.slots.slot(lane.slots.len());
             match self.tun.recv(&mut slot[FRONT..STRIDE - TAILROOM]) {
                 Ok((vnet, len)) => {
@@ -177,6 +178,8 @@ impl Path<'_> {
                 Err(_) => break,
             }
         }
+        let len = lane.slots.len();
+        lane.want = if len == lane.want { (2 * len).min(BATCH) } else { len };
         self.uplink.begin();
         self.translator.set_mtu6(self.uplink.mtu6());
         Ok(())
