@@ -2,7 +2,6 @@
 
 use std::io;
 
-use netlink_packet_core::NlasIterator;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -22,9 +21,8 @@ pub fn link_mtu(index: u32) -> io::Result<Option<u32>> {
     link.header.index = index;
     let mut mtu = None;
     netlink::ask(RouteNetlinkMessage::GetLink(link), |link| {
-        let mut attributes = NlasIterator::new(link.get(HEADER_LEN..).unwrap_or_default());
-        let found = attributes.find_map(|nla| nla.ok().filter(|nla| nla.kind() == IFLA_MTU));
-        mtu = found.and_then(|nla| Some(u32::from_ne_bytes(nla.value().try_into().ok()?)));
+        let found = link.get(HEADER_LEN..).and_then(|all| netlink::attribute(all, IFLA_MTU));
+        mtu = found.and_then(|value| Some(u32::from_ne_bytes(value.try_into().ok()?)));
     })?;
     Ok(mtu)
 }

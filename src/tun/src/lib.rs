@@ -137,8 +137,8 @@ impl Tun {
     }
 
     /// Creates the TUN device `name` as [`Tun::create`] does, but one that takes more queues ([`Tun::add_queue`]); of this
-    /// user alone, since the kernel lets anybody open a queue of a device that nobody owns. There is a moment before that: not
-    /// for a machine on which others may open `/dev/net/tun`.
+    /// user alone, since the kernel lets anybody open a queue of a device that nobody owns. There is a moment before that:
+    /// where others may open `/dev/net/tun`, ask the kernel afterwards how many queues there are (`IFLA_TUN_NUM_QUEUES`).
     ///
     /// The kernel prepares for 256 of them, each with a queueing discipline of its own: 3.5 MB with `pfifo_fast`.
     ///

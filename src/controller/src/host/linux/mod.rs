@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use clat_tun::Tun;
+use clat_tun::{default_queues, Options, Tun};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::net::if_::if_nametoindex;
@@ -143,6 +143,14 @@ pub struct Device {
     index: u32,
 }
 
+impl Device {
+    fn of(tun: Result<Tun, clat_tun::Error>) -> io::Result<Self> {
+        let tun = tun.map_err(|e| worded(e.errno(), e.to_string()))?;
+        let index = if_nametoindex(tun.name())?;
+        Ok(Self { tun, index })
+    }
+}
+
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.tun.as_fd()
@@ -161,11 +169,26 @@ impl Devices for LinuxHost {
     type Tun = Device;
 
     fn create_tun(&self, name: &IfaceName) -> io::Result<Device> {
-        // Of one queue: one that takes more has no owner for a moment (Tun::create_with_queues).
-        let tun = Tun::create(name.as_str(), clat_tun::Options::default())
-            .map_err(|e| worded(e.errno(), e.to_string()))?;
-        Ok(Device { tun, index: if_nametoindex(name.as_str())? })
+        // Not on a phone, where it would be memory for what the programs in the kernel do.
+        if default_queues() > 1 && cfg!(not(target_os = "android")) {
+            if let Some(device) = create_with_queues(name)? {
+                return Ok(device);
+            }
+        }
+        Device::of(Tun::create(name.as_str(), Options::default()))
     }
+}
+
+/// A device that takes more queues. It has no owner for a moment, in which whoever may open `/dev/net/tun` could take one of
+/// them: unless the kernel says that there is only ours, it goes again and there is `None`.
+fn create_with_queues(name: &IfaceName) -> io::Result<Option<Device>> {
+    let device = Device::of(Tun::create_with_queues(name.as_str(), Options::default()))?;
+    let queues = netlink::tun_queues(device.index)?;
+    if queues == Some(1) {
+        return Ok(Some(device));
+    }
+    log::warn!("{name} has {queues:?} queues, and one is ours: made again, of one queue");
+    Ok(None)
 }
 
 impl Offload for LinuxHost {
