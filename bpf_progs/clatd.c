@@ -269,7 +269,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 		__u32 sum = sum_of(&new.ip.saddr, 32, fold((__u64)net32(t.udp_len) + net32(PROTO_UDP)));
 
 		/* RFC 7915 §4.5. */
-		if (!t.whole || skb->gso_size || !sum_bytes(skb, link + header, t.udp_len, &sum))
+		if (!t.whole || skb->gso_size || !sum_bytes(skb, link + header, t.udp_len, &sum, JUMBO_CHUNKS))
 			return pass(counters, CLAT_CHECKSUM);
 		computed = ~fold(sum);
 		if (!computed)
@@ -342,9 +342,8 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	key.pfx96.in6_u.u6_addr32[3] = 0;
 
 	struct clat_ingress_value *clat = LOOKUP(clat_ingress_map, &key);
-	const bool is_mapped = clat;
 
-	if (!is_mapped && quotes_ours(skb, link, &ip, &key))
+	if (!clat && quotes_ours(skb, link, &ip, &key))
 		clat = LOOKUP(clat_ingress_map, &key);
 	/* Mostly native IPv6, which is no business of ours. */
 	if (!clat)
@@ -410,9 +409,8 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 
 	if (reason != CLAT_REASONS)
 		return pass(counters, reason);
-	if (protocol == PROTO_ICMPV6 && header == sizeof(ip) &&
-	    (t.kind == ICMPV6_UNREACHABLE || t.kind == ICMPV6_TIME_EXCEEDED))
-		return ingress_error(skb, link, &ip, &key, is_mapped, &t, clat, counters);
+	if (protocol == PROTO_ICMPV6 && header == sizeof(ip) && t.kind < ICMPV6_ECHO)
+		return ingress_error(skb, link);
 	if (protocol == PROTO_ICMPV6 && ((t.kind != ICMPV6_ECHO && t.kind != ICMPV6_ECHO_REPLY) || t.odd_echo))
 		return pass(counters, CLAT_ICMP);
 	if (skb->gso_size && (header != sizeof(ip) || (t.zero_is_none && !is_left_to_device(skb, link + header + 6))))

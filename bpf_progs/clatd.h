@@ -69,7 +69,7 @@ enum clat_reason {
 	CLAT_PROTOCOL, /* without a counterpart in the other family */
 	CLAT_FRAGMENT, /* of an ICMP message, or one that cannot be part of a packet */
 	CLAT_ICMP, /* neither echo nor an error that is translated here */
-	CLAT_CHECKSUM, /* UDP without a checksum, in a fragment or too long to compute one */
+	CLAT_CHECKSUM, /* UDP without one, in a fragment; an error with a wrong one; both if too long to sum up */
 	CLAT_SIZE, /* has to be cut, or answered with "too big" */
 	CLAT_GSO, /* super-packet other than of plain TCP or UDP */
 	CLAT_ETHERNET, /* Ethernet uplink, and a kernel without bpf_redirect_neigh */

@@ -10,8 +10,12 @@
 /* ICMPv6 errors on their way in. Included by clatd.c, where it has what it needs. */
 #pragma once
 
-/* RFC 1812 §4.3.2.3. */
-#define MOST_OF_AN_ERROR 576
+#define ICMP_PARAMETER_PROBLEM 12
+#define ICMPV6_TOO_BIG 2
+#define ICMPV6_PARAMETER_PROBLEM 4
+
+/* RFC 791 §3.1. */
+#define IPV4_MIN_MTU 68
 
 struct icmp_header {
 	__u8 kind;
@@ -46,6 +50,8 @@ struct node_id {
 	struct in6_addr address;
 };
 
+/* The most that an error quotes, extensions included: it is no longer than 576 bytes (RFC 1812 §4.3.2.3). */
+#define MOST_QUOTED (576 - sizeof(struct iphdr) - sizeof(struct icmp_header))
 /* An error with extensions quotes at least this much, padded if need be (RFC 4884 §5). */
 #define LEAST_BEFORE_EXTENSIONS 128
 
@@ -72,66 +78,133 @@ INLINE bool quotes_ours(const struct __sk_buff *skb, const __u32 link, const str
 	return true;
 }
 
-/*
- * An ICMPv6 error about a packet of ours (RFC 7915 §5.2, §5.3): the plain ones, which say "unreachable" and "time
- * exceeded". Those of routers that have no IPv4 form, which is not `is_mapped`, gain an extension. Left to the daemon
- * are those that have extensions, those to be cut, those about fragments, and "packet too big", which depends on MTUs
- * that are not known here.
- */
-INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr *ip,
-			 const struct clat_ingress_key *key, const bool is_mapped, const struct transport *t,
-			 const struct clat_ingress_value *clat, struct clat_counters *counters)
+/* Type, code and rest of the error that `was` becomes (RFC 7915 §5.2). False: none, or one that the daemon makes. */
+INLINE bool translate_head(const struct icmpv6_error *was, struct icmp_header *to)
 {
-	struct icmpv6_error was;
+	__u32 rest = net32(was->icmp.rest);
+
+	switch (was->icmp.kind) {
+	case ICMPV6_UNREACHABLE:
+		to->kind = ICMP_UNREACHABLE;
+		if (was->icmp.code == 0 || was->icmp.code == 2 || was->icmp.code == 3)
+			to->code = 1; /* host */
+		else if (was->icmp.code == 1)
+			to->code = 10; /* host prohibited */
+		else if (was->icmp.code == 4)
+			to->code = 3; /* port */
+		else
+			return false;
+		break;
+	case ICMPV6_TIME_EXCEEDED:
+		to->kind = ICMP_TIME_EXCEEDED;
+		to->code = was->icmp.code;
+		break;
+	case ICMPV6_TOO_BIG:
+		/*
+		 * What left by the uplink was no longer than its MTU: one below that length is the least of both. Where
+		 * it is not, the uplink's has to be known, which the daemon does.
+		 */
+		if (rest >= sizeof(was->ip) + net16(was->ip.payload_len))
+			return false;
+		to->kind = ICMP_UNREACHABLE;
+		to->code = 4; /* fragmentation needed */
+		to->rest = net32(rest < 20 + IPV4_MIN_MTU ? IPV4_MIN_MTU : rest - 20);
+		return true;
+	case ICMPV6_PARAMETER_PROBLEM:
+		if (was->icmp.code == 1) {
+			to->kind = ICMP_UNREACHABLE;
+			to->code = 2; /* protocol */
+			return true;
+		}
+		to->kind = ICMP_PARAMETER_PROBLEM;
+		if (rest == 4 || rest == 5)
+			rest = 2; /* length */
+		else if (rest == 6)
+			rest = 9; /* protocol */
+		else if (rest == 7)
+			rest = 8; /* hop limit */
+		else if (rest >= 8 && rest < 24)
+			rest = 12; /* source */
+		else if (rest >= 24 && rest < 40)
+			rest = 16; /* destination */
+		else if (rest > 1) /* version, traffic class */
+			return false;
+		to->rest = net32(rest << 24);
+		return !was->icmp.code;
+	default:
+		return false;
+	}
+	/* Any length of extensions (RFC 4884) is in the first byte. */
+	return !(rest >> 24);
+}
+
+/*
+ * An ICMPv6 error about a packet of ours (RFC 7915 §5.2, §5.3), right behind the IPv6 header. Those of routers that
+ * have no IPv4 form gain an extension. Left to the daemon are those that have extensions already, and those about
+ * fragments and about errors.
+ */
+INLINE int ingress_error(struct __sk_buff *skb, const __u32 link)
+{
+	__u32 ifindex = skb->ifindex;
+	struct clat_counters *counters = LOOKUP(clat_counters_map, &ifindex);
+	struct {
+		struct ipv6hdr outer;
+		struct icmpv6_error error;
+	} old;
 	struct icmp_error new = {};
 	struct node_id node = {};
-	__u32 quoted = t->payload - sizeof(was);
-	__u32 padded = quoted;
 
-	if (!is_mapped) {
-		padded = (sizeof(new.ip) + quoted + 3) & ~3;
-		if (padded < LEAST_BEFORE_EXTENSIONS)
-			padded = LEAST_BEFORE_EXTENSIONS;
-		new.icmp.rest = net32(padded / 4 << 16);
-		padded += sizeof(node) - sizeof(new.ip);
-	}
-	if (t->payload < sizeof(was) + 8 || sizeof(new) + padded > MOST_OF_AN_ERROR ||
-	    skb_load(skb, link + sizeof(*ip), &was, sizeof(was)))
+	if (skb_load(skb, link, &old, sizeof(old)))
 		return pass(counters, CLAT_ICMP);
 
-	new.icmp.kind = ICMP_UNREACHABLE;
-	if (was.icmp.kind == ICMPV6_TIME_EXCEEDED) {
-		new.icmp.kind = ICMP_TIME_EXCEEDED;
-		new.icmp.code = was.icmp.code;
-	} else if (was.icmp.code == 0 || was.icmp.code == 2 || was.icmp.code == 3) {
-		new.icmp.code = 1; /* host */
-	} else if (was.icmp.code == 1) {
-		new.icmp.code = 10; /* host prohibited */
-	} else if (was.icmp.code == 4) {
-		new.icmp.code = 3; /* port */
-	} else {
-		return pass(counters, CLAT_ICMP);
-	}
+	const struct ipv6hdr *ip = &old.outer;
+	const struct icmpv6_error *was = &old.error;
+	const __u32 *own = ip->daddr.in6_u.u6_addr32, *src = was->ip.saddr.in6_u.u6_addr32;
+	const __u32 *dst = was->ip.daddr.in6_u.u6_addr32;
+	struct clat_ingress_key key = { .iif = ifindex, .pfx96 = was->ip.daddr, .local6 = ip->daddr };
 
-	/* It went the other way. */
-	const __u32 *own = ip->daddr.in6_u.u6_addr32, *src = was.ip.saddr.in6_u.u6_addr32;
-	const __u32 *prefix = key->pfx96.in6_u.u6_addr32, *dst = was.ip.daddr.in6_u.u6_addr32;
-	__u32 len = net16(was.ip.payload_len);
-	__u8 protocol = was.ip.nexthdr;
+	/* What it quotes went the other way. */
+	key.pfx96.in6_u.u6_addr32[3] = 0;
 
-	/* Any length of extensions (RFC 4884) is in the first byte. */
-	if (was.icmp.rest & net32(0xff000000) || was.ip.version != 6 || quoted > len || len > 0xffff - sizeof(new.ip) ||
-	    src[0] != own[0] || src[1] != own[1] || src[2] != own[2] || src[3] != own[3] || dst[0] != prefix[0] ||
-	    dst[1] != prefix[1] || dst[2] != prefix[2] || protocol == PROTO_HOPOPTS || protocol == PROTO_ROUTING ||
+	const struct clat_ingress_value *clat = LOOKUP(clat_ingress_map, &key);
+	__u32 payload = net16(ip->payload_len);
+	__u32 len = net16(was->ip.payload_len);
+	__u8 protocol = was->ip.nexthdr;
+	__u32 quoted = payload - sizeof(*was);
+
+	if (!clat || payload < sizeof(*was) + 8 || !translate_head(was, &new.icmp) || was->ip.version != 6 ||
+	    quoted > len || len > 0xffff - sizeof(new.ip) || src[0] != own[0] || src[1] != own[1] ||
+	    src[2] != own[2] || src[3] != own[3] || protocol == PROTO_HOPOPTS || protocol == PROTO_ROUTING ||
 	    protocol == PROTO_FRAGMENT || protocol == PROTO_DSTOPTS)
 		return pass(counters, CLAT_ICMP);
 
+	const __u32 *router = ip->saddr.in6_u.u6_addr32;
+	const bool is_mapped = router[0] == dst[0] && router[1] == dst[1] && router[2] == dst[2];
+	__u32 padded = sizeof(new.ip) + quoted;
+
+	/* Padding, cutting, extensions: as src/xlat does. */
+	if (is_mapped) {
+		if (padded > MOST_QUOTED)
+			padded = MOST_QUOTED;
+	} else {
+		padded = (padded + 3) & ~3;
+		if (padded < LEAST_BEFORE_EXTENSIONS)
+			padded = LEAST_BEFORE_EXTENSIONS;
+		if (padded > MOST_QUOTED - sizeof(node))
+			padded = MOST_QUOTED - sizeof(node);
+		new.icmp.rest |= net32(padded / 4 << 16);
+	}
+	padded -= sizeof(new.ip);
+
+	__u32 kept = quoted < padded ? quoted : padded;
+	__u32 body = padded + (is_mapped ? 0 : sizeof(node));
+
 	new.ip.version = 4;
 	new.ip.ihl = sizeof(new.ip) / 4;
-	new.ip.tos = was.ip.priority << 4 | was.ip.flow_lbl[0] >> 4;
+	new.ip.tos = was->ip.priority << 4 | was->ip.flow_lbl[0] >> 4;
 	new.ip.tot_len = net16((__u16)(sizeof(new.ip) + len));
 	new.ip.frag_off = sizeof(new.ip) + len > MOST_WITHOUT_DF ? net16(IPV4_DF) : 0;
-	new.ip.ttl = was.ip.hop_limit;
+	new.ip.ttl = was->ip.hop_limit;
 	new.ip.protocol = protocol == PROTO_ICMPV6 ? PROTO_ICMP : protocol;
 	new.ip.saddr = clat->local4.s_addr;
 	new.ip.daddr = dst[3];
@@ -140,31 +213,32 @@ INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr
 	new.outer.version = 4;
 	new.outer.ihl = sizeof(new.outer) / 4;
 	new.outer.tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
-	new.outer.tot_len = net16((__u16)(sizeof(new) + padded));
+	new.outer.tot_len = net16((__u16)(sizeof(new) + body));
 	new.outer.id = (__be16)prandom() ?: net16(1);
 	new.outer.ttl = ip->hop_limit;
 	new.outer.protocol = PROTO_ICMP;
-	new.outer.saddr = is_mapped ? ip->saddr.in6_u.u6_addr32[3] : NOBODY;
+	new.outer.saddr = is_mapped ? router[3] : NOBODY;
 	new.outer.daddr = clat->local4.s_addr;
 	new.outer.check = ~fold(sum_of(&new.outer, sizeof(new.outer), 0));
 
-	/* A wrong checksum is to stay as wrong; few are. */
-	__u32 quote_at = link + sizeof(*ip) + sizeof(was);
-	__u32 quote = 0;
+	/* A wrong checksum is to stay as wrong; few are. What is cut off begins at an even byte. */
+	__u32 quote_at = link + sizeof(old);
+	__u32 quote = 0, rest = 0;
 
-	if (!sum_bytes(skb, quote_at, quoted, &quote))
+	if (!sum_bytes(skb, quote_at, kept, &quote, 2) || !sum_bytes(skb, quote_at + kept, quoted - kept, &rest, 2))
 		return pass(counters, CLAT_CHECKSUM);
 
-	__u32 sum = sum_of(&ip->saddr, 32, fold((__u64)net32(t->payload) + net32(PROTO_ICMPV6)));
+	__u32 whole = sum_of(was, sizeof(*was), fold((__u64)quote + rest));
 
-	if (fold((__u64)sum_of(&was, sizeof(was), quote) + sum) != 0xffff)
+	whole = sum_of(&ip->saddr, 32, fold((__u64)whole + net32(payload) + net32(PROTO_ICMPV6)));
+	if (fold(whole) != 0xffff)
 		return pass(counters, CLAT_CHECKSUM);
 
 	/* The quoted packet's own checksum, and its type if it is an echo. */
 	__u32 field_at = 0;
 	__u16 field = 0, new_field = 0;
 	__u8 kind = 0, new_kind = 0;
-	__u32 old_sum = sum_of(&was.ip.saddr, 32, 0);
+	__u32 old_sum = sum_of(&was->ip.saddr, 32, 0);
 	__u32 new_sum = sum_of(&new.ip.saddr, 8, 0);
 
 	switch (protocol) {
@@ -220,14 +294,17 @@ INLINE int ingress_error(struct __sk_buff *skb, __u32 link, const struct ipv6hdr
 	__u32 at = link + sizeof(new);
 	__be16 proto = net16(ETH_P_IP);
 
-	if (skb_adjust_room(skb, -(__s32)(sizeof(was) - sizeof(new.icmp) - sizeof(new.ip)), BPF_ADJ_ROOM_NET, 0) ||
+	if (skb_adjust_room(skb, -(__s32)(sizeof(*was) - sizeof(new.icmp) - sizeof(new.ip)), BPF_ADJ_ROOM_NET, 0) ||
 	    skb_store(skb, link, &new, sizeof(new), BPF_F_RECOMPUTE_CSUM) ||
 	    (field_at && skb_store(skb, at + field_at, &new_field, sizeof(new_field), BPF_F_RECOMPUTE_CSUM)) ||
 	    (new_kind != kind && skb_store(skb, at, &new_kind, sizeof(new_kind), BPF_F_RECOMPUTE_CSUM)) ||
-	    (padded != quoted && (skb_change_tail(skb, at + padded, 0) ||
-				  skb_store(skb, at + padded - sizeof(node), &node, sizeof(node), 0))) ||
+	    (body != quoted && skb_change_tail(skb, at + body, 0)) ||
+	    (!is_mapped && skb_store(skb, at + padded, &node, sizeof(node), BPF_F_RECOMPUTE_CSUM)) ||
 	    (link && skb_store(skb, offsetof(struct ethhdr, h_proto), &proto, sizeof(proto), 0)))
 		return lose(counters);
-	count(counters, skb, t, sizeof(*ip) + t->payload);
+	if (counters) {
+		counters->packets++;
+		counters->bytes += sizeof(*ip) + payload;
+	}
 	return redirect(clat->oif, BPF_F_INGRESS);
 }

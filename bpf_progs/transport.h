@@ -37,8 +37,8 @@
 
 /* Most bytes that bpf_csum_diff takes at a time. */
 #define CHUNK 512
-/* Most chunks of a UDP datagram whose checksum is computed here: more than a jumbo frame. */
-#define CHUNKS 18
+/* So many make more than a jumbo frame. */
+#define JUMBO_CHUNKS 18
 
 struct clat_scratch {
 	__u8 bytes[CHUNK + 4];
@@ -206,8 +206,8 @@ INLINE __u64 one_to(__u64 most, __u64 n)
 	return (n & (most - 1)) + 1;
 }
 
-/* Adds `len` bytes at `at` to `sum`. False where they are too many. In chunks, and not by bpf_loop (5.17). */
-INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
+/* Adds `len` bytes at `at` to `sum`. False if they are more than so many chunks. Not by bpf_loop (5.17). */
+INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum, const int chunks)
 {
 	__u32 zero = 0;
 	struct clat_scratch *scratch = LOOKUP(clat_scratch_map, &zero);
@@ -215,7 +215,7 @@ INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
 	if (!scratch)
 		return false;
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < CHUNKS; i++) {
+	for (int i = 0; i < chunks; i++) {
 		if (len == 0)
 			return true;
 

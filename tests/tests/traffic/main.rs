@@ -50,12 +50,12 @@ macro_rules! scenarios {
 
 scenarios! {
     tcp_both_ways []
-    small_hop_tcp ["icmp"]
+    small_hop_tcp []
     small_udp []
     udp_without_checksum []
     large_udp ["size"]
     largest_udp ["size"]
-    small_hop_udp ["icmp" "size"]
+    small_hop_udp ["size"]
     udp_segment_both_ways []
     echo []
     large_echo ["fragment"]
