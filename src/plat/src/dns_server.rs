@@ -1,12 +1,12 @@
 //! Guests' questions over TCP (RFC 7766): what is left of their connections behind the flows, a pair of sockets each.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::messages::Messages;
-use crate::network::MAX_QUESTION;
+use crate::network::{is_question, MAX_QUESTION};
 
 /// Connections at a time; beyond them the oldest goes.
 const MOST: usize = 128;
@@ -29,6 +29,10 @@ impl Connection {
         self.messages.flush()?;
         while self.unanswered < PIPELINED && self.messages.waiting() < BACKLOG {
             let Some(question) = self.messages.next(MAX_QUESTION)? else { break };
+            // It would wait for its answer for ever.
+            if !is_question(&question) {
+                return Err(ErrorKind::InvalidData.into());
+            }
             self.unanswered += 1;
             each(question);
         }
