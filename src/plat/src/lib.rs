@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod carrier;
+#[cfg(any(test, fuzzing))]
+pub mod check;
 pub mod clat;
 pub mod cli;
 pub mod daemon;

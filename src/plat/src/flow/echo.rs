@@ -43,7 +43,8 @@ impl Engine {
         let &[kind, 0, _, _, id0, id1, ref rest @ ..] = packet.payload else {
             return self.stats.drop(Drop::Protocol);
         };
-        if kind != REQUEST6 && kind != REQUEST4 {
+        let request = if packet.protocol == wire::ICMP6 { REQUEST6 } else { REQUEST4 };
+        if kind != request {
             // Errors about our packets: the host's kernel has its own; the guest's neighbours are the network's.
             return self.stats.drop(Drop::Protocol);
         }

@@ -74,7 +74,8 @@ impl Trouble {
             (Self::Port, true) => (3, 3, 0),
             (Self::Protocol, true) => (3, 2, 0),
             (Self::TimeExceeded, true) => (11, 0, 0),
-            (Self::TooBig(mtu), true) => (3, 4, mtu & 0xffff),
+            // As much less as IPv4's header is shorter; there are 16 bits for it.
+            (Self::TooBig(mtu), true) => (3, 4, mtu.saturating_sub(20).min(0xffff)),
             (Self::NoRoute, false) => (1, 0, 0),
             (Self::Prohibited, false) => (1, 1, 0),
             (Self::Address, false) => (1, 3, 0),
@@ -148,7 +149,7 @@ pub(crate) fn send(
     let most = if ipv4 { 576 - 28 } else { 1280 - IPV6 - 8 };
     let mut message = vec![kind, code, 0, 0];
     message.extend(info.to_be_bytes());
-    message.extend(&packet[..packet.len().min(most)]);
+    message.extend(&parsed.whole[..parsed.whole.len().min(most)]);
     let way = Way { guest_mac: mac, mac: cx.settings.mac, src, dst: parsed.src };
     wire::send_icmp(cx.sink, &way, &mut message, 64, 1 << 16);
     true
@@ -174,13 +175,17 @@ pub(crate) fn rebuild(
         UDP => 6,
         _ => 2,
     };
-    let check =
-        !wire::fold(wire::sum(wire::pseudo(guest.0, remote.0, protocol, body.len()), &body));
+    let mapped = guest.0.to_ipv4_mapped().zip(remote.0.to_ipv4_mapped());
+    let pseudo = match (protocol, mapped) {
+        (ICMP6, Some(_)) => 0,
+        _ => wire::pseudo(guest.0, remote.0, protocol, body.len()),
+    };
+    let check = !wire::fold(wire::sum(pseudo, &body));
     if let Some(field) = body.get_mut(check_at..check_at + 2) {
         field.copy_from_slice(&check.to_be_bytes());
     }
     let mut packet = Vec::new();
-    if let Some((src, dst)) = guest.0.to_ipv4_mapped().zip(remote.0.to_ipv4_mapped()) {
+    if let Some((src, dst)) = mapped {
         let protocol = if protocol == ICMP6 { wire::ICMP4 } else { protocol };
         packet.extend([0x45, 0]);
         packet.extend(u16::try_from(20 + body.len()).unwrap_or(u16::MAX).to_be_bytes());

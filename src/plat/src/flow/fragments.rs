@@ -19,6 +19,8 @@ struct Partial {
     data: Vec<u8>,
     /// What is there, in order and apart.
     have: Vec<(usize, usize)>,
+    /// How much that is.
+    bytes: usize,
     total: Option<usize>,
 }
 
@@ -48,9 +50,13 @@ impl Fragments {
             since: now,
             data: Vec::new(),
             have: Vec::new(),
+            bytes: 0,
             total: None,
         });
-        let overlaps = partial.have.iter().any(|(s, e)| start < *e && *s < end);
+        let at = partial.have.partition_point(|(s, _)| *s < start);
+        // They are apart, so that the neighbours tell.
+        let overlaps = (at > 0 && partial.have[at - 1].1 > start)
+            || partial.have.get(at).is_some_and(|(s, _)| *s < end);
         let beyond = partial.total.is_some_and(|total| end > total || !fragment.more)
             || (!fragment.more && partial.data.len() > end);
         if overlaps || beyond {
@@ -64,16 +70,9 @@ impl Fragments {
             partial.data.resize(end, 0);
         }
         partial.data[start..end].copy_from_slice(packet.payload);
-        let at = partial.have.partition_point(|(s, _)| *s < start);
         partial.have.insert(at, (start, end));
-        let mut reached = 0;
-        for (start, end) in &partial.have {
-            if *start != reached {
-                return None;
-            }
-            reached = *end;
-        }
-        if partial.total != Some(reached) {
+        partial.bytes += end - start;
+        if partial.total != Some(partial.bytes) {
             return None;
         }
         self.partial.remove(&name).map(|partial| partial.data)

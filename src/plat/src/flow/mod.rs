@@ -4,7 +4,7 @@
 //! [`Engine::on_time`]; [`Engine::flush`] is due after each batch of them. Packets for the guest go to a [`Sink`].
 
 mod echo;
-mod errors;
+pub(crate) mod errors;
 pub(crate) mod fragments;
 mod host;
 mod ring;
@@ -620,3 +620,8 @@ impl std::fmt::Display for Described<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,9 @@ pub(crate) struct Id {
 
 const NONE: u32 = u32::MAX;
 
+/// Alarms that need not be in use, besides one for each flow.
+const SPARE_ALARMS: usize = 64;
+
 /// How many guests may have flows at a time.
 const GUESTS: usize = 256;
 
@@ -183,6 +186,16 @@ impl<F> Table<F> {
         if entry.alarm.is_none_or(|alarm| at < alarm) {
             entry.alarm = Some(at);
             self.alarms.push(Reverse((at, id)));
+            // Those of flows that are gone, and later ones of those that are there, would stay until they went off.
+            if self.alarms.len() > 2 * self.index.len() + SPARE_ALARMS {
+                let slots = &self.slots;
+                self.alarms.retain(|Reverse((at, id))| {
+                    slots.get(id.slot as usize).is_some_and(|slot| {
+                        let alarm = slot.entry.as_ref().and_then(|entry| entry.alarm);
+                        slot.tenant == id.tenant && alarm == Some(*at)
+                    })
+                });
+            }
         }
     }
 
@@ -294,6 +307,25 @@ mod tests {
         let best = |count| (0..3).map(|_| rounds(count)).min().unwrap();
         let (small, large) = (best(1000), best(100_000));
         assert!(large < small * 25, "{small:?} with 1,000 flows, {large:?} with 100,000");
+    }
+
+    /// A flow that is busy and idle by turns, and flows that come and go, leave nothing behind.
+    #[test]
+    fn alarms_are_no_more_than_flows() {
+        let now = Instant::now();
+        let (soon, late) = (Duration::from_secs(1), Duration::from_secs(7440));
+        let mut table = Table::new(10, 10);
+        let busy = table.insert(key(0), Mac::default(), ());
+        for second in 0..1000 {
+            let now = now + soon * second;
+            table.wake(busy, now + late);
+            table.wake(busy, now + soon);
+            assert_eq!(table.due(now + soon), Some(busy));
+            let id = table.insert(key(1), Mac::default(), ());
+            table.wake(id, now + late);
+            table.remove(id);
+            assert!(table.alarms.len() <= 2 * 2 + SPARE_ALARMS, "{}", table.alarms.len());
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ const PEERS: usize = 64;
 /// Segments that the kernel takes at once (UDP_MAX_SEGMENTS was 64 before it was 128), and their bytes.
 const TRAIN: usize = 64;
 const TRAIN_BYTES: usize = 65_000;
+/// Segments that any guest's kernel puts into one (UDP_MAX_SEGMENTS).
+const LONGEST_TRAIN: usize = 128;
 /// What is read before it is others' turn.
 const READS: usize = 64;
 
@@ -110,6 +112,9 @@ impl Engine {
             return self.stats.drop(Drop::Malformed);
         };
         let size = if train { usize::from(vnet.gso_size) } else { data.len() };
+        if train && data.len() > size * LONGEST_TRAIN {
+            return self.stats.drop(Drop::Malformed);
+        }
         let Some((id, remote)) = self.udp_flow(cx, mac, packet, (from, to)) else { return };
         self.table.touch(id);
         let hops = packet.hop_limit - 1;
@@ -117,17 +122,21 @@ impl Engine {
         udp.last = cx.now;
         udp.remember(remote.ip());
         if host::hops_differ(udp.hops, hops) {
-            let ipv6 = remote.is_ipv6();
-            let set = host::reset_hops(&udp.socket, ipv6, hops);
+            // What waits still has the old one.
+            self.flush_train(cx);
+            let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
+            let set = host::reset_hops(&udp.socket, remote.is_ipv6(), hops);
             udp.hops = hops;
             if set.is_err() {
                 self.stats.drop(Drop::HostError);
             }
-            self.flush_train(cx);
         }
-        // A datagram shorter than the rest may end a train.
-        let fits = self.train.size;
-        if size < fits && self.train.takes(id, remote, fits, data.len()) {
+        // A datagram shorter than the rest may end a train. (One without data would not be seen there.)
+        let (fits, single) = (self.train.size, data.len() <= size);
+        if single
+            && (1..fits).contains(&data.len())
+            && self.train.takes(id, remote, fits, data.len())
+        {
             self.train.data.extend_from_slice(data);
             self.train.closed = true;
             return;

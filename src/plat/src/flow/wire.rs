@@ -90,7 +90,11 @@ fn parse6(bytes: &[u8]) -> Option<Packet<'_>> {
     }
     // An atomic fragment is none (RFC 6946).
     let fragment = fragment.filter(|f| f.offset != 0 || f.more);
-    let (src, dst) = (src.into(), dst.into());
+    let (src, dst) = (Ipv6Addr::from(src), Ipv6Addr::from(dst));
+    // Such are IPv4's in this program, and nobody's on a link.
+    if src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some() {
+        return None;
+    }
     Some(Packet { src, dst, protocol, hop_limit: header[7], fragment, payload, whole })
 }
 
@@ -151,10 +155,12 @@ pub(crate) fn pseudo(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: usize) -> 
     }
 }
 
-/// Whether the checksum of a whole L4 packet is right.
+/// Whether the checksum of a whole L4 packet is right. UDP over IPv4 may have none (RFC 768).
 pub(crate) fn verifies(packet: &Packet<'_>) -> bool {
-    if packet.protocol == ICMP4 {
-        return fold(sum(0, packet.payload)) == 0xffff;
+    match (packet.protocol, packet.payload) {
+        (ICMP4, message) => return fold(sum(0, message)) == 0xffff,
+        (UDP, [_, _, _, _, _, _, 0, 0, ..]) => return packet.src.to_ipv4_mapped().is_some(),
+        _ => {}
     }
     let start = pseudo(packet.src, packet.dst, packet.protocol, packet.payload.len());
     fold(sum(start, packet.payload)) == 0xffff

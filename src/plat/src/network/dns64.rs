@@ -100,10 +100,7 @@ impl Dns64 {
         now: Instant,
         queries: &mut Vec<Query>,
     ) -> Option<Vec<u8>> {
-        // A response is nobody's question; there may be no loop.
-        let flags =
-            *asked.get(2).filter(|_| asked.len() >= HEADER && asked.len() <= MAX_QUESTION)?;
-        if flags & 0x80 != 0 {
+        if !is_question(asked) {
             return None;
         }
         let Ok(message) = Message::from_vec(asked) else {
@@ -125,8 +122,9 @@ impl Dns64 {
         if settings.resolvers.is_empty() {
             return Some(refusal(asked, ResponseCode::ServFail));
         }
-        // A guest that asks again is waited for already.
-        if self.pending.values().any(|p| p.client == client && p.asked == asked) {
+        // A guest that asks again is waited for already. (Over TCP nothing is lost: it wants another answer.)
+        let again = matches!(client, Client::Udp { .. });
+        if again && self.pending.values().any(|p| p.client == client && p.asked == asked) {
             return None;
         }
         let (stage, sent) = first_stage(&message, question, asked, settings)?;
@@ -468,6 +466,11 @@ fn refusal(asked: &[u8], code: ResponseCode) -> Vec<u8> {
     answer[4..HEADER].fill(0);
     answer[5] = u8::from(question.is_some());
     answer
+}
+
+/// Whether this is long enough for a question, and not too long. A response is nobody's question; there may be no loop.
+pub(crate) fn is_question(message: &[u8]) -> bool {
+    (HEADER..=MAX_QUESTION).contains(&message.len()) && message[2] & 0x80 == 0
 }
 
 /// Where the first question ends. (Compression has nothing to point to there.)

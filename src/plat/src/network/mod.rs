@@ -23,6 +23,7 @@ use self::wire::{Link, Packet};
 use crate::frame::{Mac, Out};
 use crate::settings::{DualStack, Settings};
 
+pub(crate) use self::dns64::is_question;
 pub use self::dns64::MAX_QUESTION;
 pub use self::icmp::Problem;
 

@@ -1,0 +1,428 @@
+//! Flows through the engine, to sockets of this host: what becomes of packets, and when mappings end (RFC 6146 §4). The time
+//! is an argument.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use clat_tun::GsoType;
+use nix::sched::{unshare, CloneFlags};
+use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollTimeout};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::*;
+use crate::check::Frames;
+use crate::settings::DualStack;
+
+const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+/// This host, as the guest calls it.
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// The guest's port.
+const PORT: u16 = 5000;
+
+struct Lab {
+    engine: Engine,
+    settings: Settings,
+    frames: Frames,
+    start: Instant,
+    /// Since the start.
+    now: Duration,
+}
+
+impl Lab {
+    fn new() -> Self {
+        Self::with(Bounds::default())
+    }
+
+    fn with(bounds: Bounds) -> Self {
+        let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
+        Self {
+            engine: Engine::new(epoll, Offload::default(), bounds),
+            settings: Settings {
+                map_host: vec![HOST.into()],
+                dual_stack: Some(DualStack::default()),
+                ..Settings::default()
+            },
+            frames: Frames::default(),
+            start: Instant::now(),
+            now: Duration::ZERO,
+        }
+    }
+
+    fn step<R>(&mut self, step: impl FnOnce(&mut Engine, &mut Cx<'_>) -> R) -> R {
+        let now = self.start + self.now;
+        let mut cx = Cx { settings: &self.settings, sink: &mut self.frames, now };
+        step(&mut self.engine, &mut cx)
+    }
+
+    /// Packets that arrive together.
+    fn send(&mut self, packets: &[Vec<u8>]) {
+        self.step(|engine, cx| {
+            for packet in packets {
+                engine.input(cx, MAC, &VirtioHeader::default(), packet);
+            }
+            engine.flush(cx);
+        });
+    }
+
+    /// What was sent to the guest.
+    fn got(&mut self) -> Vec<Vec<u8>> {
+        let got = self.frames.packets().map(<[u8]>::to_vec).collect();
+        self.frames.0.clear();
+        got
+    }
+
+    /// Lets the engine see to its sockets, the first of which is ready within seconds.
+    fn events(&mut self) {
+        let mut events = [EpollEvent::empty(); 8];
+        let count = self.engine.epoll.wait(&mut events, EpollTimeout::from(5000_u16)).unwrap();
+        self.step(|engine, cx| {
+            for event in &events[..count] {
+                engine.event(cx, event.data(), event.events());
+            }
+            engine.flush(cx);
+        });
+    }
+
+    /// It is so long after the start; how many flows there still are.
+    fn wait_until(&mut self, now: Duration) -> usize {
+        self.now = now;
+        self.step(Engine::on_time);
+        self.engine.load().0
+    }
+
+    fn drops(&self) -> &stats::Drops {
+        &self.engine.stats().drops
+    }
+}
+
+/// A packet of the guest; its ends are IPv4's where the destination is.
+fn packet(to: IpAddr, protocol: u8, l4: &[u8]) -> Vec<u8> {
+    let (from, to) = match to {
+        IpAddr::V4(to) => (DualStack::default().guest.to_ipv6_mapped(), to.to_ipv6_mapped()),
+        IpAddr::V6(to) => (GUEST, to),
+    };
+    let mut packet = errors::rebuild((from, PORT), (to, 0), protocol, l4);
+    // It has a way to go.
+    let hops_at = if from == GUEST { 7 } else { 8 };
+    set_hops(&mut packet, hops_at, 64);
+    packet
+}
+
+fn set_hops(packet: &mut [u8], at: usize, hops: u8) {
+    packet[at] = hops;
+    if at == 8 {
+        packet[10..12].fill(0);
+        let check = !wire::fold(wire::sum(0, &packet[..20]));
+        packet[10..12].copy_from_slice(&check.to_be_bytes());
+    }
+}
+
+fn datagram(to: impl Into<IpAddr>, port: u16, data: &[u8]) -> Vec<u8> {
+    let mut packet = packet(to.into(), wire::UDP, data);
+    // The port was not known yet: put it there, and into the checksum (RFC 1624).
+    let udp = packet.len() - data.len() - 8;
+    packet[udp + 2..udp + 4].copy_from_slice(&port.to_be_bytes());
+    let old = u16::from_be_bytes([packet[udp + 6], packet[udp + 7]]);
+    let check = !wire::fold(u64::from(!old) + u64::from(port));
+    packet[udp + 6..udp + 8].copy_from_slice(&check.to_be_bytes());
+    packet
+}
+
+fn segment(port: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
+    let [p0, p1] = PORT.to_be_bytes();
+    let [q0, q1] = port.to_be_bytes();
+    let mut l4 = vec![p0, p1, q0, q1];
+    l4.extend(seq.to_be_bytes());
+    l4.extend(ack.to_be_bytes());
+    l4.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    packet(HOST6.into(), wire::TCP, &l4)
+}
+
+/// A socket of the host that anybody may send to.
+fn host_udp() -> (UdpSocket, u16) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(5 * SECOND)).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
+}
+
+/// What arrives there, one after the other.
+fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
+    let mut buf = vec![0; 1 << 16];
+    (0..count).map(|_| socket.recv(&mut buf).map(|len| buf[..len].to_vec()).unwrap()).collect()
+}
+
+/// RFC 6146 §4, UDP_DEFAULT; RFC 4787 REQ-5 and REQ-6: outbound packets keep a mapping, and so do inbound ones of those that
+/// the guest has spoken to, but of no one else, or anybody could keep it for ever.
+#[test]
+fn udp_mappings_end_five_minutes_after_the_last_packet() {
+    let (host, port) = host_udp();
+    let (stranger, _) = host_udp();
+    let mut lab = Lab::new();
+    lab.send(&[datagram(HOST6, port, b"first")]);
+    let mut buf = [0; 16];
+    let (_, mapped) = host.recv_from(&mut buf).unwrap();
+    assert_eq!(lab.wait_until(300 * SECOND - MILLISECOND), 1);
+    // Outbound.
+    lab.send(&[datagram(HOST6, port, b"again")]);
+    assert_eq!(receive(&host, 1), [b"again"]);
+    assert_eq!(lab.wait_until(599 * SECOND), 1);
+    // Inbound.
+    host.send_to(b"answer", mapped).unwrap();
+    lab.events();
+    assert_eq!(lab.got().len(), 1);
+    assert_eq!(lab.wait_until(898 * SECOND), 1);
+    // What is not let in counts for nothing: this comes from another address than was spoken to.
+    let other = UdpSocket::bind("127.0.0.2:0").unwrap();
+    other.send_to(b"open up", mapped).unwrap();
+    lab.events();
+    assert_eq!((lab.got().len(), lab.drops().filtered), (0, 1));
+    assert_eq!(lab.wait_until(899 * SECOND - MILLISECOND), 1);
+    assert_eq!(lab.wait_until(899 * SECOND), 0);
+    // The host's port is free again, and nobody gets in by it.
+    stranger.send_to(b"too late", mapped).unwrap();
+    assert_eq!((lab.engine.load(), lab.got().len()), ((0, 0), 0));
+}
+
+/// It is the owner's, and no guest's.
+#[test]
+fn a_forwarded_udp_port_never_ends() {
+    let (socket, _) = host_udp();
+    socket.set_nonblocking(true).unwrap();
+    let mut lab = Lab::new();
+    let now = lab.start;
+    lab.engine.udp_forward(now, MAC, (GUEST, PORT), socket).unwrap();
+    assert_eq!(lab.wait_until(100_000 * SECOND), 1);
+}
+
+/// RFC 6146 §4, ICMP_DEFAULT; RFC 5508 REQ-2.
+#[test]
+fn echo_mappings_end_a_minute_after_the_last_request() {
+    if !ping_is_allowed() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let request = || packet(HOST6.into(), wire::ICMP6, &[128, 0, 0, 0, 0, 7, 0, 1, b'?']);
+    lab.send(&[request()]);
+    lab.events();
+    let replies = lab.got();
+    let reply = wire::parse(&replies[0]).unwrap();
+    assert_eq!((reply.src, reply.dst, reply.payload[0]), (HOST6, GUEST, 129));
+    assert_eq!(reply.payload[4..], [0, 7, 0, 1, b'?']);
+    assert_eq!(lab.wait_until(60 * SECOND - MILLISECOND), 1);
+    lab.send(&[request()]);
+    assert_eq!(lab.wait_until(120 * SECOND - 2 * MILLISECOND), 1);
+    assert_eq!(lab.wait_until(120 * SECOND - MILLISECOND), 0);
+    // Type 8 is IPv4's.
+    lab.send(&[packet(HOST6.into(), wire::ICMP6, &[8, 0, 0, 0, 0, 7, 0, 1])]);
+    assert_eq!((lab.engine.load().0, lab.drops().protocol), (0, 1));
+}
+
+/// Has this thread leave for a network where everybody may ping, if the host's is none.
+fn ping_is_allowed() -> bool {
+    if host::echo(false).is_ok() {
+        return true;
+    }
+    let allowed = unshare(CloneFlags::CLONE_NEWNET).is_ok()
+        && crate::netlink::up("lo", None).is_ok()
+        && std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").is_ok();
+    if !allowed {
+        eprintln!("SKIPPED: needs root, or net.ipv4.ping_group_range, for ping sockets");
+    }
+    allowed
+}
+
+/// RFC 6146 §4, TCP_TRANS and TCP_EST; RFC 5382 REQ-5.
+#[test]
+fn tcp_mappings_end_after_their_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut lab = Lab::new();
+    lab.send(&[segment(port, 1000, 0, flag::SYN)]);
+    // What the host has not taken up waits for four minutes. (It has, but nobody has looked.)
+    assert_eq!(lab.wait_until(240 * SECOND - MILLISECOND), 1);
+    assert!(lab.got().is_empty());
+    lab.events();
+    let syn_ack = lab.got().remove(0);
+    let isn = u32::from_be_bytes(syn_ack[44..48].try_into().unwrap());
+    lab.send(&[segment(port, 1001, isn.wrapping_add(1), flag::ACK)]);
+    // A connection may be silent for two hours and four minutes.
+    let end = lab.now + 7440 * SECOND;
+    assert_eq!(lab.wait_until(end - MILLISECOND), 1);
+    // So it may once one end has closed it.
+    lab.send(&[segment(port, 1001, isn.wrapping_add(1), flag::ACK | flag::FIN)]);
+    let end = lab.now + 7440 * SECOND;
+    assert_eq!(lab.wait_until(end - MILLISECOND), 1);
+    lab.got();
+    assert_eq!(lab.wait_until(end), 0);
+    // The guest is told.
+    let reset = lab.got().remove(0);
+    assert_eq!(reset[40 + 13], flag::RST | flag::ACK);
+    // And the other end.
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(5 * SECOND)).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it had closed its end");
+    let begin = Instant::now();
+    while !matches!(stream.write(&[0]), Err(e) if e.kind() == ErrorKind::BrokenPipe) {
+        assert!(begin.elapsed() < 5 * SECOND, "not reset");
+        std::thread::sleep(MILLISECOND);
+    }
+}
+
+/// A host that answers nobody: no flow waits for it any longer.
+#[test]
+fn a_connection_that_nobody_takes_ends_after_four_minutes() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut lab = Lab::new();
+    lab.send(&[segment(port, 1000, 0, flag::SYN)]);
+    assert_eq!(lab.wait_until(240 * SECOND - MILLISECOND), 1);
+    assert_eq!(lab.wait_until(240 * SECOND), 0);
+    assert_eq!(lab.got()[0][40 + 13], flag::RST | flag::ACK);
+}
+
+/// A guest that never confirms is given up after as many SYN-ACKs as others send, a minute in all.
+#[test]
+fn a_half_open_connection_ends_within_its_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut lab = Lab::new();
+    lab.send(&[segment(port, 1000, 0, flag::SYN)]);
+    lab.events();
+    let mut second = 0;
+    while lab.wait_until(second * SECOND) > 0 {
+        second += 1;
+        assert!(second <= 240, "still there");
+    }
+    assert!(second >= 60, "after {second} s already");
+    let flags: Vec<u8> = lab.got().iter().map(|packet| packet[40 + 13]).collect();
+    let syn_ack = flag::SYN | flag::ACK;
+    assert_eq!(
+        flags,
+        [syn_ack, syn_ack, syn_ack, syn_ack, syn_ack, syn_ack, flag::RST | flag::ACK]
+    );
+}
+
+/// Datagrams that arrive together leave together where they may, and each as it was.
+#[test]
+fn trains_have_no_other_datagrams() {
+    let (host, port) = host_udp();
+    let mut lab = Lab::new();
+    let data: [&[u8]; 7] = [&[1; 100], &[2; 100], &[], &[3; 100], &[4; 50], &[5; 100], &[]];
+    lab.send(&data.map(|data| datagram(HOST6, port, data)));
+    assert_eq!(receive(&host, 7), data);
+    // Trains that the guest's kernel has made, of other lengths.
+    let trains = [(100, [6; 500]), (50, [7; 500]), (400, [8; 500]), (100, [9; 500])];
+    lab.step(|engine, cx| {
+        for (gso_size, data) in trains {
+            let vnet = VirtioHeader {
+                data_valid: true,
+                gso_type: GsoType::UdpL4,
+                gso_size,
+                ..VirtioHeader::default()
+            };
+            engine.input(cx, MAC, &vnet, &datagram(HOST6, port, &data));
+        }
+        engine.flush(cx);
+    });
+    let cut = trains.iter().flat_map(|(size, data)| data.chunks((*size).into()));
+    let cut: Vec<Vec<u8>> = cut.map(<[u8]>::to_vec).collect();
+    assert_eq!(receive(&host, cut.len()), cut);
+    // One that no kernel makes: each of its bytes would be a system call.
+    lab.step(|engine, cx| {
+        let vnet = VirtioHeader {
+            data_valid: true,
+            gso_type: GsoType::UdpL4,
+            gso_size: 1,
+            ..VirtioHeader::default()
+        };
+        engine.input(cx, MAC, &vnet, &datagram(HOST6, port, &[0; 60_000]));
+    });
+    assert_eq!(lab.drops().malformed, 1);
+}
+
+/// A hop limit is that of its datagram, not of the one before it.
+#[test]
+fn each_datagram_has_its_own_hop_limit() {
+    // It has copies with their headers.
+    let Ok(copies) = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)) else {
+        return eprintln!("SKIPPED: needs root for raw sockets");
+    };
+    copies.set_read_timeout(Some(5 * SECOND)).unwrap();
+    let (_host, port) = host_udp();
+    let mut lab = Lab::new();
+    // Two that are alike would be one to a raw socket.
+    let hops = [5, 6, 64, 7];
+    lab.send(&hops.map(|hops| {
+        let mut packet = datagram(HOST6, port, b"hop");
+        set_hops(&mut packet, 7, hops);
+        packet
+    }));
+    let mut got = Vec::new();
+    while got.len() < hops.len() {
+        let mut buf = [0; 1500];
+        let len = (&copies).read(&mut buf).unwrap();
+        let copy = wire::parse(&buf[..len]).unwrap();
+        if copy.payload[2..4] == port.to_be_bytes() {
+            got.push(copy.hop_limit + 1);
+        }
+    }
+    assert_eq!(got, hops);
+}
+
+/// UDP over IPv4 may go without a checksum (RFC 768), over IPv6 it may not (RFC 8200 §8.1).
+#[test]
+fn a_checksum_of_zero_is_none() {
+    let (host, port) = host_udp();
+    let mut lab = Lab::new();
+    for (to, udp) in [(IpAddr::from(HOST6), 40), (HOST.into(), 20)] {
+        let mut packet = datagram(to, port, b"unchecked");
+        packet[udp + 6..udp + 8].fill(0);
+        lab.send(&[packet]);
+    }
+    assert_eq!(receive(&host, 1), [b"unchecked"]);
+    assert_eq!((lab.engine.load().0, lab.drops().checksum), (1, 1));
+}
+
+/// IPv4-mapped addresses are nobody's on a link: no way around what is IPv4's.
+#[test]
+fn mapped_addresses_are_not_taken() {
+    let (_, port) = host_udp();
+    let mut lab = Lab::new();
+    let v4 = HOST.to_ipv6_mapped();
+    for (src, dst) in [(GUEST, v4), (v4, HOST6), (v4, v4)] {
+        let mut packet = datagram(HOST6, port, b"who");
+        packet[8..24].copy_from_slice(&src.octets());
+        packet[24..40].copy_from_slice(&dst.octets());
+        let vnet = VirtioHeader { data_valid: true, ..VirtioHeader::default() };
+        lab.step(|engine, cx| engine.input(cx, MAC, &vnet, &packet));
+    }
+    assert_eq!((lab.engine.load().0, lab.drops().malformed), (0, 3));
+}
+
+/// Whoever opens more than others pays for it, and no more is kept than there may be.
+#[test]
+fn floods_are_bounded() {
+    let (_host, port) = host_udp();
+    let mut lab = Lab::with(Bounds { flows: 20, flows_each: 15, memory: 1 << 20 });
+    let modest = Mac([2, 0, 0, 0, 0, 1]);
+    lab.step(|engine, cx| {
+        engine.input(cx, modest, &VirtioHeader::default(), &datagram(HOST6, port, b"modest"));
+        for n in 0..200_u8 {
+            let mut packet = datagram(HOST6, port, b"greedy");
+            // Another source each time.
+            packet[22..24].copy_from_slice(&[1, n]);
+            let vnet = VirtioHeader { data_valid: true, ..VirtioHeader::default() };
+            engine.input(cx, MAC, &vnet, &packet);
+        }
+        engine.flush(cx);
+    });
+    assert_eq!(lab.engine.load().0, 16);
+    assert!(lab.engine.table.iter().any(|entry| entry.mac == modest));
+    assert_eq!(lab.engine.stats().evicted, 200 - 15);
+}
