@@ -82,7 +82,8 @@ fn filter(arch: TargetArch) -> anyhow::Result<BpfProgram> {
         // Non-blocking, by the standard library.
         libc::SYS_ioctl,
         libc::SYS_fcntl,
-        // The end of the command that runs inside.
+        // The end of a guest's process, and of the command that runs inside.
+        libc::SYS_pidfd_open,
         libc::SYS_wait4,
         libc::SYS_waitid,
         // Random numbers, memory; mmap is below.

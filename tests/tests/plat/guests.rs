@@ -81,22 +81,85 @@ fn killed_in_mid_flow() -> Result<()> {
         let path = world.path(&format!("{way}.sock"));
         let mut platd =
             world.daemon(way, &[&format!("--{way}"), path.to_str().context("path")?])?;
-        let open = || Ok::<_, anyhow::Error>(world.status(way)?["flows_open"].as_u64());
+        let status = || world.status(way);
+        let open = || Ok::<_, anyhow::Error>(status()?["flows_open"].as_u64());
+        ensure!(status()?["connected"] == false);
         let killed = guest(&world, way, &path, "5001")?;
+        ensure!(status()?["connected"] == true);
+        // Who has nothing to do sleeps: there may be a router advertisement, and what comes with the guest.
+        let before = sleeps(platd.pid())?;
+        std::thread::sleep(Duration::from_secs(2));
+        ensure!(sleeps(platd.pid())? - before <= 3, "{way}: it does not sleep");
         kill(Pid::from_raw(killed.pid()), Signal::SIGKILL)?;
+        wait_until("gone", || Ok(status()?["connected"] == false))?;
+        ensure!(status()?["guest"].is_string() && open()? == Some(1), "{way}: {}", status()?);
         let again = guest(&world, way, &path, "5002")?;
-        ensure!(open()? == Some(2), "{way}: they are kept: {}", world.status(way)?);
+        ensure!(status()?["connected"] == true && open()? == Some(2), "{way}: {}", status()?);
+        let killed = Instant::now();
         kill(Pid::from_raw(again.pid()), Signal::SIGKILL)?;
-        if way == "frames" {
-            // Nothing shows that a datagram socket's owner is gone until it is sent something: its flows idle.
-            ensure!(open()? == Some(2));
-        } else {
-            wait_until("flows go", || Ok(open()? == Some(0)))?;
-        }
+        wait_until("flows go", || Ok(open()? == Some(0)))?;
+        ensure!((9..13).contains(&killed.elapsed().as_secs()), "{way}: {:?}", killed.elapsed());
+        ensure!(status()?["guest"].is_null(), "{way}: {}", status()?);
         let _next = guest(&world, way, &path, "5003")?;
-        ensure!(open()?.is_some_and(|n| n >= 1));
-        ensure!(platd.stop(Signal::SIGTERM)?.success(), "{}", platd.log());
+        ensure!(open()? == Some(1) && status()?["connected"] == true, "{way}: {}", status()?);
+        let left = platd.log().matches("the guest has left").count();
+        ensure!(platd.stop(Signal::SIGTERM)?.success() && left == 2, "{}", platd.log());
     }
+    Ok(())
+}
+
+/// How often a process has gone to sleep.
+fn sleeps(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    Ok(line.context("voluntary_ctxt_switches")?.trim().parse()?)
+}
+
+/// The guest is a socket, whichever process sends by it. What comes beside its frames is not taken.
+#[test]
+fn a_datagram_socket_of_several_processes() -> Result<()> {
+    if !can_run(&["python3"]) {
+        return Ok(());
+    }
+    const PARENT_AND_CHILD: &str = r#"
+import os, socket, sys, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1] + ".own")
+os.chmod(sys.argv[1] + ".own", 0o666)
+s.connect(sys.argv[1])
+if os.fork() == 0:
+    s.send(bytes(60))
+    os._exit(0)
+os.wait()
+print("one is left", flush=True)
+time.sleep(1)
+s.send(bytes(60))
+socket.send_fds(s, [bytes(60)], [0, 1, 2])
+print("it has sent", flush=True)
+time.sleep(1000)
+"#;
+    let world = World::new()?;
+    let path = world.path("two.sock");
+    let path = path.to_str().context("path")?;
+    let mut platd = world.daemon("two", &["--frames", path])?;
+    let descriptors =
+        || Ok::<_, anyhow::Error>(fs::read_dir(format!("/proc/{}/fd", platd.pid()))?.count());
+    let before = descriptors()?;
+    let connected = || Ok::<_, anyhow::Error>(world.status("two")?["connected"] == true);
+    let argv = ["python3", "-c", PARENT_AND_CHILD, path];
+    let mut guest = world.host.spawn(&argv, &world.path("two.guest"))?;
+    guest.wait_for("one is left")?;
+    ensure!(connected()?, "one of two is");
+    guest.wait_for("it has sent")?;
+    ensure!(connected()?, "the other is");
+    wait_until("its process is watched, nothing of its own here", || {
+        Ok(descriptors()? == before + 1)
+    })?;
+    kill(Pid::from_raw(guest.pid()), Signal::SIGKILL)?;
+    wait_until("both are gone", || Ok(!connected()?))?;
+    ensure!(descriptors()? == before);
+    platd.stop(Signal::SIGTERM)?;
     Ok(())
 }
 
