@@ -15,27 +15,33 @@ use seccompiler::{
 /// Who owns nothing.
 const NOBODY: u32 = 65534;
 
-/// Drops everything, in the order in which each step still has the right to take the next.
+/// Drops everything, in the order in which each step still has the right to take the next. `user` is whom root becomes,
+/// instead of nobody.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
-pub(crate) fn enter() -> anyhow::Result<()> {
+pub(crate) fn enter(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
     prctl::set_no_new_privs().context("cannot set no_new_privs")?;
     caps::clear(None, CapSet::Ambient).context("cannot drop the ambient capabilities")?;
     if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP)? {
         caps::clear(None, CapSet::Bounding).context("cannot drop the bounding capabilities")?;
     }
     if geteuid().is_root() {
-        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-        // Root of a user namespace may have nobody to become; what it has it may lose all the same.
-        let become_nobody = || {
+        let (uid, gid) = user.unwrap_or((Uid::from_raw(NOBODY), Gid::from_raw(NOBODY)));
+        let become_user = || {
             setgroups(&[])?;
             setresgid(gid, gid, gid)?;
             setresuid(uid, uid, uid)
         };
-        if let Err(errno) = become_nobody() {
-            log::debug!("staying root of this namespace ({errno}), without capabilities");
+        match become_user() {
+            Err(errno) if user.is_none() => {
+                // Root of a user namespace may have nobody to become; what it has it may lose all the same.
+                log::debug!("staying root of this namespace ({errno}), without capabilities");
+            }
+            done => done.with_context(|| format!("cannot become user {uid}"))?,
         }
+    } else if user.is_some_and(|(uid, _)| uid != geteuid()) {
+        bail!("--runas: only root can become another user");
     }
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set).with_context(|| format!("cannot drop the {set:?} capabilities"))?;

@@ -25,13 +25,14 @@ const MEMORY_KIB: u64 = 128 << 10;
 const FLOWS: &str = "1000";
 const WAYS: [&str; 3] = ["socket", "packets", "frames"];
 
-/// A guest with a frame for each message and little else: it opens a TCP connection, says "connected" and sleeps.
+/// A guest with a frame for each message and little else: it opens a TCP connection, says "connected" and sleeps. By "private" it
+/// is one by "frames" whose socket is for its user alone.
 const GUEST: &str = r#"
 import os, socket, struct, sys, time
 way, path, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-kind = {"socket": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET, "frames": socket.SOCK_DGRAM}[way]
+kind = {"socket": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET}.get(way, socket.SOCK_DGRAM)
 s = socket.socket(socket.AF_UNIX, kind)
-if way == "frames": s.bind("%s.%d" % (path, os.getpid()))
+if kind == socket.SOCK_DGRAM: s.bind("%s.%d" % (path, os.getpid()))
 s.connect(path)
 s.settimeout(10)
 if way == "frames": os.chmod("%s.%d" % (path, os.getpid()), 0o777)
@@ -160,6 +161,49 @@ time.sleep(1000)
     wait_until("both are gone", || Ok(!connected()?))?;
     ensure!(descriptors()? == before);
     platd.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+/// A guest of root's, by a socket that others may not write to. QEMU makes such ones.
+#[test]
+fn whose_socket_a_guest_has() -> Result<()> {
+    if !can_run(&["python3"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let path = world.path("private.sock");
+    let way = ["--frames", path.to_str().context("path")?];
+    let mut platd = world.daemon("nobody", &way)?;
+    let argv = ["python3", "-c", GUEST, "private", way[1], "5001"];
+    let unanswered = world.host.spawn(&argv, &world.path("unanswered.log"))?;
+    platd.wait_for("--runas 0")?;
+    // Said once, however often it is tried.
+    wait_until("lost more", || Ok(world.status("nobody")?["frames_lost"].as_u64() >= Some(3)))?;
+    let path = world.path(&format!("private.sock.{}", unanswered.pid()));
+    ensure!(platd.log().matches("cannot answer the guest").count() == 1, "{}", platd.log());
+    ensure!(platd.log().contains(path.to_str().context("path")?), "{}", platd.log());
+    ensure!(world.status("nobody")?["connected"] == true);
+    drop(unanswered);
+    wait_until("gone", || Ok(world.status("nobody")?["connected"] == false))?;
+    platd.stop(Signal::SIGTERM)?;
+
+    for user in ["root", "0"] {
+        let platd = world.daemon("root", &[&way[..], &["--runas", user]].concat())?;
+        let _guest = guest(&world, "private", Path::new(way[1]), "5002")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", platd.pid()))?;
+        ensure!(status.contains("CapEff:\t0000000000000000\n"), "{status}");
+        ensure!(status.contains("Uid:\t0\t0\t0\t0\n"), "{status}");
+    }
+    let platd = |args: &[&str]| -> Result<String> {
+        let output = world.platd(args)?;
+        ensure!(!output.status.success());
+        Ok(String::from_utf8(output.stderr)?)
+    };
+    let said = platd(&["--frames", "x", "--runas", "nosuchuser"])?;
+    ensure!(said.contains("there is no such user"), "{said}");
+    let own = world.path("own.sock");
+    let said = platd(&["--frames", own.to_str().context("path")?, "--runas", "root"])?;
+    ensure!(said.contains("only root can become another user"), "{said}");
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use nix::libc::ucred;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
     connect, recv, recvmsg, send, sendto, setsockopt, sockopt, ControlMessageOwned, MsgFlags,
-    SockType, UnixAddr,
+    SockType, UnixAddr, UnixCredentials,
 };
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
 
@@ -161,8 +161,11 @@ struct Guest {
     address: UnixAddr,
     /// Of the process that sent it; `None` for one that is not to be seen from here.
     pid: Option<Pid>,
+    uid: u32,
     /// Readable when that process has ended; while `None` only sending tells that the guest is gone.
     process: Option<OwnedFd>,
+    /// It was said already that its socket takes nothing from here.
+    refuses: bool,
 }
 
 /// A datagram socket with a name. The guest has one with a name too, and is whoever sent a frame last.
@@ -183,6 +186,19 @@ pub struct Datagrams {
     waiting: VecDeque<Vec<u8>>,
     dropped: u64,
     _name: Name,
+}
+
+/// Why a guest that is there is not answered, and what to do.
+fn refusal(guest: &Guest, errno: Errno) -> String {
+    let socket = guest.address.path().unwrap_or(Path::new("its socket")).display();
+    if errno == Errno::EPERM {
+        return format!("cannot answer the guest: {socket} is connected to another socket");
+    }
+    format!(
+        "cannot answer the guest: {socket} is not writable for this user: change its mode, or have root start platd with \
+         --runas {}",
+        guest.uid
+    )
 }
 
 impl Datagrams {
@@ -208,22 +224,23 @@ impl Datagrams {
         })
     }
 
-    /// The length of the next message, where it is from, and the process that sent it.
-    fn take(&mut self) -> nix::Result<(usize, Option<UnixAddr>, Option<Pid>)> {
+    /// The length of the next message, where it is from, and the process and user that sent it.
+    fn take(&mut self) -> nix::Result<(usize, Option<UnixAddr>, Option<UnixCredentials>)> {
         let mut iov = [IoSliceMut::new(&mut self.input)];
         let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
         let message = recvmsg::<UnixAddr>(fd, &mut iov, Some(&mut self.control), flags)?;
         // Unknown with a message that brings descriptors, too.
-        let pid = message.cmsgs().ok().and_then(|mut all| match all.next() {
-            Some(ControlMessageOwned::ScmCredentials(sender)) => Pid::from_raw(sender.pid()),
+        let sender = message.cmsgs().ok().and_then(|mut all| match all.next() {
+            Some(ControlMessageOwned::ScmCredentials(sender)) => Some(sender),
             _ => None,
         });
         let address = message.address.filter(|address| !address.is_unnamed());
-        Ok((message.bytes, address, pid))
+        Ok((message.bytes, address, sender))
     }
 
     /// Takes note of who has sent a frame. `true` for another guest than before.
-    fn meet(&mut self, address: UnixAddr, pid: Option<Pid>) -> bool {
+    fn meet(&mut self, address: UnixAddr, sender: Option<UnixCredentials>) -> bool {
+        let pid = sender.and_then(|sender| Pid::from_raw(sender.pid()));
         let known = self.guest.as_ref().filter(|guest| guest.address == address);
         if known.is_some_and(|guest| pid.is_none() || guest.pid == pid) {
             return false;
@@ -241,7 +258,8 @@ impl Datagrams {
         let process = opened.and_then(Result::ok).filter(|process| {
             self.both.add(process, EpollEvent::new(EpollFlags::EPOLLIN, PROCESS)).is_ok()
         });
-        self.guest = Some(Guest { address, pid, process });
+        let uid = sender.map_or(0, |sender| sender.uid());
+        self.guest = Some(Guest { address, pid, uid, process, refuses: false });
         is_new
     }
 
@@ -285,7 +303,7 @@ impl Link for Datagrams {
 
     fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
         for n in 0..BATCH {
-            let (len, from, pid) = match self.take() {
+            let (len, from, sender) = match self.take() {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) if n == 0 => return Ok(self.look_after()),
                 Err(Errno::EAGAIN | Errno::EINTR) => break,
@@ -295,7 +313,7 @@ impl Link for Datagrams {
                 self.dropped += 1;
                 continue;
             }
-            let is_new = from.is_some_and(|from| self.meet(from, pid));
+            let is_new = from.is_some_and(|from| self.meet(from, sender));
             each(&VirtioHeader::default(), &self.input[..len]);
             if is_new {
                 return Ok(Event::Came);
@@ -306,16 +324,26 @@ impl Link for Datagrams {
 
     fn send(&mut self, out: &mut Out) -> io::Result<()> {
         let all = out.len() as u64;
-        self.dropped += match &self.guest {
+        self.dropped += match &mut self.guest {
             None => all,
             Some(guest) => {
                 let (fd, address) = (self.socket.as_raw_fd(), guest.address);
                 let send = |frame: &[u8]| sendto(fd, frame, &address, FLAGS);
-                send_each(&mut self.waiting, out, send).unwrap_or_else(|e| {
-                    log::info!("the guest is gone: {}", e.desc());
-                    self.leave(e.desc());
-                    all
-                })
+                match send_each(&mut self.waiting, out, send) {
+                    Ok(dropped) => dropped,
+                    Err(e @ (Errno::EACCES | Errno::EPERM)) => {
+                        self.waiting.clear();
+                        if !std::mem::replace(&mut guest.refuses, true) {
+                            log::warn!("{}", refusal(guest, e));
+                        }
+                        all
+                    }
+                    Err(e) => {
+                        log::info!("the guest has left: {}", e.desc());
+                        self.leave(e.desc());
+                        all
+                    }
+                }
             }
         };
         out.clear();
