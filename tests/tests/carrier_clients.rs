@@ -1,4 +1,4 @@
-//! Other people's clients on the network that platd plays: rdisc6 and ndisc6, dhclient, dig, and the kernel's own
+//! Other people's clients on the network that platd plays: rdisc6 and ndisc6, dhclient, dig, tshark, and the kernel's own
 //! configuration by router advertisements.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
@@ -151,6 +151,38 @@ fn rdisc6_and_ndisc6() {
     // The kernel has taken the same from it.
     assert!(carrier.run("ip -6 route show default").contains("via fe80::1 dev plat0 proto ra"));
     assert!(carrier.run("cat /proc/sys/net/ipv6/conf/plat0/mtu").starts_with("1400"));
+}
+
+/// RFC 8781, as Wireshark reads it.
+#[test]
+fn tshark_on_pref64() {
+    if !can_run(&["ip", "tshark", "dnsmasq"]) {
+        return;
+    }
+    // Code of the length, prefix, lifetime in units of 8 seconds.
+    for (options, pref64) in [
+        (&[][..], "0x0000 64:ff9b:: 225"),
+        (&["--prefix64", "2001:db8:64:1::/64"], "0x0001 2001:db8:64:1:: 225"),
+        (&["--prefix64", "2001:db8:64:ab00::/56"], "0x0002 2001:db8:64:ab00:: 225"),
+        (&["--prefix64", "2001:db8::/32"], "0x0005 2001:db8:: 225"),
+        (&["--no-pref64"], ""),
+    ] {
+        let name = format!("clatlab-{}-pref64.pcap", std::process::id());
+        let pcap = std::env::temp_dir().join(name).display().to_string();
+        let carrier = Carrier::new(&[&["--pcap", &pcap], options].concat());
+        let tshark = |filter: &str, fields: &str| {
+            let line = format!(
+                "tshark -r {pcap} -Y icmpv6.type==134{filter} -T fields -E separator=/s {fields}"
+            );
+            carrier.guest.run(&line).unwrap()
+        };
+        let p = "-e icmpv6.opt.pref64";
+        let out = tshark("", &format!("{p}.plc {p}.prefix {p}.scaled_lifetime"));
+        assert_eq!(out.lines().next().map(str::trim), Some(pref64), "{options:?}");
+        let wrong = tshark("&&(_ws.malformed||_ws.expert)", "-e _ws.expert.message");
+        assert_eq!(wrong, "", "{options:?}");
+        fs::remove_file(pcap).unwrap();
+    }
 }
 
 #[test]

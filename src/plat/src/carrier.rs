@@ -204,8 +204,17 @@ pub struct Carrier {
     clat: Option<clat::Up>,
     /// Who was last heard of with an address of the network.
     guest: Option<(Ipv6Addr, Mac)>,
-    /// When the flows of a guest that has left go, too.
-    farewell: Option<Instant>,
+    farewell: Farewell,
+}
+
+/// What becomes of the flows of a guest that is not there.
+enum Farewell {
+    /// It is there.
+    None,
+    /// They go then, unless it comes back.
+    At(Instant),
+    /// They are gone.
+    Over,
 }
 
 impl Carrier {
@@ -244,7 +253,7 @@ impl Carrier {
             late: Late::new(),
             clat: clat_up,
             guest: None,
-            farewell: None,
+            farewell: Farewell::Over,
         }
     }
 
@@ -422,13 +431,20 @@ impl Carrier {
         Ok(())
     }
 
-    /// Ends the flows of a guest that has left and not come back.
+    /// Ends the flows of a guest that has left and not come back, and forgets it.
     fn mourn(&mut self, now: Instant) {
-        if self.link.has_guest() || self.engine.load().0 == 0 {
-            self.farewell = None;
-        } else if now >= *self.farewell.get_or_insert(now + GRACE) {
-            self.engine.clear();
-            self.farewell = None;
+        if self.link.has_guest() {
+            self.farewell = Farewell::None;
+            return;
+        }
+        match self.farewell {
+            Farewell::None => self.farewell = Farewell::At(now + GRACE),
+            Farewell::At(at) if at <= now => {
+                self.engine.clear();
+                self.guest = None;
+                self.farewell = Farewell::Over;
+            }
+            Farewell::At(_) | Farewell::Over => {}
         }
     }
 
@@ -440,7 +456,11 @@ impl Carrier {
         let waiting = (full && self.link.send_fd().is_none()).then_some(now + RETRY);
         let late = [self.late.front(), self.down.late.front()];
         let late = late.into_iter().flatten().map(|(at, ..)| *at).min();
-        [busy, waiting, late, self.farewell, self.network.next_timer(), self.engine.next_timer()]
+        let farewell = match self.farewell {
+            Farewell::At(at) => Some(at),
+            Farewell::None | Farewell::Over => None,
+        };
+        [busy, waiting, late, farewell, self.network.next_timer(), self.engine.next_timer()]
             .into_iter()
             .flatten()
             .min()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context};
 use clap::{Args, Parser, Subcommand};
 use clat_xlat::Prefix;
+use nix::unistd::{Gid, Uid, User};
 
 use crate::carrier::Weather;
 use crate::flow::Bounds;
@@ -118,6 +119,9 @@ pub struct Net {
     /// Tell those who connect to this Unix socket what goes on (`platd status`)
     #[arg(long, value_name = "PATH")]
     pub status: Option<PathBuf>,
+    /// Whom to become when started by root, by name or number; nobody without
+    #[arg(long, value_name = "USER", value_parser = user)]
+    pub runas: Option<(Uid, Gid)>,
     /// The device in the namespace
     #[arg(long, default_value = "plat0")]
     pub ifname: String,
@@ -136,6 +140,15 @@ fn resolver(text: &str) -> Result<SocketAddr, String> {
     text.parse::<SocketAddr>()
         .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
         .map_err(|_| "not an address; write it like 192.0.2.53 or [2001:db8::53]:5353".to_owned())
+}
+
+fn user(text: &str) -> Result<(Uid, Gid), String> {
+    let found = match text.parse() {
+        Ok(number) => User::from_uid(Uid::from_raw(number)),
+        Err(_) => User::from_name(text),
+    };
+    let found = found.map_err(|errno| errno.desc().to_owned())?;
+    found.map(|user| (user.uid, user.gid)).ok_or_else(|| "there is no such user".to_owned())
 }
 
 impl Net {

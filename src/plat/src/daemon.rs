@@ -180,7 +180,7 @@ fn run(
             PcapHeader { snaplen: 1 << 17, datalink: DataLink::ETHERNET, ..PcapHeader::default() };
         driver.carrier_mut().set_pcap(PcapWriter::with_header(file, header)?);
     }
-    sandbox::enter()?;
+    sandbox::enter(net.runas)?;
     let churn = net.prefix_churn.map(Duration::from_secs);
     let churn = churn.map(|every| Churn { every, next: Instant::now() + every, prefix, round: 0 });
     let mut all = Daemon { driver, signals, status, inside, churn };

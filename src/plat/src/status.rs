@@ -24,8 +24,10 @@ pub struct Status {
     pub prefix64: String,
     /// MTU of the link.
     pub mtu: u16,
-    /// The guest's address, once known.
+    /// The guest's address, once known, and until its flows have gone.
     pub guest: Option<String>,
+    /// Whether a guest is there.
+    pub connected: bool,
     /// Flows that are open.
     pub flows_open: usize,
     /// Bytes of memory that their data takes.
@@ -52,6 +54,7 @@ impl Status {
             prefix64: settings.prefix64.to_string(),
             mtu: settings.mtu,
             guest: carrier.guest().map(|(address, mac)| format!("{address} ({mac})")),
+            connected: carrier.link().has_guest(),
             flows_open,
             bytes_held,
             frames_down,
@@ -75,7 +78,12 @@ impl Status {
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         let stats = &self.stats;
-        let guest = self.guest.as_deref().unwrap_or("not heard of yet");
+        let guest = match (&self.guest, self.connected) {
+            (Some(guest), true) => guest.clone(),
+            (Some(guest), false) => format!("{guest} is gone; its flows are kept for ten seconds"),
+            (None, true) => "not heard of yet".to_owned(),
+            (None, false) => "none".to_owned(),
+        };
         let _ =
             writeln!(text, "network  {}, NAT64 {}, MTU {}", self.prefix, self.prefix64, self.mtu);
         let _ = writeln!(text, "guest    {guest}");

@@ -1,17 +1,24 @@
 //! One frame a message: datagram sockets (QEMU's `-netdev dgram`), and packet sockets with connections.
 
 use std::collections::VecDeque;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clat_tun::VirtioHeader;
+use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{recv, send, sendto, MsgFlags, SockType, UnixAddr};
+use nix::libc::ucred;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{
+    connect, recv, recvmsg, send, sendto, setsockopt, sockopt, ControlMessageOwned, MsgFlags,
+    SockType, UnixAddr, UnixCredentials,
+};
+use rustix::process::{pidfd_open, Pid, PidfdFlags};
 
 use super::server::{Name, Server};
-use super::{is_only_for_now, Event, Link};
+use super::{Event, Link};
 use crate::frame::{Out, ETHERNET, MAX_FRAME};
 
 /// Frames that are taken at once.
@@ -144,16 +151,54 @@ impl Link for Packets {
     }
 }
 
-/// A datagram socket with a name. The guest has one with a name too, and is whoever sent a frame last; that it is gone
-/// shows only when it does not take what it is sent.
+/// What an inner [`Epoll`] says.
+const FRAMES: u64 = 0;
+const PROCESS: u64 = 1;
+
+/// Whoever sent a frame last, by a socket with a name.
+#[derive(Debug)]
+struct Guest {
+    address: UnixAddr,
+    /// Of the process that sent it; `None` for one that is not to be seen from here.
+    pid: Option<Pid>,
+    uid: u32,
+    /// Readable when that process has ended; while `None` only sending tells that the guest is gone.
+    process: Option<OwnedFd>,
+    /// It was said already that its socket takes nothing from here.
+    refuses: bool,
+}
+
+/// A datagram socket with a name. The guest has one with a name too, and is whoever sent a frame last.
+///
+/// The kernel tells nobody that the other end of such a socket is closed, but it tells which process sends, and when that
+/// ends.
 #[derive(Debug)]
 pub struct Datagrams {
     socket: UnixDatagram,
+    /// For trying whether a guest's socket is there.
+    probe: UnixDatagram,
+    /// Readable when either the socket or the guest's process has something to tell.
+    both: Epoll,
     input: Box<[u8]>,
-    guest: Option<PathBuf>,
+    /// Room for who sends, and not for descriptors.
+    control: Vec<u8>,
+    guest: Option<Guest>,
     waiting: VecDeque<Vec<u8>>,
     dropped: u64,
     _name: Name,
+}
+
+/// Why a guest that is there is not answered, and what to do.
+fn refusal(guest: &Guest, errno: Errno) -> String {
+    let socket = guest.address.path().unwrap_or(Path::new("its socket")).display();
+    if errno == Errno::EPERM {
+        return format!("cannot answer the guest: {socket} is connected to another socket");
+    }
+    format!(
+        "cannot answer the guest: {socket} is not writable for this user: change its mode, or have root start platd with \
+         --runas {}",
+        guest.uid
+    )
 }
 
 impl Datagrams {
@@ -163,21 +208,92 @@ impl Datagrams {
     /// When that name cannot be had: it is taken, too long, or the directory is missing.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let (socket, name) = Name::bind(path, SockType::Datagram)?;
-        let input = vec![0; MAX_FRAME + 1].into();
+        setsockopt(&socket, sockopt::PassCred, &true)?;
+        let both = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        both.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, FRAMES))?;
         Ok(Self {
             socket: socket.into(),
-            input,
+            probe: UnixDatagram::unbound()?,
+            both,
+            input: vec![0; MAX_FRAME + 1].into(),
+            control: cmsg_space!(ucred),
             guest: None,
             waiting: VecDeque::new(),
             dropped: 0,
             _name: name,
         })
     }
+
+    /// The length of the next message, where it is from, and the process and user that sent it.
+    fn take(&mut self) -> nix::Result<(usize, Option<UnixAddr>, Option<UnixCredentials>)> {
+        let mut iov = [IoSliceMut::new(&mut self.input)];
+        let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let message = recvmsg::<UnixAddr>(fd, &mut iov, Some(&mut self.control), flags)?;
+        // Unknown with a message that brings descriptors, too.
+        let sender = message.cmsgs().ok().and_then(|mut all| match all.next() {
+            Some(ControlMessageOwned::ScmCredentials(sender)) => Some(sender),
+            _ => None,
+        });
+        let address = message.address.filter(|address| !address.is_unnamed());
+        Ok((message.bytes, address, sender))
+    }
+
+    /// Takes note of who has sent a frame. `true` for another guest than before.
+    fn meet(&mut self, address: UnixAddr, sender: Option<UnixCredentials>) -> bool {
+        let pid = sender.and_then(|sender| Pid::from_raw(sender.pid()));
+        let known = self.guest.as_ref().filter(|guest| guest.address == address);
+        if known.is_some_and(|guest| pid.is_none() || guest.pid == pid) {
+            return false;
+        }
+        let is_new = known.is_none();
+        if is_new {
+            self.waiting.clear();
+        }
+        let opened = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        if matches!(opened, Some(Err(rustix::io::Errno::SRCH))) && !self.is_there(&address) {
+            // Its last words.
+            self.guest = None;
+            return false;
+        }
+        let process = opened.and_then(Result::ok).filter(|process| {
+            self.both.add(process, EpollEvent::new(EpollFlags::EPOLLIN, PROCESS)).is_ok()
+        });
+        let uid = sender.map_or(0, |sender| sender.uid());
+        self.guest = Some(Guest { address, pid, uid, process, refuses: false });
+        is_new
+    }
+
+    /// Whether somebody has a socket of this name.
+    fn is_there(&self, address: &UnixAddr) -> bool {
+        // Not permitted: it is connected to another.
+        matches!(connect(self.probe.as_raw_fd(), address), Ok(()) | Err(Errno::EPERM))
+    }
+
+    /// Looks after the guest, since there are no frames.
+    fn look_after(&mut self) -> Event {
+        let mut events = [EpollEvent::empty()];
+        let ended =
+            self.both.wait(&mut events, EpollTimeout::ZERO) == Ok(1) && events[0].data() == PROCESS;
+        let Some(guest) = self.guest.as_mut().filter(|_| ended) else { return Event::Frames };
+        guest.process = None;
+        let address = guest.address;
+        // Another process may have the same socket.
+        if self.is_there(&address) {
+            return Event::Frames;
+        }
+        self.leave("its process has ended")
+    }
+
+    fn leave(&mut self, why: &str) -> Event {
+        self.guest = None;
+        self.waiting.clear();
+        Event::Left(why.to_owned())
+    }
 }
 
 impl Link for Datagrams {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.both.0.as_fd()
     }
 
     fn send_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -186,22 +302,18 @@ impl Link for Datagrams {
     }
 
     fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
-        for _ in 0..BATCH {
-            let (len, from) = match self.socket.recv_from(&mut self.input) {
+        for n in 0..BATCH {
+            let (len, from, sender) = match self.take() {
                 Ok(received) => received,
-                Err(e) if is_only_for_now(&e) => break,
-                Err(e) => return Err(e),
+                Err(Errno::EAGAIN) if n == 0 => return Ok(self.look_after()),
+                Err(Errno::EAGAIN | Errno::EINTR) => break,
+                Err(e) => return Err(e.into()),
             };
             if !is_frame(&self.input[..len]) {
                 self.dropped += 1;
                 continue;
             }
-            let from = from.as_pathname().map(Path::to_owned);
-            let is_new = from.is_some() && from != self.guest;
-            if is_new {
-                self.guest = from;
-                self.waiting.clear();
-            }
+            let is_new = from.is_some_and(|from| self.meet(from, sender));
             each(&VirtioHeader::default(), &self.input[..len]);
             if is_new {
                 return Ok(Event::Came);
@@ -212,18 +324,28 @@ impl Link for Datagrams {
 
     fn send(&mut self, out: &mut Out) -> io::Result<()> {
         let all = out.len() as u64;
-        let mut dropped = all;
-        if let Some(guest) = &self.guest {
-            let guest = UnixAddr::new(guest)?;
-            let send = |frame: &[u8]| sendto(self.socket.as_raw_fd(), frame, &guest, FLAGS);
-            dropped = send_each(&mut self.waiting, out, send).unwrap_or_else(|e| {
-                log::info!("the guest is gone: {}", e.desc());
-                self.guest = None;
-                self.waiting.clear();
-                all
-            });
-        }
-        self.dropped += dropped;
+        self.dropped += match &mut self.guest {
+            None => all,
+            Some(guest) => {
+                let (fd, address) = (self.socket.as_raw_fd(), guest.address);
+                let send = |frame: &[u8]| sendto(fd, frame, &address, FLAGS);
+                match send_each(&mut self.waiting, out, send) {
+                    Ok(dropped) => dropped,
+                    Err(e @ (Errno::EACCES | Errno::EPERM)) => {
+                        self.waiting.clear();
+                        if !std::mem::replace(&mut guest.refuses, true) {
+                            log::warn!("{}", refusal(guest, e));
+                        }
+                        all
+                    }
+                    Err(e) => {
+                        log::info!("the guest has left: {}", e.desc());
+                        self.leave(e.desc());
+                        all
+                    }
+                }
+            }
+        };
         out.clear();
         Ok(())
     }
