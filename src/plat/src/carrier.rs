@@ -416,6 +416,7 @@ impl Carrier {
             self.down.hand_on(&mut self.out);
         }
         self.with_engine(now, Engine::on_time);
+        self.with_engine(now, Engine::flush_datagrams);
         if !self.link.is_full() {
             self.with_engine(now, Engine::flush);
         }

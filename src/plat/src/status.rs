@@ -99,13 +99,13 @@ impl Status {
         );
         let _ = writeln!(
             text,
-            "up       {} packets, {} bytes of data, {} fragments",
-            stats.packets_up, stats.bytes_up, stats.fragments
+            "up       {} packets, {} bytes of data, {} fragments, {} UDP trains",
+            stats.packets_up, stats.bytes_up, stats.fragments, stats.trains_up
         );
         let _ = writeln!(
             text,
-            "down     {} frames, {} lost, {} bytes of data",
-            self.frames_down, self.frames_lost, stats.bytes_down
+            "down     {} frames, {} lost, {} bytes of data, {} UDP trains",
+            self.frames_down, self.frames_lost, stats.bytes_down, stats.trains_down
         );
         let drops = serde_json::to_value(&stats.drops).unwrap_or_default();
         let drops: Vec<String> = drops

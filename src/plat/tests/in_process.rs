@@ -1,24 +1,28 @@
 //! A whole carrier inside this process: its guest is smoltcp on a device of `clat_tun::device`, its world are sockets of this host.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv6Addr, TcpListener, UdpSocket};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clat_plat::driver::{Driver, Extras};
 use clat_plat::link::InProcess;
 use clat_plat::settings::Settings;
-use clat_tun::device::{Device, Devices, Flags};
+use clat_tun::device::{self, Device, Devices, Flags};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{
+    recvmsg, sendmsg, setsockopt, sockopt, ControlMessage, ControlMessageOwned, MsgFlags,
+    SockaddrIn,
+};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::wire::{
-    EthernetAddress, HardwareAddress, Icmpv6Packet, Icmpv6Repr, IpCidr, Ipv6Packet,
-    NdiscPrefixInfoFlags, NdiscRepr,
+    EthernetAddress, HardwareAddress, Icmpv6Packet, Icmpv6Repr, IpCidr, IpProtocol, Ipv6Packet,
+    NdiscPrefixInfoFlags, NdiscRepr, UdpPacket,
 };
 
 const TUN: Flags = Flags { tun: true, tap: false, no_packet_info: true };
@@ -35,10 +39,8 @@ fn carrier(flags: Flags) -> (Device, JoinHandle<anyhow::Error>) {
     let device = devices.open();
     device.set_iff("", flags).unwrap();
     let interface = devices.interface(device.name()).unwrap();
-    let settings = Settings { map_host: vec![HOST.into()], ..Settings::default() };
     let thread = thread::spawn(move || {
-        let link = InProcess::new(interface, &settings);
-        let mut driver = Driver::new(settings, Box::new(link), Extras::default()).unwrap();
+        let mut driver = driver(interface);
         loop {
             if let Err(end) = driver.turn(None, &mut |_| {}) {
                 return end;
@@ -46,6 +48,12 @@ fn carrier(flags: Flags) -> (Device, JoinHandle<anyhow::Error>) {
         }
     });
     (device, thread)
+}
+
+fn driver(interface: device::Interface) -> Driver {
+    let settings = Settings { map_host: vec![HOST.into()], ..Settings::default() };
+    let link = InProcess::new(interface, &settings);
+    Driver::new(settings, Box::new(link), Extras::default()).unwrap()
 }
 
 fn wait(event: BorrowedFd<'_>, millis: u16) {
@@ -264,6 +272,90 @@ fn datagrams() {
             assert_eq!((len, from), (size, (HOST6, port).into()));
         }
     }
+}
+
+/// An IPv6 packet of the guest's, to the host.
+fn datagram(ports: (u16, u16), data: &[u8]) -> Vec<u8> {
+    let own = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
+    let len = u16::try_from(8 + data.len()).unwrap();
+    let mut packet = [&[0x60, 0, 0, 0][..], &len.to_be_bytes(), &[17, 64]].concat();
+    packet.extend([own, HOST6].iter().flat_map(Ipv6Addr::octets));
+    packet.extend([ports.0, ports.1, len, 0].iter().flat_map(|word| word.to_be_bytes()));
+    packet.extend(data);
+    UdpPacket::new_unchecked(&mut packet[40..]).fill_checksum(&own.into(), &HOST6.into());
+    packet
+}
+
+/// Datagrams that come together leave together, flow by flow, though they come in turn: the host's kernel sees one buffer for
+/// each flow. Such a buffer is taken as one the other way, and the guest gets what was sent.
+#[test]
+fn trains_of_datagrams() {
+    const FLOWS: u16 = 4;
+    let host = UdpSocket::bind("127.0.0.1:0").unwrap();
+    setsockopt(&host, sockopt::UdpGroSegment, &true).unwrap();
+    host.set_read_timeout(Some(PATIENCE)).unwrap();
+    let port = host.local_addr().unwrap().port();
+    let devices = Devices::default();
+    let device = devices.open();
+    device.set_iff("", TUN).unwrap();
+    let mut driver = driver(devices.interface(device.name()).unwrap());
+    // Each flow's are of its own length; the last is shorter.
+    let size = |flow| 100 + usize::from(flow);
+    let data = |flow, number| {
+        let len = if number == 9 { 50 } else { size(flow) };
+        vec![u8::try_from(flow * 16 + number).unwrap(); len]
+    };
+    for number in 0..10 {
+        for flow in 0..FLOWS {
+            device.write(&datagram((4000 + flow, port), &data(flow, number))).unwrap();
+        }
+    }
+    for _ in 0..3 {
+        driver.turn(Some(Instant::now()), &mut |_| {}).unwrap();
+    }
+    let mut buf = vec![0; 1 << 16];
+    let mut control = nix::cmsg_space!(i32);
+    for _ in 0..FLOWS {
+        let mut iov = [IoSliceMut::new(&mut buf)];
+        let (fd, flags) = (host.as_raw_fd(), MsgFlags::empty());
+        let message = recvmsg::<SockaddrIn>(fd, &mut iov, Some(&mut control), flags).unwrap();
+        let (peer, len) = (message.address.unwrap(), message.bytes);
+        let each = message.cmsgs().unwrap().find_map(|cmsg| match cmsg {
+            ControlMessageOwned::UdpGroSegments(size) => usize::try_from(size).ok(),
+            _ => None,
+        });
+        let flow = u16::from(buf[0] / 16);
+        assert_eq!(each, Some(size(flow)));
+        let all: Vec<u8> = (0..10).flat_map(|number| data(flow, number)).collect();
+        assert!(buf[..len] == all, "flow {flow}: {:?}", &buf[..len]);
+        let gso_size = u16::try_from(size(flow)).unwrap();
+        let cmsg = [ControlMessage::UdpGsoSegments(&gso_size)];
+        let sent = sendmsg(fd, &[IoSlice::new(&all)], &cmsg, flags, Some(&peer)).unwrap();
+        assert_eq!(sent, all.len());
+    }
+    host.set_nonblocking(true).unwrap();
+    assert!(host.recv(&mut buf).is_err(), "more came than was sent");
+    let mut back = vec![0; usize::from(FLOWS)];
+    let deadline = Instant::now() + PATIENCE;
+    while back.iter().sum::<u16>() < 10 * FLOWS {
+        assert!(Instant::now() < deadline, "{back:?}");
+        driver.turn(Some(Instant::now()), &mut |_| {}).unwrap();
+        while let Ok(len) = device.read(&mut buf) {
+            let packet = Ipv6Packet::new_checked(&buf[..len]).unwrap();
+            if packet.next_header() != IpProtocol::Udp {
+                continue;
+            }
+            let udp = UdpPacket::new_checked(packet.payload()).unwrap();
+            assert!(udp.verify_checksum(&packet.src_addr().into(), &packet.dst_addr().into()));
+            let flow = udp.dst_port() - 4000;
+            let number = &mut back[usize::from(flow)];
+            assert_eq!((packet.src_addr(), udp.src_port()), (HOST6, port));
+            assert_eq!(udp.payload(), data(flow, *number), "flow {flow}, number {number}");
+            *number += 1;
+        }
+    }
+    let stats = driver.carrier().engine().stats();
+    assert_eq!((stats.trains_up, stats.trains_down), (FLOWS.into(), FLOWS.into()));
 }
 
 /// The router's own echo always; the host's where it allows ping sockets.

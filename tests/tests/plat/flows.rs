@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Result};
 use clat_tests::can_run;
 
-use crate::World;
+use crate::{World, SERVER};
 
 /// As a terminal does: small writes both ways, with pauses. And datagrams beside them.
 #[test]
@@ -188,5 +188,50 @@ for prefix in ('64:ff9b::', ''):
     tcp(prefix + '198.51.100.8', gone + (errno.ECONNREFUSED, errno.ECONNRESET))
 ",
     )?;
+    Ok(())
+}
+
+/// A train of datagrams stays one each way, through the device, platd and the host's kernel, and loses no boundary.
+#[test]
+fn trains_of_datagrams_stay_whole() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    // UDP_SEGMENT and UDP_GRO of linux/udp.h.
+    let common = "
+import socket, struct
+SEGMENT, GRO = 103, 104
+def take(u):
+    data, ancillary, _, peer = u.recvmsg(65536, 64)
+    return data, [struct.unpack('i', value)[0] for level, kind, value in ancillary if kind == GRO], peer
+def give(u, data, size, to): u.sendmsg([data], [(socket.SOL_UDP, SEGMENT, struct.pack('H', size))], 0, to)
+";
+    let world = World::new()?;
+    let repeat = format!(
+        "{common}
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(({SERVER:?}, 90))
+u.setsockopt(socket.SOL_UDP, GRO, 1)
+print('ready', flush=True)
+while True:
+    data, sizes, peer = take(u)
+    print(len(data), sizes, flush=True)
+    give(u, data, 1000, peer)
+"
+    );
+    let mut server = world.outside.spawn(&["python3", "-c", &repeat], &world.path("trains.log"))?;
+    server.wait_for("ready")?;
+    let guest = format!(
+        "{common}
+data = b''.join(bytes([n]) * 1000 for n in range(20)) + b'the end'
+for family, host in ((socket.AF_INET, S4), (socket.AF_INET6, S6)):
+    u = socket.socket(family, socket.SOCK_DGRAM); u.settimeout(10)
+    u.setsockopt(socket.SOL_UDP, GRO, 1)
+    give(u, data, 1000, (host, 90))
+    got, sizes, _ = take(u)
+    assert (got, sizes) == (data, [1000]), (len(got), sizes)
+"
+    );
+    world.python(&[], &guest)?;
+    assert_eq!(server.log().matches("20007 [1000]").count(), 2, "{}", server.log());
     Ok(())
 }

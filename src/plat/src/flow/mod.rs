@@ -1,7 +1,7 @@
 //! Flows: what a guest says to the world, said by sockets of the host.
 //!
 //! [`Engine`] is the seam. A packet goes in by [`Engine::input`], a socket's readiness by [`Engine::event`], time by
-//! [`Engine::on_time`]; [`Engine::flush`] is due after each batch of them. Packets for the guest go to a [`Sink`].
+//! [`Engine::on_time`]; [`Engine::flush_datagrams`] and [`Engine::flush`] are due after each batch of them. Packets for the guest go to a [`Sink`].
 
 mod echo;
 pub(crate) mod errors;
@@ -106,7 +106,7 @@ pub struct Engine {
     queue: Vec<Id>,
     /// The other ends of connections to the network's own DNS server.
     dns: Vec<UnixStream>,
-    train: udp::Train,
+    batch: udp::Batch,
     scratch: Vec<u8>,
     fragments: Fragments,
     bucket: Bucket,
@@ -127,7 +127,7 @@ impl Engine {
             held: 0,
             queue: Vec::new(),
             dns: Vec::new(),
-            train: udp::Train::default(),
+            batch: udp::Batch::default(),
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
             bucket: Bucket::default(),
@@ -295,9 +295,8 @@ impl Engine {
         !self.queue.is_empty()
     }
 
-    /// Ends a batch: datagrams that wait for more of their kind are sent, streams are moved, what came is acknowledged.
+    /// Ends a batch: streams are moved, what came is acknowledged.
     pub fn flush(&mut self, cx: &mut Cx<'_>) {
-        self.flush_train(cx);
         for id in std::mem::take(&mut self.queue) {
             if let Some(entry) = self.table.get(id) {
                 entry.queued = false;

@@ -34,6 +34,9 @@ pub struct Stats {
     /// Payload, by what host sockets took and gave.
     pub bytes_up: u64,
     pub bytes_down: u64,
+    /// Several datagrams that a host socket took or gave as one (UDP_SEGMENT, UDP_GRO).
+    pub trains_up: u64,
+    pub trains_down: u64,
     pub tcp: u64,
     pub udp: u64,
     pub echo: u64,

@@ -65,6 +65,7 @@ impl Lab {
             for packet in packets {
                 engine.input(cx, MAC, &VirtioHeader::default(), packet);
             }
+            engine.flush_datagrams(cx);
             engine.flush(cx);
         });
     }
@@ -84,6 +85,7 @@ impl Lab {
             for event in &events[..count] {
                 engine.event(cx, event.data(), event.events());
             }
+            engine.flush_datagrams(cx);
             engine.flush(cx);
         });
     }

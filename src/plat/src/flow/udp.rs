@@ -3,6 +3,7 @@
 
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ const TRAIN: usize = 64;
 const TRAIN_BYTES: usize = 65_000;
 /// Segments that any guest's kernel puts into one (UDP_MAX_SEGMENTS).
 const LONGEST_TRAIN: usize = 128;
+/// Datagrams that wait for the end of their batch, and their bytes: those of a train, and some beside.
+const BATCH: usize = 512;
+const BATCH_BYTES: usize = 2 * TRAIN_BYTES;
 /// What is read before it is others' turn.
 const READS: usize = 64;
 
@@ -77,26 +81,45 @@ pub(super) fn key(guest: (Ipv6Addr, u16), ipv6: bool) -> Key {
     Key { protocol: wire::UDP, guest, remote: (Ipv6Addr::UNSPECIFIED, family) }
 }
 
-/// Datagrams of one flow to one destination that wait to be sent together: all as long as the first, but the last.
-#[derive(Default)]
-pub(crate) struct Train {
-    id: Option<Id>,
-    to: Option<SocketAddr>,
+/// A datagram of a guest that waits for the end of its batch, or several of one length (but the last) that came as one.
+struct Datagram {
+    id: Id,
+    to: SocketAddr,
+    hops: u8,
+    /// Bytes of each.
     size: usize,
-    data: Vec<u8>,
-    /// A shorter one was the last.
-    closed: bool,
+    /// Where in the batch's data.
+    at: Range<usize>,
 }
 
-impl Train {
-    fn takes(&self, id: Id, to: SocketAddr, size: usize, len: usize) -> bool {
-        self.id == Some(id)
-            && self.to == Some(to)
-            && self.size == size
-            && !self.closed
-            && self.data.len() + len <= TRAIN_BYTES
-            && (self.data.len() + len).div_ceil(size.max(1)) <= TRAIN
+/// What guests have sent of late, in the order in which it came.
+#[derive(Default)]
+pub(crate) struct Batch {
+    datagrams: Vec<Datagram>,
+    data: Vec<u8>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.datagrams.len() >= BATCH || self.data.len() >= BATCH_BYTES
     }
+}
+
+/// How many datagrams from the first on can be sent together: of one flow, as long as the first, but the last.
+fn train(datagrams: &[Datagram]) -> usize {
+    let Some(first) = datagrams.first() else { return 0 };
+    let mut len = first.at.len();
+    let joins = |next: &&Datagram| {
+        // An empty one has no place in a train; a shorter one is the last.
+        let open = len > 0 && len % first.size == 0;
+        len += next.at.len();
+        open && (next.id, next.to, next.hops) == (first.id, first.to, first.hops)
+            && (next.size == first.size || (next.size == next.at.len() && next.size < first.size))
+            && next.size > 0
+            && len <= TRAIN_BYTES
+            && len.div_ceil(first.size) <= TRAIN
+    };
+    1 + datagrams[1..].iter().take_while(joins).count()
 }
 
 impl Engine {
@@ -115,43 +138,19 @@ impl Engine {
         if train && data.len() > size * LONGEST_TRAIN {
             return self.stats.drop(Drop::Malformed);
         }
-        let Some((id, remote)) = self.udp_flow(cx, mac, packet, (from, to)) else { return };
+        let size = size.min(data.len());
+        let Some((id, to)) = self.udp_flow(cx, mac, packet, (from, to)) else { return };
         self.table.touch(id);
-        let hops = packet.hop_limit - 1;
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
         udp.last = cx.now;
-        udp.remember(remote.ip());
-        if host::hops_differ(udp.hops, hops) {
-            // What waits still has the old one.
-            self.flush_train(cx);
-            let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
-            let set = host::reset_hops(&udp.socket, remote.is_ipv6(), hops);
-            udp.hops = hops;
-            if set.is_err() {
-                self.stats.drop(Drop::HostError);
-            }
-        }
-        // A datagram shorter than the rest may end a train. (One without data would not be seen there.)
-        let (fits, single) = (self.train.size, data.len() <= size);
-        if single
-            && (1..fits).contains(&data.len())
-            && self.train.takes(id, remote, fits, data.len())
-        {
-            self.train.data.extend_from_slice(data);
-            self.train.closed = true;
-            return;
-        }
-        if !self.train.takes(id, remote, size, data.len()) {
-            self.flush_train(cx);
-            self.train.id = Some(id);
-            self.train.to = Some(remote);
-            self.train.size = size;
-        }
-        self.train.data.extend_from_slice(data);
-        // An empty datagram has no place in a train.
-        self.train.closed = size == 0 || data.len() % size != 0;
-        if size == 0 {
-            self.flush_train(cx);
+        udp.remember(to.ip());
+        let start = self.batch.data.len();
+        self.batch.data.extend_from_slice(data);
+        let at = start..self.batch.data.len();
+        let hops = packet.hop_limit - 1;
+        self.batch.datagrams.push(Datagram { id, to, hops, size, at });
+        if self.batch.is_full() {
+            self.flush_datagrams(cx);
         }
     }
 
@@ -223,43 +222,73 @@ impl Engine {
         Some((id, remote))
     }
 
-    /// Sends the train.
-    pub(super) fn flush_train(&mut self, cx: &mut Cx<'_>) {
-        let (Some(id), Some(to)) = (self.train.id.take(), self.train.to) else { return };
-        let (size, data) = (self.train.size, std::mem::take(&mut self.train.data));
-        if let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) {
-            let fd = udp.socket.as_raw_fd();
-            let address = SockaddrStorage::from(to);
-            let send = |data: &[u8], cmsgs: &[ControlMessage<'_>]| {
-                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                let once = || sendmsg(fd, &[IoSlice::new(data)], cmsgs, flags, Some(&address));
-                match once() {
-                    // An error of an earlier datagram, which the error queue tells more about.
-                    Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => once(),
-                    result => result,
-                }
-            };
-            let train = data.len() > size && size > 0;
-            let gso_size = u16::try_from(size).unwrap_or(0);
-            let together =
-                train && send(&data, &[ControlMessage::UdpGsoSegments(&gso_size)]).is_ok();
-            let mut sent = if together { data.len() } else { 0 };
-            let mut failed = None;
-            if !together {
-                for datagram in data.chunks(size.max(1)).chain((size == 0).then_some(&[][..])) {
-                    match send(datagram, &[]) {
-                        Ok(n) => sent += n,
-                        Err(errno) => failed = Some((errno, datagram)),
-                    }
-                }
-            }
-            self.stats.bytes_up += sent as u64;
-            if let Some((errno, datagram)) = failed {
-                self.udp_unsent(cx, id, to, errno, datagram);
+    /// Sends the datagrams that have come in a batch: each flow's together and in their order, though others came between.
+    pub fn flush_datagrams(&mut self, cx: &mut Cx<'_>) {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.datagrams.sort_by_key(|datagram| (datagram.id, datagram.to));
+        let mut rest = &batch.datagrams[..];
+        while !rest.is_empty() {
+            let (together, others) = rest.split_at(train(rest));
+            self.udp_send(cx, &batch.data, together);
+            rest = others;
+        }
+        batch.datagrams.clear();
+        batch.data.clear();
+        self.batch = batch;
+    }
+
+    /// Sends a train, or one datagram.
+    fn udp_send(&mut self, cx: &mut Cx<'_>, data: &[u8], train: &[Datagram]) {
+        let Some(&Datagram { id, to, hops, size, .. }) = train.first() else { return };
+        let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else {
+            // It had to go for others meanwhile.
+            return self.stats.drop(Drop::Limit);
+        };
+        if host::hops_differ(udp.hops, hops) {
+            udp.hops = hops;
+            if host::reset_hops(&udp.socket, to.is_ipv6(), hops).is_err() {
+                self.stats.drop(Drop::HostError);
             }
         }
-        self.train.data = data;
-        self.train.data.clear();
+        let fd = udp.socket.as_raw_fd();
+        let address = SockaddrStorage::from(to);
+        let send = |pieces: &[IoSlice<'_>], cmsgs: &[ControlMessage<'_>]| {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let once = || sendmsg(fd, pieces, cmsgs, flags, Some(&address));
+            match once() {
+                // An error of an earlier datagram, which the error queue tells more about.
+                Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => once(),
+                result => result,
+            }
+        };
+        // What lies one behind the other is one piece.
+        let pieces: Vec<_> = train
+            .chunk_by(|a, b| a.at.end == b.at.start)
+            .map(|run| IoSlice::new(&data[run[0].at.start..run[run.len() - 1].at.end]))
+            .collect();
+        let one = train.len() == 1 && train[0].at.len() == size;
+        let gso_size = u16::try_from(size).unwrap_or(0);
+        if !one {
+            if let Ok(sent) = send(&pieces, &[ControlMessage::UdpGsoSegments(&gso_size)]) {
+                self.stats.bytes_up += sent as u64;
+                self.stats.trains_up += 1;
+                return;
+            }
+        }
+        let mut failed = None;
+        let datagrams = train.iter().flat_map(|datagram| {
+            let data = &data[datagram.at.clone()];
+            data.chunks(size.max(1)).chain(data.is_empty().then_some(data))
+        });
+        for datagram in datagrams {
+            match send(&[IoSlice::new(datagram)], &[]) {
+                Ok(sent) => self.stats.bytes_up += sent as u64,
+                Err(errno) => failed = Some((errno, datagram)),
+            }
+        }
+        if let Some((errno, datagram)) = failed {
+            self.udp_unsent(cx, id, to, errno, datagram);
+        }
     }
 
     fn udp_unsent(&mut self, cx: &mut Cx<'_>, id: Id, to: SocketAddr, errno: Errno, data: &[u8]) {
@@ -359,6 +388,7 @@ impl Engine {
                 continue;
             }
             read = true;
+            self.stats.trains_down += u64::from(len > size);
             let end = start + len;
             match train {
                 Some((who, each, old))
@@ -395,6 +425,74 @@ impl Engine {
         if read {
             udp.last = cx.now;
             self.table.touch(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Datagrams of these destinations' ports, sizes and lengths, in a batch of one flow.
+    fn datagrams(all: &[(u16, usize, usize)]) -> Vec<Datagram> {
+        let mut end = 0;
+        let datagram = |&(port, size, len): &(u16, usize, usize)| {
+            end += len;
+            let to = ([192, 0, 2, 1], port).into();
+            Datagram { id: Id { slot: 0, tenant: 0 }, to, hops: 64, size, at: end - len..end }
+        };
+        all.iter().map(datagram).collect()
+    }
+
+    fn trains(mut rest: &[Datagram]) -> Vec<&[Datagram]> {
+        let mut trains = Vec::new();
+        while !rest.is_empty() {
+            let (together, others) = rest.split_at(train(rest));
+            trains.push(together);
+            rest = others;
+        }
+        trains
+    }
+
+    #[test]
+    fn what_makes_a_train() {
+        let many = [(1, 2, 2); TRAIN + 1];
+        let long = [(1, 1400, 1400); TRAIN];
+        for (all, wanted) in [
+            (&[(1, 9, 9), (1, 9, 9), (1, 5, 5), (1, 9, 9)][..], &[3, 1][..]),
+            (&[(1, 9, 9), (2, 9, 9), (2, 9, 9)], &[1, 2]),
+            (&[(1, 9, 9), (1, 10, 10)], &[1, 1]),
+            (&[(1, 0, 0), (1, 0, 0), (1, 9, 9), (1, 0, 0)], &[1, 1, 1, 1]),
+            // Trains of the guest's join whole ones of their size.
+            (&[(1, 9, 27), (1, 9, 18), (1, 9, 9), (1, 9, 20), (1, 9, 9)], &[4, 1]),
+            (&[(1, 9, 9), (1, 4, 8)], &[1, 1]),
+            (&many, &[TRAIN, 1]),
+            (&long, &[TRAIN_BYTES / 1400, TRAIN - TRAIN_BYTES / 1400]),
+        ] {
+            let all = datagrams(all);
+            assert_eq!(trains(&all).iter().map(|t| t.len()).collect::<Vec<_>>(), wanted);
+        }
+    }
+
+    proptest! {
+        /// The kernel, which cuts a train at multiples of its size, makes of it what came.
+        #[test]
+        fn a_train_is_cut_into_what_it_was(all in prop::collection::vec(
+            (0u16..3, 1usize..4, 0usize..9).prop_map(|(port, size, len)| (port, size.min(len), len)), 0..40)) {
+            let cut = |size: usize, len| {
+                (0..len).step_by(size.max(1)).map(move |at| size.min(len - at)).collect::<Vec<_>>()
+            };
+            let all = datagrams(&all);
+            let trains = trains(&all);
+            prop_assert_eq!(trains.iter().map(|t| t.len()).sum::<usize>(), all.len());
+            for train in trains {
+                prop_assert!(train.iter().all(|d| d.to == train[0].to));
+                let len = train.iter().map(|d| d.at.len()).sum();
+                let each = train.iter().flat_map(|d| cut(d.size, d.at.len())).collect::<Vec<_>>();
+                prop_assert_eq!(cut(train[0].size, len), each);
+            }
         }
     }
 }

@@ -54,7 +54,19 @@ pub(crate) fn datagrams(
     let payloads: Vec<Vec<u8>> = sizes.iter().map(|size| vec![0; *size]).collect();
     let batch: Vec<_> =
         payloads.iter().cycle().take(BATCH).map(|payload| [IoSlice::new(payload)]).collect();
-    search(time, |rate, time| load(to, |sent| paced(from, &batch, 1, rate, time, sent)))
+    search(time, |rate, time| load(to, |sent| paced(&[from], &batch, 1, rate, time, sent)))
+}
+
+/// Datagrams a second of this size that several flows send in turn, at less than [`LOSS`]. Takes about three times `time`.
+pub(crate) fn interleaved(
+    from: &[&UdpSocket],
+    to: &UdpSocket,
+    size: usize,
+    time: Duration,
+) -> Result<f64> {
+    let payload = vec![0; size];
+    let one = [[IoSlice::new(&payload)]];
+    search(time, |rate, time| load(to, |sent| paced(from, &one, 1, rate, time, sent)))
 }
 
 /// Datagrams a second that UDP_SEGMENT makes, at less than [`LOSS`]. Takes about three times `time`.
@@ -63,7 +75,7 @@ pub(crate) fn segments((from, to): (&UdpSocket, &UdpSocket), time: Duration) -> 
     let payload = vec![0; usize::from(SEGMENT) * SEGMENTS];
     let train = [[IoSlice::new(&payload)]];
     search(time, |rate, time| {
-        load(to, |sent| paced(from, &train, SEGMENTS as u64, rate, time, sent))
+        load(to, |sent| paced(&[from], &train, SEGMENTS as u64, rate, time, sent))
     })
 }
 
@@ -143,9 +155,9 @@ fn receive(to: &UdpSocket, sent: &AtomicU64, done: &AtomicBool) -> Result<u64> {
 }
 
 /// Sends `batch`, in which each message makes `each` datagrams, again and again for `time`, at `rate` datagrams a
-/// second.
+/// second, by these sockets in turn.
 fn paced(
-    from: &UdpSocket,
+    from: &[&UdpSocket],
     batch: &[[IoSlice<'_>; 1]],
     each: u64,
     rate: f64,
@@ -156,6 +168,7 @@ fn paced(
     let to = vec![None; batch.len()];
     let begin = Instant::now();
     let mut count = 0;
+    let mut turns = from.iter().cycle();
     loop {
         let elapsed = begin.elapsed();
         if elapsed >= time {
@@ -170,6 +183,7 @@ fn paced(
             continue;
         }
         let none = MsgFlags::empty();
+        let from = turns.next().context("no socket")?;
         match sendmmsg(from.as_raw_fd(), &mut headers, batch, &to, [], none) {
             Ok(results) => count += results.count() as u64 * each,
             // A full queue is a loss that the sender sees; both count.

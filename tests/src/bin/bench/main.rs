@@ -4,6 +4,7 @@
 
 mod figure;
 mod host;
+#[allow(dead_code)] // of the other bench, which has other figures
 mod load;
 mod report;
 mod subject;

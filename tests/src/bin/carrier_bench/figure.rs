@@ -14,6 +14,8 @@ use crate::subject::{Subject, SERVER, TCP};
 
 /// Flows of which the memory is asked.
 const IDLE: usize = 10_000;
+/// Flows of datagrams that send in turn.
+const FLOWS: usize = 8;
 /// Threads that connect, and that accept.
 const CONNECTORS: usize = 4;
 /// Where connections are kept, and what is said then.
@@ -28,6 +30,8 @@ pub(crate) enum Figure {
     Tcp { streams: u8, up: bool },
     /// Packets a second.
     Udp { up: bool },
+    /// The same, of [`FLOWS`] flows that send one datagram each in turn.
+    Flows,
     /// Connections a second.
     Connect,
     /// The median and the 99th percentile.
@@ -36,13 +40,14 @@ pub(crate) enum Figure {
     Memory,
 }
 
-pub(crate) const FIGURES: [Figure; 9] = [
+pub(crate) const FIGURES: [Figure; 10] = [
     Figure::Tcp { streams: 1, up: true },
     Figure::Tcp { streams: 1, up: false },
     Figure::Tcp { streams: 8, up: true },
     Figure::Tcp { streams: 8, up: false },
     Figure::Udp { up: true },
     Figure::Udp { up: false },
+    Figure::Flows,
     Figure::Connect,
     Figure::RoundTrip,
     Figure::Memory,
@@ -66,6 +71,7 @@ impl Figure {
             ],
             Self::Udp { up: true } => &[("UDP up, 64 B, k packets/s", true)],
             Self::Udp { up: false } => &[("UDP down, 64 B, k packets/s", true)],
+            Self::Flows => &[("UDP up, 64 B, 8 flows in turn, k packets/s", true)],
             Self::Connect => &[("TCP connections/s", true)],
             Self::RoundTrip => &[("round trip p50, µs", false), ("round trip p99, µs", false)],
             Self::Memory => &[("memory at 10,000 idle flows, MB", false)],
@@ -79,6 +85,11 @@ impl Figure {
                 let (client, server) = subject.pair()?;
                 let ends = if up { (&client, &server) } else { (&server, &client) };
                 Ok(vec![load::datagrams(ends, &[64], time)? / 1e3])
+            }
+            Self::Flows => {
+                let (clients, server) = subject.sockets(FLOWS)?;
+                let clients: Vec<_> = clients.iter().collect();
+                Ok(vec![load::interleaved(&clients, &server, 64, time)? / 1e3])
             }
             Self::Connect => connect(subject, time),
             Self::RoundTrip => {

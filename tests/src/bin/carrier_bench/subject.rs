@@ -128,25 +128,35 @@ impl<'h> Subject<'h> {
         }
     }
 
-    /// Two sockets that talk to one another: the guest's, the server's.
-    pub(crate) fn pair(&self) -> Result<(UdpSocket, UdpSocket)> {
+    /// Sockets of the guest, each of which talks to one of the server.
+    pub(crate) fn sockets(&self, count: usize) -> Result<(Vec<UdpSocket>, UdpSocket)> {
         let server = self.hosts.server.enter(|| Ok(UdpSocket::bind((SERVER, UDP))?))?;
-        let client = self.guest.enter(|| {
+        let clients = self.guest.enter(|| {
             let any: IpAddr = match self.server() {
                 IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             };
-            let client = UdpSocket::bind((any, 0))?;
-            client.connect((self.server(), UDP))?;
-            Ok(client)
+            let client = || -> Result<_> {
+                let client = UdpSocket::bind((any, 0))?;
+                client.connect((self.server(), UDP))?;
+                Ok(client)
+            };
+            (0..count).map(|_| client()).collect::<Result<Vec<_>>>()
         })?;
+        for socket in clients.iter().chain([&server]) {
+            setsockopt(socket, sockopt::RcvBufForce, &(64 << 20))?;
+        }
+        Ok((clients, server))
+    }
+
+    /// Two sockets that talk to one another: the guest's, the server's.
+    pub(crate) fn pair(&self) -> Result<(UdpSocket, UdpSocket)> {
+        let (mut clients, server) = self.sockets(1)?;
+        let client = clients.pop().context("no socket")?;
         client.send(b"hello")?;
         server.set_read_timeout(Some(Duration::from_secs(5)))?;
         let (_, peer) = uninterrupted(|| server.recv_from(&mut [0; 16])).context("hello")?;
         server.connect(peer)?;
-        for socket in [&client, &server] {
-            setsockopt(socket, sockopt::RcvBufForce, &(64 << 20))?;
-        }
         Ok((client, server))
     }
 
