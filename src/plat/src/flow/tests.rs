@@ -330,6 +330,7 @@ fn trains_have_no_other_datagrams() {
             };
             engine.input(cx, MAC, &vnet, &datagram(HOST6, port, &data));
         }
+        engine.flush_datagrams(cx);
         engine.flush(cx);
     });
     let cut = trains.iter().flat_map(|(size, data)| data.chunks((*size).into()));
