@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,8 +13,10 @@ use anyhow::{ensure, Context, Result};
 use clat_tests::{
     can_run, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6,
 };
+use clat_xlat::Prefix;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 /// Makes two tests of each.
 macro_rules! with_and_without_offload {
@@ -93,14 +96,17 @@ impl Traces {
         let rules = lab.phone.run("ip6tables-save -t raw")?;
         let routes = ["-4", "-6"].map(|f| lab.phone.run(&format!("ip {f} route show table all")));
         let rules4 = ["-4", "-6"].map(|f| lab.phone.run(&format!("ip {f} rule show")));
+        let interfaces: BTreeSet<_> = names.map(|name| until_at(name).to_owned()).collect();
         // The clsact that they hang on stays until the uplink goes.
-        let filters = ["ingress", "egress"]
-            .map(|hook| lab.phone.run(&format!("tc filter show dev up0 {hook}")));
-        let [ingress, egress] = filters;
+        let filters = interfaces.iter().filter(|name| name.starts_with("up")).flat_map(|uplink| {
+            ["ingress", "egress"]
+                .map(|hook| lab.phone.run(&format!("tc filter show dev {uplink} {hook}")))
+        });
+        let filters = filters.collect::<Result<_>>()?;
         let [routes4, routes6] = routes;
         let [rules4, rules6] = rules4;
         Ok(Self {
-            interfaces: names.map(str::to_owned).collect(),
+            interfaces,
             // Without comments, which hold the time, and the packet counts of chains.
             rules: rules
                 .lines()
@@ -109,11 +115,16 @@ impl Traces {
                 .collect(),
             routes: routes4? + &steady(&routes6?) + &rules4? + &rules6?,
             addresses: lab.phone.run("ip -br addr")?,
-            filters: ingress? + &egress?,
+            filters,
             anycast: lab.phone.run("cat /proc/net/anycast6")?,
             processes: lab.phone.pids().into_iter().collect(),
         })
     }
+}
+
+/// A veth's own name, without that of its peer.
+fn until_at(name: &str) -> &str {
+    name.split('@').next().unwrap_or(name)
 }
 
 /// Routes without the lifetimes of cached ones.
@@ -215,12 +226,7 @@ fn a_terminated_controller_leaves_nothing(lab: &Lab, mode: Mode) -> Result<()> {
     let status = controller.daemon.stop(Signal::SIGTERM)?;
     assert!(status.success(), "{status}: {}", controller.daemon.log());
     assert!(!controller.socket().exists());
-    // The chain may stay as a table that exists, empty; that is the kernel's, not ours.
-    let after = Traces::of(lab)?;
-    let ours = |line: &&String| line.contains("clat");
-    assert_eq!(after.rules.iter().filter(ours).count(), 0, "{after:?}");
-    assert_eq!(Traces { rules: Vec::new(), ..after }, Traces { rules: Vec::new(), ..before });
-    Ok(())
+    ensure_nothing_left(lab, before)
 }
 
 fn a_killed_controller_is_cleaned_up_after(lab: &Lab, mode: Mode) -> Result<()> {
@@ -267,25 +273,22 @@ impl Drop for BpfFs {
     }
 }
 
-/// A TCP transfer and a UDP ping-pong notice nothing of one controller's end and the next one's start.
-fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()> {
-    let before = Traces::of(lab)?;
-    let pins = BpfFs::mount(lab)?;
-    let options = ["--keep", "--bpf-dir", &pins.0];
-    let mut first = Controller::new(lab, mode, &options)?;
-    let (_, v6) = first.start("up0", PREFIX)?;
-    let kept = first.status("up0")?;
-    let clatds = first.clatds();
-
-    let listener = Lab::listen(&lab.internet, (SERVER6, 80))?;
-    let mut client = Lab::connect(&lab.phone, (SERVER4, 80))?;
-    let (mut server, _) = listener.accept()?;
-    server.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let echo = Lab::udp(&lab.internet, (SERVER6, 7))?;
-    let pings = Lab::udp(&lab.phone, (std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    pings.connect((SERVER4, 7))?;
+/// A TCP transfer and a UDP ping-pong with `server`, by its IPv4 address and by the IPv6 one that it has for the CLAT:
+/// under way before `during` and still afterwards. Says how many datagrams were answered.
+fn while_flowing<T>(
+    lab: &Lab,
+    server: (Ipv4Addr, Ipv6Addr),
+    during: impl FnOnce() -> Result<T>,
+) -> Result<(T, u64)> {
+    let listener = Lab::listen(&lab.internet, (server.1, 80))?;
+    let mut client = Lab::connect(&lab.phone, (server.0, 80))?;
+    let (mut accepted, _) = listener.accept()?;
+    accepted.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let echo = Lab::udp(&lab.internet, (server.1, 7))?;
+    let pings = Lab::udp(&lab.phone, (Ipv4Addr::UNSPECIFIED, 0))?;
+    pings.connect((server.0, 7))?;
     let ended = AtomicBool::new(false);
-    let (second, sent, received, rounds) = thread::scope(|scope| -> Result<_> {
+    let (done, sent, received, rounds) = thread::scope(|scope| -> Result<_> {
         let ended = &ended;
         let sender = scope.spawn(move || -> Result<u64> {
             let (block, mut sent) = ([0xa5; 1 << 14], 0);
@@ -300,7 +303,7 @@ fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()
         let receiver = scope.spawn(move || -> Result<u64> {
             let (mut block, mut received) = ([0; 1 << 16], 0);
             loop {
-                match server.read(&mut block)? {
+                match accepted.read(&mut block)? {
                     0 => return Ok(received),
                     n => received += n as u64,
                 }
@@ -330,27 +333,64 @@ fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()
             Ok(round)
         });
         thread::sleep(Duration::from_millis(300));
-        let mut restart = || -> Result<Controller<'_>> {
-            first.daemon.stop(end)?;
-            thread::sleep(Duration::from_millis(300));
-            let second = Controller::new(lab, mode, &options)?;
-            thread::sleep(Duration::from_millis(300));
-            Ok(second)
-        };
-        let second = restart();
+        let done = during();
+        thread::sleep(Duration::from_millis(300));
         ended.store(true, Ordering::Relaxed);
         let ends = [sender.join(), receiver.join(), pinger.join()];
         let [sent, received, rounds] = ends.map(|end| end.expect("no panic"));
+        let (done, rounds) = (done?, rounds?);
         reflector.join().expect("no panic")?;
-        Ok((second?, sent?, received?, rounds?))
+        Ok((done, sent?, received?, rounds))
     })?;
     ensure!(sent == received && sent > 1 << 20, "{sent} bytes sent, {received} received");
     ensure!(rounds > 100, "{rounds} datagrams");
+    Ok((done, rounds))
+}
+
+/// Ends a controller, and starts another after a while.
+fn replace<'l>(
+    lab: &'l Lab,
+    mode: Mode,
+    options: &[&str],
+    mut first: Controller<'l>,
+    end: Signal,
+) -> Result<Controller<'l>> {
+    first.daemon.stop(end)?;
+    thread::sleep(Duration::from_millis(300));
+    Controller::new(lab, mode, options)
+}
+
+/// Whether `status` tells of the very CLAT that `kept` was told of.
+fn ensure_same(status: &Value, kept: &Value) -> Result<()> {
+    for fact in ["ifIndex", "v4ifIndex", "nat64Prefix", "v4", "v6", "fwmark", "pid", "offloaded"] {
+        ensure!(status[fact] == kept[fact], "{fact}: {status} was {kept}");
+    }
+    Ok(())
+}
+
+/// What is left in the phone when the last controller has gone is what was there before.
+fn ensure_nothing_left(lab: &Lab, before: Traces) -> Result<()> {
+    let after = Traces::of(lab)?;
+    ensure!(!after.rules.iter().any(|line| line.contains("clat")), "{after:?}");
+    // The table may stay, empty; that is the kernel's, not ours.
+    assert_eq!(Traces { rules: Vec::new(), ..after }, Traces { rules: Vec::new(), ..before });
+    Ok(())
+}
+
+/// Flows notice nothing of one controller's end and the next one's start.
+fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()> {
+    let before = Traces::of(lab)?;
+    let pins = BpfFs::mount(lab)?;
+    let options = ["--keep", "--bpf-dir", &pins.0];
+    let first = Controller::new(lab, mode, &options)?;
+    let (_, v6) = first.start("up0", PREFIX)?;
+    let kept = first.status("up0")?;
+    let clatds = first.clatds();
+    let (second, rounds) =
+        while_flowing(lab, (SERVER4, SERVER6), || replace(lab, mode, &options, first, end))?;
 
     let now = second.status("up0")?;
-    for fact in ["ifIndex", "v4ifIndex", "nat64Prefix", "v4", "v6", "fwmark", "pid", "offloaded"] {
-        assert_eq!(now[fact], kept[fact], "{fact}: {now}");
-    }
+    ensure_same(&now, &kept)?;
     assert_eq!(second.clatds(), clatds);
     ensure!(now["v6"] == v6.to_string() && now["offloaded"] == (mode == Mode::Offload), "{now}");
     if mode == Mode::Offload {
@@ -368,8 +408,62 @@ fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()
     let maps = second.ctl(&["dump"])?;
     ensure!(!maps.contains(&v6.to_string()), "{maps}");
     drop(second);
-    let after = Traces::of(lab)?;
-    ensure!(!after.rules.iter().any(|line| line.contains("clat")), "{after:?}");
-    assert_eq!(Traces { rules: Vec::new(), ..after }, Traces { rules: Vec::new(), ..before });
-    Ok(())
+    ensure_nothing_left(lab, before)
+}
+
+/// Two CLATs, on a raw-IP and on an Ethernet uplink, are gone on with at once, and each goes alone.
+fn two_are_kept(mode: Mode) -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    let lab = &Lab::on(Uplink::RawIp, Offloads::Default)?;
+    lab.second_uplink()?;
+    let before = Traces::of(lab)?;
+    let pins = BpfFs::mount(lab)?;
+    let options = ["--keep", "--bpf-dir", &pins.0];
+    let first = Controller::new(lab, mode, &options)?;
+    let v6 = [("up0", PREFIX), ("up1", PREFIX2)]
+        .map(|(uplink, prefix)| first.start(uplink, prefix).map(|(_, v6)| v6.to_string()));
+    let [v6, second6] = v6;
+    let (v6, second6) = (v6?, second6?);
+    let kept = [first.status("up0")?, first.status("up1")?];
+    let clatds = first.clatds();
+    ensure!(clatds.len() == 2, "{clatds:?}");
+    // By the second.
+    let other4 = Ipv4Addr::new(198, 51, 100, 1);
+    let prefix: Prefix = PREFIX2.parse().context("a prefix")?;
+    let other = (other4, prefix.embed(other4));
+    lab.phone.run(&format!("ip route add {other4} dev v4-up1"))?;
+
+    let during = || replace(lab, mode, &options, first, Signal::SIGKILL);
+    let ((second, _), _) = while_flowing(lab, (SERVER4, SERVER6), || {
+        while_flowing(lab, other, during).context("by the second")
+    })?;
+    assert_eq!(second.clatds(), clatds);
+    for (uplink, kept) in ["up0", "up1"].into_iter().zip(&kept) {
+        let now = second.status(uplink)?;
+        ensure_same(&now, kept)?;
+        ensure!(now["offloaded"] == (mode == Mode::Offload), "{now}");
+    }
+
+    while_flowing(lab, other, || second.ctl(&["stop", "up0"])).context("stopping the first")?;
+    ensure_same(&second.status("up1")?, &kept[1])?;
+    ensure!(second.clatds().len() == 1, "{:?}", second.clatds());
+    let maps = second.ctl(&["dump"])?;
+    ensure!(!maps.contains(&v6) && maps.contains(&second6), "{maps}");
+    second.ctl(&["stop", "up1"])?;
+    let maps = second.ctl(&["dump"])?;
+    ensure!(!maps.contains(&second6), "{maps}");
+    drop(second);
+    ensure_nothing_left(lab, before)
+}
+
+#[test]
+fn two_are_kept_kernel() -> Result<()> {
+    two_are_kept(Mode::Offload)
+}
+
+#[test]
+fn two_are_kept_daemon() -> Result<()> {
+    two_are_kept(Mode::Daemon)
 }
