@@ -8,7 +8,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, Context};
-use clat_tun::{default_queues, Tun};
+use clat_tun::Tun;
 use clat_xlat::{Addresses, Config, Counters, Translator};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{if_nametoindex, InterfaceFlags};
@@ -126,6 +126,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     });
     say(&counters(uplink, &queues));
     result
+}
+
+/// How many queues are served without `--queues`: half as many as this process may use processors, since each end of a
+/// connection needs one, too; at least 1 and at most 8.
+fn default_queues() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, 8)
 }
 
 /// More queues of the TUN device with sockets of their own, as many as are wanted. Without them it goes on with one.

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
 use nix::sys::stat::Mode;
 use nix::sys::uio::{readv, writev};
-use nix::unistd::{geteuid, write};
+use nix::unistd::write;
 
 pub use vnet::{GsoType, VirtioHeader};
 
@@ -136,19 +136,14 @@ impl Tun {
         Self::make(name, libc::IFF_TUN, 0, options)
     }
 
-    /// Creates the TUN device `name` as [`Tun::create`] does, but one that takes more queues ([`Tun::add_queue`]); of this
-    /// user alone, since the kernel lets anybody open a queue of a device that nobody owns. There is a moment before that: not
-    /// for a machine on which others may open `/dev/net/tun`.
-    ///
-    /// The kernel prepares for 256 of them, each with a queueing discipline of its own: 3.5 MB with `pfifo_fast`.
+    /// Creates the TUN device `name` as [`Tun::create`] does, but one that takes more queues ([`Tun::add_queue`]), for tests:
+    /// the kernel lets anybody who may open `/dev/net/tun` take a queue of a device that nobody owns, and an owner can be
+    /// set only once it is there.
     ///
     /// # Errors
     /// As of [`Tun::create`].
     pub fn create_with_queues(name: &str, options: Options) -> Result<Self, Error> {
-        let tun = Self::make(name, libc::IFF_TUN, libc::IFF_MULTI_QUEUE, options)?;
-        sys::set_owner(tun.fd.as_fd(), geteuid().as_raw())
-            .map_err(|errno| Error::Create { name: name.to_owned(), errno })?;
-        Ok(tun)
+        Self::make(name, libc::IFF_TUN, libc::IFF_MULTI_QUEUE, options)
     }
 
     /// Opens one more queue of the same device. From then on the kernel chooses the queue of a packet that is to be read
@@ -364,14 +359,6 @@ impl From<Tun> for OwnedFd {
 fn takes_packet_info(fd: &OwnedFd, vnet_header_len: usize) -> bool {
     let zeroes = [0; MAX_HEAD];
     write(fd, &zeroes[..vnet_header_len + PACKET_INFO]) != Err(Errno::EINVAL)
-}
-
-/// How many queues a TUN device gets that is to be served by a thread each when there is much to do: half as many as this
-/// process may use processors, since each end of a connection needs one, too; at least 1 and at most 8.
-#[must_use]
-pub fn default_queues() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (processors / 2).clamp(1, 8)
 }
 
 /// Whether the kernel lets an interface have this name (`dev_valid_name`), and would not take it for a pattern

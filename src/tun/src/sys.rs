@@ -10,7 +10,6 @@ use nix::{
 };
 
 ioctl_write_ptr_bad!(tunsetiff, request_code_write!(b'T', 202, size_of::<c_int>()), ifreq);
-ioctl_write_int_bad!(tunsetowner, request_code_write!(b'T', 204, size_of::<c_int>()));
 ioctl_write_int_bad!(tunsetoffload, request_code_write!(b'T', 208, size_of::<c_uint>()));
 ioctl_read_bad!(tungetiff, request_code_read!(b'T', 210, size_of::<c_uint>()), ifreq);
 ioctl_read_bad!(tungetvnethdrsz, request_code_read!(b'T', 215, size_of::<c_int>()), c_int);
@@ -32,15 +31,6 @@ pub(crate) fn set_iff(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> Result<()
     request.ifr_ifru.ifru_flags = c_short::from_le_bytes([low, high]);
     // SAFETY: the kernel reads an ifreq, which this is.
     unsafe { tunsetiff(fd.as_raw_fd(), &request) }?;
-    Ok(())
-}
-
-/// TUNSETOWNER: the user who may open queues of the device beside whoever has CAP_NET_ADMIN.
-pub(crate) fn set_owner(fd: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
-    // The kernel reads it as unsigned.
-    let uid = c_int::from_ne_bytes(uid.to_ne_bytes());
-    // SAFETY: no memory is passed.
-    unsafe { tunsetowner(fd.as_raw_fd(), uid) }?;
     Ok(())
 }
 
