@@ -10,6 +10,13 @@ use clat_tests::program;
 
 use crate::fetch::{sh, Kernel};
 
+/// What every machine has, besides busybox, whose own are not the same: its sh takes its ip, its sleep goes by argv[0].
+pub(crate) const PROGRAMS: &[&str] = &["dash", "ip", "tc", "ping", "sysctl", "sleep", "timeout"];
+
+/// What our CLAT needs of the kernel.
+const MODULES: &[&str] =
+    &["tun", "cls_bpf", "sch_ingress", "act_bpf", "act_mirred", "ip6table_raw", "ip6table_filter"];
+
 /// A file beside this one.
 pub(crate) fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm").join(name)
@@ -22,8 +29,8 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// One that boots by `init.sh`, with busybox and these programs of this machine.
-    pub(crate) fn new(root: PathBuf, programs: &[&str]) -> Result<Self> {
+    /// One that boots by `init.sh`, with busybox, and with [`PROGRAMS`] and more of this machine.
+    pub(crate) fn new(root: PathBuf, more: &[&str]) -> Result<Self> {
         fs::create_dir_all(&root)?;
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755))?;
         // As Debian has them.
@@ -33,7 +40,7 @@ impl Image {
         }
         let mut image = Self { root, libraries: BTreeSet::new() };
         image.program(Path::new("/bin/busybox"), "/bin/busybox")?;
-        for name in programs {
+        for name in PROGRAMS.iter().chain(more) {
             image.system_program(name)?;
         }
         image.link("dash", "/bin/sh")?;
@@ -106,11 +113,11 @@ impl Image {
         sh(from, &format!("cp -a . {}", to.display())).map(drop)
     }
 
-    /// Copies modules, each behind those that it needs, and a list of them in that order.
-    pub(crate) fn modules(&mut self, kernel: &Kernel, modules: &[&str]) -> Result<()> {
+    /// Copies our modules and more, each behind those that it needs, and a list of them in that order.
+    pub(crate) fn modules(&mut self, kernel: &Kernel, more: &[&str]) -> Result<()> {
         let mut seen = BTreeSet::new();
         let mut list = String::new();
-        for module in modules {
+        for module in MODULES.iter().chain(more) {
             let command = format!(
                 "modprobe -d {} -S {} --show-depends {module}",
                 kernel.root.display(),

@@ -6,12 +6,22 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Result};
+use clat_tests::can_run;
 
 use crate::fetch::Kernel;
-use crate::image::source;
+use crate::image::{source, PROGRAMS};
 
 /// Booting and all the tries; the longest takes two minutes on two idle cores.
 const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// Where a machine is built and boots.
+const NEEDS: &[&str] =
+    &["qemu-system-x86_64", "busybox", "cpio", "modprobe", "xz", "apt-get", "ip6tables"];
+
+/// Whether that can be done here, and what it has, and `more`, is there.
+pub(crate) fn can_boot(more: &[&[&str]]) -> bool {
+    can_run(&[&[NEEDS, PROGRAMS][..], more].concat().concat())
+}
 
 /// A machine that runs; killed on drop.
 pub(crate) struct Machine {

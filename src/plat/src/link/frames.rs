@@ -142,10 +142,6 @@ impl Link for Packets {
         !self.waiting.is_empty()
     }
 
-    fn takes_super_packets(&self) -> bool {
-        false
-    }
-
     fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -356,10 +352,6 @@ impl Link for Datagrams {
 
     fn is_full(&self) -> bool {
         !self.waiting.is_empty()
-    }
-
-    fn takes_super_packets(&self) -> bool {
-        false
     }
 
     fn dropped(&self) -> u64 {

@@ -89,10 +89,6 @@ impl Link for InProcess {
         self.full
     }
 
-    fn takes_super_packets(&self) -> bool {
-        false
-    }
-
     fn dropped(&self) -> u64 {
         self.dropped
     }

@@ -73,7 +73,9 @@ pub trait Link {
     fn is_full(&self) -> bool;
 
     /// Whether frames may be longer than the MTU and their checksums partial, for the other side to cut and complete.
-    fn takes_super_packets(&self) -> bool;
+    fn takes_super_packets(&self) -> bool {
+        false
+    }
 
     /// Frames that were not sent.
     fn dropped(&self) -> u64;

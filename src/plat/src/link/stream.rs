@@ -99,10 +99,6 @@ impl Link for Stream {
         self.output.waits()
     }
 
-    fn takes_super_packets(&self) -> bool {
-        false
-    }
-
     fn dropped(&self) -> u64 {
         self.output.dropped
     }

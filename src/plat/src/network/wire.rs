@@ -6,7 +6,7 @@ use clat_tun::VirtioHeader;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv4Packet, Icmpv6Packet,
-    IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpPacket, UdpPacket,
+    IpProtocol, IpRepr, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
 use crate::frame::{Mac, Out, ETHERNET};
@@ -137,37 +137,14 @@ pub(super) fn send(
         }
         _ => {}
     }
-    let mut packet = Vec::with_capacity(40 + payload.len());
     let ethertype = match (src, dst) {
-        (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => {
-            let payload_len = payload.len();
-            let repr = Ipv6Repr {
-                src_addr,
-                dst_addr,
-                next_header: protocol,
-                payload_len,
-                hop_limit: hops,
-            };
-            packet.resize(repr.buffer_len(), 0);
-            repr.emit(&mut Ipv6Packet::new_unchecked(&mut packet));
-            EthernetProtocol::Ipv6
-        }
-        (IpAddr::V4(src_addr), IpAddr::V4(dst_addr)) => {
-            let payload_len = payload.len();
-            let repr = Ipv4Repr {
-                src_addr,
-                dst_addr,
-                next_header: protocol,
-                payload_len,
-                hop_limit: hops,
-            };
-            packet.resize(repr.buffer_len(), 0);
-            let checksums = ChecksumCapabilities::default();
-            repr.emit(&mut Ipv4Packet::new_unchecked(&mut packet), &checksums);
-            EthernetProtocol::Ipv4
-        }
+        (IpAddr::V6(_), IpAddr::V6(_)) => EthernetProtocol::Ipv6,
+        (IpAddr::V4(_), IpAddr::V4(_)) => EthernetProtocol::Ipv4,
         _ => return,
     };
+    let header = IpRepr::new(src.into(), dst.into(), protocol, payload.len(), hops);
+    let mut packet = vec![0; header.header_len()];
+    header.emit(&mut packet[..], &ChecksumCapabilities::default());
     packet.append(&mut payload);
     send_raw(out, link, ethertype, &packet);
 }

@@ -8,6 +8,7 @@ mod host;
 mod load;
 mod report;
 mod subject;
+mod table;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -20,6 +21,7 @@ use clat_tests::{can_run, Lab, Offloads, Uplink};
 
 use figure::{Figure, FIGURES};
 use subject::{Kind, Subject};
+use table::Rounds;
 
 /// Benches the CLAT beside native IPv6 and other translators, on the lab's network. Needs root, iperf3 and tayga, and
 /// our programs as built by `cargo build --release --bins`.
@@ -28,12 +30,8 @@ use subject::{Kind, Subject};
 /// `cargo run --release -p clat_tests --bin bench -- --rounds 1 --only offload,ethernet,tcp`.
 #[derive(Parser)]
 struct Args {
-    /// How often each figure is taken; the median counts
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
-    rounds: u8,
-    /// For how long, each time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
-    seconds: u8,
+    #[command(flatten)]
+    often: Rounds,
     /// Leave out what is not named: subjects (offload, daemon, tayga, aosp; native always stays), uplinks (ethernet,
     /// rawip), figures (tcp, tcp1, tcp4, udp, udp64, udpmixed, udp1200, segment, latency, idle; up and down). Of a kind of which
     /// nothing is named, everything is there
@@ -113,9 +111,9 @@ fn main() -> Result<()> {
         subjects.push(subject.with_context(|| format!("{} on {uplink:?}", kind.name()))?);
     }
 
-    let time = Duration::from_secs(args.seconds.into());
+    let time = Duration::from_secs(args.often.seconds.into());
     let mut results = Results::new();
-    for round in 1..=args.rounds {
+    for round in 1..=args.often.rounds {
         for uplink in &uplinks {
             for figure in &figures {
                 for subject in subjects.iter().filter(|s| s.lab.uplink() == *uplink) {

@@ -1,19 +1,16 @@
 //! Tables, for people and for `docs/benchmarks.md`.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use clat_tests::Uplink;
 
 use crate::figure::{Figure, Row, Target};
 use crate::subject::Kind;
+use crate::table::{cell, digits, put, spread};
 use crate::{host, Args, Results};
-
-const BEGIN: &str = "<!-- made by: cargo run --release -p clat_tests --bin bench -- --write -->\n";
-const END: &str = "<!-- end -->\n";
 
 /// Everything, as Markdown.
 pub(crate) fn text(
@@ -29,8 +26,8 @@ pub(crate) fn text(
          {hardware}, MTU 1500, a router between. TCP is iperf3's, cubic; UDP is datagrams a \
          second at less than 0.1 % loss; CPU seconds are the whole machine's, both ends and the link included.\n",
         host::describe(),
-        args.rounds,
-        args.seconds
+        args.often.rounds,
+        args.often.seconds
     );
     for uplink in uplinks {
         let title = match uplink {
@@ -86,43 +83,13 @@ fn verdict(target: Target, value: f64) -> String {
     }
 }
 
-/// Median, least and most.
-fn spread(values: &[f64]) -> (f64, f64, f64) {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
-    ((low + high) / 2.0, sorted[0], sorted[sorted.len() - 1])
-}
-
-fn cell(values: &[f64], digits: usize) -> String {
-    let (median, least, most) = spread(values);
-    if values.len() == 1 {
-        return format!("{median:.digits$}");
-    }
-    format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
-}
-
-/// As many as tell something.
-fn digits(values: &[f64]) -> usize {
-    match spread(values).0 {
-        100.0.. => 0,
-        10.0.. => 1,
-        _ => 2,
-    }
-}
-
 /// Puts `text` into `docs/benchmarks.md`, with what `cargo bench -p clat_xlat` says.
 pub(crate) fn write(text: &str) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
-    let old = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let (before, rest) = old.split_once(BEGIN).with_context(|| format!("no marker in {path:?}"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("no end marker in {path:?}"))?;
     let per_packet = per_packet()?;
-    let new = format!(
-        "{before}{BEGIN}\n{text}\n### `clat_xlat`\n\nPer packet (criterion: low, estimate, high):\n\n\
-         ```text\n{per_packet}```\n\n{END}{after}"
+    let text = format!(
+        "{text}\n### `clat_xlat`\n\nPer packet (criterion: low, estimate, high):\n\n```text\n{per_packet}```\n"
     );
-    fs::write(&path, new).with_context(|| path.display().to_string())
+    put("benchmarks.md", "bench", &text)
 }
 
 /// The lines with times of `cargo bench -p clat_xlat`.

@@ -7,6 +7,8 @@ mod host;
 #[allow(dead_code)]
 #[path = "../bench/load.rs"]
 mod load;
+#[path = "../bench/table.rs"]
+mod table;
 
 mod figure;
 mod subject;
@@ -26,22 +28,16 @@ use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 use figure::{Figure, FIGURES};
 use subject::{Hosts, Kind, Subject};
+use table::Rounds;
 
-const BEGIN: &str =
-    "<!-- made by: cargo run --release -p clat_tests --bin carrier_bench -- --write -->\n";
-const END: &str = "<!-- end -->\n";
 const MTUS: [u16; 2] = [1500, 65520];
 
 /// Benches platd beside pasta and slirp4netns. Needs root, iperf3, passt and slirp4netns, and our programs as built by
 /// `cargo build --release --bins`.
 #[derive(Parser)]
 struct Args {
-    /// How often each figure is taken; the median counts
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
-    rounds: u8,
-    /// For how long, each time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
-    seconds: u8,
+    #[command(flatten)]
+    often: Rounds,
     /// Only figures whose name has this in it
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
@@ -77,11 +73,7 @@ fn main() -> Result<()> {
     let text = text(&args, &results?);
     std::io::stdout().write_all(text.as_bytes())?;
     if args.write {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/platd-benchmarks.md");
-        let old = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let (before, rest) = old.split_once(BEGIN).context("no marker in the document")?;
-        let (_, after) = rest.split_once(END).context("no end marker in the document")?;
-        fs::write(&path, format!("{before}{BEGIN}\n{text}\n{END}{after}"))?;
+        table::put("platd-benchmarks.md", "carrier_bench", &text)?;
     }
     Ok(())
 }
@@ -94,13 +86,13 @@ fn bench(args: &Args, dir: &Path) -> Result<Results> {
             subjects.push(Subject::new(&hosts, kind, mtu, dir)?);
         }
     }
-    let time = Duration::from_secs(args.seconds.into());
+    let time = Duration::from_secs(args.often.seconds.into());
     let mut results = Results::new();
     let wanted = |figure: &Figure| figure.rows().iter().any(|(name, _)| name.contains(&args.only));
-    for round in 1..=args.rounds {
+    for round in 1..=args.often.rounds {
         for figure in FIGURES.into_iter().filter(wanted) {
             // What is left of so many flows would be in the way of the next round.
-            if figure == Figure::Memory && round < args.rounds {
+            if figure == Figure::Memory && round < args.often.rounds {
                 continue;
             }
             for subject in &subjects {
@@ -135,8 +127,8 @@ fn text(args: &Args, results: &Results) -> String {
          carrier's own, and the whole machine's, both ends included; memory is Pss, for 10,000 flows \
          where the limit of descriptors allowed a few less.\n",
         host::describe(),
-        args.rounds,
-        args.seconds
+        args.often.rounds,
+        args.often.seconds
     );
     for mtu in MTUS {
         let rows: Vec<_> = FIGURES.iter().flat_map(|figure| figure.rows()).collect();
@@ -168,20 +160,7 @@ fn text(args: &Args, results: &Results) -> String {
     out
 }
 
-/// Median, least and most.
 fn cell(values: Option<&[f64]>) -> String {
-    let Some(values) = values.filter(|values| !values.is_empty()) else { return "–".to_owned() };
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
-    let digits = match median {
-        100.0.. => 0,
-        10.0.. => 1,
-        _ => 2,
-    };
-    if values.len() == 1 {
-        return format!("{median:.digits$}");
-    }
-    let (least, most) = (sorted[0], sorted[sorted.len() - 1]);
-    format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
+    let values = values.filter(|values| !values.is_empty());
+    values.map_or_else(|| "–".to_owned(), |values| table::cell(values, table::digits(values)))
 }
