@@ -204,3 +204,20 @@ pub(crate) fn rebuild(
     packet.extend(body);
     packet
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each family is told the MTU as it counts it, and never a number that has wrapped around.
+    #[test]
+    fn an_mtu_is_that_of_the_guests_protocol() {
+        for (told, mtu4, mtu6) in [(1400, 1400, 1420), (65535, 65535, 65555), (576, 1260, 1280)] {
+            let trouble = Trouble::from_icmp4(3, 4, told).unwrap();
+            assert_eq!(trouble.head(true), (3, 4, mtu4));
+            assert_eq!(trouble.head(false), (2, 0, mtu6));
+        }
+        let trouble = Trouble::from_icmp4(3, 4, u32::MAX).unwrap();
+        assert_eq!(trouble.head(true), (3, 4, 0xffff));
+    }
+}

@@ -19,6 +19,8 @@ use crate::frame::{Mac, ETHERNET};
 
 const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 const SERVER: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x201);
+/// Nothing goes wrong, either way.
+const SOUND: [Trouble; 2] = [Trouble { loss: 0, late: 0 }; 2];
 const LIMITS: Limits = Limits { buffer: 1 << 18, burst: 16_000 };
 
 /// Small, fast and the same everywhere.
@@ -33,28 +35,44 @@ impl Dice {
     }
 }
 
+/// What happens on the way, of a hundred packets each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Trouble {
+    /// Lost.
+    loss: u64,
+    /// Overtaken by others.
+    late: u64,
+}
+
 /// One direction: packets with when they arrive, in order of that.
 #[derive(Default)]
-struct Lane(Vec<(u64, Vec<u8>)>);
+struct Lane {
+    packets: Vec<(u64, Vec<u8>)>,
+    trouble: Trouble,
+    /// How many were lost, and how many late.
+    lost: u64,
+    late: u64,
+}
 
 impl Lane {
-    fn put(&mut self, now: u64, packet: Vec<u8>, dice: &mut Dice, loss: u64) {
-        if dice.roll(100) < loss {
+    fn put(&mut self, now: u64, packet: Vec<u8>, dice: &mut Dice) {
+        if dice.roll(100) < self.trouble.loss {
+            self.lost += 1;
             return;
         }
-        // Some overtake others.
-        let late = if loss > 0 && dice.roll(10) == 0 { 30 } else { 10 };
-        self.0.push((now + late, packet));
+        let late = dice.roll(100) < self.trouble.late;
+        self.late += u64::from(late);
+        self.packets.push((now + if late { 30 } else { 10 }, packet));
     }
 
     fn take(&mut self, now: u64) -> Option<Vec<u8>> {
         let (i, _) = self
-            .0
+            .packets
             .iter()
             .enumerate()
             .filter(|(_, (at, _))| *at <= now)
             .min_by_key(|(i, (at, _))| (*at, *i))?;
-        Some(self.0.remove(i).1)
+        Some(self.packets.remove(i).1)
     }
 }
 
@@ -154,7 +172,6 @@ struct World {
     /// Milliseconds.
     now: u64,
     dice: Dice,
-    loss: u64,
     up: Lane,
     down: Lane,
     port: Port,
@@ -167,7 +184,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, loss: u64, guest_buffer: usize) -> Self {
+    fn new(seed: u64, [up, down]: [Trouble; 2], guest_buffer: usize) -> Self {
         let mut port = Port::default();
         let config = Config::new(HardwareAddress::Ip);
         let mut interface = Interface::new(config, &mut port, GuestInstant::ZERO);
@@ -187,9 +204,8 @@ impl World {
             start: Instant::now(),
             now: 0,
             dice: Dice(seed * 2 + 1),
-            loss,
-            up: Lane::default(),
-            down: Lane::default(),
+            up: Lane { trouble: up, ..Lane::default() },
+            down: Lane { trouble: down, ..Lane::default() },
             port,
             interface,
             sockets,
@@ -214,7 +230,7 @@ impl World {
         let millis = i64::try_from(self.now).unwrap();
         self.interface.poll(GuestInstant::from_millis(millis), &mut self.port, &mut self.sockets);
         while let Some(packet) = self.port.tx.pop_front() {
-            self.up.put(self.now, packet, &mut self.dice, self.loss);
+            self.up.put(self.now, packet, &mut self.dice);
         }
         let mut frames = Frames::default();
         let way = Way { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
@@ -231,7 +247,9 @@ impl World {
                 Some(_) => {}
                 None => {
                     // Numbers that wrap around, but where SACK is needed: there smoltcp 0.12 overflows.
-                    let isn = if self.loss > 0 { 1000 } else { 0xffff_f000 };
+                    let sound =
+                        [self.up.trouble, self.down.trouble].iter().all(|t| t.loss + t.late == 0);
+                    let isn = if sound { 0xffff_f000 } else { 1000 };
                     let mut tcp = Tcp::accept(&segment, isn, 1440, now);
                     tcp.connected(&mut wire, LIMITS, now);
                     self.tcp = Some(tcp);
@@ -254,7 +272,7 @@ impl World {
         for packet in frames.0 {
             assert!(packet.len() <= 1500);
             assert!(crate::flow::wire::verifies(&parse(&packet).unwrap()));
-            self.down.put(self.now, packet, &mut self.dice, self.loss);
+            self.down.put(self.now, packet, &mut self.dice);
         }
     }
 }
@@ -263,9 +281,9 @@ fn pattern(len: usize) -> Vec<u8> {
     (0u8..251).cycle().take(len).collect()
 }
 
-/// Both send, both close; all arrives whatever is lost.
-fn transfer(seed: u64, loss: u64, len: usize) {
-    let mut world = World::new(seed, loss, 64 * 1024);
+/// Both send, both close; all arrives whatever happens on the way.
+fn transfer(seed: u64, trouble: [Trouble; 2], len: usize) -> World {
+    let mut world = World::new(seed, trouble, 64 * 1024);
     let data = pattern(len);
     world.host.gives = data.iter().copied().collect();
     let (mut sent, mut got) = (0, Vec::new());
@@ -304,25 +322,73 @@ fn transfer(seed: u64, loss: u64, len: usize) {
     }
     assert!(got == data && world.host.got == data, "seed {seed}");
     assert!(world.host.shut);
+    world
 }
 
 #[test]
 fn all_arrives() {
-    transfer(1, 0, 2_000_000);
+    transfer(1, SOUND, 2_000_000);
+}
+
+/// It happens on the way up, on the way down, and on both.
+fn ways(trouble: Trouble) -> [[Trouble; 2]; 3] {
+    let none = Trouble::default();
+    [[trouble, none], [none, trouble], [trouble, trouble]]
+}
+
+/// Several transfers, in which all that was to go wrong has gone wrong.
+fn transfers(seeds: std::ops::Range<u64>, trouble: [Trouble; 2], len: usize) {
+    let mut seen = [Trouble::default(); 2];
+    for seed in seeds {
+        let world = transfer(seed, trouble, len);
+        for (seen, lane) in seen.iter_mut().zip([world.up, world.down]) {
+            seen.loss += lane.lost;
+            seen.late += lane.late;
+        }
+    }
+    for (seen, trouble) in seen.iter().zip(trouble) {
+        assert_eq!((seen.loss > 0, seen.late > 0), (trouble.loss > 0, trouble.late > 0));
+    }
 }
 
 #[test]
 fn all_arrives_whatever_is_lost() {
-    for seed in 1..6 {
-        transfer(seed, 5, 150_000);
+    for trouble in ways(Trouble { loss: 5, late: 0 }) {
+        transfers(1..6, trouble, 150_000);
     }
-    transfer(7, 20, 30_000);
+    for trouble in ways(Trouble { loss: 20, late: 0 }) {
+        transfers(7..9, trouble, 30_000);
+    }
+}
+
+#[test]
+fn all_arrives_in_whatever_order() {
+    for late in [1, 10, 50] {
+        for trouble in ways(Trouble { loss: 0, late }) {
+            transfers(1..6, trouble, 150_000);
+        }
+    }
+}
+
+#[test]
+fn all_arrives_whatever_is_lost_and_in_whatever_order() {
+    for trouble in ways(Trouble { loss: 5, late: 10 }) {
+        transfers(1..6, trouble, 150_000);
+    }
+    for trouble in ways(Trouble { loss: 20, late: 10 }) {
+        transfers(7..10, trouble, 30_000);
+    }
+    // One way loses, the other one reorders.
+    let (loss, late) = (Trouble { loss: 5, late: 0 }, Trouble { loss: 0, late: 10 });
+    for trouble in [[loss, late], [late, loss]] {
+        transfers(1..6, trouble, 150_000);
+    }
 }
 
 /// The guest has said all it has to say, and still hears (half-close).
 #[test]
 fn half_closed_goes_on() {
-    let mut world = World::new(3, 0, 64 * 1024);
+    let mut world = World::new(3, SOUND, 64 * 1024);
     while !world.guest().may_send() {
         world.step();
     }
@@ -355,7 +421,7 @@ fn half_closed_goes_on() {
 /// A guest that does not read for minutes, and a host that does not: nothing grows, nothing is lost.
 #[test]
 fn closed_windows_hold_everybody_back() {
-    let mut world = World::new(4, 2, 8192);
+    let mut world = World::new(4, [Trouble { loss: 2, late: 10 }; 2], 8192);
     let data = pattern(3_000_000);
     world.host.gives = data.iter().copied().collect();
     world.host.room = 0;
@@ -387,7 +453,7 @@ fn closed_windows_hold_everybody_back() {
 /// A reset goes through, and one that only guesses does not.
 #[test]
 fn resets() {
-    let mut world = World::new(5, 0, 8192);
+    let mut world = World::new(5, SOUND, 8192);
     while !world.guest().may_send() {
         world.step();
     }
@@ -419,12 +485,14 @@ fn resets() {
 /// A guest that is gone is given up.
 #[test]
 fn silence_ends_it() {
-    let mut world = World::new(6, 0, 8192);
+    let mut world = World::new(6, SOUND, 8192);
     while !world.guest().may_send() {
         world.step();
     }
     world.host.gives.extend(b"anyone there?");
-    world.loss = 100;
+    for lane in [&mut world.up, &mut world.down] {
+        lane.trouble.loss = 100;
+    }
     while world.fate == Fate::Open {
         world.step();
         assert!(world.now < 1_000_000);
@@ -438,7 +506,7 @@ fn silence_ends_it() {
 /// four minutes.
 #[test]
 fn silence_is_borne_as_long_as_it_must_be() {
-    let mut world = World::new(8, 0, 8192);
+    let mut world = World::new(8, SOUND, 8192);
     while !world.guest().may_send() {
         world.step();
     }

@@ -1,0 +1,11 @@
+//! A stream for platd's DNS server, and where it is cut: a byte for the number of cuts, two for each, then the stream.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&count, rest)) = data.split_first() else { return };
+    let (cuts, stream) = rest.split_at((usize::from(count & 15) * 2).min(rest.len()));
+    let cuts: Vec<u16> = cuts.chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect();
+    clat_plat::check::dns_over_tcp(stream, &cuts);
+});

@@ -1,0 +1,6 @@
+//! Fragments of a guest for platd's flows, in any order: three bytes before each.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| clat_plat::check::fragments(data));

@@ -1,0 +1,31 @@
+//! Packets of any kind for platd's flows, and errors about them: two bytes and four say which error, one whether a router tells of
+//! it, the rest is the packet.
+#![no_main]
+
+use clat_plat::check;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&[kind, code, a, b, c, d, router], packet)) = data.split_first_chunk() else {
+        return;
+    };
+    let mut packet = packet.to_vec();
+    let len = usize::from(packet.first().map_or(0, |first| first & 0xf)) * 4;
+    if let Some(header) = packet.get_mut(..len.max(20)).filter(|header| header[0] >> 4 == 4) {
+        header[10..12].fill(0);
+        let mut sum: u32 = header.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        let check = !(sum as u16);
+        header[10..12].copy_from_slice(&check.to_be_bytes());
+    }
+    check::packet(&packet);
+    let router = match router & 3 {
+        0 => None,
+        1 => Some("64:ff9b::192.0.2.9".parse().expect("an address")),
+        2 => Some("::ffff:192.0.2.9".parse().expect("an address")),
+        _ => Some(u128::from(router).into()),
+    };
+    check::error(kind, code, u32::from_be_bytes([a, b, c, d]), router, &packet);
+});
