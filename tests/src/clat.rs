@@ -50,6 +50,16 @@ impl<'l> Controller<'l> {
     /// # Errors
     /// When it does not get that far; with its log.
     pub fn new(lab: &'l Lab, mode: Mode, more: &[&str]) -> Result<Self> {
+        let mut controller = Self::spawn(lab, mode, more)?;
+        controller.daemon.wait_for("ready on unix:")?;
+        Ok(controller)
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(lab: &'l Lab, mode: Mode, more: &[&str]) -> Result<Self> {
         let socket = lab.dir().join("controller.sock");
         let mut argv = vec![
             program("clat_controller")?.into_os_string(),
@@ -60,8 +70,7 @@ impl<'l> Controller<'l> {
             mode.option().into(),
         ];
         argv.extend(more.iter().map(Into::into));
-        let mut daemon = lab.phone.spawn(&argv, &lab.dir().join("controller.log"))?;
-        daemon.wait_for("ready on unix:")?;
+        let daemon = lab.phone.spawn(&argv, &lab.dir().join("controller.log"))?;
         Ok(Self { lab, socket, daemon })
     }
 

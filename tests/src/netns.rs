@@ -149,8 +149,9 @@ impl Daemon {
     pub fn wait_for(&mut self, text: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(15);
         while !self.log().contains(text) {
-            let ended = self.child.try_wait()?;
-            ensure!(ended.is_none(), "ended before {text:?}: {}", self.log());
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended ({status}) before {text:?}: {}", self.log());
+            }
             ensure!(Instant::now() < deadline, "never wrote {text:?}: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }

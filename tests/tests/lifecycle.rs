@@ -1,5 +1,8 @@
 //! CLATs come and go on the real kernel, with programs in it and without, and leave it as they found it.
 
+#[path = "lifecycle/killed.rs"]
+mod killed;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
