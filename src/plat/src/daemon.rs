@@ -260,8 +260,11 @@ impl Daemon {
     }
 
     fn renumber(&mut self) {
+        let Some(churn) = &mut self.churn else { return };
         let now = Instant::now();
-        let Some(churn) = self.churn.as_mut().filter(|churn| churn.next <= now) else { return };
+        if now < churn.next {
+            return;
+        }
         churn.next = now + churn.every;
         churn.round = churn.round.wrapping_add(1);
         // Another of the 65536 beside the first.

@@ -1,6 +1,7 @@
 //! The kernel's own TUN driver, through `/dev/net/tun`.
 
 use std::fs::File;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 
 use clat_tun::{Error, GsoType, Options, Tun, VirtioHeader};
@@ -125,6 +126,25 @@ fn packets_both_ways() {
         tun.send(&vnet, &buf[..len]).unwrap();
         let (len, from) = socket.recv_from(&mut buf).unwrap();
         assert_eq!((&buf[..len], from.to_string().as_str()), (&b"out"[..], "198.51.100.2:53"));
+
+        // Read with its head, and long enough to be written in pieces.
+        socket.send_to(&[7; 1000], "198.51.100.2:53").unwrap();
+        let (behind, at) = loop {
+            let (behind, at) = tun.recv_behind_head(&mut buf).unwrap();
+            if buf[at.start] >> 4 == 4 {
+                break (behind, at);
+            }
+        };
+        assert_eq!((behind, at.len()), (vnet, 1028));
+        let packet = &mut buf[at];
+        for (a, b) in [(12, 16), (13, 17), (14, 18), (15, 19), (20, 22), (21, 23)] {
+            packet.swap(a, b);
+        }
+        let pieces = [IoSlice::new(&packet[..28]), IoSlice::new(&packet[28..])];
+        tun.send_pieces(&vnet, &pieces).unwrap();
+        let mut datagram = [0; 2000];
+        let (len, _) = socket.recv_from(&mut datagram).unwrap();
+        assert_eq!(datagram[..len], [7; 1000]);
     }
 }
 

@@ -12,7 +12,7 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{
-    recvmsg, sendmsg, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage,
+    recvmsg, sendmsg, sendto, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage,
 };
 
 use super::table::{Entry, Id, Key};
@@ -254,7 +254,11 @@ impl Engine {
         let address = SockaddrStorage::from(to);
         let send = |pieces: &[IoSlice<'_>], cmsgs: &[ControlMessage<'_>]| {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            let once = || sendmsg(fd, pieces, cmsgs, flags, Some(&address));
+            let once = || match pieces {
+                // The kernel has less to copy and to check.
+                [piece] if cmsgs.is_empty() => sendto(fd, piece, &address, flags),
+                _ => sendmsg(fd, pieces, cmsgs, flags, Some(&address)),
+            };
             match once() {
                 // An error of an earlier datagram, which the error queue tells more about.
                 Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => once(),

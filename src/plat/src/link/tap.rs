@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use clat_tun::{Tun, VirtioHeader};
+use clat_tun::{Tun, VirtioHeader, MAX_HEAD};
 use nix::errno::Errno;
 
 use super::{Event, Link};
@@ -27,7 +27,12 @@ impl Tap {
     /// A link by a TAP device.
     #[must_use]
     pub fn new(tun: Tun) -> Self {
-        Self { tun: Rc::new(tun), buf: vec![0; MAX_FRAME + 1], pace: Pace::default(), dropped: 0 }
+        Self {
+            tun: Rc::new(tun),
+            buf: vec![0; MAX_HEAD + MAX_FRAME + 1],
+            pace: Pace::default(),
+            dropped: 0,
+        }
     }
 }
 
@@ -39,10 +44,10 @@ impl Link for Tap {
     fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
         let mut count = 0;
         for _ in 0..self.pace.budget(BATCH) {
-            match self.tun.recv(&mut self.buf) {
-                Ok((vnet, len)) => {
+            match self.tun.recv_behind_head(&mut self.buf) {
+                Ok((vnet, at)) => {
                     count += 1;
-                    each(&vnet, &self.buf[..len]);
+                    each(&vnet, &self.buf[at]);
                 }
                 // Empty; or down, which may pass.
                 Err(Errno::EAGAIN | Errno::EIO) => break,
