@@ -18,7 +18,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-pub use link::link_mtu;
+pub use link::{link_mtu, tun_queues};
 pub use neighbour::{neighbour, Neighbour};
 pub use watch::Watch;
 

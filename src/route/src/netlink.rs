@@ -4,8 +4,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator, NLM_F_ACK,
-    NLM_F_DUMP, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_DUMP,
+    NLM_F_REQUEST,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{protocols::NETLINK_ROUTE, Socket, SocketAddr};
@@ -63,13 +63,6 @@ pub fn dump(message: RouteNetlinkMessage, mut each: impl FnMut(&[u8])) -> io::Re
     let socket = send(message, NLM_F_DUMP)?;
     while !read(&socket, &mut each)? {}
     Ok(())
-}
-
-/// The value of the first attribute of a kind.
-#[must_use]
-pub fn attribute(all: &[u8], kind: u16) -> Option<Vec<u8>> {
-    let mut attributes = NlasIterator::new(all).map_while(Result::ok);
-    attributes.find(|attribute| attribute.kind() == kind).map(|attribute| attribute.value().into())
 }
 
 /// Reads messages that come together; true when the last of them ends an answer of several.

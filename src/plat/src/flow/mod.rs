@@ -1,7 +1,8 @@
 //! Flows: what a guest says to the world, said by sockets of the host.
 //!
 //! [`Engine`] is the seam. A packet goes in by [`Engine::input`], a socket's readiness by [`Engine::event`], time by
-//! [`Engine::on_time`]; [`Engine::flush_datagrams`] and [`Engine::flush`] are due after each batch of them. Packets for the guest go to a [`Sink`].
+//! [`Engine::on_time`]; [`Engine::flush_datagrams`] and [`Engine::flush`] are due after each batch of them. Packets for
+//! the guest go to a [`Sink`].
 
 mod echo;
 pub(crate) mod errors;

@@ -8,7 +8,7 @@ use std::thread;
 use clat_xlat::Prefix;
 use nix::sched::{unshare, CloneFlags};
 
-use super::{create_with_queues, netlink, LinuxHost, Properties};
+use super::{create_with_queues, tun_queues, LinuxHost, Properties};
 use crate::fwmark::Fwmark;
 use crate::host::{Devices, Firewall, Links, Recovery};
 use crate::names::IfaceName;
@@ -50,17 +50,17 @@ fn queues_of_a_device_are_ours_alone() {
     in_namespace(|_| {
         let v4iface = name("v4-up0");
         let device = create_with_queues(&v4iface).expect("created").expect("nobody else is here");
-        assert_eq!(netlink::tun_queues(device.index).expect("told"), Some(1));
+        assert_eq!(tun_queues(device.index).expect("told"), Some(1));
         let another = device.tun.add_queue().expect("a queue");
-        assert_eq!(netlink::tun_queues(device.index).expect("told"), Some(2));
+        assert_eq!(tun_queues(device.index).expect("told"), Some(2));
         drop(another);
-        assert_eq!(netlink::tun_queues(device.index).expect("told"), Some(1));
+        assert_eq!(tun_queues(device.index).expect("told"), Some(1));
         let index = device.index;
         drop(device);
-        assert!(netlink::tun_queues(index).is_err(), "it is gone");
+        assert!(tun_queues(index).is_err(), "it is gone");
         let single = clat_tun::Tun::create("t0", clat_tun::Options::default()).expect("created");
         let index = nix::net::if_::if_nametoindex("t0").expect("there");
-        assert_eq!(netlink::tun_queues(index).expect("told"), None);
+        assert_eq!(tun_queues(index).expect("told"), None);
         drop(single);
     });
 }

@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use clat_route::tun_queues;
 use clat_tun::{default_queues, Options, Tun};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -183,11 +184,11 @@ impl Devices for LinuxHost {
 /// them: unless the kernel says that there is only ours, it goes again and there is `None`.
 fn create_with_queues(name: &IfaceName) -> io::Result<Option<Device>> {
     let device = Device::of(Tun::create_with_queues(name.as_str(), Options::default()))?;
-    let queues = netlink::tun_queues(device.index)?;
-    if queues == Some(1) {
-        return Ok(Some(device));
+    match tun_queues(device.index)? {
+        Some(1) => return Ok(Some(device)),
+        Some(n) => log::warn!("{name} has {n} queues, one of them ours: made again, of one queue"),
+        None => log::info!("the kernel does not tell who has queues of {name}: it gets one only"),
     }
-    log::warn!("{name} has {queues:?} queues, and one is ours: made again, of one queue");
     Ok(None)
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use clat_route::netlink::{ask, attribute, request};
+use clat_route::netlink::{ask, request};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{
@@ -11,14 +11,6 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
-
-/// linux/if_link.h
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_INFO_DATA: u16 = 2;
-const IFLA_TUN_NUM_QUEUES: u16 = 8;
-const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
-/// `struct ifinfomsg`, which stands before the attributes.
-const HEADER: usize = 16;
 
 /// What kind of device an interface is: its ARPHRD number.
 pub(super) fn link_type(index: u32) -> io::Result<u16> {
@@ -30,22 +22,6 @@ pub(super) fn link_type(index: u32) -> io::Result<u16> {
         found = link.get(2..4).and_then(|kind| Some(u16::from_ne_bytes(kind.try_into().ok()?)));
     })?;
     found.ok_or_else(|| Errno::ENODEV.into())
-}
-
-/// How many queues of a TUN device are open, whether in use or not; `None` where the kernel does not tell (before 4.17, or of
-/// a device that takes one only).
-pub(super) fn tun_queues(index: u32) -> io::Result<Option<u32>> {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    let mut found = None;
-    ask(RouteNetlinkMessage::GetLink(link), |link| {
-        let tun = link.get(HEADER..).and_then(|all| attribute(all, IFLA_LINKINFO));
-        let tun = tun.and_then(|info| attribute(&info, IFLA_INFO_DATA)).unwrap_or_default();
-        let count = |kind| Some(u32::from_ne_bytes(attribute(&tun, kind)?.try_into().ok()?));
-        let used = count(IFLA_TUN_NUM_QUEUES);
-        found = used.and_then(|used| used.checked_add(count(IFLA_TUN_NUM_DISABLED_QUEUES)?));
-    })?;
-    Ok(found)
 }
 
 /// Removes a device, unless it is gone.
