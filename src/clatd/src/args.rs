@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FD", value_parser = descriptor, requires = "read_sock")]
     pub write_sock: Option<RawFd>,
     /// Queues of a TUN device that takes several, each served by a thread of its own while there is much to do [default:
-    /// half as many as there are processors, at least 1 and at most 8]
+    /// half as many as there are processors, at least 2 and at most 8; 1 on one processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub queues: Option<u16>,
 }

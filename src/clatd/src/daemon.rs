@@ -39,12 +39,10 @@ const BUSY: (u128, Duration) = (75, Duration::from_millis(50));
 /// of so long.
 const CALM: (u128, Duration) = (50, Duration::from_secs(1));
 
-/// What the other descriptors are called in the loop.
-const SIGNALS: u64 = 10;
-const PROBE: u64 = 11;
-const ENDED: u64 = 12;
-/// And those of the second queue and on, from here.
-const QUEUES: u64 = 16;
+/// What the descriptors are called in the loop that are of no queue (see `Interest::queue`).
+const SIGNALS: u64 = u64::MAX;
+const PROBE: u64 = u64::MAX - 1;
+const ENDED: u64 = u64::MAX - 2;
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -104,12 +102,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     });
     let ends: Vec<_> = std::iter::once((tun, packet, raw)).chain(more).collect();
     let shares = u32::try_from(ends.len()).unwrap_or(u32::MAX);
-    let queues = ends.into_iter().map(|(tun, packet, raw)| {
+    let queues = (0..).zip(ends).map(|(number, (tun, packet, raw))| {
         let translator = Translator::new(config, addresses, random16());
         let uplink6 = Uplink::new(packet, raw, Way::new(args.ipv6_addr, args.plat_prefix, mtu6));
         let mut forwarder = Forwarder::new(translator, args.ipv4_addr, tun, uplink6, trains);
         forwarder.share_limits(shares);
-        Queue::new(forwarder)
+        Queue::new(number, forwarder)
     });
     let queues: Vec<_> = queues.collect::<Result<_, _>>().context("cannot make an epoll")?;
     let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -227,7 +225,7 @@ impl<'s> Crew<'s> {
         let Some((first, others)) = queues.split_first() else { return Ok(crew) };
         let calm = CALM.0 / queues.len() as u128;
         let (started, starts) = mpsc::channel();
-        for (queue, name) in others.iter().zip(QUEUES..) {
+        for queue in others {
             queue.epoll().add(ended, readable(ENDED))?;
             let (wake, woken) = mpsc::channel();
             let started = started.clone();
@@ -235,10 +233,12 @@ impl<'s> Crew<'s> {
                 let _end = End(ended);
                 let _ = started.send(());
                 while let Ok(()) = woken.recv() {
+                    queue.enter(queue.epoll())?;
                     if !serve_while_busy(queue, calm, uplink)? {
                         break;
                     }
-                    first.epoll().add(queue.as_event(), readable(name))?;
+                    queue.leave(queue.epoll())?;
+                    queue.enter(first.epoll())?;
                 }
                 Ok(())
             };
@@ -274,7 +274,7 @@ fn serve_while_busy(queue: &Queue<'_>, calm: u128, uplink: &str) -> anyhow::Resu
             return Ok(false);
         }
         // The first queue's socket hears of a link that is down, too.
-        queue.turn(events, uplink)?;
+        queue.turn(queue.epoll(), events, uplink)?;
         load.waited(now - before);
         if load.busy(now, CALM.1).is_some_and(|busy| busy < calm) {
             return Ok(true);
@@ -299,16 +299,15 @@ fn serve(
     if let Some(probe) = &probe {
         epoll.add(probe.as_fd(), readable(PROBE))?;
     }
-    for (queue, name) in others.iter().zip(QUEUES..) {
-        epoll.add(queue.as_event(), readable(name))?;
+    for queue in queues {
+        queue.enter(epoll)?;
     }
     let mut buf = [EpollEvent::empty(); EVENTS];
     // When to see whether an uplink that has gone down is there at all.
     let mut recheck: Option<Instant> = None;
     let mut load = Load::new(Instant::now());
-    // Which of the others had something.
-    let mut served = vec![false; others.len()];
-    let mut own_served = false;
+    // Which of the queues had something.
+    let mut served = vec![false; queues.len()];
     loop {
         let now = Instant::now();
         if probe.as_ref().is_some_and(|probe| probe.deadline() <= now) {
@@ -339,36 +338,31 @@ fn serve(
                     }
                 }
                 ENDED => return Ok(()),
-                name => {
-                    let other = name.checked_sub(QUEUES).and_then(|at| usize::try_from(at).ok());
-                    // What is not the name of another queue is one of our own's.
-                    let Some(other) = other else {
-                        own_served = true;
-                        continue;
-                    };
-                    let mut buf = [EpollEvent::empty(); EVENTS];
-                    let events = others[other].wait(&mut buf, now, Some(now))?;
-                    others[other].turn(events, uplink)?;
-                    served[other] = true;
-                }
+                _ => {}
             }
         }
-        if own.turn(events, uplink)? && recheck.is_none() {
-            log::warn!("{uplink} is down");
-            recheck = Some(Instant::now() + RECHECK);
+        for (queue, served) in queues.iter().zip(&mut served) {
+            if !queue.is_named(events) {
+                continue;
+            }
+            *served = true;
+            if queue.turn(epoll, events, uplink)? && recheck.is_none() {
+                log::warn!("{uplink} is down");
+                recheck = Some(Instant::now() + RECHECK);
+            }
         }
         if others.is_empty() {
             continue;
         }
         if let Some(busy) = load.busy(Instant::now(), BUSY.1) {
-            let alone = usize::from(own_served) + served.iter().filter(|s| **s).count() < 2;
-            for (at, served) in served.iter_mut().enumerate() {
-                if std::mem::take(served) && busy >= BUSY.0 && !alone {
-                    epoll.delete(others[at].as_event())?;
+            let alone = served.iter().filter(|served| **served).count() < 2;
+            for (at, queue) in others.iter().enumerate() {
+                if served[1 + at] && busy >= BUSY.0 && !alone {
+                    queue.leave(epoll)?;
                     crew.wake[at].send(())?;
                 }
             }
-            own_served = false;
+            served.fill(false);
         }
     }
 }

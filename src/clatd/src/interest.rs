@@ -6,34 +6,56 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use crate::forward::{Forwarder, Side};
 use crate::uplink::Full;
 
-/// What the descriptors are called.
-pub(crate) const TUN: u64 = 0;
-pub(crate) const UPLINK: u64 = 1;
+/// What the descriptors of a queue are called in an epoll, behind the queue's number times [`NAMES`].
+const TUN: u64 = 0;
+const UPLINK: u64 = 1;
 const RAW: u64 = 2;
+/// How many names a queue has.
+const NAMES: u64 = 4;
 
 /// Shown whether wanted or not.
 const BROKEN: EpollFlags = EpollFlags::EPOLLERR.union(EpollFlags::EPOLLHUP);
 
-/// What each side waits for, none for something to read.
+/// What each side of a queue waits for, none for something to read.
 #[derive(Debug)]
 pub struct Interest {
+    first_name: u64,
     up: Option<Full>,
     down: Option<Full>,
 }
 
 impl Interest {
-    /// Waits for something to read on both sides.
+    /// Waits for something to read on both sides of the queue of this number.
+    #[must_use]
+    pub fn new(queue: u32) -> Self {
+        Self { first_name: u64::from(queue) * NAMES, up: None, down: None }
+    }
+
+    /// The number of the queue that an event is of; none has that of a name from `u64::MAX` down.
+    #[must_use]
+    pub fn queue(event: &EpollEvent) -> u64 {
+        event.data() / NAMES
+    }
+
+    /// Has `epoll` tell of what is waited for.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn new(epoll: &Epoll, forwarder: &Forwarder<'_>) -> nix::Result<Self> {
-        epoll.add(forwarder.tun(), EpollEvent::new(EpollFlags::EPOLLIN, TUN))?;
-        let packet = forwarder.uplink().packet_socket();
-        epoll.add(packet, EpollEvent::new(EpollFlags::EPOLLIN, UPLINK))?;
-        // Only heard while wanted.
-        let never = EpollFlags::EPOLLONESHOT;
-        epoll.add(forwarder.uplink().raw_socket(), EpollEvent::new(never, RAW))?;
-        Ok(Self { up: None, down: None })
+    pub fn enter(&self, epoll: &Epoll, forwarder: &Forwarder<'_>) -> nix::Result<()> {
+        let [tun, packet, raw] = self.events();
+        epoll.add(forwarder.tun(), tun)?;
+        epoll.add(forwarder.uplink().packet_socket(), packet)?;
+        epoll.add(forwarder.uplink().raw_socket(), raw)
+    }
+
+    /// Has `epoll` tell of it no longer.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn leave(epoll: &Epoll, forwarder: &Forwarder<'_>) -> nix::Result<()> {
+        epoll.delete(forwarder.tun())?;
+        epoll.delete(forwarder.uplink().packet_socket())?;
+        epoll.delete(forwarder.uplink().raw_socket())
     }
 
     /// Whether one of these events is what `side` waits for.
@@ -47,6 +69,7 @@ impl Interest {
             None => (own, EpollFlags::EPOLLIN),
             Some(full) => (name(full), EpollFlags::EPOLLOUT),
         };
+        let (own, source) = (self.first_name + own, self.first_name + source);
         events.iter().any(|event| {
             event.data() == source && event.events().intersects(wanted | BROKEN)
                 || event.data() == own && event.events().intersects(BROKEN)
@@ -71,16 +94,23 @@ impl Interest {
         if before == full && full != Some(Full::Raw) {
             return Ok(());
         }
+        let [mut tun, mut packet, mut raw] = self.events();
+        epoll.modify(forwarder.tun(), &mut tun)?;
+        epoll.modify(forwarder.uplink().packet_socket(), &mut packet)?;
+        epoll.modify(forwarder.uplink().raw_socket(), &mut raw)
+    }
+
+    /// What the TUN device, the packet socket and the raw socket are to tell of.
+    fn events(&self) -> [EpollEvent; 3] {
         let of = |wanted, flags| if wanted { flags } else { EpollFlags::empty() };
         let (readable, writable) = (EpollFlags::EPOLLIN, EpollFlags::EPOLLOUT);
         let tun = of(self.up.is_none(), readable) | of(self.down == Some(Full::Tun), writable);
-        epoll.modify(forwarder.tun(), &mut EpollEvent::new(tun, TUN))?;
         let packet =
             of(self.down.is_none(), readable) | of(self.up == Some(Full::Packet), writable);
-        let socket = forwarder.uplink().packet_socket();
-        epoll.modify(socket, &mut EpollEvent::new(packet, UPLINK))?;
+        // Only heard while wanted.
         let raw = of(self.up == Some(Full::Raw), writable) | EpollFlags::EPOLLONESHOT;
-        epoll.modify(forwarder.uplink().raw_socket(), &mut EpollEvent::new(raw, RAW))
+        [(tun, TUN), (packet, UPLINK), (raw, RAW)]
+            .map(|(flags, name)| EpollEvent::new(flags, self.first_name + name))
     }
 }
 

@@ -3,7 +3,6 @@
 //! Which queue a packet comes by is the kernel's choice, and stays the same however many threads there are: what changes
 //! with the load is who serves a queue. So no packet is lost or overtaken when a thread takes one over.
 
-use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,9 +18,10 @@ use crate::interest::Interest;
 /// How many events are told of at once.
 pub const EVENTS: usize = 16;
 
-/// A queue, and an epoll that says when there is something to do for it.
+/// A queue, and the epoll of a thread that serves it alone.
 #[derive(Debug)]
 pub struct Queue<'t> {
+    number: u32,
     epoll: Epoll,
     work: Mutex<Work<'t>>,
 }
@@ -34,30 +34,46 @@ struct Work<'t> {
 }
 
 impl<'t> Queue<'t> {
-    /// Puts both ends of the forwarder into an epoll.
+    /// Makes the queue of this number, which no epoll tells of yet.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn new(forwarder: Forwarder<'t>) -> nix::Result<Self> {
+    pub fn new(number: u32, forwarder: Forwarder<'t>) -> nix::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let interest = Interest::new(&epoll, &forwarder)?;
-        Ok(Self { epoll, work: Mutex::new(Work { forwarder, interest }) })
+        let interest = Interest::new(number);
+        Ok(Self { number, epoll, work: Mutex::new(Work { forwarder, interest }) })
     }
 
-    /// The epoll, to add other descriptors to.
+    /// The queue's own epoll.
     #[must_use]
     pub fn epoll(&self) -> &Epoll {
         &self.epoll
     }
 
-    /// The epoll as a descriptor, which can itself be waited for.
-    #[must_use]
-    pub fn as_event(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
-        self.epoll.0.as_fd()
+    /// Has `epoll` tell of the queue.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn enter(&self, epoll: &Epoll) -> nix::Result<()> {
+        let work = self.lock();
+        work.interest.enter(epoll, &work.forwarder)
     }
 
-    /// Waits until there is something to do, `deadline` at most.
+    /// Has `epoll` tell of it no longer.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn leave(&self, epoll: &Epoll) -> nix::Result<()> {
+        Interest::leave(epoll, &self.lock().forwarder)
+    }
+
+    /// Whether one of these events is of this queue.
+    #[must_use]
+    pub fn is_named(&self, events: &[EpollEvent]) -> bool {
+        events.iter().any(|event| Interest::queue(event) == u64::from(self.number))
+    }
+
+    /// Waits until the queue's own epoll tells of something, `deadline` at most.
     ///
     /// # Errors
     /// What the kernel said.
@@ -80,11 +96,11 @@ impl<'t> Queue<'t> {
     }
 
     /// One batch from each side that has something or has something left: neither starves the other. Says whether the
-    /// uplink was found to be down.
+    /// uplink was found to be down. `epoll` is the one that tells of the queue.
     ///
     /// # Errors
     /// What can no longer be read.
-    pub fn turn(&self, events: &[EpollEvent], uplink: &str) -> anyhow::Result<bool> {
+    pub fn turn(&self, epoll: &Epoll, events: &[EpollEvent], uplink: &str) -> anyhow::Result<bool> {
         let mut work = self.lock();
         let Work { forwarder, interest } = &mut *work;
         let mut down = false;
@@ -106,7 +122,7 @@ impl<'t> Queue<'t> {
                 }
                 Err(errno) => bail!("cannot receive on {uplink}: {errno}"),
             };
-            interest.wait(&self.epoll, forwarder, side, full)?;
+            interest.wait(epoll, forwarder, side, full)?;
         }
         Ok(down)
     }

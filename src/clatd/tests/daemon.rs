@@ -139,7 +139,7 @@ fn other_descriptors_are_refused() {
     let options = format!("-i lo -p 64:ff9b:: -4 192.0.0.4 -6 {V6}");
     for (fds, expected) in [
         ("-t 3 3</dev/null", "is not a TUN device"),
-        ("-t 3", "--tunfd 3 is not open"),
+        ("-t 3 3<&-", "--tunfd 3 is not open"),
         ("-t 3 -r 4 3</dev/null", "--write-sock"),
     ] {
         let script = format!("exec {program} {options} {fds} 2>&1");

@@ -401,11 +401,12 @@ fn takes_packet_info(fd: &OwnedFd, vnet_header_len: usize) -> bool {
 }
 
 /// How many queues a TUN device gets that is to be served by a thread each when there is much to do: half as many as this
-/// process may use processors, since each end of a connection needs one, too; at least 1 and at most 8.
+/// process may use processors, since each end of a connection needs one, too; at least 2, at most 8, and 1 on a single
+/// processor.
 #[must_use]
 pub fn default_queues() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (processors / 2).clamp(1, 8)
+    (processors / 2).clamp(processors.min(2), 8)
 }
 
 /// Whether the kernel lets an interface have this name (`dev_valid_name`), and would not take it for a pattern

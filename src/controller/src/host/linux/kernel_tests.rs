@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
+use clat_tun::default_queues;
 use clat_xlat::Prefix;
 use nix::sched::{unshare, CloneFlags};
 
@@ -77,7 +78,10 @@ fn devices_addresses_and_routes() {
         let again = host.create_tun(&v4iface).expect_err("exclusive");
         assert!(again.to_string().contains("v4-up0"), "{again}");
         let details = sh("ip -d link show v4-up0");
-        assert!(details.contains("tun type tun pi off vnet_hdr on persist off"), "{details}");
+        let queues =
+            if default_queues() > 1 { "multi_queue numqueues 1 numdisabled 0 " } else { "" };
+        let expected = format!("tun type tun pi off vnet_hdr on {queues}persist off");
+        assert!(details.contains(&expected), "{details}");
 
         host.disable_ipv6(&v4iface).expect("written");
         sh("ip link set lo up && ip link set v4-up0 up");
