@@ -6,6 +6,7 @@ mod figure;
 mod host;
 #[allow(dead_code)] // of the other bench, which has other figures
 mod load;
+mod modem;
 mod report;
 mod subject;
 mod table;
@@ -91,7 +92,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let (kinds, figures) = (args.kinds(), args.figures());
     ensure!(!figures.is_empty(), "--only leaves no figure");
-    let mut needs = vec!["ip", "ethtool", "ping", "ip6tables", "iperf3"];
+    let mut needs = vec!["ip", "ethtool", "ping", "ip6tables", "iperf3", "tc", "clang"];
     if kinds.contains(&Kind::Tayga) {
         needs.push("tayga");
     }
@@ -105,6 +106,9 @@ fn main() -> Result<()> {
     let cases: Vec<_> = cases.collect();
     let labs = cases.iter().map(|(uplink, _)| Lab::on(*uplink, offloads));
     let labs: Vec<Lab> = labs.collect::<Result<_>>()?;
+    for lab in labs.iter().filter(|lab| lab.uplink() == Uplink::RawIp) {
+        modem::carry_in_kernel(lab)?;
+    }
     let mut subjects = Vec::new();
     for (lab, (uplink, kind)) in labs.iter().zip(&cases) {
         let subject = Subject::new(lab, *kind, args.aosp_clatd.as_deref());

@@ -33,7 +33,7 @@ pub(crate) fn text(
         let title = match uplink {
             Uplink::Ethernet => "Ethernet uplink: a veth",
             Uplink::RawIp => {
-                "Raw-IP uplink: a TUN device, its packets carried by a thread of the bench"
+                "Raw-IP uplink: a TUN device, its packets carried on by the kernel"
             }
         };
         let of = |row: &Row, kind: Kind| results.get(&(*uplink, row.name, kind)).map(Vec::as_slice);
