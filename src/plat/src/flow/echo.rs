@@ -121,7 +121,7 @@ impl Engine {
         let id = self.table.insert(key, mac, flow);
         let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return None };
         if self.epoll.add(&echo.socket, event(id, EpollFlags::EPOLLIN)).is_err() {
-            self.remove(id, "it cannot be watched");
+            self.end(id, "it cannot be watched");
             return None;
         }
         self.table.wake(id, cx.now + IDLE);

@@ -8,6 +8,7 @@ mod echo;
 pub(crate) mod errors;
 pub(crate) mod fragments;
 mod host;
+mod memory;
 mod ring;
 mod stats;
 mod table;
@@ -21,7 +22,7 @@ use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clat_tun::VirtioHeader;
 use nix::errno::Errno;
@@ -32,6 +33,7 @@ use crate::settings::Settings;
 use errors::{Bucket, Trouble};
 use fragments::Fragments;
 pub(crate) use host::{prepare_udp, tcp_connect};
+use memory::Memory;
 pub use stats::{Drop, FlowStatus, Stats};
 use table::{Entry, Id, Key, Table};
 use target::Refused;
@@ -100,9 +102,7 @@ pub struct Engine {
     epoll: Rc<Epoll>,
     offload: Offload,
     table: Table,
-    bounds: Bounds,
-    /// Bytes that the flows' data takes.
-    held: usize,
+    memory: Memory,
     /// Flows that something came for.
     queue: Vec<Id>,
     /// The other ends of connections to the network's own DNS server.
@@ -124,8 +124,7 @@ impl Engine {
             epoll,
             offload,
             table: Table::new(bounds.flows, bounds.flows_each),
-            bounds,
-            held: 0,
+            memory: Memory::new(bounds.memory),
             queue: Vec::new(),
             dns: Vec::new(),
             batch: udp::Batch::default(),
@@ -147,7 +146,7 @@ impl Engine {
     /// How many flows there are, and how many bytes their data takes.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
-        (self.table.len(), self.held)
+        (self.table.len(), self.memory.held())
     }
 
     /// The flows, at most `most` of them.
@@ -277,7 +276,7 @@ impl Engine {
     fn expire(&mut self, cx: &Cx<'_>, id: Id, deadline: Option<Instant>) {
         match deadline {
             Some(deadline) if deadline <= cx.now => {
-                self.remove(id, "idle");
+                self.end(id, "idle");
             }
             Some(deadline) => self.table.wake(id, deadline),
             None => {}
@@ -312,6 +311,12 @@ impl Engine {
                 self.enqueue(id);
             }
         }
+        for id in self.memory.served() {
+            if let Some(entry) = self.table.get(id) {
+                entry.waits = None;
+            }
+            self.enqueue(id);
+        }
     }
 
     fn enqueue(&mut self, id: Id) {
@@ -328,41 +333,47 @@ impl Engine {
             let entry = self.table.get(id);
             if !entry.is_some_and(|e| matches!(&e.flow, Flow::Udp(udp) if udp.deadline().is_none()))
             {
-                self.remove(id, "the guest is gone");
+                self.end(id, "the guest is gone");
             }
         }
-    }
-
-    fn limits(&self) -> Limits {
-        let buffer = match self.held {
-            held if held < self.bounds.memory / 2 => tcp::MOST,
-            held if held < self.bounds.memory / 4 * 3 => 64 * 1024,
-            held if held < self.bounds.memory => 8 * 1024,
-            _ => 0,
-        };
-        Limits { buffer, burst: 65_280 }
     }
 
     /// Makes room for a flow of a guest; `false` when there is none.
     fn make_room(&mut self, mac: Mac) -> bool {
-        match self.table.surplus(mac) {
-            Ok(None) => true,
-            Ok(Some(id)) => {
-                self.stats.evicted += 1;
-                self.remove(id, "others need its place");
-                true
+        let mut spared = 0;
+        while let Some(id) = self.table.surplus(mac) {
+            let forwarded =
+                |flow: &Flow| matches!(flow, Flow::Udp(udp) if udp.deadline().is_none());
+            if self.table.get(id).is_some_and(|entry| forwarded(&entry.flow)) {
+                // The owner's, which no guest can drive away.
+                spared += 1;
+                if spared > self.table.len() {
+                    return false;
+                }
+                self.table.touch(id);
+                continue;
             }
-            Err(table::TooManyGuests) => false,
+            self.stats.evicted += 1;
+            self.end(id, "others need its place");
         }
+        true
     }
 
-    fn remove(&mut self, id: Id, why: &str) {
-        let Some(entry) = self.table.remove(id) else { return };
-        self.held -= entry.held;
+    fn remove(&mut self, id: Id, why: &str) -> Option<Flow> {
+        let entry = self.table.remove(id)?;
+        self.memory.change(entry.mac, entry.held, 0);
+        if let Some(place) = entry.waits {
+            self.memory.forget(place);
+        }
         log::debug!("{} ends: {why}", Described(&entry.key));
-        if let Flow::Tcp(_, socket) = &entry.flow {
+        Some(entry.flow)
+    }
+
+    /// Ends a flow before its time: a connection is reset.
+    fn end(&mut self, id: Id, why: &str) {
+        if let Some(Flow::Tcp(_, socket)) = self.remove(id, why) {
             // Whatever is left of it is reset when it is closed.
-            let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+            let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
         }
     }
 
@@ -461,7 +472,7 @@ impl Engine {
         };
         if let Err(errno) = self.epoll.add(&*socket, event(id, EDGE)) {
             log::warn!("cannot watch a socket: {errno}");
-            self.remove(id, "it cannot be watched");
+            self.end(id, "it cannot be watched");
             return None;
         }
         self.table.wake(id, deadline);
@@ -507,7 +518,7 @@ impl Engine {
         let ipv6 = socket.local_addr().is_ok_and(|a| a.is_ipv6());
         let key = udp::key(guest, ipv6);
         if let Some(id) = self.table.find(&key) {
-            self.remove(id, "its port is forwarded now");
+            self.end(id, "its port is forwarded now");
         }
         let id = self.table.insert(key, mac, Flow::Udp(udp::Udp::forwarded(socket, now)));
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return Ok(()) };
@@ -535,7 +546,7 @@ impl Engine {
                 errors::send(cx, &mut self.bucket, trouble, &packet, mac, None);
             }
         }
-        self.remove(id, errno.desc());
+        self.end(id, errno.desc());
     }
 
     /// Lets a connection take a step, and does what becomes of it.
@@ -545,8 +556,8 @@ impl Engine {
         id: Id,
         step: impl FnOnce(&mut Tcp, &mut host::TcpIo<'_>, &mut TcpWire<'_>, Limits, Instant) -> Fate,
     ) {
-        let limits = self.limits();
         let Some(entry) = self.table.get(id) else { return };
+        let limits = self.memory.limits(entry.mac, entry.held);
         let Flow::Tcp(tcp, socket) = &mut entry.flow else { return };
         let mut wire = TcpWire {
             way: way(cx.settings, entry.mac, &entry.key),
@@ -557,20 +568,23 @@ impl Engine {
         let mut io = host::TcpIo { socket, stats: &mut self.stats };
         let fate = step(tcp, &mut io, &mut wire, limits, cx.now);
         let held = tcp.held();
-        self.held = self.held - entry.held + held;
+        self.memory.change(entry.mac, entry.held, held);
         entry.held = held;
+        match (tcp.is_starved(), entry.waits) {
+            (true, None) => entry.waits = Some(self.memory.wait(entry.mac, id)),
+            (false, Some(place)) => {
+                self.memory.forget(place);
+                entry.waits = None;
+            }
+            _ => {}
+        }
         let deadline = tcp.deadline();
         match fate {
             Fate::Open => self.table.wake(id, deadline),
-            Fate::Closed => {
-                // Nothing is left to be reset.
-                if let Some(entry) = self.table.remove(id) {
-                    self.held -= entry.held;
-                    log::debug!("{} ends: closed", Described(&entry.key));
-                }
-            }
-            Fate::GuestReset => self.remove(id, "reset by the guest"),
-            Fate::HostReset => self.remove(id, "reset"),
+            // Nothing is left to be reset.
+            Fate::Closed => drop(self.remove(id, "closed")),
+            Fate::GuestReset => self.end(id, "reset by the guest"),
+            Fate::HostReset => self.end(id, "reset"),
         }
     }
 
@@ -621,6 +635,8 @@ impl std::fmt::Display for Described<'_> {
     }
 }
 
+#[cfg(test)]
+mod hoarders;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

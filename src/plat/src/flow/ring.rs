@@ -3,7 +3,7 @@
 use std::io::{self, IoSliceMut};
 
 /// What a ring begins with. Less is much for a flow that is idle after a greeting, and a stream is past it soon.
-const FIRST: usize = 2048;
+pub(crate) const FIRST: usize = 2048;
 /// What costs so little to get again that an empty ring does not keep it.
 const CHEAP: usize = 16 * 1024;
 /// What one read may bring.
@@ -41,24 +41,40 @@ impl Ring {
         self.buf.len()
     }
 
-    /// Appends what `read` puts into the free space, which grows with what came before. The ring never holds
-    /// more than `limit` bytes. Returns what `read` returned.
+    /// Bytes that it could queue besides without more memory.
+    pub(crate) fn spare(&self) -> usize {
+        self.buf.len() - self.len
+    }
+
+    /// Appends what `read` puts into the free space, which grows with what came before, by `room` bytes of memory at most.
+    /// The ring never queues more than `limit` bytes. Returns what `read` returned. An empty ring finds place for something
+    /// if `room` is [`FIRST`] at least.
     ///
     /// # Errors
-    /// Those of `read`; `WouldBlock` when the limit is reached.
+    /// Those of `read`; `WouldBlock` when the limit is reached, or there is no memory.
     pub(crate) fn fill(
         &mut self,
         limit: usize,
+        room: usize,
         read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         if self.len >= limit {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let want = self.want.clamp(FIRST, LARGEST);
-        if self.buf.len() - self.len < want.min(limit - self.len) {
-            self.grow((self.len + want).next_power_of_two());
+        let wanted = want.min(limit - self.len);
+        if self.spare() < wanted {
+            let size = (self.len + wanted.max(FIRST)).next_power_of_two();
+            let most = self.buf.len().saturating_add(room);
+            // Nothing is moved for the sake of a few bytes.
+            if size.min(most) >= size.min(self.buf.len() + FIRST) {
+                self.grow(size.min(most));
+            }
         }
-        let free = (self.buf.len() - self.len).min(limit - self.len);
+        let free = self.spare().min(limit - self.len);
+        if free == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let tail = self.wrap(self.head + self.len);
         // Up to the end of the buffer, then from its start.
         let first = free.min(self.buf.len() - tail);
@@ -77,17 +93,20 @@ impl Ring {
         result
     }
 
-    /// Appends `bytes`.
-    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+    /// Appends as many of `bytes` as there is place for with `room` more bytes of memory; how many.
+    pub(crate) fn extend(&mut self, bytes: &[u8], room: usize) -> usize {
         let needed = self.len + bytes.len();
-        if needed > self.buf.len() {
-            self.grow(needed.next_power_of_two().max(4096));
+        if needed > self.buf.len() && room > 0 {
+            let size = needed.next_power_of_two().max(4096);
+            self.grow(size.min(self.buf.len().saturating_add(room)));
         }
+        let bytes = &bytes[..bytes.len().min(self.spare())];
         let tail = self.wrap(self.head + self.len);
         let first = bytes.len().min(self.buf.len() - tail);
         self.buf[tail..tail + first].copy_from_slice(&bytes[..first]);
         self.buf[..bytes.len() - first].copy_from_slice(&bytes[first..]);
         self.len += bytes.len();
+        bytes.len()
     }
 
     /// Up to `count` bytes from `offset` on, in two pieces.
@@ -154,20 +173,24 @@ mod tests {
     proptest! {
         /// It is a queue.
         #[test]
-        fn is_a_queue(steps in proptest::collection::vec((0u8..3, 0usize..150_000), 0..40)) {
+        fn is_a_queue(steps in proptest::collection::vec(
+            (0u8..3, 0usize..150_000, prop_oneof![Just(usize::MAX), 0usize..10_000]), 0..40)) {
             let mut ring = Ring::default();
             let mut queue = VecDeque::new();
             let mut next = 0u8;
-            for (what, count) in steps {
+            for (what, count, room) in steps {
+                let before = ring.held();
                 let bytes: Vec<u8> = (0u8..251).cycle().map(|i| next.wrapping_add(i)).take(count).collect();
                 next = next.wrapping_add(7);
                 match what {
                     0 => {
-                        ring.extend(&bytes);
-                        queue.extend(&bytes);
+                        let taken = ring.extend(&bytes, room);
+                        prop_assert!(taken == bytes.len() || room < usize::MAX);
+                        queue.extend(&bytes[..taken]);
                     }
                     1 => {
-                        let got = ring.fill(1 << 18, |room| (&bytes[..]).read_vectored(room));
+                        let got = ring.fill(1 << 18, room, |into| (&bytes[..]).read_vectored(into));
+                        prop_assert!(got.is_ok() || !ring.is_empty() || room < FIRST);
                         queue.extend(&bytes[..got.unwrap_or(0)]);
                     }
                     _ => {
@@ -177,6 +200,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(ring.len(), queue.len());
+                prop_assert!(ring.held() <= before.saturating_add(room));
                 let [a, b] = ring.slices(count / 2, 70_000);
                 let have: Vec<u8> = a.iter().chain(b).copied().collect();
                 let want: Vec<u8> = queue.iter().skip(count / 2).take(70_000).copied().collect();

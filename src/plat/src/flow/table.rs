@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::net::Ipv6Addr;
 use std::time::Instant;
 
+use super::memory::Place;
 use super::Flow;
 use crate::frame::Mac;
 
@@ -30,7 +31,7 @@ const NONE: u32 = u32::MAX;
 const SPARE_ALARMS: usize = 64;
 
 /// How many guests may have flows at a time.
-const GUESTS: usize = 256;
+pub(crate) const GUESTS: usize = 256;
 
 pub(crate) struct Entry<F = Flow> {
     pub(crate) key: Key,
@@ -40,6 +41,8 @@ pub(crate) struct Entry<F = Flow> {
     pub(crate) queued: bool,
     /// Bytes of memory that are accounted for it.
     pub(crate) held: usize,
+    /// Where it waits for memory.
+    pub(crate) waits: Option<Place>,
     /// The earliest alarm in the heap.
     alarm: Option<Instant>,
     older: u32,
@@ -51,6 +54,8 @@ struct Guest {
     oldest: u32,
     newest: u32,
     count: usize,
+    /// When one of them was last used, as a number that grows.
+    used: u64,
 }
 
 struct Slot<F> {
@@ -67,6 +72,7 @@ pub(crate) struct Table<F = Flow> {
     alarms: BinaryHeap<Reverse<(Instant, Id)>>,
     most: usize,
     most_each: usize,
+    uses: u64,
 }
 
 impl<F> Table<F> {
@@ -79,6 +85,7 @@ impl<F> Table<F> {
             alarms: BinaryHeap::new(),
             most,
             most_each,
+            uses: 0,
         }
     }
 
@@ -111,23 +118,22 @@ impl<F> Table<F> {
             .collect()
     }
 
-    /// Which flow has to go before a guest may have another: its own oldest when it has its share, the oldest of the
-    /// guest that has most when all are taken. `Err` when there are too many guests.
-    pub(crate) fn surplus(&self, mac: Mac) -> Result<Option<Id>, TooManyGuests> {
-        let own = self.guests.get(&mac);
-        let guest = match own {
+    /// Which flow has to go first before a guest may have another: its own oldest when it has its share, the oldest of the
+    /// guest that has most when all are taken, one of the guest that has idled longest when there are too many guests.
+    pub(crate) fn surplus(&self, mac: Mac) -> Option<Id> {
+        let guest = match self.guests.get(&mac) {
             Some(guest) if guest.count >= self.most_each => Some(guest),
-            None if self.guests.len() >= GUESTS => return Err(TooManyGuests),
+            None if self.guests.len() >= GUESTS => {
+                self.guests.values().min_by_key(|guest| guest.used)
+            }
             _ if self.len() >= self.most => self.guests.values().max_by_key(|guest| guest.count),
             _ => None,
         };
-        Ok(guest.and_then(|guest| {
-            let slot = guest.oldest;
-            Some(Id { slot, tenant: self.slots.get(slot as usize)?.tenant })
-        }))
+        let slot = guest?.oldest;
+        Some(Id { slot, tenant: self.slots.get(slot as usize)?.tenant })
     }
 
-    /// Adds a flow; [`Self::surplus`] has been seen to.
+    /// Adds a flow; [`Self::surplus`] has nothing to say against it.
     pub(crate) fn insert(&mut self, key: Key, mac: Mac, flow: F) -> Id {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { tenant: 0, entry: None });
@@ -140,12 +146,14 @@ impl<F> Table<F> {
             flow,
             queued: false,
             held: 0,
+            waits: None,
             alarm: None,
             older: NONE,
             newer: NONE,
         });
         self.index.insert(key, slot);
-        self.guests.entry(mac).or_insert(Guest { oldest: NONE, newest: NONE, count: 0 }).count += 1;
+        let none = Guest { oldest: NONE, newest: NONE, count: 0, used: 0 };
+        self.guests.entry(mac).or_insert(none).count += 1;
         self.append(slot);
         Id { slot, tenant }
     }
@@ -169,13 +177,14 @@ impl<F> Table<F> {
 
     /// The flow was used: it is its guest's youngest.
     pub(crate) fn touch(&mut self, id: Id) {
-        let newest = match self.get(id) {
-            Some(entry) => entry.newer == NONE,
-            None => return,
-        };
+        let Some(entry) = self.get(id) else { return };
+        let (mac, newest) = (entry.mac, entry.newer == NONE);
         if !newest {
             self.unlink(id.slot);
             self.append(id.slot);
+        } else if let Some(guest) = self.guests.get_mut(&mac) {
+            self.uses += 1;
+            guest.used = self.uses;
         }
     }
 
@@ -228,6 +237,8 @@ impl<F> Table<F> {
     fn append(&mut self, slot: u32) {
         let Some(mac) = self.entry(slot).map(|entry| entry.mac) else { return };
         let Some(guest) = self.guests.get_mut(&mac) else { return };
+        self.uses += 1;
+        guest.used = self.uses;
         let before = std::mem::replace(&mut guest.newest, slot);
         if guest.oldest == NONE {
             guest.oldest = slot;
@@ -263,10 +274,6 @@ impl<F> Table<F> {
     }
 }
 
-/// More guests than flows are kept for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooManyGuests;
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -283,7 +290,7 @@ mod tests {
         let now = Instant::now();
         let mut table = Table::new(count as usize, count as usize);
         for n in 0..count {
-            assert_eq!(table.surplus(Mac::default()), Ok(None));
+            assert_eq!(table.surplus(Mac::default()), None);
             let id = table.insert(key(n), Mac::default(), ());
             table.wake(id, now + Duration::from_secs(u64::from(n)));
         }
@@ -291,7 +298,7 @@ mod tests {
         for n in 0..1000 {
             let id = table.find(&key(n * (count / 1000))).unwrap();
             table.touch(id);
-            let oldest = table.surplus(Mac::default()).unwrap().unwrap();
+            let oldest = table.surplus(Mac::default()).unwrap();
             let gone = table.remove(oldest).unwrap();
             assert_eq!(table.find(&gone.key), None);
             let id = table.insert(gone.key, Mac::default(), ());
@@ -335,18 +342,40 @@ mod tests {
         let first = table.insert(key(0), modest, ());
         let mut ids: Vec<_> = (1..8).map(|n| table.insert(key(n), greedy, ())).collect();
         table.insert(key(8), modest, ());
-        assert_eq!(table.surplus(modest), Ok(None));
+        assert_eq!(table.surplus(modest), None);
         ids.push(table.insert(key(9), greedy, ()));
         // The first was used again, so that the second has idled longest.
         table.touch(ids[0]);
-        assert_eq!(table.surplus(modest), Ok(Some(ids[1])));
-        assert_eq!(table.surplus(greedy), Ok(Some(ids[1])));
+        assert_eq!(table.surplus(modest), Some(ids[1]));
+        assert_eq!(table.surplus(greedy), Some(ids[1]));
         table.remove(ids[1]);
-        assert_eq!(table.surplus(modest), Ok(None));
+        assert_eq!(table.surplus(modest), None);
         assert!(table.get(first).is_some() && table.get(ids[1]).is_none());
         // Its place has another tenant, which the old name does not reach.
         let next = table.insert(key(10), modest, ());
         assert_eq!(next.slot, ids[1].slot);
         assert!(table.get(ids[1]).is_none());
+    }
+    /// Whoever has a flow of its own for each of many guests has the place of those alone that idle.
+    #[test]
+    fn the_guest_that_idles_longest_makes_place_for_another() {
+        let mac =
+            |n: u32| Mac([2, 0, n.to_be_bytes()[0], 0, n.to_be_bytes()[2], n.to_be_bytes()[3]]);
+        let mut table = Table::new(10_000, 10_000);
+        let idle = [table.insert(key(9000), mac(9000), ()), table.insert(key(9001), mac(9000), ())];
+        let busy = table.insert(key(8000), mac(8000), ());
+        for n in 0..1000 {
+            while let Some(id) = table.surplus(mac(n)) {
+                table.remove(id);
+            }
+            table.insert(key(n), mac(n), ());
+            if n % 100 == 0 {
+                table.touch(busy);
+            }
+            assert!(table.guests.len() <= GUESTS);
+            assert_eq!(table.get(idle[1]).is_some(), n < 254);
+        }
+        assert!(table.get(busy).is_some() && table.get(idle[0]).is_none());
+        assert_eq!(table.len(), GUESTS);
     }
 }

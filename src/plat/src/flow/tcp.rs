@@ -25,6 +25,8 @@ const SCALE: u8 = 6;
 pub const MOST: usize = 1 << 20;
 /// Pieces of data out of order that are kept.
 const PIECES: usize = 128;
+/// Bytes of memory that one takes besides its own.
+const PIECE: usize = 32;
 const RTO_FIRST: Duration = Duration::from_secs(1);
 const RTO_LEAST: Duration = Duration::from_millis(200);
 const RTO_MOST: Duration = Duration::from_secs(60);
@@ -111,6 +113,8 @@ pub enum Fate {
 pub struct Limits {
     /// Bytes that may be kept in either direction.
     pub buffer: usize,
+    /// Bytes of memory that it may come to hold.
+    pub memory: usize,
     /// Bytes of data in one segment to [`Wire::send`], at least the MSS.
     pub burst: usize,
 }
@@ -176,6 +180,8 @@ pub struct Tcp {
     ack_due: bool,
     readable: bool,
     writable: bool,
+    /// There was no memory for what the stream has, and nothing of the guest's is to come that would bring another try.
+    starved: bool,
     last: Instant,
 }
 
@@ -237,6 +243,7 @@ impl Tcp {
             ack_due: false,
             readable: false,
             writable: true,
+            starved: false,
             last: now,
         }
     }
@@ -265,7 +272,18 @@ impl Tcp {
     pub fn held(&self) -> usize {
         self.tx.held()
             + self.rx.held()
-            + self.pieces.iter().map(|(_, data)| data.capacity() + 32).sum::<usize>()
+            + self.pieces.iter().map(|(_, data)| data.capacity() + PIECE).sum::<usize>()
+    }
+
+    fn room(&self, limits: Limits) -> usize {
+        limits.memory.saturating_sub(self.held())
+    }
+
+    /// Whether [`Tcp::pump`] has to be called again when [`Limits::memory`] is 2 KiB more than [`Tcp::held`]: the stream has
+    /// something, and there was no memory for any of it.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        self.starved
     }
 
     /// Whether the stream is still connecting.
@@ -633,20 +651,19 @@ impl Tcp {
             }
             self.writable = taken == data.len();
         }
-        let room = limits.buffer.max(4096).saturating_sub(self.rx.len());
+        let most = limits.buffer.saturating_sub(self.rx.len());
         let waits = &data[taken..];
-        let waits = &waits[..waits.len().min(room)];
-        if !waits.is_empty() {
-            self.rx.extend(waits);
-        }
-        let taken = u32::try_from(taken + waits.len()).unwrap_or(0);
+        let waits = &waits[..waits.len().min(most)];
+        let kept = if waits.is_empty() { 0 } else { self.rx.extend(waits, self.room(limits)) };
+        let taken = u32::try_from(taken + kept).unwrap_or(0);
         self.rcv_nxt = self.rcv_nxt.wrapping_add(taken);
         Ok(())
     }
 
     fn keep_piece(&mut self, seq: u32, data: &[u8], limits: Limits) {
         let have: usize = self.pieces.iter().map(|(_, data)| data.len()).sum();
-        if self.pieces.len() < PIECES && have + data.len() <= limits.buffer {
+        let fits = have + data.len() <= limits.buffer && data.len() + PIECE <= self.room(limits);
+        if self.pieces.len() < PIECES && fits {
             let same = |(at, old): &(u32, Vec<u8>)| *at == seq && old.len() >= data.len();
             if !self.pieces.iter().any(same) {
                 self.pieces.push((seq, data.to_vec()));
@@ -695,19 +712,25 @@ impl Tcp {
             stream.shutdown();
         }
         let mut more = false;
+        self.starved = false;
         // A few rounds, then it is others' turn.
         for round in 0..4 {
             if self.readable && !self.host_ended {
                 // No more than the guest can take now, or little.
                 let allowed = self.guest_window.wrapping_sub(self.una) as i32;
                 let allowed = usize::try_from(allowed).unwrap_or(0).max(usize::from(self.mss) * 4);
-                match self.tx.fill(allowed.min(limits.buffer), |room| stream.read(room)) {
+                let (most, room) = (allowed.min(limits.buffer), self.room(limits));
+                let mut asked = false;
+                let read = |room: &mut [IoSliceMut<'_>]| {
+                    asked = true;
+                    stream.read(room)
+                };
+                match self.tx.fill(most, room, read) {
                     Ok(0) => self.host_ended = true,
                     Ok(_) => self.last = now,
                     Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                        if self.tx.len() < allowed.min(limits.buffer) {
-                            self.readable = false;
-                        }
+                        self.readable = !asked;
+                        self.starved = !asked && self.tx.is_empty();
                     }
                     Err(_) => return (self.break_off(wire), false),
                 }
@@ -875,9 +898,15 @@ impl Tcp {
         self.ack_due = false;
     }
 
-    /// Bytes that may come.
+    /// Bytes that may come. What the stream takes at once needs no memory.
     fn window(&self, limits: Limits) -> usize {
-        limits.buffer.saturating_sub(self.rx.len())
+        let most = limits.buffer.saturating_sub(self.rx.len());
+        let straight = self.writable && self.rx.is_empty();
+        if straight {
+            most
+        } else {
+            most.min(self.rx.spare().saturating_add(self.room(limits)))
+        }
     }
 
     /// The window for a header. What was told before is never taken back.

@@ -14,20 +14,20 @@ use super::*;
 use crate::check::Frames;
 use crate::settings::DualStack;
 
-const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
-const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+pub(super) const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
+pub(super) const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// This host, as the guest calls it.
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
-const SECOND: Duration = Duration::from_secs(1);
-const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub(super) const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 /// The guest's port.
 const PORT: u16 = 5000;
 
-struct Lab {
-    engine: Engine,
+pub(super) struct Lab {
+    pub(super) engine: Engine,
     settings: Settings,
-    frames: Frames,
+    pub(super) frames: Frames,
     start: Instant,
     /// Since the start.
     now: Duration,
@@ -38,7 +38,7 @@ impl Lab {
         Self::with(Bounds::default())
     }
 
-    fn with(bounds: Bounds) -> Self {
+    pub(super) fn with(bounds: Bounds) -> Self {
         let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
         Self {
             engine: Engine::new(epoll, Offload::default(), bounds),
@@ -53,7 +53,7 @@ impl Lab {
         }
     }
 
-    fn step<R>(&mut self, step: impl FnOnce(&mut Engine, &mut Cx<'_>) -> R) -> R {
+    pub(super) fn step<R>(&mut self, step: impl FnOnce(&mut Engine, &mut Cx<'_>) -> R) -> R {
         let now = self.start + self.now;
         let mut cx = Cx { settings: &self.settings, sink: &mut self.frames, now };
         step(&mut self.engine, &mut cx)
@@ -78,9 +78,18 @@ impl Lab {
     }
 
     /// Lets the engine see to its sockets, the first of which is ready within seconds.
-    fn events(&mut self) {
+    pub(super) fn events(&mut self) {
+        self.see_to(5000);
+    }
+
+    /// Lets the engine see to those that are ready now.
+    pub(super) fn poll(&mut self) {
+        self.see_to(0);
+    }
+
+    fn see_to(&mut self, millis: u16) {
         let mut events = [EpollEvent::empty(); 8];
-        let count = self.engine.epoll.wait(&mut events, EpollTimeout::from(5000_u16)).unwrap();
+        let count = self.engine.epoll.wait(&mut events, EpollTimeout::from(millis)).unwrap();
         self.step(|engine, cx| {
             for event in &events[..count] {
                 engine.event(cx, event.data(), event.events());
@@ -91,7 +100,7 @@ impl Lab {
     }
 
     /// It is so long after the start; how many flows there still are.
-    fn wait_until(&mut self, now: Duration) -> usize {
+    pub(super) fn wait_until(&mut self, now: Duration) -> usize {
         self.now = now;
         self.step(Engine::on_time);
         self.engine.load().0

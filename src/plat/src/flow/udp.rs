@@ -215,7 +215,7 @@ impl Engine {
         let id = self.table.insert(key, mac, Flow::Udp(udp));
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return None };
         if self.epoll.add(&udp.socket, event(id, EpollFlags::EPOLLIN)).is_err() {
-            self.remove(id, "it cannot be watched");
+            self.end(id, "it cannot be watched");
             return None;
         }
         self.table.wake(id, cx.now + IDLE);

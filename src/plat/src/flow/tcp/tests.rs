@@ -21,7 +21,7 @@ const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 const SERVER: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x201);
 /// Nothing goes wrong, either way.
 const SOUND: [Trouble; 2] = [Trouble { loss: 0, late: 0 }; 2];
-const LIMITS: Limits = Limits { buffer: 1 << 18, burst: 16_000 };
+const LIMITS: Limits = Limits { buffer: 1 << 18, memory: 1 << 20, burst: 16_000 };
 
 /// Small, fast and the same everywhere.
 struct Dice(u64);

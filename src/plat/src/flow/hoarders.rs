@@ -1,0 +1,204 @@
+//! Guests that take all they can get, and those beside them. The time is an argument.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+
+use super::tests::{Lab, GUEST, HOST6};
+use super::*;
+
+const GREEDY: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const MODEST: Mac = Mac([2, 0, 0, 0, 0, 2]);
+/// What the greedy never see: a window of 2 MiB, and one that is closed.
+const WIDE: u16 = 1 << 14;
+const CLOSED: u16 = 0;
+
+/// A connection of a guest, and the host's end.
+struct Connection {
+    mac: Mac,
+    from: (Ipv6Addr, u16),
+    to: u16,
+    /// What comes next of either, as the guest knows it.
+    seq: u32,
+    ack: u32,
+    host: TcpStream,
+}
+
+impl Connection {
+    fn segment(&self, flags: u8, window: u16, options: &[u8], data: &[u8]) -> Vec<u8> {
+        let mut l4 = [self.from.1.to_be_bytes(), self.to.to_be_bytes()].concat();
+        l4.extend(self.seq.to_be_bytes());
+        l4.extend(self.ack.to_be_bytes());
+        l4.extend([u8::try_from(5 + options.len() / 4).unwrap() << 4, flags]);
+        l4.extend(window.to_be_bytes());
+        l4.extend([0; 4]);
+        l4.extend(options);
+        l4.extend(data);
+        let mut packet = errors::rebuild((self.from.0, 0), (HOST6, 0), wire::TCP, &l4);
+        packet[7] = 64;
+        packet
+    }
+
+    fn send(&self, lab: &mut Lab, packet: &[u8]) {
+        lab.step(|engine, cx| {
+            engine.input(cx, self.mac, &VirtioHeader::default(), packet);
+            engine.flush(cx);
+        });
+    }
+
+    /// Acknowledges all that came.
+    fn acknowledge(&self, lab: &mut Lab, window: u16) {
+        self.send(lab, &self.segment(flag::ACK, window, &[], &[]));
+    }
+}
+
+struct World {
+    lab: Lab,
+    listener: TcpListener,
+    /// By the guest's port.
+    connections: HashMap<u16, Connection>,
+}
+
+impl World {
+    fn new(memory: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let lab = Lab::with(Bounds { memory, ..Bounds::default() });
+        Self { lab, listener, connections: HashMap::new() }
+    }
+
+    /// A guest opens a connection, with a window of up to 2 MiB.
+    fn open(&mut self, mac: Mac, port: u16) {
+        let to = self.listener.local_addr().unwrap().port();
+        let address = Ipv6Addr::from(GUEST.to_bits() & !0xff | u128::from(mac.0[5]));
+        // The host's end is there once it is asked for; until then any will do.
+        let host = TcpStream::connect(("127.0.0.1", to)).unwrap();
+        self.listener.accept().unwrap();
+        let mut connection = Connection { mac, from: (address, port), to, seq: 1000, ack: 0, host };
+        let syn = connection.segment(flag::SYN, WIDE, &[2, 4, 5, 160, 3, 3, 7, 0], &[]);
+        connection.send(&mut self.lab, &syn);
+        connection.host = self.listener.accept().unwrap().0;
+        connection.host.set_nonblocking(true).unwrap();
+        connection.seq += 1;
+        self.connections.insert(port, connection);
+        while self.connections[&port].ack == 0 {
+            self.lab.events();
+            self.look();
+        }
+        self.connections[&port].acknowledge(&mut self.lab, WIDE);
+    }
+
+    /// The guests take what came, in order; how many bytes, by port.
+    fn look(&mut self) -> HashMap<u16, usize> {
+        let mut got = HashMap::new();
+        for (_, frame) in std::mem::take(&mut self.lab.frames.0) {
+            let packet = wire::parse(&frame[14..]).unwrap();
+            let (_, port, segment) = wire::parse_tcp(packet.payload).unwrap();
+            let connection = self.connections.get_mut(&port).unwrap();
+            assert_eq!(frame[..6], connection.mac.0);
+            if segment.flags & flag::SYN != 0 {
+                connection.ack = segment.seq.wrapping_add(1);
+            } else if segment.seq == connection.ack {
+                let len = segment.payload.len();
+                connection.ack = segment.seq.wrapping_add(u32::try_from(len).unwrap());
+                *got.entry(port).or_insert(0) += len;
+            }
+        }
+        got
+    }
+
+    /// The host's end gives all that the host's kernel takes.
+    fn give(&mut self, port: u16) {
+        let host = &mut self.connections.get_mut(&port).unwrap().host;
+        while host.write(&[7; 1 << 16]).is_ok() {}
+    }
+
+    /// Guests let connections be opened, and take nothing of what comes, until nothing more comes.
+    fn hoard(&mut self, mac: Mac, ports: std::ops::Range<u16>) {
+        for port in ports.clone() {
+            self.open(mac, port);
+            self.give(port);
+        }
+        let mut held = usize::MAX;
+        while held != self.lab.engine.load().1 {
+            held = self.lab.engine.load().1;
+            ports.clone().for_each(|port| self.give(port));
+            self.lab.poll();
+        }
+        // That was for others. Nothing is acknowledged, and the windows are closed from now on.
+        self.lab.frames.0.clear();
+        for port in ports {
+            let connection = &self.connections[&port];
+            connection.send(&mut self.lab, &connection.segment(flag::ACK, CLOSED, &[], &[]));
+        }
+    }
+
+    /// How many bytes come by a connection whose guest takes all, as long as something comes.
+    fn download(&mut self, port: u16, most: usize) -> usize {
+        let mut got = 0;
+        for _ in 0..100_000 {
+            self.give(port);
+            self.lab.poll();
+            let new = self.look().get(&port).copied().unwrap_or(0);
+            self.connections[&port].acknowledge(&mut self.lab, WIDE);
+            got += new;
+            if got >= most {
+                break;
+            }
+        }
+        got
+    }
+
+    fn held(&self, mac: Mac) -> usize {
+        let entries = self.lab.engine.table.iter();
+        entries.filter(|entry| entry.mac == mac).map(|entry| entry.held).sum()
+    }
+}
+
+/// DESIGN: memory is bounded, and fair. What one holds on to is nobody else's loss.
+#[test]
+fn a_hoarder_leaves_others_their_part() {
+    const MEMORY: usize = 16 << 20;
+    let mut world = World::new(MEMORY);
+    world.hoard(GREEDY, 1..60);
+    let hoarded = world.held(GREEDY);
+    assert!(hoarded > MEMORY / 2, "{hoarded} bytes were hoarded");
+    world.open(MODEST, 5000);
+    assert!(world.download(5000, 8 << 20) >= 8 << 20);
+    // With a buffer that is worth the name.
+    assert!(world.held(MODEST) >= 64 << 10, "{}", world.held(MODEST));
+    assert!(world.lab.engine.load().1 <= MEMORY);
+}
+
+/// Whoever waits for memory waits without a sound, and has its turn once there is some, though nobody asks again: neither
+/// its socket, which has told already that there is something, nor its guest.
+#[test]
+fn whoever_waits_for_memory_gets_it_when_there_is_some() {
+    let mut world = World::new(1 << 20);
+    world.hoard(GREEDY, 1..40);
+    let waiting = 100..105;
+    for port in waiting.clone() {
+        world.open(GREEDY, port);
+        world.connections[&port].host.set_nonblocking(true).unwrap();
+        assert_eq!(
+            world.connections[&port].host.try_clone().unwrap().write(&[7; 100]).unwrap(),
+            100
+        );
+    }
+    for _ in 0..10 {
+        world.lab.poll();
+        assert!(world.look().is_empty());
+        assert!(!world.lab.engine.is_busy(), "it turns in circles");
+    }
+    // One of those that hoard takes what it got.
+    let connection = world.connections.get_mut(&1).unwrap();
+    connection.host.shutdown(std::net::Shutdown::Both).unwrap();
+    let reset = connection.segment(flag::RST, CLOSED, &[], &[]);
+    connection.send(&mut world.lab, &reset);
+    let mut got = world.look();
+    while world.lab.engine.is_busy() {
+        world.lab.step(Engine::flush);
+        got.extend(world.look());
+    }
+    got.retain(|_, len| *len > 0);
+    assert_eq!(got, waiting.map(|port| (port, 100)).collect());
+}
