@@ -164,7 +164,7 @@ impl<'h> Run<'h> {
             }
         }
         let (flows, held) = self.engine.load();
-        assert!(flows <= BOUNDS.flows);
+        assert!(flows <= BOUNDS.flows && held <= BOUNDS.memory);
         let all = self.engine.flows(usize::MAX);
         assert_eq!(all.iter().map(|flow| flow.held).sum::<usize>(), held);
     }

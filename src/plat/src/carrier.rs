@@ -373,13 +373,13 @@ impl Carrier {
     }
 
     /// Connections of guests to the DNS server.
-    pub fn take_dns_connections(&mut self) -> Vec<UnixStream> {
+    pub fn take_dns_connections(&mut self) -> Vec<(Mac, UnixStream)> {
         self.engine.take_dns_connections()
     }
 
-    /// A question has come by one of them, to which the owner has given this number.
-    pub fn dns_question(&mut self, connection: u32, message: &[u8], now: Instant) {
-        self.network.dns_question(connection, message, now);
+    /// A question of a guest has come by one of them, to which the owner has given this number.
+    pub fn dns_question(&mut self, connection: u32, guest: Mac, message: &[u8], now: Instant) {
+        self.network.dns_question(connection, guest, message, now);
     }
 
     /// Answers to such questions.

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use clat_tun::VirtioHeader;
 
 use crate::dns_server::DnsServer;
-use crate::flow::errors::{self, Bucket, Trouble};
+use crate::fair::Buckets;
+use crate::flow::errors::{self, Trouble};
 use crate::flow::fragments::Fragments;
 use crate::flow::tcp::{Segment, Tcp};
 use crate::flow::wire::{self, Fragment, Packet};
@@ -124,7 +125,7 @@ pub fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u
     let now = Instant::now();
     let mut cx = Cx { settings: &settings, sink: &mut frames, now };
     let guest = Mac([2, 0, 0, 0, 0, 9]);
-    let sent = errors::send(&mut cx, &mut Bucket::default(), trouble, bytes, guest, router);
+    let sent = errors::send(&mut cx, &mut Buckets::new(1), trouble, bytes, guest, router);
     assert_eq!(frames.0.len(), usize::from(sent));
     let Some((vnet, frame)) = frames.0.first() else { return };
     self::frame(vnet, frame, if ipv4 { 576 } else { 1280 });
@@ -136,7 +137,7 @@ pub fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u
     // An error about it is an error about an error.
     let mut cx = Cx { settings: &settings, sink: &mut Frames::default(), now };
     let packet = &frame[ETHERNET..];
-    assert!(!errors::send(&mut cx, &mut Bucket::default(), trouble, packet, guest, router));
+    assert!(!errors::send(&mut cx, &mut Buckets::new(1), trouble, packet, guest, router));
 }
 
 /// Fragments in any order, each behind three bytes: whose, whether more follow and how long it was waited for it; its
@@ -167,7 +168,7 @@ pub fn fragments(bytes: &[u8]) {
             whole: payload,
         };
         offered.push((id, offset, payload.to_vec(), now));
-        let Some(whole) = all.offer(&packet, now) else { continue };
+        let Some(whole) = all.offer(Mac([2; 6]), &packet, now) else { continue };
         // Up to where it can be put together.
         let mut ends = BTreeSet::from([0]);
         let mut at = 0;
@@ -219,7 +220,7 @@ pub(crate) fn answers(stream: &[u8], cuts: &[u16]) -> Vec<Vec<u8>> {
     let (theirs, mut guest) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
     guest.set_nonblocking(true).unwrap();
-    let (number, _) = server.accept(theirs, now);
+    let (number, _) = server.accept(Mac([2; 6]), theirs, now);
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| usize::from(*cut).min(stream.len())).collect();
     cuts.sort_unstable();
     cuts.push(stream.len());
@@ -228,7 +229,9 @@ pub(crate) fn answers(stream: &[u8], cuts: &[u16]) -> Vec<Vec<u8>> {
         // A server that has hung up takes no more.
         let _ = guest.write_all(&stream[at..end]);
         at = end;
-        server.event(number, now, &mut |question| network.dns_question(number, &question, now));
+        server.event(number, now, &mut |guest, question| {
+            network.dns_question(number, guest, &question, now);
+        });
         loop {
             let queries = network.take_queries();
             for query in &queries {
@@ -242,8 +245,8 @@ pub(crate) fn answers(stream: &[u8], cuts: &[u16]) -> Vec<Vec<u8>> {
                 break;
             }
             for (number, answer) in given {
-                server.answer(number, &answer, now, &mut |question| {
-                    network.dns_question(number, &question, now);
+                server.answer(number, &answer, now, &mut |guest, question| {
+                    network.dns_question(number, guest, &question, now);
                 });
             }
         }

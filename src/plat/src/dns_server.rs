@@ -5,10 +5,12 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::fair;
+use crate::frame::Mac;
 use crate::messages::Messages;
 use crate::network::{is_question, MAX_QUESTION};
 
-/// Connections at a time; beyond them the oldest goes.
+/// Connections at a time; beyond them the one that has idled longest goes, of the guest that has most.
 const MOST: usize = 128;
 /// How long a connection may idle (RFC 7766 §6.2.3: some seconds).
 const IDLE: Duration = Duration::from_secs(10);
@@ -17,7 +19,11 @@ const PIPELINED: usize = 16;
 /// Nor while so many bytes of answers were not taken.
 const BACKLOG: usize = 1 << 16;
 
+/// Takes a guest's question.
+type Each<'a> = &'a mut dyn FnMut(Mac, Vec<u8>);
+
 struct Connection {
+    guest: Mac,
     messages: Messages<UnixStream>,
     unanswered: usize,
     last: Instant,
@@ -25,7 +31,7 @@ struct Connection {
 
 impl Connection {
     /// Reads questions as far as that is decent.
-    fn read(&mut self, each: &mut dyn FnMut(Vec<u8>)) -> io::Result<()> {
+    fn read(&mut self, each: Each<'_>) -> io::Result<()> {
         self.messages.flush()?;
         while self.unanswered < PIPELINED && self.messages.waiting() < BACKLOG {
             let Some(question) = self.messages.next(MAX_QUESTION)? else { break };
@@ -34,7 +40,7 @@ impl Connection {
                 return Err(ErrorKind::InvalidData.into());
             }
             self.unanswered += 1;
-            each(question);
+            each(self.guest, question);
         }
         Ok(())
     }
@@ -52,20 +58,29 @@ pub(crate) struct DnsServer {
 }
 
 impl DnsServer {
-    /// Takes a connection; its number, and its socket to be watched.
-    pub(crate) fn accept(&mut self, stream: UnixStream, now: Instant) -> (u32, &UnixStream) {
+    /// Takes a guest's connection; its number, and its socket to be watched.
+    pub(crate) fn accept(
+        &mut self,
+        guest: Mac,
+        stream: UnixStream,
+        now: Instant,
+    ) -> (u32, &UnixStream) {
         if self.connections.len() >= MOST {
-            self.connections.pop_first();
+            let all = self.connections.iter().map(|(n, c)| (c.guest, (c.last, *n), *n));
+            if let Some((number, _)) = fair::surplus(all) {
+                self.connections.remove(&number);
+            }
         }
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        let connection = Connection { messages: Messages::new(stream), unanswered: 0, last: now };
+        let messages = Messages::new(stream);
+        let connection = Connection { guest, messages, unanswered: 0, last: now };
         let connection = self.connections.entry(number).or_insert(connection);
         (number, connection.messages.stream())
     }
 
     /// A connection has something to read, or takes more: the questions that are there.
-    pub(crate) fn event(&mut self, number: u32, now: Instant, each: &mut dyn FnMut(Vec<u8>)) {
+    pub(crate) fn event(&mut self, number: u32, now: Instant, each: Each<'_>) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         connection.last = now;
         if connection.read(each).is_err() || connection.is_done() {
@@ -74,13 +89,7 @@ impl DnsServer {
     }
 
     /// Sends an answer, and reads what had to wait for that.
-    pub(crate) fn answer(
-        &mut self,
-        number: u32,
-        answer: &[u8],
-        now: Instant,
-        each: &mut dyn FnMut(Vec<u8>),
-    ) {
+    pub(crate) fn answer(&mut self, number: u32, answer: &[u8], now: Instant, each: Each<'_>) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         connection.unanswered = connection.unanswered.saturating_sub(1);
         if connection.messages.send(answer).is_err() {
@@ -106,7 +115,27 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::*;
     use crate::check;
+
+    /// Whoever opens more connections than others loses its own.
+    #[test]
+    fn a_guest_has_its_connections_beside_another() {
+        let (greedy, modest) = (Mac([4; 6]), Mac([2; 6]));
+        let mut now = Instant::now();
+        let mut server = DnsServer::default();
+        let mut connect = |guest| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            now += Duration::from_millis(1);
+            (server.accept(guest, theirs, now).0, ours)
+        };
+        let kept: Vec<_> = (0..20).map(|_| connect(modest)).collect();
+        let first = connect(greedy);
+        let _more: Vec<_> = (0..1000).map(|_| connect(greedy)).collect();
+        assert_eq!(server.connections.len(), MOST);
+        assert!(kept.iter().all(|(number, _)| server.connections.contains_key(number)));
+        assert!(!server.connections.contains_key(&first.0));
+    }
 
     /// A question for a name of one label.
     fn question(id: u16, label: &[u8], kind: u8) -> Vec<u8> {

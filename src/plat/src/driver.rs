@@ -189,8 +189,8 @@ impl Driver {
                 }
                 token if token & SLOT == QUESTIONS => {
                     let (connection, carrier) = (number(token), &mut self.carrier);
-                    self.dns.event(connection, now, &mut |question| {
-                        carrier.dns_question(connection, &question, now);
+                    self.dns.event(connection, now, &mut |guest, question| {
+                        carrier.dns_question(connection, guest, &question, now);
                     });
                 }
                 token if (FORWARD..FORWARD + FORWARDS as u64).contains(&token) => {
@@ -250,8 +250,8 @@ impl Driver {
         self.dns.poll(now);
         self.resolvers.poll(now);
         let flags = |token, number| EpollEvent::new(EDGE, token | u64::from(number) << 32);
-        for stream in self.carrier.take_dns_connections() {
-            let (number, socket) = self.dns.accept(stream, now);
+        for (guest, stream) in self.carrier.take_dns_connections() {
+            let (number, socket) = self.dns.accept(guest, stream, now);
             // One that is not watched idles, and ends by that.
             let _ = self.epoll.add(socket, flags(QUESTIONS, number));
         }
@@ -262,14 +262,14 @@ impl Driver {
             }
             for (connection, answer) in answers {
                 let carrier = &mut self.carrier;
-                self.dns.answer(connection, &answer, now, &mut |question| {
-                    carrier.dns_question(connection, &question, now);
+                self.dns.answer(connection, &answer, now, &mut |guest, question| {
+                    carrier.dns_question(connection, guest, &question, now);
                 });
             }
         }
         for query in self.carrier.take_queries() {
             if !query.tcp {
-                self.resolvers.ask(&query);
+                self.resolvers.ask(&query, |token| self.carrier.network().waits_for(token));
             } else if let Some((number, socket)) = self.resolvers.connect(&query, now) {
                 let _ = self.epoll.add(socket, flags(RESOLVER, number));
             }

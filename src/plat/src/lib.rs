@@ -13,6 +13,7 @@ pub mod cli;
 pub mod daemon;
 mod dns_server;
 pub mod driver;
+mod fair;
 pub mod flow;
 pub mod forward;
 pub mod frame;

@@ -7,17 +7,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::fair;
 use crate::flow::tcp_connect;
+use crate::frame::Mac;
 use crate::messages::Messages;
 use crate::network::Query;
 
-/// Connections to resolvers at a time; beyond them the oldest goes.
+/// Connections to resolvers at a time; beyond them the oldest goes, of the guest that has most.
 const CONNECTIONS: usize = 64;
+/// Questions that are remembered, those that nobody waits for any longer among them: some times as many as are waited for.
+const ASKED: usize = 4096;
 /// How long one is waited for. Somebody else has been asked by then.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection for one question.
 struct Connection {
+    guest: Mac,
     messages: Messages,
     token: u64,
     since: Instant,
@@ -54,16 +59,16 @@ impl Resolvers {
         self.v6.as_ref()
     }
 
-    /// Asks over UDP.
-    pub(crate) fn ask(&mut self, query: &Query) {
+    /// Asks over UDP. `waited_for` knows by its token whether a question still is.
+    pub(crate) fn ask(&mut self, query: &Query, waited_for: impl Fn(u64) -> bool) {
         let socket = match (query.resolver.is_ipv4(), &self.v6) {
             (true, _) => &self.v4,
             (false, Some(v6)) => v6,
             (false, None) => return,
         };
         let &[a, b, ..] = query.message.as_slice() else { return };
-        if self.asked.len() > 4096 {
-            self.asked.clear();
+        if self.asked.len() >= ASKED {
+            self.asked.retain(|_, token| waited_for(*token));
         }
         self.asked.insert((query.resolver, u16::from_be_bytes([a, b])), query.token);
         if let Err(e) = socket.send_to(&query.message, query.resolver) {
@@ -90,6 +95,7 @@ impl Resolvers {
             }
         }
     }
+
     /// Asks over TCP: the number of the connection, and its socket to be watched.
     pub(crate) fn connect(&mut self, query: &Query, now: Instant) -> Option<(u32, &TcpStream)> {
         let stream = match tcp_connect(query.resolver, u8::MAX) {
@@ -102,11 +108,15 @@ impl Resolvers {
         let mut messages = Messages::new(stream);
         messages.send(&query.message).ok()?;
         if self.connections.len() >= CONNECTIONS {
-            self.connections.pop_first();
+            let all = self.connections.iter().map(|(number, c)| (c.guest, *number, *number));
+            if let Some((oldest, _)) = fair::surplus(all) {
+                self.connections.remove(&oldest);
+            }
         }
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        let connection = Connection { messages, token: query.token, since: now };
+        let (guest, token) = (query.guest, query.token);
+        let connection = Connection { guest, messages, token, since: now };
         let connection = self.connections.entry(number).or_insert(connection);
         Some((number, connection.messages.stream()))
     }

@@ -143,7 +143,7 @@ impl Engine {
                     let message = &mut self.scratch[..report.len];
                     rewrite(message, if ipv4_guest { REQUEST4 } else { REQUEST6 }, key.guest.1);
                     let packet = errors::rebuild(key.guest, remote, wire::ICMP6, message);
-                    errors::send(cx, &mut self.bucket, report.trouble, &packet, mac, router);
+                    errors::send(cx, &mut self.buckets, report.trouble, &packet, mac, router);
                     continue;
                 }
                 let _ = echo.socket.take_error();

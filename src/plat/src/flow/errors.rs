@@ -1,17 +1,16 @@
 //! ICMP errors: what the host's kernel learned about a destination, told to the guest as a router would.
 
 use std::net::Ipv6Addr;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::wire::{self, Way, ICMP6, IPV6, UDP};
 use super::{Cx, Refused};
+use crate::fair::Buckets;
 use crate::frame::Mac;
 
-/// A token every millisecond, 200 at once: a router's limit (RFC 4443 §2.4(f)), not a slow one's.
-const INTERVAL: Duration = Duration::from_millis(1);
-const BURST: u32 = 200;
+/// Errors to a guest at once.
+pub(crate) const BURST: u32 = 200;
 
 /// What is wrong with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,28 +96,11 @@ impl From<Refused> for Trouble {
     }
 }
 
-/// How often errors may be sent.
-#[derive(Debug, Default)]
-pub(crate) struct Bucket {
-    full_at: Option<Instant>,
-}
-
-impl Bucket {
-    fn take(&mut self, now: Instant) -> bool {
-        let full_at = self.full_at.map_or(now, |at| at.max(now));
-        if full_at - now > INTERVAL * (BURST - 1) {
-            return false;
-        }
-        self.full_at = Some(full_at + INTERVAL);
-        true
-    }
-}
-
 /// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from` a router on the way, or
 /// from ours. Nothing is sent about an error, or to nobody (RFC 4443 §2.4(e)).
 pub(crate) fn send(
     cx: &mut Cx<'_>,
-    bucket: &mut Bucket,
+    buckets: &mut Buckets,
     trouble: Trouble,
     packet: &[u8],
     mac: Mac,
@@ -136,7 +118,7 @@ pub(crate) fn send(
     if is_error || to_many || parsed.fragment.is_some_and(|f| f.offset > 0) {
         return false;
     }
-    if !bucket.take(cx.now) {
+    if !buckets.take(mac, cx.now) {
         return false;
     }
     let own = match cx.settings.dual_stack {

@@ -5,14 +5,17 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use super::wire::Packet;
+use crate::fair;
+use crate::frame::Mac;
 
-/// Datagrams that are waited for at a time.
+/// Datagrams that are waited for at a time, of all guests.
 const MOST: usize = 64;
 /// RFC 8200 §4.5 says 60 s; half of it is Linux's for IPv4.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LARGEST: usize = 65535;
 
-type Name = (Ipv6Addr, Ipv6Addr, u8, u32);
+/// Whose it is, its ends, its protocol and its identification.
+type Name = (Mac, Ipv6Addr, Ipv6Addr, u8, u32);
 
 struct Partial {
     since: Instant,
@@ -31,19 +34,20 @@ pub(crate) struct Fragments {
 }
 
 impl Fragments {
-    /// Takes a fragment, and returns the whole L4 packet with the last of them. Overlapping fragments drop the datagram
+    /// Takes a fragment of a guest, and returns the whole L4 packet with the last of them. Overlapping fragments drop the datagram
     /// (RFC 5722).
-    pub(crate) fn offer(&mut self, packet: &Packet<'_>, now: Instant) -> Option<Vec<u8>> {
+    pub(crate) fn offer(&mut self, mac: Mac, packet: &Packet<'_>, now: Instant) -> Option<Vec<u8>> {
         let fragment = packet.fragment?;
         let (start, end) = (fragment.offset, fragment.offset + packet.payload.len());
         if end > LARGEST || (fragment.more && packet.payload.len() % 8 != 0) || start == end {
             return None;
         }
-        let name = (packet.src, packet.dst, packet.protocol, fragment.id);
+        let name = (mac, packet.src, packet.dst, packet.protocol, fragment.id);
         self.partial.retain(|_, p| now.saturating_duration_since(p.since) < PATIENCE);
         if self.partial.len() >= MOST && !self.partial.contains_key(&name) {
-            // The one that waits longest goes.
-            let oldest = self.partial.iter().min_by_key(|(_, p)| p.since).map(|(name, _)| *name)?;
+            // The one that waits longest goes, of the guest that has most.
+            let all = self.partial.iter().map(|(name, partial)| (name.0, partial.since, *name));
+            let (oldest, _) = fair::surplus(all)?;
             self.partial.remove(&oldest);
         }
         let partial = self.partial.entry(name).or_insert_with(|| Partial {
@@ -84,6 +88,8 @@ mod tests {
     use super::*;
     use crate::flow::wire::Fragment;
 
+    const MAC: Mac = Mac([2; 6]);
+
     fn packet(id: u32, offset: usize, more: bool, payload: &[u8]) -> Packet<'_> {
         let fragment = Some(Fragment { id, offset, more });
         Packet {
@@ -101,18 +107,37 @@ mod tests {
     fn in_any_order_but_never_overlapping() {
         let now = Instant::now();
         let mut fragments = Fragments::default();
-        assert_eq!(fragments.offer(&packet(1, 16, false, &[3; 5]), now), None);
-        assert_eq!(fragments.offer(&packet(1, 0, true, &[1; 8]), now), None);
-        let whole = fragments.offer(&packet(1, 8, true, &[2; 8]), now).unwrap();
+        assert_eq!(fragments.offer(MAC, &packet(1, 16, false, &[3; 5]), now), None);
+        assert_eq!(fragments.offer(MAC, &packet(1, 0, true, &[1; 8]), now), None);
+        let whole = fragments.offer(MAC, &packet(1, 8, true, &[2; 8]), now).unwrap();
         assert_eq!(whole, [&[1; 8][..], &[2; 8], &[3; 5]].concat());
-        assert_eq!(fragments.offer(&packet(2, 0, true, &[1; 16]), now), None);
-        assert_eq!(fragments.offer(&packet(2, 8, false, &[1; 16]), now), None);
+        assert_eq!(fragments.offer(MAC, &packet(2, 0, true, &[1; 16]), now), None);
+        assert_eq!(fragments.offer(MAC, &packet(2, 8, false, &[1; 16]), now), None);
         assert!(fragments.partial.is_empty());
         for id in 0..1000 {
-            fragments.offer(&packet(id, 0, true, &[1; 8]), now);
+            fragments.offer(MAC, &packet(id, 0, true, &[1; 8]), now);
         }
         assert_eq!(fragments.partial.len(), MOST);
-        fragments.offer(&packet(7777, 0, true, &[1; 8]), now + PATIENCE);
+        fragments.offer(MAC, &packet(7777, 0, true, &[1; 8]), now + PATIENCE);
         assert_eq!(fragments.partial.len(), 1);
+    }
+    /// Whoever begins more datagrams than it ends is in nobody's way, nor can it add to what is another's.
+    #[test]
+    fn a_guest_has_its_place_beside_another() {
+        let now = Instant::now();
+        let (greedy, modest) = (Mac([4; 6]), MAC);
+        let mut fragments = Fragments::default();
+        for id in 0..20 {
+            assert_eq!(fragments.offer(modest, &packet(id, 0, true, &[1; 8]), now), None);
+        }
+        for id in 0..1000 {
+            fragments.offer(greedy, &packet(id, 0, true, &[2; 8]), now);
+            assert!(fragments.partial.len() <= MOST);
+        }
+        fragments.offer(greedy, &packet(7, 8, false, &[2; 8]), now);
+        for id in 0..20 {
+            let whole = fragments.offer(modest, &packet(id, 8, false, &[1; 8]), now);
+            assert_eq!(whole, Some(vec![1; 16]), "{id}");
+        }
     }
 }

@@ -28,9 +28,10 @@ use clat_tun::VirtioHeader;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollFlags};
 
+use crate::fair::Buckets;
 use crate::frame::Mac;
 use crate::settings::Settings;
-use errors::{Bucket, Trouble};
+use errors::Trouble;
 use fragments::Fragments;
 pub(crate) use host::{prepare_udp, tcp_connect};
 use memory::Memory;
@@ -106,11 +107,11 @@ pub struct Engine {
     /// Flows that something came for.
     queue: Vec<Id>,
     /// The other ends of connections to the network's own DNS server.
-    dns: Vec<UnixStream>,
+    dns: Vec<(Mac, UnixStream)>,
     batch: udp::Batch,
     scratch: Vec<u8>,
     fragments: Fragments,
-    bucket: Bucket,
+    buckets: Buckets,
     random: RandomState,
     told_of_ping: bool,
     stats: Stats,
@@ -130,7 +131,7 @@ impl Engine {
             batch: udp::Batch::default(),
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
-            bucket: Bucket::default(),
+            buckets: Buckets::new(errors::BURST),
             random: RandomState::new(),
             told_of_ping: false,
             stats: Stats::default(),
@@ -167,7 +168,7 @@ impl Engine {
         }
         if packet.fragment.is_some() {
             self.stats.fragments += 1;
-            let Some(l4) = self.fragments.offer(&packet, cx.now) else { return };
+            let Some(l4) = self.fragments.offer(mac, &packet, cx.now) else { return };
             let packet = Packet { fragment: None, payload: &l4, ..packet };
             if !wire::verifies(&packet) {
                 return self.stats.drop(Drop::Checksum);
@@ -205,15 +206,15 @@ impl Engine {
         self.tcp_input(cx, mac, &packet, Far::Dns);
     }
 
-    /// Takes the other ends of new connections to the DNS server: non-blocking streams.
-    pub fn take_dns_connections(&mut self) -> Vec<UnixStream> {
+    /// Takes the other ends of guests' new connections to the DNS server: non-blocking streams.
+    pub fn take_dns_connections(&mut self) -> Vec<(Mac, UnixStream)> {
         std::mem::take(&mut self.dns)
     }
 
     /// Drops a packet and says why.
     fn refuse(&mut self, cx: &mut Cx<'_>, why: Drop, trouble: Trouble, packet: &[u8], mac: Mac) {
         self.stats.drop(why);
-        errors::send(cx, &mut self.bucket, trouble, packet, mac, None);
+        errors::send(cx, &mut self.buckets, trouble, packet, mac, None);
     }
 
     /// A socket is ready.
@@ -440,7 +441,7 @@ impl Engine {
                 host::tcp_connect(remote, packet.hop_limit - 1)
             }
             None => host::pair().map(|(ours, theirs)| {
-                self.dns.push(theirs);
+                self.dns.push((mac, theirs));
                 ours
             }),
         };
@@ -452,7 +453,7 @@ impl Engine {
                 match Trouble::from_errno(errno) {
                     None | Some(Trouble::Port) => self.reset(cx, mac, &key, syn),
                     Some(trouble) => {
-                        errors::send(cx, &mut self.bucket, trouble, packet.whole, mac, None);
+                        errors::send(cx, &mut self.buckets, trouble, packet.whole, mac, None);
                     }
                 }
                 return;
@@ -543,7 +544,7 @@ impl Engine {
                 l4.extend(seq.to_be_bytes());
                 l4.extend([0, 0, 0, 0, 0x50, flag::SYN, 0, 0, 0, 0, 0, 0]);
                 let packet = errors::rebuild(key.guest, key.remote, wire::TCP, &l4);
-                errors::send(cx, &mut self.bucket, trouble, &packet, mac, None);
+                errors::send(cx, &mut self.buckets, trouble, &packet, mac, None);
             }
         }
         self.end(id, errno.desc());

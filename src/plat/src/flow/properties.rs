@@ -56,7 +56,7 @@ fn reassemble(frames: &Frames, order: impl Iterator<Item = usize>) -> Option<Vec
     let mut whole = None;
     for i in order {
         assert!(whole.is_none(), "whole before the last one");
-        whole = fragments.offer(&wire::parse(packets[i]).unwrap(), now);
+        whole = fragments.offer(Mac([2; 6]), &wire::parse(packets[i]).unwrap(), now);
     }
     whole
 }
@@ -131,7 +131,7 @@ proptest! {
             let whole;
             let payload = match packet.fragment {
                 None => packet.payload,
-                Some(_) => match fragments.offer(&packet, Instant::now()) {
+                Some(_) => match fragments.offer(Mac([2; 6]), &packet, Instant::now()) {
                     Some(joined) => {
                         whole = joined;
                         let packet = Packet { fragment: None, payload: &whole, ..packet };
@@ -281,7 +281,7 @@ proptest! {
             let src = Ipv6Addr::LOCALHOST;
             let packet =
                 Packet { src, dst: src, protocol: wire::UDP, hop_limit: 64, fragment, payload, whole: payload };
-            whole.extend(fragments.offer(&packet, Instant::now()));
+            whole.extend(fragments.offer(Mac([2; 6]), &packet, Instant::now()));
         }
         match extra {
             None => prop_assert_eq!(whole, vec![data]),

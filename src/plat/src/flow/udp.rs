@@ -302,7 +302,7 @@ impl Engine {
         if let Some(trouble) = errors::Trouble::from_errno(errno) {
             let remote = (seen(cx.settings, to.ip(), key.guest.0), to.port());
             let packet = errors::rebuild(key.guest, remote, wire::UDP, data);
-            errors::send(cx, &mut self.bucket, trouble, &packet, mac, None);
+            errors::send(cx, &mut self.buckets, trouble, &packet, mac, None);
         }
     }
 
@@ -327,7 +327,7 @@ impl Engine {
                     let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
                     let data = &self.scratch[..report.len.min(self.scratch.len())];
                     let packet = errors::rebuild(key.guest, remote, wire::UDP, data);
-                    errors::send(cx, &mut self.bucket, report.trouble, &packet, mac, router);
+                    errors::send(cx, &mut self.buckets, report.trouble, &packet, mac, router);
                 }
                 Ok(None) => {}
                 Err(_) => {

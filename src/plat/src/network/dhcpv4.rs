@@ -8,6 +8,7 @@ use smoltcp::wire::{
 };
 
 use super::wire::same_net;
+use crate::fair;
 use crate::frame::Mac;
 use crate::settings::{DualStack, Settings};
 
@@ -58,6 +59,8 @@ pub(super) struct Server {
 
 #[derive(Debug)]
 struct Lease {
+    /// Who has asked for it.
+    by: Mac,
     /// The client's identifier, or its hardware address; empty for an address that is taken by somebody unknown.
     client: Vec<u8>,
     addr: Ipv4Addr,
@@ -80,13 +83,13 @@ impl Server {
         let to_other = request.server.is_some_and(|server| server != net.router);
         let (kind, addr) = match kind {
             DhcpMessageType::Discover => {
-                (DhcpMessageType::Offer, self.lease(client, wanted, net, OFFERED, now)?)
+                (DhcpMessageType::Offer, self.lease((from, client), wanted, net, OFFERED, now)?)
             }
             DhcpMessageType::Request if to_other => {
                 self.leases.retain(|lease| lease.client != client);
                 return None;
             }
-            DhcpMessageType::Request => match self.lease(client, wanted, net, LEASE, now) {
+            DhcpMessageType::Request => match self.lease((from, client), wanted, net, LEASE, now) {
                 Some(addr) if addr == wanted => (DhcpMessageType::Ack, addr),
                 _ => (DhcpMessageType::Nak, Ipv4Addr::UNSPECIFIED),
             },
@@ -125,7 +128,7 @@ impl Server {
     /// The client's address: the one that it has, else the one that it wants, else the first that is free.
     fn lease(
         &mut self,
-        client: &[u8],
+        (by, client): (Mac, &[u8]),
         wanted: Ipv4Addr,
         net: DualStack,
         time: Duration,
@@ -136,6 +139,19 @@ impl Server {
             return Some(lease.addr);
         }
         self.leases.retain(|lease| lease.until > now);
+        let addr = self.free(wanted, net).or_else(|| {
+            // Whoever asks by many names has no more than what others leave; nobody loses the only one for that.
+            let all = self.leases.iter().enumerate().map(|(i, lease)| (lease.by, lease.until, i));
+            let (i, count) = fair::surplus(all)?;
+            let own = self.leases.iter().filter(|lease| lease.by == by).count();
+            (count > own + 1 || (count == own && own > 1)).then(|| self.leases.remove(i).addr)
+        })?;
+        self.leases.push(Lease { by, client: client.to_vec(), addr, until: now + time });
+        Some(addr)
+    }
+
+    /// The address that is wanted, else the first, of those that are nobody's.
+    fn free(&self, wanted: Ipv4Addr, net: DualStack) -> Option<Ipv4Addr> {
         if self.leases.len() >= MAX_LEASES {
             return None;
         }
@@ -145,9 +161,7 @@ impl Server {
         let first = net.guest.to_bits();
         // One more than could be taken.
         let candidates = (0..).take(MAX_LEASES + 2).filter_map(|n| first.checked_add(n));
-        let addr = std::iter::once(wanted).chain(candidates.map(Ipv4Addr::from_bits)).find(free)?;
-        self.leases.push(Lease { client: client.to_vec(), addr, until: now + time });
-        Some(addr)
+        std::iter::once(wanted).chain(candidates.map(Ipv4Addr::from_bits)).find(free)
     }
 }
 

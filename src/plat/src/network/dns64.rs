@@ -14,9 +14,11 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::wire::Link;
 use super::Query;
+use crate::fair;
+use crate::frame::Mac;
 use crate::settings::Settings;
 
-/// Questions that wait for a resolver; beyond them the oldest gets no answer.
+/// Questions that wait for a resolver; beyond them the oldest gets no answer, of the guest that has asked most.
 const MAX_PENDING: usize = 1024;
 /// Bytes of the longest question that is read.
 pub const MAX_QUESTION: usize = 1500;
@@ -42,8 +44,17 @@ const WELL_KNOWN_TTL: u32 = 3600;
 pub(super) enum Client {
     /// A guest at `from`, which wants its answer to come from `at`.
     Udp { link: Link, from: SocketAddr, at: SocketAddr },
-    /// Who has the connection with this number.
-    Tcp(u32),
+    /// A guest by the connection with this number.
+    Tcp { connection: u32, guest: Mac },
+}
+
+impl Client {
+    fn guest(&self) -> Mac {
+        match self {
+            Self::Udp { link, .. } => link.guest,
+            Self::Tcp { guest, .. } => *guest,
+        }
+    }
 }
 
 /// An answer and whose it is.
@@ -91,6 +102,11 @@ impl Dns64 {
         self.pending.first_key_value().map(|(_, pending)| pending.deadline)
     }
 
+    /// Whether the answer to the question with this token is waited for.
+    pub(super) fn waits_for(&self, token: u64) -> bool {
+        self.pending.contains_key(&token)
+    }
+
     /// Takes a guest's question; the answer, if it needs no resolver.
     pub(super) fn ask(
         &mut self,
@@ -114,7 +130,7 @@ impl Dns64 {
         };
         let limit = match client {
             Client::Udp { .. } => limit(&message, settings),
-            Client::Tcp(_) => u16::MAX.into(),
+            Client::Tcp { .. } => u16::MAX.into(),
         };
         if let Some(known) = well_known(&message, question, settings) {
             return finish(known, limit);
@@ -129,7 +145,10 @@ impl Dns64 {
         }
         let (stage, sent) = first_stage(&message, question, asked, settings)?;
         if self.pending.len() >= MAX_PENDING {
-            self.pending.pop_first();
+            let all = self.pending.iter().map(|(token, p)| (p.client.guest(), *token, *token));
+            if let Some((oldest, _)) = fair::surplus(all) {
+                self.pending.remove(&oldest);
+            }
         }
         let pending = Pending {
             client,
@@ -162,7 +181,7 @@ impl Dns64 {
         let client = pending.client;
         let answered = match &mut pending.stage {
             // Who has a connection gets all of it.
-            _ if truncated && !pending.tcp && matches!(client, Client::Tcp(_)) => {
+            _ if truncated && !pending.tcp && matches!(client, Client::Tcp { .. }) => {
                 pending.tcp = true;
                 self.send(pending, settings, now, queries);
                 return None;
@@ -251,7 +270,8 @@ impl Dns64 {
         pending.attempts += 1;
         pending.deadline = now + TIMEOUT;
         let (token, message) = (self.next, pending.sent.clone());
-        queries.push(Query { resolver, token, message, tcp: pending.tcp });
+        let guest = pending.client.guest();
+        queries.push(Query { resolver, token, guest, message, tcp: pending.tcp });
         self.next += 1;
         self.pending.insert(token, pending);
     }

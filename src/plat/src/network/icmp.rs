@@ -1,7 +1,6 @@
 //! ICMPv6 (RFC 4443) and ICMP (RFC 792, RFC 1812 §4.3) as a router speaks them: errors, and nothing about errors.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpSeqNumber};
 
@@ -221,33 +220,4 @@ pub(super) fn reset(packet: &Packet<'_>, segment: &[u8]) -> Option<Vec<u8>> {
         reset.set_ack_number(tcp.seq_number() + tcp.segment_len());
     }
     Some(message)
-}
-
-/// Not more errors than this (RFC 4443 §2.4 f).
-#[derive(Debug)]
-pub(super) struct Limiter {
-    tokens: u32,
-    filled: Instant,
-}
-
-impl Limiter {
-    const BURST: u32 = 100;
-    const EACH: Duration = Duration::from_millis(1);
-
-    pub(super) fn new(now: Instant) -> Self {
-        Self { tokens: Self::BURST, filled: now }
-    }
-
-    /// Takes one token, if there is one.
-    pub(super) fn allows(&mut self, now: Instant) -> bool {
-        let more = now.saturating_duration_since(self.filled).as_millis() / Self::EACH.as_millis();
-        if more > 0 {
-            let more = u32::try_from(more).unwrap_or(Self::BURST).min(Self::BURST);
-            self.tokens = (self.tokens + more).min(Self::BURST);
-            self.filled = now;
-        }
-        let allowed = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        allowed
-    }
 }

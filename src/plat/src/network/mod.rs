@@ -16,10 +16,11 @@ use clat_tun::VirtioHeader;
 use smoltcp::wire::{EthernetProtocol, Icmpv4Packet, Icmpv6Packet, IpProtocol};
 
 use self::dns64::{Client, Dns64};
-use self::icmp::{Limiter, Walk};
+use self::icmp::Walk;
 use self::nd::{Asked, Neighbours};
 use self::ra::Advertiser;
 use self::wire::{Link, Packet};
+use crate::fair::Buckets;
 use crate::frame::{Mac, Out};
 use crate::settings::{DualStack, Settings};
 
@@ -30,6 +31,8 @@ pub use self::icmp::Problem;
 /// All nodes of the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const DNS_PORT: u16 = 53;
+/// Errors to a guest at once.
+const BURST: u32 = 100;
 
 /// Whose a frame was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct Query {
     pub resolver: SocketAddr,
     /// What to bring back.
     pub token: u64,
+    /// The guest that wants to know.
+    pub guest: Mac,
     /// The message.
     pub message: Vec<u8>,
     /// Whether TCP is wanted: an answer over UDP was truncated.
@@ -68,7 +73,7 @@ pub struct Network {
     dns: Dns64,
     /// Answers for connections.
     dns_answers: Vec<(u32, Vec<u8>)>,
-    errors: Limiter,
+    errors: Buckets,
 }
 
 impl Network {
@@ -83,7 +88,7 @@ impl Network {
             dhcpv4: dhcpv4::Server::default(),
             dns: Dns64::default(),
             dns_answers: Vec::new(),
-            errors: Limiter::new(now),
+            errors: Buckets::new(BURST),
         }
     }
 
@@ -157,10 +162,16 @@ impl Network {
         }
     }
 
-    /// Takes a question that came over TCP, by the connection with this number.
-    pub fn dns_question(&mut self, connection: u32, message: &[u8], now: Instant) {
+    /// Whether the answer to the question with `token` is still waited for.
+    #[must_use]
+    pub fn waits_for(&self, token: u64) -> bool {
+        self.dns.waits_for(token)
+    }
+
+    /// Takes a question of a guest that came over TCP, by the connection with this number.
+    pub fn dns_question(&mut self, connection: u32, guest: Mac, message: &[u8], now: Instant) {
         let (settings, queries) = (&self.settings, &mut self.queries);
-        let client = Client::Tcp(connection);
+        let client = Client::Tcp { connection, guest };
         if let Some(answer) = self.dns.ask(client, message, settings, now, queries) {
             self.dns_answers.push((connection, answer));
         }
@@ -178,7 +189,7 @@ impl Network {
                 let addrs = (at.ip(), from.ip());
                 wire::send(out, link, addrs, wire::HOP_LIMIT, IpProtocol::Udp, payload);
             }
-            Client::Tcp(connection) => self.dns_answers.push((connection, answer)),
+            Client::Tcp { connection, .. } => self.dns_answers.push((connection, answer)),
         }
     }
 
@@ -450,7 +461,7 @@ impl Network {
             (IpAddr::V4(_), None) => return,
         };
         let Some((protocol, message)) = icmp::error(problem, packet) else { return };
-        if self.errors.allows(now) {
+        if self.errors.take(packet.link.guest, now) {
             let addrs = (from, packet.src);
             wire::send(out, packet.link, addrs, wire::HOP_LIMIT, protocol, message);
         }

@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use smoltcp::wire::{Icmpv6Packet, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress};
 
 use super::wire::{solicited_node, Packet};
+use crate::fair;
 use crate::frame::Mac;
 
 /// Neighbours that are remembered.
@@ -24,19 +25,34 @@ pub(super) enum Asked {
 
 /// Who has said which Ethernet address is theirs.
 #[derive(Debug, Default)]
-pub(super) struct Neighbours(HashMap<Ipv6Addr, Mac>);
+pub(super) struct Neighbours {
+    known: HashMap<Ipv6Addr, Neighbour>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Neighbour {
+    mac: Mac,
+    /// Who said so, and when, as a number that grows.
+    by: Mac,
+    said: u64,
+}
 
 impl Neighbours {
     pub(super) fn get(&self, addr: Ipv6Addr) -> Option<Mac> {
-        self.0.get(&addr).copied()
+        self.known.get(&addr).map(|neighbour| neighbour.mac)
     }
 
-    fn learn(&mut self, addr: Ipv6Addr, mac: Mac) {
-        if self.0.len() >= MAX_NEIGHBOURS && !self.0.contains_key(&addr) {
-            // Whoever has so many is up to something; the others are asked again when they are needed.
-            self.0.clear();
+    fn learn(&mut self, addr: Ipv6Addr, mac: Mac, by: Mac) {
+        if self.known.len() >= MAX_NEIGHBOURS && !self.known.contains_key(&addr) {
+            // Whoever has said most is up to something.
+            let all = self.known.iter().map(|(addr, n)| (n.by, n.said, *addr));
+            if let Some((oldest, _)) = fair::surplus(all) {
+                self.known.remove(&oldest);
+            }
         }
-        self.0.insert(addr, mac);
+        self.next += 1;
+        self.known.insert(addr, Neighbour { mac, by, said: self.next });
     }
 
     /// Reads one of the five messages, by the rules of RFC 4861 §6.1.1, §7.1.1 and §7.1.2. `None` for one that breaks
@@ -59,7 +75,7 @@ impl Neighbours {
                     return lladdr.is_none().then_some(Asked::Router);
                 }
                 if let Some(mac) = lladdr.and_then(ethernet) {
-                    self.learn(src, mac);
+                    self.learn(src, mac, packet.link.guest);
                 }
                 Some(Asked::Router)
             }
@@ -72,7 +88,7 @@ impl Neighbours {
                     return valid.then_some(Asked::Neighbour(target_addr));
                 }
                 if let Some(mac) = lladdr.and_then(ethernet) {
-                    self.learn(src, mac);
+                    self.learn(src, mac, packet.link.guest);
                 }
                 Some(Asked::Neighbour(target_addr))
             }
@@ -82,7 +98,8 @@ impl Neighbours {
                     return None;
                 }
                 // Without the option it is the frame's (RFC 4861 §7.2.4: it may be left out towards who knows it).
-                self.learn(target_addr, lladdr.and_then(ethernet).unwrap_or(packet.link.guest));
+                let by = packet.link.guest;
+                self.learn(target_addr, lladdr.and_then(ethernet).unwrap_or(by), by);
                 Some(Asked::Nothing)
             }
             // Other routers' advertisements, and redirects, are not for a router.

@@ -208,8 +208,19 @@ fn discover(kind: v4::MessageType, options: &[v4::DhcpOption]) -> v4::Message {
 }
 
 fn ask4(lab: &mut Lab, message: &v4::Message) -> Option<(v4::Message, (Ipv4Addr, Mac))> {
+    ask4_as(lab, MAC, message)
+}
+
+/// The same of another station, which gives the same hardware address all the same.
+fn ask4_as(
+    lab: &mut Lab,
+    from: Mac,
+    message: &v4::Message,
+) -> Option<(v4::Message, (Ipv4Addr, Mac))> {
     let bytes = message.to_vec().unwrap();
-    let got = lab.ask(&udp4((message.ciaddr(), 68), (Ipv4Addr::BROADCAST, 67), &bytes))?;
+    let mut frame = udp4((message.ciaddr(), 68), (Ipv4Addr::BROADCAST, 67), &bytes);
+    frame[6..12].copy_from_slice(&from.0);
+    let got = lab.ask(&frame)?;
     assert_eq!(got.src, ROUTER4);
     assert_eq!(got.payload[..4], [0, 67, 0, 68]);
     let reply = v4::Message::decode(&mut Decoder::new(&got.payload[8..])).unwrap();
@@ -317,6 +328,30 @@ fn a_crowd_is_bounded() {
     // .2 to .254
     assert_eq!(addrs.len(), 253);
     assert!(!addrs.contains(&ROUTER4));
+}
+
+/// Whoever has many names has all addresses that nobody else wants.
+#[test]
+fn a_crowd_leaves_others_their_addresses() {
+    let mut lab = Lab::dual_stack();
+    let (modest, late) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+    let mut lease = |from, id: u32| {
+        let id = v4::DhcpOption::ClientIdentifier(id.to_be_bytes().to_vec());
+        let answer = ask4_as(&mut lab, from, &discover(v4::MessageType::Discover, &[id]));
+        answer.map(|(offer, _)| offer.yiaddr())
+    };
+    let first = lease(modest, 5000).unwrap();
+    for n in 0..1000 {
+        assert_ne!(lease(MAC, n).unwrap(), first);
+    }
+    let second = lease(late, 6000).unwrap();
+    assert!(second != first && (1000..2000).all(|n| lease(MAC, n) != Some(second)));
+    assert_eq!((lease(modest, 5000), lease(late, 6000)), (Some(first), Some(second)));
+    // Where each has one, nobody loses it: neither these two, nor the crowd its last.
+    let station = |n: u8| Mac([2, 0, 0, 0, 1, n]);
+    let given = (0..255).filter_map(|n| lease(station(n), n.into())).count();
+    assert_eq!(given, 253 - 3);
+    assert_eq!(lease(modest, 5000), Some(first));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use smoltcp::wire::IpProtocol;
 
-use crate::guest::{packet, udp4, udp6, Lab, DNS, GLOBAL, GUEST4, ROUTER4};
+use crate::guest::{packet, udp4, udp6, Lab, DNS, GLOBAL, GUEST4, MAC, ROUTER4};
 
 const V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
@@ -493,14 +493,14 @@ fn over_tcp() {
     let now = lab.now;
     let answers = |lab: &mut Lab| lab.network.take_dns_answers();
     let known = question("ipv4only.arpa.", RecordType::A).to_vec().unwrap();
-    lab.network.dns_question(7, &known, now);
+    lab.network.dns_question(7, MAC, &known, now);
     let [(7, answer)] = &answers(&mut lab)[..] else { panic!("none") };
     assert_eq!(decode(answer).answers().len(), 2);
 
     // What a resolver cut short is asked for once more, whatever the question.
     let many: Vec<_> = (0..200).map(|n| a("v4.example.", 60, [203, 0, 113, n].into())).collect();
     for kind in [RecordType::A, RecordType::AAAA] {
-        lab.network.dns_question(8, &question("v4.example.", kind).to_vec().unwrap(), now);
+        lab.network.dns_question(8, MAC, &question("v4.example.", kind).to_vec().unwrap(), now);
         if kind == RecordType::AAAA {
             let query = lab.query();
             let none = reply(&query.message, ResponseCode::NoError, &[], &[]);
@@ -519,4 +519,25 @@ fn over_tcp() {
         let answer = decode(answer);
         assert!(answer.answers().len() == 200 && !answer.truncated());
     }
+}
+
+/// Whoever asks more than is answered has not the answers of others.
+#[test]
+fn a_guest_has_its_questions_beside_another() {
+    let mut lab = lab();
+    let asked = question("v4.example.", RecordType::TXT);
+    assert_eq!(lab.dns(&asked.to_vec().unwrap()), None);
+    let query = lab.query();
+    assert_eq!(query.guest, MAC);
+    let mut first = None;
+    for port in 1000..5000 {
+        let message = asked.to_vec().unwrap();
+        let mut frame = udp6((GLOBAL, port), (DNS, 53), &message);
+        frame[11] ^= 4;
+        lab.ask(&frame);
+        first.get_or_insert(lab.query().token);
+    }
+    assert!(!lab.network.waits_for(first.unwrap()));
+    let answer = reply(&query.message, ResponseCode::NoError, &[], &[]);
+    assert!(lab.resolved(query.token, &answer).is_some());
 }

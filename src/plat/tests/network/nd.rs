@@ -169,12 +169,15 @@ fn neighbours_are_asked_for_and_remembered() {
     assert_eq!(lab.network.neighbour(GLOBAL), Some(other));
     lab.ask(&icmp6(LINK_LOCAL, ROUTER, 255, &with_address(&solicit(ROUTER))));
     assert_eq!(lab.network.neighbour(LINK_LOCAL), Some(MAC));
-    // A crowd does not fill the memory.
+    // A crowd does not fill the memory, nor drive others from it.
     for n in 0..5000_u128 {
         let addr = Ipv6Addr::from_bits(GLOBAL.to_bits() + 0x1000 + n);
-        lab.ask(&icmp6(addr, ROUTER, 255, &with_address(&solicit(ROUTER))));
+        let mut frame = icmp6(addr, ROUTER, 255, &with_address(&solicit(ROUTER)));
+        frame[11] ^= 4;
+        lab.ask(&frame);
         assert_eq!(lab.network.neighbour(addr), Some(MAC));
     }
+    assert_eq!(lab.network.neighbour(GLOBAL), Some(other));
 }
 
 #[test]

@@ -1,0 +1,103 @@
+//! What all guests share, and none may use up. A guest is an Ethernet address.
+
+use std::collections::hash_map::Entry;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::frame::Mac;
+
+/// Who has to give up one of `all` (whose it is, how old, its name) where there are too many: the oldest of the guest that
+/// has most. With it, how many that guest has.
+pub(crate) fn surplus<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N, usize)> {
+    let mut guests = HashMap::new();
+    for (guest, age, name) in all {
+        match guests.entry(guest) {
+            Entry::Vacant(entry) => {
+                entry.insert((1, age, name));
+            }
+            Entry::Occupied(mut entry) => {
+                let (count, oldest, named) = entry.get_mut();
+                *count += 1;
+                if age < *oldest {
+                    (*oldest, *named) = (age, name);
+                }
+            }
+        }
+    }
+    let most = guests.into_values().max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+    most.map(|(count, _, name)| (name, count))
+}
+
+/// Guests whose errors are counted at a time.
+const GUESTS: usize = 256;
+/// A token every millisecond: a router's limit (RFC 4443 §2.4(f)), not a slow one's.
+const INTERVAL: Duration = Duration::from_millis(1);
+
+/// How often errors may be sent to each guest.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    /// How many at once.
+    burst: u32,
+    /// When a guest's bucket is full again, if it is not.
+    full_at: HashMap<Mac, Instant>,
+}
+
+impl Buckets {
+    pub(crate) fn new(burst: u32) -> Self {
+        Self { burst, full_at: HashMap::new() }
+    }
+
+    /// Takes one token of a guest's, if there is one.
+    pub(crate) fn take(&mut self, guest: Mac, now: Instant) -> bool {
+        if self.full_at.len() >= GUESTS && !self.full_at.contains_key(&guest) {
+            self.full_at.retain(|_, at| *at > now);
+            if self.full_at.len() >= GUESTS {
+                return false;
+            }
+        }
+        let full_at = self.full_at.entry(guest).or_insert(now);
+        *full_at = (*full_at).max(now);
+        if *full_at - now > INTERVAL * (self.burst - 1) {
+            return false;
+        }
+        *full_at += INTERVAL;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mac(n: u8) -> Mac {
+        Mac([2, 0, 0, 0, 0, n])
+    }
+
+    #[test]
+    fn the_oldest_of_who_has_most() {
+        let all = [(1, 5, 'a'), (2, 1, 'b'), (1, 3, 'c'), (1, 4, 'd'), (2, 2, 'e')];
+        let of =
+            |all: &[(u8, u32, char)]| surplus(all.iter().map(|(g, age, n)| (mac(*g), age, *n)));
+        assert_eq!(of(&all), Some(('c', 3)));
+        assert_eq!(of(&all[..4]), Some(('c', 3)));
+        assert_eq!(of(&all[1..3]), Some(('b', 1)));
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn errors_of_one_guest_are_not_counted_as_anothers() {
+        let mut now = Instant::now();
+        let mut buckets = Buckets::new(10);
+        let mut count = |guest, now| (0..100).filter(|_| buckets.take(guest, now)).count();
+        assert_eq!((count(mac(1), now), count(mac(2), now)), (10, 10));
+        now += 4 * INTERVAL;
+        assert_eq!((count(mac(1), now), count(mac(3), now)), (4, 10));
+        // Whoever has many addresses keeps others waiting for no longer than that lasts.
+        for n in 0..=255 {
+            buckets.take(mac(n), now);
+        }
+        assert!(!buckets.take(Mac([9; 6]), now));
+        assert!(buckets.take(Mac([9; 6]), now + 2 * INTERVAL));
+        assert!(buckets.full_at.len() <= GUESTS);
+    }
+}
