@@ -27,6 +27,10 @@ const UNDER_WAY: usize = 100_000;
 /// How long flows are kept for a guest that has left: it may come back.
 pub const GRACE: Duration = Duration::from_secs(10);
 
+/// How long a guest may be silent before it is asked whether it is there, if another one speaks; and how long it has to answer.
+const SILENCE: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(3);
+
 /// How soon a link is tried again that cannot tell when.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -147,7 +151,7 @@ struct Up<'a> {
     engine: &'a mut Engine,
     down: &'a mut Down,
     out: &'a mut Out,
-    guest: &'a mut Option<(Ipv6Addr, Mac)>,
+    guest: &'a mut Option<Guest>,
 }
 
 impl Up<'_> {
@@ -159,7 +163,7 @@ impl Up<'_> {
         if frame.len() < ETHERNET || mac.is_multicast() {
             return;
         }
-        self.meet(frame, mac);
+        self.meet(frame, mac, now);
         match self.network.input(frame, vnet, now, self.out) {
             Handled::Yes => self.down.hand_on(self.out),
             Handled::NotForUs => {
@@ -181,15 +185,46 @@ impl Up<'_> {
         }
     }
 
-    /// Remembers the guest for `--forward`.
-    fn meet(&mut self, frame: &[u8], mac: Mac) {
+    /// Remembers the guest for `--forward`: the same one as long as it is there, or anybody could have its ports.
+    fn meet(&mut self, frame: &[u8], mac: Mac, now: Instant) {
         let prefix = self.network.settings().prefix.to_bits() >> 64;
-        let Some(address) = source(frame).filter(|a| a.to_bits() >> 64 == prefix) else { return };
-        if *self.guest != Some((address, mac)) {
-            log::debug!("a guest: {address} at {mac}");
-            *self.guest = Some((address, mac));
+        let served = |address: Ipv6Addr| address.to_bits() >> 64 == prefix;
+        let Some(address) = source(frame).filter(|address| served(*address)) else { return };
+        if let Some(guest) = self.guest {
+            if (guest.address, guest.mac) == (address, mac) {
+                (guest.heard, guest.asked) = (Some(now), None);
+                return;
+            }
+            let silent = guest.heard.is_none_or(|heard| now >= heard + SILENCE);
+            if served(guest.address) && !silent {
+                return;
+            }
+            if served(guest.address) && guest.heard.is_some() {
+                match guest.asked {
+                    Some(asked) if now >= asked + ANSWER => {}
+                    Some(_) => return,
+                    None => {
+                        guest.asked = Some(now);
+                        self.network.solicit(guest.address, self.out);
+                        return self.down.hand_on(self.out);
+                    }
+                }
+            }
         }
+        log::debug!("a guest: {address} at {mac}");
+        *self.guest = Some(Guest { address, mac, heard: Some(now), asked: None });
     }
+}
+
+/// Who has the ports of `--forward`.
+struct Guest {
+    /// An address of the network.
+    address: Ipv6Addr,
+    mac: Mac,
+    /// When it was last heard of; `None` if whoever is there now may be another.
+    heard: Option<Instant>,
+    /// When it was asked whether it is there.
+    asked: Option<Instant>,
 }
 
 /// The network, its flows, and the way to the guest.
@@ -202,8 +237,7 @@ pub struct Carrier {
     /// Frames on their way up.
     late: Late,
     clat: Option<clat::Up>,
-    /// Who was last heard of with an address of the network.
-    guest: Option<(Ipv6Addr, Mac)>,
+    guest: Option<Guest>,
     farewell: Farewell,
 }
 
@@ -294,7 +328,7 @@ impl Carrier {
     /// The guest, if it has been heard of with an address of the network.
     #[must_use]
     pub fn guest(&self) -> Option<(Ipv6Addr, Mac)> {
-        self.guest
+        self.guest.as_ref().map(|guest| (guest.address, guest.mac))
     }
 
     /// Lets `step` do something with the flows.
@@ -335,7 +369,12 @@ impl Carrier {
         })?;
         match event {
             Event::Frames => {}
-            Event::Came => log::info!("a guest is connected"),
+            Event::Came => {
+                log::info!("a guest is connected");
+                if let Some(guest) = &mut self.guest {
+                    guest.heard = None;
+                }
+            }
             Event::Left(why) => log::info!("the guest has left: {why}"),
         }
         Ok(())
@@ -465,5 +504,72 @@ impl Carrier {
             .into_iter()
             .flatten()
             .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clat_tun::device::{Devices, Flags};
+    use nix::sys::epoll::EpollCreateFlags;
+
+    use super::*;
+    use crate::link::InProcess;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A packet for nobody, of a guest whose addresses end in this.
+    fn frame(settings: &Settings, end: u8) -> Vec<u8> {
+        let mut frame = [&settings.mac.0[..], &[2, 0, 0, 0, 0, end, 0x86, 0xdd]].concat();
+        frame.extend([0x60, 0, 0, 0, 0, 0, 59, 64]);
+        frame.extend(Ipv6Addr::from(settings.prefix.to_bits() | u128::from(end)).octets());
+        frame.extend(settings.router.octets());
+        frame
+    }
+
+    /// It is the same guest as long as it is there, and another once it is gone or has another address.
+    #[test]
+    fn whoever_has_the_ports_keeps_them() {
+        let devices = Devices::default();
+        let device = devices.open();
+        device.set_iff("", Flags { tun: false, tap: true, no_packet_info: true }).unwrap();
+        let interface = devices.interface(device.name()).unwrap();
+        let settings = Settings::default();
+        let link = Box::new(InProcess::new(interface, &settings));
+        let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
+        let start = Instant::now();
+        let (weather, bounds) = (Weather::default(), Bounds::default());
+        let mut carrier = Carrier::new(settings.clone(), link, None, weather, bounds, epoll, start);
+        let mut hear = |end, seconds| {
+            let now = start + seconds * SECOND;
+            device.write(&frame(carrier.network().settings(), end)).unwrap();
+            carrier.read(now).unwrap();
+            carrier.finish(now).unwrap();
+            let mut asked = false;
+            let mut frame = [0; 2000];
+            while let Ok(len) = device.read(&mut frame) {
+                // A neighbour solicitation.
+                asked |= frame[..len].get(54) == Some(&135);
+            }
+            (carrier.guest().unwrap().0.octets()[15], asked)
+        };
+        assert_eq!(hear(1, 0), (1, false));
+        // Another one does not get them by speaking more.
+        assert_eq!(hear(2, 1), (1, false));
+        assert_eq!(hear(2, 9), (1, false));
+        // The guest is asked, and answers.
+        assert_eq!(hear(2, 10), (1, true));
+        assert_eq!(hear(2, 12), (1, false));
+        assert_eq!(hear(1, 12), (1, false));
+        assert_eq!(hear(2, 20), (1, false));
+        // It is gone.
+        assert_eq!(hear(2, 22), (1, true));
+        assert_eq!(hear(2, 24), (1, false));
+        assert_eq!(hear(2, 25), (2, false));
+        // With another prefix nobody has the old address for long.
+        carrier.renumber(Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0), start + 26 * SECOND);
+        device.write(&frame(carrier.network().settings(), 3)).unwrap();
+        carrier.read(start + 26 * SECOND).unwrap();
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 3);
+        assert_eq!(carrier.guest().unwrap().0, address);
     }
 }

@@ -15,6 +15,7 @@ use crate::clat;
 use crate::dns_server::DnsServer;
 use crate::flow::{Bounds, EDGE};
 use crate::forward::Open;
+use crate::frame::Mac;
 use crate::link::Link;
 use crate::resolvers::Resolvers;
 use crate::settings::Settings;
@@ -86,6 +87,8 @@ pub struct Driver {
     epoll: Rc<Epoll>,
     carrier: Carrier,
     forwards: Vec<Open>,
+    /// Whose the forwarded UDP ports are.
+    given_to: Option<(Ipv6Addr, Mac)>,
     resolvers: Resolvers,
     dns: DnsServer,
     link_ready: bool,
@@ -125,6 +128,7 @@ impl Driver {
             epoll,
             carrier,
             forwards,
+            given_to: None,
             resolvers,
             dns: DnsServer::default(),
             link_ready: false,
@@ -305,9 +309,18 @@ impl Driver {
         }
     }
 
-    /// Forwarded UDP ports become flows once the guest is known.
+    /// Forwarded UDP ports become flows once the guest is known, and follow it.
     fn give_udp_ports(&mut self, now: Instant) {
         let Some((address, mac)) = self.carrier.guest() else { return };
+        let before = self.given_to.replace((address, mac));
+        if before == self.given_to {
+            return;
+        }
+        if let Err(errno) =
+            self.carrier.with_engine(now, |engine, _| engine.udp_follow(now, mac, address))
+        {
+            log::error!("cannot forward UDP to {address}: {errno}");
+        }
         for open in &mut self.forwards {
             let Open::Udp(socket, port) = open else { continue };
             let Some(socket) = socket.take() else { continue };

@@ -111,6 +111,8 @@ pub struct Engine {
     batch: udp::Batch,
     scratch: Vec<u8>,
     fragments: Fragments,
+    /// UDP ports of the host that are guests'.
+    forwarded: Vec<Id>,
     buckets: Buckets,
     random: RandomState,
     told_of_ping: bool,
@@ -131,6 +133,7 @@ impl Engine {
             batch: udp::Batch::default(),
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
+            forwarded: Vec::new(),
             buckets: Buckets::new(errors::BURST),
             random: RandomState::new(),
             told_of_ping: false,
@@ -522,8 +525,31 @@ impl Engine {
             self.end(id, "its port is forwarded now");
         }
         let id = self.table.insert(key, mac, Flow::Udp(udp::Udp::forwarded(socket, now)));
+        self.forwarded.push(id);
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return Ok(()) };
         self.epoll.add(udp.socket(), event(id, EpollFlags::EPOLLIN))
+    }
+
+    /// What [`Self::udp_forward`] gave to a guest's ports is another guest's from now on, or the same one's at another
+    /// address.
+    ///
+    /// # Errors
+    /// When a socket cannot be watched; that port is closed.
+    pub fn udp_follow(&mut self, now: Instant, mac: Mac, address: Ipv6Addr) -> Result<(), Errno> {
+        let mut followed = Ok(());
+        for id in std::mem::take(&mut self.forwarded) {
+            let Some(port) = self.table.get(id).map(|entry| entry.key.guest.1) else { continue };
+            if let Some(Flow::Udp(udp)) = self.remove(id, "it is another guest's") {
+                let socket = udp.into_socket();
+                // Its events were those of the old flow.
+                let given = self
+                    .epoll
+                    .delete(&socket)
+                    .and_then(|()| self.udp_forward(now, mac, (address, port), socket));
+                followed = followed.and(given);
+            }
+        }
+        followed
     }
 
     fn connect_failed(&mut self, cx: &mut Cx<'_>, id: Id, error: &std::io::Error) {

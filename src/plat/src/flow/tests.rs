@@ -209,6 +209,55 @@ fn a_forwarded_udp_port_never_ends() {
     let now = lab.start;
     lab.engine.udp_forward(now, MAC, (GUEST, PORT), socket).unwrap();
     assert_eq!(lab.wait_until(100_000 * SECOND), 1);
+    // Nor does a guest drive it away.
+    let (_host, port) = host_udp();
+    let mut lab = Lab::with(Bounds { flows: 5, flows_each: 5, ..Bounds::default() });
+    let (socket, _) = host_udp();
+    socket.set_nonblocking(true).unwrap();
+    lab.engine.udp_forward(lab.start, MAC, (GUEST, PORT), socket).unwrap();
+    for n in 0..100_u8 {
+        let mut packet = datagram(HOST6, port, b"more");
+        packet[23] = n;
+        let vnet = VirtioHeader { data_valid: true, ..VirtioHeader::default() };
+        lab.step(|engine, cx| engine.input(cx, MAC, &vnet, &packet));
+    }
+    assert_eq!(lab.engine.load().0, 5);
+    assert!(lab.engine.table.find(&udp::key((GUEST, PORT), false)).is_some());
+    assert_eq!(lab.wait_until(100_000 * SECOND), 1);
+}
+
+/// Datagrams to it come to the guest where it is now, and what that answers comes from it.
+#[test]
+fn a_forwarded_udp_port_follows_the_guest() {
+    let (socket, _) = host_udp();
+    let port = socket.local_addr().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let visitor = UdpSocket::bind("127.0.0.1:0").unwrap();
+    visitor.set_read_timeout(Some(5 * SECOND)).unwrap();
+    let mut lab = Lab::new();
+    let now = lab.start;
+    let before = Ipv6Addr::from(GUEST.to_bits() + 1);
+    let theirs = Mac([2, 0, 0, 0, 0, 7]);
+    lab.engine.udp_forward(now, theirs, (before, PORT), socket).unwrap();
+    let mut seen = HOST6;
+    for (guest, mac) in [(before, theirs), (GUEST, MAC)] {
+        if guest == GUEST {
+            lab.engine.udp_follow(now, mac, guest).unwrap();
+        }
+        visitor.send_to(b"hello", port).unwrap();
+        lab.events();
+        assert_eq!(lab.frames.0[0].1[..6], mac.0);
+        let got = lab.got().remove(0);
+        let packet = wire::parse(&got).unwrap();
+        assert_eq!((packet.dst, &packet.payload[2..4]), (guest, &PORT.to_be_bytes()[..]));
+        assert_eq!(packet.payload[8..], *b"hello");
+        seen = packet.src;
+    }
+    assert_eq!(lab.engine.load().0, 1);
+    lab.send(&[datagram(seen, visitor.local_addr().unwrap().port(), b"welcome")]);
+    let mut buf = [0; 16];
+    let (len, from) = visitor.recv_from(&mut buf).unwrap();
+    assert_eq!((&buf[..len], from), (&b"welcome"[..], port));
 }
 
 /// RFC 6146 §4, ICMP_DEFAULT; RFC 5508 REQ-2.

@@ -53,6 +53,10 @@ impl Udp {
         Self { socket, peers: Vec::new(), open: true, hops: 64, pace: Pace::default(), last: now }
     }
 
+    pub(super) fn into_socket(self) -> UdpSocket {
+        self.socket
+    }
+
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
