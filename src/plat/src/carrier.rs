@@ -21,8 +21,9 @@ use crate::settings::Settings;
 
 /// Packets of the CLAT that are read before it is others' turn.
 const BATCH: usize = 64;
-/// Frames that may be under way in one direction at a time.
+/// Frames that may be under way in one direction at a time, and their bytes.
 const UNDER_WAY: usize = 100_000;
+const UNDER_WAY_BYTES: usize = 256 << 20;
 
 /// How long flows are kept for a guest that has left: it may come back.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -43,7 +44,37 @@ pub struct Weather {
     pub delay: Duration,
 }
 
-type Late = VecDeque<(Instant, VirtioHeader, Vec<u8>)>;
+/// Frames under way.
+#[derive(Default)]
+struct Late {
+    frames: VecDeque<(Instant, VirtioHeader, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Late {
+    /// Whether there was room for one that arrives then.
+    fn push(&mut self, at: Instant, vnet: VirtioHeader, frame: Vec<u8>) -> bool {
+        let room = self.frames.len() < UNDER_WAY && self.bytes + frame.len() <= UNDER_WAY_BYTES;
+        if room {
+            self.bytes += frame.len();
+            self.frames.push_back((at, vnet, frame));
+        }
+        room
+    }
+
+    /// The next that has arrived.
+    fn pop(&mut self, now: Instant) -> Option<(VirtioHeader, Vec<u8>)> {
+        self.next().filter(|at| *at <= now)?;
+        let (_, vnet, frame) = self.frames.pop_front()?;
+        self.bytes -= frame.len();
+        Some((vnet, frame))
+    }
+
+    /// When the next arrives.
+    fn next(&self) -> Option<Instant> {
+        self.frames.front().map(|(at, ..)| *at)
+    }
+}
 
 /// The way down, to the guest.
 struct Down {
@@ -79,9 +110,8 @@ impl Down {
             return;
         }
         if self.weather.delay > Duration::ZERO {
-            if self.late.len() < UNDER_WAY {
-                self.late.push_back((self.now + self.weather.delay, *vnet, parts.concat()));
-            }
+            let at = self.now + self.weather.delay;
+            self.lost += u64::from(!self.late.push(at, *vnet, parts.concat()));
             return;
         }
         self.deliver(vnet, parts);
@@ -275,7 +305,7 @@ impl Carrier {
                 out: Out::default(),
                 clat: clat_down,
                 weather,
-                late: Late::new(),
+                late: Late::default(),
                 pcap: None,
                 now,
                 next_id: fastrand::u32(..),
@@ -284,7 +314,7 @@ impl Carrier {
             },
             link,
             out: Out::default(),
-            late: Late::new(),
+            late: Late::default(),
             clat: clat_up,
             guest: None,
             farewell: Farewell::Over,
@@ -363,8 +393,8 @@ impl Carrier {
             }
             if delay == Duration::ZERO {
                 up.frame(now, vnet, frame);
-            } else if late.len() < UNDER_WAY {
-                late.push_back((now + delay, *vnet, frame.to_vec()));
+            } else {
+                late.push(now + delay, *vnet, frame.to_vec());
             }
         })?;
         match event {
@@ -439,8 +469,7 @@ impl Carrier {
     /// When the link is closed for good.
     pub fn finish(&mut self, now: Instant) -> io::Result<()> {
         self.down.now = now;
-        while self.late.front().is_some_and(|(at, ..)| *at <= now) {
-            let Some((_, vnet, frame)) = self.late.pop_front() else { break };
+        while let Some((vnet, frame)) = self.late.pop(now) {
             let mut up = Up {
                 network: &mut self.network,
                 engine: &mut self.engine,
@@ -459,10 +488,8 @@ impl Carrier {
         if !self.link.is_full() {
             self.with_engine(now, Engine::flush);
         }
-        while self.down.late.front().is_some_and(|(at, ..)| *at <= now) {
-            if let Some((_, vnet, frame)) = self.down.late.pop_front() {
-                self.down.deliver(&vnet, [&frame, &[], &[]]);
-            }
+        while let Some((vnet, frame)) = self.down.late.pop(now) {
+            self.down.deliver(&vnet, [&frame, &[], &[]]);
         }
         if self.link.is_full() || !self.down.out.is_empty() {
             self.link.send(&mut self.down.out)?;
@@ -494,8 +521,7 @@ impl Carrier {
         let full = self.link.is_full();
         let busy = (self.engine.is_busy() && !full).then_some(now);
         let waiting = (full && self.link.send_fd().is_none()).then_some(now + RETRY);
-        let late = [self.late.front(), self.down.late.front()];
-        let late = late.into_iter().flatten().map(|(at, ..)| *at).min();
+        let late = [self.late.next(), self.down.late.next()].into_iter().flatten().min();
         let farewell = match self.farewell {
             Farewell::At(at) => Some(at),
             Farewell::None | Farewell::Over => None,
@@ -524,6 +550,21 @@ mod tests {
         frame.extend(Ipv6Addr::from(settings.prefix.to_bits() | u128::from(end)).octets());
         frame.extend(settings.router.octets());
         frame
+    }
+
+    /// Trains of segments are long: it is not enough to count them.
+    #[test]
+    fn what_is_under_way_is_bounded() {
+        const LEN: usize = 1 << 16;
+        let mut late = Late::default();
+        let (now, vnet) = (Instant::now(), VirtioHeader::default());
+        let pushed = |late: &mut Late, len| late.push(now + SECOND, vnet, vec![0; len]);
+        assert_eq!((0..10_000).filter(|_| pushed(&mut late, LEN)).count(), 4096);
+        assert!(pushed(&mut late, 0) && !pushed(&mut late, LEN));
+        assert!(late.pop(now).is_none() && late.pop(now + SECOND).is_some());
+        assert!(pushed(&mut late, LEN) && !pushed(&mut late, LEN));
+        while late.pop(now + SECOND).is_some() {}
+        assert_eq!((late.bytes, late.next()), (0, None));
     }
 
     /// It is the same guest as long as it is there, and another once it is gone or has another address.
