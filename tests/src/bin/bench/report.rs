@@ -32,9 +32,7 @@ pub(crate) fn text(
     for uplink in uplinks {
         let title = match uplink {
             Uplink::Ethernet => "Ethernet uplink: a veth",
-            Uplink::RawIp => {
-                "Raw-IP uplink: a TUN device, its packets carried on by the kernel"
-            }
+            Uplink::RawIp => "Raw-IP uplink: a TUN device, its packets carried on by the kernel",
         };
         let of = |row: &Row, kind: Kind| results.get(&(*uplink, row.name, kind)).map(Vec::as_slice);
         let rows = figures.iter().flat_map(|figure| figure.rows());
