@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use clat_tests::{can_run, program, Daemon, Netns};
+use clat_tests::{can_run, install, program, Daemon, Netns};
 
 /// Where its DNS server is, and a name that only IPv4 has.
 const DNS: &str = "2001:db8:464::53";
@@ -89,8 +89,10 @@ impl Carrier {
     fn dhclient(&self, options: &str, requests: &str, what: &str) -> Vec<String> {
         let file = |name: &str| self.dir.join(name).display().to_string();
         let (script, env, log) = (file("script"), file("env"), self.dir.join("dhclient.log"));
-        fs::write(&script, format!("#!/bin/sh\nenv >>{env}\n")).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let text = self.dir.join("script.text");
+        fs::write(&text, format!("#!/bin/sh\nenv >>{env}\n")).unwrap();
+        fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
+        install(&text, script.as_ref()).unwrap();
         let conf = "option v6only code 108 = unsigned integer 32;\n";
         fs::write(file("conf"), format!("{conf}request {requests};\n")).unwrap();
         let (conf, leases) = (file("conf"), file("leases"));

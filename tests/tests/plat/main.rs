@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, program, Daemon, Netns};
+use clat_tests::{can_run, install, program, Daemon, Netns};
 use tempfile::TempDir;
 
 /// Only by IPv4.
@@ -113,7 +113,7 @@ impl World {
         }
         let dir = tempfile::tempdir()?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
-        fs::copy(program("platd")?, dir.path().join("platd"))?;
+        install(&program("platd")?, &dir.path().join("platd"))?;
         let mut server =
             outside.spawn(&["python3", "-c", SERVE], &dir.path().join("server.log"))?;
         server.wait_for("ready")?;

@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
-use clat_tests::{program, Daemon, Netns};
+use clat_tests::{install, program, Daemon, Netns};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -69,7 +69,7 @@ impl Carrier {
         let dir = tempfile::tempdir()?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
         let path = |name: &str| dir.path().join(name);
-        fs::copy(program("platd")?, path("platd"))?;
+        install(&program("platd")?, &path("platd"))?;
         let mut web = outside.spawn(&["python3", "-c", SERVE], &path("web.log"))?;
         web.wait_for("ready")?;
         let dns = "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file --user=root \
