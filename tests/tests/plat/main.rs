@@ -2,6 +2,7 @@
 
 mod flows;
 mod guests;
+mod ways;
 mod weather;
 
 use std::fs;
@@ -19,6 +20,9 @@ use tempfile::TempDir;
 const SERVER: &str = "198.51.100.1";
 /// The same inside the prefix.
 const SERVER6: &str = "64:ff9b::198.51.100.1";
+
+/// Whom an ordinary user is here.
+const NOBODY: &str = "65534";
 
 /// A TCP server: port 80 answers what it got, in capitals, once it got an end; 81 repeats at once; 82 sends 3 MB; 83 swallows and
 /// tells how much; 84 resets; 85 is 83 after a sleep. UDP port 80 repeats.
