@@ -200,6 +200,18 @@ fn dhclient_for_ipv6() {
     assert!(has(&env, "new_max_life=7200") && has(&env, "new_preferred_life=3600"), "{env:?}");
 }
 
+/// Who has an address asks for the rest (RFC 8415 §18.2.6).
+#[test]
+fn dhclient_for_information() {
+    if !can_run(&["ip", "dhclient", "dnsmasq"]) {
+        return;
+    }
+    let carrier = Carrier::new(&[]);
+    let env = carrier.dhclient("-6 -S", "dhcp6.name-servers", "reason=RENEW6");
+    assert!(has(&env, &format!("new_dhcp6_name_servers={DNS}")), "{env:?}");
+    assert!(!env.iter().any(|line| line.starts_with("new_ip6_address=")), "{env:?}");
+}
+
 #[test]
 fn dhclient_for_ipv4() {
     if !can_run(&["ip", "dhclient", "dnsmasq"]) {

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Result};
-use clat_tests::can_run;
+use anyhow::{ensure, Context, Result};
+use clat_tests::{can_run, Netns};
 
-use crate::{World, SERVER};
+use crate::{python_in, World, SERVER};
 
 /// As a terminal does: small writes both ways, with pauses. And datagrams beside them.
 #[test]
@@ -49,11 +49,9 @@ fn readers_that_sleep() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    let (guest, _platd) = world.guest("sleep", &["--clat"])?;
+    let (guest, platd) = world.guest("sleep", &["--clat"])?;
     let started = Instant::now();
-    crate::python_in(
-        &guest,
-        "
+    let code = "
 want = bytes(i % 251 for i in range(16000000))
 def up(server):
     c = socket.create_connection((server, 85), 20); c.settimeout(60)
@@ -74,11 +72,24 @@ threads = [threading.Thread(target=f, args=(s,)) for f in (up, down) for s in (S
 for t in threads: t.start()
 for t in threads: t.join()
 assert len(done) == 4
-",
-    )?;
+";
+    let before = crate::resident_kib(platd.pid())?;
+    let most = std::thread::scope(|scope| {
+        let readers = scope.spawn(|| python_in(&guest, code));
+        let mut most = (0, 0);
+        while !readers.is_finished() {
+            let held = world.status("sleep")?["bytes_held"].as_u64().context("a number")?;
+            most = (most.0.max(held), most.1.max(crate::resident_kib(platd.pid())?));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        readers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok::<_, anyhow::Error>(most)
+    })?;
     ensure!(started.elapsed() >= Duration::from_secs(4));
-    let status = world.status("sleep")?;
-    ensure!(status["bytes_held"].as_u64() < Some(8 << 20), "{status}");
+    // A mebibyte a direction, of four flows that have one in use; of 38 million bytes.
+    ensure!(((1 << 20)..=(4 << 20)).contains(&most.0), "{} bytes held", most.0);
+    ensure!(most.1 - before < 8 << 10, "{before} KiB, then {}", most.1);
+    ensure!(world.status("sleep")?["bytes_held"] == 0, "nothing is left");
     Ok(())
 }
 
@@ -90,7 +101,7 @@ fn halves_and_resets() -> Result<()> {
     }
     let world = World::new()?;
     let (guest, mut platd) = world.guest("ends", &["--clat"])?;
-    crate::python_in(
+    python_in(
         &guest,
         "
 import struct
@@ -233,5 +244,129 @@ for family, host in ((socket.AF_INET, S4), (socket.AF_INET6, S6)):
     );
     world.python(&[], &guest)?;
     assert_eq!(server.log().matches("20007 [1000]").count(), 2, "{}", server.log());
+    Ok(())
+}
+
+/// RFC 4787: a port of the guest's is one port outside, whomever it speaks to, and lets in all ports of those, but nobody else.
+#[test]
+fn who_may_answer() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    world.outside.run("ip addr add 198.51.100.2/32 dev lo")?;
+    // Each tells by which port it sees the guest, and has another socket say so too.
+    let tell = "
+import socket
+def bound(host, port):
+    u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind((host, port)); return u
+first, second, other = bound('198.51.100.1', 91), bound('198.51.100.2', 91), bound('198.51.100.1', 92)
+print('ready', flush=True)
+while True:
+    data, peer = first.recvfrom(100)
+    for u in (second, other, first): u.sendto(b'%d' % peer[1], peer)
+";
+    let mut server = world.outside.spawn(&["python3", "-c", tell], &world.path("tell.log"))?;
+    server.wait_for("ready")?;
+    let (guest, _platd) = world.guest("who", &["--clat"])?;
+    let code = "
+for first, second in ((S4, '198.51.100.2'), (S6, '64:ff9b::198.51.100.2')):
+    u = socket.socket(socket.AF_INET6 if ':' in first else socket.AF_INET, socket.SOCK_DGRAM)
+    u.settimeout(10)
+    def ask(senders):
+        u.sendto(b'?', (first, 91))
+        got = sorted(u.recvfrom(100) for _ in range(senders))
+        u.settimeout(0.5)
+        try: got.append(u.recvfrom(100))
+        except TimeoutError: pass
+        u.settimeout(10)
+        return {data for data, _ in got}, sorted((peer[0], peer[1]) for _, peer in got)
+    def host(text): return socket.getaddrinfo(text, 0)[0][4][0]
+    ports, senders = ask(2)
+    assert senders == [(host(first), 91), (host(first), 92)], senders
+    # Spoken to, it may; and has been seen by the same port.
+    u.sendto(b'hello', (second, 91))
+    again, senders = ask(3)
+    assert senders == [(host(first), 91), (host(first), 92), (host(second), 91)], senders
+    assert len(ports) == 1 and again == ports, (ports, again)
+";
+    python_in(&guest, code)?;
+    let status = world.status("who")?;
+    ensure!(status["stats"]["drops"]["filtered"] == 2, "{status}");
+    let (platd, socket) = (world.path("platd"), world.path("who.status"));
+    let text = world.host.run(&format!("{} status {}", platd.display(), socket.display()))?;
+    ensure!(text.contains("filtered 2"), "{text}");
+    Ok(())
+}
+
+/// What is too big for a hop on the way, the guest's kernel hears, as by a router (RFC 8201, RFC 1191), and sends less.
+#[test]
+fn a_smaller_hop() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let far = Netns::new(crate::NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed), "far")?;
+    world.outside.run(&format!("ip link add f0 type veth peer name o0 netns {}", far.name()))?;
+    for line in [
+        "addr add 192.0.2.1/24 dev f0",
+        "link set f0 mtu 1300 up",
+        "route add 198.51.100.8/30 via 192.0.2.9",
+    ] {
+        world.outside.run(&format!("ip {line}"))?;
+    }
+    for line in [
+        "addr add 192.0.2.9/24 dev o0",
+        "addr add 198.51.100.9/32 dev lo",
+        "addr add 198.51.100.10/32 dev lo",
+        "link set lo up",
+        "link set o0 mtu 1300 up",
+        "route add default via 192.0.2.1",
+    ] {
+        far.run(&format!("ip {line}"))?;
+    }
+    world.outside.run("sysctl -qw net.ipv4.ip_forward=1")?;
+    let repeat = "
+import socket, threading
+def udp(host):
+    u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind((host, 80))
+    while True:
+        data, peer = u.recvfrom(65536); u.sendto(data, peer)
+for host in ('198.51.100.9', '198.51.100.10'): threading.Thread(target=udp, args=(host,)).start()
+s = socket.create_server(('', 80))
+print('ready', flush=True)
+while True:
+    c, _ = s.accept(); n = 0
+    while got := c.recv(65536): n += len(got)
+    c.sendall(str(n).encode()); c.close()
+";
+    let mut server = far.spawn(&["python3", "-c", repeat], &world.path("far.log"))?;
+    server.wait_for("ready")?;
+    let (guest, _platd) = world.guest("hop", &["--clat"])?;
+    let code = "
+import errno
+# A host that knows cuts by itself, and nobody has to be told: each time to another.
+for host, least in (('198.51.100.9', 1300), ('64:ff9b::198.51.100.10', 1320)):
+    v6 = ':' in host
+    u = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(10)
+    u.connect((host, 80))
+    # IPV6_MTU and IP_MTU: of the path, as the kernel knows it.
+    mtu = lambda: u.getsockopt(socket.IPPROTO_IPV6 if v6 else socket.IPPROTO_IP, 24 if v6 else 14)
+    before, deadline = mtu(), time.monotonic() + 10
+    while mtu() == before:
+        assert time.monotonic() < deadline, (host, 'nobody said so')
+        try: u.send(bytes(1400))
+        except OSError as e: assert e.errno == errno.EMSGSIZE, e
+        time.sleep(0.1)
+    assert mtu() == least, (host, before, mtu())
+    # In fragments now, both ways, on a socket that has heard nothing yet.
+    u = socket.socket(u.family, socket.SOCK_DGRAM); u.settimeout(10); u.connect((host, 80))
+    for size in (1, 1400, 4000):
+        u.send(bytes(size)); assert len(u.recv(65536)) == size, (host, size)
+    c = socket.create_connection((host, 80), 10); c.settimeout(20)
+    c.sendall(bytes(3000000)); c.shutdown(socket.SHUT_WR)
+    assert c.recv(100) == b'3000000'
+";
+    python_in(&guest, code)?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-use crate::{wait_until, World};
+use crate::{resident_kib, wait_until, World};
 
 /// How long garbage comes.
 const GARBAGE: Duration = Duration::from_secs(60);
@@ -500,12 +500,6 @@ impl Port {
         }
         Ok(true)
     }
-}
-
-fn resident_kib(pid: i32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 /// As fast as it can, for a minute, by all ways at the same time.

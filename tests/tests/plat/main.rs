@@ -84,6 +84,13 @@ fn python_in(ns: &Netns, code: &str) -> Result<String> {
     Ok(out.into_owned())
 }
 
+/// Memory that a process has, in KiB.
+fn resident_kib(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
 struct World {
     host: Netns,
     _server: Daemon,
