@@ -20,8 +20,9 @@ use crate::machine::{all_ok, can_boot, Machine};
 const NEEDS: &[&str] = &["python3", "dnsmasq", "setpriv"];
 
 /// In them, besides what every machine has.
-const PROGRAMS: &[&str] = &["curl", "dig", "rdisc6"];
-const MODULES: &[&str] = &["virtio_pci", "virtio_net"];
+const PROGRAMS: &[&str] = &["curl", "dig", "ethtool", "rdisc6"];
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_net", "sch_netem", "ifb", "cls_matchall", "act_mirred"];
 
 /// A web server that only IPv4 has: some words, a megabyte, a file that never ends; what is put there it counts.
 const SERVE: &str = r#"
