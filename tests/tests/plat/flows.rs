@@ -1,11 +1,14 @@
 //! Flows that last, sleep, end and fail.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use clat_tests::{can_run, Netns};
+use nix::sys::resource::{getrlimit, Resource};
 
-use crate::{python_in, World, SERVER};
+use crate::{python_in, World, SERVER, SERVER6};
 
 /// As a terminal does: small writes both ways, with pauses. And datagrams beside them.
 #[test]
@@ -140,7 +143,7 @@ fn iperf3_each_way() -> Result<()> {
     let log = world.path("iperf3.log");
     let mut server = world.outside.spawn(&["iperf3", "--forceflush", "-s"], &log)?;
     server.wait_for("listening")?;
-    for target in [crate::SERVER, crate::SERVER6] {
+    for target in [SERVER, SERVER6] {
         for direction in [&[][..], &["-R"]] {
             let args =
                 [&["run", "--", "iperf3", "-J", "-t", "2", "-c", target], direction].concat();
@@ -306,7 +309,7 @@ fn a_smaller_hop() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    let far = Netns::new(crate::NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed), "far")?;
+    let far = Netns::new(crate::number(), "far")?;
     world.outside.run(&format!("ip link add f0 type veth peer name o0 netns {}", far.name()))?;
     for line in [
         "addr add 192.0.2.1/24 dev f0",
@@ -368,5 +371,99 @@ for host, least in (('198.51.100.9', 1300), ('64:ff9b::198.51.100.10', 1320)):
     assert c.recv(100) == b'3000000'
 ";
     python_in(&guest, code)?;
+    Ok(())
+}
+
+/// What a flow costs is the same beside a hundred thousand others as beside a thousand, and those are all alive. Where fewer
+/// descriptors are allowed, the others are fewer.
+#[test]
+fn many_flows_cost_no_more() -> Result<()> {
+    if !can_run(&["python3"]) {
+        return Ok(());
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let count = hard.saturating_sub(1000).min(100_000).to_string();
+    let world = World::new()?;
+    let guest = Netns::new(crate::number(), "guest")?;
+    // For each of two ports of the server's.
+    let ports = ["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"];
+    for ns in [&guest, &world.host] {
+        ensure!(ns.output(&ports)?.status.success());
+    }
+    let common = "
+import resource, select, socket, sys, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+";
+    let repeat = format!(
+        "{common}
+poll, all = select.epoll(), {{}}
+for port in (94, 95, 96):
+    s = socket.create_server(('198.51.100.1', port), backlog=4096); s.setblocking(False)
+    all[s.fileno()] = s; poll.register(s, select.EPOLLIN)
+listeners = set(all)
+print('ready', flush=True)
+while True:
+    for fd, _ in poll.poll():
+        if fd in listeners:
+            c, _ = all[fd].accept(); all[c.fileno()] = c; poll.register(c, select.EPOLLIN)
+        elif got := all[fd].recv(100): all[fd].sendall(got)
+        else: all.pop(fd).close()
+"
+    );
+    let mut server = world.outside.spawn(&["python3", "-c", &repeat], &world.path("many.log"))?;
+    server.wait_for("ready")?;
+    let path = format!("/run/netns/{}", guest.name());
+    let platd = world.daemon("many", &["--netns", &path, "--max-flows", "101000"])?;
+    crate::wait_until("an address by router advertisement", || {
+        Ok(guest.run("ip -6 addr show scope global")?.contains("2001:db8:464:"))
+    })?;
+    let code = format!(
+        "{common}
+pid, count = sys.argv[1], int(sys.argv[2])
+def connect(port):
+    c = socket.socket(socket.AF_INET6); c.settimeout(20); c.connect(({SERVER6:?}, port)); return c
+def trip(c):
+    c.sendall(b'x'); assert c.recv(1) == b'x'
+def used(): return int(open('/proc/%s/schedstat' % pid).read().split()[0])
+# Nanoseconds of platd's for a connection with a byte each way, and for a byte each way in one that is there.
+def costs():
+    best = [1 << 60] * 2
+    for _ in range(8):
+        begin = used()
+        for _ in range(200):
+            c = connect(96); trip(c); c.close()
+        best[0] = min(best[0], (used() - begin) // 200)
+        begin = used()
+        for c in held[::len(held) // 500]: trip(c)
+        best[1] = min(best[1], (used() - begin) // 500)
+    return best
+held = [connect(94) for _ in range(1000)]
+few = costs()
+for n in range(1000, count): held.append(connect(94 + n % 2))
+many = costs()
+for c in held[::20]: trip(c)
+print(*few, *many, flush=True)
+sys.stdin.read()
+"
+    );
+    let argv = ["python3", "-c", &code, &platd.pid().to_string(), &count];
+    let mut guests = guest.command(&argv).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut said = String::new();
+    BufReader::new(guests.stdout.take().context("piped")?).read_line(&mut said)?;
+    let status = world.status("many")?;
+    let memory = crate::resident_kib(platd.pid())?;
+    drop(guests.stdin.take());
+    ensure!(guests.wait()?.success(), "{said}");
+    let costs: Vec<u64> = said.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    let [connect_few, trip_few, connect_many, trip_many] = costs[..] else { bail!("{said}") };
+    eprintln!(
+        "{count} flows: {connect_many} ns a connection (beside 1000: {connect_few}), {trip_many} ns a round trip \
+         ({trip_few}), {memory} KiB"
+    );
+    ensure!(status["stats"]["evicted"] == 0, "{status}");
+    ensure!(status["flows_open"].as_u64() >= Some(count.parse()?), "{status}");
+    ensure!(connect_many < 3 * connect_few && trip_many < 3 * trip_few, "{said}");
+    ensure!(memory < 16_384 + 2 * count.parse::<u64>()?, "{memory} KiB");
     Ok(())
 }

@@ -60,8 +60,11 @@ while True:
     u.sendto(data, peer)
 "#;
 
-/// Numbers of namespaces.
-static NEXT: AtomicU32 = AtomicU32::new(500);
+/// A number for namespaces that no other test has.
+fn number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(500);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// Waits until `done`, but not for ever.
 fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
@@ -100,7 +103,7 @@ struct World {
 
 impl World {
     fn new() -> Result<Self> {
-        let lab = NEXT.fetch_add(1, Ordering::Relaxed);
+        let lab = number();
         let (host, outside) = (Netns::new(lab, "host")?, Netns::new(lab, "world")?);
         host.run(&format!("ip link add w0 type veth peer name h0 netns {}", outside.name()))?;
         for line in [
@@ -168,7 +171,7 @@ impl World {
 
     /// A namespace that has its network by a platd with these options, and has configured itself.
     fn guest(&self, name: &str, options: &[&str]) -> Result<(Netns, Daemon)> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = number();
         let guest = Netns::new(number, "guest")?;
         let path = format!("/run/netns/{}", guest.name());
         let daemon = self.daemon(name, &[&["--netns", &path], options].concat())?;
