@@ -115,13 +115,18 @@ for server in (S4, S6):
     time.sleep(0.3)
     assert c.recv(100) == b'HALF' and c.recv(1) == b''
     # The host ends first, and is still spoken to.
-    c = socket.create_connection((server, 82), 5)
-    while c.recv(65536): pass
-    c.close()
+    c = socket.create_connection((server, 86), 5); c.settimeout(5)
+    assert c.recv(100) == b'goodbye' and c.recv(1) == b''
+    time.sleep(0.3)
+    c.sendall(bytes(100000)); c.close()
     # The guest resets.
-    c = socket.create_connection((server, 81), 5)
-    c.sendall(b'x'); assert c.recv(1) == b'x'
+    c = socket.create_connection((server, 86), 5); c.settimeout(5)
+    assert c.recv(100) == b'goodbye'
+    c.sendall(b'x'); time.sleep(0.3)
     c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)); c.close()
+    time.sleep(0.5)
+    told = socket.create_connection((server, 87), 5).recv(1000)
+    assert told == b'100000 and an end, 1 and a reset', told
     # The host resets.
     c = socket.create_connection((server, 84), 5)
     c.sendall(b'x')
@@ -202,6 +207,39 @@ for prefix in ('64:ff9b::', ''):
     tcp(prefix + '198.51.100.8', gone + (errno.ECONNREFUSED, errno.ECONNRESET))
 ",
     )?;
+    Ok(())
+}
+
+/// A connection whose other end has fallen silent ends for the guest when the host gives it up, and not before.
+#[test]
+fn a_connection_that_times_out() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    // It gives up after seconds.
+    world.host.run("sysctl -qw net.ipv4.tcp_retries2=3")?;
+    let (guest, _platd) = world.guest("silent", &["--clat"])?;
+    let code = format!(
+        "
+import socket, sys, time
+cs = [socket.create_connection((server, 81), 10) for server in ({SERVER:?}, {SERVER6:?})]
+for c in cs: c.sendall(b'x'); assert c.recv(1) == b'x'
+print('connected', flush=True)
+time.sleep(1)
+begin = time.monotonic()
+for c in cs: c.settimeout(20); c.sendall(b'is anybody there?')
+for c in cs:
+    try: c.recv(1); assert False
+    except ConnectionResetError: pass
+assert time.monotonic() - begin > 1
+print('reset', flush=True)
+"
+    );
+    let mut guest = guest.spawn(&["python3", "-c", &code], &world.path("silent.guest"))?;
+    guest.wait_for("connected")?;
+    world.outside.run("ip route add blackhole 203.0.113.1/32")?;
+    guest.wait_for("reset")?;
     Ok(())
 }
 

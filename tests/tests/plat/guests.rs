@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-use crate::{resident_kib, wait_until, World};
+use crate::{resident_kib, wait_until, World, NOBODY};
 
 /// How long garbage comes.
 const GARBAGE: Duration = Duration::from_secs(60);
@@ -281,30 +281,46 @@ fn whose_socket_a_guest_has() -> Result<()> {
     Ok(())
 }
 
-/// What a process may still do, as the kernel has it.
+/// What a process may still do, as the kernel has it, by a socket, in a namespace, and as an ordinary user starts it.
 #[test]
 fn nothing_to_lose() -> Result<()> {
-    if !can_run(&["python3"]) {
+    if !can_run(&["python3", "setpriv"]) {
         return Ok(());
     }
     let world = World::new()?;
     let path = world.path("safe.sock");
-    let platd = world.daemon("safe", &["--socket", path.to_str().context("path")?])?;
+    let by_socket = world.daemon("safe", &["--socket", path.to_str().context("path")?])?;
     let _guest = guest(&world, "socket", &path, "5001")?;
-    let proc = format!("/proc/{}", platd.pid());
+    has_nothing_to_lose(by_socket.pid(), true, &["safe.log"])?;
+
+    let pcap = world.path("safe.pcap");
+    let pcap = pcap.to_str().context("path")?;
+    let (_guest, by_root) = world.guest("inside", &["--clat", "--pcap", pcap])?;
+    has_nothing_to_lose(by_root.pid(), true, &["inside.log", "/dev/net/tun", "safe.pcap"])?;
+
+    let command = world.command(&["run", "--", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let mut by_user = world.host.spawn(&command, &world.path("run.log"))?;
+    by_user.wait_for("ready")?;
+    has_nothing_to_lose(by_user.pid(), false, &["run.log", "/tun"])
+}
+
+/// Beside sockets and the like, it has open what is called `files`, and what whoever started it has left open.
+fn has_nothing_to_lose(pid: i32, by_root: bool, files: &[&str]) -> Result<()> {
+    let proc = format!("/proc/{pid}");
     let status = fs::read_to_string(format!("{proc}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or_default().trim().to_owned()
     };
-    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+    // An ordinary user cannot give up the bounding set, which is of no use without new privileges.
+    let bounding = by_root.then_some("CapBnd:");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"].into_iter().chain(bounding) {
         ensure!(field(set) == "0000000000000000", "{set} {}", field(set));
     }
     ensure!(field("Seccomp:") == "2" && field("NoNewPrivs:") == "1", "{status}");
-    ensure!(field("Uid:").split_whitespace().all(|id| id == "65534"), "{status}");
-    ensure!(field("Gid:").split_whitespace().all(|id| id == "65534"), "{status}");
+    ensure!(field("Uid:").split_whitespace().all(|id| id == NOBODY), "{status}");
+    ensure!(field("Gid:").split_whitespace().all(|id| id == NOBODY), "{status}");
     ensure!(field("Groups:").is_empty() && field("Threads:") == "1", "{status}");
-    // Sockets and the like, its log, and what whoever started it has left open.
     let inherited: Vec<_> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
         .collect();
@@ -318,7 +334,7 @@ fn nothing_to_lose() -> Result<()> {
             target.starts_with("socket:")
                 || target.starts_with("anon_inode:")
                 || target == "/dev/null"
-                || target.ends_with("safe.log"),
+                || files.iter().any(|file| target.ends_with(file)),
             "{target}"
         );
     }

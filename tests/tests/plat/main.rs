@@ -25,7 +25,8 @@ const SERVER6: &str = "64:ff9b::198.51.100.1";
 const NOBODY: &str = "65534";
 
 /// A TCP server: port 80 answers what it got, in capitals, once it got an end; 81 repeats at once; 82 sends 3 MB; 83 swallows and
-/// tells how much; 84 resets; 85 is 83 after a sleep. UDP port 80 repeats.
+/// tells how much; 84 resets; 85 is 83 after a sleep; 86 says goodbye and ends before it swallows; 87 tells what became of each
+/// connection to 86. UDP port 80 repeats.
 const SERVE: &str = r#"
 import socket, struct, threading, time
 def listen(port, what):
@@ -52,7 +53,18 @@ def reset(c):
     c.recv(1); c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); c.close()
 def sleepy(c):
     time.sleep(4); swallow(c)
-for port, what in ((80, upper), (81, repeat), (82, give), (83, swallow), (84, reset), (85, sleepy)): listen(port, what)
+ends = []
+def goodbye(c):
+    c.sendall(b"goodbye"); c.shutdown(socket.SHUT_WR); n = 0
+    try:
+        while got := c.recv(65536): n += len(got)
+        ends.append("%d and an end" % n)
+    except ConnectionResetError: ends.append("%d and a reset" % n)
+    c.close()
+def tell(c):
+    c.sendall(", ".join(ends).encode()); ends.clear(); c.close()
+for port, what in ((80, upper), (81, repeat), (82, give), (83, swallow), (84, reset), (85, sleepy), (86, goodbye), (87, tell)):
+    listen(port, what)
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("198.51.100.1", 80))
 print("ready", flush=True)
 while True:
@@ -363,7 +375,7 @@ threading.Thread(target=answer, daemon=True).start()
 print('ready', flush=True)
 while True:
     c, peer = s.accept()
-    c.sendall(b'from the guest'); c.shutdown(socket.SHUT_WR); c.recv(1)
+    c.sendall(b'the guest saw ' + peer[0].encode()); c.shutdown(socket.SHUT_WR); c.recv(1)
 ";
     let command = world.command(&[
         "run",
@@ -390,7 +402,14 @@ print(u.recv(100))
 ";
     let out = world.host.output(&["python3", "-c", visit])?;
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.contains("from the guest") && out.contains("QUESTION"), "{out} {}", guest.log());
+    // The host itself by the address that stands for nobody's (RFC 7335 §6), and others by theirs, each inside the prefix.
+    assert!(out.contains("the guest saw 64:ff9b::c000:8'"), "{out} {}", guest.log());
+    assert!(out.contains("QUESTION"), "{out} {}", guest.log());
+    let visit = visit.replace("127.0.0.1", "203.0.113.1");
+    let out = world.outside.output(&["python3", "-c", &visit])?;
+    let out = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.contains("the guest saw 64:ff9b::cb00:7102'"), "{out} {}", guest.log());
+    assert!(out.contains("QUESTION"), "{out} {}", guest.log());
     let platd = world.path("platd");
     let platd = platd.to_str().context("path")?;
     let text = world.host.run(&format!("{platd} status {socket}"))?;
