@@ -189,15 +189,19 @@ fn tshark_on_pref64() {
 
 #[test]
 fn dhclient_for_ipv6() {
-    if !can_run(&["ip", "dhclient", "dnsmasq"]) {
+    if !can_run(&["ip", "dhclient", "dig", "dnsmasq"]) {
         return;
     }
     let carrier = Carrier::new(&[]);
     let env = carrier.dhclient("-6", "dhcp6.name-servers", "reason=BOUND6");
     let addr = env.iter().find_map(|line| line.strip_prefix("new_ip6_address="));
-    assert!(addr.is_some_and(|addr| addr.starts_with("2001:db8:464:0:d:")), "{env:?}");
+    let addr = addr.unwrap_or_else(|| panic!("no address: {env:?}"));
+    assert!(addr.starts_with("2001:db8:464:0:d:"), "{env:?}");
     assert!(has(&env, &format!("new_dhcp6_name_servers={DNS}")), "{env:?}");
     assert!(has(&env, "new_max_life=7200") && has(&env, "new_preferred_life=3600"), "{env:?}");
+    // It is good for something.
+    carrier.guest.run(&format!("ip addr add {addr}/128 dev plat0 nodad")).unwrap();
+    assert_eq!(carrier.dig(&format!("-b {addr} AAAA v4.example")), [SYNTHESIZED]);
 }
 
 /// Who has an address asks for the rest (RFC 8415 §18.2.6).

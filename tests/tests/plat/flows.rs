@@ -210,6 +210,77 @@ for prefix in ('64:ff9b::', ''):
     Ok(())
 }
 
+/// What is not inside the prefix is IPv6 out there as well.
+#[test]
+fn ipv6_stays_ipv6() -> Result<()> {
+    if !can_run(&["python3", "setpriv", "ping"]) {
+        return Ok(());
+    }
+    const FAR: &str = "2001:db8:7::2";
+    let world = World::new()?;
+    for line in ["addr add 2001:db8:6::1/64 dev w0 nodad", "route add default via 2001:db8:6::2"] {
+        world.host.run(&format!("ip -6 {line}"))?;
+    }
+    for line in [
+        "addr add 2001:db8:6::2/64 dev h0 nodad",
+        "addr add 2001:db8:7::2/128 dev lo",
+        "route add unreachable 2001:db8:7::7",
+    ] {
+        world.outside.run(&format!("ip -6 {line}"))?;
+    }
+    world.outside.run("sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.icmp.ratelimit=0")?;
+    let repeat = format!(
+        "
+import socket, threading
+s = socket.create_server(({FAR:?}, 80), family=socket.AF_INET6)
+u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); u.bind(({FAR:?}, 80))
+def tcp():
+    while True:
+        c, peer = s.accept()
+        print('visitor', peer[0], flush=True)
+        while got := c.recv(65536): c.sendall(got)
+        c.close()
+threading.Thread(target=tcp, daemon=True).start()
+print('ready', flush=True)
+while True:
+    data, peer = u.recvfrom(65536); u.sendto(data, peer)
+"
+    );
+    let mut server = world.outside.spawn(&["python3", "-c", &repeat], &world.path("far.log"))?;
+    server.wait_for("ready")?;
+    let code = format!(
+        "
+import errno
+want = bytes(i % 251 for i in range(3000000))
+c = socket.create_connection(({FAR:?}, 80), 10); c.settimeout(20)
+def send(): c.sendall(want); c.shutdown(socket.SHUT_WR)
+threading.Thread(target=send).start()
+got = b''
+while part := c.recv(65536): got += part
+assert got == want, len(got)
+def fails(host, port, kind, wanted):
+    u = socket.socket(socket.AF_INET6, kind); u.settimeout(10)
+    # Errors that may pass are told on demand (IPV6_RECVERR).
+    u.setsockopt(socket.IPPROTO_IPV6, 25, 1)
+    try: u.connect((host, port)); u.send(b'x'); u.recv(1); assert False
+    except OSError as e: assert e.errno in wanted, (host, kind, e)
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    fails({FAR:?}, 9, kind, [errno.ECONNREFUSED])
+    fails('2001:db8:7::7', 80, kind, [errno.EHOSTUNREACH, errno.ENETUNREACH])
+u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); u.settimeout(10); u.connect(({FAR:?}, 80))
+for size in (0, 1, 1400, 9000): u.send(bytes(size)); assert len(u.recv(65536)) == size
+"
+    );
+    world.python(&[], &code)?;
+    ensure!(server.log().contains("visitor 2001:db8:6::1"), "{}", server.log());
+    for size in ["56", "4000"] {
+        let ping = ["run", "--", "ping", "-c", "2", "-i", "0.2", "-W", "3", "-s", size, FAR];
+        let output = world.platd(&ping)?;
+        ensure!(output.status.success(), "{output:?}");
+    }
+    Ok(())
+}
+
 /// A connection whose other end has fallen silent ends for the guest when the host gives it up, and not before.
 #[test]
 fn a_connection_that_times_out() -> Result<()> {

@@ -69,6 +69,16 @@ fn programs_in_a_network_of_their_own() -> Result<()> {
     }
     ensure!(run("dig +short AAAA web.example")? == "64:ff9b::c633:6402\n");
     ensure!(run("dig +short +tcp A web.example")? == format!("{WEB}\n"));
+    // A resolver by IPv6, at a port of its own.
+    let words = "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file --user=root \
+                 --log-facility=- --listen-address=::1 --port=5353 --bind-interfaces --local=/example/ \
+                 --host-record=other.example,198.51.100.9";
+    let words: Vec<_> = words.split_whitespace().collect();
+    let mut resolver = world.host.spawn(&words, &world.path("other.log"))?;
+    resolver.wait_for("started")?;
+    let dig = ["run", "--dns", "[::1]:5353", "--", "dig", "+short", "AAAA", "other.example"];
+    let output = world.platd(&dig)?;
+    ensure!(output.stdout == b"64:ff9b::c633:6409\n", "{output:?}");
     // Nothing but this network, and who runs is root in it alone.
     let said = run("ip -o -4 addr show scope global")?;
     ensure!(said.lines().count() == 1 && said.contains("v4-plat0"), "{said}");
