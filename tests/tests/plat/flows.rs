@@ -411,13 +411,8 @@ for first, second in ((S4, '198.51.100.2'), (S6, '64:ff9b::198.51.100.2')):
     Ok(())
 }
 
-/// What is too big for a hop on the way, the guest's kernel hears, as by a router (RFC 8201, RFC 1191), and sends less.
-#[test]
-fn a_smaller_hop() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
-        return Ok(());
-    }
-    let world = World::new()?;
+/// A network behind the world's router, by a link of MTU 1300, with 198.51.100.9 and .10.
+fn far(world: &World) -> Result<Netns> {
     let far = Netns::new(crate::number(), "far")?;
     world.outside.run(&format!("ip link add f0 type veth peer name o0 netns {}", far.name()))?;
     for line in [
@@ -438,6 +433,17 @@ fn a_smaller_hop() -> Result<()> {
         far.run(&format!("ip {line}"))?;
     }
     world.outside.run("sysctl -qw net.ipv4.ip_forward=1")?;
+    Ok(far)
+}
+
+/// What is too big for a hop on the way, the guest's kernel hears, as by a router (RFC 8201, RFC 1191), and sends less.
+#[test]
+fn a_smaller_hop() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let far = far(&world)?;
     let repeat = "
 import socket, threading
 def udp(host):
@@ -574,5 +580,33 @@ sys.stdin.read()
     ensure!(status["flows_open"].as_u64() >= Some(count.parse()?), "{status}");
     ensure!(connect_many < 3 * connect_few && trip_many < 3 * trip_few, "{said}");
     ensure!(memory < 16_384 + 2 * count.parse::<u64>()?, "{memory} KiB");
+    Ok(())
+}
+
+/// Routers on the way tell of themselves.
+#[test]
+fn hops_are_counted() -> Result<()> {
+    if !can_run(&["setpriv", "traceroute"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let far = far(&world)?;
+    for router in [&world.outside, &far] {
+        // It tells once a second otherwise.
+        router.run("sysctl -qw net.ipv4.icmp_ratelimit=0")?;
+    }
+    for (target, hops) in [
+        ("64:ff9b::198.51.100.9", ["2001:db8:464::1", "64:ff9b::cb00:7102", "64:ff9b::c633:6409"]),
+        // By the CLAT; platd's router has no IPv4 address (RFC 7335).
+        ("198.51.100.9", ["192.0.0.8", "203.0.113.2", "198.51.100.9"]),
+    ] {
+        for probes in [&[][..], &["-I"]] {
+            let trace = ["run", "--", "traceroute", "-n", "-q", "1", "-w", "3"];
+            let output = world.platd(&[&trace[..], probes, &[target]].concat())?;
+            let said = String::from_utf8(output.stdout)?;
+            let seen = said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
+            ensure!(seen.eq(hops), "{probes:?}: {said}");
+        }
+    }
     Ok(())
 }
