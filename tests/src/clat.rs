@@ -13,7 +13,7 @@ use clat_xlat::{Local, Prefix};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 
 use crate::lab::{Lab, PREFIX, SERVER4, UPLINK6};
-use crate::netns::Daemon;
+use crate::netns::{host, Daemon};
 
 /// The IPv4 interface.
 const DEV: &str = "v4-up0";
@@ -33,6 +33,15 @@ pub fn program(name: &str) -> Result<PathBuf> {
     }
     let found = dirs.iter().map(|dir| dir.join(name)).find(|path| path.is_file());
     found.with_context(|| format!("{name} is not in {dirs:?}: run cargo build --release"))
+}
+
+/// Copies a program to where a test wants it, to be run there. Another process does: of a descriptor of ours, whatever other
+/// threads are just starting would have a copy until its exec, and what may be written to cannot be run (ETXTBSY of execve(2)).
+///
+/// # Errors
+/// When it cannot be copied.
+pub fn install(from: &Path, to: &Path) -> Result<()> {
+    host(&format!("cp {} {}", from.display(), to.display())).map(drop)
 }
 
 /// A running controller, and the command line that talks to it.

@@ -17,7 +17,7 @@ mod netns;
 pub mod packet;
 pub mod wire;
 
-pub use clat::{program, Clat, Controller, Mode};
+pub use clat::{install, program, Clat, Controller, Mode};
 pub use lab::{Lab, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6};
 pub use netns::{Daemon, Netns};
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use anyhow::{ensure, Result};
-use clat_tests::{can_run, program, Controller, Lab, Mode, Offloads, PREFIX};
+use clat_tests::{can_run, install, program, Controller, Lab, Mode, Offloads, PREFIX};
 
 const NEEDS: &[&str] = &["ip", "ethtool", "ip6tables", "setpriv"];
 
@@ -106,7 +106,7 @@ fn a_peer_without_the_right_uid() -> Result<()> {
     // Past the file's mode, so that it is the peer's credentials that count.
     fs::set_permissions(controller.socket(), fs::Permissions::from_mode(0o666))?;
     let clatctl = lab.dir().join("clatctl");
-    fs::copy(program("clatctl")?, &clatctl)?;
+    install(&program("clatctl")?, &clatctl)?;
     let as_uid = |uid: &str, args: &[&str]| {
         let clatctl = clatctl.display().to_string();
         let socket = controller.socket().display().to_string();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use clat_tests::{can_run, program, Daemon, Netns};
+use clat_tests::{can_run, install, program, Daemon, Netns};
 
 /// Where its DNS server is, and a name that only IPv4 has.
 const DNS: &str = "2001:db8:464::53";
@@ -89,8 +89,10 @@ impl Carrier {
     fn dhclient(&self, options: &str, requests: &str, what: &str) -> Vec<String> {
         let file = |name: &str| self.dir.join(name).display().to_string();
         let (script, env, log) = (file("script"), file("env"), self.dir.join("dhclient.log"));
-        fs::write(&script, format!("#!/bin/sh\nenv >>{env}\n")).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let text = self.dir.join("script.text");
+        fs::write(&text, format!("#!/bin/sh\nenv >>{env}\n")).unwrap();
+        fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
+        install(&text, script.as_ref()).unwrap();
         let conf = "option v6only code 108 = unsigned integer 32;\n";
         fs::write(file("conf"), format!("{conf}request {requests};\n")).unwrap();
         let (conf, leases) = (file("conf"), file("leases"));
@@ -187,15 +189,31 @@ fn tshark_on_pref64() {
 
 #[test]
 fn dhclient_for_ipv6() {
-    if !can_run(&["ip", "dhclient", "dnsmasq"]) {
+    if !can_run(&["ip", "dhclient", "dig", "dnsmasq"]) {
         return;
     }
     let carrier = Carrier::new(&[]);
     let env = carrier.dhclient("-6", "dhcp6.name-servers", "reason=BOUND6");
     let addr = env.iter().find_map(|line| line.strip_prefix("new_ip6_address="));
-    assert!(addr.is_some_and(|addr| addr.starts_with("2001:db8:464:0:d:")), "{env:?}");
+    let addr = addr.unwrap_or_else(|| panic!("no address: {env:?}"));
+    assert!(addr.starts_with("2001:db8:464:0:d:"), "{env:?}");
     assert!(has(&env, &format!("new_dhcp6_name_servers={DNS}")), "{env:?}");
     assert!(has(&env, "new_max_life=7200") && has(&env, "new_preferred_life=3600"), "{env:?}");
+    // It is good for something.
+    carrier.guest.run(&format!("ip addr add {addr}/128 dev plat0 nodad")).unwrap();
+    assert_eq!(carrier.dig(&format!("-b {addr} AAAA v4.example")), [SYNTHESIZED]);
+}
+
+/// Who has an address asks for the rest (RFC 8415 §18.2.6).
+#[test]
+fn dhclient_for_information() {
+    if !can_run(&["ip", "dhclient", "dnsmasq"]) {
+        return;
+    }
+    let carrier = Carrier::new(&[]);
+    let env = carrier.dhclient("-6 -S", "dhcp6.name-servers", "reason=RENEW6");
+    assert!(has(&env, &format!("new_dhcp6_name_servers={DNS}")), "{env:?}");
+    assert!(!env.iter().any(|line| line.starts_with("new_ip6_address=")), "{env:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use clat_tests::{can_run, program, Lab, Offloads, PREFIX, SERVER4, SERVER6};
+use clat_tests::{can_run, install, program, Lab, Offloads, PREFIX, SERVER4, SERVER6};
 use clat_xlat::{Local, Prefix};
 
 /// What the class is called in AOSP's source, and what it is renamed to in the module that it ships in.
@@ -56,7 +56,7 @@ impl Jvm {
         fs::copy(&built, &library).with_context(|| built.display().to_string())?;
         let clatd = lab.dir().join("clatd");
         if !clatd.exists() {
-            fs::copy(program("clatd")?, &clatd)?;
+            install(&program("clatd")?, &clatd)?;
             // As the module installs it.
             chown(&clatd, Some(CLAT), Some(CLAT))?;
             fs::set_permissions(&clatd, fs::Permissions::from_mode(0o6755))?;

@@ -6,7 +6,6 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +19,7 @@ use clat_controller::client;
 use nix::sched::{setns, CloneFlags};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use common::{is_root, sh};
+use common::{is_root, sh, write_script};
 
 const PREFIX: &str = "64:ff9b::/96";
 const SERVER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -63,9 +62,7 @@ impl Place {
             "ip netns exec {server} sh -c \"ip link set lo up && ip link set net0 up &&
              ip addr add 2001:db8::1/64 dev net0 nodad && ip addr add {SERVER6}/128 dev net0 nodad\""
         ));
-        let clatd = place.dir.join("clatd");
-        fs::write(&clatd, STAND_IN).expect("written");
-        fs::set_permissions(&clatd, fs::Permissions::from_mode(0o755)).expect("executable");
+        write_script(&place.dir.join("clatd"), STAND_IN);
         place
     }
 

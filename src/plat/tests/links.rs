@@ -12,6 +12,8 @@ use clat_plat::frame::{Out, MAX_FRAME};
 use clat_plat::link::{Datagrams, Event, Link, Packets, Stream};
 use nix::sys::socket::{connect, recv, send, socket};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 /// A directory of its own, and a name in it.
 fn place() -> (tempfile::TempDir, PathBuf) {
@@ -86,6 +88,48 @@ fn a_stream_cut_anywhere_gives_the_same_frames() {
             received.extend(more);
         }
         assert_eq!(received, frames, "cut at {cut}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever comes, in whatever pieces: frames until the first length that lies, and then the end of that connection.
+    #[test]
+    fn any_stream(
+        lengths in vec(prop_oneof![8 => 14..200_u32, 1 => any::<u32>(), 1 => 0..14_u32], 0..30),
+        bytes in vec(any::<u8>(), 0..40),
+        pieces in vec(1..500_usize, 1..20),
+    ) {
+        let all: Vec<u8> = lengths
+            .iter()
+            .flat_map(|length| [&length.to_be_bytes()[..], &vec![7; *length as usize % 200]].concat())
+            .chain(bytes)
+            .collect();
+        let (mut expected, mut rest, mut lies) = (Vec::new(), &all[..], false);
+        while let Some((length, more)) = rest.split_first_chunk() {
+            let length = u32::from_be_bytes(*length) as usize;
+            lies = !(14..=MAX_FRAME).contains(&length);
+            if lies || more.len() < length {
+                break;
+            }
+            expected.push(more[..length].to_vec());
+            rest = &more[length..];
+        }
+        let (_dir, mut link, mut guest) = plugged_in();
+        let (mut received, mut left, mut rest) = (Vec::new(), false, &all[..]);
+        for piece in pieces.iter().cycle() {
+            if rest.is_empty() || left {
+                break;
+            }
+            let (now, later) = rest.split_at(rest.len().min(*piece));
+            guest.write_all(now).expect("writes");
+            let (event, more) = receive(&mut link);
+            received.extend(more);
+            left = matches!(event, Event::Left(_));
+            rest = later;
+        }
+        prop_assert_eq!((received, left), (expected, lies));
     }
 }
 

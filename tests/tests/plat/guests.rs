@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-use crate::{wait_until, World};
+use crate::{resident_kib, wait_until, World, NOBODY};
 
 /// How long garbage comes.
 const GARBAGE: Duration = Duration::from_secs(60);
@@ -26,16 +26,20 @@ const FLOWS: &str = "1000";
 const WAYS: [&str; 3] = ["socket", "packets", "frames"];
 
 /// A guest with a frame for each message and little else: it opens a TCP connection, says "connected" and sleeps. By "private" it
-/// is one by "frames" whose socket is for its user alone.
+/// is one by "frames" whose socket is for its user alone. Told "back", it leaves and comes back first, and goes on talking.
 const GUEST: &str = r#"
 import os, socket, struct, sys, time
 way, path, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 kind = {"socket": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET}.get(way, socket.SOCK_DGRAM)
-s = socket.socket(socket.AF_UNIX, kind)
-if kind == socket.SOCK_DGRAM: s.bind("%s.%d" % (path, os.getpid()))
-s.connect(path)
-s.settimeout(10)
-if way == "frames": os.chmod("%s.%d" % (path, os.getpid()), 0o777)
+own = "%s.%d" % (path, os.getpid())
+def plug_in():
+    global s
+    s = socket.socket(socket.AF_UNIX, kind)
+    if kind == socket.SOCK_DGRAM: s.bind(own)
+    s.connect(path)
+    s.settimeout(10)
+    if way == "frames": os.chmod(own, 0o777)
+plug_in()
 def put(frame): s.sendall((struct.pack("!I", len(frame)) if way == "socket" else b"") + frame)
 def exactly(n):
     data = b""
@@ -44,21 +48,44 @@ def exactly(n):
 def get(): return exactly(struct.unpack("!I", exactly(4))[0]) if way == "socket" else s.recv(70000)
 me = socket.inet_pton(socket.AF_INET6, "2001:db8:464::9")
 server = socket.inet_pton(socket.AF_INET6, "64:ff9b::198.51.100.1")
-def tcp(seq, ack, flags):
-    segment = struct.pack("!HHIIBBHHH", port, 81, seq, ack, 0x50, flags, 65535, 0, 0)
+def tcp(seq, ack, flags, data=b""):
+    segment = struct.pack("!HHIIBBHHH", port, 81, seq, ack, 0x50, flags, 65535, 0, 0) + data
     pseudo = me + server + struct.pack("!IxxxB", len(segment), 6) + segment
+    pseudo += bytes(len(pseudo) % 2)
     total = sum(struct.unpack("!%dH" % (len(pseudo) // 2), pseudo))
     while total >> 16: total = (total & 0xffff) + (total >> 16)
     segment = segment[:16] + struct.pack("!H", total ^ 0xffff) + segment[18:]
     header = struct.pack("!IHBB", 0x60000000, len(segment), 6, 64) + me + server
     put(bytes([2, 0, 0, 0, 4, 0x64, 2, 0, 0, 0, 0, 9, 0x86, 0xdd]) + header + segment)
+def segment():
+    while True:
+        frame = get()
+        if frame[12:14] == b"\x86\xdd" and frame[20] == 6 and frame[56:58] == struct.pack("!H", port):
+            return frame[54:58 + struct.unpack("!H", frame[18:20])[0] - 4]
+def data(ack):
+    while True:
+        got = segment()
+        assert not got[13] & 4, "reset"
+        if got[20:] and got[4:8] == struct.pack("!I", ack): return got[20:]
 tcp(1000, 0, 2)
-while True:
-    frame = get()
-    if frame[12:14] == b"\x86\xdd" and frame[20] == 6 and frame[56:58] == struct.pack("!H", port):
-        assert frame[67] == 0x12, frame[67]
-        tcp(1001, (struct.unpack("!I", frame[58:62])[0] + 1) & 0xffffffff, 0x10)
-        break
+first = segment()
+assert first[13] == 0x12, first[13]
+ack = (struct.unpack("!I", first[4:8])[0] + 1) & 0xffffffff
+tcp(1001, ack, 0x10)
+if sys.argv[4:] == ["back"]:
+    # It leaves before it has heard its echo, which is sent again when it is back.
+    tcp(1001, ack, 0x18, b"one")
+    time.sleep(1)
+    s.close()
+    if kind == socket.SOCK_DGRAM: os.unlink(own)
+    time.sleep(2)
+    plug_in()
+    tcp(1001, ack, 0x10)
+    assert data(ack) == b"one"
+    ack = (ack + 3) & 0xffffffff
+    tcp(1004, ack, 0x18, b"two")
+    assert data(ack) == b"two"
+    tcp(1007, (ack + 3) & 0xffffffff, 0x10)
 print("connected", flush=True)
 time.sleep(1000)
 "#;
@@ -106,6 +133,53 @@ fn killed_in_mid_flow() -> Result<()> {
         let left = platd.log().matches("the guest has left").count();
         ensure!(platd.stop(Signal::SIGTERM)?.success() && left == 2, "{}", platd.log());
     }
+    Ok(())
+}
+
+/// A flow is not only kept: what was under way goes on, once its guest is back.
+#[test]
+fn back_in_mid_flow() -> Result<()> {
+    if !can_run(&["python3"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    for way in WAYS {
+        let path = world.path(&format!("{way}.sock"));
+        let path = path.to_str().context("path")?;
+        let platd = world.daemon(way, &[&format!("--{way}"), path])?;
+        let argv = ["python3", "-c", GUEST, way, path, "5001", "back"];
+        let mut guest = world.host.spawn(&argv, &world.path(&format!("{way}.back")))?;
+        guest.wait_for("connected")?;
+        let status = world.status(way)?;
+        ensure!(status["flows_open"] == 1 && status["stats"]["tcp"] == 1, "{way}: {status}");
+        ensure!(platd.log().contains("the guest has left") || way == "frames", "{}", platd.log());
+    }
+    Ok(())
+}
+
+/// One line says what was wrong with a stream; that connection ends, and the next guest is served.
+#[test]
+fn lengths_that_lie() -> Result<()> {
+    if !can_run(&["python3"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let path = world.path("lies.sock");
+    let mut platd = world.daemon("lies", &["--socket", path.to_str().context("path")?])?;
+    for length in [0_u32, 13, 1 << 17, u32::MAX] {
+        let mut stream = UnixStream::connect(&path)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(&length.to_be_bytes())?;
+        let mut room = [0; 4096];
+        // Until it is hung up on: there may be a router advertisement first.
+        while stream.read(&mut room)? > 0 {}
+        platd.wait_for(&format!(" {length} bytes"))?;
+        let log = platd.log();
+        let line = log.lines().find(|line| line.contains(&format!(" {length} bytes")));
+        ensure!(line.is_some_and(|line| line.contains("the guest has left")), "{log}");
+    }
+    let _decent = guest(&world, "socket", &path, "5001")?;
+    ensure!(platd.stop(Signal::SIGTERM)?.success(), "{}", platd.log());
     Ok(())
 }
 
@@ -207,30 +281,46 @@ fn whose_socket_a_guest_has() -> Result<()> {
     Ok(())
 }
 
-/// What a process may still do, as the kernel has it.
+/// What a process may still do, as the kernel has it, by a socket, in a namespace, and as an ordinary user starts it.
 #[test]
 fn nothing_to_lose() -> Result<()> {
-    if !can_run(&["python3"]) {
+    if !can_run(&["python3", "setpriv"]) {
         return Ok(());
     }
     let world = World::new()?;
     let path = world.path("safe.sock");
-    let platd = world.daemon("safe", &["--socket", path.to_str().context("path")?])?;
+    let by_socket = world.daemon("safe", &["--socket", path.to_str().context("path")?])?;
     let _guest = guest(&world, "socket", &path, "5001")?;
-    let proc = format!("/proc/{}", platd.pid());
+    has_nothing_to_lose(by_socket.pid(), true, &["safe.log"])?;
+
+    let pcap = world.path("safe.pcap");
+    let pcap = pcap.to_str().context("path")?;
+    let (_guest, by_root) = world.guest("inside", &["--clat", "--pcap", pcap])?;
+    has_nothing_to_lose(by_root.pid(), true, &["inside.log", "/dev/net/tun", "safe.pcap"])?;
+
+    let command = world.command(&["run", "--", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let mut by_user = world.host.spawn(&command, &world.path("run.log"))?;
+    by_user.wait_for("ready")?;
+    has_nothing_to_lose(by_user.pid(), false, &["run.log", "/tun"])
+}
+
+/// Beside sockets and the like, it has open what is called `files`, and what whoever started it has left open.
+fn has_nothing_to_lose(pid: i32, by_root: bool, files: &[&str]) -> Result<()> {
+    let proc = format!("/proc/{pid}");
     let status = fs::read_to_string(format!("{proc}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or_default().trim().to_owned()
     };
-    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+    // An ordinary user cannot give up the bounding set, which is of no use without new privileges.
+    let bounding = by_root.then_some("CapBnd:");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"].into_iter().chain(bounding) {
         ensure!(field(set) == "0000000000000000", "{set} {}", field(set));
     }
     ensure!(field("Seccomp:") == "2" && field("NoNewPrivs:") == "1", "{status}");
-    ensure!(field("Uid:").split_whitespace().all(|id| id == "65534"), "{status}");
-    ensure!(field("Gid:").split_whitespace().all(|id| id == "65534"), "{status}");
+    ensure!(field("Uid:").split_whitespace().all(|id| id == NOBODY), "{status}");
+    ensure!(field("Gid:").split_whitespace().all(|id| id == NOBODY), "{status}");
     ensure!(field("Groups:").is_empty() && field("Threads:") == "1", "{status}");
-    // Sockets and the like, its log, and what whoever started it has left open.
     let inherited: Vec<_> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
         .collect();
@@ -244,7 +334,7 @@ fn nothing_to_lose() -> Result<()> {
             target.starts_with("socket:")
                 || target.starts_with("anon_inode:")
                 || target == "/dev/null"
-                || target.ends_with("safe.log"),
+                || files.iter().any(|file| target.ends_with(file)),
             "{target}"
         );
     }
@@ -426,12 +516,6 @@ impl Port {
         }
         Ok(true)
     }
-}
-
-fn resident_kib(pid: i32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 /// As fast as it can, for a minute, by all ways at the same time.

@@ -2,6 +2,7 @@
 
 mod flows;
 mod guests;
+mod ways;
 mod weather;
 
 use std::fs;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, program, Daemon, Netns};
+use clat_tests::{can_run, install, program, Daemon, Netns};
 use tempfile::TempDir;
 
 /// Only by IPv4.
@@ -20,8 +21,12 @@ const SERVER: &str = "198.51.100.1";
 /// The same inside the prefix.
 const SERVER6: &str = "64:ff9b::198.51.100.1";
 
+/// Whom an ordinary user is here.
+const NOBODY: &str = "65534";
+
 /// A TCP server: port 80 answers what it got, in capitals, once it got an end; 81 repeats at once; 82 sends 3 MB; 83 swallows and
-/// tells how much; 84 resets; 85 is 83 after a sleep. UDP port 80 repeats.
+/// tells how much; 84 resets; 85 is 83 after a sleep; 86 says goodbye and ends before it swallows; 87 tells what became of each
+/// connection to 86. UDP port 80 repeats.
 const SERVE: &str = r#"
 import socket, struct, threading, time
 def listen(port, what):
@@ -48,7 +53,18 @@ def reset(c):
     c.recv(1); c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); c.close()
 def sleepy(c):
     time.sleep(4); swallow(c)
-for port, what in ((80, upper), (81, repeat), (82, give), (83, swallow), (84, reset), (85, sleepy)): listen(port, what)
+ends = []
+def goodbye(c):
+    c.sendall(b"goodbye"); c.shutdown(socket.SHUT_WR); n = 0
+    try:
+        while got := c.recv(65536): n += len(got)
+        ends.append("%d and an end" % n)
+    except ConnectionResetError: ends.append("%d and a reset" % n)
+    c.close()
+def tell(c):
+    c.sendall(", ".join(ends).encode()); ends.clear(); c.close()
+for port, what in ((80, upper), (81, repeat), (82, give), (83, swallow), (84, reset), (85, sleepy), (86, goodbye), (87, tell)):
+    listen(port, what)
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("198.51.100.1", 80))
 print("ready", flush=True)
 while True:
@@ -56,8 +72,11 @@ while True:
     u.sendto(data, peer)
 "#;
 
-/// Numbers of namespaces.
-static NEXT: AtomicU32 = AtomicU32::new(500);
+/// A number for namespaces that no other test has.
+fn number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(500);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// Waits until `done`, but not for ever.
 fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
@@ -80,6 +99,13 @@ fn python_in(ns: &Netns, code: &str) -> Result<String> {
     Ok(out.into_owned())
 }
 
+/// Memory that a process has, in KiB.
+fn resident_kib(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
 struct World {
     host: Netns,
     _server: Daemon,
@@ -89,7 +115,7 @@ struct World {
 
 impl World {
     fn new() -> Result<Self> {
-        let lab = NEXT.fetch_add(1, Ordering::Relaxed);
+        let lab = number();
         let (host, outside) = (Netns::new(lab, "host")?, Netns::new(lab, "world")?);
         host.run(&format!("ip link add w0 type veth peer name h0 netns {}", outside.name()))?;
         for line in [
@@ -113,7 +139,7 @@ impl World {
         }
         let dir = tempfile::tempdir()?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
-        fs::copy(program("platd")?, dir.path().join("platd"))?;
+        install(&program("platd")?, &dir.path().join("platd"))?;
         let mut server =
             outside.spawn(&["python3", "-c", SERVE], &dir.path().join("server.log"))?;
         server.wait_for("ready")?;
@@ -157,7 +183,7 @@ impl World {
 
     /// A namespace that has its network by a platd with these options, and has configured itself.
     fn guest(&self, name: &str, options: &[&str]) -> Result<(Netns, Daemon)> {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = number();
         let guest = Netns::new(number, "guest")?;
         let path = format!("/run/netns/{}", guest.name());
         let daemon = self.daemon(name, &[&["--netns", &path], options].concat())?;
@@ -349,7 +375,7 @@ threading.Thread(target=answer, daemon=True).start()
 print('ready', flush=True)
 while True:
     c, peer = s.accept()
-    c.sendall(b'from the guest'); c.shutdown(socket.SHUT_WR); c.recv(1)
+    c.sendall(b'the guest saw ' + peer[0].encode()); c.shutdown(socket.SHUT_WR); c.recv(1)
 ";
     let command = world.command(&[
         "run",
@@ -376,7 +402,14 @@ print(u.recv(100))
 ";
     let out = world.host.output(&["python3", "-c", visit])?;
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.contains("from the guest") && out.contains("QUESTION"), "{out} {}", guest.log());
+    // The host itself by the address that stands for nobody's (RFC 7335 §6), and others by theirs, each inside the prefix.
+    assert!(out.contains("the guest saw 64:ff9b::c000:8'"), "{out} {}", guest.log());
+    assert!(out.contains("QUESTION"), "{out} {}", guest.log());
+    let visit = visit.replace("127.0.0.1", "203.0.113.1");
+    let out = world.outside.output(&["python3", "-c", &visit])?;
+    let out = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.contains("the guest saw 64:ff9b::cb00:7102'"), "{out} {}", guest.log());
+    assert!(out.contains("QUESTION"), "{out} {}", guest.log());
     let platd = world.path("platd");
     let platd = platd.to_str().context("path")?;
     let text = world.host.run(&format!("{platd} status {socket}"))?;

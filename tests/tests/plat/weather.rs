@@ -152,3 +152,92 @@ fn without_pref64() -> Result<()> {
     }
     Ok(())
 }
+
+/// Names of the server inside NAT64 prefixes of other lengths (RFC 6052 §2.4), and by the CLAT.
+#[test]
+fn every_prefix_length() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    for (prefix, server) in [
+        ("2001:db8::/32", "2001:db8:c633:6401::"),
+        ("2001:db8:100::/40", "2001:db8:1c6:3364:1::"),
+        ("2001:db8:122::/48", "2001:db8:122:c633:64:100::"),
+        ("2001:db8:122:300::/56", "2001:db8:122:3c6:33:6401::"),
+        ("2001:db8:122:344::/64", "2001:db8:122:344:c6:3364:100:0"),
+        ("2001:db8:122:344::/96", "2001:db8:122:344::198.51.100.1"),
+    ] {
+        let code = format!("servers = [{server:?}, S4]\n{TALK}");
+        let args = ["--prefix", "2001:db9:464::/64", "--prefix64", prefix];
+        world.python(&args, &code).context(prefix)?;
+    }
+    Ok(())
+}
+
+/// The least and the greatest.
+#[test]
+fn other_mtus() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    for mtu in ["1280", "65520"] {
+        let code = format!(
+            "servers = [S4, S6]\n{TALK}
+device = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+device.connect((S6, 9)); assert device.getsockopt(socket.IPPROTO_IPV6, 24) == {mtu}
+for server in servers:
+    c = socket.create_connection((server, 82), 20); c.settimeout(20)
+    got = b''
+    while part := c.recv(65536): got += part
+    assert got == bytes(i % 251 for i in range(3000000))
+    c = socket.create_connection((server, 83), 20); c.settimeout(20)
+    c.sendall(got); c.shutdown(socket.SHUT_WR)
+    assert c.recv(100) == b'3000000'
+"
+        );
+        world.python(&["--mtu", mtu], &code).context(mtu)?;
+    }
+    Ok(())
+}
+
+/// A line when a flow begins, and one when it ends, for those who want to see them.
+#[test]
+fn a_line_for_each_flow() -> Result<()> {
+    if !can_run(&["python3", "setpriv", "ping"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    for level in ["info", "debug"] {
+        let code = format!(
+            "import socket, subprocess, time\nservers, S6 = [{SERVER6:?}], {SERVER6:?}\n{TALK}
+subprocess.run(['ping', '-c', '1', '-W', '5', S6], check=True)
+try: socket.create_connection((S6, 9), 5); assert False
+except ConnectionRefusedError: pass
+time.sleep(0.5)"
+        );
+        let level = format!("RUST_LOG={level}");
+        let argv = [
+            vec!["env".to_owned(), level.clone()],
+            world.command(&["run", "--", "python3", "-c", &code]),
+        ]
+        .concat();
+        let output = world.host.output(&argv)?;
+        ensure!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let lines = |what: &str, end: &str| {
+            said.lines().filter(|line| line.contains(what) && line.contains(end)).count()
+        };
+        let to = |port| format!("[64:ff9b::c633:6401]:{port}");
+        let found = [
+            lines("tcp ", &format!("{} begins", to(80))),
+            lines("tcp ", &format!("{} ends: closed", to(80))),
+            lines("tcp ", &format!("{} ends: ", to(9))),
+            lines("udp ", " begins"),
+            lines("echo ", " begins"),
+        ];
+        ensure!(found == [usize::from(level.ends_with("debug")); 5], "{found:?}: {said}");
+    }
+    Ok(())
+}

@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{ensure, Result};
-use clat_tests::{program, Daemon, Netns};
+use clat_tests::{install, program, Daemon, Netns};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,8 +20,9 @@ use crate::machine::{all_ok, can_boot, Machine};
 const NEEDS: &[&str] = &["python3", "dnsmasq", "setpriv"];
 
 /// In them, besides what every machine has.
-const PROGRAMS: &[&str] = &["curl", "dig", "rdisc6"];
-const MODULES: &[&str] = &["virtio_pci", "virtio_net"];
+const PROGRAMS: &[&str] = &["curl", "dig", "ethtool", "rdisc6"];
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_net", "sch_netem", "ifb", "cls_matchall", "act_mirred"];
 
 /// A web server that only IPv4 has: some words, a megabyte, a file that never ends; what is put there it counts.
 const SERVE: &str = r#"
@@ -69,7 +70,7 @@ impl Carrier {
         let dir = tempfile::tempdir()?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
         let path = |name: &str| dir.path().join(name);
-        fs::copy(program("platd")?, path("platd"))?;
+        install(&program("platd")?, &path("platd"))?;
         let mut web = outside.spawn(&["python3", "-c", SERVE], &path("web.log"))?;
         web.wait_for("ready")?;
         let dns = "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file --user=root \

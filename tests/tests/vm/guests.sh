@@ -19,6 +19,22 @@ nothing_left() {
 		is_not says clatd tc filter show dev eth0 ingress && is_not says default ip -4 route
 }
 
+# Both ways, packet by packet.
+bad_weather() {
+	ethtool -K eth0 gso off gro off tso off
+	netem="netem delay 10ms 5ms reorder 20% 50% loss 3%"
+	# shellcheck disable=SC2086 # words
+	ip link add ifb0 type ifb && ip link set ifb0 up && tc qdisc add dev eth0 clsact &&
+		tc filter add dev eth0 ingress matchall action mirred egress redirect dev ifb0 &&
+		tc qdisc add dev ifb0 root $netem && tc qdisc add dev eth0 root $netem
+}
+good_weather() {
+	tc qdisc del dev eth0 root && tc qdisc del dev eth0 clsact && ip link del ifb0 &&
+		ethtool -K eth0 gso on gro on
+}
+# Of a device: netem has lost some.
+lost() { tc -s qdisc show dev "$1" | tee /tmp/lost | grep -A1 netem | grep -q 'dropped [1-9]'; }
+
 ip link set eth0 up
 try "an address by router advertisement" within configured
 try "a default route" says "via fe80::1 dev eth0 proto ra" ip -6 route show default
@@ -32,6 +48,12 @@ try "DNS64" says 64:ff9b::c633:6401 dig +short +time=10 AAAA web.example
 try "the prefix by RFC 7050" says 64:ff9b::c000:aa dig +short +time=10 AAAA ipv4only.arpa
 try "curl by a name" fetches "http://web.example/"
 try "1 MB by IPv6" download "[$SERVER6]"
+try "a bad link" bad_weather
+try "1 MB by a bad link" download "[$SERVER6]"
+try "1 MB up by a bad link" says 1000000 curl -sS --max-time 120 -T /megabyte "http://[$SERVER6]/"
+try "lost on the way up" lost eth0
+try "lost on the way down" lost ifb0
+try "a good link" good_weather
 try "no IPv4" is_not ping -c 1 -W 2 $SERVER
 try "no IPv4 by curl" is_not curl -sS --max-time 5 http://$SERVER/
 

@@ -1,6 +1,7 @@
 //! What tests of the real program share.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -22,6 +23,13 @@ pub(crate) fn sh(command: &str) -> String {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command}: {out}{err}");
     out.into_owned()
+}
+
+/// Writes a script that can be run. Another process does: of a descriptor of ours, whatever other threads are just starting would
+/// have a copy until its exec, and what may be written to cannot be run (ETXTBSY of execve(2)).
+pub(crate) fn write_script(path: &Path, text: &str) {
+    let path = path.display();
+    sh(&format!("cat >{path} <<'END'\n{text}END\nchmod 755 {path}"));
 }
 
 /// Starts a controller and waits until it is ready; what it says goes on to stderr.

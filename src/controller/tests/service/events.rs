@@ -112,7 +112,7 @@ fn a_listener_that_dies_is_dropped() {
     let service = controller.connect();
     let peer = || {
         let mut peer = controller.peer(&place, "events::as_a_listener");
-        peer.stdout(Stdio::null()).spawn().expect("starts")
+        peer.stdout(Stdio::null()).spawn().expect("the peer starts")
     };
     let mut peers = [peer(), peer()];
     wait_until("both", || listeners(&service) == 2);
@@ -134,7 +134,7 @@ fn a_listener_that_does_not_listen_holds_up_nobody() {
     let controller = place.controller(&[]);
     let service = controller.connect();
     let mut peer = controller.peer(&place, "events::as_a_listener");
-    let mut peer = peer.stdout(Stdio::null()).spawn().expect("starts");
+    let mut peer = peer.stdout(Stdio::null()).spawn().expect("the peer starts");
     wait_until("it", || listeners(&service) == 1);
     let pid = Pid::from_raw(i32::try_from(peer.id()).expect("a pid"));
     kill(pid, Signal::SIGSTOP).expect("it runs");

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use common::{is_root, sh};
+use common::{is_root, sh, write_script};
 use events::Told;
 use place::{wait_until, Place};
 
@@ -137,9 +137,7 @@ fn bad_input() {
     assert_eq!(errno(&error), Some(Errno::ENOENT));
     assert!(client::describe(&error).contains("cannot start clatd"), "{error}");
     assert_eq!(place.taken(), "");
-    fs::write(place.dir.join("clatd"), "#!/bin/sh\nexit 3\n").expect("written");
-    fs::set_permissions(place.dir.join("clatd"), fs::Permissions::from_mode(0o755))
-        .expect("executable");
+    write_script(&place.dir.join("clatd"), "#!/bin/sh\nexit 3\n");
     assert_eq!(errno_of(service.clatdStart("up0", PREFIX)), Some(Errno::EIO));
     assert_eq!(place.taken(), "");
 }

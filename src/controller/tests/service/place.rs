@@ -1,7 +1,6 @@
 //! Where the program runs, and the program.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +12,7 @@ use clat_controller::client;
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::common::{self, sh};
+use crate::common::{self, sh, write_script};
 
 /// `$2` is the uplink and `${10}` the IPv4 address (see `ClatdArgs::argv`). bash, since only that can choose argv[0].
 /// Its device is not set up while a file `clatd.wait` is there.
@@ -67,9 +66,7 @@ impl Place {
         sh(&format!("ip netns add {}", place.netns));
         place.sh("ip link set lo up");
         place.add_uplink("up0", 1);
-        let clatd = place.dir.join("clatd");
-        fs::write(&clatd, STAND_IN).expect("written");
-        fs::set_permissions(&clatd, fs::Permissions::from_mode(0o755)).expect("executable");
+        write_script(&place.dir.join("clatd"), STAND_IN);
         place
     }
 
@@ -152,10 +149,11 @@ impl Controller {
 
     /// One of this program's functions, as a process of its own.
     pub(crate) fn peer(&self, place: &Place, test: &str) -> Command {
-        // A copy that others can run, wherever the build is.
+        // A copy that others can run, wherever the build is. Made by another process, as in `write_script`.
         let program = place.dir.join("peer");
         if !program.exists() {
-            fs::copy(std::env::current_exe().expect("this program"), &program).expect("copied");
+            let this = std::env::current_exe().expect("this program");
+            sh(&format!("cp {} {}", this.display(), program.display()));
         }
         let mut command = Command::new(program);
         command.args([test, "--exact", "--nocapture"]).current_dir("/").env(
