@@ -108,6 +108,8 @@ pub struct Engine {
     /// The other ends of connections to the network's own DNS server.
     dns: Vec<UnixStream>,
     batch: udp::Batch,
+    /// Whether the host cuts trains of datagrams, once that was asked.
+    cuts_trains: Option<bool>,
     scratch: Vec<u8>,
     fragments: Fragments,
     bucket: Bucket,
@@ -129,6 +131,7 @@ impl Engine {
             queue: Vec::new(),
             dns: Vec::new(),
             batch: udp::Batch::default(),
+            cuts_trains: None,
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
             bucket: Bucket::default(),
