@@ -43,6 +43,7 @@ fn filter() -> anyhow::Result<Filter> {
         // Links and flows.
         libc::SYS_accept4,
         libc::SYS_sendmsg,
+        libc::SYS_sendmmsg,
         libc::SYS_recvmsg,
         libc::SYS_shutdown,
         libc::SYS_getpeername,

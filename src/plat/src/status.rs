@@ -99,8 +99,8 @@ impl Status {
         );
         let _ = writeln!(
             text,
-            "up       {} packets, {} bytes of data, {} fragments, {} UDP trains",
-            stats.packets_up, stats.bytes_up, stats.fragments, stats.trains_up
+            "up       {} packets, {} bytes of data, {} fragments, {} UDP trains, {} batches",
+            stats.packets_up, stats.bytes_up, stats.fragments, stats.trains_up, stats.batches_up
         );
         let _ = writeln!(
             text,

@@ -1,6 +1,6 @@
 //! Sockets of the host.
 
-use std::io::{self, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -9,9 +9,10 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    recvmsg, setsockopt, sockopt, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6,
-    SockaddrStorage,
+    getsockopt, recvmsg, sendmsg, sendto, setsockopt, sockopt, ControlMessage, ControlMessageOwned,
+    MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
 };
+use rustix::net::{sendmmsg, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::errors::Trouble;
@@ -95,6 +96,58 @@ pub(crate) fn prepare_udp(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
     // Not before Linux 5.0; then they come one by one.
     let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
     Ok(())
+}
+
+/// Whether the host cuts trains of datagrams: not before Linux 4.18, which would send one as a single long datagram.
+pub(crate) fn cuts_trains(socket: &impl AsFd) -> bool {
+    getsockopt(socket, sockopt::UdpGsoSegment).is_ok()
+}
+
+/// Sends a train, in pieces: datagrams of `size` bytes, the last of which may be shorter.
+pub(crate) fn send_train(
+    socket: &impl AsRawFd,
+    to: SocketAddr,
+    pieces: &[IoSlice<'_>],
+    size: u16,
+) -> Result<usize, Errno> {
+    let (fd, to) = (socket.as_raw_fd(), SockaddrStorage::from(to));
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let cmsg = [ControlMessage::UdpGsoSegments(&size)];
+    again(|| sendmsg(fd, pieces, &cmsg, flags, Some(&to)))
+}
+
+/// Sends the first of these datagrams, and behind it as many as go by the same call. Says how many went.
+pub(crate) fn send_some(
+    socket: &(impl AsFd + AsRawFd),
+    datagrams: &[(SocketAddr, &[u8])],
+) -> Result<usize, Errno> {
+    // One alone: the kernel has less to copy and to check.
+    if let [(to, data)] = datagrams {
+        let (fd, to) = (socket.as_raw_fd(), SockaddrStorage::from(*to));
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        return again(|| sendto(fd, data, &to, flags)).map(|_| 1);
+    }
+    let mut parts: Vec<_> = datagrams
+        .iter()
+        .map(|(to, data)| {
+            let control = SendAncillaryBuffer::default();
+            (SocketAddrAny::from(*to), [IoSlice::new(data)], control)
+        })
+        .collect();
+    let mut messages: Vec<_> = parts
+        .iter_mut()
+        .map(|(to, data, control)| MMsgHdr::new_with_addr(to, data, control))
+        .collect();
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    again(|| sendmmsg(socket, &mut messages, flags).map_err(|e| Errno::from_raw(e.raw_os_error())))
+}
+
+/// Sends once more after an error of an earlier datagram, which the error queue tells more about.
+fn again<T>(mut send: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    match send() {
+        Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => send(),
+        result => result,
+    }
 }
 
 /// A ping socket, which the kernel gives to those whom net.ipv4.ping_group_range names.

@@ -109,6 +109,8 @@ pub struct Engine {
     /// The other ends of connections to the network's own DNS server.
     dns: Vec<(Mac, UnixStream)>,
     batch: udp::Batch,
+    /// Whether the host cuts trains of datagrams, once that was asked.
+    cuts_trains: Option<bool>,
     scratch: Vec<u8>,
     fragments: Fragments,
     /// UDP ports of the host that are guests'.
@@ -131,6 +133,7 @@ impl Engine {
             queue: Vec::new(),
             dns: Vec::new(),
             batch: udp::Batch::default(),
+            cuts_trains: None,
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
             forwarded: Vec::new(),

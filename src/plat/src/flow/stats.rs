@@ -37,6 +37,8 @@ pub struct Stats {
     /// Several datagrams that a host socket took or gave as one (UDP_SEGMENT, UDP_GRO).
     pub trains_up: u64,
     pub trains_down: u64,
+    /// Calls by which a host socket took several datagrams that are no train (sendmmsg).
+    pub batches_up: u64,
     pub tcp: u64,
     pub udp: u64,
     pub echo: u64,

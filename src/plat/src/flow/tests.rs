@@ -8,6 +8,8 @@ use std::time::Duration;
 use clat_tun::GsoType;
 use nix::sched::{unshare, CloneFlags};
 use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollTimeout};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
@@ -407,6 +409,125 @@ fn trains_have_no_other_datagrams() {
     assert_eq!(lab.drops().malformed, 1);
 }
 
+/// What makes no train leaves by one call for each mapping, though others came between, in its order.
+#[test]
+fn unequal_datagrams_leave_by_one_call() {
+    let ((host, port), (other, other_port)) = (host_udp(), host_udp());
+    let mut lab = Lab::new();
+    let data: Vec<Vec<u8>> = (33..=64).map(|len: u8| vec![len; len.into()]).collect();
+    let mut packets = Vec::new();
+    for data in &data {
+        packets.push(datagram(HOST6, port, data));
+        packets.push(datagram(HOST6, other_port, data));
+        // Another mapping: IPv4.
+        packets.push(datagram(HOST, port, data));
+    }
+    lab.send(&packets);
+    assert_eq!(receive(&other, data.len()), data);
+    // One mapping is sent after the other.
+    assert_eq!(receive(&host, 2 * data.len()), [&data[..], &data[..]].concat());
+    let stats = lab.engine.stats();
+    let bytes: usize = data.iter().map(Vec::len).sum();
+    assert_eq!((stats.batches_up, stats.trains_up, stats.bytes_up), (2, 0, 3 * bytes as u64));
+}
+
+/// A host that cuts no trains gets what would be some by one call, too.
+#[test]
+fn without_trains_all_leave_by_one_call() {
+    let (host, port) = host_udp();
+    let mut lab = Lab::new();
+    lab.engine.cuts_trains = Some(false);
+    let data: Vec<Vec<u8>> = (0..40).map(|n| vec![n; 100]).collect();
+    lab.step(|engine, cx| {
+        for data in &data {
+            engine.input(cx, MAC, &VirtioHeader::default(), &datagram(HOST6, port, data));
+        }
+        // One of the guest's.
+        let vnet = VirtioHeader {
+            data_valid: true,
+            gso_type: GsoType::UdpL4,
+            gso_size: 100,
+            ..VirtioHeader::default()
+        };
+        engine.input(cx, MAC, &vnet, &datagram(HOST6, port, &data.concat()));
+        engine.flush_datagrams(cx);
+    });
+    assert_eq!(receive(&host, 80), [&data[..], &data[..]].concat());
+    assert_eq!((lab.engine.stats().batches_up, lab.engine.stats().trains_up), (1, 0));
+}
+
+/// One that cannot be sent is counted, and keeps nothing behind it from leaving.
+#[test]
+fn a_datagram_too_long_stands_in_no_ones_way() {
+    let (host, port) = host_udp();
+    let mut lab = Lab::new();
+    // More than IPv4 has room for.
+    let data = [vec![1; 100], vec![2; 101], vec![3; 65_520], vec![4; 102], vec![5; 103]];
+    lab.send(&data.each_ref().map(|data| datagram(HOST6, port, data)));
+    assert_eq!(receive(&host, 4), [&data[..2], &data[3..]].concat());
+    assert_eq!((lab.engine.stats().batches_up, lab.drops().host_error), (2, 1));
+}
+
+/// A destination that refuses costs others nothing, though the socket's next call is told of it.
+#[test]
+fn a_refusal_amid_a_batch_is_its_own_only() {
+    let mut hosts = [host_udp(), host_udp(), host_udp()];
+    hosts.sort_by_key(|(_, port)| *port);
+    let [(before, low), (closed, middle), (behind, high)] = hosts;
+    drop(closed);
+    let mut lab = Lab::new();
+    let data: Vec<Vec<u8>> = (1..=5).map(|len: u8| vec![len; len.into()]).collect();
+    let ports = [low, middle, high].into_iter();
+    let packets: Vec<_> =
+        ports.flat_map(|port| data.iter().map(move |data| datagram(HOST6, port, data))).collect();
+    lab.send(&packets);
+    assert_eq!(receive(&before, 5), data);
+    assert_eq!(receive(&behind, 5), data);
+    assert_eq!(lab.drops().host_error, 0);
+    lab.events();
+    for error in lab.got() {
+        let error = wire::parse(&error).unwrap();
+        // Port unreachable; the destination is quoted.
+        assert_eq!((error.protocol, &error.payload[..2]), (wire::ICMP6, &[1, 4][..]));
+        assert_eq!(error.payload[8 + 42..][..2], middle.to_be_bytes());
+    }
+    // Not one more to any.
+    for host in [before, behind] {
+        host.set_nonblocking(true).unwrap();
+        assert!(host.recv(&mut [0; 16]).is_err());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever comes together leaves once and in its destination's order, cut by the host or not.
+    #[test]
+    fn batches_are_what_came(
+        sent in vec((0..3_usize, prop_oneof![Just(5_u8), Just(40), Just(64)], 0..5_usize), 0..60),
+        cuts_trains in any::<bool>(),
+    ) {
+        let hosts = [host_udp(), host_udp(), host_udp()];
+        let mut lab = Lab::new();
+        lab.engine.cuts_trains = Some(cuts_trains);
+        let mut wanted = [const { Vec::new() }; 3];
+        let mut packets = Vec::new();
+        for (n, (to, hops, len)) in (0..).zip(sent) {
+            let data = vec![n; len];
+            let mut packet = datagram(HOST6, hosts[to].1, &data);
+            set_hops(&mut packet, 7, hops);
+            packets.push(packet);
+            wanted[to].push(data);
+        }
+        lab.send(&packets);
+        for ((host, _), wanted) in hosts.iter().zip(&wanted) {
+            prop_assert_eq!(&receive(host, wanted.len()), wanted);
+            host.set_nonblocking(true).unwrap();
+            prop_assert!(host.recv(&mut [0; 16]).is_err());
+        }
+    }
+}
+
 /// A hop limit is that of its datagram, not of the one before it.
 #[test]
 fn each_datagram_has_its_own_hop_limit() {
@@ -417,13 +538,15 @@ fn each_datagram_has_its_own_hop_limit() {
     copies.set_read_timeout(Some(5 * SECOND)).unwrap();
     let (_host, port) = host_udp();
     let mut lab = Lab::new();
-    // Two that are alike would be one to a raw socket.
-    let hops = [5, 6, 64, 7];
-    lab.send(&hops.map(|hops| {
-        let mut packet = datagram(HOST6, port, b"hop");
-        set_hops(&mut packet, 7, hops);
+    // Each is longer than the one before: a train would be one to a raw socket.
+    let hops = [5, 5, 6, 64, 64, 7];
+    let packets = hops.iter().zip(1..).map(|(hops, len)| {
+        let mut packet = datagram(HOST6, port, &vec![0; len]);
+        set_hops(&mut packet, 7, *hops);
         packet
-    }));
+    });
+    lab.send(&packets.collect::<Vec<_>>());
+    assert_eq!(lab.engine.stats().batches_up, 2);
     let mut got = Vec::new();
     while got.len() < hops.len() {
         let mut buf = [0; 1500];

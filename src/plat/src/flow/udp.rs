@@ -11,14 +11,12 @@ use clat_tun::{GsoType, VirtioHeader};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{
-    recvmsg, sendmsg, sendto, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage,
-};
+use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags, SockaddrStorage};
 
 use super::table::{Entry, Id, Key};
 use super::target::{seen, target, visitor, STAND_IN};
 use super::wire::{self, Packet};
-use super::{errors, event, host, way, Cx, Described, Drop, Engine, Flow};
+use super::{errors, event, host, way, Cx, Described, Drop, Engine, Flow, Stats};
 use crate::frame::Mac;
 use crate::pace::Pace;
 
@@ -126,6 +124,49 @@ fn train(datagrams: &[Datagram]) -> usize {
     1 + datagrams[1..].iter().take_while(joins).count()
 }
 
+/// A datagram as it leaves: where to, and what is in it.
+type Leaving<'a> = (SocketAddr, &'a [u8]);
+
+/// Sends a train. `false` if the kernel did not take it.
+fn send_train(socket: &UdpSocket, data: &[u8], train: &[Datagram], stats: &mut Stats) -> bool {
+    let (to, size) = (train[0].to, u16::try_from(train[0].size).unwrap_or(0));
+    // What lies one behind the other is one piece.
+    let pieces: Vec<_> = train
+        .chunk_by(|a, b| a.at.end == b.at.start)
+        .map(|run| IoSlice::new(&data[run[0].at.start..run[run.len() - 1].at.end]))
+        .collect();
+    let Ok(sent) = host::send_train(socket, to, &pieces, size) else { return false };
+    stats.bytes_up += sent as u64;
+    stats.trains_up += 1;
+    true
+}
+
+/// Sends these datagrams, which are no longer there then.
+fn send_each<'a>(
+    socket: &UdpSocket,
+    datagrams: &mut Vec<Leaving<'a>>,
+    stats: &mut Stats,
+    unsent: &mut Vec<(Errno, Leaving<'a>)>,
+) {
+    let mut rest = &datagrams[..];
+    while let Some(first) = rest.first() {
+        let taken = match host::send_some(socket, &rest[..rest.len().min(BATCH)]) {
+            Ok(count) => {
+                let sent = &rest[..count];
+                stats.bytes_up += sent.iter().map(|(_, data)| data.len() as u64).sum::<u64>();
+                stats.batches_up += u64::from(count > 1);
+                count
+            }
+            Err(errno) => {
+                unsent.push((errno, *first));
+                1
+            }
+        };
+        rest = &rest[taken..];
+    }
+    datagrams.clear();
+}
+
 impl Engine {
     pub(super) fn udp_input(
         &mut self,
@@ -230,23 +271,22 @@ impl Engine {
     pub fn flush_datagrams(&mut self, cx: &mut Cx<'_>) {
         let mut batch = std::mem::take(&mut self.batch);
         batch.datagrams.sort_by_key(|datagram| (datagram.id, datagram.to));
-        let mut rest = &batch.datagrams[..];
-        while !rest.is_empty() {
-            let (together, others) = rest.split_at(train(rest));
-            self.udp_send(cx, &batch.data, together);
-            rest = others;
+        let alike = |a: &Datagram, b: &Datagram| a.id == b.id && !host::hops_differ(a.hops, b.hops);
+        for run in batch.datagrams.chunk_by(alike) {
+            self.udp_send(cx, &batch.data, run);
         }
         batch.datagrams.clear();
         batch.data.clear();
         self.batch = batch;
     }
 
-    /// Sends a train, or one datagram.
-    fn udp_send(&mut self, cx: &mut Cx<'_>, data: &[u8], train: &[Datagram]) {
-        let Some(&Datagram { id, to, hops, size, .. }) = train.first() else { return };
+    /// Sends datagrams of one socket and one setting of its hop limit: trains as such, what
+    /// lies between by one call.
+    fn udp_send(&mut self, cx: &mut Cx<'_>, data: &[u8], run: &[Datagram]) {
+        let Some(&Datagram { id, to, hops, .. }) = run.first() else { return };
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else {
             // It had to go for others meanwhile.
-            return self.stats.drop(Drop::Limit);
+            return run.iter().for_each(|_| self.stats.drop(Drop::Limit));
         };
         if host::hops_differ(udp.hops, hops) {
             udp.hops = hops;
@@ -254,47 +294,26 @@ impl Engine {
                 self.stats.drop(Drop::HostError);
             }
         }
-        let fd = udp.socket.as_raw_fd();
-        let address = SockaddrStorage::from(to);
-        let send = |pieces: &[IoSlice<'_>], cmsgs: &[ControlMessage<'_>]| {
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            let once = || match pieces {
-                // The kernel has less to copy and to check.
-                [piece] if cmsgs.is_empty() => sendto(fd, piece, &address, flags),
-                _ => sendmsg(fd, pieces, cmsgs, flags, Some(&address)),
-            };
-            match once() {
-                // An error of an earlier datagram, which the error queue tells more about.
-                Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => once(),
-                result => result,
+        let (mut single, mut unsent) = (Vec::new(), Vec::new());
+        let mut rest = run;
+        while !rest.is_empty() {
+            let (together, others) = rest.split_at(train(rest));
+            rest = others;
+            let many = together.len() > 1 || together[0].at.len() > together[0].size;
+            if many && *self.cuts_trains.get_or_insert_with(|| host::cuts_trains(&udp.socket)) {
+                send_each(&udp.socket, &mut single, &mut self.stats, &mut unsent);
+                if send_train(&udp.socket, data, together, &mut self.stats) {
+                    continue;
+                }
             }
-        };
-        // What lies one behind the other is one piece.
-        let pieces: Vec<_> = train
-            .chunk_by(|a, b| a.at.end == b.at.start)
-            .map(|run| IoSlice::new(&data[run[0].at.start..run[run.len() - 1].at.end]))
-            .collect();
-        let one = train.len() == 1 && train[0].at.len() == size;
-        let gso_size = u16::try_from(size).unwrap_or(0);
-        if !one {
-            if let Ok(sent) = send(&pieces, &[ControlMessage::UdpGsoSegments(&gso_size)]) {
-                self.stats.bytes_up += sent as u64;
-                self.stats.trains_up += 1;
-                return;
-            }
+            single.extend(together.iter().flat_map(|datagram| {
+                let data = &data[datagram.at.clone()];
+                let cut = data.chunks(datagram.size.max(1)).chain(data.is_empty().then_some(data));
+                cut.map(|data| (datagram.to, data))
+            }));
         }
-        let mut failed = None;
-        let datagrams = train.iter().flat_map(|datagram| {
-            let data = &data[datagram.at.clone()];
-            data.chunks(size.max(1)).chain(data.is_empty().then_some(data))
-        });
-        for datagram in datagrams {
-            match send(&[IoSlice::new(datagram)], &[]) {
-                Ok(sent) => self.stats.bytes_up += sent as u64,
-                Err(errno) => failed = Some((errno, datagram)),
-            }
-        }
-        if let Some((errno, datagram)) = failed {
+        send_each(&udp.socket, &mut single, &mut self.stats, &mut unsent);
+        for (errno, (to, datagram)) in unsent {
             self.udp_unsent(cx, id, to, errno, datagram);
         }
     }

@@ -30,6 +30,8 @@ pub(crate) enum Figure {
     Tcp { streams: u8, up: bool },
     /// Packets a second.
     Udp { up: bool },
+    /// The same, of 33 to 64 bytes, each longer than the one before: no train is made of them.
+    Mixed { up: bool },
     /// The same, of [`FLOWS`] flows that send one datagram each in turn.
     Flows,
     /// Connections a second.
@@ -40,13 +42,15 @@ pub(crate) enum Figure {
     Memory,
 }
 
-pub(crate) const FIGURES: [Figure; 10] = [
+pub(crate) const FIGURES: [Figure; 12] = [
     Figure::Tcp { streams: 1, up: true },
     Figure::Tcp { streams: 1, up: false },
     Figure::Tcp { streams: 8, up: true },
     Figure::Tcp { streams: 8, up: false },
     Figure::Udp { up: true },
     Figure::Udp { up: false },
+    Figure::Mixed { up: true },
+    Figure::Mixed { up: false },
     Figure::Flows,
     Figure::Connect,
     Figure::RoundTrip,
@@ -71,6 +75,8 @@ impl Figure {
             ],
             Self::Udp { up: true } => &[("UDP up, 64 B, k packets/s", true)],
             Self::Udp { up: false } => &[("UDP down, 64 B, k packets/s", true)],
+            Self::Mixed { up: true } => &[("UDP up, 33–64 B mixed, k packets/s", true)],
+            Self::Mixed { up: false } => &[("UDP down, 33–64 B mixed, k packets/s", true)],
             Self::Flows => &[("UDP up, 64 B, 8 flows in turn, k packets/s", true)],
             Self::Connect => &[("TCP connections/s", true)],
             Self::RoundTrip => &[("round trip p50, µs", false), ("round trip p99, µs", false)],
@@ -81,11 +87,8 @@ impl Figure {
     pub(crate) fn take(self, subject: &Subject<'_>, time: Duration) -> Result<Vec<f64>> {
         match self {
             Self::Tcp { streams, up } => tcp(subject, streams, up, time),
-            Self::Udp { up } => {
-                let (client, server) = subject.pair()?;
-                let ends = if up { (&client, &server) } else { (&server, &client) };
-                Ok(vec![load::datagrams(ends, &[64], time)? / 1e3])
-            }
+            Self::Udp { up } => datagrams(subject, up, &[64], time),
+            Self::Mixed { up } => datagrams(subject, up, &(33..=64).collect::<Vec<_>>(), time),
             Self::Flows => {
                 let (clients, server) = subject.sockets(FLOWS)?;
                 let clients: Vec<_> = clients.iter().collect();
@@ -100,6 +103,13 @@ impl Figure {
             Self::Memory => idle(subject),
         }
     }
+}
+
+/// Thousands of datagrams a second of these sizes, in turn.
+fn datagrams(subject: &Subject<'_>, up: bool, sizes: &[usize], time: Duration) -> Result<Vec<f64>> {
+    let (client, server) = subject.pair()?;
+    let ends = if up { (&client, &server) } else { (&server, &client) };
+    Ok(vec![load::datagrams(ends, sizes, time)? / 1e3])
 }
 
 /// Gbit/s that arrive.
