@@ -225,11 +225,10 @@ impl Up<'_> {
                 (guest.heard, guest.asked) = (Some(now), None);
                 return;
             }
-            let silent = guest.heard.is_none_or(|heard| now >= heard + SILENCE);
-            if served(guest.address) && !silent {
-                return;
-            }
-            if served(guest.address) && guest.heard.is_some() {
+            if let Some(heard) = guest.heard.filter(|_| served(guest.address)) {
+                if now < heard + SILENCE {
+                    return;
+                }
                 match guest.asked {
                     Some(asked) if now >= asked + ANSWER => {}
                     Some(_) => return,

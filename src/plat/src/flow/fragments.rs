@@ -34,8 +34,8 @@ pub(crate) struct Fragments {
 }
 
 impl Fragments {
-    /// Takes a fragment of a guest, and returns the whole L4 packet with the last of them. Overlapping fragments drop the datagram
-    /// (RFC 5722).
+    /// Takes a fragment of a guest, and returns the whole L4 packet with the last of them. Overlapping fragments drop the
+    /// datagram (RFC 5722).
     pub(crate) fn offer(&mut self, mac: Mac, packet: &Packet<'_>, now: Instant) -> Option<Vec<u8>> {
         let fragment = packet.fragment?;
         let (start, end) = (fragment.offset, fragment.offset + packet.payload.len());
@@ -121,6 +121,7 @@ mod tests {
         fragments.offer(MAC, &packet(7777, 0, true, &[1; 8]), now + PATIENCE);
         assert_eq!(fragments.partial.len(), 1);
     }
+
     /// Whoever begins more datagrams than it ends is in nobody's way, nor can it add to what is another's.
     #[test]
     fn a_guest_has_its_place_beside_another() {

@@ -25,7 +25,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn segment(&self, flags: u8, window: u16, options: &[u8], data: &[u8]) -> Vec<u8> {
+    fn segment(&self, flags: u8, window: u16, options: &[u8]) -> Vec<u8> {
         let mut l4 = [self.from.1.to_be_bytes(), self.to.to_be_bytes()].concat();
         l4.extend(self.seq.to_be_bytes());
         l4.extend(self.ack.to_be_bytes());
@@ -33,7 +33,6 @@ impl Connection {
         l4.extend(window.to_be_bytes());
         l4.extend([0; 4]);
         l4.extend(options);
-        l4.extend(data);
         let mut packet = errors::rebuild((self.from.0, 0), (HOST6, 0), wire::TCP, &l4);
         packet[7] = 64;
         packet
@@ -48,7 +47,7 @@ impl Connection {
 
     /// Acknowledges all that came.
     fn acknowledge(&self, lab: &mut Lab, window: u16) {
-        self.send(lab, &self.segment(flag::ACK, window, &[], &[]));
+        self.send(lab, &self.segment(flag::ACK, window, &[]));
     }
 }
 
@@ -74,7 +73,7 @@ impl World {
         let host = TcpStream::connect(("127.0.0.1", to)).unwrap();
         self.listener.accept().unwrap();
         let mut connection = Connection { mac, from: (address, port), to, seq: 1000, ack: 0, host };
-        let syn = connection.segment(flag::SYN, WIDE, &[2, 4, 5, 160, 3, 3, 7, 0], &[]);
+        let syn = connection.segment(flag::SYN, WIDE, &[2, 4, 5, 160, 3, 3, 7, 0]);
         connection.send(&mut self.lab, &syn);
         connection.host = self.listener.accept().unwrap().0;
         connection.host.set_nonblocking(true).unwrap();
@@ -107,8 +106,8 @@ impl World {
     }
 
     /// The host's end gives all that the host's kernel takes.
-    fn give(&mut self, port: u16) {
-        let host = &mut self.connections.get_mut(&port).unwrap().host;
+    fn give(&self, port: u16) {
+        let mut host = &self.connections[&port].host;
         while host.write(&[7; 1 << 16]).is_ok() {}
     }
 
@@ -128,7 +127,7 @@ impl World {
         self.lab.frames.0.clear();
         for port in ports {
             let connection = &self.connections[&port];
-            connection.send(&mut self.lab, &connection.segment(flag::ACK, CLOSED, &[], &[]));
+            connection.send(&mut self.lab, &connection.segment(flag::ACK, CLOSED, &[]));
         }
     }
 
@@ -178,11 +177,8 @@ fn whoever_waits_for_memory_gets_it_when_there_is_some() {
     let waiting = 100..105;
     for port in waiting.clone() {
         world.open(GREEDY, port);
-        world.connections[&port].host.set_nonblocking(true).unwrap();
-        assert_eq!(
-            world.connections[&port].host.try_clone().unwrap().write(&[7; 100]).unwrap(),
-            100
-        );
+        let mut host = &world.connections[&port].host;
+        assert_eq!(host.write(&[7; 100]).unwrap(), 100);
     }
     for _ in 0..10 {
         world.lab.poll();
@@ -190,9 +186,9 @@ fn whoever_waits_for_memory_gets_it_when_there_is_some() {
         assert!(!world.lab.engine.is_busy(), "it turns in circles");
     }
     // One of those that hoard takes what it got.
-    let connection = world.connections.get_mut(&1).unwrap();
+    let connection = &world.connections[&1];
     connection.host.shutdown(std::net::Shutdown::Both).unwrap();
-    let reset = connection.segment(flag::RST, CLOSED, &[], &[]);
+    let reset = connection.segment(flag::RST, CLOSED, &[]);
     connection.send(&mut world.lab, &reset);
     let mut got = world.look();
     while world.lab.engine.is_busy() {

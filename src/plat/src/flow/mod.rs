@@ -83,6 +83,13 @@ pub(crate) enum Flow {
     Echo(echo::Echo),
 }
 
+impl Flow {
+    /// Whether it is a port of the owner's, which no guest can drive away.
+    fn is_forwarded(&self) -> bool {
+        matches!(self, Self::Udp(udp) if udp.deadline().is_none())
+    }
+}
+
 /// Where the other end of a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Far {
@@ -113,8 +120,6 @@ pub struct Engine {
     cuts_trains: Option<bool>,
     scratch: Vec<u8>,
     fragments: Fragments,
-    /// UDP ports of the host that are guests'.
-    forwarded: Vec<Id>,
     buckets: Buckets,
     random: RandomState,
     told_of_ping: bool,
@@ -136,7 +141,6 @@ impl Engine {
             cuts_trains: None,
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
-            forwarded: Vec::new(),
             buckets: Buckets::new(errors::BURST),
             random: RandomState::new(),
             told_of_ping: false,
@@ -337,9 +341,7 @@ impl Engine {
     /// Resets all flows: the guest is gone for good. Forwarded ports stay, for the next one.
     pub fn clear(&mut self) {
         for id in self.table.ids() {
-            let entry = self.table.get(id);
-            if !entry.is_some_and(|e| matches!(&e.flow, Flow::Udp(udp) if udp.deadline().is_none()))
-            {
+            if !self.table.get(id).is_some_and(|entry| entry.flow.is_forwarded()) {
                 self.end(id, "the guest is gone");
             }
         }
@@ -349,10 +351,7 @@ impl Engine {
     fn make_room(&mut self, mac: Mac) -> bool {
         let mut spared = 0;
         while let Some(id) = self.table.surplus(mac) {
-            let forwarded =
-                |flow: &Flow| matches!(flow, Flow::Udp(udp) if udp.deadline().is_none());
-            if self.table.get(id).is_some_and(|entry| forwarded(&entry.flow)) {
-                // The owner's, which no guest can drive away.
+            if self.table.get(id).is_some_and(|entry| entry.flow.is_forwarded()) {
                 spared += 1;
                 if spared > self.table.len() {
                     return false;
@@ -528,7 +527,6 @@ impl Engine {
             self.end(id, "its port is forwarded now");
         }
         let id = self.table.insert(key, mac, Flow::Udp(udp::Udp::forwarded(socket, now)));
-        self.forwarded.push(id);
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return Ok(()) };
         self.epoll.add(udp.socket(), event(id, EpollFlags::EPOLLIN))
     }
@@ -540,8 +538,11 @@ impl Engine {
     /// When a socket cannot be watched; that port is closed.
     pub fn udp_follow(&mut self, now: Instant, mac: Mac, address: Ipv6Addr) -> Result<(), Errno> {
         let mut followed = Ok(());
-        for id in std::mem::take(&mut self.forwarded) {
-            let Some(port) = self.table.get(id).map(|entry| entry.key.guest.1) else { continue };
+        for id in self.table.ids() {
+            let port = match self.table.get(id) {
+                Some(entry) if entry.flow.is_forwarded() => entry.key.guest.1,
+                _ => continue,
+            };
             if let Some(Flow::Udp(udp)) = self.remove(id, "it is another guest's") {
                 let socket = udp.into_socket();
                 // Its events were those of the old flow.

@@ -356,6 +356,7 @@ mod tests {
         assert_eq!(next.slot, ids[1].slot);
         assert!(table.get(ids[1]).is_none());
     }
+
     /// Whoever has a flow of its own for each of many guests has the place of those alone that idle.
     #[test]
     fn the_guest_that_idles_longest_makes_place_for_another() {

@@ -17,12 +17,12 @@ use crate::check::Frames;
 use crate::settings::DualStack;
 
 pub(super) const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
-pub(super) const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// This host, as the guest calls it.
-pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(super) const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
-pub(super) const SECOND: Duration = Duration::from_secs(1);
-pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 /// The guest's port.
 const PORT: u16 = 5000;
 
@@ -102,7 +102,7 @@ impl Lab {
     }
 
     /// It is so long after the start; how many flows there still are.
-    pub(super) fn wait_until(&mut self, now: Duration) -> usize {
+    fn wait_until(&mut self, now: Duration) -> usize {
         self.now = now;
         self.step(Engine::on_time);
         self.engine.load().0
