@@ -22,6 +22,10 @@ pub use lab::{Lab, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6}
 pub use netns::{Daemon, Netns};
 
 use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{ensure, Context, Result};
 
 /// Whether the lab can run here. Where it cannot, says so on stderr past the test runner's capture; under `CI=true`
 /// that is a failure.
@@ -41,4 +45,25 @@ pub fn can_run(needs: &[&str]) -> bool {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: needs {missing}");
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs {missing}");
     false
+}
+
+/// Compiles programs for the kernel, with these options besides. Paths begin at the repository.
+///
+/// # Errors
+/// What clang said.
+pub fn compile_bpf(source: &Path, options: &[&str], object: &Path) -> Result<()> {
+    // Debian keeps asm/ in a folder of the architecture, which the bpf target does not know of.
+    let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
+    let output = Command::new("clang")
+        .args(["-O2", "-g", "-target", "bpf", "-Wall", "-Werror", &include])
+        .args(options)
+        .arg("-c")
+        .arg(source)
+        .arg("-o")
+        .arg(object)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .output()
+        .context("clang")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }

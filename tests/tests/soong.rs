@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::can_run;
+use clat_tests::{can_run, compile_bpf};
 use serde_json::{Map, Value};
 
 /// What ships nowhere, or not on Android.
@@ -476,15 +476,7 @@ fn the_programs_compile_as_soong_does_it() -> Result<()> {
     let root = repository()?;
     let folder = tempfile::tempdir()?;
     let object = folder.path().join("clatd.o");
-    let output = Command::new("clang")
-        .args(["-O2", "-g", "-target", "bpf", "-Wall", "-Werror", "-DCLAT_SOONG", "-Itests/soong"])
-        // Debian keeps asm/ in a folder of the architecture, which the bpf target does not know of.
-        .arg(format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH))
-        .args(["-c", "bpf_progs/clatd.c", "-o"])
-        .arg(&object)
-        .current_dir(&root)
-        .output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    compile_bpf("bpf_progs/clatd.c".as_ref(), &["-DCLAT_SOONG", "-Itests/soong"], &object)?;
     let object = fs::read(&object)?;
     let loader = fs::read_to_string(root.join("src/controller/src/host/linux/bpf/mod.rs"))?;
     for hook in ["egress", "ingress"] {

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, ProgramInput};
 use tempfile::TempDir;
@@ -53,16 +52,7 @@ fn object(dir: &Path) -> PathBuf {
 /// Compiles `source` into `dir`.
 fn compile(source: &Path, dir: &Path) -> PathBuf {
     let object = dir.join("object.o");
-    // Debian keeps asm/ in a folder of the architecture, which the bpf target does not know of.
-    let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
-    let output = Command::new("clang")
-        .args(["-O2", "-g", "-target", "bpf", "-Wall", "-Wextra", "-Werror", &include, "-c"])
-        .arg(source)
-        .arg("-o")
-        .arg(&object)
-        .output()
-        .expect("clang");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    clat_tests::compile_bpf(source, &["-Wextra"], &object).expect("compiled");
     object
 }
 

@@ -8,16 +8,7 @@
  */
 
 /* A modem in the kernel: what leaves by the TUN device DEVICE goes over the wire WIRE, a veth, and the other way round. */
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-#include <linux/pkt_cls.h>
-
-#define SEC(name) __attribute__((section(name), used))
-
-static long (*const skb_change_head)(void *skb, __u32 by, __u64 flags) = (void *)BPF_FUNC_skb_change_head;
-static long (*const skb_store)(void *skb, __u32 at, const void *from, __u32 len, __u64 flags) =
-	(void *)BPF_FUNC_skb_store_bytes;
-static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
+#include "kernel.h"
 
 SEC("tc/leaves") int leaves(struct __sk_buff *skb)
 {

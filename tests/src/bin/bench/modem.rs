@@ -1,10 +1,7 @@
 //! A raw-IP uplink whose packets are carried by the kernel, so that no other process has a part in what is measured.
 
-use std::fs;
-use std::process::Command;
-
-use anyhow::{ensure, Context, Result};
-use clat_tests::Lab;
+use anyhow::{Context, Result};
+use clat_tests::{compile_bpf, Lab};
 use nix::net::if_::if_nametoindex;
 
 /// The address of both ends of the wire, as `modem.c` writes it.
@@ -12,8 +9,6 @@ const ADDRESS: &str = "02:00:00:00:00:00";
 
 /// Has a wire of its own carry what leaves by the uplink's TUN devices, in place of the lab's thread.
 pub(crate) fn carry_in_kernel(lab: &Lab) -> Result<()> {
-    let source = lab.dir().join("modem.c");
-    fs::write(&source, include_str!("modem.c"))?;
     let router = lab.router.name();
     lab.phone.run(&format!(
         "ip link add wire0 address {ADDRESS} type veth peer name wire0 address {ADDRESS} netns {router}"
@@ -21,17 +16,9 @@ pub(crate) fn carry_in_kernel(lab: &Lab) -> Result<()> {
     for (ns, device) in [(&lab.phone, "up0"), (&lab.router, "ph0")] {
         let index = |name: &str| ns.enter(|| if_nametoindex(name).with_context(|| name.to_owned()));
         let object = lab.dir().join(format!("{device}.o"));
-        let clang = Command::new("clang")
-            .args(["-O2", "-g", "-target", "bpf", "-Wall", "-Werror"])
-            .args(["-idirafter", &format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH)])
-            .args([format!("-DDEVICE={}", index(device)?), format!("-DWIRE={}", index("wire0")?)])
-            .arg("-c")
-            .arg(&source)
-            .arg("-o")
-            .arg(&object)
-            .output()
-            .context("clang")?;
-        ensure!(clang.status.success(), "{}", String::from_utf8_lossy(&clang.stderr));
+        let ends = [format!("-DDEVICE={}", index(device)?), format!("-DWIRE={}", index("wire0")?)];
+        let options = ["-Ibpf_progs", &ends[0], &ends[1]];
+        compile_bpf("tests/src/bin/bench/modem.c".as_ref(), &options, &object)?;
         let object = object.display();
         ns.run("sysctl -qw net.ipv6.conf.wire0.disable_ipv6=1")?;
         ns.run("ip link set wire0 mtu 1500 up")?;
