@@ -108,6 +108,21 @@ impl Netns {
         Ok(Daemon { child, log: log.to_owned() })
     }
 
+    /// A DNS server with these options besides, which knows nothing of the host's.
+    ///
+    /// # Errors
+    /// When it does not come about.
+    pub fn dnsmasq(&self, options: &str, log: &Path) -> Result<Daemon> {
+        let line = format!(
+            "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file --user=root \
+             --log-facility=- --bind-interfaces --local=/example/ {options}"
+        );
+        let argv: Vec<&str> = line.split_whitespace().collect();
+        let mut dnsmasq = self.spawn(&argv, log)?;
+        dnsmasq.wait_for("started")?;
+        Ok(dnsmasq)
+    }
+
     /// The processes whose network namespace this is.
     #[must_use]
     pub fn pids(&self) -> Vec<i32> {

@@ -35,26 +35,12 @@ impl Carrier {
             (Netns::new(number, "host").unwrap(), Netns::new(number, "guest").unwrap());
         let hosts: String = (1..=200).map(|n| format!("203.0.113.{n} many.example\n")).collect();
         fs::write(dir.join("hosts"), hosts).unwrap();
-        let hosts = format!("--addn-hosts={}", dir.join("hosts").display());
-        let dnsmasq = [
-            "dnsmasq",
-            &hosts,
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--no-resolv",
-            "--no-hosts",
-            "--listen-address=127.0.0.1",
-            "--bind-interfaces",
-            "--pid-file",
-            "--user=root",
-            "--log-facility=-",
-            "--host-record=v4.example,198.51.100.1",
-            "--host-record=both.example,198.51.100.2,2001:db8:7::2",
-            "--cname=www.example,v4.example",
-            "--local=/example/",
-        ];
-        let mut dnsmasq = host.spawn(&dnsmasq, &dir.join("dnsmasq.log")).unwrap();
-        dnsmasq.wait_for("started").unwrap();
+        let records = format!(
+            "--addn-hosts={} --listen-address=127.0.0.1 --host-record=v4.example,198.51.100.1 \
+             --host-record=both.example,198.51.100.2,2001:db8:7::2 --cname=www.example,v4.example",
+            dir.join("hosts").display()
+        );
+        let dnsmasq = host.dnsmasq(&records, &dir.join("dnsmasq.log")).unwrap();
         let platd = program("platd").unwrap();
         let path = format!("/run/netns/{}", guest.name());
         let mut argv = vec![platd.to_str().unwrap(), "--netns", &path, "--dns", "127.0.0.1"];

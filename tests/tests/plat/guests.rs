@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-use crate::{resident_kib, wait_until, World, NOBODY};
+use crate::{resident_kib, status_of, wait_until, World, NOBODY};
 
 /// How long garbage comes.
 const GARBAGE: Duration = Duration::from_secs(60);
@@ -185,10 +185,7 @@ fn lengths_that_lie() -> Result<()> {
 
 /// How often a process has gone to sleep.
 fn sleeps(pid: i32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let mut lines = status.lines();
-    let line = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-    Ok(line.context("voluntary_ctxt_switches")?.trim().parse()?)
+    Ok(status_of(pid, "voluntary_ctxt_switches:")?.parse()?)
 }
 
 /// The guest is a socket, whichever process sends by it. What comes beside its frames is not taken.
@@ -306,25 +303,26 @@ fn nothing_to_lose() -> Result<()> {
 
 /// Beside sockets and the like, it has open what is called `files`, and what whoever started it has left open.
 fn has_nothing_to_lose(pid: i32, by_root: bool, files: &[&str]) -> Result<()> {
-    let proc = format!("/proc/{pid}");
-    let status = fs::read_to_string(format!("{proc}/status"))?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_default().trim().to_owned()
-    };
     // An ordinary user cannot give up the bounding set, which is of no use without new privileges.
     let bounding = by_root.then_some("CapBnd:");
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"].into_iter().chain(bounding) {
-        ensure!(field(set) == "0000000000000000", "{set} {}", field(set));
+        let set_of = status_of(pid, set)?;
+        ensure!(set_of == "0000000000000000", "{set} {set_of}");
     }
-    ensure!(field("Seccomp:") == "2" && field("NoNewPrivs:") == "1", "{status}");
-    ensure!(field("Uid:").split_whitespace().all(|id| id == NOBODY), "{status}");
-    ensure!(field("Gid:").split_whitespace().all(|id| id == NOBODY), "{status}");
-    ensure!(field("Groups:").is_empty() && field("Threads:") == "1", "{status}");
+    for (name, value) in
+        [("Seccomp:", "2"), ("NoNewPrivs:", "1"), ("Groups:", ""), ("Threads:", "1")]
+    {
+        let found = status_of(pid, name)?;
+        ensure!(found == value, "{name} {found}");
+    }
+    for ids in ["Uid:", "Gid:"] {
+        let found = status_of(pid, ids)?;
+        ensure!(found.split_whitespace().all(|id| id == NOBODY), "{ids} {found}");
+    }
     let inherited: Vec<_> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
         .collect();
-    for entry in fs::read_dir(format!("{proc}/fd"))? {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let target = fs::read_link(entry?.path())?;
         if inherited.contains(&target) {
             continue;

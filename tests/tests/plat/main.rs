@@ -101,9 +101,14 @@ fn python_in(ns: &Netns, code: &str) -> Result<String> {
 
 /// Memory that a process has, in KiB.
 fn resident_kib(pid: i32) -> Result<u64> {
+    Ok(status_of(pid, "VmRSS:")?.trim_end_matches(" kB").parse()?)
+}
+
+/// A line of a process's status (proc_pid_status(5)).
+fn status_of(pid: i32, name: &str) -> Result<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    Ok(line.with_context(|| name.to_owned())?.trim().to_owned())
 }
 
 struct World {

@@ -35,13 +35,8 @@ fn serve(world: &World) -> Result<[Daemon; 2]> {
     let words: Vec<_> = words.split_whitespace().collect();
     let mut web = world.outside.spawn(&words, &world.path("web.log"))?;
     web.wait_for("Serving")?;
-    let words = format!(
-        "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file --user=root \
-         --log-facility=- --listen-address={DNS} --bind-interfaces --local=/example/ --host-record=web.example,{WEB}"
-    );
-    let words: Vec<_> = words.split_whitespace().collect();
-    let mut dns = world.outside.spawn(&words, &world.path("dns.log"))?;
-    dns.wait_for("started")?;
+    let records = format!("--listen-address={DNS} --host-record=web.example,{WEB}");
+    let dns = world.outside.dnsmasq(&records, &world.path("dns.log"))?;
     Ok([web, dns])
 }
 
@@ -70,12 +65,8 @@ fn programs_in_a_network_of_their_own() -> Result<()> {
     ensure!(run("dig +short AAAA web.example")? == "64:ff9b::c633:6402\n");
     ensure!(run("dig +short +tcp A web.example")? == format!("{WEB}\n"));
     // A resolver by IPv6, at a port of its own.
-    let words = "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file --user=root \
-                 --log-facility=- --listen-address=::1 --port=5353 --bind-interfaces --local=/example/ \
-                 --host-record=other.example,198.51.100.9";
-    let words: Vec<_> = words.split_whitespace().collect();
-    let mut resolver = world.host.spawn(&words, &world.path("other.log"))?;
-    resolver.wait_for("started")?;
+    let records = "--listen-address=::1 --port=5353 --host-record=other.example,198.51.100.9";
+    let _resolver = world.host.dnsmasq(records, &world.path("other.log"))?;
     let dig = ["run", "--dns", "[::1]:5353", "--", "dig", "+short", "AAAA", "other.example"];
     let output = world.platd(&dig)?;
     ensure!(output.stdout == b"64:ff9b::c633:6409\n", "{output:?}");
@@ -128,9 +119,8 @@ fn none_outlives_the_other() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    let code = |script: &str| Ok(world.platd(&["run", "--", "sh", "-c", script])?.status.code());
-    let killed: Result<_> = code("kill -9 $$");
-    ensure!(killed? == Some(128 + 9));
+    let killed = world.platd(&["run", "--", "sh", "-c", "kill -9 $$"])?;
+    ensure!(killed.status.code() == Some(128 + 9), "{killed:?}");
     let mut others = world.host.pids();
     others.sort_unstable();
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {

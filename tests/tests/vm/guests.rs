@@ -73,12 +73,8 @@ impl Carrier {
         install(&program("platd")?, &path("platd"))?;
         let mut web = outside.spawn(&["python3", "-c", SERVE], &path("web.log"))?;
         web.wait_for("ready")?;
-        let dns = "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file --user=root \
-                   --log-facility=- --listen-address=198.51.100.53 --bind-interfaces --local=/example/ \
-                   --host-record=web.example,198.51.100.1";
-        let dns: Vec<_> = dns.split_whitespace().collect();
-        let mut dns = outside.spawn(&dns, &path("dns.log"))?;
-        dns.wait_for("started")?;
+        let records = "--listen-address=198.51.100.53 --host-record=web.example,198.51.100.1";
+        let dns = outside.dnsmasq(records, &path("dns.log"))?;
 
         let words = format!(
             "setpriv --reuid 65534 --regid 65534 --clear-groups {dir}/platd {way} {dir}/p --status {dir}/s \
