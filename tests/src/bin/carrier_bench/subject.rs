@@ -40,6 +40,9 @@ impl Kind {
     }
 }
 
+/// Connections that have ended are forgotten at once: the next would otherwise look for a port among tens of thousands.
+const FORGET: &str = "sysctl -qw net.ipv4.tcp_max_tw_buckets=0";
+
 /// The host and the server, with a veth between.
 pub(crate) struct Hosts {
     pub(crate) host: Netns,
@@ -55,7 +58,7 @@ impl Hosts {
             ns.run(&format!("ip addr add 198.51.100.{end}/24 dev {dev}"))?;
             ns.run(&format!("ip addr add 2001:db8:5::{end}/64 dev {dev} nodad"))?;
             ns.run(&format!("ip link set {dev} up"))?;
-            ns.run("sysctl -qw net.ipv4.tcp_tw_reuse=1")?;
+            ns.run(FORGET)?;
         }
         host.run("ip route add default via 198.51.100.1")?;
         host.run("ip route add default via 2001:db8:5::1")?;
@@ -77,7 +80,7 @@ impl<'h> Subject<'h> {
     pub(crate) fn new(hosts: &'h Hosts, kind: Kind, mtu: u16, dir: &Path) -> Result<Self> {
         let number = 901 + u32::from(mtu > 1500) * 10 + kind as u32;
         let guest = Netns::new(number, "guest")?;
-        guest.run("sysctl -qw net.ipv4.tcp_tw_reuse=1")?;
+        guest.run(FORGET)?;
         let (mtu_text, path) = (mtu.to_string(), format!("/run/netns/{}", guest.name()));
         let platd;
         let argv: Vec<&str> = match kind {
