@@ -18,12 +18,16 @@ use nix::sys::socket::{
     SockaddrIn,
 };
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy;
 use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::wire::{
     EthernetAddress, HardwareAddress, Icmpv6Packet, Icmpv6Repr, IpCidr, IpProtocol, Ipv6Packet,
     NdiscPrefixInfoFlags, NdiscRepr, UdpPacket,
 };
+
+mod port;
+
+use port::Port;
 
 const TUN: Flags = Flags { tun: true, tap: false, no_packet_info: true };
 const TAP: Flags = Flags { tun: false, tap: true, no_packet_info: true };
@@ -58,51 +62,6 @@ fn driver(interface: device::Interface) -> Driver {
 
 fn wait(event: BorrowedFd<'_>, millis: u16) {
     let _ = poll(&mut [PollFd::new(event, PollFlags::POLLIN)], PollTimeout::from(millis));
-}
-
-/// The program's side of a device, for smoltcp.
-struct Port(Device);
-
-struct Rx(Vec<u8>);
-struct Tx<'a>(&'a Device);
-
-impl RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        assert_eq!(self.0.write(&frame), Ok(len));
-        result
-    }
-}
-
-impl phy::Device for Port {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Rx, Tx<'_>)> {
-        let mut frame = vec![0; 2000];
-        let len = self.0.read(&mut frame).ok()?;
-        frame.truncate(len);
-        Some((Rx(frame), Tx(&self.0)))
-    }
-
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Tx<'_>> {
-        Some(Tx(&self.0))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        let tap = self.0.flags().tap;
-        capabilities.medium = if tap { Medium::Ethernet } else { Medium::Ip };
-        capabilities.max_transmission_unit = if tap { 1514 } else { 1500 };
-        capabilities
-    }
 }
 
 struct Guest {

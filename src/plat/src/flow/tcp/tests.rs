@@ -1,21 +1,25 @@
-//! The guest is smoltcp, the time an argument, the link loses and reorders.
+//! The guest is smoltcp on a TUN device of `clat_tun::device`, the time an argument, and the way loses and reorders.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
+use clat_tun::device::{self, Devices, Flags};
 use clat_tun::VirtioHeader;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State as GuestState};
 use smoltcp::time::Instant as GuestInstant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
+
+#[path = "../../../tests/port/mod.rs"]
+mod port;
 
 use super::*;
 use crate::flow::wire::{parse, parse_tcp, Offload, TcpWire, Way};
 use crate::flow::Sink;
 use crate::frame::{Mac, ETHERNET};
+use port::Port;
 
 const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 const SERVER: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x201);
@@ -76,50 +80,6 @@ impl Lane {
     }
 }
 
-#[derive(Default)]
-struct Port {
-    rx: VecDeque<Vec<u8>>,
-    tx: VecDeque<Vec<u8>>,
-}
-
-struct Rx(Vec<u8>);
-struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut packet = vec![0; len];
-        let result = f(&mut packet);
-        self.0.push_back(packet);
-        result
-    }
-}
-
-impl Device for Port {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _: GuestInstant) -> Option<(Rx, Tx<'_>)> {
-        Some((Rx(self.rx.pop_front()?), Tx(&mut self.tx)))
-    }
-
-    fn transmit(&mut self, _: GuestInstant) -> Option<Tx<'_>> {
-        Some(Tx(&mut self.tx))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = 1500;
-        capabilities
-    }
-}
-
 /// The host's socket.
 #[derive(Default)]
 struct Host {
@@ -175,6 +135,8 @@ struct World {
     up: Lane,
     down: Lane,
     port: Port,
+    /// The network's side of it.
+    link: device::Interface,
     interface: Interface,
     sockets: SocketSet<'static>,
     guest: SocketHandle,
@@ -185,7 +147,11 @@ struct World {
 
 impl World {
     fn new(seed: u64, [up, down]: [Trouble; 2], guest_buffer: usize) -> Self {
-        let mut port = Port::default();
+        let devices = Devices::default();
+        let device = devices.open();
+        device.set_iff("", Flags { tun: true, tap: false, no_packet_info: true }).unwrap();
+        let link = devices.interface(device.name()).unwrap();
+        let mut port = Port(device);
         let config = Config::new(HardwareAddress::Ip);
         let mut interface = Interface::new(config, &mut port, GuestInstant::ZERO);
         interface.update_ip_addrs(|addresses| {
@@ -207,6 +173,7 @@ impl World {
             up: Lane { trouble: up, ..Lane::default() },
             down: Lane { trouble: down, ..Lane::default() },
             port,
+            link,
             interface,
             sockets,
             guest,
@@ -225,12 +192,12 @@ impl World {
         self.now += 1;
         let now = self.start + Duration::from_millis(self.now);
         while let Some(packet) = self.down.take(self.now) {
-            self.port.rx.push_back(packet);
+            assert_eq!(self.link.send(&packet), Ok(true));
         }
         let millis = i64::try_from(self.now).unwrap();
         self.interface.poll(GuestInstant::from_millis(millis), &mut self.port, &mut self.sockets);
-        while let Some(packet) = self.port.tx.pop_front() {
-            self.up.put(self.now, packet, &mut self.dice);
+        while let Some(written) = self.link.recv().unwrap() {
+            self.up.put(self.now, written.frame, &mut self.dice);
         }
         let mut frames = Frames::default();
         let way = Way { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
