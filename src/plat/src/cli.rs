@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -134,6 +135,9 @@ pub struct Net {
     /// Flows at a time
     #[arg(long, default_value_t = Bounds::default().flows)]
     pub max_flows: usize,
+    /// Flows of one guest at a time [default: as many as all may have]
+    #[arg(long)]
+    pub max_flows_each: Option<NonZeroUsize>,
 }
 
 fn resolver(text: &str) -> Result<SocketAddr, String> {

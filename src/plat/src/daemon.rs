@@ -149,7 +149,8 @@ fn bounds(net: &Net) -> Bounds {
             flows = possible;
         }
     }
-    Bounds { flows, flows_each: flows, ..Bounds::default() }
+    let flows_each = net.max_flows_each.map_or(flows, |each| each.get().min(flows));
+    Bounds { flows, flows_each, ..Bounds::default() }
 }
 
 fn run(

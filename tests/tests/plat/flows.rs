@@ -489,6 +489,25 @@ for host, least in (('198.51.100.9', 1300), ('64:ff9b::198.51.100.10', 1320)):
     Ok(())
 }
 
+/// A guest that has as many flows as it may loses its oldest by a new one.
+#[test]
+fn flows_of_one_guest() -> Result<()> {
+    if !can_run(&["python3", "setpriv"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (guest, _platd) = world.guest("each", &["--max-flows-each", "10"])?;
+    let code = "
+for n in range(30):
+    u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); u.settimeout(10); u.connect((S6, 80))
+    u.send(b'%d' % n); assert u.recv(100) == b'%d' % n
+";
+    python_in(&guest, code)?;
+    let status = world.status("each")?;
+    ensure!(status["flows_open"] == 10 && status["stats"]["evicted"] == 20, "{status}");
+    Ok(())
+}
+
 /// What a flow costs is the same beside a hundred thousand others as beside a thousand, and those are all alive. Where fewer
 /// descriptors are allowed, the others are fewer.
 #[test]
