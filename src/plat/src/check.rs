@@ -164,6 +164,7 @@ pub fn fragments(bytes: &[u8]) {
             protocol: wire::UDP,
             hop_limit: 64,
             fragment,
+            may_cut: true,
             payload,
             whole: payload,
         };

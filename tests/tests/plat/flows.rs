@@ -463,8 +463,8 @@ while True:
     let (guest, _platd) = world.guest("hop", &["--clat"])?;
     let code = "
 import errno
-# A host that knows cuts by itself, and nobody has to be told: each time to another.
-for host, least in (('198.51.100.9', 1300), ('64:ff9b::198.51.100.10', 1320)):
+# The third time platd's host knows already, and the guest's IPv4 does not.
+for host, least in (('198.51.100.9', 1300), ('64:ff9b::198.51.100.10', 1320), ('198.51.100.10', 1300)):
     v6 = ':' in host
     u = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(10)
     u.connect((host, 80))
@@ -486,6 +486,13 @@ for host, least in (('198.51.100.9', 1300), ('64:ff9b::198.51.100.10', 1320)):
     assert c.recv(100) == b'3000000'
 ";
     python_in(&guest, code)?;
+    // So does echo, whose destination the guest's IPv6 has not heard of.
+    let ping = ["ping", "-6", "-n", "-c", "1", "-M", "do", "-s", "1400", "64:ff9b::198.51.100.9"];
+    let output = guest.output(&ping)?;
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    ensure!(text.concat().contains("mtu=1320"), "{text:?}");
+    guest.run("ping -6 -n -c 1 -s 3000 64:ff9b::198.51.100.9")?;
     Ok(())
 }
 

@@ -19,6 +19,8 @@ use crate::frame::Mac;
 
 /// RFC 6146 §4, ICMP_DEFAULT.
 const IDLE: Duration = Duration::from_secs(60);
+/// What is read before it is others' turn.
+const READS: usize = 32;
 const REQUEST4: u8 = 8;
 const REPLY4: u8 = 0;
 const REQUEST6: u8 = 128;
@@ -29,6 +31,8 @@ pub(crate) struct Echo {
     socket: Socket,
     peers: Vec<std::net::IpAddr>,
     hops: u8,
+    /// Whether the host may cut what is sent.
+    cut: bool,
     last: Instant,
 }
 
@@ -80,6 +84,10 @@ impl Engine {
         {
             echo.hops = hops;
         }
+        let cut = packet.may_cut || errors::is_cut_anyway(packet.src, packet.whole.len());
+        if echo.cut != cut && host::let_cut(&echo.socket, family == 6, cut).is_ok() {
+            echo.cut = cut;
+        }
         if !echo.peers.contains(&address) {
             echo.peers.truncate(15);
             echo.peers.insert(0, address);
@@ -96,7 +104,11 @@ impl Engine {
             Ok(n) => self.stats.bytes_up += n as u64,
             Err(e) => {
                 let errno = Errno::from_raw(e.raw_os_error().unwrap_or(0));
-                let trouble = Trouble::from_errno(errno).unwrap_or(Trouble::NoRoute);
+                let trouble = match errno {
+                    Errno::EMSGSIZE => self.echo_reports(cx, id),
+                    errno => Trouble::from_errno(errno),
+                };
+                let trouble = trouble.unwrap_or(Trouble::NoRoute);
                 self.refuse(cx, Drop::HostError, trouble, packet.whole, mac);
             }
         }
@@ -117,7 +129,8 @@ impl Engine {
         };
         log::debug!("{} begins", Described(&key));
         self.stats.echo += 1;
-        let flow = Flow::Echo(Echo { socket, peers: Vec::new(), hops: 64, last: cx.now });
+        let flow =
+            Flow::Echo(Echo { socket, peers: Vec::new(), hops: 64, cut: false, last: cx.now });
         let id = self.table.insert(key, mac, flow);
         let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return None };
         if self.epoll.add(&echo.socket, event(id, EpollFlags::EPOLLIN)).is_err() {
@@ -128,26 +141,42 @@ impl Engine {
         Some(id)
     }
 
+    /// Hands on what the error queue has, and says what the host itself found wrong with what was sent.
+    fn echo_reports(&mut self, cx: &mut Cx<'_>, id: Id) -> Option<Trouble> {
+        let mut own = None;
+        for _ in 0..READS {
+            let Some(entry) = self.table.get(id) else { break };
+            let (key, mac) = (entry.key, entry.mac);
+            let Flow::Echo(echo) = &entry.flow else { break };
+            let Ok(report) = host::report(&echo.socket, &mut self.scratch) else {
+                let _ = echo.socket.take_error();
+                break;
+            };
+            let Some(report) = report else { continue };
+            let Some(to) = report.remote else {
+                own = Some(report.trouble);
+                continue;
+            };
+            let remote = (seen(cx.settings, to.ip(), key.guest.0), 0);
+            let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
+            let message = &mut self.scratch[..report.len];
+            let ipv4_guest = key.guest.0.to_ipv4_mapped().is_some();
+            rewrite(message, if ipv4_guest { REQUEST4 } else { REQUEST6 }, key.guest.1);
+            let packet = errors::rebuild(key.guest, remote, wire::ICMP6, message);
+            errors::send(cx, &mut self.buckets, report.trouble, &packet, mac, router);
+        }
+        own
+    }
+
     pub(super) fn echo_event(&mut self, cx: &mut Cx<'_>, id: Id, events: EpollFlags) {
+        if events.contains(EpollFlags::EPOLLERR) {
+            self.echo_reports(cx, id);
+        }
         let Some(entry) = self.table.get(id) else { return };
         let (key, mac) = (entry.key, entry.mac);
         let ipv4_guest = key.guest.0.to_ipv4_mapped().is_some();
-        for _ in 0..32 {
+        for _ in 0..READS {
             let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return };
-            if events.contains(EpollFlags::EPOLLERR) {
-                if let Ok(report) = host::report(&echo.socket, &mut self.scratch) {
-                    let Some(report) = report else { continue };
-                    let Some(to) = report.remote else { continue };
-                    let remote = (seen(cx.settings, to.ip(), key.guest.0), 0);
-                    let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
-                    let message = &mut self.scratch[..report.len];
-                    rewrite(message, if ipv4_guest { REQUEST4 } else { REQUEST6 }, key.guest.1);
-                    let packet = errors::rebuild(key.guest, remote, wire::ICMP6, message);
-                    errors::send(cx, &mut self.buckets, report.trouble, &packet, mac, router);
-                    continue;
-                }
-                let _ = echo.socket.take_error();
-            }
             let mut control = cmsg_space!([u8; 64]);
             let mut iov = [std::io::IoSliceMut::new(&mut self.scratch)];
             let fd = echo.socket.as_raw_fd();

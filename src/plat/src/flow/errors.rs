@@ -9,6 +9,8 @@ use super::{Cx, Refused};
 use crate::fair::Buckets;
 use crate::frame::Mac;
 
+/// What every link of IPv6 takes (RFC 8200 §5).
+pub(crate) const LEAST_MTU: u32 = 1280;
 /// Errors to a guest at once.
 pub(crate) const BURST: u32 = 200;
 
@@ -37,13 +39,18 @@ impl Trouble {
         })
     }
 
+    /// The packet is longer than the `mtu` of its way, which is of IPv6 or of IPv4.
+    pub(crate) fn too_big(ipv6: bool, mtu: u32) -> Self {
+        Self::TooBig(mtu.saturating_add(if ipv6 { 0 } else { 20 }).max(LEAST_MTU))
+    }
+
     /// What an ICMP message said (RFC 7915 §4.2 for that of IPv4).
     pub(crate) fn from_icmp4(kind: u8, code: u8, info: u32) -> Option<Self> {
         Some(match (kind, code) {
             (3, 0 | 1 | 5..=8 | 11 | 12) => Self::NoRoute,
             (3, 2) => Self::Protocol,
             (3, 3) => Self::Port,
-            (3, 4) => Self::TooBig(info.saturating_add(20).max(1280)),
+            (3, 4) => Self::too_big(false, info),
             (3, 9 | 10 | 13 | 15) => Self::Prohibited,
             (11, 0) => Self::TimeExceeded,
             _ => return None,
@@ -57,7 +64,7 @@ impl Trouble {
             (1, 1 | 5) => Self::Prohibited,
             (1, 3) => Self::Address,
             (1, 4) => Self::Port,
-            (2, _) => Self::TooBig(info.max(1280)),
+            (2, _) => Self::too_big(true, info),
             (3, 0) => Self::TimeExceeded,
             (4, 1) => Self::Protocol,
             _ => return None,
@@ -96,6 +103,12 @@ impl From<Refused> for Trouble {
     }
 }
 
+/// Whether a packet of `len` bytes from this guest is cut where a hop takes less: one of IPv6 cannot be told of less than any
+/// link takes (RFC 7915 §5.1).
+pub(crate) fn is_cut_anyway(guest: Ipv6Addr, len: usize) -> bool {
+    guest.to_ipv4_mapped().is_none() && len <= LEAST_MTU as usize
+}
+
 /// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from` a router on the way, or
 /// from ours. Nothing is sent about an error, or to nobody (RFC 4443 §2.4(e)).
 pub(crate) fn send(
@@ -128,7 +141,7 @@ pub(crate) fn send(
     // A router that the guest's protocol cannot name is ours.
     let src = from.filter(|from| from.to_ipv4_mapped().is_some() == ipv4).unwrap_or(own);
     let (kind, code, info) = trouble.head(ipv4);
-    let most = if ipv4 { 576 - 28 } else { 1280 - IPV6 - 8 };
+    let most = if ipv4 { 576 - 28 } else { LEAST_MTU as usize - IPV6 - 8 };
     let mut message = vec![kind, code, 0, 0];
     message.extend(info.to_be_bytes());
     message.extend(&parsed.whole[..parsed.whole.len().min(most)]);

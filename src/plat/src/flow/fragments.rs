@@ -98,6 +98,7 @@ mod tests {
             protocol: 17,
             hop_limit: 64,
             fragment,
+            may_cut: true,
             payload,
             whole: payload,
         }

@@ -12,6 +12,9 @@ use nix::sys::socket::{
     getsockopt, recvmsg, sendmsg, sendto, setsockopt, sockopt, ControlMessage, ControlMessageOwned,
     MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
 };
+use rustix::net::sockopt::{
+    set_ip_mtu_discover, set_ipv6_mtu_discover, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery,
+};
 use rustix::net::{sendmmsg, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -90,9 +93,10 @@ pub(crate) fn udp(ipv6: bool) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// ICMP errors are told, and trains of datagrams come as one.
+/// ICMP errors are told, trains of datagrams come as one, and nothing leaves in fragments (see [`let_cut`]).
 pub(crate) fn prepare_udp(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
     report_errors(socket, ipv6)?;
+    let_cut(socket, ipv6, false)?;
     // Not before Linux 5.0; then they come one by one.
     let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
     Ok(())
@@ -156,6 +160,7 @@ pub(crate) fn echo(ipv6: bool) -> io::Result<Socket> {
         if ipv6 { (Domain::IPV6, Protocol::ICMPV6) } else { (Domain::IPV4, Protocol::ICMPV4) };
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
     report_errors(&socket, ipv6)?;
+    let_cut(&socket, ipv6, false)?;
     Ok(socket)
 }
 
@@ -166,6 +171,18 @@ fn report_errors(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
         setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
     }
     Ok(())
+}
+
+/// Whether the host, and routers, may cut what is too long for the path. If not, sending such a packet is `EMSGSIZE`, and the
+/// error queue has the path's MTU. By itself Linux would cut where it knows that MTU, and its program would not hear of it.
+pub(crate) fn let_cut(socket: &impl AsFd, ipv6: bool, cut: bool) -> io::Result<()> {
+    if ipv6 {
+        let how = if cut { Ipv6PathMtuDiscovery::DONT } else { Ipv6PathMtuDiscovery::DO };
+        Ok(set_ipv6_mtu_discover(socket, how)?)
+    } else {
+        let how = if cut { Ipv4PathMtuDiscovery::DONT } else { Ipv4PathMtuDiscovery::DO };
+        Ok(set_ip_mtu_discover(socket, how)?)
+    }
 }
 
 /// Gives the guest's hop limit on, where it is a small one.
@@ -199,7 +216,7 @@ pub(crate) fn reset_hops(socket: &impl AsFd, ipv6: bool, hops: u8) -> io::Result
 /// Something that the host's kernel has learned about what a socket sent.
 pub(crate) struct Report {
     pub(crate) trouble: Trouble,
-    /// Where the packet went.
+    /// Where the packet went; nowhere if it was too long for what the host knows of the path.
     pub(crate) remote: Option<SocketAddr>,
     /// Who told.
     pub(crate) router: Option<IpAddr>,
@@ -214,7 +231,7 @@ pub(crate) fn report(socket: &impl AsRawFd, buf: &mut [u8]) -> Result<Option<Rep
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message =
         recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags)?;
-    let remote = message.address.as_ref().and_then(to_std);
+    let mut remote = message.address.as_ref().and_then(to_std);
     let mut found = None;
     for cmsg in message.cmsgs()? {
         let (error, router): (_, Option<IpAddr>) = match cmsg {
@@ -230,6 +247,10 @@ pub(crate) fn report(socket: &impl AsRawFd, buf: &mut [u8]) -> Result<Option<Rep
         let trouble = match error.ee_origin {
             libc::SO_EE_ORIGIN_ICMP => Trouble::from_icmp4(kind, code, info),
             libc::SO_EE_ORIGIN_ICMP6 => Trouble::from_icmp6(kind, code, info),
+            libc::SO_EE_ORIGIN_LOCAL if error.ee_errno == Errno::EMSGSIZE as u32 => {
+                remote = None;
+                Some(Trouble::too_big(matches!(cmsg, ControlMessageOwned::Ipv6RecvErr(..)), info))
+            }
             _ => i32::try_from(error.ee_errno)
                 .ok()
                 .and_then(|e| Trouble::from_errno(Errno::from_raw(e))),

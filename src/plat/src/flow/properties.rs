@@ -279,8 +279,16 @@ proptest! {
             let fragment = Some(Fragment { id: 1, offset: *start, more: *more });
             let payload = &data[*start..*(end.max(start))];
             let src = Ipv6Addr::LOCALHOST;
-            let packet =
-                Packet { src, dst: src, protocol: wire::UDP, hop_limit: 64, fragment, payload, whole: payload };
+            let packet = Packet {
+                src,
+                dst: src,
+                protocol: wire::UDP,
+                hop_limit: 64,
+                fragment,
+                may_cut: true,
+                payload,
+                whole: payload,
+            };
             whole.extend(fragments.offer(Mac([2; 6]), &packet, Instant::now()));
         }
         match extra {

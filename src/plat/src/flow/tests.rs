@@ -167,7 +167,11 @@ fn host_udp() -> (UdpSocket, u16) {
 /// What arrives there, one after the other.
 fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     let mut buf = vec![0; 1 << 16];
-    (0..count).map(|_| socket.recv(&mut buf).map(|len| buf[..len].to_vec()).unwrap()).collect()
+    let next = |n| match socket.recv(&mut buf) {
+        Ok(len) => buf[..len].to_vec(),
+        Err(e) => panic!("{n} of {count} came: {e}"),
+    };
+    (0..count).map(next).collect()
 }
 
 /// RFC 6146 §4, UDP_DEFAULT; RFC 4787 REQ-5 and REQ-6: outbound packets keep a mapping, and so do inbound ones of those that

@@ -42,13 +42,20 @@ pub(crate) struct Udp {
     /// Whether anyone may send: a forwarded port.
     open: bool,
     hops: u8,
+    /// Whether the host may cut what is sent.
+    cut: bool,
     pace: Pace,
     last: Instant,
 }
 
 impl Udp {
+    fn new(socket: UdpSocket, now: Instant) -> Self {
+        let (peers, pace) = (Vec::new(), Pace::default());
+        Self { socket, peers, open: false, hops: 64, cut: false, pace, last: now }
+    }
+
     pub(super) fn forwarded(socket: UdpSocket, now: Instant) -> Self {
-        Self { socket, peers: Vec::new(), open: true, hops: 64, pace: Pace::default(), last: now }
+        Self { open: true, ..Self::new(socket, now) }
     }
 
     pub(super) fn into_socket(self) -> UdpSocket {
@@ -88,6 +95,8 @@ struct Datagram {
     id: Id,
     to: SocketAddr,
     hops: u8,
+    /// Whether it may be cut on its way.
+    cut: bool,
     /// Bytes of each.
     size: usize,
     /// Where in the batch's data.
@@ -192,8 +201,8 @@ impl Engine {
         let start = self.batch.data.len();
         self.batch.data.extend_from_slice(data);
         let at = start..self.batch.data.len();
-        let hops = packet.hop_limit - 1;
-        self.batch.datagrams.push(Datagram { id, to, hops, size, at });
+        let (hops, cut) = (packet.hop_limit - 1, packet.may_cut);
+        self.batch.datagrams.push(Datagram { id, to, hops, cut, size, at });
         if self.batch.is_full() {
             self.flush_datagrams(cx);
         }
@@ -247,17 +256,9 @@ impl Engine {
                 return None;
             }
         };
-        let udp = Udp {
-            socket,
-            peers: Vec::new(),
-            open: false,
-            hops: 64,
-            pace: Pace::default(),
-            last: cx.now,
-        };
         log::debug!("{} begins", Described(&key));
         self.stats.udp += 1;
-        let id = self.table.insert(key, mac, Flow::Udp(udp));
+        let id = self.table.insert(key, mac, Flow::Udp(Udp::new(socket, cx.now)));
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return None };
         if self.epoll.add(&udp.socket, event(id, EpollFlags::EPOLLIN)).is_err() {
             self.end(id, "it cannot be watched");
@@ -271,7 +272,9 @@ impl Engine {
     pub fn flush_datagrams(&mut self, cx: &mut Cx<'_>) {
         let mut batch = std::mem::take(&mut self.batch);
         batch.datagrams.sort_by_key(|datagram| (datagram.id, datagram.to));
-        let alike = |a: &Datagram, b: &Datagram| a.id == b.id && !host::hops_differ(a.hops, b.hops);
+        let alike = |a: &Datagram, b: &Datagram| {
+            a.id == b.id && a.cut == b.cut && !host::hops_differ(a.hops, b.hops)
+        };
         for run in batch.datagrams.chunk_by(alike) {
             self.udp_send(cx, &batch.data, run);
         }
@@ -280,10 +283,9 @@ impl Engine {
         self.batch = batch;
     }
 
-    /// Sends datagrams of one socket and one setting of its hop limit: trains as such, what
-    /// lies between by one call.
+    /// Sends datagrams of one socket and one setting of it: trains as such, what lies between by one call.
     fn udp_send(&mut self, cx: &mut Cx<'_>, data: &[u8], run: &[Datagram]) {
-        let Some(&Datagram { id, to, hops, .. }) = run.first() else { return };
+        let Some(&Datagram { id, to, hops, cut, .. }) = run.first() else { return };
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else {
             // It had to go for others meanwhile.
             return run.iter().for_each(|_| self.stats.drop(Drop::Limit));
@@ -293,6 +295,9 @@ impl Engine {
             if host::reset_hops(&udp.socket, to.is_ipv6(), hops).is_err() {
                 self.stats.drop(Drop::HostError);
             }
+        }
+        if udp.cut != cut && host::let_cut(&udp.socket, to.is_ipv6(), cut).is_ok() {
+            udp.cut = cut;
         }
         let (mut single, mut unsent) = (Vec::new(), Vec::new());
         let mut rest = run;
@@ -319,10 +324,26 @@ impl Engine {
     }
 
     fn udp_unsent(&mut self, cx: &mut Cx<'_>, id: Id, to: SocketAddr, errno: Errno, data: &[u8]) {
+        let trouble = if errno == Errno::EMSGSIZE {
+            self.udp_reports(cx, id)
+        } else {
+            errors::Trouble::from_errno(errno)
+        };
+        let Some(Entry { key, mac, flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
+        let (key, mac) = (*key, *mac);
+        if errno == Errno::EMSGSIZE
+            && errors::is_cut_anyway(key.guest.0, wire::IPV6 + 8 + data.len())
+            && !udp.cut
+            && host::let_cut(&udp.socket, to.is_ipv6(), true).is_ok()
+        {
+            udp.cut = true;
+            if host::send_some(&udp.socket, &[(to, data)]).is_ok() {
+                self.stats.bytes_up += data.len() as u64;
+                return;
+            }
+        }
         self.stats.drop(Drop::HostError);
-        let Some(entry) = self.table.get(id) else { return };
-        let (key, mac) = (entry.key, entry.mac);
-        if let Some(trouble) = errors::Trouble::from_errno(errno) {
+        if let Some(trouble) = trouble {
             let remote = (seen(cx.settings, to.ip(), key.guest.0), to.port());
             let packet = errors::rebuild(key.guest, remote, wire::UDP, data);
             errors::send(cx, &mut self.buckets, trouble, &packet, mac, None);
@@ -338,14 +359,19 @@ impl Engine {
         }
     }
 
-    fn udp_reports(&mut self, cx: &mut Cx<'_>, id: Id) {
+    /// Hands on what the error queue has, and says what the host itself found wrong with what was sent.
+    fn udp_reports(&mut self, cx: &mut Cx<'_>, id: Id) -> Option<errors::Trouble> {
+        let mut own = None;
         for _ in 0..READS {
-            let Some(entry) = self.table.get(id) else { return };
+            let Some(entry) = self.table.get(id) else { break };
             let (key, mac) = (entry.key, entry.mac);
-            let Flow::Udp(udp) = &entry.flow else { return };
+            let Flow::Udp(udp) = &entry.flow else { break };
             match host::report(&udp.socket, &mut self.scratch) {
                 Ok(Some(report)) => {
-                    let Some(to) = report.remote else { continue };
+                    let Some(to) = report.remote else {
+                        own = Some(report.trouble);
+                        continue;
+                    };
                     let remote = (seen(cx.settings, to.ip(), key.guest.0), to.port());
                     let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
                     let data = &self.scratch[..report.len.min(self.scratch.len())];
@@ -355,10 +381,11 @@ impl Engine {
                 Ok(None) => {}
                 Err(_) => {
                     let _ = udp.socket.take_error();
-                    return;
+                    break;
                 }
             }
         }
+        own
     }
 
     /// Reads datagrams; those of one sender that are equally long go on together.
@@ -468,7 +495,14 @@ mod tests {
         let datagram = |&(port, size, len): &(u16, usize, usize)| {
             end += len;
             let to = ([192, 0, 2, 1], port).into();
-            Datagram { id: Id { slot: 0, tenant: 0 }, to, hops: 64, size, at: end - len..end }
+            Datagram {
+                id: Id { slot: 0, tenant: 0 },
+                to,
+                hops: 64,
+                cut: false,
+                size,
+                at: end - len..end,
+            }
         };
         all.iter().map(datagram).collect()
     }

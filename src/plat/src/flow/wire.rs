@@ -35,6 +35,8 @@ pub(crate) struct Packet<'a> {
     pub(crate) protocol: u8,
     pub(crate) hop_limit: u8,
     pub(crate) fragment: Option<Fragment>,
+    /// Whether routers may cut what it carries: it is cut already, or IPv4's don't-fragment bit is clear.
+    pub(crate) may_cut: bool,
     /// Behind all IP headers.
     pub(crate) payload: &'a [u8],
     /// The packet from its IP header on, without padding.
@@ -95,7 +97,8 @@ fn parse6(bytes: &[u8]) -> Option<Packet<'_>> {
     if src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some() {
         return None;
     }
-    Some(Packet { src, dst, protocol, hop_limit: header[7], fragment, payload, whole })
+    let (hop_limit, may_cut) = (header[7], fragment.is_some());
+    Some(Packet { src, dst, protocol, hop_limit, fragment, may_cut, payload, whole })
 }
 
 fn parse4(bytes: &[u8]) -> Option<Packet<'_>> {
@@ -118,6 +121,7 @@ fn parse4(bytes: &[u8]) -> Option<Packet<'_>> {
         protocol: header[9],
         hop_limit: header[8],
         fragment: (offset != 0 || more).then_some(Fragment { id, offset, more }),
+        may_cut: field & 0x4000 == 0 || offset != 0 || more,
         payload: &whole[header_len..],
         whole,
     })
