@@ -83,6 +83,17 @@ fn ipv4(protocol: u8, l4: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// An IPv6 packet from the server to the CLAT's address.
+fn ipv6(protocol: u8, l4: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 0, protocol, 64];
+    packet[4..6].copy_from_slice(&u16::try_from(l4.len()).unwrap().to_be_bytes());
+    for address in [SERVER, V6] {
+        packet.extend(address.parse::<Ipv6Addr>().unwrap().octets());
+    }
+    packet.extend(l4);
+    packet
+}
+
 /// The kernel forwards what this writes to another TUN device: thus the daemon gets a super-packet made by hand. Cut by
 /// whom it may be, each segment is what it should be: RFC 3168 §6.1.2 wants CWR in the first only.
 #[test]
@@ -195,14 +206,12 @@ fn equal_datagrams_arrive_as_one() {
     let port = client.local_addr().unwrap().port();
     let datagram = |number: u8, size: usize| {
         let length = u16::try_from(8 + size).unwrap();
-        let mut packet = vec![0x60, 0, 0, 0, 0, 0, UDP, 64];
-        packet[4..6].copy_from_slice(&length.to_be_bytes());
-        packet.extend("64:ff9b::203.0.113.1".parse::<Ipv6Addr>().unwrap().octets());
-        packet.extend(V6.parse::<Ipv6Addr>().unwrap().octets());
+        let mut udp = Vec::new();
         for field in [9, port, length, 0] {
-            packet.extend(field.to_be_bytes());
+            udp.extend(field.to_be_bytes());
         }
-        packet.extend(vec![number; size]);
+        udp.extend(vec![number; size]);
+        let mut packet = ipv6(UDP, &udp);
         let sum = finish(add(pseudo_header(&packet, UDP, length.into()), &packet[40..]));
         packet[46..48].copy_from_slice(&sum);
         packet
@@ -231,5 +240,66 @@ fn equal_datagrams_arrive_as_one() {
     expected.extend([20; 499]);
     assert!(got == expected);
     assert!(reads == 2 || reads == 19, "{reads} trains");
+    clatd.stop();
+}
+
+/// What arrives whole is handed on whole, and as open as it was: nobody has computed a checksum. Here the kernel forwards
+/// to another TUN device, which shows that.
+#[test]
+fn what_arrives_whole_stays_whole() {
+    let Some((modem, clatd)) = modem("what_arrives_whole_stays_whole") else { return };
+    let inside = Tun::create("inside0", Options::default()).unwrap();
+    let trains = inside.take_offloads().unwrap();
+    run("echo 1 > /proc/sys/net/ipv6/conf/inside0/disable_ipv6
+         ip link set inside0 up
+         ip addr del 192.0.0.4/32 dev v4-up0
+         ip route add 203.0.113.0/24 dev v4-up0
+         ip route add 192.0.0.4 dev inside0
+         cd /proc/sys/net/ipv4
+         echo 1 > ip_forward
+         for name in all v4-up0; do echo 0 > conf/$name/rp_filter; done");
+    let payload = data(60_000);
+    let mut tcp =
+        vec![0, 80, 0x30, 0x39, 0, 0, 0, 1, 1, 2, 3, 4, 0x80, ACK, 0xff, 0xff, 0, 0, 0, 0];
+    tcp.extend([1; 12]);
+    let mut udp = vec![0, 80, 0x30, 0x39];
+    udp.extend(u16::try_from(8 + payload.len()).unwrap().to_be_bytes());
+    udp.extend([0; 2]);
+    let both = [
+        (TCP, tcp, 16, GsoType::TcpV6, GsoType::TcpV4),
+        (UDP, udp, 6, GsoType::UdpL4, GsoType::UdpL4),
+    ];
+    // Before 6.2 the kernel has no trains of datagrams.
+    for (protocol, header, offset, arrives, is_handed_on) in &both[..1 + usize::from(trains)] {
+        let l4 = [header.as_slice(), &payload].concat();
+        let open = |mut packet: Vec<u8>, start: usize| {
+            let sum = fold(pseudo_header(&packet, *protocol, l4.len()));
+            packet[start + offset..start + offset + 2].copy_from_slice(&sum.to_be_bytes());
+            packet
+        };
+        let vnet = VirtioHeader {
+            needs_csum: true,
+            gso_type: *arrives,
+            gso_size: 1200,
+            hdr_len: u16::try_from(40 + header.len()).unwrap(),
+            csum_start: 40,
+            csum_offset: u16::try_from(*offset).unwrap(),
+            ..Default::default()
+        };
+        modem.send(&vnet, &open(ipv6(*protocol, &l4), 40)).unwrap();
+        let mut buf = vec![0; 70_000];
+        let (seen, len) = until("what the daemon made of it", || inside.recv(&mut buf).ok());
+        let expected = VirtioHeader {
+            gso_type: *is_handed_on,
+            // A hint, which the kernel gives anew.
+            hdr_len: seen.hdr_len,
+            csum_start: 20,
+            ..vnet
+        };
+        assert_eq!((seen, len), (expected, 20 + l4.len()));
+        let packet = buf[..len].to_vec();
+        assert!(open(packet.clone(), 20) == packet, "the sum of the pseudo-header");
+        assert!(packet[20 + header.len()..] == payload);
+    }
     clatd.stop();
 }

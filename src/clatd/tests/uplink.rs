@@ -5,6 +5,7 @@ mod common;
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,41 @@ fn a_route_that_goes_and_comes() {
     pair.works("the way back");
     pair.leaves_whole("a train on the way back");
     clatd.stop();
+}
+
+/// Routes as netd has them: a table for the uplink, and rules by mark. What the raw socket sends finds its way by the mark
+/// and only by it, and so does the question for the neighbour whom all else is sent to.
+#[test]
+fn the_mark_chooses_the_route() {
+    let Some(network) = Network::new() else { return };
+    run("ip -6 route del default
+         ip -6 route add default via 2001:db8:1::1 dev up0 table 1010
+         ip -6 rule add fwmark 0x10064/0x1ffff table 1010");
+    for (mark, found) in [("0xf0065", false), ("0xf0064", true)] {
+        let more = format!("-m {mark}");
+        let mut clatd = Clatd::start_with("mark", tun(Options::default()), None, &more);
+        clatd.ready();
+        route();
+        let pair = Pair::new(&network);
+        let mut buf = vec![0; 4000];
+        // In fragments, which only the raw socket sends.
+        let mut large = || {
+            pair.client.send(&data(3000)).unwrap();
+            pair.server.recv(&mut buf).ok()
+        };
+        if found {
+            pair.leaves_whole("a train");
+            until("fragments", || large().filter(|len| *len == 3000));
+        } else {
+            until("their drop", || {
+                assert_eq!(large(), None);
+                clatd.counters().contains("drop.send=").then_some(())
+            });
+        }
+        clatd.stop();
+        unroute();
+        until("the device to go", || if_nametoindex("v4-up0").is_err().then_some(()));
+    }
 }
 
 #[test]
@@ -241,5 +277,39 @@ fn a_full_uplink_holds_nobody_up() {
         (clatd.counters() == sent).then_some(())
     });
     pair.works("an empty uplink");
+    clatd.stop();
+}
+
+/// As much as goes in one direction, and one datagram at a time in the other: these arrive.
+#[test]
+fn neither_direction_starves_the_other() {
+    let Some(network) = Network::new() else { return };
+    let clatd = start("starve");
+    let pair = Pair::new(&network);
+    pair.leaves_whole("a first train");
+    pair.client.send(b"up").unwrap();
+    let (_, client) = pair.server.recv_from(&mut [0; 10]).unwrap();
+    // The many go to ports of their own, so that the few do not wait behind them there.
+    let inside = UdpSocket::bind("192.0.0.4:0").unwrap();
+    let outside = network.in_peer(|| UdpSocket::bind((SERVER, 0)).unwrap());
+    let (from, to) = (inside.local_addr().unwrap().port(), outside.local_addr().unwrap().port());
+    inside.connect(("203.0.113.1", to)).unwrap();
+    outside.connect((V6, from)).unwrap();
+    for (flood, up) in [(&inside, true), (&outside, false)] {
+        let done = AtomicBool::new(false);
+        let arrived = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // What finds no room is lost.
+                    let _ = flood.send(&[0; 64]);
+                }
+            });
+            let one = |_: &i32| if up { pair.down(client) } else { pair.up() };
+            let arrived = (0..200).filter(one).count();
+            done.store(true, Ordering::Relaxed);
+            arrived
+        });
+        assert!(arrived >= 190, "{arrived} of 200, against the current (up: {up})");
+    }
     clatd.stop();
 }

@@ -155,7 +155,7 @@ impl Clatd {
             options += " -r 4 -w 5";
         }
         script += &format!(
-            "exec {} -i up0 -m 0x0 -p 64:ff9b:: -4 192.0.0.4 -6 {V6} {options} {more} 2>{}",
+            "exec {} -i up0 -p 64:ff9b:: -4 192.0.0.4 -6 {V6} {options} {more} 2>{}",
             env!("CARGO_BIN_EXE_clatd"),
             log.display()
         );
