@@ -175,7 +175,11 @@ pub(crate) fn rebuild(
         (ICMP6, Some(_)) => 0,
         _ => wire::pseudo(guest.0, remote.0, protocol, body.len()),
     };
-    let check = !wire::fold(wire::sum(pseudo, &body));
+    let check = match !wire::fold(wire::sum(pseudo, &body)) {
+        // None at all, otherwise (RFC 768).
+        0 if protocol == UDP => 0xffff,
+        check => check,
+    };
     if let Some(field) = body.get_mut(check_at..check_at + 2) {
         field.copy_from_slice(&check.to_be_bytes());
     }
@@ -214,5 +218,15 @@ mod tests {
         }
         let trouble = Trouble::from_icmp4(3, 4, u32::MAX).unwrap();
         assert_eq!(trouble.head(true), (3, 4, 0xffff));
+    }
+
+    /// Also where the sum comes to nothing, which stands for no checksum.
+    #[test]
+    fn a_quoted_datagram_has_its_checksum() {
+        for port in 0..=u16::MAX {
+            let packet =
+                rebuild((Ipv6Addr::LOCALHOST, 1), (Ipv6Addr::LOCALHOST, port), UDP, b"data");
+            assert!(wire::verifies(&wire::parse(&packet).unwrap()), "port {port}");
+        }
     }
 }
