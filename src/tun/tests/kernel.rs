@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clat_tun::{Error, GsoType, Options, Tun, VirtioHeader};
 use nix::errno::Errno;
@@ -10,8 +11,12 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{unshare, CloneFlags};
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// Moves this test's thread into a network namespace of its own; `None` where that is not possible.
-fn namespace() -> Option<()> {
+/// A device lives as long as any descriptor of it, and a program that another test starts has copies of all until it runs.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Moves this test's thread into a network namespace of its own, alone among the tests; `None` where that is not possible.
+fn namespace() -> Option<MutexGuard<'static, ()>> {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let tried = unshare(CloneFlags::CLONE_NEWNET).map_err(|e| e.to_string()).and_then(|()| {
         File::options()
             .read(true)
@@ -21,7 +26,7 @@ fn namespace() -> Option<()> {
             .map_err(|e| e.to_string())
     });
     match tried {
-        Ok(()) => Some(()),
+        Ok(()) => Some(alone),
         Err(why) if std::env::var_os("CI").is_some() => panic!("cannot test TUN devices: {why}"),
         Err(why) => {
             eprintln!("SKIPPED: cannot test TUN devices ({why}); run as root");
@@ -32,7 +37,7 @@ fn namespace() -> Option<()> {
 
 #[test]
 fn created_twice() {
-    let Some(()) = namespace() else { return };
+    let Some(_alone) = namespace() else { return };
     let first = Tun::create("t0", Options::default()).unwrap();
     assert_eq!(first.name(), "t0");
     let second = Tun::create("t0", Options::default()).unwrap_err();
@@ -44,7 +49,7 @@ fn created_twice() {
 
 #[test]
 fn gone_with_its_last_descriptor() {
-    let Some(()) = namespace() else { return };
+    let Some(_alone) = namespace() else { return };
     let tun = Tun::create("t1", Options::default()).unwrap();
     let copy = tun.as_fd().try_clone_to_owned().unwrap();
     drop(tun);
@@ -55,7 +60,7 @@ fn gone_with_its_last_descriptor() {
 
 #[test]
 fn asked_what_it_is() {
-    let Some(()) = namespace() else { return };
+    let Some(_alone) = namespace() else { return };
     for (packet_info, vnet_header) in [(false, false), (false, true), (true, false), (true, true)] {
         let made = Tun::create("t2", Options { packet_info, vnet_header }).unwrap();
         let taken = Tun::from_fd(OwnedFd::from(made)).unwrap();
@@ -92,7 +97,7 @@ fn descriptors_of_other_things() {
 
 #[test]
 fn packets_both_ways() {
-    let Some(()) = namespace() else { return };
+    let Some(_alone) = namespace() else { return };
     for (packet_info, vnet_header) in [(false, false), (false, true), (true, false), (true, true)] {
         let tun = Tun::create("t3", Options { packet_info, vnet_header }).unwrap();
         let script = "ip addr add 198.51.100.1/24 dev t3 && ip link set t3 up";
@@ -150,7 +155,7 @@ fn packets_both_ways() {
 
 #[test]
 fn super_packets() {
-    let Some(()) = namespace() else { return };
+    let Some(_alone) = namespace() else { return };
     for vnet_header in [false, true] {
         let tun = Tun::create("t4", Options { packet_info: false, vnet_header }).unwrap();
         let script = "echo 1 > /proc/sys/net/ipv6/conf/t4/disable_ipv6
@@ -175,7 +180,7 @@ fn super_packets() {
 
 #[test]
 fn queues() {
-    let Some(()) = namespace() else { return };
+    let Some(_alone) = namespace() else { return };
     for (packet_info, vnet_header) in [(false, false), (false, true), (true, false), (true, true)] {
         let options = Options { packet_info, vnet_header };
         let single = Tun::create("t5", options).unwrap();
