@@ -153,10 +153,11 @@ impl Engine {
                 break;
             };
             let Some(report) = report else { continue };
-            let Some(to) = report.remote else {
+            let Some(to) = report.remote else { continue };
+            if report.local {
                 own = Some(report.trouble);
                 continue;
-            };
+            }
             let remote = (seen(cx.settings, to.ip(), key.guest.0), 0);
             let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
             let message = &mut self.scratch[..report.len];

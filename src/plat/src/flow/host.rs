@@ -216,7 +216,9 @@ pub(crate) fn reset_hops(socket: &impl AsFd, ipv6: bool, hops: u8) -> io::Result
 /// Something that the host's kernel has learned about what a socket sent.
 pub(crate) struct Report {
     pub(crate) trouble: Trouble,
-    /// Where the packet went; nowhere if it was too long for what the host knows of the path.
+    /// Whether it never left: it was too long for what the host knows of the path.
+    pub(crate) local: bool,
+    /// Where the packet went, or would have gone (the port may be missing then).
     pub(crate) remote: Option<SocketAddr>,
     /// Who told.
     pub(crate) router: Option<IpAddr>,
@@ -231,7 +233,7 @@ pub(crate) fn report(socket: &impl AsRawFd, buf: &mut [u8]) -> Result<Option<Rep
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message =
         recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags)?;
-    let mut remote = message.address.as_ref().and_then(to_std);
+    let remote = message.address.as_ref().and_then(to_std);
     let mut found = None;
     for cmsg in message.cmsgs()? {
         let (error, router): (_, Option<IpAddr>) = match cmsg {
@@ -248,7 +250,6 @@ pub(crate) fn report(socket: &impl AsRawFd, buf: &mut [u8]) -> Result<Option<Rep
             libc::SO_EE_ORIGIN_ICMP => Trouble::from_icmp4(kind, code, info),
             libc::SO_EE_ORIGIN_ICMP6 => Trouble::from_icmp6(kind, code, info),
             libc::SO_EE_ORIGIN_LOCAL if error.ee_errno == Errno::EMSGSIZE as u32 => {
-                remote = None;
                 Some(Trouble::too_big(matches!(cmsg, ControlMessageOwned::Ipv6RecvErr(..)), info))
             }
             _ => i32::try_from(error.ee_errno)
@@ -256,7 +257,8 @@ pub(crate) fn report(socket: &impl AsRawFd, buf: &mut [u8]) -> Result<Option<Rep
                 .and_then(|e| Trouble::from_errno(Errno::from_raw(e))),
         };
         if let Some(trouble) = trouble {
-            found = Some(Report { trouble, remote, router, len: message.bytes });
+            let local = error.ee_origin == libc::SO_EE_ORIGIN_LOCAL;
+            found = Some(Report { trouble, local, remote, router, len: message.bytes });
         }
     }
     Ok(found)
