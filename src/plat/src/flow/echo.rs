@@ -1,7 +1,7 @@
 //! ICMP echo (RFC 5508): one ping socket of the host for each identifier of the guest and family.
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
@@ -39,6 +39,10 @@ pub(crate) struct Echo {
 impl Echo {
     pub(super) fn deadline(&self) -> Option<Instant> {
         Some(self.last + IDLE)
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -104,11 +108,7 @@ impl Engine {
             Ok(n) => self.stats.bytes_up += n as u64,
             Err(e) => {
                 let errno = Errno::from_raw(e.raw_os_error().unwrap_or(0));
-                let trouble = match errno {
-                    Errno::EMSGSIZE => self.echo_reports(cx, id),
-                    errno => Trouble::from_errno(errno),
-                };
-                let trouble = trouble.unwrap_or(Trouble::NoRoute);
+                let trouble = self.trouble(cx, id, errno, address).unwrap_or(Trouble::NoRoute);
                 self.refuse(cx, Drop::HostError, trouble, packet.whole, mac);
             }
         }
@@ -141,37 +141,9 @@ impl Engine {
         Some(id)
     }
 
-    /// Hands on what the error queue has, and says what the host itself found wrong with what was sent.
-    fn echo_reports(&mut self, cx: &mut Cx<'_>, id: Id) -> Option<Trouble> {
-        let mut own = None;
-        for _ in 0..READS {
-            let Some(entry) = self.table.get(id) else { break };
-            let (key, mac) = (entry.key, entry.mac);
-            let Flow::Echo(echo) = &entry.flow else { break };
-            let Ok(report) = host::report(&echo.socket, &mut self.scratch) else {
-                let _ = echo.socket.take_error();
-                break;
-            };
-            let Some(report) = report else { continue };
-            let Some(to) = report.remote else { continue };
-            if report.local {
-                own = Some(report.trouble);
-                continue;
-            }
-            let remote = (seen(cx.settings, to.ip(), key.guest.0), 0);
-            let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
-            let message = &mut self.scratch[..report.len];
-            let ipv4_guest = key.guest.0.to_ipv4_mapped().is_some();
-            rewrite(message, if ipv4_guest { REQUEST4 } else { REQUEST6 }, key.guest.1);
-            let packet = errors::rebuild(key.guest, remote, wire::ICMP6, message);
-            errors::send(cx, &mut self.buckets, report.trouble, &packet, mac, router);
-        }
-        own
-    }
-
     pub(super) fn echo_event(&mut self, cx: &mut Cx<'_>, id: Id, events: EpollFlags) {
         if events.contains(EpollFlags::EPOLLERR) {
-            self.echo_reports(cx, id);
+            self.reports(cx, id, None);
         }
         let Some(entry) = self.table.get(id) else { return };
         let (key, mac) = (entry.key, entry.mac);
@@ -203,6 +175,12 @@ impl Engine {
             wire::send_icmp(cx.sink, &way, message, 64, cx.settings.mtu.into());
         }
     }
+}
+
+/// Makes it the request that the guest of this key has sent.
+pub(super) fn as_request(message: &mut [u8], key: &Key) {
+    let ipv4 = key.guest.0.to_ipv4_mapped().is_some();
+    rewrite(message, if ipv4 { REQUEST4 } else { REQUEST6 }, key.guest.1);
 }
 
 /// Makes it the guest's: its type and identifier, no checksum yet.

@@ -217,7 +217,7 @@ pub(crate) fn reset_hops(socket: &impl AsFd, ipv6: bool, hops: u8) -> io::Result
 pub(crate) struct Report {
     pub(crate) trouble: Trouble,
     /// Whether it never left: it was too long for what the host knows of the path.
-    pub(crate) local: bool,
+    pub(crate) too_long: bool,
     /// Where the packet went, or would have gone (the port may be missing then).
     pub(crate) remote: Option<SocketAddr>,
     /// Who told.
@@ -246,10 +246,12 @@ pub(crate) fn report(socket: &impl AsRawFd, buf: &mut [u8]) -> Result<Option<Rep
             _ => continue,
         };
         let (kind, code, info) = (error.ee_type, error.ee_code, error.ee_info);
+        let too_long =
+            error.ee_origin == libc::SO_EE_ORIGIN_LOCAL && error.ee_errno == Errno::EMSGSIZE as u32;
         let trouble = match error.ee_origin {
             libc::SO_EE_ORIGIN_ICMP => Trouble::from_icmp4(kind, code, info),
             libc::SO_EE_ORIGIN_ICMP6 => Trouble::from_icmp6(kind, code, info),
-            libc::SO_EE_ORIGIN_LOCAL if error.ee_errno == Errno::EMSGSIZE as u32 => {
+            _ if too_long => {
                 Some(Trouble::too_big(matches!(cmsg, ControlMessageOwned::Ipv6RecvErr(..)), info))
             }
             _ => i32::try_from(error.ee_errno)
@@ -257,8 +259,7 @@ pub(crate) fn report(socket: &impl AsRawFd, buf: &mut [u8]) -> Result<Option<Rep
                 .and_then(|e| Trouble::from_errno(Errno::from_raw(e))),
         };
         if let Some(trouble) = trouble {
-            let local = error.ee_origin == libc::SO_EE_ORIGIN_LOCAL;
-            found = Some(Report { trouble, local, remote, router, len: message.bytes });
+            found = Some(Report { trouble, too_long, remote, router, len: message.bytes });
         }
     }
     Ok(found)

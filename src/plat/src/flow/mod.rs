@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use clat_tun::VirtioHeader;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollFlags};
+use socket2::SockRef;
 
 use crate::fair::Buckets;
 use crate::frame::Mac;
@@ -37,7 +38,7 @@ pub(crate) use host::{prepare_udp, tcp_connect};
 use memory::Memory;
 pub use stats::{Drop, FlowStatus, Stats};
 use table::{Entry, Id, Key, Table};
-use target::Refused;
+use target::{seen, Refused};
 use tcp::{flag, Fate, Incoming, Limits, Segment, Tcp};
 pub use wire::Offload;
 use wire::{Packet, TcpWire, Way};
@@ -98,6 +99,9 @@ enum Far {
     /// In this process: the DNS server.
     Dns,
 }
+
+/// What is read of an error queue before it is others' turn.
+const REPORTS: usize = 32;
 
 /// A socket that waits for what comes next on it; the token of its event is the flow's.
 pub(crate) const EDGE: EpollFlags = EpollFlags::EPOLLIN
@@ -225,6 +229,50 @@ impl Engine {
     fn refuse(&mut self, cx: &mut Cx<'_>, why: Drop, trouble: Trouble, packet: &[u8], mac: Mac) {
         self.stats.drop(why);
         errors::send(cx, &mut self.buckets, trouble, packet, mac, None);
+    }
+
+    /// What is wrong with a packet to `to` that the host did not take.
+    fn trouble(&mut self, cx: &mut Cx<'_>, id: Id, errno: Errno, to: IpAddr) -> Option<Trouble> {
+        match errno {
+            Errno::EMSGSIZE => self.reports(cx, id, Some(to)),
+            errno => Trouble::from_errno(errno),
+        }
+    }
+
+    /// Hands on what the error queue of a flow's socket has, and says what the host itself found wrong with what was for
+    /// `about`.
+    fn reports(&mut self, cx: &mut Cx<'_>, id: Id, about: Option<IpAddr>) -> Option<Trouble> {
+        let mut own = None;
+        for _ in 0..REPORTS {
+            let Some(entry) = self.table.get(id) else { break };
+            let (key, mac) = (entry.key, entry.mac);
+            let socket = match &entry.flow {
+                Flow::Udp(udp) => udp.socket(),
+                Flow::Echo(echo) => echo.socket(),
+                Flow::Tcp(..) => break,
+            };
+            let Ok(report) = host::report(&socket, &mut self.scratch) else {
+                let _ = SockRef::from(&socket).take_error();
+                break;
+            };
+            let Some(report) = report else { continue };
+            let Some(to) = report.remote else { continue };
+            if report.too_long {
+                if about == Some(to.ip()) {
+                    own = Some(report.trouble);
+                }
+                continue;
+            }
+            let remote = (seen(cx.settings, to.ip(), key.guest.0), to.port());
+            let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
+            let data = &mut self.scratch[..report.len];
+            if key.protocol == wire::ICMP6 {
+                echo::as_request(data, &key);
+            }
+            let packet = errors::rebuild(key.guest, remote, key.protocol, data);
+            errors::send(cx, &mut self.buckets, report.trouble, &packet, mac, router);
+        }
+        own
     }
 
     /// A socket is ready.

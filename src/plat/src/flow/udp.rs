@@ -324,11 +324,7 @@ impl Engine {
     }
 
     fn udp_unsent(&mut self, cx: &mut Cx<'_>, id: Id, to: SocketAddr, errno: Errno, data: &[u8]) {
-        let trouble = if errno == Errno::EMSGSIZE {
-            self.udp_reports(cx, id, Some(to.ip()))
-        } else {
-            errors::Trouble::from_errno(errno)
-        };
+        let trouble = self.trouble(cx, id, errno, to.ip());
         let Some(Entry { key, mac, flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
         let (key, mac) = (*key, *mac);
         if errno == Errno::EMSGSIZE
@@ -352,46 +348,11 @@ impl Engine {
 
     pub(super) fn udp_event(&mut self, cx: &mut Cx<'_>, id: Id, events: EpollFlags) {
         if events.contains(EpollFlags::EPOLLERR) {
-            self.udp_reports(cx, id, None);
+            self.reports(cx, id, None);
         }
         if events.contains(EpollFlags::EPOLLIN) {
             self.udp_read(cx, id);
         }
-    }
-
-    /// Hands on what the error queue has, and says what the host itself found wrong with what was for `about`.
-    fn udp_reports(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: Id,
-        about: Option<IpAddr>,
-    ) -> Option<errors::Trouble> {
-        let mut own = None;
-        for _ in 0..READS {
-            let Some(entry) = self.table.get(id) else { break };
-            let (key, mac) = (entry.key, entry.mac);
-            let Flow::Udp(udp) = &entry.flow else { break };
-            match host::report(&udp.socket, &mut self.scratch) {
-                Ok(Some(report)) => {
-                    let Some(to) = report.remote else { continue };
-                    if report.local {
-                        own = own.or_else(|| (about == Some(to.ip())).then_some(report.trouble));
-                        continue;
-                    }
-                    let remote = (seen(cx.settings, to.ip(), key.guest.0), to.port());
-                    let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
-                    let data = &self.scratch[..report.len.min(self.scratch.len())];
-                    let packet = errors::rebuild(key.guest, remote, wire::UDP, data);
-                    errors::send(cx, &mut self.buckets, report.trouble, &packet, mac, router);
-                }
-                Ok(None) => {}
-                Err(_) => {
-                    let _ = udp.socket.take_error();
-                    break;
-                }
-            }
-        }
-        own
     }
 
     /// Reads datagrams; those of one sender that are equally long go on together.
