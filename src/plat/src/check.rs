@@ -25,6 +25,21 @@ const UDP_HEADER: usize = 8;
 /// What a packet may have besides its headers where it is left to the link to cut it.
 const SUPER_PACKET: usize = 1 << 16;
 
+/// A fragment with what the reassembly looks at.
+#[must_use]
+pub(crate) fn fragment(id: u32, offset: usize, more: bool, payload: &[u8]) -> Packet<'_> {
+    Packet {
+        src: Ipv6Addr::LOCALHOST,
+        dst: Ipv6Addr::LOCALHOST,
+        protocol: wire::UDP,
+        hop_limit: 64,
+        fragment: Some(Fragment { id, offset, more }),
+        may_cut: true,
+        payload,
+        whole: payload,
+    }
+}
+
 /// A sink that keeps what comes: each frame with what is left to the link.
 #[derive(Debug, Default)]
 pub struct Frames(pub Vec<(VirtioHeader, Vec<u8>)>);
@@ -156,18 +171,7 @@ pub fn fragments(bytes: &[u8]) {
         let len = if last { usize::from(len) } else { usize::from(len) & !7 };
         let (payload, more) = more.split_at(len.min(more.len()));
         rest = more;
-        let fragment = Some(Fragment { id, offset, more: !last });
-        let src = Ipv6Addr::LOCALHOST;
-        let packet = Packet {
-            src,
-            dst: src,
-            protocol: wire::UDP,
-            hop_limit: 64,
-            fragment,
-            may_cut: true,
-            payload,
-            whole: payload,
-        };
+        let packet = fragment(id, offset, !last, payload);
         offered.push((id, offset, payload.to_vec(), now));
         let Some(whole) = all.offer(Mac([2; 6]), &packet, now) else { continue };
         // Up to where it can be put together.

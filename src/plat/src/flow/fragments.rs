@@ -86,40 +86,26 @@ impl Fragments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::wire::Fragment;
+    use crate::check::fragment;
 
     const MAC: Mac = Mac([2; 6]);
-
-    fn packet(id: u32, offset: usize, more: bool, payload: &[u8]) -> Packet<'_> {
-        let fragment = Some(Fragment { id, offset, more });
-        Packet {
-            src: Ipv6Addr::LOCALHOST,
-            dst: Ipv6Addr::LOCALHOST,
-            protocol: 17,
-            hop_limit: 64,
-            fragment,
-            may_cut: true,
-            payload,
-            whole: payload,
-        }
-    }
 
     #[test]
     fn in_any_order_but_never_overlapping() {
         let now = Instant::now();
         let mut fragments = Fragments::default();
-        assert_eq!(fragments.offer(MAC, &packet(1, 16, false, &[3; 5]), now), None);
-        assert_eq!(fragments.offer(MAC, &packet(1, 0, true, &[1; 8]), now), None);
-        let whole = fragments.offer(MAC, &packet(1, 8, true, &[2; 8]), now).unwrap();
+        assert_eq!(fragments.offer(MAC, &fragment(1, 16, false, &[3; 5]), now), None);
+        assert_eq!(fragments.offer(MAC, &fragment(1, 0, true, &[1; 8]), now), None);
+        let whole = fragments.offer(MAC, &fragment(1, 8, true, &[2; 8]), now).unwrap();
         assert_eq!(whole, [&[1; 8][..], &[2; 8], &[3; 5]].concat());
-        assert_eq!(fragments.offer(MAC, &packet(2, 0, true, &[1; 16]), now), None);
-        assert_eq!(fragments.offer(MAC, &packet(2, 8, false, &[1; 16]), now), None);
+        assert_eq!(fragments.offer(MAC, &fragment(2, 0, true, &[1; 16]), now), None);
+        assert_eq!(fragments.offer(MAC, &fragment(2, 8, false, &[1; 16]), now), None);
         assert!(fragments.partial.is_empty());
         for id in 0..1000 {
-            fragments.offer(MAC, &packet(id, 0, true, &[1; 8]), now);
+            fragments.offer(MAC, &fragment(id, 0, true, &[1; 8]), now);
         }
         assert_eq!(fragments.partial.len(), MOST);
-        fragments.offer(MAC, &packet(7777, 0, true, &[1; 8]), now + PATIENCE);
+        fragments.offer(MAC, &fragment(7777, 0, true, &[1; 8]), now + PATIENCE);
         assert_eq!(fragments.partial.len(), 1);
     }
 
@@ -130,15 +116,15 @@ mod tests {
         let (greedy, modest) = (Mac([4; 6]), MAC);
         let mut fragments = Fragments::default();
         for id in 0..20 {
-            assert_eq!(fragments.offer(modest, &packet(id, 0, true, &[1; 8]), now), None);
+            assert_eq!(fragments.offer(modest, &fragment(id, 0, true, &[1; 8]), now), None);
         }
         for id in 0..1000 {
-            fragments.offer(greedy, &packet(id, 0, true, &[2; 8]), now);
+            fragments.offer(greedy, &fragment(id, 0, true, &[2; 8]), now);
             assert!(fragments.partial.len() <= MOST);
         }
-        fragments.offer(greedy, &packet(7, 8, false, &[2; 8]), now);
+        fragments.offer(greedy, &fragment(7, 8, false, &[2; 8]), now);
         for id in 0..20 {
-            let whole = fragments.offer(modest, &packet(id, 8, false, &[1; 8]), now);
+            let whole = fragments.offer(modest, &fragment(id, 8, false, &[1; 8]), now);
             assert_eq!(whole, Some(vec![1; 16]), "{id}");
         }
     }

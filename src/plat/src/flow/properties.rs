@@ -10,7 +10,7 @@ use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, TcpPacket
 use super::errors;
 use super::fragments::Fragments;
 use super::tcp::Segment;
-use super::wire::{self, Fragment, Offload, Packet, Way};
+use super::wire::{self, Offload, Packet, Way};
 use crate::check::{self, Frames};
 use crate::frame::Mac;
 
@@ -276,19 +276,7 @@ proptest! {
         let mut fragments = Fragments::default();
         let mut whole = Vec::new();
         for (start, end, more) in &pieces {
-            let fragment = Some(Fragment { id: 1, offset: *start, more: *more });
-            let payload = &data[*start..*(end.max(start))];
-            let src = Ipv6Addr::LOCALHOST;
-            let packet = Packet {
-                src,
-                dst: src,
-                protocol: wire::UDP,
-                hop_limit: 64,
-                fragment,
-                may_cut: true,
-                payload,
-                whole: payload,
-            };
+            let packet = check::fragment(1, *start, *more, &data[*start..*(end.max(start))]);
             whole.extend(fragments.offer(Mac([2; 6]), &packet, Instant::now()));
         }
         match extra {
