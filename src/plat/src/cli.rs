@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, User};
 use crate::carrier::Weather;
 use crate::flow::Bounds;
 use crate::forward::Forward;
-use crate::settings::{DualStack, Settings};
+use crate::settings::{DualStack, Settings, LEAST_MTU};
 
 /// An IPv6-only carrier network in one unprivileged process: router advertisements, DNS64 and NAT64 for a virtual machine, a
 /// namespace or a test.
@@ -85,7 +85,7 @@ pub struct Net {
     #[arg(long, default_value = "64:ff9b::/96")]
     pub prefix64: Prefix,
     /// MTU of the link, 1280 to 65520
-    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(1280..=65520))]
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(i64::from(LEAST_MTU)..=65520))]
     pub mtu: u16,
     /// Resolvers to pass questions on to; the host's own where there are none
     #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]

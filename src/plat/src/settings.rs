@@ -6,6 +6,9 @@ use clat_xlat::Prefix;
 
 use crate::frame::Mac;
 
+/// The least MTU that a link of IPv6 may have (RFC 8200 §5), in bytes.
+pub const LEAST_MTU: u16 = 1280;
+
 /// A network. [`Settings::default`] is one that works.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -13,7 +16,7 @@ pub struct Settings {
     pub prefix: Ipv6Addr,
     /// The NAT64 prefix.
     pub prefix64: Prefix,
-    /// MTU of the link, bytes of an IP packet: 1280 to 65520.
+    /// MTU of the link, bytes of an IP packet: [`LEAST_MTU`] to 65520.
     pub mtu: u16,
     /// The router's Ethernet address.
     pub mac: Mac,

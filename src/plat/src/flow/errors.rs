@@ -8,9 +8,8 @@ use super::wire::{self, Way, ICMP6, IPV6, UDP};
 use super::{Cx, Refused};
 use crate::fair::Buckets;
 use crate::frame::Mac;
+use crate::settings::LEAST_MTU;
 
-/// What every link of IPv6 takes (RFC 8200 §5).
-pub(crate) const LEAST_MTU: u32 = 1280;
 /// Errors to a guest at once.
 pub(crate) const BURST: u32 = 200;
 
@@ -41,7 +40,7 @@ impl Trouble {
 
     /// The packet is longer than the `mtu` of its way, which is of IPv6 or of IPv4.
     pub(crate) fn too_big(ipv6: bool, mtu: u32) -> Self {
-        Self::TooBig(mtu.saturating_add(if ipv6 { 0 } else { 20 }).max(LEAST_MTU))
+        Self::TooBig(mtu.saturating_add(if ipv6 { 0 } else { 20 }).max(LEAST_MTU.into()))
     }
 
     /// What an ICMP message said (RFC 7915 §4.2 for that of IPv4).
@@ -106,7 +105,7 @@ impl From<Refused> for Trouble {
 /// Whether a packet of `len` bytes from this guest is cut where a hop takes less: one of IPv6 cannot be told of less than any
 /// link takes (RFC 7915 §5.1).
 pub(crate) fn is_cut_anyway(guest: Ipv6Addr, len: usize) -> bool {
-    guest.to_ipv4_mapped().is_none() && len <= LEAST_MTU as usize
+    guest.to_ipv4_mapped().is_none() && len <= usize::from(LEAST_MTU)
 }
 
 /// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from` a router on the way, or
@@ -141,7 +140,7 @@ pub(crate) fn send(
     // A router that the guest's protocol cannot name is ours.
     let src = from.filter(|from| from.to_ipv4_mapped().is_some() == ipv4).unwrap_or(own);
     let (kind, code, info) = trouble.head(ipv4);
-    let most = if ipv4 { 576 - 28 } else { LEAST_MTU as usize - IPV6 - 8 };
+    let most = if ipv4 { 576 - 28 } else { usize::from(LEAST_MTU) - IPV6 - 8 };
     let mut message = vec![kind, code, 0, 0];
     message.extend(info.to_be_bytes());
     message.extend(&parsed.whole[..parsed.whole.len().min(most)]);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpSeqNumber};
 
 use super::wire::Packet;
+use crate::settings::LEAST_MTU;
 
 /// What is wrong with a packet, or with where it wants to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ impl Problem {
 }
 
 /// The longest errors (RFC 4443 §2.4 c; RFC 1812 §4.3.2.3), of whole packets.
-const MAX_ICMPV6: usize = 1280;
+const MAX_ICMPV6: usize = LEAST_MTU as usize;
 const MAX_ICMPV4: usize = 576;
 
 /// The error about a packet, without its checksum; `None` where there must be none (RFC 4443 §2.4 e, RFC 1812
