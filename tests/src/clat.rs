@@ -302,10 +302,11 @@ impl<'l> Clat<'l> {
         Ok(())
     }
 
-    /// The process ids of whoever translates.
+    /// The process ids of whoever translates, and of our controller.
     #[must_use]
-    pub fn translators(&self) -> Vec<i32> {
-        let ours = self.controller.iter().flat_map(Controller::clatds);
-        ours.chain(self.other.as_ref().map(Daemon::pid)).collect()
+    pub fn processes(&self) -> Vec<i32> {
+        let clatds = self.controller.iter().flat_map(Controller::clatds);
+        let controller = self.controller.as_ref().map(|controller| controller.daemon.pid());
+        clatds.chain(controller).chain(self.other.as_ref().map(Daemon::pid)).collect()
     }
 }

@@ -54,6 +54,7 @@ pub fn errno(status: &Status) -> Option<Errno> {
 #[cfg(not(soong))]
 mod imp {
     use std::io;
+    use std::os::fd::RawFd;
     use std::os::unix::net::UnixStream;
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
@@ -61,6 +62,8 @@ mod imp {
 
     use android_net_clat_aidl::aidl::android::net::clat;
     use nix::errno::Errno;
+    use nix::fcntl::{fcntl, FcntlArg, OFlag};
+    use nix::sys::socket::{getpeername, getsockname, shutdown, Shutdown, UnixAddr};
     use nix::sys::stat::{umask, Mode};
     use rsbinder::entry::{WireProfile, WireVersion};
     use rsbinder::{
@@ -214,7 +217,35 @@ mod imp {
     /// A service that answers until dropped. Then its connections are closed and the socket is removed; of kernel binder
     /// a process takes its leave by ending.
     pub struct Server {
-        _guard: ServerGuard,
+        guard: ServerGuard,
+        /// The socket whose loop waits in accept(2) for whoever comes.
+        waits: Option<RawFd>,
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let (Some(rpc), Some(listener)) = (self.guard.server(), self.waits) else { return };
+            rpc.stop_accepting();
+            // Who comes last is for the loop to see that. If the path is another's by now, it sees an error.
+            let came = rpc.path().is_some_and(|path| UnixStream::connect(path).is_ok());
+            if !came {
+                let _ = shutdown(listener, Shutdown::Both);
+            }
+        }
+    }
+
+    /// Has the library's loop wait where it would ask its listening socket 200 times a second whether somebody has come.
+    fn wait_in_accept(socket: &Path) -> Option<RawFd> {
+        let listens = |fd: &RawFd| {
+            getsockname::<UnixAddr>(*fd).is_ok_and(|name| name.path() == Some(socket))
+                && getpeername::<UnixAddr>(*fd) == Err(Errno::ENOTCONN)
+        };
+        let open = std::fs::read_dir("/proc/self/fd").ok()?;
+        let open = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let listener = open.into_iter().find(listens)?;
+        let flags = OFlag::from_bits_retain(fcntl(listener, FcntlArg::F_GETFL).ok()?);
+        fcntl(listener, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).ok()?;
+        Some(listener)
     }
 
     /// Offers `service` under `name`: to the service manager, or on a Unix socket of mode 0660. A socket that nobody
@@ -233,7 +264,7 @@ mod imp {
             .map_err(|code| failed(code, transport))?;
         let Transport::Rpc(socket) = transport else {
             let guard = server.spawn().map_err(|code| failed(code, transport))?;
-            return Ok(Server { _guard: guard });
+            return Ok(Server { guard, waits: None });
         };
         server = server.with(|options| {
             options.max_connections = Some(MAX_CONNECTIONS);
@@ -253,7 +284,8 @@ mod imp {
             }
             e => e,
         })?;
-        Ok(Server { _guard: guard })
+        let waits = guard.server().and_then(|rpc| wait_in_accept(rpc.path()?));
+        Ok(Server { guard, waits })
     }
 
     /// Connects to the service `name`. With `callbacks`, it can call this process at any time; the connection then stays

@@ -6,16 +6,18 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use clat_controller::binder_adapter::{new_listener, IClatdController, Transport};
 use clat_controller::client;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use crate::common::is_root;
+use crate::common::{is_root, sh};
 use crate::errno_of;
 use crate::events::Told;
-use crate::place::Place;
+use crate::place::{wait_until, Place};
 
 #[test]
 fn garbage_on_the_socket() {
@@ -88,6 +90,28 @@ fn without_a_connection_to_call_back_by_there_are_no_events() {
     let listener = new_listener(Told::default());
     let refused = controller.connect().registerEventListener(&listener);
     assert_eq!(errno_of(refused), Some(Errno::ENOTCONN));
+}
+
+#[test]
+fn nothing_wakes_it_when_idle() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let controller = place.controller(&[]);
+    let service = controller.connect();
+    service.clatdStart("up0", "64:ff9b::/96").expect("starts");
+    let switches =
+        || sh(&format!("grep ctxt_switches /proc/{}/task/*/status", controller.child.id()));
+    wait_until("a quiet second", || {
+        let before = switches();
+        thread::sleep(Duration::from_secs(1));
+        switches() == before
+    });
+    // Others still get in, and it still ends, whether or not its socket is where it was.
+    controller.connect().getStatus().expect("answers");
+    fs::remove_file(place.socket()).expect("there");
+    controller.end();
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl Figure {
                 let mut guard = None;
                 let (p50, p99) = load::round_trip((&client, &server), time, || {
                     if pinned {
-                        let mut pids = subject.translators();
+                        let mut pids = subject.processes();
                         pids.push(i32::try_from(std::process::id())?);
                         guard = Some(Pinned::new(pids)?);
                     }
@@ -193,7 +193,7 @@ impl Figure {
             }
             Idle if subject.kind == Kind::Native => Ok(Vec::new()),
             Idle => {
-                let pids = subject.translators();
+                let pids = subject.processes();
                 let before = switches(&pids)?;
                 let time = time.max(Duration::from_secs(2));
                 thread::sleep(time);

@@ -70,9 +70,9 @@ impl<'l> Subject<'l> {
         Ok(Self { kind, lab, server, clat, _iperf: iperf })
     }
 
-    /// Process ids of the translator; none of the native way.
-    pub(crate) fn translators(&self) -> Vec<i32> {
-        self.clat.as_ref().map(Clat::translators).unwrap_or_default()
+    /// Process ids of the translator and its controller; none of the native way.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        self.clat.as_ref().map(Clat::processes).unwrap_or_default()
     }
 
     /// Two sockets that talk to one another: the phone's, the server's.
