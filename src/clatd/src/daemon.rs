@@ -21,7 +21,7 @@ use crate::args::Args;
 use crate::counters::{self, Tally};
 use crate::forward::Forwarder;
 use crate::load::Load;
-use crate::neighbour::Probe;
+use crate::neighbour::Neighbour;
 use crate::queue::{Queue, EVENTS};
 use crate::socket::{adopt, join_anycast, path_mtu, PacketSocket, RawSocket};
 use crate::uplink::Uplink;
@@ -41,7 +41,7 @@ const CALM: (u128, Duration) = (50, Duration::from_secs(1));
 
 /// What the descriptors are called in the loop that are of no queue (see `Interest::queue`).
 const SIGNALS: u64 = u64::MAX;
-const PROBE: u64 = u64::MAX - 1;
+const NEIGHBOUR: u64 = u64::MAX - 1;
 const ENDED: u64 = u64::MAX - 2;
 
 /// Runs until SIGTERM or SIGINT.
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let asked = path_mtu(Some(uplink), args.mark, link::inside(&args.plat_prefix));
     let mtu6 = link::mtu6_or_least(asked);
     let mut more = Vec::new();
-    let (packet, raw, probe) = match (args.read_sock, args.write_sock) {
+    let (packet, raw, neighbour) = match (args.read_sock, args.write_sock) {
         (Some(read), Some(write)) => {
             let named = |name, fd| adopt(fd).with_context(|| format!("{name} {fd} is not open"));
             let packet = PacketSocket::from_fd(named("--read-sock", read)?).with_context(|| {
@@ -68,12 +68,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             (packet, raw, None)
         }
         _ => {
-            let (packet, raw, probe) = open_sockets(args, index)?;
+            let (packet, raw, neighbour) = open_sockets(args, index)?;
             link::configure(tun.name(), args.ipv4_addr, link::tun_mtu(mtu6))?;
             // What is up tells more (see Tun::from_fd).
             tun = Tun::from_fd(tun.into())?;
             more = more_queues(args, index, &tun, &packet);
-            (packet, raw, probe)
+            (packet, raw, neighbour)
         }
     };
     log::info!(
@@ -118,7 +118,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let _end = End(&ended);
         let crew = Crew::new(scope, &queues, &ended, uplink)?;
         privileges::filter_all_threads()?;
-        serve(args, &signals, &ended, &queues, &crew, probe)?;
+        serve(args, &signals, &ended, &queues, &crew, neighbour)?;
         drop(End(&ended));
         crew.join()
     });
@@ -160,11 +160,11 @@ fn open_tun(args: &Args) -> anyhow::Result<Tun> {
     Tun::from_fd(fd).with_context(|| format!("--tunfd {} is of no use", args.tunfd))
 }
 
-/// Our own sockets, the address on the uplink, and the question whether somebody has it.
+/// Our own sockets, the address on the uplink, and who speaks for it there.
 fn open_sockets(
     args: &Args,
     index: u32,
-) -> anyhow::Result<(PacketSocket, RawSocket, Option<Probe>)> {
+) -> anyhow::Result<(PacketSocket, RawSocket, Option<Neighbour>)> {
     let (uplink, v6) = (args.interface.as_str(), args.ipv6_addr);
     let packet = PacketSocket::open(index, v6)
         .with_context(|| format!("cannot open a packet socket on {uplink}"))?;
@@ -173,15 +173,15 @@ fn open_sockets(
     join_anycast(raw.as_fd(), index, v6).with_context(|| {
         format!("cannot make {v6} an anycast address of {uplink}; it must be inside a prefix of {uplink}, and nobody else's")
     })?;
-    // The anycast membership has joined the solicited-node group, where others' probes arrive.
-    let probe = if packet.is_ethernet() && resolves_addresses(uplink) {
-        let probe = Probe::start(index, v6)
+    // The anycast membership has joined the solicited-node group, where others' questions arrive.
+    let neighbour = if packet.is_ethernet() && resolves_addresses(uplink) {
+        let neighbour = Neighbour::start(index, v6)
             .with_context(|| format!("cannot look for duplicates of {v6} on {uplink}"))?;
-        Some(probe)
+        Some(neighbour)
     } else {
         None
     };
-    Ok((packet, raw, probe))
+    Ok((packet, raw, neighbour))
 }
 
 /// Whether neighbours are looked up on the interface (not IFF_NOARP), as the kernel asks before its own detection.
@@ -289,15 +289,15 @@ fn serve(
     ended: &EventFd,
     queues: &[Queue<'_>],
     crew: &Crew<'_>,
-    mut probe: Option<Probe>,
+    mut neighbour: Option<Neighbour>,
 ) -> anyhow::Result<()> {
     let Some((own, others)) = queues.split_first() else { return Ok(()) };
     let uplink = args.interface.as_str();
     let epoll = own.epoll();
     epoll.add(signals, readable(SIGNALS))?;
     epoll.add(ended, readable(ENDED))?;
-    if let Some(probe) = &probe {
-        epoll.add(probe.as_fd(), readable(PROBE))?;
+    if let Some(neighbour) = &neighbour {
+        epoll.add(neighbour.as_fd(), readable(NEIGHBOUR))?;
     }
     for queue in queues {
         queue.enter(epoll)?;
@@ -310,9 +310,9 @@ fn serve(
     let mut served = vec![false; queues.len()];
     loop {
         let now = Instant::now();
-        if probe.as_ref().is_some_and(|probe| probe.deadline() <= now) {
-            // Dropping it takes it out of the epoll, too.
-            probe.take().map_or(Ok(()), |probe| probe.check())?;
+        let probing = neighbour.as_ref().and_then(Neighbour::deadline);
+        if probing.is_some_and(|until| until <= now) {
+            neighbour.as_mut().map_or(Ok(()), |neighbour| neighbour.turn(now))?;
         }
         if recheck.is_some_and(|at| at <= now) {
             recheck = None;
@@ -321,14 +321,17 @@ fn serve(
             }
         }
         // Without any of these, nothing wakes us but packets and signals.
-        let deadline = probe.as_ref().map(Probe::deadline).into_iter().chain(recheck).min();
+        let probing = neighbour.as_ref().and_then(Neighbour::deadline);
+        let deadline = probing.into_iter().chain(recheck).min();
         let events = own.wait(&mut buf, now, deadline)?;
         if !others.is_empty() {
             load.waited(now.elapsed());
         }
         for event in events {
             match event.data() {
-                PROBE => probe.as_ref().map_or(Ok(()), Probe::check)?,
+                NEIGHBOUR => {
+                    neighbour.as_mut().map_or(Ok(()), |neighbour| neighbour.turn(now))?;
+                }
                 SIGNALS => {
                     while let Some(signal) = signals.read_signal()? {
                         if signal.ssi_signo != Signal::SIGUSR1 as u32 {

@@ -77,6 +77,28 @@ fn neighbours_find_it() {
     clatd.stop();
 }
 
+/// The kernel alone would take up to proxy_delay (here a quarter of an hour) for an anycast address.
+#[test]
+fn neighbours_find_it_at_once() {
+    let Some(network) = Network::new() else { return };
+    run("echo 90000 > /proc/sys/net/ipv6/neigh/up0/proxy_delay");
+    let mut clatd = Clatd::start("at-once", tun(Options::default()), None);
+    clatd.ready();
+    for time in ["while it is probed for", "and ever after"] {
+        network.run_peer("ip -6 neigh flush dev down0");
+        network.in_peer(|| {
+            let socket = UdpSocket::bind("[2001:db8:1::1]:0").unwrap();
+            socket.send_to(b"who is it?", (V6, 9)).unwrap();
+        });
+        until(time, || {
+            let seen = network.run_peer(&format!("ip -6 neigh show {V6} dev down0"));
+            seen.contains("REACHABLE").then_some(())
+        });
+        thread::sleep(Duration::from_millis(1200));
+    }
+    clatd.stop();
+}
+
 #[test]
 fn a_duplicate_ends_it() {
     let Some(network) = Network::new() else { return };

@@ -8,7 +8,9 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::uio::readv;
 
-use super::{attach_filter, bind_packet, len_of, link_address, packet_socket, ETH_P_IPV6};
+use super::{
+    attach_filter, bind_packet, bound_to, len_of, link_address, packet_socket, ETH_P_IPV6,
+};
 use crate::filter;
 
 /// Neighbour discovery about one address, seen and sent below IP: AF_PACKET without link headers.
@@ -30,16 +32,23 @@ impl NeighbourSocket {
         Ok(Self { fd, index })
     }
 
-    /// Sends an IPv6 packet to the Ethernet address of its multicast group.
+    /// The interface's own link address, as it is now.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn send_multicast(&self, packet: &[u8], group: Ipv6Addr) -> io::Result<()> {
+    pub fn own_address(&self) -> io::Result<[u8; 6]> {
+        let [a, b, c, d, e, f, ..] = bound_to(&self.fd)?.sll_addr;
+        Ok([a, b, c, d, e, f])
+    }
+
+    /// Sends an IPv6 packet to an Ethernet address.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn send(&self, packet: &[u8], address: [u8; 6]) -> io::Result<()> {
         let mut to = link_address(self.index, ETH_P_IPV6);
         to.sll_halen = 6;
-        // RFC 2464 §7.
-        to.sll_addr[..2].fill(0x33);
-        to.sll_addr[2..6].copy_from_slice(&group.octets()[12..]);
+        to.sll_addr[..6].copy_from_slice(&address);
         // SAFETY: the packet and the address are valid for the lengths given, for the call.
         let sent = unsafe {
             libc::sendto(
