@@ -223,7 +223,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 	if (offset + t.payload > 0xffff || (!t.whole && ip.protocol == PROTO_ICMP))
 		return pass(counters, CLAT_FRAGMENT);
 
-	enum clat_reason reason = inspect(skb, link + header, ip.protocol, &t);
+	enum clat_reason reason = inspect(skb, link + header, link + sizeof(ip), ip.protocol, &t);
 
 	if (reason != CLAT_REASONS)
 		return pass(counters, reason);
@@ -296,8 +296,11 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 	__u32 at = link + new_header;
 	long failed;
 
-	if (t.whole)
-		failed = skb_store(skb, link, &new, sizeof(new.ip), BPF_F_RECOMPUTE_CSUM);
+	/* A sound header without options adds nothing to a sum, nor do zeros. */
+	if (t.whole && !options_len)
+		failed = replace(skb, link, &new.ip, sizeof(new.ip), fold(sum_words(&new.ip, sizeof(new.ip) / 4)));
+	else if (t.whole)
+		failed = skb_store(skb, link, &new.ip, sizeof(new.ip), BPF_F_RECOMPUTE_CSUM);
 	else
 		failed = skb_store(skb, link, &new, sizeof(new), BPF_F_RECOMPUTE_CSUM);
 	if (!failed) {
@@ -309,11 +312,8 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 		else
 			failed = readdress(skb, at, &t, diff);
 	}
-	if (!failed && ether) {
-		__be16 proto = net16(ETH_P_IPV6);
-
-		failed = skb_store(skb, offsetof(struct ethhdr, h_proto), &proto, sizeof(proto), 0);
-	}
+	if (!failed && ether)
+		failed = set_ether_type(skb, net16(ETH_P_IPV6));
 	if (failed)
 		return lose(counters);
 	keep_hash(skb, hash);
@@ -405,7 +405,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	if (offset + t.payload > 0xffff || (!t.whole && protocol == PROTO_ICMPV6))
 		return pass(counters, CLAT_FRAGMENT);
 
-	enum clat_reason reason = inspect(skb, link + header, protocol, &t);
+	enum clat_reason reason = inspect(skb, link + header, link + sizeof(ip), protocol, &t);
 
 	if (reason != CLAT_REASONS)
 		return pass(counters, reason);
@@ -436,8 +436,8 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	} else if (length(skb, &t, sizeof(new)) > MOST_WITHOUT_DF) {
 		new.frag_off = net16(IPV4_DF);
 	} else {
-		/* May be fragmented further on; zero would read as "none". */
-		new.id = (__be16)prandom() ?: net16(1);
+		/* May be fragmented further on: another one for each; zero would read as "none". */
+		new.id = net16((__u16)(counters ? counters->packets : prandom())) ?: net16(1);
 	}
 	new.check = ~fold(sum_words(&new, sizeof(new) / 4));
 
@@ -464,7 +464,9 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	}
 
 	__u32 at = link + sizeof(new);
-	long failed = skb_store(skb, link, &new, sizeof(new), BPF_F_RECOMPUTE_CSUM);
+	/* What a sound header adds to a sum is nothing; what was there is the rest of the other. */
+	__u32 less = fold(sum_words(&ip.saddr.in6_u.u6_addr32[3], 5));
+	long failed = replace(skb, link, &new, sizeof(new), ~less);
 
 	if (!failed) {
 		if (protocol == PROTO_ICMPV6)
@@ -473,11 +475,8 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 		else
 			failed = readdress(skb, at, &t, diff);
 	}
-	if (!failed && ether) {
-		__be16 proto = net16(ETH_P_IP);
-
-		failed = skb_store(skb, offsetof(struct ethhdr, h_proto), &proto, sizeof(proto), 0);
-	}
+	if (!failed && ether)
+		failed = set_ether_type(skb, net16(ETH_P_IP));
 	if (failed)
 		return lose(counters);
 	keep_hash(skb, hash);

@@ -292,7 +292,6 @@ INLINE int ingress_error(struct __sk_buff *skb, const __u32 link)
 		return pass(counters, CLAT_KERNEL);
 
 	__u32 at = link + sizeof(new);
-	__be16 proto = net16(ETH_P_IP);
 
 	if (skb_adjust_room(skb, -(__s32)(sizeof(*was) - sizeof(new.icmp) - sizeof(new.ip)), BPF_ADJ_ROOM_NET, 0) ||
 	    skb_store(skb, link, &new, sizeof(new), BPF_F_RECOMPUTE_CSUM) ||
@@ -300,7 +299,7 @@ INLINE int ingress_error(struct __sk_buff *skb, const __u32 link)
 	    (new_kind != kind && skb_store(skb, at, &new_kind, sizeof(new_kind), BPF_F_RECOMPUTE_CSUM)) ||
 	    (body != quoted && skb_change_tail(skb, at + body, 0)) ||
 	    (!is_mapped && skb_store(skb, at + padded, &node, sizeof(node), BPF_F_RECOMPUTE_CSUM)) ||
-	    (link && skb_store(skb, offsetof(struct ethhdr, h_proto), &proto, sizeof(proto), 0)))
+	    (link && set_ether_type(skb, net16(ETH_P_IP))))
 		return lose(counters);
 	if (counters) {
 		counters->packets++;

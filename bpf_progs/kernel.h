@@ -75,11 +75,39 @@ static __s64 (*const csum_diff)(const void *from, __u32 from_len, const void *to
 	(void *)BPF_FUNC_csum_diff;
 static long (*const l4_csum_replace)(void *skb, __u32 at, __u64 from, __u64 to, __u64 flags) =
 	(void *)BPF_FUNC_l4_csum_replace;
+static long (*const csum_update)(void *skb, __u32 by) = (void *)BPF_FUNC_csum_update;
 static void (*const set_hash)(void *skb, __u32 hash) = (void *)BPF_FUNC_set_hash;
 static __u32 (*const prandom)(void) = (void *)BPF_FUNC_get_prandom_u32;
 static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const redirect_neigh)(__u32 ifindex, void *params, int len, __u64 flags) =
 	(void *)BPF_FUNC_redirect_neigh;
+
+/*
+ * Has `header` take the place of bytes of another sum, by which the packet's own (CHECKSUM_COMPLETE) grows; for a constant
+ * `at`, and without a call for each where the bytes are in one piece.
+ */
+INLINE long replace(struct __sk_buff *skb, const __u32 at, const void *header, const __u32 len, __u32 grows)
+{
+	void *to = (void *)(long)skb->data + at;
+
+	if (to + len > (void *)(long)skb->data_end)
+		return skb_store(skb, at, header, len, BPF_F_RECOMPUTE_CSUM);
+	__builtin_memcpy(__builtin_assume_aligned(to, sizeof(__u32)), header, len);
+	/* Does nothing where there is no such sum. */
+	csum_update(skb, grows);
+	return 0;
+}
+
+/* Sums begin behind it. */
+INLINE long set_ether_type(struct __sk_buff *skb, __be16 type)
+{
+	struct ethhdr *header = (void *)(long)skb->data;
+
+	if ((void *)(header + 1) > (void *)(long)skb->data_end)
+		return skb_store(skb, offsetof(struct ethhdr, h_proto), &type, sizeof(type), 0);
+	header->h_proto = type;
+	return 0;
+}
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define net16(x) ((__be16)__builtin_bswap16(x))

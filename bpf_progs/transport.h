@@ -88,13 +88,20 @@ INLINE __u64 sum_words(const void *words, const __u32 count)
 	return sum;
 }
 
+/* The same as load() where the header is where it mostly is. */
+INLINE long load_at(const struct __sk_buff *skb, __u32 at, const __u32 mostly, void *to, const __u32 len)
+{
+	return at == mostly ? load(skb, mostly, to, len) : skb_load(skb, at, to, len);
+}
+
 /*
- * Looks at the transport header at `at`. Fills in `t`, whose payload, whole and first are there already; returns
+ * Looks at the transport header at `at`, which mostly is behind an IP header without more. Fills in `t`, whose payload, whole and first are there already; returns
  * CLAT_REASONS where nothing speaks against translating it.
  */
-INLINE enum clat_reason inspect(struct __sk_buff *skb, __u32 at, __u8 protocol, struct transport *t)
+INLINE enum clat_reason inspect(struct __sk_buff *skb, __u32 at, const __u32 mostly, __u8 protocol,
+				struct transport *t)
 {
-	__u8 head[8] = {};
+	__u8 head[8] __attribute__((aligned(4))) = {};
 
 	switch (protocol) {
 	case PROTO_TCP:
@@ -127,7 +134,7 @@ INLINE enum clat_reason inspect(struct __sk_buff *skb, __u32 at, __u8 protocol, 
 		}
 		break;
 	case PROTO_UDP:
-		if (t->payload < 8 || skb_load(skb, at, head, 8))
+		if (t->payload < 8 || load_at(skb, at, mostly, head, 8))
 			return CLAT_HEADER;
 		t->header = 8;
 		t->udp_len = head[4] << 8 | head[5];
@@ -142,7 +149,7 @@ INLINE enum clat_reason inspect(struct __sk_buff *skb, __u32 at, __u8 protocol, 
 		break;
 	case PROTO_ICMP:
 	case PROTO_ICMPV6:
-		if (t->payload < 8 || skb_load(skb, at, head, 8))
+		if (t->payload < 8 || load_at(skb, at, mostly, head, 8))
 			return CLAT_HEADER;
 		t->kind = head[0];
 		/* Impossible, or of a message of zeros. */
