@@ -1,15 +1,24 @@
-//! Classic BPF: which packets a packet socket hears.
+//! Classic BPF: which packets a packet socket hears, and which of several hears them.
 
 use std::net::Ipv6Addr;
 
 use nix::libc::sock_filter;
 
-/// linux/bpf_common.h: load an absolute word or byte; jump if at least, or more; return.
+/// linux/bpf_common.h: load an absolute word or byte; jump always, if equal, at least, or more; keep what is loaded as an operand, and
+/// add that; multiply by a constant, shift right by one; return a constant, or what is loaded.
 const LOAD_WORD: u16 = 0x20;
 const LOAD_BYTE: u16 = 0x30;
+const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
 const JUMP_IF_MORE: u16 = 0x25;
+const JUMP_ALWAYS: u16 = 0x05;
+const KEEP: u16 = 0x07;
+const LOAD_KEPT: u16 = 0x87;
+const ADD_KEPT: u16 = 0x0c;
+const MULTIPLY: u16 = 0x24;
+const SHIFT_RIGHT: u16 = 0x74;
 const RETURN: u16 = 0x06;
+const RETURN_LOADED: u16 = 0x16;
 
 /// linux/filter.h: SKF_AD_OFF, at which the kernel shows what is not in the packet, and of that the protocol and the
 /// packet type.
@@ -19,6 +28,8 @@ const PACKET_TYPE: u32 = ANCILLARY + 4;
 
 const ETH_P_IPV6: u32 = 0x86dd;
 const PACKET_HOST: u32 = 0;
+const TCP: u32 = 6;
+const UDP: u32 = 17;
 const ICMPV6: u32 = 58;
 
 /// IPv6 packets for this host (as the kernel takes none with another's link address either) to `v6`.
@@ -40,6 +51,28 @@ pub fn destination(link_header: usize, v6: Ipv6Addr) -> Vec<sock_filter> {
 #[must_use]
 pub fn nothing() -> Vec<sock_filter> {
     vec![sock_filter { code: RETURN, jt: 0, jf: 0, k: 0 }]
+}
+
+/// A number for the flow of an IPv6 packet without link header: from the IPv4 address that the end of its source is, and of TCP
+/// and UDP the ports. A fragment has no ports, nor has what comes behind extension headers.
+#[must_use]
+pub fn flow() -> Vec<sock_filter> {
+    let step = |code, k| sock_filter { code, jt: 0, jf: 0, k };
+    vec![
+        step(LOAD_WORD, 20),
+        step(KEEP, 0),
+        step(LOAD_BYTE, 6),
+        sock_filter { code: JUMP_IF_EQUAL, jt: 1, jf: 0, k: TCP },
+        sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: UDP },
+        step(LOAD_WORD, 40),
+        step(ADD_KEPT, 0),
+        sock_filter { code: JUMP_ALWAYS, jt: 0, jf: 0, k: 1 },
+        step(LOAD_KEPT, 0),
+        // Knuth's multiplicative hash: of the product, the upper half depends on all bits.
+        step(MULTIPLY, 0x9e37_79b1),
+        step(SHIFT_RIGHT, 16),
+        step(RETURN_LOADED, 0),
+    ]
 }
 
 /// Neighbour solicitations (135) and advertisements (136) about `target` to groups, without extension headers, for a socket

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clat_tun::{Options, Tun};
+use clatd::slots::Slots;
 use clatd::socket::{join_anycast, PacketSocket, RawSocket};
 use common::*;
 use nix::net::if_::if_nametoindex;
@@ -117,6 +118,52 @@ fn all_in_order(socket: &UdpSocket, flows: &mut HashMap<SocketAddr, u32>, until:
         assert_eq!(buf[..4], next.to_be_bytes(), "from {from}");
         *next += 1;
     }
+}
+
+/// Of the sockets that queues have on the uplink each hears some of the flows, and a flow is heard by one of them; so are the
+/// fragments from one source.
+#[test]
+fn flows_are_shared_out() {
+    let Some(network) = Network::new() else { return };
+    run(&format!("ip addr add {V6}/64 dev up0 nodad"));
+    // More than may wait for an answer is to follow.
+    network.run_peer(&format!("ping -n -c 1 -w 5 {V6}"));
+    let (index, v6) = (if_nametoindex("up0").unwrap(), V6.parse().unwrap());
+    let first = PacketSocket::open(index, v6).unwrap();
+    let mut sockets = first.share(index, v6, 3).unwrap();
+    sockets.push(first);
+    network.in_peer(|| {
+        let flows = [(); FLOWS].map(|()| UdpSocket::bind((SERVER, 0)).unwrap());
+        for socket in &flows {
+            for payload in [&[0; 10][..], &[0; 1000], &[0; 4000]] {
+                socket.send_to(payload, (V6, 9)).unwrap();
+            }
+        }
+    });
+    // By the ports, and by nothing for fragments: which sockets heard it, and how often.
+    let mut heard: HashMap<Option<[u8; 4]>, Vec<usize>> = HashMap::new();
+    let mut slots = Slots::default();
+    until("all of them", || {
+        for (socket, number) in sockets.iter().zip(0..) {
+            while socket.recv(&mut slots, 32).is_ok() {
+                for i in 0..slots.len() {
+                    let range = slots.packet(i).1;
+                    let packet = &slots.slot(i)[range];
+                    let ports = (packet[6] == 17).then(|| packet[40..44].try_into().unwrap());
+                    heard.entry(ports).or_default().push(number);
+                }
+                slots.clear();
+            }
+        }
+        let count: usize = heard.values().map(Vec::len).sum();
+        (count == FLOWS * (2 + 3)).then_some(())
+    });
+    for (flow, sockets) in &heard {
+        assert!(sockets.iter().all(|number| *number == sockets[0]), "{flow:?}: {sockets:?}");
+    }
+    assert_eq!(heard.len(), FLOWS + 1);
+    let all: HashSet<usize> = heard.values().flatten().copied().collect();
+    assert_eq!(all.len(), 4, "{heard:?}");
 }
 
 #[test]

@@ -171,10 +171,20 @@ fn bound_to(fd: &impl AsFd) -> io::Result<libc::sockaddr_ll> {
 }
 
 fn attach_filter(fd: &impl AsFd, filter: &[sock_filter]) -> io::Result<()> {
+    set_program(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter)
+}
+
+/// Sets an option to a program of classic BPF.
+fn set_program(
+    fd: &impl AsFd,
+    level: c_int,
+    name: c_int,
+    program: &[sock_filter],
+) -> io::Result<()> {
     let program = libc::sock_fprog {
-        len: filter.len().try_into().map_err(|_| Errno::EINVAL)?,
+        len: program.len().try_into().map_err(|_| Errno::EINVAL)?,
         // The kernel only reads it.
-        filter: filter.as_ptr().cast_mut(),
+        filter: program.as_ptr().cast_mut(),
     };
-    set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+    set(fd, level, name, &program)
 }

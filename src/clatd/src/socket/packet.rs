@@ -12,7 +12,7 @@ use nix::sys::socket::{self as sys, sockopt};
 
 use super::{
     attach_filter, batch, bind_packet, bound_to, get, packet_socket, set, set_nonblocking,
-    set_send_queue, ETH_P_IPV6, QUEUE,
+    set_program, set_send_queue, ETH_P_IPV6, QUEUE,
 };
 use crate::filter;
 use crate::slots::{Slots, BATCH, FRONT, LINK_HEADER, STRIDE};
@@ -21,10 +21,12 @@ use crate::slots::{Slots, BATCH, FRONT, LINK_HEADER, STRIDE};
 const PACKET_STATISTICS: c_int = 6;
 const PACKET_VNET_HDR: c_int = 15;
 const PACKET_FANOUT: c_int = 18;
-/// By a hash of addresses and ports; of the addresses alone where it is a fragment.
-const PACKET_FANOUT_HASH: c_int = 0;
+/// By a program: it is asked about every packet that arrives on the interface, whoever it is for, and takes a fraction of
+/// what the kernel's own hash of a flow does.
+const PACKET_FANOUT_CBPF: c_int = 6;
 /// The first asks for a number that no other group in the network namespace has.
 const PACKET_FANOUT_FLAG_UNIQUEID: c_int = 0x2000;
+const PACKET_FANOUT_DATA: c_int = 22;
 const PACKET_IGNORE_OUTGOING: c_int = 23;
 /// Raw IP devices of phones: `ARPHRD_RAWIP`, and what Qualcomm used before that existed.
 const ARPHRD_RAWIP: u16 = 519;
@@ -51,18 +53,19 @@ impl PacketSocket {
     }
 
     /// Opens `count` more that share with this one what arrives for `v6` on the interface `index`: all packets of a flow
-    /// reach the same socket, and all fragments of a datagram.
+    /// reach the same socket, and all fragments from one source.
     ///
     /// # Errors
     /// What the kernel said: `EINVAL` when the interface is down.
     pub fn share(&self, index: u32, v6: Ipv6Addr, count: usize) -> io::Result<Vec<Self>> {
-        let hash = PACKET_FANOUT_HASH << 16;
+        let program = PACKET_FANOUT_CBPF << 16;
         set(
             &self.fd,
             libc::SOL_PACKET,
             PACKET_FANOUT,
-            &(hash | PACKET_FANOUT_FLAG_UNIQUEID << 16),
+            &(program | PACKET_FANOUT_FLAG_UNIQUEID << 16),
         )?;
+        set_program(&self.fd, libc::SOL_PACKET, PACKET_FANOUT_DATA, &filter::flow())?;
         let mut group: c_int = 0;
         get(&self.fd, libc::SOL_PACKET, PACKET_FANOUT, &mut group)?;
         let more = || {
@@ -70,7 +73,7 @@ impl PacketSocket {
             // Until it is one of the group, it would hear what the first hears.
             attach_filter(&fd, &filter::nothing())?;
             bind_packet(&fd, index, ETH_P_IPV6)?;
-            set(&fd, libc::SOL_PACKET, PACKET_FANOUT, &(hash | group & 0xffff))?;
+            set(&fd, libc::SOL_PACKET, PACKET_FANOUT, &(program | group & 0xffff))?;
             tune_packet_socket(fd.as_fd(), v6)?;
             Self::from_fd(fd)
         };
