@@ -1,0 +1,77 @@
+//! Forwarding takes no memory: all that it needs is there from the start.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod common;
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use allocation_counter::measure;
+use clat_tun::Options;
+use clat_xlat::{Addresses, Config, Local, Translator};
+use clatd::forward::{Forwarder, Side, Turn};
+use clatd::link::configure;
+use clatd::socket::{join_anycast, PacketSocket, RawSocket};
+use clatd::uplink::Uplink;
+use clatd::way::Way;
+use common::*;
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::poll::{poll, PollFd, PollFlags};
+
+const ROUNDS: u32 = 3;
+
+#[test]
+fn no_memory_is_taken() {
+    let Some(network) = Network::new() else { return };
+    // Of a neighbour that changes, the kernel would be asked again.
+    run("ping -n -c 1 -w 5 2001:db8:1::1");
+    run("ip -6 neigh change 2001:db8:1::1 dev up0 nud permanent");
+    let (index, v6) = (if_nametoindex("up0").unwrap(), V6.parse().unwrap());
+    let (v4, prefix) = ("192.0.0.4".parse().unwrap(), "64:ff9b::/96".parse().unwrap());
+    let device = tun(Options::default());
+    let packet = PacketSocket::open(index, v6).unwrap();
+    let raw = RawSocket::open("up0", 0).unwrap();
+    join_anycast(raw.as_fd(), index, v6).unwrap();
+    configure(device.name(), v4, 1472).unwrap();
+    let trains = device.take_offloads().unwrap();
+    route();
+    let prefixes = [prefix];
+    let local = Some(Local { v4, v6 });
+    let addresses = Addresses { local, prefixes: &prefixes, ..Default::default() };
+    let config = Config { mtu4: 65535, mtu6: 1500, router6: v6, ..Default::default() };
+    let uplink = Uplink::new(packet, raw, Way::new(v6, prefix, 1500));
+    let translator = Translator::new(config, addresses, 1);
+    let mut forwarder = Forwarder::new(translator, v4, device, uplink, trains);
+
+    let (round, done) = (AtomicU32::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                udp_echo(&network);
+                tcp_echo(&network);
+                round.fetch_add(1, Ordering::Relaxed);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let (mut turns, mut taken) = (0, 0);
+        while !done.load(Ordering::Relaxed) {
+            let tun = PollFd::new(forwarder.tun().as_fd(), PollFlags::POLLIN);
+            let packet = PollFd::new(forwarder.uplink().packet_socket().as_fd(), PollFlags::POLLIN);
+            poll(&mut [tun, packet], 20u8).unwrap();
+            for side in [Side::Tun, Side::Uplink] {
+                let mut turn = Err(Errno::EAGAIN);
+                let memory = measure(|| turn = forwarder.turn(side));
+                assert!(matches!(turn, Ok(Turn::Done | Turn::Full(_)) | Err(Errno::EAGAIN)));
+                // At first the way is looked for.
+                if round.load(Ordering::Relaxed) > 0 {
+                    turns += u32::from(turn.is_ok());
+                    taken += memory.count_total;
+                }
+            }
+        }
+        assert!(turns > 100, "{turns}");
+        assert_eq!(taken, 0, "in {turns} turns");
+    });
+}
