@@ -11,8 +11,9 @@ use anyhow::{ensure, Context, Result};
 use clat_tun::{Options, Tun};
 use clat_xlat::{Local, Prefix};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+use nix::net::if_::if_nametoindex;
 
-use crate::lab::{Lab, PREFIX, SERVER4, UPLINK6};
+use crate::lab::{Lab, Uplink, PREFIX, SERVER4, UPLINK6};
 use crate::netns::{host, Daemon};
 
 /// The IPv4 interface.
@@ -254,6 +255,61 @@ impl<'l> Clat<'l> {
             other: Some(clatd),
             _tun: Some(tun),
         };
+        clat.wait_for_answer(lab)?;
+        Ok(clat)
+    }
+
+    /// Starts ours without programs in the kernel, and puts AOSP's there: `object` is its bpf/progs/clatd.c, with maps as
+    /// libbpf knows them. Where they translate nothing, uploads on Ethernet, our clatd does.
+    ///
+    /// # Errors
+    /// What the programs said.
+    pub fn aosp_programs(lab: &'l Lab, prefix: &str, object: &Path) -> Result<Self> {
+        let clat = Self::ours(lab, prefix, Mode::Daemon)?;
+        let pfx96: Prefix = prefix.parse().with_context(|| prefix.to_owned())?;
+        let index = |name: &str| lab.phone.enter(|| if_nametoindex(name).context("no such device"));
+        let (uplink, v4index) = (index("up0")?.to_ne_bytes(), index(DEV)?.to_ne_bytes());
+        let (link, ethernet) = match lab.uplink() {
+            Uplink::Ethernet => ("ether", 1),
+            Uplink::RawIp => ("rawip", 0),
+        };
+        let pins = lab.dir().join("bpf");
+        fs::create_dir(&pins)?;
+        let pins = pins.display();
+        let (object, v4) = (object.display(), clat.v4.octets());
+        let (local6, pfx96) = (clat.v6.octets(), pfx96.addr().octets());
+        let hex = |parts: &[&[u8]]| {
+            let bytes = parts.concat();
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+        };
+        let attach = || -> Result<()> {
+            host(&format!("bpftool prog loadall {object} {pins}/programs pinmaps {pins}/maps"))?;
+            let fill = |map: &str, key: String, value: String| {
+                let map = format!("{pins}/maps/{map}");
+                host(&format!("bpftool map update pinned {map} key hex {key} value hex {value}"))
+            };
+            // Each value ends with two counters (bpf/progs/clatd.h).
+            let value = hex(&[&uplink, &local6, &pfx96, &[ethernet, 0, 0, 0], &[0; 16]]);
+            fill("clat_egress4_map", hex(&[&v4index, &v4]), value)?;
+            let value = hex(&[&v4index, &v4, &[0; 16]]);
+            fill("clat_ingress6_map", hex(&[&uplink, &pfx96, &local6]), value)?;
+            for (dev, hook, protocol, program) in [
+                (DEV, "egress", "ip", "sched_cls_egress4_clat_rawip".to_owned()),
+                ("up0", "ingress", "ipv6", format!("sched_cls_ingress6_clat_{link}_4_14")),
+            ] {
+                // A raw-IP uplink has one already where the kernel carries its packets.
+                let _ = lab.phone.run(&format!("tc qdisc add dev {dev} clsact"));
+                lab.phone.run(&format!(
+                    "tc filter add dev {dev} {hook} protocol {protocol} prio 4 bpf da pinned {pins}/programs/{program}"
+                ))?;
+            }
+            Ok(())
+        };
+        host(&format!("mount -t bpf bpf {pins}"))?;
+        let attached = attach();
+        // The filters keep what they need.
+        host(&format!("umount {pins}"))?;
+        attached?;
         clat.wait_for_answer(lab)?;
         Ok(clat)
     }

@@ -1,5 +1,5 @@
 //! Side by side in one run: native IPv6, our CLAT with its programs in the kernel and with its daemon only, tayga, and
-//! AOSP's clatd where its path is given; on an Ethernet and on a raw-IP uplink. Rounds are interleaved, figure by
+//! AOSP's programs and clatd where their paths are given; on an Ethernet and on a raw-IP uplink. Rounds are interleaved, figure by
 //! figure, so that what else the machine does hits all alike.
 
 mod figure;
@@ -13,7 +13,6 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
@@ -21,7 +20,7 @@ use clap::Parser;
 use clat_tests::{can_run, Lab, Offloads, Uplink};
 
 use figure::{Figure, FIGURES};
-use subject::{Kind, Subject};
+use subject::{Kind, Peers, Subject};
 use table::Rounds;
 
 /// Benches the CLAT beside native IPv6 and other translators, on the lab's network. Needs root, iperf3 and tayga, and
@@ -33,14 +32,13 @@ use table::Rounds;
 struct Args {
     #[command(flatten)]
     often: Rounds,
-    /// Leave out what is not named: subjects (offload, daemon, tayga, aosp; native always stays), uplinks (ethernet,
+    /// Leave out what is not named: subjects (offload, daemon, tayga, aosp, aosp-programs; native always stays), uplinks (ethernet,
     /// rawip), figures (tcp, tcp1, tcp4, udp, udp64, udpmixed, udp1200, segment, latency, idle; up and down). Of a kind of which
     /// nothing is named, everything is there
     #[arg(long, value_name = "WORD,…", value_delimiter = ',', value_parser = words())]
     only: Vec<String>,
-    /// AOSP's clatd, or another that takes its options (-i -m -p -4 -6 -t)
-    #[arg(long, value_name = "PATH")]
-    aosp_clatd: Option<PathBuf>,
+    #[command(flatten)]
+    peers: Peers,
     /// With checksums and segments left to no hardware: every packet as on a wire
     #[arg(long)]
     no_hardware: bool,
@@ -70,7 +68,7 @@ impl Args {
 
     fn kinds(&self) -> Vec<Kind> {
         let mut kinds = self.pick(&Kind::ALL, |kind, word| kind.word() == word);
-        kinds.retain(|kind| *kind != Kind::Aosp || self.aosp_clatd.is_some());
+        kinds.retain(|kind| self.peers.have(*kind));
         if !kinds.contains(&Kind::Native) {
             kinds.insert(0, Kind::Native);
         }
@@ -96,6 +94,9 @@ fn main() -> Result<()> {
     if kinds.contains(&Kind::Tayga) {
         needs.push("tayga");
     }
+    if kinds.contains(&Kind::AospPrograms) {
+        needs.push("bpftool");
+    }
     if !can_run(&needs) {
         return Ok(());
     }
@@ -111,7 +112,7 @@ fn main() -> Result<()> {
     }
     let mut subjects = Vec::new();
     for (lab, (uplink, kind)) in labs.iter().zip(&cases) {
-        let subject = Subject::new(lab, *kind, args.aosp_clatd.as_deref());
+        let subject = Subject::new(lab, *kind, &args.peers);
         subjects.push(subject.with_context(|| format!("{} on {uplink:?}", kind.name()))?);
     }
 

@@ -29,6 +29,11 @@ pub(crate) fn text(
         args.often.rounds,
         args.often.seconds
     );
+    if kinds.contains(&Kind::AospPrograms) {
+        out.push_str(
+            "What AOSP's programs leave to a daemon, uploads on Ethernet, ours does beside them.\n",
+        );
+    }
     for uplink in uplinks {
         let title = match uplink {
             Uplink::Ethernet => "Ethernet uplink: a veth",

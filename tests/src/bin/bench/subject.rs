@@ -1,7 +1,7 @@
 //! Who is benched, up and running in a lab.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clat_tests::wire::uninterrupted;
@@ -14,13 +14,14 @@ pub(crate) enum Kind {
     Native,
     Offload,
     Daemon,
+    AospPrograms,
     Tayga,
     Aosp,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Native, Self::Offload, Self::Daemon, Self::Tayga, Self::Aosp];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Native, Self::Offload, Self::AospPrograms, Self::Daemon, Self::Aosp, Self::Tayga];
 
     /// For the command line.
     pub(crate) fn word(self) -> &'static str {
@@ -28,6 +29,7 @@ impl Kind {
             Self::Native => "native",
             Self::Offload => "offload",
             Self::Daemon => "daemon",
+            Self::AospPrograms => "aosp-programs",
             Self::Tayga => "tayga",
             Self::Aosp => "aosp",
         }
@@ -39,9 +41,38 @@ impl Kind {
             Self::Native => "native IPv6",
             Self::Offload => "clat, offload",
             Self::Daemon => "clat, daemon only",
+            Self::AospPrograms => "AOSP's programs",
             Self::Tayga => "tayga",
             Self::Aosp => "AOSP's clatd",
         }
+    }
+}
+
+/// Peers that have to be brought along.
+#[derive(clap::Args)]
+pub(crate) struct Peers {
+    /// AOSP's clatd, or another that takes its options (-i -m -p -4 -6 -t)
+    #[arg(long, value_name = "PATH")]
+    aosp_clatd: Option<PathBuf>,
+    /// AOSP's programs: its bpf/progs/clatd.c, compiled with map definitions that libbpf knows. Where they leave packets to a
+    /// daemon, ours is there
+    #[arg(long, value_name = "OBJECT")]
+    aosp_programs: Option<PathBuf>,
+}
+
+impl Peers {
+    /// Where a peer is.
+    fn path(&self, kind: Kind) -> Option<&Path> {
+        match kind {
+            Kind::Aosp => self.aosp_clatd.as_deref(),
+            Kind::AospPrograms => self.aosp_programs.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether it is there, as all are that need not be brought along.
+    pub(crate) fn have(&self, kind: Kind) -> bool {
+        !matches!(kind, Kind::Aosp | Kind::AospPrograms) || self.path(kind).is_some()
     }
 }
 
@@ -55,13 +86,20 @@ pub(crate) struct Subject<'l> {
 }
 
 impl<'l> Subject<'l> {
-    pub(crate) fn new(lab: &'l Lab, kind: Kind, aosp: Option<&Path>) -> Result<Self> {
+    pub(crate) fn new(lab: &'l Lab, kind: Kind, peers: &Peers) -> Result<Self> {
         let clat = match kind {
             Kind::Native => None,
             Kind::Offload => Some(Clat::ours(lab, PREFIX, Mode::Offload)?),
             Kind::Daemon => Some(Clat::ours(lab, PREFIX, Mode::Daemon)?),
             Kind::Tayga => Some(Clat::tayga(lab, PREFIX)?),
-            Kind::Aosp => Some(Clat::aosp(lab, PREFIX, aosp.context("no --aosp-clatd")?)?),
+            Kind::AospPrograms => {
+                let object = peers.path(kind).context("no --aosp-programs")?;
+                Some(Clat::aosp_programs(lab, PREFIX, object)?)
+            }
+            Kind::Aosp => {
+                let clatd = peers.path(kind).context("no --aosp-clatd")?;
+                Some(Clat::aosp(lab, PREFIX, clatd)?)
+            }
         };
         let server = if clat.is_some() { IpAddr::V4(SERVER4) } else { IpAddr::V6(SERVER6) };
         let log = lab.dir().join("iperf3.log");
