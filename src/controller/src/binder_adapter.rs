@@ -54,7 +54,8 @@ pub fn errno(status: &Status) -> Option<Errno> {
 #[cfg(not(soong))]
 mod imp {
     use std::io;
-    use std::os::fd::RawFd;
+    use std::os::fd::{AsRawFd, RawFd};
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
@@ -63,7 +64,10 @@ mod imp {
     use android_net_clat_aidl::aidl::android::net::clat;
     use nix::errno::Errno;
     use nix::fcntl::{fcntl, FcntlArg, OFlag};
-    use nix::sys::socket::{getpeername, getsockname, shutdown, Shutdown, UnixAddr};
+    use nix::sys::socket::{
+        self as sys, getpeername, getsockname, AddressFamily, Shutdown, SockFlag, SockType,
+        UnixAddr,
+    };
     use nix::sys::stat::{umask, Mode};
     use rsbinder::entry::{WireProfile, WireVersion};
     use rsbinder::{
@@ -218,34 +222,61 @@ mod imp {
     /// a process takes its leave by ending.
     pub struct Server {
         guard: ServerGuard,
-        /// The socket whose loop waits in accept(2) for whoever comes.
-        waits: Option<RawFd>,
+        listener: Option<Listener>,
     }
 
     impl Drop for Server {
         fn drop(&mut self) {
-            let (Some(rpc), Some(listener)) = (self.guard.server(), self.waits) else { return };
-            rpc.stop_accepting();
-            // Who comes last is for the loop to see that. If the path is another's by now, it sees an error.
-            let came = rpc.path().is_some_and(|path| UnixStream::connect(path).is_ok());
-            if !came {
-                let _ = shutdown(listener, Shutdown::Both);
+            if let (Some(rpc), Some(listener)) = (self.guard.server(), &self.listener) {
+                rpc.stop_accepting();
+                listener.wake();
             }
         }
     }
 
-    /// Has the library's loop wait where it would ask its listening socket 200 times a second whether somebody has come.
-    fn wait_in_accept(socket: &Path) -> Option<RawFd> {
-        let listens = |fd: &RawFd| {
-            getsockname::<UnixAddr>(*fd).is_ok_and(|name| name.path() == Some(socket))
-                && getpeername::<UnixAddr>(*fd) == Err(Errno::ENOTCONN)
-        };
-        let open = std::fs::read_dir("/proc/self/fd").ok()?;
-        let open = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let listener = open.into_iter().find(listens)?;
-        let flags = OFlag::from_bits_retain(fcntl(listener, FcntlArg::F_GETFL).ok()?);
-        fcntl(listener, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).ok()?;
-        Some(listener)
+    /// The library's listening socket.
+    struct Listener {
+        fd: RawFd,
+        path: PathBuf,
+        /// Which file it is: device and inode.
+        file: (u64, u64),
+    }
+
+    impl Listener {
+        /// Finds the one at `path`, and has the library's loop wait in accept(2), where it would ask 200 times a second
+        /// whether somebody has come.
+        fn wait_in_accept(path: &Path) -> Option<Self> {
+            let listens = |fd: &RawFd| {
+                getsockname::<UnixAddr>(*fd).is_ok_and(|name| name.path() == Some(path))
+                    && getpeername::<UnixAddr>(*fd) == Err(Errno::ENOTCONN)
+            };
+            let open = std::fs::read_dir("/proc/self/fd").ok()?;
+            let open = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+            let fd = open.into_iter().find(listens)?;
+            let file = file_id(path)?;
+            let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).ok()?);
+            fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).ok()?;
+            Some(Self { fd, path: path.to_owned(), file })
+        }
+
+        /// Has the loop see that it is to end: somebody comes once more. Where nobody can, it sees an error.
+        fn wake(&self) {
+            let come = || {
+                let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+                let client = sys::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+                sys::connect(client.as_raw_fd(), &UnixAddr::new(&self.path)?)
+            };
+            let is_ours = file_id(&self.path) == Some(self.file);
+            // With EAGAIN others wait already.
+            if !is_ours || !matches!(come(), Ok(()) | Err(Errno::EAGAIN)) {
+                let _ = sys::shutdown(self.fd, Shutdown::Both);
+            }
+        }
+    }
+
+    fn file_id(path: &Path) -> Option<(u64, u64)> {
+        let file = std::fs::symlink_metadata(path).ok()?;
+        Some((file.dev(), file.ino()))
     }
 
     /// Offers `service` under `name`: to the service manager, or on a Unix socket of mode 0660. A socket that nobody
@@ -264,7 +295,7 @@ mod imp {
             .map_err(|code| failed(code, transport))?;
         let Transport::Rpc(socket) = transport else {
             let guard = server.spawn().map_err(|code| failed(code, transport))?;
-            return Ok(Server { guard, waits: None });
+            return Ok(Server { guard, listener: None });
         };
         server = server.with(|options| {
             options.max_connections = Some(MAX_CONNECTIONS);
@@ -284,8 +315,8 @@ mod imp {
             }
             e => e,
         })?;
-        let waits = guard.server().and_then(|rpc| wait_in_accept(rpc.path()?));
-        Ok(Server { guard, waits })
+        let listener = guard.server().and_then(|rpc| Listener::wait_in_accept(rpc.path()?));
+        Ok(Server { guard, listener })
     }
 
     /// Connects to the service `name`. With `callbacks`, it can call this process at any time; the connection then stays
