@@ -91,26 +91,33 @@ fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Resu
     };
     // As fast as it goes; what was lost then does not tell what would be lost at less.
     let most = trial(f64::INFINITY)?;
-    if most.passed() {
-        return Ok(most.rate());
+    if most.passed() || most.received == 0 {
+        return Ok(most.received as f64 / most.time.as_secs_f64());
     }
-    let (mut good, mut bad) = (most.rate() / 32.0, most.rate());
+    // Where a full queue is told at once, far more was sent than could go anywhere; what arrived is near what can.
+    let arrived = most.received as f64 / most.time.as_secs_f64();
+    let (mut good, mut bad, mut passed) = (arrived / 32.0, most.rate(), 0.0);
     // Not for ever: a rate that passes now and then moves both ends.
-    for _ in 0..12 {
+    for turn in 0..12 {
         // Where nothing lies between, the failure above is looked at again: it may have been the machine's.
         let between = bad / good > 1.04;
-        let rate = if between { (good * bad).sqrt() } else { good * 1.2 };
+        let rate = match (turn, between) {
+            (0, _) => arrived * 0.97,
+            (_, true) => (good * bad).sqrt(),
+            (_, false) => good * 1.2,
+        };
         let seen = trial(rate)?;
         match (seen.passed(), between) {
             // The sender itself went no faster.
             (true, _) if seen.rate() < rate * 0.97 => return Ok(seen.rate()),
-            (true, true) => good = rate,
-            (true, false) => (good, bad) = (rate, most.rate().max(rate * 1.2)),
+            (true, true) => (good, passed) = (rate, rate),
+            (true, false) => (good, passed, bad) = (rate, rate, most.rate().max(rate * 1.2)),
             (false, true) => bad = rate,
             (false, false) => break,
         }
     }
-    Ok(good)
+    // None that was not tried.
+    Ok(passed)
 }
 
 /// Sends by `send`, which counts, and receives until nothing comes any more.
