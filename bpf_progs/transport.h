@@ -95,8 +95,8 @@ INLINE long load_at(const struct __sk_buff *skb, __u32 at, const __u32 mostly, v
 }
 
 /*
- * Looks at the transport header at `at`, which mostly is behind an IP header without more. Fills in `t`, whose payload, whole and first are there already; returns
- * CLAT_REASONS where nothing speaks against translating it.
+ * Looks at the transport header at `at`, which mostly is behind an IP header without more. Fills in `t`, whose payload,
+ * whole and first are there already; returns CLAT_REASONS where nothing speaks against translating it.
  */
 INLINE enum clat_reason inspect(struct __sk_buff *skb, __u32 at, const __u32 mostly, __u8 protocol,
 				struct transport *t)
