@@ -91,11 +91,11 @@ fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Resu
     };
     // As fast as it goes; what was lost then does not tell what would be lost at less.
     let most = trial(f64::INFINITY)?;
-    if most.passed() || most.received == 0 {
-        return Ok(most.received as f64 / most.time.as_secs_f64());
-    }
     // Where a full queue is told at once, far more was sent than could go anywhere; what arrived is near what can.
     let arrived = most.received as f64 / most.time.as_secs_f64();
+    if most.passed() || most.received == 0 {
+        return Ok(arrived);
+    }
     let (mut good, mut bad, mut passed) = (arrived / 32.0, most.rate(), 0.0);
     // Not for ever: a rate that passes now and then moves both ends.
     for turn in 0..12 {
