@@ -170,6 +170,11 @@ fn bound_to(fd: &impl AsFd) -> io::Result<libc::sockaddr_ll> {
     Ok(address)
 }
 
+fn ethernet_address(address: &libc::sockaddr_ll) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = address.sll_addr;
+    [a, b, c, d, e, f]
+}
+
 fn attach_filter(fd: &impl AsFd, filter: &[sock_filter]) -> io::Result<()> {
     set_program(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, filter)
 }

@@ -9,7 +9,8 @@ use nix::libc;
 use nix::sys::uio::readv;
 
 use super::{
-    attach_filter, bind_packet, bound_to, len_of, link_address, packet_socket, ETH_P_IPV6,
+    attach_filter, bind_packet, bound_to, ethernet_address, len_of, link_address, packet_socket,
+    ETH_P_IPV6,
 };
 use crate::filter;
 
@@ -37,8 +38,7 @@ impl NeighbourSocket {
     /// # Errors
     /// What the kernel said.
     pub fn own_address(&self) -> io::Result<[u8; 6]> {
-        let [a, b, c, d, e, f, ..] = bound_to(&self.fd)?.sll_addr;
-        Ok([a, b, c, d, e, f])
+        Ok(ethernet_address(&bound_to(&self.fd)?))
     }
 
     /// Sends an IPv6 packet to an Ethernet address.

@@ -11,8 +11,8 @@ use nix::libc::{self, c_int};
 use nix::sys::socket::{self as sys, sockopt};
 
 use super::{
-    attach_filter, batch, bind_packet, bound_to, get, packet_socket, set, set_nonblocking,
-    set_program, set_send_queue, ETH_P_IPV6, QUEUE,
+    attach_filter, batch, bind_packet, bound_to, ethernet_address, get, packet_socket, set,
+    set_nonblocking, set_program, set_send_queue, ETH_P_IPV6, QUEUE,
 };
 use crate::filter;
 use crate::slots::{Slots, BATCH, FRONT, LINK_HEADER, STRIDE};
@@ -119,8 +119,7 @@ impl PacketSocket {
     pub fn link_address(&self) -> io::Result<(u32, [u8; 6])> {
         let address = bound_to(&self.fd)?;
         let index = u32::try_from(address.sll_ifindex).ok().filter(|index| *index > 0);
-        let [a, b, c, d, e, f, ..] = address.sll_addr;
-        Ok((index.ok_or(Errno::ENODEV)?, [a, b, c, d, e, f]))
+        Ok((index.ok_or(Errno::ENODEV)?, ethernet_address(&address)))
     }
 
     /// Reads up to `count` packets, each into a slot of its own, and notes there what they are.
