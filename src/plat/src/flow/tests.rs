@@ -115,11 +115,15 @@ impl Lab {
 
 /// A packet of the guest; its ends are IPv4's where the destination is.
 fn packet(to: IpAddr, protocol: u8, l4: &[u8]) -> Vec<u8> {
+    packet_to((to, 0), protocol, l4)
+}
+
+fn packet_to((to, port): (IpAddr, u16), protocol: u8, l4: &[u8]) -> Vec<u8> {
     let (from, to) = match to {
         IpAddr::V4(to) => (DualStack::default().guest.to_ipv6_mapped(), to.to_ipv6_mapped()),
         IpAddr::V6(to) => (GUEST, to),
     };
-    let mut packet = errors::rebuild((from, PORT), (to, 0), protocol, l4);
+    let mut packet = errors::rebuild((from, PORT), (to, port), protocol, l4);
     // It has a way to go.
     let hops_at = if from == GUEST { 7 } else { 8 };
     set_hops(&mut packet, hops_at, 64);
@@ -136,14 +140,7 @@ fn set_hops(packet: &mut [u8], at: usize, hops: u8) {
 }
 
 fn datagram(to: impl Into<IpAddr>, port: u16, data: &[u8]) -> Vec<u8> {
-    let mut packet = packet(to.into(), wire::UDP, data);
-    // The port was not known yet: put it there, and into the checksum (RFC 1624).
-    let udp = packet.len() - data.len() - 8;
-    packet[udp + 2..udp + 4].copy_from_slice(&port.to_be_bytes());
-    let old = u16::from_be_bytes([packet[udp + 6], packet[udp + 7]]);
-    let check = !wire::fold(u64::from(!old) + u64::from(port));
-    packet[udp + 6..udp + 8].copy_from_slice(&check.to_be_bytes());
-    packet
+    packet_to((to.into(), port), wire::UDP, data)
 }
 
 fn segment(port: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
