@@ -30,9 +30,8 @@ SWITCH(clat_has_redirect_neigh);
 
 MAP(clat_egress_map, HASH, struct clat_egress_key, struct clat_egress_value, CLAT_MAX_ENTRIES);
 MAP(clat_ingress_map, HASH, struct clat_ingress_key, struct clat_ingress_value, CLAT_MAX_ENTRIES);
-MAP(clat_next_hop_map, HASH, __u32, struct clat_next_hop, CLAT_MAX_ENTRIES);
-/* An uplink and a v4iface for each CLAT. */
-MAP(clat_counters_map, PERCPU_HASH, __u32, struct clat_counters, 2 * CLAT_MAX_ENTRIES);
+MAP(clat_next_hop_map, ARRAY, __u32, struct clat_next_hop, CLAT_SLOTS);
+MAP(clat_counters_map, PERCPU_ARRAY, __u32, struct clat_counters, 2 * CLAT_SLOTS);
 
 LICENSE("Apache 2.0");
 CRITICAL("Connectivity (CLAT)");
@@ -62,6 +61,26 @@ struct ipv6_headers {
 	struct ipv6hdr ip;
 	struct fragment_header fragment;
 };
+
+INLINE __u32 slot_of(__be32 local4)
+{
+	return net32(local4) % CLAT_SLOTS;
+}
+
+/* Of the CLAT that has v4iface, for what is of no CLAT: few packets, which are not worth a map of their own. */
+INLINE struct clat_counters *counters_of(__u32 v4iface)
+{
+	struct clat_egress_key key = { .iif = v4iface };
+
+	for (__u32 slot = 0; slot < CLAT_SLOTS; slot++) {
+		__u32 at = slot;
+
+		key.local4.s_addr = net32(CLAT_POOL + slot);
+		if (LOOKUP(clat_egress_map, &key))
+			return LOOKUP(clat_counters_map, &at);
+	}
+	return NULL;
+}
 
 INLINE int pass(struct clat_counters *counters, enum clat_reason reason)
 {
@@ -149,20 +168,22 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 	if (skb->protocol != net16(ETH_P_IP) || load(skb, link, &ip, sizeof(ip)))
 		return TC_ACT_PIPE;
 
-	__u32 ifindex = skb->ifindex;
-	struct clat_counters *counters = LOOKUP(clat_counters_map, &ifindex);
-	struct clat_egress_key key = { .iif = ifindex, .local4.s_addr = ip.saddr };
+	struct clat_egress_key key = { .iif = skb->ifindex, .local4.s_addr = ip.saddr };
 	struct clat_egress_value *clat = LOOKUP(clat_egress_map, &key);
 
 	if (!clat)
-		return pass(counters, CLAT_FOREIGN_SOURCE);
+		return pass(counters_of(key.iif), CLAT_FOREIGN_SOURCE);
+
+	__u32 slot = slot_of(ip.saddr);
+	struct clat_counters *counters = LOOKUP(clat_counters_map, &slot);
+
 	if (clat->oifIsEthernet) {
 		if (!clat_has_redirect_neigh)
 			return pass(counters, CLAT_ETHERNET);
 
-		const struct clat_next_hop *next_hop = LOOKUP(clat_next_hop_map, &clat->oif);
+		const struct clat_next_hop *next_hop = LOOKUP(clat_next_hop_map, &slot);
 
-		if (!next_hop)
+		if (!next_hop || !next_hop->known)
 			return pass(counters, CLAT_NEXT_HOP);
 
 		const __u32 *router = next_hop->router.in6_u.u6_addr32;
@@ -336,8 +357,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	if (load(skb, link, &ip, sizeof(ip)) || ip.version != 6)
 		return TC_ACT_PIPE;
 
-	__u32 ifindex = skb->ifindex;
-	struct clat_ingress_key key = { .iif = ifindex, .pfx96 = ip.saddr, .local6 = ip.daddr };
+	struct clat_ingress_key key = { .iif = skb->ifindex, .pfx96 = ip.saddr, .local6 = ip.daddr };
 
 	key.pfx96.in6_u.u6_addr32[3] = 0;
 
@@ -349,7 +369,8 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	if (!clat)
 		return TC_ACT_PIPE;
 
-	struct clat_counters *counters = LOOKUP(clat_counters_map, &ifindex);
+	__u32 slot = CLAT_SLOTS + slot_of(clat->local4.s_addr);
+	struct clat_counters *counters = LOOKUP(clat_counters_map, &slot);
 	__u32 len = sizeof(ip) + net16(ip.payload_len);
 
 	if (skb->len - link != len)
@@ -410,7 +431,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	if (reason != CLAT_REASONS)
 		return pass(counters, reason);
 	if (protocol == PROTO_ICMPV6 && header == sizeof(ip) && t.kind < ICMPV6_ECHO)
-		return ingress_error(skb, link);
+		return ingress_error(skb, link, counters);
 	if (protocol == PROTO_ICMPV6 && ((t.kind != ICMPV6_ECHO && t.kind != ICMPV6_ECHO_REPLY) || t.odd_echo))
 		return pass(counters, CLAT_ICMP);
 	if (skb->gso_size && (header != sizeof(ip) || (t.zero_is_none && !is_left_to_device(skb, link + header + 6))))

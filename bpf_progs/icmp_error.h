@@ -143,10 +143,8 @@ INLINE bool translate_head(const struct icmpv6_error *was, struct icmp_header *t
  * have no IPv4 form gain an extension. Left to the daemon are those that have extensions already, and those about
  * fragments and about errors.
  */
-INLINE int ingress_error(struct __sk_buff *skb, const __u32 link)
+INLINE int ingress_error(struct __sk_buff *skb, const __u32 link, struct clat_counters *counters)
 {
-	__u32 ifindex = skb->ifindex;
-	struct clat_counters *counters = LOOKUP(clat_counters_map, &ifindex);
 	struct {
 		struct ipv6hdr outer;
 		struct icmpv6_error error;
@@ -161,7 +159,7 @@ INLINE int ingress_error(struct __sk_buff *skb, const __u32 link)
 	const struct icmpv6_error *was = &old.error;
 	const __u32 *own = ip->daddr.in6_u.u6_addr32, *src = was->ip.saddr.in6_u.u6_addr32;
 	const __u32 *dst = was->ip.daddr.in6_u.u6_addr32;
-	struct clat_ingress_key key = { .iif = ifindex, .pfx96 = was->ip.daddr, .local6 = ip->daddr };
+	struct clat_ingress_key key = { .iif = skb->ifindex, .pfx96 = was->ip.daddr, .local6 = ip->daddr };
 
 	/* What it quotes went the other way. */
 	key.pfx96.in6_u.u6_addr32[3] = 0;

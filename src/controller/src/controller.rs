@@ -417,9 +417,9 @@ impl<H: Host> Controller<H> {
                 (clat.clone(), clatd.pid(), clatd.restarts(), offloaded)
             })
             .collect();
-        let counters = |index| {
-            let counters = programs.as_ref()?.counters(index);
-            counters.inspect_err(|e| log::warn!("interface {index}: no numbers: {e}")).ok()?
+        let counters = |hook, clat: &Clat| {
+            let counters = programs.as_ref()?.counters(hook, clat.v4);
+            counters.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.iface)).ok()?
         };
         known
             .into_iter()
@@ -427,8 +427,8 @@ impl<H: Host> Controller<H> {
                 let traffic = self.host.traffic(&clat.v4iface);
                 let traffic =
                     traffic.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.v4iface)).ok();
-                let [egress, ingress] =
-                    [clat.v4index, clat.index].map(|index| offloaded.then(|| counters(index))?);
+                let [egress, ingress] = [Hook::Egress, Hook::Ingress]
+                    .map(|hook| offloaded.then(|| counters(hook, &clat))?);
                 Running { clat, pid, restarts, traffic, offloaded, egress, ingress }
             })
             .collect()

@@ -45,6 +45,14 @@ pub(crate) struct IngressValue {
     pub(crate) local4: [u8; 4],
 }
 
+/// Who gets what leaves by an Ethernet uplink.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[repr(C)]
+pub(crate) struct NextHop {
+    pub(crate) router: [u8; 16],
+    pub(crate) known: u32,
+}
+
 /// Why the programs left a packet to the daemon; in the order of the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Passed {
@@ -112,6 +120,26 @@ impl Counters {
     }
 }
 
+/// CLAT_SLOTS: how many CLATs there may be.
+pub(crate) const SLOTS: u32 = 8;
+
+/// A program's direction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    Egress,
+    Ingress,
+}
+
+impl Way {
+    /// Where its counters are, all CLATs'.
+    pub(crate) fn slots(self) -> std::ops::Range<u32> {
+        match self {
+            Self::Egress => 0..SLOTS,
+            Self::Ingress => SLOTS..2 * SLOTS,
+        }
+    }
+}
+
 /// A prefix with the address behind it cleared, as the maps have it.
 pub(crate) fn pfx96(prefix: Ipv6Addr) -> [u8; 16] {
     let mut octets = prefix.octets();
@@ -162,7 +190,7 @@ pub(crate) fn compare(object: &Path, probe: &Path) {
     });
     same!("clat_ingress_key", IngressKey { "iif" iif, "pfx96" pfx96, "local6" local6 });
     same!("clat_ingress_value", IngressValue { "oif" oif, "local4" local4 });
-    assert_eq!(seen("clat_next_hop"), (16, vec![("router".to_owned(), 0)]));
+    same!("clat_next_hop", NextHop { "router" router, "known" known });
     same!("clat_counters", Counters {
         "packets" packets, "bytes" bytes, "super_packets" super_packets, "neighbour" neighbour,
         "lost" lost, "passed" passed,

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 
-use super::abi::{self, Counters};
+use super::abi::{self, Counters, Way};
 use super::programs::Programs;
 use super::Outcome;
 
@@ -32,8 +32,6 @@ pub(crate) struct Wires {
     up: Tun,
     arrived: Tun,
     left: Tun,
-    v4_index: u32,
-    up_index: u32,
     programs: Programs,
     _pins: Pins,
     _ns: Netns,
@@ -129,8 +127,6 @@ impl Wires {
             up: up.0,
             arrived: arrived.0,
             left: left.0,
-            v4_index: v4.1,
-            up_index: up.1,
             programs,
             _pins: pins,
             _ns: ns,
@@ -139,7 +135,7 @@ impl Wires {
 
     /// What has happened in the direction of this packet.
     pub(crate) fn counters(&self, packet: &[u8]) -> Counters {
-        self.programs.counters(if packet[0] >> 4 == 4 { self.v4_index } else { self.up_index })
+        self.programs.counters(&[if packet[0] >> 4 == 4 { Way::Egress } else { Way::Ingress }])
     }
 
     /// Whether a device takes this kind of super-packet: that of UDP has a number since 6.2.

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::abi::{self, Counters, Passed};
+use super::abi::{self, Counters, Passed, Way};
 use super::common::{check, LOCAL4, V4};
 use super::devices::{attach, redirect, Pins};
 use super::programs::Programs;
@@ -39,8 +39,6 @@ struct Phone {
     v4: Tun,
     /// What is written to it leaves by `v4`.
     inject: Tun,
-    v4_index: u32,
-    up_index: u32,
     /// The two ends of a raw-IP link.
     link: Option<(Tun, Tun)>,
     _pins: Pins,
@@ -90,19 +88,19 @@ impl Phone {
         // Not neutral: every checksum has to follow.
         ensure!(local.v6 != LOCAL6, "neutral by chance");
         programs.add(abi::entries((v4_index, up_index, ethernet), (LOCAL4, LOCAL6, prefix.addr())));
-        programs.set_next_hop(up_index, Some(ROUTER));
+        programs.set_next_hop(Some(ROUTER));
         let pins = Pins::new(&programs)?;
         let kind = if ethernet { "ether" } else { "rawip" };
         let program = format!("schedcls_ingress_clat_{kind}");
         attach(&lab.phone, &pins, &format!("{name} ingress prio 4 protocol ipv6"), &program)?;
         let program = "schedcls_egress_clat_rawip";
         attach(&lab.phone, &pins, "v4-up egress prio 4 protocol ip", program)?;
-        Ok(Self { lab, programs, v4, inject, v4_index, up_index, link, _pins: pins })
+        Ok(Self { lab, programs, v4, inject, link, _pins: pins })
     }
 
     /// What the programs did, out and in.
     fn counters(&self) -> (Counters, Counters) {
-        (self.programs.counters(self.v4_index), self.programs.counters(self.up_index))
+        (self.programs.counters(&[Way::Egress]), self.programs.counters(&[Way::Ingress]))
     }
 
     /// Runs `flow` while a raw-IP link carries its packets.

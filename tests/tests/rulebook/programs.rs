@@ -8,7 +8,9 @@ use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, ProgramInput};
 use tempfile::TempDir;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::abi::{self, Counters, EgressKey, EgressValue, IngressKey, IngressValue};
+use super::abi::{
+    self, Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHop, Way, SLOTS,
+};
 use super::Outcome;
 
 /// What a program answers (linux/pkt_cls.h).
@@ -80,7 +82,7 @@ impl Programs {
         self.object.maps().find(|map| map.name() == OsStr::new(name)).expect(name)
     }
 
-    /// Adds a CLAT's entries, and counters for both of its interfaces.
+    /// Adds a CLAT's entries.
     pub(crate) fn add(
         &self,
         (egress, ingress): ((EgressKey, EgressValue), (IngressKey, IngressValue)),
@@ -91,33 +93,31 @@ impl Programs {
         put("clat_egress_map", egress.0.as_bytes(), egress.1.as_bytes());
         put("clat_ingress_map", ingress.0.as_bytes(), ingress.1.as_bytes());
         // An Ethernet uplink that reaches every destination itself, unless told otherwise.
-        self.set_next_hop(egress.1.oif, Some(Ipv6Addr::UNSPECIFIED));
-        for ifindex in [egress.0.iif, ingress.0.iif] {
-            let cpus = libbpf_rs::num_possible_cpus().expect("CPUs");
-            let zeros = vec![Counters::default().as_bytes().to_vec(); cpus];
-            self.map("clat_counters_map")
-                .update_percpu(ifindex.as_bytes(), &zeros, MapFlags::ANY)
-                .expect("counters");
+        self.set_next_hop(Some(Ipv6Addr::UNSPECIFIED));
+    }
+
+    /// Says who gets what leaves by the uplink.
+    pub(crate) fn set_next_hop(&self, router: Option<Ipv6Addr>) {
+        let value = NextHop {
+            router: router.unwrap_or(Ipv6Addr::UNSPECIFIED).octets(),
+            known: router.is_some().into(),
+        };
+        for slot in 0..SLOTS {
+            self.map("clat_next_hop_map")
+                .update(slot.as_bytes(), value.as_bytes(), MapFlags::ANY)
+                .expect("the next hop");
         }
     }
 
-    /// Says who gets what leaves by an uplink.
-    pub(crate) fn set_next_hop(&self, uplink: u32, router: Option<Ipv6Addr>) {
-        let map = self.map("clat_next_hop_map");
-        match router {
-            Some(router) => map.update(uplink.as_bytes(), &router.octets(), MapFlags::ANY),
-            None => map.delete(uplink.as_bytes()),
-        }
-        .expect("the next hop");
-    }
-
-    /// What has happened on an interface, all CPUs together.
-    pub(crate) fn counters(&self, ifindex: u32) -> Counters {
+    /// What has happened one way, or both, all CPUs together.
+    pub(crate) fn counters(&self, ways: &[Way]) -> Counters {
         let map = self.map("clat_counters_map");
-        let all = map.lookup_percpu(ifindex.as_bytes(), MapFlags::ANY).expect("counters");
         let mut sum = Counters::default();
-        for one in all.expect("an entry") {
-            sum.add(&Counters::read_from_bytes(&one).expect("the layout"));
+        for slot in ways.iter().flat_map(|way| way.slots()) {
+            let all = map.lookup_percpu(slot.as_bytes(), MapFlags::ANY).expect("counters");
+            for one in all.expect("an entry") {
+                sum.add(&Counters::read_from_bytes(&one).expect("the layout"));
+            }
         }
         sum
     }

@@ -446,9 +446,10 @@ impl Programs for FakePrograms {
         Ok(self.0.host.inner().egress.clone())
     }
 
-    fn counters(&self, index: u32) -> io::Result<Option<OffloadCounters>> {
+    fn counters(&self, hook: Hook, local4: Ipv4Addr) -> io::Result<Option<OffloadCounters>> {
         self.0.host.fault(Fault::Counters)?;
-        let mut counters = OffloadCounters { packets: index.into(), ..OffloadCounters::default() };
+        let packets = u64::from(local4.octets()[3]) + 10 * u64::from(hook == Hook::Ingress);
+        let mut counters = OffloadCounters { packets, ..OffloadCounters::default() };
         counters.passed[1] = 5;
         Ok(Some(counters))
     }

@@ -456,9 +456,9 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of bpf(2).
     fn egress_map(&self) -> io::Result<Vec<EgressEntry>>;
 
-    /// What was counted on an interface; `None` where nothing is.
+    /// What was counted one way for the CLAT that has an address; `None` where nothing is.
     ///
     /// # Errors
     /// Those of bpf(2).
-    fn counters(&self, index: u32) -> io::Result<Option<OffloadCounters>>;
+    fn counters(&self, hook: Hook, local4: Ipv4Addr) -> io::Result<Option<OffloadCounters>>;
 }

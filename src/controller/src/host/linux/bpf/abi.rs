@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use clat_route::NextHop;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::host::{EgressEntry, IngressEntry, OffloadCounters, PASSED_REASONS};
+use crate::host::{EgressEntry, Hook, IngressEntry, OffloadCounters, PASSED_REASONS};
 
 /// A key or a value of a map.
 pub(super) trait Plain: FromBytes + IntoBytes + Immutable + KnownLayout {}
@@ -49,16 +49,35 @@ pub(super) struct IngressValue {
     local4: [u8; 4],
 }
 
-/// `struct clat_next_hop`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// CLAT_SLOTS: how many addresses there are, and so CLATs.
+pub(super) const SLOTS: u32 = 8;
+
+/// What numbers that which a CLAT has in the arrays.
+pub(super) fn slot(local4: Ipv4Addr) -> u32 {
+    local4.to_bits() % SLOTS
+}
+
+/// The same in the array of counters, which has two for each CLAT.
+pub(super) fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
+    match hook {
+        Hook::Egress => slot(local4),
+        Hook::Ingress => SLOTS + slot(local4),
+    }
+}
+
+/// `struct clat_next_hop`; [`Default`] is that none is known.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub(super) struct NextHopValue {
     router: [u8; 16],
+    known: u32,
 }
 
 impl From<NextHop> for NextHopValue {
     fn from(next_hop: NextHop) -> Self {
-        Self { router: next_hop.towards(Ipv6Addr::UNSPECIFIED).octets() }
+        Self { router: next_hop.towards(Ipv6Addr::UNSPECIFIED).octets(), known: 1 }
     }
 }
 
@@ -139,6 +158,7 @@ mod tests {
     use libbpf_rs::{Btf, HasSize};
 
     use super::*;
+    use crate::address::{FIRST_V4, POOL_LEN};
 
     /// A struct's size, and its members with their offsets in bytes.
     type Layout = (usize, Vec<(String, usize)>);
@@ -177,7 +197,7 @@ mod tests {
                 layout!(IngressKey { "iif": iif, "pfx96": pfx96, "local6": local6 }),
             ),
             ("clat_ingress_value", layout!(IngressValue { "oif": oif, "local4": local4 })),
-            ("clat_next_hop", layout!(NextHopValue { "router": router })),
+            ("clat_next_hop", layout!(NextHopValue { "router": router, "known": known })),
             (
                 "clat_counters",
                 layout!(Counters {
@@ -192,6 +212,15 @@ mod tests {
         ] {
             assert_eq!(in_object(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn slots_are_those_of_the_header() {
+        let header = include_str!("../../../../../../bpf_progs/clatd.h");
+        assert!(header.contains(&format!("#define CLAT_SLOTS {SLOTS}\n")));
+        let pool = FIRST_V4.to_bits() & !(SLOTS - 1);
+        assert!(header.contains(&format!("#define CLAT_POOL {pool:#x}\n")));
+        assert_eq!(SLOTS, 1 << (32 - POOL_LEN), "one for each address");
     }
 
     #[test]

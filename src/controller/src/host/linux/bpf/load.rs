@@ -103,12 +103,12 @@ impl Pins {
             self.reuse::<u32, NextHopValue>(
                 &mut maps.clat_next_hop_map,
                 NEXT_HOP_MAP,
-                MapType::Hash,
+                MapType::Array,
             )?,
             self.reuse::<u32, Counters>(
                 &mut maps.clat_counters_map,
                 COUNTERS_MAP,
-                MapType::PercpuHash,
+                MapType::PercpuArray,
             )?,
         ];
         let mut loaded =

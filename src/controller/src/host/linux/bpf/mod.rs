@@ -7,6 +7,7 @@ mod next_hop;
 
 use std::io;
 use std::mem::size_of;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,10 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{netlink, tc};
 use crate::errors::{explain, worded};
 use crate::host::{EgressEntry, Hook, IngressEntry, LinkKind, OffloadCounters, Programs};
-use abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue, Plain};
+use abi::{
+    counters_slot, slot, Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue,
+    Plain,
+};
 use next_hop::{NextHop, NextHops};
 
 /// Where bpfloader pins things, and where we do unless told otherwise.
@@ -56,7 +60,7 @@ pub struct Objects {
     ingress: Arc<MapHandle>,
     /// Other people's objects have none of these.
     next_hops: Option<NextHops>,
-    counters: Option<Arc<MapHandle>>,
+    counters: Option<MapHandle>,
     #[cfg(not(target_os = "android"))]
     _pins: load::Pins,
 }
@@ -68,10 +72,10 @@ impl Objects {
         let pins = load::Pins::make(dir)?;
         let egress = pinned::<EgressKey, EgressValue>(dir, EGRESS_MAP, MapType::Hash)?;
         let ingress = pinned::<IngressKey, IngressValue>(dir, INGRESS_MAP, MapType::Hash)?;
-        let next_hops = pinned::<u32, NextHopValue>(dir, NEXT_HOP_MAP, MapType::Hash)
+        let next_hops = pinned::<u32, NextHopValue>(dir, NEXT_HOP_MAP, MapType::Array)
             .inspect_err(|e| log::info!("the kernel's own routes will do: {e}"))
             .ok();
-        let counters = pinned::<u32, Counters>(dir, COUNTERS_MAP, MapType::PercpuHash)
+        let counters = pinned::<u32, Counters>(dir, COUNTERS_MAP, MapType::PercpuArray)
             .inspect_err(|e| log::info!("nothing will be counted in the kernel: {e}"))
             .ok();
         Ok(Self {
@@ -79,7 +83,7 @@ impl Objects {
             egress: Arc::new(egress),
             ingress: Arc::new(ingress),
             next_hops: next_hops.map(NextHops::new).transpose()?,
-            counters: counters.map(Arc::new),
+            counters,
             #[cfg(not(target_os = "android"))]
             _pins: pins,
         })
@@ -91,31 +95,29 @@ impl Objects {
         self._pins.abandon();
     }
 
-    /// Adds an entry to `map`, and one for what is then counted on interface `index`.
+    /// Adds an entry to `map`, and has what is counted for it in `slot` begin with zeros.
     fn insert<K: Plain, V: Plain>(
         &self,
         map: &Arc<MapHandle>,
-        index: u32,
+        slot: u32,
         (key, value): (K, V),
     ) -> io::Result<Entry> {
-        map.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY).map_err(from_libbpf)?;
-        let guard =
-            |map: &Arc<MapHandle>, key: &[u8]| MapEntry { map: Arc::clone(map), key: key.to_vec() };
-        let _entry = guard(map, key.as_bytes());
-        let count = |counters: &Arc<MapHandle>| {
-            let none = vec![vec![0; size_of::<Counters>()]; libbpf_rs::num_possible_cpus()?];
-            match counters.update_percpu(index.as_bytes(), &none, MapFlags::NO_EXIST) {
-                // Of a former life, which this one goes on with.
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                done => done?,
+        let (key, value) = (key.as_bytes(), value.as_bytes());
+        match map.update(key, value, MapFlags::NO_EXIST) {
+            // Of a former life, which this one goes on with.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                map.update(key, value, MapFlags::ANY).map_err(from_libbpf)?;
             }
-            Ok(guard(counters, index.as_bytes()))
-        };
-        let _counters = self.counters.as_ref().and_then(|counters| {
-            let counted: libbpf_rs::Result<_> = count(counters);
-            counted.inspect_err(|e| log::warn!("interface {index} will not be counted: {e}")).ok()
-        });
-        Ok(Entry { _entry, _counters })
+            Err(e) => return Err(from_libbpf(e)),
+            Ok(()) => {
+                if let Some(counters) = &self.counters {
+                    zero(counters, slot).unwrap_or_else(|e| {
+                        log::warn!("the kernel's numbers do not begin with zero: {e}");
+                    });
+                }
+            }
+        }
+        Ok(Entry { map: Arc::clone(map), key: key.to_vec() })
     }
 }
 
@@ -132,6 +134,12 @@ fn pinned<K, V>(dir: &Path, name: &str, kind: MapType) -> io::Result<MapHandle> 
         let cause = format!("{}: {found:?} where {wanted:?} is wanted", path.display());
         Err(worded(Errno::EINVAL, cause))
     }
+}
+
+/// Has all CPUs begin to count from zero.
+fn zero(counters: &MapHandle, slot: u32) -> libbpf_rs::Result<()> {
+    let none = vec![vec![0; size_of::<Counters>()]; libbpf_rs::num_possible_cpus()?];
+    counters.update_percpu(slot.as_bytes(), &none, MapFlags::ANY)
 }
 
 /// Removes all entries, but not those whose keys are `kept`.
@@ -167,20 +175,14 @@ fn from_libbpf(error: libbpf_rs::Error) -> io::Error {
     worded(errno, format!("{error:#}"))
 }
 
-/// An entry of a map, which goes away when dropped, and after it the one in the counters' map.
+/// An entry of a map, which goes away when dropped.
 #[derive(Debug)]
 pub struct Entry {
-    _entry: MapEntry,
-    _counters: Option<MapEntry>,
-}
-
-#[derive(Debug)]
-struct MapEntry {
     map: Arc<MapHandle>,
     key: Vec<u8>,
 }
 
-impl Drop for MapEntry {
+impl Drop for Entry {
     fn drop(&mut self) {
         if let Err(e) = self.map.delete(&self.key) {
             log::error!("cannot remove an entry of map {:?}: {e}", self.map.name());
@@ -207,22 +209,23 @@ impl Programs for Objects {
 
     fn next_hop(&self, entry: &EgressEntry) -> io::Result<Option<NextHop>> {
         let follow = |next_hops: &NextHops| {
-            next_hops.follow(Target {
+            let target = Target {
                 oif: entry.oif,
                 source: entry.local6,
                 prefix: entry.pfx96,
                 prefix_len: 96,
-            })
+            };
+            next_hops.follow(slot(entry.local4), target)
         };
         self.next_hops.as_ref().map(follow).transpose()
     }
 
     fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Entry> {
-        self.insert(&self.egress, entry.iif, entry.to_abi())
+        self.insert(&self.egress, counters_slot(Hook::Egress, entry.local4), entry.to_abi())
     }
 
     fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Entry> {
-        self.insert(&self.ingress, entry.iif, entry.to_abi())
+        self.insert(&self.ingress, counters_slot(Hook::Ingress, entry.local4), entry.to_abi())
     }
 
     fn add_clsact(&self, index: u32) -> io::Result<()> {
@@ -246,13 +249,10 @@ impl Programs for Objects {
         let bytes = |key: &dyn AsRef<[u8]>| key.as_ref().to_vec();
         let egress: Vec<_> = kept.iter().map(|(e, _)| bytes(&e.to_abi().0.as_bytes())).collect();
         let ingress: Vec<_> = kept.iter().map(|(_, i)| bytes(&i.to_abi().0.as_bytes())).collect();
-        let uplinks: Vec<_> = kept.iter().map(|(e, _)| bytes(&e.oif.as_bytes())).collect();
-        let both = kept.iter().flat_map(|(e, i)| [e.iif, i.iif]);
-        let both: Vec<_> = both.map(|index| bytes(&index.as_bytes())).collect();
         clear(&self.egress, &egress)?;
         clear(&self.ingress, &ingress)?;
-        self.next_hops.as_ref().map_or(Ok(()), |next_hops| clear(next_hops.map(), &uplinks))?;
-        self.counters.as_ref().map_or(Ok(()), |counters| clear(counters, &both))
+        // What is counted begins with the next entry.
+        self.next_hops.as_ref().map_or(Ok(()), NextHops::clear)
     }
 
     fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {
@@ -263,9 +263,10 @@ impl Programs for Objects {
         entries(&self.egress, EgressEntry::from_abi)
     }
 
-    fn counters(&self, index: u32) -> io::Result<Option<OffloadCounters>> {
+    fn counters(&self, hook: Hook, local4: Ipv4Addr) -> io::Result<Option<OffloadCounters>> {
         let Some(counters) = &self.counters else { return Ok(None) };
-        let cpus = counters.lookup_percpu(index.as_bytes(), MapFlags::ANY).map_err(from_libbpf)?;
+        let slot = counters_slot(hook, local4);
+        let cpus = counters.lookup_percpu(slot.as_bytes(), MapFlags::ANY).map_err(from_libbpf)?;
         let Some(cpus) = cpus else { return Ok(None) };
         let mut sum = OffloadCounters::default();
         for cpu in cpus {

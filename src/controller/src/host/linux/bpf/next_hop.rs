@@ -7,12 +7,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use clat_route::{next_hop, Target, Watch};
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use zerocopy::IntoBytes;
 
-use super::abi::NextHopValue;
+use super::abi::{NextHopValue, SLOTS};
 use super::from_libbpf;
 use crate::errors::worded;
 use crate::supervisor::wait;
@@ -34,15 +34,23 @@ pub(super) struct NextHops {
 #[derive(Debug)]
 struct Map {
     handle: MapHandle,
-    /// What is followed, one for each uplink. Locked while the map is written.
-    targets: Mutex<Vec<(Target, Option<Found>)>>,
+    /// What is followed, by slot. Locked while the map is written.
+    targets: Mutex<Vec<Followed>>,
 }
 
-/// The next hop of one uplink; gone from the map when dropped.
+#[derive(Debug)]
+struct Followed {
+    slot: u32,
+    target: Target,
+    /// What the map says.
+    known: Option<Found>,
+}
+
+/// The next hop of one CLAT; gone from the map when dropped.
 #[derive(Debug)]
 pub struct NextHop {
     map: Arc<Map>,
-    oif: u32,
+    slot: u32,
 }
 
 impl NextHops {
@@ -56,17 +64,20 @@ impl NextHops {
         Ok(Self { map, end, thread: Some(thread) })
     }
 
-    /// The map itself.
-    pub(super) fn map(&self) -> &MapHandle {
-        &self.map.handle
+    /// Removes from the map what is not followed.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        let targets = self.map.targets();
+        let is_followed = |slot: &u32| targets.iter().any(|followed| followed.slot == *slot);
+        (0..SLOTS).filter(|slot| !is_followed(slot)).try_for_each(|slot| self.map.put(slot, None))
     }
 
-    /// Puts the next hop of `target` into the map, where it has one, now and whenever it changes.
-    pub(super) fn follow(&self, target: Target) -> io::Result<NextHop> {
+    /// Puts the next hop of `target` into the map as `slot`, where it has one, now and whenever it changes.
+    pub(super) fn follow(&self, slot: u32, target: Target) -> io::Result<NextHop> {
         let mut targets = self.map.targets();
-        let found = self.map.set(&target, None)?;
-        targets.push((target, Some(found)));
-        Ok(NextHop { map: Arc::clone(&self.map), oif: target.oif })
+        let mut followed = Followed { slot, target, known: None };
+        self.map.set(&mut followed)?;
+        targets.push(followed);
+        Ok(NextHop { map: Arc::clone(&self.map), slot })
     }
 }
 
@@ -83,46 +94,37 @@ impl Drop for NextHops {
 impl Drop for NextHop {
     fn drop(&mut self) {
         let mut targets = self.map.targets();
-        targets.retain(|(target, _)| target.oif != self.oif);
-        if let Err(e) = self.map.remove(self.oif) {
-            log::error!("cannot remove the next hop of interface {}: {e}", self.oif);
+        targets.retain(|followed| followed.slot != self.slot);
+        if let Err(e) = self.map.put(self.slot, None) {
+            log::error!("cannot remove next hop {}: {e}", self.slot);
         }
     }
 }
 
 impl Map {
-    fn targets(&self) -> MutexGuard<'_, Vec<(Target, Option<Found>)>> {
+    fn targets(&self) -> MutexGuard<'_, Vec<Followed>> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the map up to date, if it says something else than the routes do; it says `known`.
-    fn set(&self, target: &Target, known: Option<Found>) -> io::Result<Found> {
-        let found = next_hop(target)?;
-        if known == Some(found) {
-            return Ok(found);
+    /// Brings the map up to date, if it says something else than the routes do.
+    fn set(&self, followed: &mut Followed) -> io::Result<()> {
+        let found = next_hop(&followed.target)?;
+        if followed.known == Some(found) {
+            return Ok(());
         }
-        let Target { oif, prefix, prefix_len, .. } = target;
-        match found {
-            Some(next_hop) => {
-                let value = NextHopValue::from(next_hop);
-                let updated = self.handle.update(oif.as_bytes(), value.as_bytes(), MapFlags::ANY);
-                updated.map_err(from_libbpf)?;
-            }
-            None => {
-                log::warn!(
-                    "interface {oif} has no route to {prefix}/{prefix_len}: clatd will send"
-                );
-                self.remove(*oif)?;
-            }
+        if found.is_none() {
+            let Target { oif, prefix, prefix_len, .. } = followed.target;
+            log::warn!("interface {oif} has no route to {prefix}/{prefix_len}: clatd will send");
         }
-        Ok(found)
+        self.put(followed.slot, found)?;
+        followed.known = Some(found);
+        Ok(())
     }
 
-    fn remove(&self, oif: u32) -> io::Result<()> {
-        match self.handle.delete(oif.as_bytes()) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            done => done.map_err(from_libbpf),
-        }
+    fn put(&self, slot: u32, found: Found) -> io::Result<()> {
+        let value = found.map_or_else(NextHopValue::default, NextHopValue::from);
+        let put = self.handle.update(slot.as_bytes(), value.as_bytes(), MapFlags::ANY);
+        put.map_err(from_libbpf)
     }
 }
 
@@ -130,18 +132,17 @@ impl Map {
 fn follow(map: &Map, watch: &Watch, end: &EventFd) {
     while wait(&[end.as_fd(), watch.as_fd()], None) == Some(1) {
         let news = watch.drain();
-        for (target, known) in map.targets().iter_mut() {
+        for followed in map.targets().iter_mut() {
             let set = match &news {
-                Ok(_) => map.set(target, *known),
+                Ok(_) => map.set(followed),
                 Err(e) => Err(worded(Errno::EIO, format!("routes are no longer told: {e}"))),
             };
-            *known = set
-                .inspect_err(|e| {
-                    log::error!("the next hop of interface {} is lost: {e}", target.oif);
-                    // Rather none than a wrong one.
-                    let _ = map.remove(target.oif);
-                })
-                .ok();
+            if let Err(e) = set {
+                log::error!("the next hop of interface {} is lost: {e}", followed.target.oif);
+                // Rather none than a wrong one.
+                let _ = map.put(followed.slot, None);
+                followed.known = None;
+            }
         }
         if news.is_err() {
             return;
