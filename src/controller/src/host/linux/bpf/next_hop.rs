@@ -121,6 +121,8 @@ impl Map {
         Ok(())
     }
 
+    /// Not at one blow, as it would be in a hash: a packet that leaves in the midst of it may ask for a neighbour that is half
+    /// of each, and is lost.
     fn put(&self, slot: u32, found: Found) -> io::Result<()> {
         let value = found.map_or_else(NextHopValue::default, NextHopValue::from);
         let put = self.handle.update(slot.as_bytes(), value.as_bytes(), MapFlags::ANY);
