@@ -15,7 +15,7 @@ mod programs;
 #[path = "rulebook/vectors.rs"]
 mod vectors;
 
-use abi::{Passed, Way};
+use abi::{Passed, BOTH};
 use clat_tun::{GsoType, VirtioHeader};
 use clat_xlat::{Addresses, Config, Local, Prefix, Translator};
 use common::*;
@@ -102,9 +102,9 @@ fn made_by_hand() {
         for ethernet in [false, true] {
             let programs = on_loopback(local, ethernet);
             for vector in vectors::by_hand(local) {
-                let before = programs.counters(&[Way::Egress, Way::Ingress]);
+                let before = programs.counters(BOTH);
                 let outcome = programs.run(program(&vector.packet), &vector.packet, vector.gso);
-                let after = programs.counters(&[Way::Egress, Way::Ingress]);
+                let after = programs.counters(BOTH);
                 vector.check(local, &outcome, &before, &after);
             }
         }
@@ -120,7 +120,7 @@ fn ethernet_without_help_from_the_kernel() {
     programs.add(abi::entries((LO, LO, true), (LOCAL4, LOCAL6, Prefix::WELL_KNOWN.addr())));
     let packet = V4::default().build(&udp(9));
     assert_eq!(programs.run(program(&packet), &packet, None), Outcome::Passed);
-    let counters = programs.counters(&[Way::Egress, Way::Ingress]);
+    let counters = programs.counters(BOTH);
     assert_eq!(counters.passed[Passed::Ethernet as usize], 1, "{counters:?}");
 }
 
@@ -134,7 +134,7 @@ fn ethernet_without_a_next_hop() {
     let run = || programs.run(program(&packet), &packet, None);
     programs.set_next_hop(None);
     assert_eq!(run(), Outcome::Passed);
-    let counters = programs.counters(&[Way::Egress, Way::Ingress]);
+    let counters = programs.counters(BOTH);
     assert_eq!(counters.passed[Passed::NextHop as usize], 1, "{counters:?}");
     programs.set_next_hop(Some(ROUTER6));
     assert_ne!(run(), Outcome::Passed);
@@ -155,7 +155,7 @@ fn generated() {
         if let Err(e) = result {
             panic!("{e}");
         }
-        let counters = programs.counters(&[Way::Egress, Way::Ingress]);
+        let counters = programs.counters(BOTH);
         assert!(counters.packets > 2000, "most are translated in the kernel: {counters:?}");
         assert_eq!(counters.lost, 0);
     }

@@ -2,6 +2,7 @@
 
 use std::mem::{offset_of, size_of};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::path::Path;
 
 use libbpf_rs::btf::types::{Enum, MemberAttr, Struct};
@@ -123,22 +124,10 @@ impl Counters {
 /// CLAT_SLOTS: how many CLATs there may be.
 pub(crate) const SLOTS: u32 = 8;
 
-/// A program's direction.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Way {
-    Egress,
-    Ingress,
-}
-
-impl Way {
-    /// Where its counters are, all CLATs'.
-    pub(crate) fn slots(self) -> std::ops::Range<u32> {
-        match self {
-            Self::Egress => 0..SLOTS,
-            Self::Ingress => SLOTS..2 * SLOTS,
-        }
-    }
-}
+/// Where the counters are of the egress programs, of the ingress programs, and of both, all CLATs'.
+pub(crate) const EGRESS: Range<u32> = 0..SLOTS;
+pub(crate) const INGRESS: Range<u32> = SLOTS..2 * SLOTS;
+pub(crate) const BOTH: Range<u32> = 0..2 * SLOTS;
 
 /// A prefix with the address behind it cleared, as the maps have it.
 pub(crate) fn pfx96(prefix: Ipv6Addr) -> [u8; 16] {

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 
-use super::abi::{self, Counters, Way};
+use super::abi::{self, Counters, EGRESS, INGRESS};
 use super::programs::Programs;
 use super::Outcome;
 
@@ -135,7 +135,7 @@ impl Wires {
 
     /// What has happened in the direction of this packet.
     pub(crate) fn counters(&self, packet: &[u8]) -> Counters {
-        self.programs.counters(&[if packet[0] >> 4 == 4 { Way::Egress } else { Way::Ingress }])
+        self.programs.counters(if packet[0] >> 4 == 4 { EGRESS } else { INGRESS })
     }
 
     /// Whether a device takes this kind of super-packet: that of UDP has a number since 6.2.

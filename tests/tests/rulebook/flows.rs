@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::abi::{self, Counters, Passed, Way};
+use super::abi::{self, Counters, Passed, EGRESS, INGRESS};
 use super::common::{check, LOCAL4, V4};
 use super::devices::{attach, redirect, Pins};
 use super::programs::Programs;
@@ -100,7 +100,7 @@ impl Phone {
 
     /// What the programs did, out and in.
     fn counters(&self) -> (Counters, Counters) {
-        (self.programs.counters(&[Way::Egress]), self.programs.counters(&[Way::Ingress]))
+        (self.programs.counters(EGRESS), self.programs.counters(INGRESS))
     }
 
     /// Runs `flow` while a raw-IP link carries its packets.

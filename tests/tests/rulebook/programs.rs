@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::Ipv6Addr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, ProgramInput};
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::abi::{
-    self, Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHop, Way, SLOTS,
+    self, Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHop, SLOTS,
 };
 use super::Outcome;
 
@@ -109,11 +110,11 @@ impl Programs {
         }
     }
 
-    /// What has happened one way, or both, all CPUs together.
-    pub(crate) fn counters(&self, ways: &[Way]) -> Counters {
+    /// What was counted in these slots, all CPUs together.
+    pub(crate) fn counters(&self, slots: Range<u32>) -> Counters {
         let map = self.map("clat_counters_map");
         let mut sum = Counters::default();
-        for slot in ways.iter().flat_map(|way| way.slots()) {
+        for slot in slots {
             let all = map.lookup_percpu(slot.as_bytes(), MapFlags::ANY).expect("counters");
             for one in all.expect("an entry") {
                 sum.add(&Counters::read_from_bytes(&one).expect("the layout"));

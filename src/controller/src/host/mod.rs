@@ -304,7 +304,7 @@ pub const PASSED_REASONS: [&str; 13] = [
     "kernel",
 ];
 
-/// What a program has done on one interface since the CLAT was started.
+/// What a program has done for a CLAT since that was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OffloadCounters {
     /// Packets translated; each segment of a super-packet counts.

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clat_xlat::Prefix;
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::errno::Errno;
 use nix::mount::{mount, MsFlags};
 use nix::sched::{unshare, CloneFlags};
@@ -244,6 +245,46 @@ fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
         assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
         assert_eq!(pins(dir), before);
         drop(Attached::attach(&second, &clat(host)).expect("works"));
+    });
+}
+
+#[test]
+fn counters_begin_with_a_clat_and_outlive_a_controller() {
+    in_namespaces(|host, dir| {
+        sh(VETH);
+        sh("ip tuntap add v4-up0 mode tun");
+        let clat = clat(host);
+        let counted = |programs: &super::bpf::Objects| {
+            [Hook::Egress, Hook::Ingress]
+                .map(|hook| programs.counters(hook, clat.v4).expect("readable").expect("counted"))
+        };
+        // Each number of each slot, of any CLAT.
+        let count = || {
+            let map = MapHandle::from_pinned_path(dir.join(MAPS[2])).expect("pinned");
+            let size = map.value_size() as usize;
+            let ones = vec![vec![1; size]; libbpf_rs::num_possible_cpus().expect("CPUs")];
+            for slot in map.keys() {
+                map.update_percpu(&slot, &ones, MapFlags::ANY).expect("written");
+            }
+        };
+        let first = programs(host);
+        count();
+        let attached = Attached::attach(&first, &clat).expect("attached");
+        let none = OffloadCounters::default();
+        assert_eq!(counted(&first), [none.clone(), none.clone()]);
+        count();
+        let before = counted(&first);
+        assert!(!before.contains(&none), "{before:?}");
+        // As a killed process leaves it.
+        std::mem::forget(attached);
+        first.abandon();
+
+        let second = programs(host);
+        let attached = Attached::attach(&second, &clat).expect("taken over");
+        assert_eq!(counted(&second), before);
+        drop(attached);
+        let _attached = Attached::attach(&second, &clat).expect("attached");
+        assert_eq!(counted(&second), [none.clone(), none]);
     });
 }
 

@@ -11,17 +11,14 @@ use std::path::{Path, PathBuf};
 use libbpf_rs::libbpf_sys::BPF_FUNC_redirect_neigh;
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions, ProgramInfo};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{
-    MapCore, MapMut, MapType, OpenMapMut, PrintLevel, Program, ProgramMut, ProgramType,
-};
+use libbpf_rs::{MapCore, MapMut, OpenMapMut, PrintLevel, Program, ProgramMut, ProgramType};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{mount, MsFlags};
 use nix::sys::statfs::{statfs, FsType};
 
-use super::abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue};
 use super::{
-    from_libbpf, pinned, program_name, BPF_DIR, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP,
+    from_libbpf, program_name, PinnedMap, BPF_DIR, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP,
     NEXT_HOP_MAP, PROGRAMS,
 };
 use crate::errors::{explain, worded};
@@ -90,36 +87,20 @@ impl Pins {
 
         let maps = &mut open.maps;
         let old = [
-            self.reuse::<EgressKey, EgressValue>(
-                &mut maps.clat_egress_map,
-                EGRESS_MAP,
-                MapType::Hash,
-            )?,
-            self.reuse::<IngressKey, IngressValue>(
-                &mut maps.clat_ingress_map,
-                INGRESS_MAP,
-                MapType::Hash,
-            )?,
-            self.reuse::<u32, NextHopValue>(
-                &mut maps.clat_next_hop_map,
-                NEXT_HOP_MAP,
-                MapType::Array,
-            )?,
-            self.reuse::<u32, Counters>(
-                &mut maps.clat_counters_map,
-                COUNTERS_MAP,
-                MapType::PercpuArray,
-            )?,
+            self.reuse(&mut maps.clat_egress_map, &EGRESS_MAP)?,
+            self.reuse(&mut maps.clat_ingress_map, &INGRESS_MAP)?,
+            self.reuse(&mut maps.clat_next_hop_map, &NEXT_HOP_MAP)?,
+            self.reuse(&mut maps.clat_counters_map, &COUNTERS_MAP)?,
         ];
         let mut loaded =
             open.load().map_err(|e| explain(from_libbpf(e), "cannot load bpf_progs/clatd.c"))?;
 
         let maps = &mut loaded.maps;
         let new: [(&mut MapMut<'_>, _); 4] = [
-            (&mut maps.clat_egress_map, EGRESS_MAP),
-            (&mut maps.clat_ingress_map, INGRESS_MAP),
-            (&mut maps.clat_next_hop_map, NEXT_HOP_MAP),
-            (&mut maps.clat_counters_map, COUNTERS_MAP),
+            (&mut maps.clat_egress_map, EGRESS_MAP.name),
+            (&mut maps.clat_ingress_map, INGRESS_MAP.name),
+            (&mut maps.clat_next_hop_map, NEXT_HOP_MAP.name),
+            (&mut maps.clat_counters_map, COUNTERS_MAP.name),
         ];
         let mut shared = Vec::new();
         for ((map, name), is_old) in new.into_iter().zip(old) {
@@ -146,15 +127,16 @@ impl Pins {
         Ok(())
     }
 
-    /// Has `map` be the one that is pinned as `name`, if that fits.
-    fn reuse<K, V>(&self, map: &mut OpenMapMut<'_>, name: &str, kind: MapType) -> io::Result<bool> {
-        match pinned::<K, V>(&self.dir, name, kind) {
+    /// Has `map` be the one that is pinned, if that fits.
+    fn reuse<K, V>(&self, map: &mut OpenMapMut<'_>, pinned: &PinnedMap<K, V>) -> io::Result<bool> {
+        let path = self.dir.join(pinned.name);
+        match pinned.open(&self.dir) {
             Ok(_) => {
-                map.reuse_pinned_map(self.dir.join(name)).map_err(from_libbpf)?;
+                map.reuse_pinned_map(path).map_err(from_libbpf)?;
                 Ok(true)
             }
             Err(e) => {
-                if self.dir.join(name).exists() {
+                if path.exists() {
                     log::warn!("replacing a pinned map: {e}");
                 }
                 Ok(false)
@@ -179,9 +161,8 @@ impl Pins {
 impl Drop for Pins {
     fn drop(&mut self) {
         let programs = PROGRAMS.map(|(hook, link)| program_name(hook, link));
-        for name in
-            [EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, COUNTERS_MAP].into_iter().chain(programs)
-        {
+        let maps = [EGRESS_MAP.name, INGRESS_MAP.name, NEXT_HOP_MAP.name, COUNTERS_MAP.name];
+        for name in maps.into_iter().chain(programs) {
             match fs::remove_file(self.dir.join(name)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     log::warn!("cannot remove {}: {e}", self.dir.join(name).display());

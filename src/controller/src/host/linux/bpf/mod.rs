@@ -6,6 +6,7 @@ mod load;
 mod next_hop;
 
 use std::io;
+use std::marker::PhantomData;
 use std::mem::size_of;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -29,10 +30,42 @@ use next_hop::{NextHop, NextHops};
 /// Where bpfloader pins things, and where we do unless told otherwise.
 pub const BPF_DIR: &str = "/sys/fs/bpf";
 
-const EGRESS_MAP: &str = "map_clatd_clat_egress_map";
-const INGRESS_MAP: &str = "map_clatd_clat_ingress_map";
-const NEXT_HOP_MAP: &str = "map_clatd_clat_next_hop_map";
-const COUNTERS_MAP: &str = "map_clatd_clat_counters_map";
+const EGRESS_MAP: PinnedMap<EgressKey, EgressValue> =
+    PinnedMap::new("map_clatd_clat_egress_map", MapType::Hash);
+const INGRESS_MAP: PinnedMap<IngressKey, IngressValue> =
+    PinnedMap::new("map_clatd_clat_ingress_map", MapType::Hash);
+const NEXT_HOP_MAP: PinnedMap<u32, NextHopValue> =
+    PinnedMap::new("map_clatd_clat_next_hop_map", MapType::Array);
+const COUNTERS_MAP: PinnedMap<u32, Counters> =
+    PinnedMap::new("map_clatd_clat_counters_map", MapType::PercpuArray);
+
+/// The name that a map is pinned under, and what it is.
+struct PinnedMap<K, V> {
+    name: &'static str,
+    kind: MapType,
+    layout: PhantomData<(K, V)>,
+}
+
+impl<K, V> PinnedMap<K, V> {
+    const fn new(name: &'static str, kind: MapType) -> Self {
+        Self { name, kind, layout: PhantomData }
+    }
+
+    /// The one in `dir`; EINVAL where it is of another kind.
+    fn open(&self, dir: &Path) -> io::Result<MapHandle> {
+        let path = dir.join(self.name);
+        let map = MapHandle::from_pinned_path(&path)
+            .map_err(|e| explain(from_libbpf(e), path.display()))?;
+        let found = (map.map_type(), map.key_size() as usize, map.value_size() as usize);
+        let wanted = (self.kind, size_of::<K>(), size_of::<V>());
+        if found == wanted {
+            Ok(map)
+        } else {
+            let cause = format!("{}: {found:?} where {wanted:?} is wanted", path.display());
+            Err(worded(Errno::EINVAL, cause))
+        }
+    }
+}
 
 /// The name that a program is pinned under.
 pub(super) fn program_name(hook: Hook, link: LinkKind) -> &'static str {
@@ -70,12 +103,14 @@ impl Objects {
     pub(super) fn get(dir: &Path) -> io::Result<Self> {
         #[cfg(not(target_os = "android"))]
         let pins = load::Pins::make(dir)?;
-        let egress = pinned::<EgressKey, EgressValue>(dir, EGRESS_MAP, MapType::Hash)?;
-        let ingress = pinned::<IngressKey, IngressValue>(dir, INGRESS_MAP, MapType::Hash)?;
-        let next_hops = pinned::<u32, NextHopValue>(dir, NEXT_HOP_MAP, MapType::Array)
+        let egress = EGRESS_MAP.open(dir)?;
+        let ingress = INGRESS_MAP.open(dir)?;
+        let next_hops = NEXT_HOP_MAP
+            .open(dir)
             .inspect_err(|e| log::info!("the kernel's own routes will do: {e}"))
             .ok();
-        let counters = pinned::<u32, Counters>(dir, COUNTERS_MAP, MapType::PercpuArray)
+        let counters = COUNTERS_MAP
+            .open(dir)
             .inspect_err(|e| log::info!("nothing will be counted in the kernel: {e}"))
             .ok();
         Ok(Self {
@@ -118,21 +153,6 @@ impl Objects {
             }
         }
         Ok(Entry { map: Arc::clone(map), key: key.to_vec() })
-    }
-}
-
-/// The map that is pinned as `name` in `dir`; EINVAL where it is of another kind.
-fn pinned<K, V>(dir: &Path, name: &str, kind: MapType) -> io::Result<MapHandle> {
-    let path = dir.join(name);
-    let map =
-        MapHandle::from_pinned_path(&path).map_err(|e| explain(from_libbpf(e), path.display()))?;
-    let found = (map.map_type(), map.key_size() as usize, map.value_size() as usize);
-    let wanted = (kind, size_of::<K>(), size_of::<V>());
-    if found == wanted {
-        Ok(map)
-    } else {
-        let cause = format!("{}: {found:?} where {wanted:?} is wanted", path.display());
-        Err(worded(Errno::EINVAL, cause))
     }
 }
 

@@ -51,6 +51,7 @@ struct Followed {
 pub struct NextHop {
     map: Arc<Map>,
     slot: u32,
+    oif: u32,
 }
 
 impl NextHops {
@@ -74,10 +75,11 @@ impl NextHops {
     /// Puts the next hop of `target` into the map as `slot`, where it has one, now and whenever it changes.
     pub(super) fn follow(&self, slot: u32, target: Target) -> io::Result<NextHop> {
         let mut targets = self.map.targets();
+        let oif = target.oif;
         let mut followed = Followed { slot, target, known: None };
         self.map.set(&mut followed)?;
         targets.push(followed);
-        Ok(NextHop { map: Arc::clone(&self.map), slot })
+        Ok(NextHop { map: Arc::clone(&self.map), slot, oif })
     }
 }
 
@@ -96,7 +98,7 @@ impl Drop for NextHop {
         let mut targets = self.map.targets();
         targets.retain(|followed| followed.slot != self.slot);
         if let Err(e) = self.map.put(self.slot, None) {
-            log::error!("cannot remove next hop {}: {e}", self.slot);
+            log::error!("cannot remove the next hop of interface {}: {e}", self.oif);
         }
     }
 }
