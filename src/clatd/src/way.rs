@@ -7,7 +7,7 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use clat_route::{link_mtu, neighbour, next_hop, NextHop, Target, Watch};
+use clat_netlink::{link_mtu, neighbour, next_hop, NextHop, Target, Watch};
 use clat_xlat::Prefix;
 
 use crate::link::MIN_MTU6;

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use clat_route::tun_queues;
+use clat_netlink::tun_queues;
 use clat_tun::{default_queues, Options, Tun};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};

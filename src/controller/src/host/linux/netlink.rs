@@ -3,7 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use clat_route::netlink::{ask, request};
+use clat_netlink::netlink::{ask, request};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{

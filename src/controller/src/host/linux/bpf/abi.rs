@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use clat_route::NextHop;
+use clat_netlink::NextHop;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::host::{EgressEntry, Hook, IngressEntry, OffloadCounters, PASSED_REASONS};

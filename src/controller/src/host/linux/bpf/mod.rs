@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clat_route::Target;
+use clat_netlink::Target;
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, Program};
 use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};

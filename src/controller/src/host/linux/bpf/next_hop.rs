@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use clat_route::{next_hop, Target, Watch};
+use clat_netlink::{next_hop, Target, Watch};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -21,7 +21,7 @@ use crate::supervisor::wait;
 const GATHERING: Duration = Duration::from_millis(20);
 
 /// Where packets go, if anywhere.
-type Found = Option<clat_route::NextHop>;
+type Found = Option<clat_netlink::NextHop>;
 
 /// Follows the routes of uplinks in a thread of its own.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
 
-use clat_route::{neighbour, next_hop, Neighbour, NextHop, Target, Watch};
+use clat_netlink::{neighbour, next_hop, Neighbour, NextHop, Target, Watch};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{unshare, CloneFlags};
 
