@@ -158,7 +158,7 @@ impl<H: Host> Controller<H> {
         Turn { controller: self, iface: iface.clone() }
     }
 
-    /// Starts a CLAT (DESIGN §3.2) and returns its IPv6 address.
+    /// Starts a CLAT (docs/contract.md, "start") and returns its IPv6 address.
     ///
     /// # Errors
     /// EINVAL and ENAMETOOLONG for the name, EBUSY where one runs, ENODEV where the interface has no network, EINVAL
@@ -316,7 +316,7 @@ impl<H: Host> Controller<H> {
         Ok(())
     }
 
-    /// Stops a CLAT (DESIGN §3.3). A start under way on that interface is waited for.
+    /// Stops a CLAT (docs/contract.md, "stop"). A start under way on that interface is waited for.
     ///
     /// # Errors
     /// ENODEV where none runs, EINVAL and ENAMETOOLONG for the name.
@@ -434,7 +434,7 @@ impl<H: Host> Controller<H> {
             .collect()
     }
 
-    /// The text of `dumpsys` (DESIGN §3.5).
+    /// The text of `dumpsys` (docs/contract.md, "dump").
     #[must_use]
     pub fn dump(&self) -> String {
         let running = self.running();
@@ -484,7 +484,7 @@ fn get_programs<H: Host>(host: &H, mode: EbpfMode) -> (EbpfMode, Option<Programs
     }
 }
 
-/// DESIGN §3.1: reads what [`decide`] wants to know.
+/// Reads what [`decide`] wants to know.
 fn decide_mode<H: Host>(host: &H) -> EbpfMode {
     let number = |name| host.property(name).and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let first_api_level = number("ro.product.first_api_level");

@@ -1,4 +1,4 @@
-//! The text of `dumpsys clatd_controller`, which `dumpsys netd` shows too. People's scripts parse it (DESIGN §3.5).
+//! The text of `dumpsys clatd_controller`, which `dumpsys netd` shows too. People's scripts parse it (docs/contract.md, "dump").
 
 use std::fmt::{self, Write as _};
 use std::io;

@@ -10,7 +10,7 @@ pub enum Step {
     /// Checking the name that the caller gave.
     #[error("use this name")]
     CheckName,
-    /// Looking whether a CLAT runs there already (DESIGN §3.2, 1).
+    /// Looking whether a CLAT runs there already (docs/contract.md, start, 1).
     #[error("start a CLAT")]
     Start,
     /// Looking for the CLAT to stop (3.3).

@@ -1,4 +1,4 @@
-//! A CLAT's translation in the kernel: what is put in place for it, and in which order (DESIGN §3.4).
+//! A CLAT's translation in the kernel: what is put in place for it, and in which order (docs/contract.md, "Maps and programs").
 
 use nix::errno::Errno;
 

@@ -68,7 +68,7 @@ pub(crate) struct Request<'r> {
 }
 
 impl<H: Host> Tracker<H> {
-    /// Steps 3 to 10 of DESIGN §3.2. Returning early is the rollback: what was taken is dropped, last first.
+    /// Steps 3 to 10 of docs/contract.md, "start". Returning early is the rollback: what was taken is dropped, last first.
     pub(crate) fn start(
         host: &Arc<H>,
         observer: &Observer,

@@ -383,7 +383,7 @@ pub trait Recovery: Firewall + Processes {
         -> io::Result<Option<(Self::Chain, Vec<Self::Rule>)>>;
 }
 
-/// The tc programs and their maps (DESIGN §3.4).
+/// The tc programs and their maps (docs/contract.md, "Maps and programs").
 pub trait Programs: Send + Sync + 'static {
     /// An entry of a map that goes away when dropped.
     type Entry: Send + 'static;

@@ -153,7 +153,7 @@ impl World {
     }
 }
 
-/// DESIGN: memory is bounded, and fair. What one holds on to is nobody else's loss.
+/// Memory is bounded, and fair. What one holds on to is nobody else's loss.
 #[test]
 fn a_hoarder_leaves_others_their_part() {
     const MEMORY: usize = 16 << 20;

@@ -41,7 +41,7 @@ fn restore(changes: &[String]) -> io::Result<()> {
     run("ip6tables-restore", &["-w", "--noflush"], &input).map(drop)
 }
 
-/// `-A` or `-D`, and the rule of DESIGN §3.2, 7.
+/// `-A` or `-D`, and the rule of docs/contract.md, start, 7.
 fn drop_rule(change: &str, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> String {
     format!("{change} {CHAIN} -i {uplink} -s {prefix} -d {v6} -j DROP")
 }

@@ -1,4 +1,4 @@
-//! The tc programs and their maps (DESIGN §3.4): pinned by bpfloader on Android, elsewhere loaded and pinned by us.
+//! The tc programs and their maps (docs/contract.md, "Maps and programs"): pinned by bpfloader on Android, elsewhere loaded and pinned by us.
 
 mod abi;
 #[cfg(not(target_os = "android"))]
