@@ -381,7 +381,7 @@ impl Addresses<'_> {
 fn longest<'t, T, A>(table: &'t [T], answer: impl Fn(&'t T) -> Option<(u8, A)>) -> Option<A> {
     let mut best: Option<(u8, A)> = None;
     for (len, answer) in table.iter().filter_map(answer) {
-        if best.as_ref().is_none_or(|(longest, _)| len > *longest) {
+        if best.as_ref().map_or(true, |(longest, _)| len > *longest) {
             best = Some((len, answer));
         }
     }

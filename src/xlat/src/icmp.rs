@@ -3,38 +3,11 @@
 
 use core::ops::Range;
 
-use crate::checksum::{adjust, Sum};
-use crate::wire::icmp::{v4, v6, CHECKSUM, HEADER};
-use crate::wire::{field_at, ipv4, ipv6};
+use clat_packet::checksum::{adjust, Sum};
+use clat_packet::icmp::{v4, v6, Head, CHECKSUM, HEADER};
+use clat_packet::{field_at, ipv4, ipv6};
+
 use crate::{Config, Reason};
-
-/// Type, code and the four bytes behind the checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    pub(crate) kind: u8,
-    pub(crate) code: u8,
-    pub(crate) rest: [u8; 4],
-}
-
-impl Head {
-    pub(crate) const fn new(kind: u8, code: u8, rest: u32) -> Self {
-        Self { kind, code, rest: rest.to_be_bytes() }
-    }
-
-    /// Reads the head of a message; `None` where it is cut off.
-    pub(crate) fn read(message: &[u8]) -> Option<Self> {
-        match *message {
-            [kind, code, _, _, a, b, c, d, ..] => Some(Self { kind, code, rest: [a, b, c, d] }),
-            _ => None,
-        }
-    }
-
-    /// Writes the head, checksum zero.
-    pub(crate) fn write(self, message: &mut [u8]) {
-        let [a, b, c, d] = self.rest;
-        message[..HEADER].copy_from_slice(&[self.kind, self.code, 0, 0, a, b, c, d]);
-    }
-}
 
 /// Which family a message belongs to, where that makes a difference to its shape.
 #[derive(Clone, Copy, Debug)]
@@ -220,11 +193,13 @@ pub(crate) fn error_to_v6(head: Head, quoted_len: usize, config: &Config) -> Res
     let Head { kind, code, rest } = head;
     let pointer = rest[0];
     match (kind, code) {
-        (v4::UNREACHABLE, v4::PROTOCOL) => {
+        (v4::UNREACHABLE, v4::PROTOCOL_UNREACHABLE) => {
             // The Next Header field of the fixed header.
             Ok(Head::new(v6::PARAMETER_PROBLEM, v6::NEXT_HEADER, 6))
         }
-        (v4::UNREACHABLE, v4::PORT) => Ok(Head::new(v6::UNREACHABLE, v6::PORT, 0)),
+        (v4::UNREACHABLE, v4::PORT_UNREACHABLE) => {
+            Ok(Head::new(v6::UNREACHABLE, v6::PORT_UNREACHABLE, 0))
+        }
         (v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) => {
             let mtu = match u16::from_be_bytes([rest[2], rest[3]]) {
                 0 => plateau_below(quoted_len),
@@ -261,9 +236,11 @@ pub(crate) fn error_to_v4(head: Head, config: &Config) -> Result<Head, Reason> {
     let Head { kind, code, rest } = head;
     let value = u32::from_be_bytes(rest);
     match (kind, code) {
-        (v6::UNREACHABLE, 0 | 2 | 3) => Ok(Head::new(v4::UNREACHABLE, v4::HOST, 0)),
+        (v6::UNREACHABLE, 0 | 2 | 3) => Ok(Head::new(v4::UNREACHABLE, v4::HOST_UNREACHABLE, 0)),
         (v6::UNREACHABLE, v6::PROHIBITED) => Ok(Head::new(v4::UNREACHABLE, v4::HOST_PROHIBITED, 0)),
-        (v6::UNREACHABLE, v6::PORT) => Ok(Head::new(v4::UNREACHABLE, v4::PORT, 0)),
+        (v6::UNREACHABLE, v6::PORT_UNREACHABLE) => {
+            Ok(Head::new(v4::UNREACHABLE, v4::PORT_UNREACHABLE, 0))
+        }
         (v6::PACKET_TOO_BIG, _) => {
             let mtu = value
                 .saturating_sub(20)
@@ -286,7 +263,9 @@ pub(crate) fn error_to_v4(head: Head, config: &Config) -> Result<Head, Reason> {
             };
             Ok(Head::new(v4::PARAMETER_PROBLEM, 0, u32::from(pointer) << 24))
         }
-        (v6::PARAMETER_PROBLEM, v6::NEXT_HEADER) => Ok(Head::new(v4::UNREACHABLE, v4::PROTOCOL, 0)),
+        (v6::PARAMETER_PROBLEM, v6::NEXT_HEADER) => {
+            Ok(Head::new(v4::UNREACHABLE, v4::PROTOCOL_UNREACHABLE, 0))
+        }
         _ => Err(Reason::IcmpType),
     }
 }

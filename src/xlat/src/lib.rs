@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod addr;
-mod checksum;
 mod icmp;
 mod neutral;
 mod packet;
@@ -15,12 +14,12 @@ mod transport;
 mod v4to6;
 mod v6to4;
 mod verdict;
-mod wire;
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::ops::Range;
 
 pub use addr::{Addresses, Eam, EamError, Local, Prefix, PrefixError};
+use clat_packet::{ipv4, ipv6};
 pub use packet::{NoRoom, Packet, Train, HEADROOM, TAILROOM};
 use reply::Stop;
 use verdict::Split;
@@ -169,7 +168,7 @@ impl<'t> Translator<'t> {
             Stop::Drop(reason) => return self.drop(reason),
             Stop::Answer(reason, head) => (reason, head),
         };
-        match wire::ipv4::parse(&buf[start..end]) {
+        match ipv4::parse(&buf[start..end]) {
             Ok(ip) if reply::may_answer_v4(&ip, &buf[start + ip.header_len..start + ip.len]) => {
                 let id = self.next_identification();
                 let addresses = (self.config.router4.to_bits(), ip.src);
@@ -193,8 +192,8 @@ impl<'t> Translator<'t> {
             Stop::Drop(reason) => return self.drop(reason),
             Stop::Answer(reason, head) => (reason, head),
         };
-        match wire::ipv6::parse(&buf[start..end]) {
-            Ok(wire::ipv6::Parsed { ip, .. })
+        match ipv6::parse(&buf[start..end]) {
+            Ok(ipv6::Parsed { ip, .. })
                 if !self.config.router6.is_unspecified()
                     && reply::may_answer_v6(&ip, &buf[start + ip.header_len..start + ip.len]) =>
             {

@@ -3,7 +3,8 @@
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::checksum::{adjust, same, Sum};
+use clat_packet::checksum::{adjust, same, Sum};
+
 use crate::{Local, Prefix};
 
 /// Where the two bytes stand that make up the balance: in the middle of the interface identifier, at an odd

@@ -1,9 +1,9 @@
 //! ICMP errors that the translator itself sends back (RFC 7915 §4.4, §5.4).
 
-use crate::checksum::Sum;
-use crate::icmp::Head;
-use crate::wire::icmp::{v4, v6, CHECKSUM, HEADER};
-use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
+use clat_packet::checksum::Sum;
+use clat_packet::icmp::{v4, v6, Head, CHECKSUM, HEADER};
+use clat_packet::{ipv4, ipv6, protocol, Fragment, Ip, Malformed};
+
 use crate::Reason;
 
 /// Why translation ends: in silence, or with a word to the sender.
@@ -19,6 +19,12 @@ impl From<Reason> for Stop {
     }
 }
 
+impl From<Malformed> for Stop {
+    fn from(malformed: Malformed) -> Self {
+        Self::Drop(malformed.into())
+    }
+}
+
 /// Network control, as RFC 1812 §4.3.2.5 has it for errors.
 const CLASS: u8 = 0xc0;
 const HOPS: u8 = 64;
@@ -28,14 +34,14 @@ const MOST_V4: usize = 576;
 /// Whether an error about this packet may be sent at all (RFC 1812 §4.3.2.7). Its addresses have been found fit.
 pub(crate) fn may_answer_v4(ip: &Ip<u32>, payload: &[u8]) -> bool {
     let about_an_error =
-        ip.protocol == protocol::ICMP && payload.first().is_none_or(|kind| v4::is_error(*kind));
+        ip.protocol == protocol::ICMP && payload.first().map_or(true, |kind| v4::is_error(*kind));
     !ip.is_later_fragment() && !about_an_error
 }
 
 /// Whether an error about this packet may be sent at all (RFC 4443 §2.4 (e)). Its addresses have been found fit.
 pub(crate) fn may_answer_v6(ip: &Ip<u128>, payload: &[u8]) -> bool {
     let about_an_error = ip.protocol == protocol::ICMPV6
-        && (ip.is_later_fragment() || payload.first().is_none_or(|kind| v6::is_error(*kind)));
+        && (ip.is_later_fragment() || payload.first().map_or(true, |kind| v6::is_error(*kind)));
     !about_an_error
 }
 

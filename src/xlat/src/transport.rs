@@ -1,7 +1,8 @@
 //! Transport headers: all that translation touches in them is a checksum over the pseudo-header.
 
-use crate::checksum::{adjust, Sum};
-use crate::wire::{field_at, protocol, Ip};
+use clat_packet::checksum::{adjust, Sum};
+use clat_packet::{field_at, protocol, Ip};
+
 use crate::Reason;
 
 const UDP_HEADER: usize = 8;

@@ -3,12 +3,13 @@
 use core::net::Ipv4Addr;
 use core::ops::Range;
 
+use clat_packet::checksum::Sum;
+use clat_packet::icmp::{v4, Head, CHECKSUM, HEADER};
+use clat_packet::{ipv4, ipv6, protocol, Fragment, Ip};
+
 use crate::addr::NoCounterpart;
-use crate::checksum::Sum;
-use crate::icmp::{self, Head, Shape};
+use crate::icmp::{self, Shape};
 use crate::reply::Stop;
-use crate::wire::icmp::v4;
-use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
 use crate::{transport, Config, HopPolicy, Output, Reason, Rule, Split, Translator, UdpZero};
 
 /// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
@@ -44,11 +45,8 @@ pub(crate) fn translate(
         protocol::IGMP => return Err(Reason::GroupManagement.into()),
         protocol::AUTHENTICATION => return Err(refused(Reason::AuthenticationHeader)),
         // In IPv6 these are extension headers, or ICMPv6 with a checksum that cannot be right.
-        protocol::HOP_BY_HOP
-        | protocol::ROUTING
-        | protocol::FRAGMENT
-        | protocol::DESTINATION_OPTIONS
-        | protocol::ICMPV6 => return Err(refused(Reason::NoCounterpart)),
+        protocol::ICMPV6 => return Err(refused(Reason::NoCounterpart)),
+        other if protocol::is_extension(other) => return Err(refused(Reason::NoCounterpart)),
         _ => transport::check(&ip, &buf[payload.clone()])?,
     }
 
@@ -194,7 +192,7 @@ fn error(
     head: Head,
     new: &Ip<u128>,
 ) -> Result<Output, Stop> {
-    let body = message.start + crate::wire::icmp::HEADER..message.end;
+    let body = message.start + HEADER..message.end;
     let (quote, extensions) = Shape::V4.split(head, body);
     let inner = ipv4::parse_quoted(&buf[quote.clone()]).map_err(|_| Reason::QuotedPacket)?;
     let payload = quote.start + inner.header_len..quote.end.min(quote.start + inner.len);
@@ -226,13 +224,13 @@ fn error(
     }
 
     let inner_header = ipv6::header_len(&new_inner);
-    let start = payload.start - inner_header - crate::wire::icmp::HEADER;
+    let start = payload.start - inner_header - HEADER;
     let end = Shape::V6.arrange(buf, &mut new_head, inner_header, payload, extensions, None);
-    ipv6::write(&mut buf[start + crate::wire::icmp::HEADER..], &new_inner, inner.payload_len());
+    ipv6::write(&mut buf[start + HEADER..], &new_inner, inner.payload_len());
     new_head.write(&mut buf[start..end]);
     let sum =
         Sum::of(&buf[start..end]) + Sum::pseudo6(new.src, new.dst, end - start, protocol::ICMPV6);
     let field = icmp::equally_wrong(was, sum);
-    buf[start + crate::wire::icmp::CHECKSUM..][..2].copy_from_slice(&field);
+    buf[start + CHECKSUM..][..2].copy_from_slice(&field);
     Ok(finish(buf, start..end, new, None, Rule::To6Error))
 }

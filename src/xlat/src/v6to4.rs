@@ -3,12 +3,13 @@
 use core::net::Ipv6Addr;
 use core::ops::Range;
 
+use clat_packet::checksum::Sum;
+use clat_packet::icmp::{v6, Head, CHECKSUM, HEADER};
+use clat_packet::{ipv4, ipv6, protocol, Fragment, Ip};
+
 use crate::addr::NoCounterpart;
-use crate::checksum::Sum;
-use crate::icmp::{self, Head, Shape};
+use crate::icmp::{self, Shape};
 use crate::reply::Stop;
-use crate::wire::icmp::{v6, CHECKSUM, HEADER};
-use crate::wire::{ipv4, ipv6, protocol, Fragment, Ip};
 use crate::{transport, HopPolicy, Output, Reason, Rule, Split, Translator};
 
 /// Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 §5.1): no IPv6 sender would heed an MTU
@@ -45,6 +46,9 @@ pub(crate) fn translate(
         protocol::IGMP => return Err(Reason::GroupManagement.into()),
         protocol::AUTHENTICATION => return Err(refused(Reason::AuthenticationHeader)),
         protocol::ICMP => return Err(refused(Reason::NoCounterpart)),
+        other if protocol::is_extension(other) => {
+            return Err(Reason::ExtensionBehindFragment.into())
+        }
         _ => transport::check(&ip, &buf[payload.clone()])?,
     }
 
@@ -190,7 +194,7 @@ fn error(
     let (quote, extensions) = Shape::V6.split(head, body);
     let mut new_head = icmp::error_to_v4(head, &t.config)?;
     let inner = ipv6::parse_quoted(&buf[quote.clone()]).map_err(|_| Reason::QuotedPacket)?.ip;
-    if inner.len < inner.header_len {
+    if inner.len < inner.header_len || protocol::is_extension(inner.protocol) {
         return Err(Reason::QuotedPacket.into());
     }
     let payload = quote.start + inner.header_len..quote.end.min(quote.start + inner.len);

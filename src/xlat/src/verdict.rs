@@ -2,7 +2,7 @@
 
 use core::mem;
 
-use crate::wire::{ipv4, ipv6, Fragment};
+use clat_packet::{ipv4, ipv6, Fragment, Malformed};
 
 /// Declares an enum of causes, each with a stable name, the text that explains it and the document that asks for it.
 macro_rules! causes {
@@ -74,6 +74,19 @@ causes! {
         HopLimit "hop-limit" "hop limit or TTL ran out here" "RFC 7915 §4.1, §5.1",
         TooBigForIpv6 "too-big-for-ipv6" "DF is set and the IPv6 link is too small" "RFC 7915 §4.1",
         TooBigForIpv4 "too-big-for-ipv4" "the IPv4 link is too small" "RFC 7915 §5, §5.1",
+    }
+}
+
+impl From<Malformed> for Reason {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::NotIp => Self::NotIp,
+            Malformed::Truncated => Self::Truncated,
+            Malformed::BadHeader => Self::BadHeader,
+            Malformed::BadHeaderChecksum => Self::BadHeaderChecksum,
+            Malformed::BadExtension => Self::BadExtension,
+            Malformed::BadFragment => Self::BadFragment,
+        }
     }
 }
 

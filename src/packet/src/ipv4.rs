@@ -1,14 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! IPv4 (RFC 791).
 
 use zerocopy::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{prefix, Fragment, Ip};
 use crate::checksum::Sum;
-use crate::Reason;
+use crate::{prefix, Fragment, Ip, Malformed};
 
 /// Length of a header without options.
-pub(crate) const HEADER: usize = 20;
+pub const HEADER: usize = 20;
 
 /// Version 4, five words of header.
 const VERSION_IHL: u8 = 0x45;
@@ -19,7 +20,7 @@ const OFFSET: u16 = 0x1fff;
 /// The fixed part of the header (RFC 791 §3.1).
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub(crate) struct Header {
+struct Header {
     version_ihl: u8,
     tos: u8,
     total_length: U16,
@@ -33,38 +34,44 @@ pub(crate) struct Header {
 }
 
 /// Reads a packet that has arrived: everything its header promises must be there, and the checksum right.
+///
+/// # Errors
+/// What is wrong with it.
 #[inline(always)]
-pub(crate) fn parse(bytes: &[u8]) -> Result<Ip<u32>, Reason> {
+pub fn parse(bytes: &[u8]) -> Result<Ip<u32>, Malformed> {
     let ip = parse_quoted(bytes)?;
     if bytes.len() < ip.len {
-        return Err(Reason::Truncated);
+        return Err(Malformed::Truncated);
     }
-    let (header, options) = options_and_header(bytes, &ip).split_at(HEADER);
+    let (header, options) = bytes[..ip.header_len].split_at(HEADER);
     // The length of the header by itself is known, of both together it is not: this is quicker.
     if (Sum::of(header) + Sum::of(options)).fold() != 0xffff {
-        return Err(Reason::BadHeaderChecksum);
+        return Err(Malformed::BadHeaderChecksum);
     }
     if ip.fragment.is_some_and(|f| f.overruns(ip.payload_len())) {
-        return Err(Reason::BadFragment);
+        return Err(Malformed::BadFragment);
     }
     Ok(ip)
 }
 
 /// Reads a header quoted in an ICMP error: the packet may be cut anywhere behind it, and routers on the way have
 /// changed fields that the checksum covers.
+///
+/// # Errors
+/// What is wrong with its header.
 #[inline(always)]
-pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Ip<u32>, Reason> {
-    let header: &Header = prefix(bytes).ok_or(Reason::Truncated)?;
+pub fn parse_quoted(bytes: &[u8]) -> Result<Ip<u32>, Malformed> {
+    let header: &Header = prefix(bytes).ok_or(Malformed::Truncated)?;
     if header.version_ihl >> 4 != 4 {
-        return Err(Reason::NotIp);
+        return Err(Malformed::NotIp);
     }
     let header_len = usize::from(header.version_ihl & 0xf) * 4;
     let len = usize::from(header.total_length.get());
     if header_len < HEADER || len < header_len {
-        return Err(Reason::BadHeader);
+        return Err(Malformed::BadHeader);
     }
     if bytes.len() < header_len {
-        return Err(Reason::Truncated);
+        return Err(Malformed::Truncated);
     }
     let flags = header.flags_offset.get();
     let fragment = Fragment {
@@ -85,16 +92,18 @@ pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Ip<u32>, Reason> {
     })
 }
 
-/// The identification, which a packet carries even where it is no fragment.
-pub(crate) fn identification(bytes: &[u8]) -> u16 {
+/// The identification, which a packet carries even where it is no fragment; zero where it is cut off.
+#[must_use]
+pub fn identification(bytes: &[u8]) -> u16 {
     prefix::<Header>(bytes).map_or(0, |h| h.identification.get())
 }
 
 /// Whether the options hold a source route that has not been used up (RFC 7915 §4.1). Options that do not parse
-/// are nobody's source route and go the way of all others: ignored.
+/// are nobody's source route and go the way of all others: ignored. `bytes` are those that `ip` was read from.
+#[must_use]
 #[inline(always)]
-pub(crate) fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<u32>) -> bool {
-    ip.header_len > HEADER && is_source_route_left(&options_and_header(bytes, ip)[HEADER..])
+pub fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<u32>) -> bool {
+    ip.header_len > HEADER && bytes.get(HEADER..ip.header_len).is_some_and(is_source_route_left)
 }
 
 #[cold]
@@ -118,16 +127,12 @@ fn is_source_route_left(mut options: &[u8]) -> bool {
     }
 }
 
-fn options_and_header<'b>(bytes: &'b [u8], ip: &Ip<u32>) -> &'b [u8] {
-    &bytes[..ip.header_len]
-}
-
-/// Writes a header of [`HEADER`] bytes, checksum included, to the start of `out`.
+/// Writes a header of [`HEADER`] bytes, checksum included, to the start of `out`; to less room it does nothing.
 ///
 /// `ip.header_len` is that of the packet it comes from and does not matter here; `len` is the total length, of
 /// which only the low 16 bits fit.
 #[inline(always)]
-pub(crate) fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
+pub fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
     let Ok((header, _)) = Header::mut_from_prefix(out) else { return };
     let fragment = ip.fragment.unwrap_or(Fragment { offset: 0, more: false, id: 0 });
     let mut flags = fragment.offset & OFFSET;
@@ -161,8 +166,9 @@ pub(crate) fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
     header.dst = ip.dst.into();
 }
 
-/// Makes the packet that fills `packet` a fragment: sets length, place and MF of a header without options.
-pub(crate) fn mark(packet: &mut [u8], offset: u16, more: bool) {
+/// Makes the packet that fills `packet` a fragment: sets length, offset (in units of 8 bytes) and MF of a header without
+/// options.
+pub fn mark(packet: &mut [u8], offset: u16, more: bool) {
     let len = packet.len();
     let Ok((header, _)) = Header::mut_from_prefix(packet) else { return };
     #[allow(clippy::cast_possible_truncation)] // shorter than the packet it was cut from

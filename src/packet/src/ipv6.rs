@@ -1,17 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! IPv6 and its extension headers (RFC 8200).
 
 use zerocopy::network_endian::{U128, U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{prefix, protocol, Fragment, Ip};
-use crate::Reason;
+use crate::{prefix, protocol, Fragment, Ip, Malformed};
 
 /// Length of the fixed header.
-pub(crate) const HEADER: usize = 40;
+pub const HEADER: usize = 40;
 /// Length of a Fragment Header.
-pub(crate) const FRAGMENT_HEADER: usize = 8;
+pub const FRAGMENT_HEADER: usize = 8;
 /// The smallest MTU of a link (RFC 8200 §5).
-pub(crate) const MIN_MTU: usize = 1280;
+pub const MIN_MTU: usize = 1280;
 
 const MORE_FRAGMENTS: u16 = 1;
 
@@ -40,40 +41,48 @@ struct FragmentHeader {
 
 /// A packet and what its extension headers hold against it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Parsed {
-    pub(crate) ip: Ip<u128>,
+pub struct Parsed {
+    /// Its headers. The protocol is an extension header's ([`protocol::is_extension`]) only where one stands behind a
+    /// Fragment Header, at which the walk ends.
+    pub ip: Ip<u128>,
     /// Where the Segments Left field of a routing header stands that is not zero.
-    pub(crate) segments_left_at: Option<usize>,
+    pub segments_left_at: Option<usize>,
 }
 
 /// Reads a packet that has arrived: everything that its header promises must be there.
+///
+/// # Errors
+/// What is wrong with it.
 #[inline(always)]
-pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, Reason> {
+pub fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
     let parsed = parse_quoted(bytes)?;
     let ip = &parsed.ip;
     if bytes.len() < ip.len {
-        return Err(Reason::Truncated);
+        return Err(Malformed::Truncated);
     }
     // All that a jumbogram leaves in this field is a zero (RFC 2675 §3); no IPv4 packet is that large.
     if ip.len == HEADER && ip.header_len > HEADER {
-        return Err(Reason::BadHeader);
+        return Err(Malformed::BadHeader);
     }
     if ip.header_len > ip.len {
-        return Err(Reason::BadExtension);
+        return Err(Malformed::BadExtension);
     }
     if ip.fragment.is_some_and(|f| f.overruns(ip.payload_len())) {
-        return Err(Reason::BadFragment);
+        return Err(Malformed::BadFragment);
     }
     Ok(parsed)
 }
 
 /// Reads headers quoted in an ICMPv6 error: the packet may be cut anywhere behind them.
+///
+/// # Errors
+/// What is wrong with its headers.
 #[inline(always)]
-pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
-    let header: &Header = prefix(bytes).ok_or(Reason::Truncated)?;
+pub fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Malformed> {
+    let header: &Header = prefix(bytes).ok_or(Malformed::Truncated)?;
     let first = header.first.get();
     if first >> 28 != 6 {
-        return Err(Reason::NotIp);
+        return Err(Malformed::NotIp);
     }
     let mut ip = Ip {
         src: header.src.get(),
@@ -91,27 +100,21 @@ pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
         let rest = &bytes[ip.header_len..];
         match ip.protocol {
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
-                if ip.fragment.is_some() {
-                    return Err(Reason::ExtensionBehindFragment);
-                }
                 let &[next, len, _, segments_left, ..] = rest else {
-                    return Err(Reason::BadExtension);
+                    return Err(Malformed::BadExtension);
                 };
                 if ip.protocol == protocol::ROUTING && segments_left != 0 {
                     segments_left_at.get_or_insert(ip.header_len + 3);
                 }
                 let len = (usize::from(len) + 1) * 8;
                 if rest.len() < len {
-                    return Err(Reason::BadExtension);
+                    return Err(Malformed::BadExtension);
                 }
                 ip.protocol = next;
                 ip.header_len += len;
             }
             protocol::FRAGMENT => {
-                if ip.fragment.is_some() {
-                    return Err(Reason::ExtensionBehindFragment);
-                }
-                let header: &FragmentHeader = prefix(rest).ok_or(Reason::BadExtension)?;
+                let header: &FragmentHeader = prefix(rest).ok_or(Malformed::BadExtension)?;
                 let offset_more = header.offset_more.get();
                 ip.fragment = Some(Fragment {
                     offset: offset_more >> 3,
@@ -120,6 +123,7 @@ pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
                 });
                 ip.protocol = header.next_header;
                 ip.header_len += FRAGMENT_HEADER;
+                return Ok(Parsed { ip, segments_left_at });
             }
             _ => return Ok(Parsed { ip, segments_left_at }),
         }
@@ -127,17 +131,19 @@ pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Reason> {
 }
 
 /// Length of the headers that [`write`] will write for this packet.
+#[must_use]
 #[inline(always)]
-pub(crate) fn header_len<A>(ip: &Ip<A>) -> usize {
+pub fn header_len<A>(ip: &Ip<A>) -> usize {
     HEADER + if ip.fragment.is_some() { FRAGMENT_HEADER } else { 0 }
 }
 
-/// Writes the header, and a Fragment Header if the packet is a fragment, to the start of `out`.
+/// Writes the header, and a Fragment Header if the packet is a fragment, to the start of `out`; to less room it does
+/// nothing.
 ///
 /// `ip.header_len` is that of the packet it comes from and does not matter here; `payload_len` counts what follows
 /// these headers. The flow label is zero (RFC 7915 §4.1).
 #[inline(always)]
-pub(crate) fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
+pub fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     let headers = header_len(ip);
     let Ok((header, rest)) = Header::mut_from_prefix(out) else { return };
     #[allow(clippy::cast_possible_truncation)] // an IPv4 packet has at most 65,515 bytes of payload
@@ -157,9 +163,10 @@ pub(crate) fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     }
 }
 
-/// Makes the packet that fills `packet` the fragment at `offset`: sets the lengths and places in its headers.
-pub(crate) fn mark(packet: &mut [u8], offset: u16, more: bool) {
-    let len = packet.len() - HEADER;
+/// Makes the packet that fills `packet` a fragment: sets payload length, offset (in units of 8 bytes) and M flag of a
+/// fixed header with a Fragment Header behind it.
+pub fn mark(packet: &mut [u8], offset: u16, more: bool) {
+    let len = packet.len().saturating_sub(HEADER);
     let Ok((header, rest)) = Header::mut_from_prefix(packet) else { return };
     #[allow(clippy::cast_possible_truncation)] // shorter than the packet it was cut from
     let len = len as u16;
