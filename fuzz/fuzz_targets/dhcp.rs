@@ -1,4 +1,4 @@
-//! Messages of any kind for platd's DHCPv6 server, and for its DHCP server: the first byte says for which.
+//! DnsStream of any kind for platd's DHCPv6 server, and for its DHCP server: the first byte says for which.
 #![no_main]
 
 mod plat;

@@ -7,5 +7,5 @@ fuzz_target!(|data: &[u8]| {
     let Some((&count, rest)) = data.split_first() else { return };
     let (cuts, stream) = rest.split_at((usize::from(count & 15) * 2).min(rest.len()));
     let cuts: Vec<u16> = cuts.chunks_exact(2).map(|c| u16::from_be_bytes([c[0], c[1]])).collect();
-    clat_plat::check::dns_over_tcp(stream, &cuts);
+    clat_plat::invariants::dns_over_tcp(stream, &cuts);
 });

@@ -10,8 +10,8 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use clat_plat::check::{self, Frames};
-use clat_plat::flow::{Bounds, Cx, Engine, Offload};
+use clat_plat::invariants::{self, Frames};
+use clat_plat::flow::{Bounds, Context, Engine, Offload};
 use clat_plat::frame::Mac;
 use clat_plat::settings::{DualStack, Settings};
 use clat_tun::{GsoType, VirtioHeader};
@@ -140,8 +140,8 @@ impl<'h> Run<'h> {
         }
     }
 
-    fn with(&mut self, step: impl FnOnce(&mut Engine, &mut Cx<'_>)) {
-        let mut cx = Cx { settings: &self.settings, sink: &mut self.frames, now: self.now };
+    fn with(&mut self, step: impl FnOnce(&mut Engine, &mut Context<'_>)) {
+        let mut cx = Context { settings: &self.settings, sink: &mut self.frames, now: self.now };
         step(&mut self.engine, &mut cx);
         self.check();
     }
@@ -149,7 +149,7 @@ impl<'h> Run<'h> {
     /// What must hold after every step.
     fn check(&mut self) {
         for (vnet, frame) in std::mem::take(&mut self.frames.0) {
-            check::frame(&vnet, &frame, MTU);
+            invariants::frame(&vnet, &frame, MTU);
             let (protocol, l4) = match frame[12] {
                 8 => (frame[23], &frame[34..]),
                 _ => (frame[20], &frame[54..]),

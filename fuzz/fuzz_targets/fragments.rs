@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| clat_plat::check::fragments(data));
+fuzz_target!(|data: &[u8]| clat_plat::invariants::fragments(data));

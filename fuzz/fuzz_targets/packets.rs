@@ -2,7 +2,7 @@
 //! it, the rest is the packet.
 #![no_main]
 
-use clat_plat::check;
+use clat_plat::invariants;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -20,12 +20,12 @@ fuzz_target!(|data: &[u8]| {
         let check = !(sum as u16);
         header[10..12].copy_from_slice(&check.to_be_bytes());
     }
-    check::packet(&packet);
+    invariants::packet(&packet);
     let router = match router & 3 {
         0 => None,
         1 => Some("64:ff9b::192.0.2.9".parse().expect("an address")),
         2 => Some("::ffff:192.0.2.9".parse().expect("an address")),
         _ => Some(u128::from(router).into()),
     };
-    check::error(kind, code, u32::from_be_bytes([a, b, c, d]), router, &packet);
+    invariants::error(kind, code, u32::from_be_bytes([a, b, c, d]), router, &packet);
 });

@@ -1,4 +1,6 @@
-//! The carrier: frames of a guest go to the network or to the flows, and theirs back to the guest, through the weather of
+// SPDX-License-Identifier: Apache-2.0
+
+//! The carrier: frames of a guest go to the network or to the flows, and theirs back to the guest, through the impairment of
 //! `--loss` and `--delay`, past `--pcap`.
 
 use std::collections::VecDeque;
@@ -13,10 +15,11 @@ use nix::sys::epoll::Epoll;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 
 use crate::clat;
-use crate::flow::{wire, Bounds, Cx, Engine, Offload, Sink};
+use crate::flow::{wire, Bounds, Context, Engine, Offload, Sink};
 use crate::frame::{Mac, Out, ETHERNET};
+use crate::icmp_error::IcmpError;
 use crate::link::{Event, Link};
-use crate::network::{Handled, Network, Problem, Query};
+use crate::network::{Handled, Network, Query};
 use crate::settings::Settings;
 
 /// Packets of the CLAT that are read before it is others' turn.
@@ -37,7 +40,7 @@ const RETRY: Duration = Duration::from_millis(1);
 
 /// What happens to frames between the guest and the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Weather {
+pub struct Impairment {
     /// The share that is lost in each direction, 0 to 1.
     pub loss: f64,
     /// How long each is under way.
@@ -46,12 +49,12 @@ pub struct Weather {
 
 /// Frames under way.
 #[derive(Default)]
-struct Late {
+struct DelayQueue {
     frames: VecDeque<(Instant, VirtioHeader, Vec<u8>)>,
     bytes: usize,
 }
 
-impl Late {
+impl DelayQueue {
     /// Whether there was room for one that arrives then.
     fn push(&mut self, at: Instant, vnet: VirtioHeader, frame: Vec<u8>) -> bool {
         let room = self.frames.len() < UNDER_WAY && self.bytes + frame.len() <= UNDER_WAY_BYTES;
@@ -82,8 +85,8 @@ struct Down {
     /// Frames for a link that takes them in batches.
     out: Out,
     clat: Option<clat::Down>,
-    weather: Weather,
-    late: Late,
+    impairment: Impairment,
+    delayed: DelayQueue,
     pcap: Option<PcapWriter<std::fs::File>>,
     now: Instant,
     next_id: u32,
@@ -105,13 +108,13 @@ impl Down {
     }
 
     fn send(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3]) {
-        if self.weather.loss > 0.0 && fastrand::f64() < self.weather.loss {
+        if self.impairment.loss > 0.0 && fastrand::f64() < self.impairment.loss {
             self.lost += 1;
             return;
         }
-        if self.weather.delay > Duration::ZERO {
-            let at = self.now + self.weather.delay;
-            self.lost += u64::from(!self.late.push(at, *vnet, parts.concat()));
+        if self.impairment.delay > Duration::ZERO {
+            let at = self.now + self.impairment.delay;
+            self.lost += u64::from(!self.delayed.push(at, *vnet, parts.concat()));
             return;
         }
         self.deliver(vnet, parts);
@@ -200,16 +203,17 @@ impl Up<'_> {
                 let packet = &frame[ETHERNET..];
                 let mtu = self.network.settings().mtu;
                 if vnet.gso_type == GsoType::None && wire::length(packet) > mtu.into() {
-                    let problem = Problem::TooBig(mtu.into());
-                    self.network.report(problem, mac, packet, now, self.out);
+                    let ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
+                    let error = IcmpError::too_big(ipv6, mtu.into());
+                    self.network.report(error, mac, packet, now, self.out);
                     return self.down.hand_on(self.out);
                 }
                 let settings = self.network.settings();
-                let mut cx = Cx { settings, sink: self.down, now };
+                let mut cx = Context { settings, sink: self.down, now };
                 self.engine.input(&mut cx, mac, vnet, packet);
             }
             Handled::Dns => {
-                let mut cx = Cx { settings: self.network.settings(), sink: self.down, now };
+                let mut cx = Context { settings: self.network.settings(), sink: self.down, now };
                 self.engine.dns_input(&mut cx, mac, vnet, &frame[ETHERNET..]);
             }
         }
@@ -264,14 +268,14 @@ pub struct Carrier {
     down: Down,
     out: Out,
     /// Frames on their way up.
-    late: Late,
+    delayed: DelayQueue,
     clat: Option<clat::Up>,
     guest: Option<Guest>,
-    farewell: Farewell,
+    expiry: GuestExpiry,
 }
 
 /// What becomes of the flows of a guest that is not there.
-enum Farewell {
+enum GuestExpiry {
     /// It is there.
     None,
     /// They go then, unless it comes back.
@@ -287,13 +291,13 @@ impl Carrier {
         settings: Settings,
         link: Box<dyn Link>,
         clat: Option<(clat::Up, clat::Down)>,
-        weather: Weather,
+        impairment: Impairment,
         bounds: Bounds,
         epoll: Rc<Epoll>,
         now: Instant,
     ) -> Self {
         // What is lost should be packets, not trains of them.
-        let super_packets = link.takes_super_packets() && weather.loss == 0.0;
+        let super_packets = link.takes_super_packets() && impairment.loss == 0.0;
         let offload = Offload { tso: super_packets, uso: super_packets };
         let (clat_up, clat_down) = clat.unzip();
         Self {
@@ -303,8 +307,8 @@ impl Carrier {
                 direct: link.direct(),
                 out: Out::default(),
                 clat: clat_down,
-                weather,
-                late: Late::default(),
+                impairment,
+                delayed: DelayQueue::default(),
                 pcap: None,
                 now,
                 next_id: fastrand::u32(..),
@@ -313,10 +317,10 @@ impl Carrier {
             },
             link,
             out: Out::default(),
-            late: Late::default(),
+            delayed: DelayQueue::default(),
             clat: clat_up,
             guest: None,
-            farewell: Farewell::Over,
+            expiry: GuestExpiry::Over,
         }
     }
 
@@ -364,11 +368,11 @@ impl Carrier {
     pub fn with_engine<R>(
         &mut self,
         now: Instant,
-        step: impl FnOnce(&mut Engine, &mut Cx<'_>) -> R,
+        step: impl FnOnce(&mut Engine, &mut Context<'_>) -> R,
     ) -> R {
         self.down.now = now;
         let settings = self.network.settings();
-        step(&mut self.engine, &mut Cx { settings, sink: &mut self.down, now })
+        step(&mut self.engine, &mut Context { settings, sink: &mut self.down, now })
     }
 
     /// Reads frames of the guest.
@@ -384,8 +388,8 @@ impl Carrier {
             out: &mut self.out,
             guest: &mut self.guest,
         };
-        let late = &mut self.late;
-        let Weather { loss, delay } = up.down.weather;
+        let delayed = &mut self.delayed;
+        let Impairment { loss, delay } = up.down.impairment;
         let event = self.link.receive(&mut |vnet, frame| {
             if loss > 0.0 && fastrand::f64() < loss {
                 return;
@@ -393,7 +397,7 @@ impl Carrier {
             if delay == Duration::ZERO {
                 up.frame(now, vnet, frame);
             } else {
-                late.push(now + delay, *vnet, frame.to_vec());
+                delayed.push(now + delay, *vnet, frame.to_vec());
             }
         })?;
         match event {
@@ -424,7 +428,7 @@ impl Carrier {
             head[6..12].copy_from_slice(&clat::MAC.0);
             head[12..].copy_from_slice(&[0x86, 0xdd]);
             down.record([&head, packet, &[]]);
-            engine.input(&mut Cx { settings, sink: down, now }, clat::MAC, vnet, packet);
+            engine.input(&mut Context { settings, sink: down, now }, clat::MAC, vnet, packet);
         })
     }
 
@@ -468,7 +472,7 @@ impl Carrier {
     /// When the link is closed for good.
     pub fn finish(&mut self, now: Instant) -> io::Result<()> {
         self.down.now = now;
-        while let Some((vnet, frame)) = self.late.pop(now) {
+        while let Some((vnet, frame)) = self.delayed.pop(now) {
             let mut up = Up {
                 network: &mut self.network,
                 engine: &mut self.engine,
@@ -487,30 +491,30 @@ impl Carrier {
         if !self.link.is_full() {
             self.with_engine(now, Engine::flush);
         }
-        while let Some((vnet, frame)) = self.down.late.pop(now) {
+        while let Some((vnet, frame)) = self.down.delayed.pop(now) {
             self.down.deliver(&vnet, [&frame, &[], &[]]);
         }
         if self.link.is_full() || !self.down.out.is_empty() {
             self.link.send(&mut self.down.out)?;
         }
-        self.mourn(now);
+        self.expire_guest(now);
         Ok(())
     }
 
     /// Ends the flows of a guest that has left and not come back, and forgets it.
-    fn mourn(&mut self, now: Instant) {
+    fn expire_guest(&mut self, now: Instant) {
         if self.link.has_guest() {
-            self.farewell = Farewell::None;
+            self.expiry = GuestExpiry::None;
             return;
         }
-        match self.farewell {
-            Farewell::None => self.farewell = Farewell::At(now + GRACE),
-            Farewell::At(at) if at <= now => {
+        match self.expiry {
+            GuestExpiry::None => self.expiry = GuestExpiry::At(now + GRACE),
+            GuestExpiry::At(at) if at <= now => {
                 self.engine.clear();
                 self.guest = None;
-                self.farewell = Farewell::Over;
+                self.expiry = GuestExpiry::Over;
             }
-            Farewell::At(_) | Farewell::Over => {}
+            GuestExpiry::At(_) | GuestExpiry::Over => {}
         }
     }
 
@@ -520,12 +524,12 @@ impl Carrier {
         let full = self.link.is_full();
         let busy = (self.engine.is_busy() && !full).then_some(now);
         let waiting = (full && self.link.send_fd().is_none()).then_some(now + RETRY);
-        let late = [self.late.next(), self.down.late.next()].into_iter().flatten().min();
-        let farewell = match self.farewell {
-            Farewell::At(at) => Some(at),
-            Farewell::None | Farewell::Over => None,
+        let delayed = [self.delayed.next(), self.down.delayed.next()].into_iter().flatten().min();
+        let expiry = match self.expiry {
+            GuestExpiry::At(at) => Some(at),
+            GuestExpiry::None | GuestExpiry::Over => None,
         };
-        [busy, waiting, late, farewell, self.network.next_timer(), self.engine.next_timer()]
+        [busy, waiting, delayed, expiry, self.network.next_timer(), self.engine.next_timer()]
             .into_iter()
             .flatten()
             .min()
@@ -555,15 +559,15 @@ mod tests {
     #[test]
     fn what_is_under_way_is_bounded() {
         const LEN: usize = 1 << 16;
-        let mut late = Late::default();
+        let mut queue = DelayQueue::default();
         let (now, vnet) = (Instant::now(), VirtioHeader::default());
-        let pushed = |late: &mut Late, len| late.push(now + SECOND, vnet, vec![0; len]);
-        assert_eq!((0..10_000).filter(|_| pushed(&mut late, LEN)).count(), 4096);
-        assert!(pushed(&mut late, 0) && !pushed(&mut late, LEN));
-        assert!(late.pop(now).is_none() && late.pop(now + SECOND).is_some());
-        assert!(pushed(&mut late, LEN) && !pushed(&mut late, LEN));
-        while late.pop(now + SECOND).is_some() {}
-        assert_eq!((late.bytes, late.next()), (0, None));
+        let pushed = |queue: &mut DelayQueue, len| queue.push(now + SECOND, vnet, vec![0; len]);
+        assert_eq!((0..10_000).filter(|_| pushed(&mut queue, LEN)).count(), 4096);
+        assert!(pushed(&mut queue, 0) && !pushed(&mut queue, LEN));
+        assert!(queue.pop(now).is_none() && queue.pop(now + SECOND).is_some());
+        assert!(pushed(&mut queue, LEN) && !pushed(&mut queue, LEN));
+        while queue.pop(now + SECOND).is_some() {}
+        assert_eq!((queue.bytes, queue.next()), (0, None));
     }
 
     /// It is the same guest as long as it is there, and another once it is gone or has another address.
@@ -577,8 +581,9 @@ mod tests {
         let link = Box::new(InProcess::new(interface, &settings));
         let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
         let start = Instant::now();
-        let (weather, bounds) = (Weather::default(), Bounds::default());
-        let mut carrier = Carrier::new(settings.clone(), link, None, weather, bounds, epoll, start);
+        let (impairment, bounds) = (Impairment::default(), Bounds::default());
+        let mut carrier =
+            Carrier::new(settings.clone(), link, None, impairment, bounds, epoll, start);
         let mut hear = |end, seconds| {
             let now = start + seconds * SECOND;
             device.write(&frame(carrier.network().settings(), end)).unwrap();

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A CLAT of our own for a namespace: what a phone has inside, here between a TUN device in the namespace and the network. IPv4
 //! packets become IPv6 packets from an address in the network's prefix, so the network itself stays IPv6-only.
 

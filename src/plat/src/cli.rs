@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The command line.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -10,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use clat_xlat::Prefix;
 use nix::unistd::{Gid, Uid, User};
 
-use crate::carrier::Weather;
+use crate::carrier::Impairment;
 use crate::flow::Bounds;
 use crate::forward::Forward;
 use crate::settings::{DualStack, Settings, LEAST_MTU};
@@ -25,7 +27,7 @@ pub struct Cli {
     pub command: Option<Command>,
     /// How the guest comes in.
     #[command(flatten)]
-    pub way: Way,
+    pub link: LinkArgs,
     /// The network.
     #[command(flatten)]
     pub net: Net,
@@ -34,7 +36,7 @@ pub struct Cli {
 /// Ways in; one of them.
 #[derive(Args, Debug)]
 #[group(multiple = false)]
-pub struct Way {
+pub struct LinkArgs {
     /// A Unix stream socket, each frame behind its length: QEMU's `-netdev stream,id=n,server=off,addr.type=unix,addr.path=PATH`
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -70,8 +72,8 @@ pub enum Command {
         json: bool,
     },
     /// (Internal) prepares a namespace.
-    #[command(name = "__inside", hide = true)]
-    Inside(crate::inside::Inside),
+    #[command(name = "__netns-helper", hide = true)]
+    NetnsHelper(crate::netns_helper::NetnsHelper),
 }
 
 /// The network.
@@ -185,10 +187,10 @@ impl Net {
         })
     }
 
-    /// The weather.
+    /// The impairment.
     #[must_use]
-    pub fn weather(&self) -> Weather {
-        Weather { loss: self.loss / 100.0, delay: Duration::from_millis(self.delay) }
+    pub fn impairment(&self) -> Impairment {
+        Impairment { loss: self.loss / 100.0, delay: Duration::from_millis(self.delay) }
     }
 }
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The process: made ready with what rights it has, then without any, one loop for everything.
 
 use std::fs::File;
@@ -15,14 +17,14 @@ use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use pcap_file::pcap::{PcapHeader, PcapWriter};
 use pcap_file::DataLink;
 
-use crate::cli::{Net, Way};
+use crate::cli::{LinkArgs, Net};
 use crate::driver::{Driver, Extras};
 use crate::flow::Bounds;
 use crate::forward::Forward;
 use crate::link::{Datagrams, Link, Packets, Server, Stream, Tap};
 use crate::settings::Settings;
 use crate::status::Status;
-use crate::{clat, inside, sandbox};
+use crate::{clat, netns_helper, sandbox};
 
 /// Descriptors that are watched beside the network's.
 const SIGNALS: u8 = 0;
@@ -35,19 +37,19 @@ const SPARE: u64 = 256;
 ///
 /// # Errors
 /// What could not be made ready, or ended it.
-pub fn serve(way: &Way, net: &Net) -> anyhow::Result<ExitCode> {
+pub fn serve(args: &LinkArgs, net: &Net) -> anyhow::Result<ExitCode> {
     let settings = net.settings()?;
-    let socket: Option<(Box<dyn Link>, &Path)> = match way {
-        Way { socket: Some(path), .. } => Some((Box::new(Stream::listen(path)?), path)),
-        Way { frames: Some(path), .. } => Some((Box::new(Datagrams::bind(path)?), path)),
-        Way { packets: Some(path), .. } => Some((Box::new(Packets::listen(path)?), path)),
+    let socket: Option<(Box<dyn Link>, &Path)> = match args {
+        LinkArgs { socket: Some(path), .. } => Some((Box::new(Stream::listen(path)?), path)),
+        LinkArgs { frames: Some(path), .. } => Some((Box::new(Datagrams::bind(path)?), path)),
+        LinkArgs { packets: Some(path), .. } => Some((Box::new(Packets::listen(path)?), path)),
         _ => None,
     };
     if let Some((link, path)) = socket {
         log::info!("waiting for a guest on {}", path.display());
         return run(net, settings, link, None, None);
     }
-    let Some(netns) = &way.netns else {
+    let Some(netns) = &args.netns else {
         bail!(
             "no way in: give --socket, --frames, --packets or --netns, or `platd run -- COMMAND`; see --help"
         );
@@ -68,12 +70,12 @@ pub fn serve(way: &Way, net: &Net) -> anyhow::Result<ExitCode> {
 pub fn run_command(net: &Net, command: &[String]) -> anyhow::Result<ExitCode> {
     let settings = net.settings()?;
     let devices = Devices::make(net, &settings, None, !net.no_clat, command)?;
-    let inside = Inside { helper: devices.helper, _control: devices.control };
-    run(net, settings, Box::new(Tap::new(devices.tap)), devices.clat, Some(inside))
+    let command = RunningCommand { helper: devices.helper, _control: devices.control };
+    run(net, settings, Box::new(Tap::new(devices.tap)), devices.clat, Some(command))
 }
 
-/// The command that runs inside. When the socket is closed, it is ended.
-struct Inside {
+/// The command that runs in the network. When the socket is closed, it is ended.
+struct RunningCommand {
     helper: Child,
     _control: std::os::fd::OwnedFd,
 }
@@ -98,8 +100,8 @@ impl Devices {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty())
                 .context("cannot make a socket pair")?;
         close_on_exec(&control)?;
-        let mut helper = Command::new(inside::own_program());
-        helper.args(["__inside", "--control", &theirs.as_raw_fd().to_string()]);
+        let mut helper = Command::new(netns_helper::own_program());
+        helper.args(["__netns-helper", "--control", &theirs.as_raw_fd().to_string()]);
         helper.args(["--ifname", &net.ifname, "--mtu", &settings.mtu.to_string()]);
         helper.args(["--dns", &settings.dns().to_string()]);
         if with_clat {
@@ -158,9 +160,9 @@ fn run(
     settings: Settings,
     link: Box<dyn Link>,
     clat: Option<Tun>,
-    inside: Option<Inside>,
+    command: Option<RunningCommand>,
 ) -> anyhow::Result<ExitCode> {
-    let mask = inside::signals();
+    let mask = netns_helper::signals();
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let status = net.status.as_ref().map(|path| Server::listen(path, SockType::Stream));
@@ -168,7 +170,7 @@ fn run(
     let forwards = net.forward.iter().map(Forward::open).collect::<anyhow::Result<_>>()?;
     let clat = clat.map(|tun| clat::new(tun, &settings));
     let prefix = settings.prefix;
-    let extras = Extras { clat, weather: net.weather(), bounds: bounds(net), forwards };
+    let extras = Extras { clat, impairment: net.impairment(), bounds: bounds(net), forwards };
     let mut driver = Driver::new(settings, link, extras)?;
     driver.watch(&signals, SIGNALS)?;
     if let Some(server) = &status {
@@ -184,7 +186,7 @@ fn run(
     sandbox::enter(net.runas)?;
     let churn = net.prefix_churn.map(Duration::from_secs);
     let churn = churn.map(|every| Churn { every, next: Instant::now() + every, prefix, round: 0 });
-    let mut all = Daemon { driver, signals, status, inside, churn };
+    let mut all = Daemon { driver, signals, status, command, churn };
     let end = all.run();
     // To remove a socket's name takes a right that was given up. Whoever starts next finds that nobody listens there.
     std::mem::forget(all);
@@ -203,7 +205,7 @@ struct Daemon {
     driver: Driver,
     signals: SignalFd,
     status: Option<Server>,
-    inside: Option<Inside>,
+    command: Option<RunningCommand>,
     churn: Option<Churn>,
 }
 
@@ -212,7 +214,7 @@ impl Daemon {
         loop {
             let (mut signalled, mut asked) = (false, false);
             let next = self.churn.as_ref().map(|churn| churn.next);
-            self.driver.turn(next, &mut |number| match number {
+            self.driver.poll(next, &mut |number| match number {
                 SIGNALS => signalled = true,
                 _ => asked = true,
             })?;
@@ -232,9 +234,9 @@ impl Daemon {
     fn signal(&mut self) -> anyhow::Result<Option<ExitCode>> {
         while let Some(signal) = self.signals.read_signal()? {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
-            match (number, &mut self.inside) {
-                (nix::libc::SIGCHLD, Some(inside)) => {
-                    if let Some(status) = inside.helper.try_wait()? {
+            match (number, &mut self.command) {
+                (nix::libc::SIGCHLD, Some(command)) => {
+                    if let Some(status) = command.helper.try_wait()? {
                         let code = status.code().and_then(|code| u8::try_from(code).ok());
                         return Ok(Some(ExitCode::from(code.unwrap_or(1))));
                     }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Guests' questions over TCP (RFC 7766): what is left of their connections behind the flows, a pair of sockets each.
 
 use std::collections::BTreeMap;
@@ -5,9 +7,9 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::fair;
+use crate::dns_stream::DnsStream;
+use crate::fairness;
 use crate::frame::Mac;
-use crate::messages::Messages;
 use crate::network::{is_question, MAX_QUESTION};
 
 /// Connections at a time; beyond them the one that has idled longest goes, of the guest that has most.
@@ -24,7 +26,7 @@ type Each<'a> = &'a mut dyn FnMut(Mac, Vec<u8>);
 
 struct Connection {
     guest: Mac,
-    messages: Messages<UnixStream>,
+    messages: DnsStream<UnixStream>,
     unanswered: usize,
     last: Instant,
 }
@@ -67,13 +69,13 @@ impl DnsServer {
     ) -> (u32, &UnixStream) {
         if self.connections.len() >= MOST {
             let all = self.connections.iter().map(|(n, c)| (c.guest, (c.last, *n), *n));
-            if let Some((number, _)) = fair::surplus(all) {
+            if let Some((number, _)) = fairness::to_evict(all) {
                 self.connections.remove(&number);
             }
         }
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        let messages = Messages::new(stream);
+        let messages = DnsStream::new(stream);
         let connection = Connection { guest, messages, unanswered: 0, last: now };
         let connection = self.connections.entry(number).or_insert(connection);
         (number, connection.messages.stream())
@@ -116,7 +118,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::check;
+    use crate::invariants;
 
     /// Whoever opens more connections than others loses its own.
     #[test]
@@ -159,7 +161,7 @@ mod tests {
     #[test]
     fn each_question_has_its_answer() {
         let messages = vec![question(7, b"twice", 28); 40];
-        assert_eq!(check::answers(&stream(&messages), &[]).len(), 40);
+        assert_eq!(invariants::answers(&stream(&messages), &[]).len(), 40);
     }
 
     /// It is hung up on who sends what is no question, rather than to wait for ever for its answer.
@@ -169,7 +171,7 @@ mod tests {
         response[2] |= 0x80;
         let messages = [question(1, b"a", 1), response, question(2, b"a", 1)];
         let first = u16::try_from(messages[0].len() + 2).unwrap();
-        let answers = check::answers(&stream(&messages), &[first]);
+        let answers = invariants::answers(&stream(&messages), &[first]);
         assert_eq!((answers.len(), &answers[0][..2]), (1, &[0, 1][..]));
     }
 
@@ -189,14 +191,14 @@ mod tests {
             messages.push(b"\0\0\x01\0\0\x01\0\0\0\0\0\0\x08ipv4only\x04arpa\0\0\x1c\0\x01".to_vec());
             let count = messages.len();
             let mut stream = stream(&messages);
-            prop_assert_eq!(check::answers(&stream, &cuts).len(), count);
-            check::dns_over_tcp(&stream, &cuts);
+            prop_assert_eq!(invariants::answers(&stream, &cuts).len(), count);
+            invariants::dns_over_tcp(&stream, &cuts);
             stream.extend(other);
             if let Some((at, byte)) = damage {
                 let at = at.index(stream.len());
                 stream[at] = byte;
             }
-            check::dns_over_tcp(&stream, &cuts);
+            invariants::dns_over_tcp(&stream, &cuts);
         }
     }
 }

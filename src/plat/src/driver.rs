@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A carrier with what it needs of the host: one place where all its descriptors are waited for, the resolvers, the forwarded
 //! ports. `platd` drives one in a process of its own; a test or a sandbox may drive one beside what it does otherwise.
 
@@ -10,7 +12,7 @@ use anyhow::{bail, Context};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::carrier::{Carrier, Weather};
+use crate::carrier::{Carrier, Impairment};
 use crate::clat;
 use crate::dns_server::DnsServer;
 use crate::flow::{Bounds, EDGE};
@@ -46,14 +48,14 @@ pub struct Extras {
     /// A CLAT of its own.
     pub clat: Option<(clat::Up, clat::Down)>,
     /// What becomes of frames under way.
-    pub weather: Weather,
+    pub impairment: Impairment,
     /// How many flows there may be.
     pub bounds: Bounds,
     /// Ports of the host for the guest; at most 200.
     pub forwards: Vec<Open>,
 }
 
-/// A network that works as long as somebody calls [`Driver::turn`]. It is of one thread; a thread for it is made around it.
+/// A network that works as long as somebody calls [`Driver::poll`]. It is of one thread; a thread for it is made around it.
 ///
 /// ```
 /// use clat_plat::driver::{Driver, Extras};
@@ -70,7 +72,7 @@ pub struct Extras {
 ///     let link = InProcess::new(network_side, &settings);
 ///     let mut driver = Driver::new(settings, Box::new(link), Extras::default())?;
 ///     loop {
-///         driver.turn(None, &mut |_| {})?;
+///         driver.poll(None, &mut |_| {})?;
 ///     }
 /// });
 /// // The guest reads and writes frames; it may wait by poll(2) of `guest.event()`.
@@ -102,7 +104,7 @@ impl Driver {
     /// # Errors
     /// When there are no descriptors or no sockets to be had.
     pub fn new(settings: Settings, link: Box<dyn Link>, extras: Extras) -> anyhow::Result<Self> {
-        let Extras { clat, weather, bounds, forwards } = extras;
+        let Extras { clat, impairment, bounds, forwards } = extras;
         let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         let flags = if link.direct().is_some() { EpollFlags::EPOLLIN } else { ARMED };
         epoll.add(link.fd(), EpollEvent::new(flags, LINK))?;
@@ -123,7 +125,8 @@ impl Driver {
             watch(&epoll, v6, DNS6)?;
         }
         let now = Instant::now();
-        let carrier = Carrier::new(settings, link, clat, weather, bounds, Rc::clone(&epoll), now);
+        let carrier =
+            Carrier::new(settings, link, clat, impairment, bounds, Rc::clone(&epoll), now);
         Ok(Self {
             epoll,
             carrier,
@@ -153,7 +156,7 @@ impl Driver {
         self.carrier.renumber(prefix, Instant::now());
     }
 
-    /// Watches a descriptor of the owner's: [`Driver::turn`] tells when it is readable, by this number, up to 15.
+    /// Watches a descriptor of the owner's: [`Driver::poll`] tells when it is readable, by this number, up to 15.
     ///
     /// # Errors
     /// What the kernel said.
@@ -166,7 +169,7 @@ impl Driver {
     ///
     /// # Errors
     /// When the way to the guest is gone for good.
-    pub fn turn(&mut self, until: Option<Instant>, own: &mut dyn FnMut(u8)) -> anyhow::Result<()> {
+    pub fn poll(&mut self, until: Option<Instant>, own: &mut dyn FnMut(u8)) -> anyhow::Result<()> {
         let now = Instant::now();
         self.carrier.finish(now).context("the way to the guest is gone")?;
         if std::mem::take(&mut self.link_ready) {
@@ -219,7 +222,7 @@ impl Driver {
         Ok(())
     }
 
-    /// When [`Driver::turn`] has something to do though no descriptor says so; never, while `None`.
+    /// When [`Driver::poll`] has something to do though no descriptor says so; never, while `None`.
     #[must_use]
     pub fn next_timer(&self, now: Instant) -> Option<Instant> {
         let timers = [
@@ -280,7 +283,7 @@ impl Driver {
         }
     }
 
-    // Apart: what it has on its stack is none of each turn's.
+    // Apart: what it has on its stack is none of each round's.
     #[inline(never)]
     fn answers(&mut self, v6: bool, now: Instant) {
         // As long as what a guest has announced to take, which is asked for in its name.
@@ -336,7 +339,7 @@ impl Driver {
 }
 
 impl AsFd for Driver {
-    /// What is readable when [`Driver::turn`] has something to do, for who waits for other things as well, and no longer than
+    /// What is readable when [`Driver::poll`] has something to do, for who waits for other things as well, and no longer than
     /// until [`Driver::next_timer`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `platd`: an IPv6-only carrier network in one unprivileged process.
 //!
 //! Ethernet frames of a guest come in by a [`link`]. [`network`] answers what is for the network itself: router
@@ -6,23 +8,24 @@
 #![forbid(unsafe_code)]
 
 pub mod carrier;
-#[cfg(any(test, fuzzing))]
-pub mod check;
 pub mod clat;
 pub mod cli;
 pub mod daemon;
 mod dns_server;
+mod dns_stream;
 pub mod driver;
-mod fair;
+mod fairness;
 pub mod flow;
 pub mod forward;
 pub mod frame;
-mod inside;
+pub mod icmp_error;
+#[cfg(any(test, fuzzing))]
+pub mod invariants;
 pub mod link;
-mod messages;
 mod netlink;
+mod netns_helper;
 pub mod network;
-mod pace;
+mod read_budget;
 mod resolvers;
 mod sandbox;
 pub mod settings;

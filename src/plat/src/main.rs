@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `platd`: parses the command line, does what it says, says in one line what went wrong.
 #![forbid(unsafe_code)]
 
@@ -11,16 +13,16 @@ use clat_plat::{daemon, status};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // A command's own words should stand out.
-    let quiet = matches!(cli.command, Some(Command::Run { .. } | Command::Inside(_)));
+    let quiet = matches!(cli.command, Some(Command::Run { .. } | Command::NetnsHelper(_)));
     let level = if quiet { "warn" } else { "info" };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
         .format(|out, record| writeln!(out, "platd: {}", record.args()))
         .init();
     let result = match &cli.command {
-        None => daemon::serve(&cli.way, &cli.net),
+        None => daemon::serve(&cli.link, &cli.net),
         Some(Command::Run { net, command }) => daemon::run_command(net, command),
         Some(Command::Status { socket, json }) => show(socket, *json),
-        Some(Command::Inside(inside)) => inside.run(),
+        Some(Command::NetnsHelper(helper)) => helper.run(),
     };
     result.unwrap_or_else(|error| {
         // A closed stderr must not make it worse.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Devices inside a namespace: up, with an address and a route (rtnetlink(7)).
 
 use std::io;

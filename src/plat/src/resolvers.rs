@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The resolvers of the host, and how they are asked.
 
 use std::collections::{BTreeMap, HashMap};
@@ -7,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::fair;
+use crate::dns_stream::DnsStream;
+use crate::fairness;
 use crate::flow::tcp_connect;
 use crate::frame::Mac;
-use crate::messages::Messages;
 use crate::network::Query;
 
 /// Connections to resolvers at a time; beyond them the oldest goes, of the guest that has most.
@@ -23,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A connection for one question.
 struct Connection {
     guest: Mac,
-    messages: Messages,
+    messages: DnsStream,
     token: u64,
     since: Instant,
 }
@@ -105,11 +107,11 @@ impl Resolvers {
                 return None;
             }
         };
-        let mut messages = Messages::new(stream);
+        let mut messages = DnsStream::new(stream);
         messages.send(&query.message).ok()?;
         if self.connections.len() >= CONNECTIONS {
             let all = self.connections.iter().map(|(number, c)| (c.guest, *number, *number));
-            if let Some((oldest, _)) = fair::surplus(all) {
+            if let Some((oldest, _)) = fairness::to_evict(all) {
                 self.connections.remove(&oldest);
             }
         }

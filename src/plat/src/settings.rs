@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What a network is like, as its owner wants it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

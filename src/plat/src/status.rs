@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What goes on, for `platd status`: JSON on a Unix socket to whoever connects.
 
 use std::fmt::Write as _;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A whole carrier inside this process: its guest is smoltcp on a device of `clat_tun::device`, its world are sockets of this host.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
@@ -46,7 +48,7 @@ fn carrier(flags: Flags) -> (Device, JoinHandle<anyhow::Error>) {
     let thread = thread::spawn(move || {
         let mut driver = driver(interface);
         loop {
-            if let Err(end) = driver.turn(None, &mut |_| {}) {
+            if let Err(end) = driver.poll(None, &mut |_| {}) {
                 return end;
             }
         }
@@ -270,7 +272,7 @@ fn trains_of_datagrams() {
         }
     }
     for _ in 0..3 {
-        driver.turn(Some(Instant::now()), &mut |_| {}).unwrap();
+        driver.poll(Some(Instant::now()), &mut |_| {}).unwrap();
     }
     let mut buf = vec![0; 1 << 16];
     let mut control = nix::cmsg_space!(i32);
@@ -298,7 +300,7 @@ fn trains_of_datagrams() {
     let deadline = Instant::now() + PATIENCE;
     while back.iter().sum::<u16>() < 10 * FLOWS {
         assert!(Instant::now() < deadline, "{back:?}");
-        driver.turn(Some(Instant::now()), &mut |_| {}).unwrap();
+        driver.poll(Some(Instant::now()), &mut |_| {}).unwrap();
         while let Ok(len) = device.read(&mut buf) {
             let packet = Ipv6Packet::new_checked(&buf[..len]).unwrap();
             if packet.next_header() != IpProtocol::Udp {

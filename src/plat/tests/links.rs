@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The sockets by which guests plug in, with guests that behave and guests that do not.
 
 use std::io::{Read, Write};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! ICMP echo (RFC 5508): one ping socket of the host for each identifier of the guest and family.
 
 use std::net::{Ipv6Addr, SocketAddr};
@@ -10,12 +12,12 @@ use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{recvmsg, MsgFlags, SockaddrStorage};
 use socket2::Socket;
 
-use super::errors::Trouble;
 use super::table::{Entry, Id, Key};
 use super::target::{seen, target};
 use super::wire::{self, Packet};
-use super::{errors, event, host, way, Cx, Described, Drop, Engine, Flow};
+use super::{addresses, errors, event, host, Context, Described, DropReason, Engine, Flow};
 use crate::frame::Mac;
+use crate::icmp_error::IcmpError;
 
 /// RFC 6146 §4, ICMP_DEFAULT.
 const IDLE: Duration = Duration::from_secs(60);
@@ -47,19 +49,19 @@ impl Echo {
 }
 
 impl Engine {
-    pub(super) fn echo_input(&mut self, cx: &mut Cx<'_>, mac: Mac, packet: &Packet<'_>) {
+    pub(super) fn echo_input(&mut self, cx: &mut Context<'_>, mac: Mac, packet: &Packet<'_>) {
         let &[kind, 0, _, _, id0, id1, ref rest @ ..] = packet.payload else {
-            return self.stats.drop(Drop::Protocol);
+            return self.stats.drop(DropReason::Protocol);
         };
         let request = if packet.protocol == wire::ICMP6 { REQUEST6 } else { REQUEST4 };
         if kind != request {
             // Errors about our packets: the host's kernel has its own; the guest's neighbours are the network's.
-            return self.stats.drop(Drop::Protocol);
+            return self.stats.drop(DropReason::Protocol);
         }
         let address = match target(cx.settings, packet.dst) {
             Ok(address) => address,
             Err(refused) => {
-                return self.refuse(cx, Drop::Forbidden, refused.into(), packet.whole, mac)
+                return self.refuse(cx, DropReason::Forbidden, refused.into(), packet.whole, mac)
             }
         };
         let family = if address.is_ipv6() { 6 } else { 4 };
@@ -71,11 +73,17 @@ impl Engine {
         };
         let id = match self.table.find(&key) {
             Some(id) => id,
-            None if !self.make_room(mac) => return self.stats.drop(Drop::Limit),
+            None if !self.make_room(mac) => return self.stats.drop(DropReason::Limit),
             None => match self.echo_open(cx, key, mac) {
                 Some(id) => id,
                 None => {
-                    return self.refuse(cx, Drop::HostError, Trouble::Prohibited, packet.whole, mac)
+                    return self.refuse(
+                        cx,
+                        DropReason::HostError,
+                        IcmpError::Prohibited,
+                        packet.whole,
+                        mac,
+                    )
                 }
             },
         };
@@ -108,13 +116,13 @@ impl Engine {
             Ok(n) => self.stats.bytes_up += n as u64,
             Err(e) => {
                 let errno = Errno::from_raw(e.raw_os_error().unwrap_or(0));
-                let trouble = self.trouble(cx, id, errno, address).unwrap_or(Trouble::NoRoute);
-                self.refuse(cx, Drop::HostError, trouble, packet.whole, mac);
+                let error = self.what_failed(cx, id, errno, address).unwrap_or(IcmpError::NoRoute);
+                self.refuse(cx, DropReason::HostError, error, packet.whole, mac);
             }
         }
     }
 
-    fn echo_open(&mut self, cx: &Cx<'_>, key: Key, mac: Mac) -> Option<Id> {
+    fn echo_open(&mut self, cx: &Context<'_>, key: Key, mac: Mac) -> Option<Id> {
         let socket = match host::echo(key.remote.1 == 6) {
             Ok(socket) => socket,
             Err(e) => {
@@ -141,7 +149,7 @@ impl Engine {
         Some(id)
     }
 
-    pub(super) fn echo_event(&mut self, cx: &mut Cx<'_>, id: Id, events: EpollFlags) {
+    pub(super) fn echo_event(&mut self, cx: &mut Context<'_>, id: Id, events: EpollFlags) {
         if events.contains(EpollFlags::EPOLLERR) {
             self.reports(cx, id, None);
         }
@@ -164,15 +172,15 @@ impl Engine {
             };
             let Some(from) = from else { continue };
             if !echo.peers.contains(&from.ip()) {
-                self.stats.drop(Drop::Filtered);
+                self.stats.drop(DropReason::Filtered);
                 continue;
             }
             self.stats.bytes_down += len as u64;
             let message = &mut self.scratch[..len];
             rewrite(message, if ipv4_guest { REPLY4 } else { REPLY6 }, key.guest.1);
             let src = seen(cx.settings, from.ip(), key.guest.0);
-            let way = super::Way { src, ..way(cx.settings, mac, &key) };
-            wire::send_icmp(cx.sink, &way, message, 64, cx.settings.mtu.into());
+            let addresses = super::Addresses { src, ..addresses(cx.settings, mac, &key) };
+            wire::send_icmp(cx.sink, &addresses, message, 64, cx.settings.mtu.into());
         }
     }
 }

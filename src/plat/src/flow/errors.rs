@@ -1,103 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! ICMP errors: what the host's kernel learned about a destination, told to the guest as a router would.
 
 use std::net::Ipv6Addr;
 
-use nix::errno::Errno;
-
-use super::wire::{self, Way, ICMP6, IPV6, UDP};
-use super::{Cx, Refused};
-use crate::fair::Buckets;
+use super::wire::{self, Addresses, ICMP6, IPV6, UDP};
+use super::{Context, Refused};
+use crate::fairness::Buckets;
 use crate::frame::Mac;
+use crate::icmp_error::IcmpError;
 use crate::settings::LEAST_MTU;
 
 /// Errors to a guest at once.
 pub(crate) const BURST: u32 = 200;
 
-/// What is wrong with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    NoRoute,
-    Prohibited,
-    Address,
-    Port,
-    Protocol,
-    TimeExceeded,
-    TooBig(u32),
-}
-
-impl Trouble {
-    /// What a system call said.
-    pub(crate) fn from_errno(errno: Errno) -> Option<Self> {
-        Some(match errno {
-            Errno::ENETUNREACH | Errno::ENETDOWN | Errno::EADDRNOTAVAIL => Self::NoRoute,
-            Errno::EHOSTUNREACH | Errno::ETIMEDOUT | Errno::EHOSTDOWN => Self::Address,
-            Errno::ECONNREFUSED => Self::Port,
-            Errno::EACCES | Errno::EPERM => Self::Prohibited,
-            Errno::ENOPROTOOPT => Self::Protocol,
-            _ => return None,
-        })
-    }
-
-    /// The packet is longer than the `mtu` of its way, which is of IPv6 or of IPv4.
-    pub(crate) fn too_big(ipv6: bool, mtu: u32) -> Self {
-        Self::TooBig(mtu.saturating_add(if ipv6 { 0 } else { 20 }).max(LEAST_MTU.into()))
-    }
-
-    /// What an ICMP message said (RFC 7915 §4.2 for that of IPv4).
-    pub(crate) fn from_icmp4(kind: u8, code: u8, info: u32) -> Option<Self> {
-        Some(match (kind, code) {
-            (3, 0 | 1 | 5..=8 | 11 | 12) => Self::NoRoute,
-            (3, 2) => Self::Protocol,
-            (3, 3) => Self::Port,
-            (3, 4) => Self::too_big(false, info),
-            (3, 9 | 10 | 13 | 15) => Self::Prohibited,
-            (11, 0) => Self::TimeExceeded,
-            _ => return None,
-        })
-    }
-
-    /// The same of IPv6.
-    pub(crate) fn from_icmp6(kind: u8, code: u8, info: u32) -> Option<Self> {
-        Some(match (kind, code) {
-            (1, 0 | 2 | 6) => Self::NoRoute,
-            (1, 1 | 5) => Self::Prohibited,
-            (1, 3) => Self::Address,
-            (1, 4) => Self::Port,
-            (2, _) => Self::too_big(true, info),
-            (3, 0) => Self::TimeExceeded,
-            (4, 1) => Self::Protocol,
-            _ => return None,
-        })
-    }
-
-    /// Type, code and the four bytes behind the checksum.
-    fn head(self, ipv4: bool) -> (u8, u8, u32) {
-        match (self, ipv4) {
-            (Self::NoRoute, true) => (3, 0, 0),
-            (Self::Prohibited, true) => (3, 13, 0),
-            (Self::Address, true) => (3, 1, 0),
-            (Self::Port, true) => (3, 3, 0),
-            (Self::Protocol, true) => (3, 2, 0),
-            (Self::TimeExceeded, true) => (11, 0, 0),
-            // As much less as IPv4's header is shorter; there are 16 bits for it.
-            (Self::TooBig(mtu), true) => (3, 4, mtu.saturating_sub(20).min(0xffff)),
-            (Self::NoRoute, false) => (1, 0, 0),
-            (Self::Prohibited, false) => (1, 1, 0),
-            (Self::Address, false) => (1, 3, 0),
-            (Self::Port, false) => (1, 4, 0),
-            // The next header's place in the fixed header.
-            (Self::Protocol, false) => (4, 1, 6),
-            (Self::TimeExceeded, false) => (3, 0, 0),
-            (Self::TooBig(mtu), false) => (2, 0, mtu),
-        }
-    }
-}
-
-impl From<Refused> for Trouble {
+impl From<Refused> for IcmpError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Forbidden => Self::Prohibited,
-            Refused::NoRoute => Self::Address,
+            Refused::NoRoute => Self::AddressUnreachable,
         }
     }
 }
@@ -111,9 +32,9 @@ pub(crate) fn is_cut_anyway(guest: Ipv6Addr, len: usize) -> bool {
 /// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from` a router on the way, or
 /// from ours. Nothing is sent about an error, or to nobody (RFC 4443 §2.4(e)).
 pub(crate) fn send(
-    cx: &mut Cx<'_>,
+    cx: &mut Context<'_>,
     buckets: &mut Buckets,
-    trouble: Trouble,
+    error: IcmpError,
     packet: &[u8],
     mac: Mac,
     from: Option<Ipv6Addr>,
@@ -139,13 +60,13 @@ pub(crate) fn send(
     };
     // A router that the guest's protocol cannot name is ours.
     let src = from.filter(|from| from.to_ipv4_mapped().is_some() == ipv4).unwrap_or(own);
-    let (kind, code, info) = trouble.head(ipv4);
+    let (kind, code, info) = if ipv4 { error.icmp4() } else { error.icmp6() };
     let most = if ipv4 { 576 - 28 } else { usize::from(LEAST_MTU) - IPV6 - 8 };
     let mut message = vec![kind, code, 0, 0];
     message.extend(info.to_be_bytes());
     message.extend(&parsed.whole[..parsed.whole.len().min(most)]);
-    let way = Way { guest_mac: mac, mac: cx.settings.mac, src, dst: parsed.src };
-    wire::send_icmp(cx.sink, &way, &mut message, 64, 1 << 16);
+    let addresses = Addresses { guest_mac: mac, mac: cx.settings.mac, src, dst: parsed.src };
+    wire::send_icmp(cx.sink, &addresses, &mut message, 64, 1 << 16);
     true
 }
 
@@ -206,18 +127,6 @@ pub(crate) fn rebuild(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Each family is told the MTU as it counts it, and never a number that has wrapped around.
-    #[test]
-    fn an_mtu_is_that_of_the_guests_protocol() {
-        for (told, mtu4, mtu6) in [(1400, 1400, 1420), (65535, 65535, 65555), (576, 1260, 1280)] {
-            let trouble = Trouble::from_icmp4(3, 4, told).unwrap();
-            assert_eq!(trouble.head(true), (3, 4, mtu4));
-            assert_eq!(trouble.head(false), (2, 0, mtu6));
-        }
-        let trouble = Trouble::from_icmp4(3, 4, u32::MAX).unwrap();
-        assert_eq!(trouble.head(true), (3, 4, 0xffff));
-    }
 
     /// Also where the sum comes to nothing, which stands for no checksum.
     #[test]

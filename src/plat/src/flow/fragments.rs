@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Datagrams of the guest that came in pieces, put together again: bounded in number, size and time.
 
 use std::collections::HashMap;
@@ -5,7 +7,7 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use super::wire::Packet;
-use crate::fair;
+use crate::fairness;
 use crate::frame::Mac;
 
 /// Datagrams that are waited for at a time, of all guests.
@@ -47,7 +49,7 @@ impl Fragments {
         if self.partial.len() >= MOST && !self.partial.contains_key(&name) {
             // The one that waits longest goes, of the guest that has most.
             let all = self.partial.iter().map(|(name, partial)| (name.0, partial.since, *name));
-            let (oldest, _) = fair::surplus(all)?;
+            let (oldest, _) = fairness::to_evict(all)?;
             self.partial.remove(&oldest);
         }
         let partial = self.partial.entry(name).or_insert_with(|| Partial {
@@ -86,7 +88,7 @@ impl Fragments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::fragment;
+    use crate::invariants::fragment;
 
     const MAC: Mac = Mac([2; 6]);
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Sockets of the host.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -18,9 +20,9 @@ use rustix::net::sockopt::{
 use rustix::net::{sendmmsg, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::errors::Trouble;
 use super::stats::Stats;
 use super::tcp::Stream;
+use crate::icmp_error::IcmpError;
 
 /// Above this, a hop limit is what any program has, and no traceroute's.
 const ORDINARY: u8 = 32;
@@ -215,7 +217,7 @@ pub(crate) fn reset_hops(socket: &impl AsFd, ipv6: bool, hops: u8) -> io::Result
 
 /// Something that the host's kernel has learned about what a socket sent.
 pub(crate) struct Report {
-    pub(crate) trouble: Trouble,
+    pub(crate) error: IcmpError,
     /// Whether it never left: it was too long for what the host knows of the path.
     pub(crate) too_long: bool,
     /// Where the packet went, or would have gone (the port may be missing then).
@@ -248,18 +250,18 @@ pub(crate) fn report(socket: &impl AsRawFd, buf: &mut [u8]) -> Result<Option<Rep
         let (kind, code, info) = (error.ee_type, error.ee_code, error.ee_info);
         let too_long =
             error.ee_origin == libc::SO_EE_ORIGIN_LOCAL && error.ee_errno == Errno::EMSGSIZE as u32;
-        let trouble = match error.ee_origin {
-            libc::SO_EE_ORIGIN_ICMP => Trouble::from_icmp4(kind, code, info),
-            libc::SO_EE_ORIGIN_ICMP6 => Trouble::from_icmp6(kind, code, info),
+        let error = match error.ee_origin {
+            libc::SO_EE_ORIGIN_ICMP => IcmpError::from_icmp4(kind, code, info),
+            libc::SO_EE_ORIGIN_ICMP6 => IcmpError::from_icmp6(kind, code, info),
             _ if too_long => {
-                Some(Trouble::too_big(matches!(cmsg, ControlMessageOwned::Ipv6RecvErr(..)), info))
+                Some(IcmpError::too_big(matches!(cmsg, ControlMessageOwned::Ipv6RecvErr(..)), info))
             }
             _ => i32::try_from(error.ee_errno)
                 .ok()
-                .and_then(|e| Trouble::from_errno(Errno::from_raw(e))),
+                .and_then(|e| IcmpError::from_errno(Errno::from_raw(e))),
         };
-        if let Some(trouble) = trouble {
-            found = Some(Report { trouble, too_long, remote, router, len: message.bytes });
+        if let Some(error) = error {
+            found = Some(Report { error, too_long, remote, router, len: message.bytes });
         }
     }
     Ok(found)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Memory for the data of flows, shared out among guests.
 //!
 //! Each guest has a part of its own, which nobody else can take, and two thirds of what others leave of the rest. So one that
@@ -122,7 +124,7 @@ mod tests {
     }
 
     fn id(slot: u32) -> Id {
-        Id { slot, tenant: 0 }
+        Id { slot, generation: 0 }
     }
 
     /// Takes all that a guest may have.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Flows: what a guest says to the world, said by sockets of the host.
 //!
 //! [`Engine`] is the seam. A packet goes in by [`Engine::input`], a socket's readiness by [`Engine::event`], time by
@@ -29,19 +31,19 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollFlags};
 use socket2::SockRef;
 
-use crate::fair::Buckets;
+use crate::fairness::Buckets;
 use crate::frame::Mac;
+use crate::icmp_error::IcmpError;
 use crate::settings::Settings;
-use errors::Trouble;
 use fragments::Fragments;
 pub(crate) use host::{prepare_udp, tcp_connect};
 use memory::Memory;
-pub use stats::{Drop, FlowStatus, Stats};
+pub use stats::{DropReason, FlowStatus, Stats};
 use table::{Entry, Id, Key, Table};
 use target::{seen, Refused};
-use tcp::{flag, Fate, Incoming, Limits, Segment, Tcp};
+use tcp::{flag, Disposition, Incoming, Limits, Segment, Tcp};
 pub use wire::Offload;
-use wire::{Packet, TcpWire, Way};
+use wire::{Addresses, Packet, TcpWire};
 
 /// Where frames for the guest go.
 pub trait Sink {
@@ -52,7 +54,7 @@ pub trait Sink {
 }
 
 /// What a step may use.
-pub struct Cx<'a> {
+pub struct Context<'a> {
     /// The network as it is now.
     pub settings: &'a Settings,
     /// The way to the guest.
@@ -93,7 +95,7 @@ impl Flow {
 
 /// Where the other end of a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Far {
+enum Peer {
     /// Out there.
     World,
     /// In this process: the DNS server.
@@ -171,34 +173,42 @@ impl Engine {
     }
 
     /// Takes an IP packet of the guest with `mac`.
-    pub fn input(&mut self, cx: &mut Cx<'_>, mac: Mac, vnet: &VirtioHeader, bytes: &[u8]) {
-        let Some(packet) = wire::parse(bytes) else { return self.stats.drop(Drop::Malformed) };
+    pub fn input(&mut self, cx: &mut Context<'_>, mac: Mac, vnet: &VirtioHeader, bytes: &[u8]) {
+        let Some(packet) = wire::parse(bytes) else {
+            return self.stats.drop(DropReason::Malformed);
+        };
         if packet.src.is_multicast() || packet.src.is_unspecified() || packet.src.is_loopback() {
-            return self.stats.drop(Drop::Malformed);
+            return self.stats.drop(DropReason::Malformed);
         }
         self.stats.packets_up += 1;
         if packet.hop_limit <= 1 {
-            return self.refuse(cx, Drop::HopLimit, Trouble::TimeExceeded, packet.whole, mac);
+            return self.refuse(cx, DropReason::HopLimit, IcmpError::HopLimit, packet.whole, mac);
         }
         if packet.fragment.is_some() {
             self.stats.fragments += 1;
             let Some(l4) = self.fragments.offer(mac, &packet, cx.now) else { return };
             let packet = Packet { fragment: None, payload: &l4, ..packet };
             if !wire::verifies(&packet) {
-                return self.stats.drop(Drop::Checksum);
+                return self.stats.drop(DropReason::Checksum);
             }
             return self.dispatch(cx, mac, &VirtioHeader::default(), &packet);
         }
         let known = matches!(packet.protocol, wire::TCP | wire::UDP | wire::ICMP4 | wire::ICMP6);
         if known && !vnet.needs_csum && !vnet.data_valid && !wire::verifies(&packet) {
-            return self.stats.drop(Drop::Checksum);
+            return self.stats.drop(DropReason::Checksum);
         }
         self.dispatch(cx, mac, vnet, &packet);
     }
 
-    fn dispatch(&mut self, cx: &mut Cx<'_>, mac: Mac, vnet: &VirtioHeader, packet: &Packet<'_>) {
+    fn dispatch(
+        &mut self,
+        cx: &mut Context<'_>,
+        mac: Mac,
+        vnet: &VirtioHeader,
+        packet: &Packet<'_>,
+    ) {
         match packet.protocol {
-            wire::TCP => self.tcp_input(cx, mac, packet, Far::World),
+            wire::TCP => self.tcp_input(cx, mac, packet, Peer::World),
             wire::UDP => self.udp_input(cx, mac, vnet, packet),
             wire::ICMP6 if packet.src.to_ipv4_mapped().is_none() => {
                 self.echo_input(cx, mac, packet);
@@ -206,18 +216,20 @@ impl Engine {
             wire::ICMP4 if packet.src.to_ipv4_mapped().is_some() => {
                 self.echo_input(cx, mac, packet);
             }
-            _ => self.refuse(cx, Drop::Protocol, Trouble::Protocol, packet.whole, mac),
+            _ => self.refuse(cx, DropReason::Protocol, IcmpError::PROTOCOL, packet.whole, mac),
         }
     }
 
     /// Takes a TCP packet for the network's own DNS server; the other end is in [`Engine::take_dns_connections`].
-    pub fn dns_input(&mut self, cx: &mut Cx<'_>, mac: Mac, vnet: &VirtioHeader, bytes: &[u8]) {
-        let Some(packet) = wire::parse(bytes) else { return self.stats.drop(Drop::Malformed) };
+    pub fn dns_input(&mut self, cx: &mut Context<'_>, mac: Mac, vnet: &VirtioHeader, bytes: &[u8]) {
+        let Some(packet) = wire::parse(bytes) else {
+            return self.stats.drop(DropReason::Malformed);
+        };
         self.stats.packets_up += 1;
         if !vnet.needs_csum && !vnet.data_valid && !wire::verifies(&packet) {
-            return self.stats.drop(Drop::Checksum);
+            return self.stats.drop(DropReason::Checksum);
         }
-        self.tcp_input(cx, mac, &packet, Far::Dns);
+        self.tcp_input(cx, mac, &packet, Peer::Dns);
     }
 
     /// Takes the other ends of guests' new connections to the DNS server: non-blocking streams.
@@ -226,22 +238,40 @@ impl Engine {
     }
 
     /// Drops a packet and says why.
-    fn refuse(&mut self, cx: &mut Cx<'_>, why: Drop, trouble: Trouble, packet: &[u8], mac: Mac) {
+    fn refuse(
+        &mut self,
+        cx: &mut Context<'_>,
+        why: DropReason,
+        error: IcmpError,
+        packet: &[u8],
+        mac: Mac,
+    ) {
         self.stats.drop(why);
-        errors::send(cx, &mut self.buckets, trouble, packet, mac, None);
+        errors::send(cx, &mut self.buckets, error, packet, mac, None);
     }
 
     /// What is wrong with a packet to `to` that the host did not take.
-    fn trouble(&mut self, cx: &mut Cx<'_>, id: Id, errno: Errno, to: IpAddr) -> Option<Trouble> {
+    fn what_failed(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: Id,
+        errno: Errno,
+        to: IpAddr,
+    ) -> Option<IcmpError> {
         match errno {
             Errno::EMSGSIZE => self.reports(cx, id, Some(to)),
-            errno => Trouble::from_errno(errno),
+            errno => IcmpError::from_errno(errno),
         }
     }
 
     /// Hands on what the error queue of a flow's socket has, and says what the host itself found wrong with what was for
     /// `about`.
-    fn reports(&mut self, cx: &mut Cx<'_>, id: Id, about: Option<IpAddr>) -> Option<Trouble> {
+    fn reports(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: Id,
+        about: Option<IpAddr>,
+    ) -> Option<IcmpError> {
         let mut own = None;
         for _ in 0..REPORTS {
             let Some(entry) = self.table.get(id) else { break };
@@ -259,7 +289,7 @@ impl Engine {
             let Some(to) = report.remote else { continue };
             if report.too_long {
                 if about == Some(to.ip()) {
-                    own = Some(report.trouble);
+                    own = Some(report.error);
                 }
                 continue;
             }
@@ -270,13 +300,13 @@ impl Engine {
                 echo::as_request(data, &key);
             }
             let packet = errors::rebuild(key.guest, remote, key.protocol, data);
-            errors::send(cx, &mut self.buckets, report.trouble, &packet, mac, router);
+            errors::send(cx, &mut self.buckets, report.error, &packet, mac, router);
         }
         own
     }
 
     /// A socket is ready.
-    pub fn event(&mut self, cx: &mut Cx<'_>, token: u64, events: EpollFlags) {
+    pub fn event(&mut self, cx: &mut Context<'_>, token: u64, events: EpollFlags) {
         let id = from_token(token);
         let Some(entry) = self.table.get(id) else { return };
         match &mut entry.flow {
@@ -290,7 +320,7 @@ impl Engine {
                     Ok(None) if !events.contains(EpollFlags::EPOLLHUP) => {
                         self.with_tcp(cx, id, |tcp, _, wire, limits, now| {
                             tcp.connected(wire, limits, now);
-                            Fate::Open
+                            Disposition::Open
                         });
                     }
                     Ok(Some(e)) | Err(e) => self.connect_failed(cx, id, &e),
@@ -313,7 +343,7 @@ impl Engine {
     }
 
     /// Does what is due.
-    pub fn on_time(&mut self, cx: &mut Cx<'_>) {
+    pub fn on_time(&mut self, cx: &mut Context<'_>) {
         // So many at a time: the rest is due next time.
         for _ in 0..1024 {
             let Some(id) = self.table.due(cx.now) else { return };
@@ -332,7 +362,7 @@ impl Engine {
         }
     }
 
-    fn expire(&mut self, cx: &Cx<'_>, id: Id, deadline: Option<Instant>) {
+    fn expire(&mut self, cx: &Context<'_>, id: Id, deadline: Option<Instant>) {
         match deadline {
             Some(deadline) if deadline <= cx.now => {
                 self.end(id, "idle");
@@ -355,16 +385,16 @@ impl Engine {
     }
 
     /// Ends a batch: streams are moved, what came is acknowledged.
-    pub fn flush(&mut self, cx: &mut Cx<'_>) {
+    pub fn flush(&mut self, cx: &mut Context<'_>) {
         for id in std::mem::take(&mut self.queue) {
             if let Some(entry) = self.table.get(id) {
                 entry.queued = false;
             }
             let mut again = false;
             self.with_tcp(cx, id, |tcp, stream, wire, limits, now| {
-                let (fate, more) = tcp.pump(stream, wire, limits, now);
+                let (disposition, more) = tcp.pump(stream, wire, limits, now);
                 again = more;
-                fate
+                disposition
             });
             if again {
                 self.enqueue(id);
@@ -398,7 +428,7 @@ impl Engine {
     /// Makes room for a flow of a guest; `false` when there is none.
     fn make_room(&mut self, mac: Mac) -> bool {
         let mut spared = 0;
-        while let Some(id) = self.table.surplus(mac) {
+        while let Some(id) = self.table.to_evict(mac) {
             if self.table.get(id).is_some_and(|entry| entry.flow.is_forwarded()) {
                 spared += 1;
                 if spared > self.table.len() {
@@ -431,9 +461,9 @@ impl Engine {
         }
     }
 
-    fn tcp_input(&mut self, cx: &mut Cx<'_>, mac: Mac, packet: &Packet<'_>, far: Far) {
+    fn tcp_input(&mut self, cx: &mut Context<'_>, mac: Mac, packet: &Packet<'_>, peer: Peer) {
         let Some((from, to, segment)) = wire::parse_tcp(packet.payload) else {
-            return self.stats.drop(Drop::Malformed);
+            return self.stats.drop(DropReason::Malformed);
         };
         let key = Key { protocol: wire::TCP, guest: (packet.src, from), remote: (packet.dst, to) };
         if let Some(id) = self.table.find(&key) {
@@ -443,15 +473,15 @@ impl Engine {
             self.table.touch(id);
             self.enqueue(id);
         } else if segment.flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN {
-            self.tcp_open(cx, mac, packet, key, &segment, far);
+            self.tcp_open(cx, mac, packet, key, &segment, peer);
         } else if segment.flags & flag::RST == 0 {
-            self.stats.drop(Drop::NoFlow);
+            self.stats.drop(DropReason::NoFlow);
             self.reset(cx, mac, &key, &segment);
         }
     }
 
     /// Answers a segment of no connection (RFC 9293 §3.10.7.1).
-    fn reset(&mut self, cx: &mut Cx<'_>, mac: Mac, key: &Key, segment: &Incoming<'_>) {
+    fn reset(&mut self, cx: &mut Context<'_>, mac: Mac, key: &Key, segment: &Incoming<'_>) {
         let len = u32::try_from(segment.payload.len()).unwrap_or(0)
             + u32::from(segment.flags & flag::SYN != 0)
             + u32::from(segment.flags & flag::FIN != 0);
@@ -462,31 +492,31 @@ impl Engine {
         };
         let reset =
             Segment { seq, ack, flags, window: 0, options: &[], payload: [&[]; 2], mss: 536 };
-        let way = way(cx.settings, mac, key);
-        wire::send_tcp(cx.sink, &way, (key.remote.1, key.guest.1), &reset, self.offload);
+        let addresses = addresses(cx.settings, mac, key);
+        wire::send_tcp(cx.sink, &addresses, (key.remote.1, key.guest.1), &reset, self.offload);
     }
 
     fn tcp_open(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         mac: Mac,
         packet: &Packet<'_>,
         key: Key,
         syn: &Incoming<'_>,
-        far: Far,
+        peer: Peer,
     ) {
-        let address = match far {
-            Far::World => target::target(cx.settings, packet.dst).map(Some),
-            Far::Dns => Ok(None),
+        let address = match peer {
+            Peer::World => target::target(cx.settings, packet.dst).map(Some),
+            Peer::Dns => Ok(None),
         };
         let address = match address {
             Ok(address) => address,
             Err(refused) => {
-                return self.refuse(cx, Drop::Forbidden, refused.into(), packet.whole, mac)
+                return self.refuse(cx, DropReason::Forbidden, refused.into(), packet.whole, mac)
             }
         };
         if !self.make_room(mac) {
-            return self.stats.drop(Drop::Limit);
+            return self.stats.drop(DropReason::Limit);
         }
         let opened = match address {
             Some(address) => {
@@ -501,12 +531,12 @@ impl Engine {
         let socket = match opened {
             Ok(socket) => socket,
             Err(e) => {
-                self.stats.drop(Drop::HostError);
+                self.stats.drop(DropReason::HostError);
                 let errno = Errno::from_raw(e.raw_os_error().unwrap_or(0));
-                match Trouble::from_errno(errno) {
-                    None | Some(Trouble::Port) => self.reset(cx, mac, &key, syn),
-                    Some(trouble) => {
-                        errors::send(cx, &mut self.buckets, trouble, packet.whole, mac, None);
+                match IcmpError::from_errno(errno) {
+                    None | Some(IcmpError::PortUnreachable) => self.reset(cx, mac, &key, syn),
+                    Some(error) => {
+                        errors::send(cx, &mut self.buckets, error, packet.whole, mac, None);
                     }
                 }
                 return;
@@ -536,7 +566,7 @@ impl Engine {
     /// Opens a connection to a guest for one that the host has accepted (`--forward`).
     pub fn tcp_forward(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         mac: Mac,
         guest: (Ipv6Addr, u16),
         peer: SocketAddr,
@@ -545,7 +575,7 @@ impl Engine {
         let remote = (target::visitor(cx.settings, peer.ip(), guest.0), peer.port());
         let key = Key { protocol: wire::TCP, guest, remote };
         if self.table.find(&key).is_some() || !self.make_room(mac) {
-            return self.stats.drop(Drop::Limit);
+            return self.stats.drop(DropReason::Limit);
         }
         let tcp = Tcp::connect(self.isn(&key, cx.now), own_mss(cx.settings, &key), cx.now);
         log::debug!("{} begins, from outside", Described(&key));
@@ -553,7 +583,7 @@ impl Engine {
         if let Some(id) = self.tcp_insert(key, mac, tcp, socket) {
             self.with_tcp(cx, id, |tcp, _, wire, limits, now| {
                 tcp.connected(wire, limits, now);
-                Fate::Open
+                Disposition::Open
             });
         }
     }
@@ -604,25 +634,25 @@ impl Engine {
         followed
     }
 
-    fn connect_failed(&mut self, cx: &mut Cx<'_>, id: Id, error: &std::io::Error) {
+    fn connect_failed(&mut self, cx: &mut Context<'_>, id: Id, error: &std::io::Error) {
         let Some(entry) = self.table.get(id) else { return };
         let (key, mac) = (entry.key, entry.mac);
         let Flow::Tcp(tcp, _) = &entry.flow else { return };
         let seq = tcp.syn_seq();
-        self.stats.drop(Drop::HostError);
+        self.stats.drop(DropReason::HostError);
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-        match Trouble::from_errno(errno) {
-            None | Some(Trouble::Port) => {
+        match IcmpError::from_errno(errno) {
+            None | Some(IcmpError::PortUnreachable) => {
                 self.with_tcp(cx, id, |tcp, _, wire, _, _| tcp.break_off(wire));
             }
-            Some(trouble) => {
+            Some(error) => {
                 let mut l4 = Vec::new();
                 l4.extend(key.guest.1.to_be_bytes());
                 l4.extend(key.remote.1.to_be_bytes());
                 l4.extend(seq.to_be_bytes());
                 l4.extend([0, 0, 0, 0, 0x50, flag::SYN, 0, 0, 0, 0, 0, 0]);
                 let packet = errors::rebuild(key.guest, key.remote, wire::TCP, &l4);
-                errors::send(cx, &mut self.buckets, trouble, &packet, mac, None);
+                errors::send(cx, &mut self.buckets, error, &packet, mac, None);
             }
         }
         self.end(id, errno.desc());
@@ -631,21 +661,27 @@ impl Engine {
     /// Lets a connection take a step, and does what becomes of it.
     fn with_tcp(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         id: Id,
-        step: impl FnOnce(&mut Tcp, &mut host::TcpIo<'_>, &mut TcpWire<'_>, Limits, Instant) -> Fate,
+        step: impl FnOnce(
+            &mut Tcp,
+            &mut host::TcpIo<'_>,
+            &mut TcpWire<'_>,
+            Limits,
+            Instant,
+        ) -> Disposition,
     ) {
         let Some(entry) = self.table.get(id) else { return };
         let limits = self.memory.limits(entry.mac, entry.held);
         let Flow::Tcp(tcp, socket) = &mut entry.flow else { return };
         let mut wire = TcpWire {
-            way: way(cx.settings, entry.mac, &entry.key),
+            addresses: addresses(cx.settings, entry.mac, &entry.key),
             ports: (entry.key.remote.1, entry.key.guest.1),
             offload: self.offload,
             sink: cx.sink,
         };
         let mut io = host::TcpIo { socket, stats: &mut self.stats };
-        let fate = step(tcp, &mut io, &mut wire, limits, cx.now);
+        let disposition = step(tcp, &mut io, &mut wire, limits, cx.now);
         let held = tcp.held();
         self.memory.change(entry.mac, entry.held, held);
         entry.held = held;
@@ -658,12 +694,12 @@ impl Engine {
             _ => {}
         }
         let deadline = tcp.deadline();
-        match fate {
-            Fate::Open => self.table.wake(id, deadline),
+        match disposition {
+            Disposition::Open => self.table.wake(id, deadline),
             // Nothing is left to be reset.
-            Fate::Closed => drop(self.remove(id, "closed")),
-            Fate::GuestReset => self.end(id, "reset by the guest"),
-            Fate::HostReset => self.end(id, "reset"),
+            Disposition::Closed => drop(self.remove(id, "closed")),
+            Disposition::GuestReset => self.end(id, "reset by the guest"),
+            Disposition::HostReset => self.end(id, "reset"),
         }
     }
 
@@ -676,17 +712,17 @@ impl Engine {
 
 /// The token of a flow's events.
 fn event(id: Id, flags: EpollFlags) -> nix::sys::epoll::EpollEvent {
-    let token = u64::from(id.tenant) << 32 | u64::from(id.slot);
+    let token = u64::from(id.generation) << 32 | u64::from(id.slot);
     nix::sys::epoll::EpollEvent::new(flags, token)
 }
 
 fn from_token(token: u64) -> Id {
     let half = |n: u64| u32::try_from(n & 0xffff_ffff).unwrap_or(0);
-    Id { slot: half(token), tenant: half(token >> 32) }
+    Id { slot: half(token), generation: half(token >> 32) }
 }
 
-fn way(settings: &Settings, guest_mac: Mac, key: &Key) -> Way {
-    Way { guest_mac, mac: settings.mac, src: key.remote.0, dst: key.guest.0 }
+fn addresses(settings: &Settings, guest_mac: Mac, key: &Key) -> Addresses {
+    Addresses { guest_mac, mac: settings.mac, src: key.remote.0, dst: key.guest.0 }
 }
 
 fn own_mss(settings: &Settings, key: &Key) -> u16 {
@@ -715,7 +751,7 @@ impl std::fmt::Display for Described<'_> {
 }
 
 #[cfg(test)]
-mod hoarders;
+mod fairness;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

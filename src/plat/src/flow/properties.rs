@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Packets: what is built parses back, what is cut or altered does no harm, fragments give the datagram or nothing.
 
 use std::net::Ipv6Addr;
@@ -10,9 +12,9 @@ use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, TcpPacket
 use super::errors;
 use super::fragments::Fragments;
 use super::tcp::Segment;
-use super::wire::{self, Offload, Packet, Way};
-use crate::check::{self, Frames};
+use super::wire::{self, Addresses, Offload, Packet};
 use crate::frame::Mac;
+use crate::invariants::{self, Frames};
 
 const MTU: usize = 1500;
 
@@ -24,8 +26,8 @@ fn ends() -> impl Strategy<Value = (Ipv6Addr, Ipv6Addr)> {
     prop_oneof![v6, v4].prop_map(|(a, b)| (a.into(), b.into()))
 }
 
-fn way((src, dst): (Ipv6Addr, Ipv6Addr)) -> Way {
-    Way { guest_mac: Mac([2; 6]), mac: Mac([4; 6]), src, dst }
+fn addresses((src, dst): (Ipv6Addr, Ipv6Addr)) -> Addresses {
+    Addresses { guest_mac: Mac([2; 6]), mac: Mac([4; 6]), src, dst }
 }
 
 /// What another implementation says of a packet's checksums.
@@ -69,7 +71,7 @@ fn tcp_packet() -> impl Strategy<Value = Vec<u8>> {
             let payload = [&bytes[..], &[]];
             let segment = Segment { seq, ack, flags, window, options, payload, mss: 1440 };
             let mut frames = Frames::default();
-            wire::send_tcp(&mut frames, &way(ends), (from, to), &segment, Offload::default());
+            wire::send_tcp(&mut frames, &addresses(ends), (from, to), &segment, Offload::default());
             let packet = frames.packets().next().unwrap().to_vec();
             packet
         })
@@ -91,11 +93,11 @@ proptest! {
         let segment = Segment { seq, ack, flags, window, options: &options, payload, mss };
         let mut frames = Frames::default();
         let offload = Offload { tso, uso: false };
-        wire::send_tcp(&mut frames, &way(ends), (from, to), &segment, offload);
+        wire::send_tcp(&mut frames, &addresses(ends), (from, to), &segment, offload);
         let mut data = Vec::new();
         let count = frames.0.len();
         for (i, (vnet, frame)) in frames.0.iter().enumerate() {
-            check::frame(vnet, frame, MTU);
+            invariants::frame(vnet, frame, MTU);
             prop_assert_eq!(vnet.gso_size > 0, tso && a.len() + b.len() > mss.into());
             let packet = wire::parse(&frame[14..]).unwrap();
             prop_assert_eq!((packet.src, packet.dst), ends);
@@ -122,10 +124,10 @@ proptest! {
         uso in any::<bool>(),
     ) {
         let mut frames = Frames::default();
-        wire::send_udp(&mut frames, &way(ends), ports, &data, size, MTU, Offload { tso: uso, uso });
+        wire::send_udp(&mut frames, &addresses(ends), ports, &data, size, MTU, Offload { tso: uso, uso });
         let (mut got, mut fragments) = (Vec::new(), Fragments::default());
         for (vnet, frame) in &frames.0 {
-            check::frame(vnet, frame, MTU);
+            invariants::frame(vnet, frame, MTU);
             let packet = wire::parse(&frame[14..]).unwrap();
             prop_assert_eq!((packet.src, packet.dst), ends);
             let whole;
@@ -156,9 +158,9 @@ proptest! {
         let mut frames = Frames::default();
         let mut message = data.clone();
         message[2..4].fill(0);
-        wire::send_icmp(&mut frames, &way(ends), &mut message, hops, MTU);
+        wire::send_icmp(&mut frames, &addresses(ends), &mut message, hops, MTU);
         for (vnet, frame) in &frames.0 {
-            check::frame(vnet, frame, MTU);
+            invariants::frame(vnet, frame, MTU);
         }
         let packets: Vec<_> = frames.packets().collect();
         let first = wire::parse(packets[0]).unwrap();
@@ -208,20 +210,20 @@ proptest! {
         let router = router.map(|(router, _)| router);
         let mut packet = packet;
         packet.resize(packet.len() + padding, 0xee);
-        check::error(kind, code, info, router, &packet);
+        invariants::error(kind, code, info, router, &packet);
         let at = usize::from(flip.0) % packet.len();
         packet[at] ^= flip.1;
-        check::error(kind, code, info, router, &packet);
+        invariants::error(kind, code, info, router, &packet);
     }
 
     #[test]
     fn anything_can_be_read(bytes in vec(any::<u8>(), 0..200), version in prop_oneof![Just(0x45_u8), Just(0x60)]) {
-        check::packet(&bytes);
+        invariants::packet(&bytes);
         let mut bytes = bytes;
         if let Some(first) = bytes.first_mut() {
             *first = version;
         }
-        check::packet(&bytes);
+        invariants::packet(&bytes);
     }
 
     /// Cut anywhere, and with any bit turned: there is no such packet, or it is another that is as sound, or the checksum tells.
@@ -232,7 +234,7 @@ proptest! {
         prop_assert!(wire::parse(&packet[..at]).is_none());
         let mut damaged = packet.clone();
         damaged[at] ^= 1 << bit;
-        check::packet(&damaged);
+        invariants::packet(&damaged);
         let l4 = wire::parse(&packet).unwrap().payload.len();
         if at >= packet.len() - l4 {
             prop_assert!(!wire::verifies(&wire::parse(&damaged).unwrap()));
@@ -276,7 +278,7 @@ proptest! {
         let mut fragments = Fragments::default();
         let mut whole = Vec::new();
         for (start, end, more) in &pieces {
-            let packet = check::fragment(1, *start, *more, &data[*start..*(end.max(start))]);
+            let packet = invariants::fragment(1, *start, *more, &data[*start..*(end.max(start))]);
             whole.extend(fragments.offer(Mac([2; 6]), &packet, Instant::now()));
         }
         match extra {
@@ -288,6 +290,6 @@ proptest! {
 
     #[test]
     fn fragments_of_any_kind(bytes in vec(any::<u8>(), 0..600)) {
-        check::fragments(&bytes);
+        invariants::fragments(&bytes);
     }
 }

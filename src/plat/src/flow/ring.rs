@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Bytes in order, read straight from a socket and written straight to a frame: a ring that grows while it is needed.
 
 use std::io::{self, IoSliceMut};

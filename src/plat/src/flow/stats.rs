@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What is counted.
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,7 @@ use super::{Described, Flow};
 /// Why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Drop {
+pub enum DropReason {
     /// Its lengths lie, or it has a source that nobody has.
     Malformed,
     Checksum,
@@ -66,18 +68,18 @@ pub struct Drops {
 
 impl Stats {
     /// Counts one.
-    pub fn drop(&mut self, why: Drop) {
+    pub fn drop(&mut self, why: DropReason) {
         let drops = &mut self.drops;
         *match why {
-            Drop::Malformed => &mut drops.malformed,
-            Drop::Checksum => &mut drops.checksum,
-            Drop::HopLimit => &mut drops.hop_limit,
-            Drop::Protocol => &mut drops.protocol,
-            Drop::Forbidden => &mut drops.forbidden,
-            Drop::Limit => &mut drops.limit,
-            Drop::HostError => &mut drops.host_error,
-            Drop::NoFlow => &mut drops.no_flow,
-            Drop::Filtered => &mut drops.filtered,
+            DropReason::Malformed => &mut drops.malformed,
+            DropReason::Checksum => &mut drops.checksum,
+            DropReason::HopLimit => &mut drops.hop_limit,
+            DropReason::Protocol => &mut drops.protocol,
+            DropReason::Forbidden => &mut drops.forbidden,
+            DropReason::Limit => &mut drops.limit,
+            DropReason::HostError => &mut drops.host_error,
+            DropReason::NoFlow => &mut drops.no_flow,
+            DropReason::Filtered => &mut drops.filtered,
         } += 1;
     }
 }

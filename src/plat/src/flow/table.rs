@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Flows by their key, by their age and by their guest.
 
 use std::cmp::Reverse;
@@ -18,11 +20,11 @@ pub(crate) struct Key {
     pub(crate) remote: (Ipv6Addr, u16),
 }
 
-/// A flow's place, and which of its tenants it is.
+/// A flow's place, and which of its generations it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id {
     pub(crate) slot: u32,
-    pub(crate) tenant: u32,
+    pub(crate) generation: u32,
 }
 
 const NONE: u32 = u32::MAX;
@@ -59,7 +61,7 @@ struct Guest {
 }
 
 struct Slot<F> {
-    tenant: u32,
+    generation: u32,
     entry: Option<Entry<F>>,
 }
 
@@ -95,12 +97,12 @@ impl<F> Table<F> {
 
     pub(crate) fn find(&self, key: &Key) -> Option<Id> {
         let slot = *self.index.get(key)?;
-        Some(Id { slot, tenant: self.slots.get(slot as usize)?.tenant })
+        Some(Id { slot, generation: self.slots.get(slot as usize)?.generation })
     }
 
     pub(crate) fn get(&mut self, id: Id) -> Option<&mut Entry<F>> {
         let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.tenant == id.tenant {
+        if slot.generation == id.generation {
             slot.entry.as_mut()
         } else {
             None
@@ -114,13 +116,15 @@ impl<F> Table<F> {
     pub(crate) fn ids(&self) -> Vec<Id> {
         self.index
             .values()
-            .filter_map(|s| Some(Id { slot: *s, tenant: self.slots.get(*s as usize)?.tenant }))
+            .filter_map(|s| {
+                Some(Id { slot: *s, generation: self.slots.get(*s as usize)?.generation })
+            })
             .collect()
     }
 
     /// Which flow has to go first before a guest may have another: its own oldest when it has its share, the oldest of the
     /// guest that has most when all are taken, one of the guest that has idled longest when there are too many guests.
-    pub(crate) fn surplus(&self, mac: Mac) -> Option<Id> {
+    pub(crate) fn to_evict(&self, mac: Mac) -> Option<Id> {
         let guest = match self.guests.get(&mac) {
             Some(guest) if guest.count >= self.most_each => Some(guest),
             None if self.guests.len() >= GUESTS => {
@@ -130,16 +134,16 @@ impl<F> Table<F> {
             _ => None,
         };
         let slot = guest?.oldest;
-        Some(Id { slot, tenant: self.slots.get(slot as usize)?.tenant })
+        Some(Id { slot, generation: self.slots.get(slot as usize)?.generation })
     }
 
-    /// Adds a flow; [`Self::surplus`] has nothing to say against it.
+    /// Adds a flow; [`Self::to_evict`] has nothing to say against it.
     pub(crate) fn insert(&mut self, key: Key, mac: Mac, flow: F) -> Id {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { tenant: 0, entry: None });
+            self.slots.push(Slot { generation: 0, entry: None });
             u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
         });
-        let tenant = self.slots[slot as usize].tenant;
+        let generation = self.slots[slot as usize].generation;
         self.slots[slot as usize].entry = Some(Entry {
             key,
             mac,
@@ -155,7 +159,7 @@ impl<F> Table<F> {
         let none = Guest { oldest: NONE, newest: NONE, count: 0, used: 0 };
         self.guests.entry(mac).or_insert(none).count += 1;
         self.append(slot);
-        Id { slot, tenant }
+        Id { slot, generation }
     }
 
     pub(crate) fn remove(&mut self, id: Id) -> Option<Entry<F>> {
@@ -163,7 +167,7 @@ impl<F> Table<F> {
         self.unlink(id.slot);
         let slot = &mut self.slots[id.slot as usize];
         let entry = slot.entry.take()?;
-        slot.tenant = slot.tenant.wrapping_add(1);
+        slot.generation = slot.generation.wrapping_add(1);
         self.free.push(id.slot);
         self.index.remove(&entry.key);
         if let Some(guest) = self.guests.get_mut(&entry.mac) {
@@ -201,7 +205,7 @@ impl<F> Table<F> {
                 self.alarms.retain(|Reverse((at, id))| {
                     slots.get(id.slot as usize).is_some_and(|slot| {
                         let alarm = slot.entry.as_ref().and_then(|entry| entry.alarm);
-                        slot.tenant == id.tenant && alarm == Some(*at)
+                        slot.generation == id.generation && alarm == Some(*at)
                     })
                 });
             }
@@ -290,7 +294,7 @@ mod tests {
         let now = Instant::now();
         let mut table = Table::new(count as usize, count as usize);
         for n in 0..count {
-            assert_eq!(table.surplus(Mac::default()), None);
+            assert_eq!(table.to_evict(Mac::default()), None);
             let id = table.insert(key(n), Mac::default(), ());
             table.wake(id, now + Duration::from_secs(u64::from(n)));
         }
@@ -298,7 +302,7 @@ mod tests {
         for n in 0..1000 {
             let id = table.find(&key(n * (count / 1000))).unwrap();
             table.touch(id);
-            let oldest = table.surplus(Mac::default()).unwrap();
+            let oldest = table.to_evict(Mac::default()).unwrap();
             let gone = table.remove(oldest).unwrap();
             assert_eq!(table.find(&gone.key), None);
             let id = table.insert(gone.key, Mac::default(), ());
@@ -342,16 +346,16 @@ mod tests {
         let first = table.insert(key(0), modest, ());
         let mut ids: Vec<_> = (1..8).map(|n| table.insert(key(n), greedy, ())).collect();
         table.insert(key(8), modest, ());
-        assert_eq!(table.surplus(modest), None);
+        assert_eq!(table.to_evict(modest), None);
         ids.push(table.insert(key(9), greedy, ()));
         // The first was used again, so that the second has idled longest.
         table.touch(ids[0]);
-        assert_eq!(table.surplus(modest), Some(ids[1]));
-        assert_eq!(table.surplus(greedy), Some(ids[1]));
+        assert_eq!(table.to_evict(modest), Some(ids[1]));
+        assert_eq!(table.to_evict(greedy), Some(ids[1]));
         table.remove(ids[1]);
-        assert_eq!(table.surplus(modest), None);
+        assert_eq!(table.to_evict(modest), None);
         assert!(table.get(first).is_some() && table.get(ids[1]).is_none());
-        // Its place has another tenant, which the old name does not reach.
+        // Its place has another generation, which the old name does not reach.
         let next = table.insert(key(10), modest, ());
         assert_eq!(next.slot, ids[1].slot);
         assert!(table.get(ids[1]).is_none());
@@ -366,7 +370,7 @@ mod tests {
         let idle = [table.insert(key(9000), mac(9000), ()), table.insert(key(9001), mac(9000), ())];
         let busy = table.insert(key(8000), mac(8000), ());
         for n in 0..1000 {
-            while let Some(id) = table.surplus(mac(n)) {
+            while let Some(id) = table.to_evict(mac(n)) {
                 table.remove(id);
             }
             table.insert(key(n), mac(n), ());

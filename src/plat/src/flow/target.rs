@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Where in the world a guest's destination is, and what is out of bounds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The guest's end of a TCP connection (RFC 9293): segments on one side, a stream on the other.
 //!
 //! No I/O and no clock: a [`Stream`] stands for the host's socket, a [`Wire`] for the way to the guest. What the guest sends
@@ -97,7 +99,7 @@ pub struct Incoming<'a> {
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Disposition {
     /// It goes on.
     Open,
     /// Both ends have closed it.
@@ -368,11 +370,11 @@ impl Tcp {
         wire: &mut impl Wire,
         limits: Limits,
         now: Instant,
-    ) -> Fate {
+    ) -> Disposition {
         match self.state {
             State::Connecting => {
                 let reset = segment.flags & RST != 0 && segment.seq == self.rcv_nxt;
-                return if reset { Fate::GuestReset } else { Fate::Open };
+                return if reset { Disposition::GuestReset } else { Disposition::Open };
             }
             State::SynSent => return self.answer_to_syn(segment, now),
             State::SynReceived | State::Established => {}
@@ -385,10 +387,10 @@ impl Tcp {
             if ahead == 0 {
                 // All has been said, and only the last acknowledgement was lost: the guest knows no more of it.
                 let done = self.shut && self.host_ended && self.tx.is_empty();
-                return if done { Fate::Closed } else { Fate::GuestReset };
+                return if done { Disposition::Closed } else { Disposition::GuestReset };
             }
             self.ack_due |= ahead < window;
-            return Fate::Open;
+            return Disposition::Open;
         }
         if segment.flags & SYN != 0 {
             // A repeated SYN, or RFC 5961 §4.2's challenge.
@@ -397,32 +399,32 @@ impl Tcp {
             } else {
                 self.ack_due = true;
             }
-            return Fate::Open;
+            return Disposition::Open;
         }
         if segment.flags & ACK == 0 {
-            return Fate::Open;
+            return Disposition::Open;
         }
         // RFC 9293 §3.10.7.4. What is old is a repetition, or asks whether we are there.
         let end = segment.seq.wrapping_add(len);
         if before(end, self.rcv_nxt) || (ahead as i32 > 0 && ahead > window) {
             self.ack_due = true;
-            return Fate::Open;
+            return Disposition::Open;
         }
         if before(self.max, segment.ack) {
             self.ack_due = true;
-            return Fate::Open;
+            return Disposition::Open;
         }
         self.last = now;
         if self.state == State::SynReceived {
             if segment.ack == self.una {
-                return Fate::Open;
+                return Disposition::Open;
             }
             self.establish(now);
         }
         self.take_ack(segment, len, wire, limits, now);
         if len > 0 {
-            if let Err(fate) = self.take_data(segment, stream, limits, wire) {
-                return fate;
+            if let Err(disposition) = self.take_data(segment, stream, limits, wire) {
+                return disposition;
             }
         }
         if segment.flags & FIN != 0 && self.guest_fin.is_none() && !before(end, self.rcv_nxt) {
@@ -434,13 +436,13 @@ impl Tcp {
         } else if segment.flags & FIN != 0 {
             self.ack_due = true;
         }
-        Fate::Open
+        Disposition::Open
     }
 
-    fn answer_to_syn(&mut self, segment: &Incoming<'_>, now: Instant) -> Fate {
+    fn answer_to_syn(&mut self, segment: &Incoming<'_>, now: Instant) -> Disposition {
         let acceptable = segment.flags & ACK != 0 && segment.ack == self.nxt;
         if segment.flags & RST != 0 {
-            return if acceptable { Fate::GuestReset } else { Fate::Open };
+            return if acceptable { Disposition::GuestReset } else { Disposition::Open };
         }
         if acceptable && segment.flags & SYN != 0 {
             self.take_syn(segment);
@@ -450,7 +452,7 @@ impl Tcp {
             self.last = now;
             self.ack_due = true;
         }
-        Fate::Open
+        Disposition::Open
     }
 
     /// The SYN is acknowledged.
@@ -596,7 +598,7 @@ impl Tcp {
         stream: &mut S,
         limits: Limits,
         wire: &mut impl Wire,
-    ) -> Result<(), Fate> {
+    ) -> Result<(), Disposition> {
         let mut data = segment.payload;
         let mut seq = segment.seq;
         if before(seq, self.rcv_nxt) {
@@ -641,7 +643,7 @@ impl Tcp {
         stream: &mut S,
         limits: Limits,
         wire: &mut impl Wire,
-    ) -> Result<(), Fate> {
+    ) -> Result<(), Disposition> {
         let mut taken = 0;
         if self.rx.is_empty() && self.writable {
             match stream.write(data) {
@@ -689,12 +691,12 @@ impl Tcp {
         wire: &mut impl Wire,
         limits: Limits,
         now: Instant,
-    ) -> (Fate, bool) {
+    ) -> (Disposition, bool) {
         if self.state != State::Established {
             if std::mem::take(&mut self.ack_due) && self.state == State::SynReceived {
                 self.send_ack(wire, limits);
             }
-            return (Fate::Open, false);
+            return (Disposition::Open, false);
         }
         while self.writable && !self.rx.is_empty() {
             match stream.write(self.rx.slices(0, self.rx.len())[0]) {
@@ -757,7 +759,7 @@ impl Tcp {
         }
         let fin_acked = self.fin.is_some_and(|fin| before(fin, self.una));
         let closed = self.shut && fin_acked;
-        (if closed { Fate::Closed } else { Fate::Open }, more && !closed)
+        (if closed { Disposition::Closed } else { Disposition::Open }, more && !closed)
     }
 
     /// Sequence number behind the data that waits in the ring.
@@ -920,7 +922,7 @@ impl Tcp {
     }
 
     /// The stream broke: the guest is told by a reset.
-    pub fn break_off(&mut self, wire: &mut impl Wire) -> Fate {
+    pub fn break_off(&mut self, wire: &mut impl Wire) -> Disposition {
         let connecting = self.state == State::Connecting;
         let segment = Segment {
             seq: if connecting { 0 } else { self.nxt },
@@ -932,22 +934,22 @@ impl Tcp {
             mss: self.mss,
         };
         wire.send(&segment);
-        Fate::HostReset
+        Disposition::HostReset
     }
 
     /// Does what is due: retransmission (RFC 6298 §5), window probes, the end of what idled too long.
-    pub fn on_timer(&mut self, wire: &mut impl Wire, limits: Limits, now: Instant) -> Fate {
+    pub fn on_timer(&mut self, wire: &mut impl Wire, limits: Limits, now: Instant) -> Disposition {
         if self.tx.is_empty() && now >= self.last + TIDY {
             self.tx.release();
         }
         if self.timer.is_none_or(|timer| now < timer) {
             let over = now >= self.last + self.patience();
-            return if over { self.break_off(wire) } else { Fate::Open };
+            return if over { self.break_off(wire) } else { Disposition::Open };
         }
         self.timer = None;
         let syn = self.state != State::Established;
         if !syn && self.max == self.una && !self.has_unsent() {
-            return Fate::Open;
+            return Disposition::Open;
         }
         self.retries += 1;
         if self.retries > if syn { SYN_RETRIES } else { RETRIES } {
@@ -957,7 +959,7 @@ impl Tcp {
         self.rto = (self.rto * 2).min(RTO_MOST);
         if syn {
             self.send_syn(wire, limits, now);
-            return Fate::Open;
+            return Disposition::Open;
         }
         self.timer = Some(now + self.rto);
         self.sacked.clear();
@@ -970,7 +972,7 @@ impl Tcp {
             // The window is closed: one byte to ask.
             self.send_next(self.una.wrapping_add(1), wire, limits, now);
         }
-        Fate::Open
+        Disposition::Open
     }
 
     fn patience(&self) -> Duration {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Flows through the engine, to sockets of this host: what becomes of packets, and when mappings end (RFC 6146 §4). The time
 //! is an argument.
 
@@ -13,7 +15,7 @@ use proptest::prelude::*;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
-use crate::check::Frames;
+use crate::invariants::Frames;
 use crate::settings::DualStack;
 
 pub(super) const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
@@ -55,9 +57,9 @@ impl Lab {
         }
     }
 
-    pub(super) fn step<R>(&mut self, step: impl FnOnce(&mut Engine, &mut Cx<'_>) -> R) -> R {
+    pub(super) fn step<R>(&mut self, step: impl FnOnce(&mut Engine, &mut Context<'_>) -> R) -> R {
         let now = self.start + self.now;
-        let mut cx = Cx { settings: &self.settings, sink: &mut self.frames, now };
+        let mut cx = Context { settings: &self.settings, sink: &mut self.frames, now };
         step(&mut self.engine, &mut cx)
     }
 

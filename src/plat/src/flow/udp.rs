@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! UDP: one socket of the host for each port of the guest and family (endpoint-independent mapping, RFC 4787 REQ-1), answered
 //! only by those whom the guest has spoken to (address-dependent filtering).
 
@@ -16,9 +18,9 @@ use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags, SockaddrStorage};
 use super::table::{Entry, Id, Key};
 use super::target::{seen, target, visitor, STAND_IN};
 use super::wire::{self, Packet};
-use super::{errors, event, host, way, Cx, Described, Drop, Engine, Flow, Stats};
+use super::{addresses, errors, event, host, Context, Described, DropReason, Engine, Flow, Stats};
 use crate::frame::Mac;
-use crate::pace::Pace;
+use crate::read_budget::ReadBudget;
 
 /// RFC 6146 §4, UDP_DEFAULT.
 const IDLE: Duration = Duration::from_secs(300);
@@ -44,14 +46,14 @@ pub(crate) struct Udp {
     hops: u8,
     /// Whether the host may cut what is sent.
     cut: bool,
-    pace: Pace,
+    budget: ReadBudget,
     last: Instant,
 }
 
 impl Udp {
     fn new(socket: UdpSocket, now: Instant) -> Self {
-        let (peers, pace) = (Vec::new(), Pace::default());
-        Self { socket, peers, open: false, hops: 64, cut: false, pace, last: now }
+        let (peers, budget) = (Vec::new(), ReadBudget::default());
+        Self { socket, peers, open: false, hops: 64, cut: false, budget, last: now }
     }
 
     pub(super) fn forwarded(socket: UdpSocket, now: Instant) -> Self {
@@ -179,18 +181,18 @@ fn send_each<'a>(
 impl Engine {
     pub(super) fn udp_input(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         mac: Mac,
         vnet: &VirtioHeader,
         packet: &Packet<'_>,
     ) {
         let train = vnet.gso_type == GsoType::UdpL4 && vnet.gso_size > 0;
         let Some((from, to, data)) = wire::parse_udp(packet.payload, train) else {
-            return self.stats.drop(Drop::Malformed);
+            return self.stats.drop(DropReason::Malformed);
         };
         let size = if train { usize::from(vnet.gso_size) } else { data.len() };
         if train && data.len() > size * LONGEST_TRAIN {
-            return self.stats.drop(Drop::Malformed);
+            return self.stats.drop(DropReason::Malformed);
         }
         let size = size.min(data.len());
         let Some((id, to)) = self.udp_flow(cx, mac, packet, (from, to)) else { return };
@@ -211,7 +213,7 @@ impl Engine {
     /// The mapping of a packet, and where it goes.
     fn udp_flow(
         &mut self,
-        cx: &mut Cx<'_>,
+        cx: &mut Context<'_>,
         mac: Mac,
         packet: &Packet<'_>,
         (from, to): (u16, u16),
@@ -235,7 +237,7 @@ impl Engine {
         let address = match target(cx.settings, packet.dst) {
             Ok(address) => address,
             Err(refused) => {
-                self.refuse(cx, Drop::Forbidden, refused.into(), packet.whole, mac);
+                self.refuse(cx, DropReason::Forbidden, refused.into(), packet.whole, mac);
                 return None;
             }
         };
@@ -245,14 +247,14 @@ impl Engine {
             return Some((id, remote));
         }
         if !self.make_room(mac) {
-            self.stats.drop(Drop::Limit);
+            self.stats.drop(DropReason::Limit);
             return None;
         }
         let socket = match host::udp(address.is_ipv6()) {
             Ok(socket) => socket,
             Err(e) => {
                 log::debug!("no socket for {}: {e}", Described(&key));
-                self.stats.drop(Drop::HostError);
+                self.stats.drop(DropReason::HostError);
                 return None;
             }
         };
@@ -269,7 +271,7 @@ impl Engine {
     }
 
     /// Sends the datagrams that have come in a batch: each flow's together and in their order, though others came between.
-    pub fn flush_datagrams(&mut self, cx: &mut Cx<'_>) {
+    pub fn flush_datagrams(&mut self, cx: &mut Context<'_>) {
         let mut batch = std::mem::take(&mut self.batch);
         batch.datagrams.sort_by_key(|datagram| (datagram.id, datagram.to));
         let alike = |a: &Datagram, b: &Datagram| {
@@ -284,16 +286,16 @@ impl Engine {
     }
 
     /// Sends datagrams of one socket and one setting of it: trains as such, what lies between by one call.
-    fn udp_send(&mut self, cx: &mut Cx<'_>, data: &[u8], run: &[Datagram]) {
+    fn udp_send(&mut self, cx: &mut Context<'_>, data: &[u8], run: &[Datagram]) {
         let Some(&Datagram { id, to, hops, cut, .. }) = run.first() else { return };
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else {
             // It had to go for others meanwhile.
-            return run.iter().for_each(|_| self.stats.drop(Drop::Limit));
+            return run.iter().for_each(|_| self.stats.drop(DropReason::Limit));
         };
         if host::hops_differ(udp.hops, hops) {
             udp.hops = hops;
             if host::reset_hops(&udp.socket, to.is_ipv6(), hops).is_err() {
-                self.stats.drop(Drop::HostError);
+                self.stats.drop(DropReason::HostError);
             }
         }
         if udp.cut != cut && host::let_cut(&udp.socket, to.is_ipv6(), cut).is_ok() {
@@ -323,8 +325,15 @@ impl Engine {
         }
     }
 
-    fn udp_unsent(&mut self, cx: &mut Cx<'_>, id: Id, to: SocketAddr, errno: Errno, data: &[u8]) {
-        let trouble = self.trouble(cx, id, errno, to.ip());
+    fn udp_unsent(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: Id,
+        to: SocketAddr,
+        errno: Errno,
+        data: &[u8],
+    ) {
+        let error = self.what_failed(cx, id, errno, to.ip());
         let Some(Entry { key, mac, flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
         let (key, mac) = (*key, *mac);
         if errno == Errno::EMSGSIZE
@@ -338,15 +347,15 @@ impl Engine {
                 return;
             }
         }
-        self.stats.drop(Drop::HostError);
-        if let Some(trouble) = trouble {
+        self.stats.drop(DropReason::HostError);
+        if let Some(error) = error {
             let remote = (seen(cx.settings, to.ip(), key.guest.0), to.port());
             let packet = errors::rebuild(key.guest, remote, wire::UDP, data);
-            errors::send(cx, &mut self.buckets, trouble, &packet, mac, None);
+            errors::send(cx, &mut self.buckets, error, &packet, mac, None);
         }
     }
 
-    pub(super) fn udp_event(&mut self, cx: &mut Cx<'_>, id: Id, events: EpollFlags) {
+    pub(super) fn udp_event(&mut self, cx: &mut Context<'_>, id: Id, events: EpollFlags) {
         if events.contains(EpollFlags::EPOLLERR) {
             self.reports(cx, id, None);
         }
@@ -356,7 +365,7 @@ impl Engine {
     }
 
     /// Reads datagrams; those of one sender that are equally long go on together.
-    fn udp_read(&mut self, cx: &mut Cx<'_>, id: Id) {
+    fn udp_read(&mut self, cx: &mut Context<'_>, id: Id) {
         let Some(entry) = self.table.get(id) else { return };
         let (key, mac) = (entry.key, entry.mac);
         let Flow::Udp(udp) = &mut entry.flow else { return };
@@ -371,13 +380,13 @@ impl Engine {
             } else {
                 seen(cx.settings, from.ip(), key.guest.0)
             };
-            let way = super::Way { src, ..way(cx.settings, mac, &key) };
+            let addresses = super::Addresses { src, ..addresses(cx.settings, mac, &key) };
             let ports = (from.port(), key.guest.1);
             let mtu = usize::from(cx.settings.mtu);
-            wire::send_udp(cx.sink, &way, ports, data, size, mtu, self.offload);
+            wire::send_udp(cx.sink, &addresses, ports, data, size, mtu, self.offload);
         };
         let mut count = 0;
-        for _ in 0..udp.pace.budget(READS) {
+        for _ in 0..udp.budget.most(READS) {
             let start = train.map_or(0, |(_, _, end)| end);
             let mut control = cmsg_space!(i32);
             let mut iov = [std::io::IoSliceMut::new(&mut self.scratch[start..])];
@@ -405,7 +414,7 @@ impl Engine {
             if udp.open {
                 peers.push(from.ip());
             } else if !udp.peers.contains(&from.ip()) {
-                self.stats.drop(Drop::Filtered);
+                self.stats.drop(DropReason::Filtered);
                 continue;
             }
             read = true;
@@ -439,7 +448,7 @@ impl Engine {
         if let Some((who, each, end)) = train {
             send(&mut self.stats, who, each, &self.scratch[..end]);
         }
-        udp.pace.found(count);
+        udp.budget.found(count);
         for peer in peers {
             udp.remember(peer);
         }
@@ -463,7 +472,7 @@ mod tests {
             end += len;
             let to = ([192, 0, 2, 1], port).into();
             Datagram {
-                id: Id { slot: 0, tenant: 0 },
+                id: Id { slot: 0, generation: 0 },
                 to,
                 hops: 64,
                 cut: false,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Packets of the guest taken apart, and packets for it put together. IPv4 addresses stand as IPv4-mapped IPv6 ones.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -197,7 +199,7 @@ pub(crate) fn parse_udp(payload: &[u8], whole: bool) -> Option<(u16, u16, &[u8])
 
 /// Whom a packet goes to, and from whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Way {
+pub(crate) struct Addresses {
     pub(crate) guest_mac: Mac,
     pub(crate) mac: Mac,
     pub(crate) src: Ipv6Addr,
@@ -219,11 +221,12 @@ impl Head {
     }
 
     /// Ethernet and IP headers, for `len` bytes behind them.
-    fn new(way: &Way, protocol: u8, len: usize, hop_limit: u8) -> Self {
+    fn new(addresses: &Addresses, protocol: u8, len: usize, hop_limit: u8) -> Self {
         let mut head = Self { bytes: [0; HEADERS], len: 0 };
-        head.put(&way.guest_mac.0);
-        head.put(&way.mac.0);
-        if let Some((src, dst)) = way.src.to_ipv4_mapped().zip(way.dst.to_ipv4_mapped()) {
+        head.put(&addresses.guest_mac.0);
+        head.put(&addresses.mac.0);
+        if let Some((src, dst)) = addresses.src.to_ipv4_mapped().zip(addresses.dst.to_ipv4_mapped())
+        {
             head.put(&[8, 0, 0x45, 0]);
             head.put(&u16::try_from(len + 20).unwrap_or(u16::MAX).to_be_bytes());
             let protocol = if protocol == ICMP6 { ICMP4 } else { protocol };
@@ -236,8 +239,8 @@ impl Head {
             head.put(&[0x86, 0xdd, 0x60, 0, 0, 0]);
             head.put(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
             head.put(&[protocol, hop_limit]);
-            head.put(&way.src.octets());
-            head.put(&way.dst.octets());
+            head.put(&addresses.src.octets());
+            head.put(&addresses.dst.octets());
         }
         head
     }
@@ -259,7 +262,7 @@ pub struct Offload {
 /// Sends a TCP segment, whole as a super-packet or cut here.
 pub(crate) fn send_tcp(
     sink: &mut dyn Sink,
-    way: &Way,
+    addresses: &Addresses,
     ports: (u16, u16),
     segment: &Segment<'_>,
     offload: Offload,
@@ -268,7 +271,7 @@ pub(crate) fn send_tcp(
     let [a, b] = segment.payload;
     let total = a.len() + b.len();
     if offload.tso || total <= mss {
-        return send_segment(sink, way, ports, segment, offload);
+        return send_segment(sink, addresses, ports, segment, offload);
     }
     let mut at = 0;
     while at < total {
@@ -284,13 +287,13 @@ pub(crate) fn send_tcp(
         let flags = if last { segment.flags } else { segment.flags & !(flag::FIN | flag::PSH) };
         // at - len fits: a segment has at most 64 KiB.
         let seq = segment.seq.wrapping_add(u32::try_from(at - len).unwrap_or(0));
-        send_segment(sink, way, ports, &Segment { seq, flags, payload, ..*segment }, offload);
+        send_segment(sink, addresses, ports, &Segment { seq, flags, payload, ..*segment }, offload);
     }
 }
 
 fn send_segment(
     sink: &mut dyn Sink,
-    way: &Way,
+    addresses: &Addresses,
     (from, to): (u16, u16),
     segment: &Segment<'_>,
     offload: Offload,
@@ -298,7 +301,7 @@ fn send_segment(
     let [a, b] = segment.payload;
     let header = 20 + segment.options.len();
     let len = header + a.len() + b.len();
-    let mut head = Head::new(way, TCP, len, 64);
+    let mut head = Head::new(addresses, TCP, len, 64);
     let start = head.len;
     head.put(&from.to_be_bytes());
     head.put(&to.to_be_bytes());
@@ -316,14 +319,14 @@ fn send_segment(
         (true, false) => GsoType::TcpV6,
     };
     let gso_size = if super_packet { segment.mss } else { 0 };
-    finish(sink, way, head, start, (TCP, 16), [a, b], gso_type, gso_size, offload.tso);
+    finish(sink, addresses, head, start, (TCP, 16), [a, b], gso_type, gso_size, offload.tso);
 }
 
 /// Writes the checksum, or leaves it to the link, and sends.
 #[allow(clippy::too_many_arguments)] // all that makes a packet
 fn finish(
     sink: &mut dyn Sink,
-    way: &Way,
+    addresses: &Addresses,
     mut head: Head,
     start: usize,
     (protocol, csum_at): (u8, usize),
@@ -336,7 +339,7 @@ fn finish(
     let mut vnet = VirtioHeader::default();
     let pseudo = match protocol {
         ICMP4 => 0,
-        protocol => pseudo(way.src, way.dst, protocol, len),
+        protocol => pseudo(addresses.src, addresses.dst, protocol, len),
     };
     let check = if partial {
         let short = |n: usize| u16::try_from(n).unwrap_or(0);
@@ -372,7 +375,7 @@ fn finish(
 /// Sends datagrams: `data` is one, or a train of such with `size` bytes each (but the last).
 pub(crate) fn send_udp(
     sink: &mut dyn Sink,
-    way: &Way,
+    addresses: &Addresses,
     ports: (u16, u16),
     data: &[u8],
     size: usize,
@@ -381,7 +384,7 @@ pub(crate) fn send_udp(
 ) {
     if data.len() > size && !(offload.uso && size + 8 + IPV6 <= mtu) {
         for datagram in data.chunks(size.max(1)) {
-            send_udp(sink, way, ports, datagram, datagram.len(), mtu, offload);
+            send_udp(sink, addresses, ports, datagram, datagram.len(), mtu, offload);
         }
         return;
     }
@@ -394,46 +397,52 @@ pub(crate) fn send_udp(
     if whole && len + IPV6 > mtu {
         let mut l4 = udp.to_vec();
         l4.extend_from_slice(data);
-        let check = match !fold(sum(pseudo(way.src, way.dst, UDP, len), &l4)) {
+        let check = match !fold(sum(pseudo(addresses.src, addresses.dst, UDP, len), &l4)) {
             0 => 0xffff,
             check => check,
         };
         l4[6..8].copy_from_slice(&check.to_be_bytes());
-        return send_fragments(sink, way, UDP, &l4, mtu);
+        return send_fragments(sink, addresses, UDP, &l4, mtu);
     }
-    let mut head = Head::new(way, UDP, len, 64);
+    let mut head = Head::new(addresses, UDP, len, 64);
     let start = head.len;
     head.put(&udp);
     let (gso, gso_size) =
         if whole { (GsoType::None, 0) } else { (GsoType::UdpL4, u16::try_from(size).unwrap_or(0)) };
-    finish(sink, way, head, start, (UDP, 6), [data, &[]], gso, gso_size, offload.tso);
+    finish(sink, addresses, head, start, (UDP, 6), [data, &[]], gso, gso_size, offload.tso);
 }
 
 /// Sends an ICMP message (its checksum still zero), in fragments if it must be.
-pub(crate) fn send_icmp(sink: &mut dyn Sink, way: &Way, message: &mut [u8], hops: u8, mtu: usize) {
-    let ipv4 = way.dst.to_ipv4_mapped().is_some();
-    let start = if ipv4 { 0 } else { pseudo(way.src, way.dst, ICMP6, message.len()) };
+pub(crate) fn send_icmp(
+    sink: &mut dyn Sink,
+    addresses: &Addresses,
+    message: &mut [u8],
+    hops: u8,
+    mtu: usize,
+) {
+    let ipv4 = addresses.dst.to_ipv4_mapped().is_some();
+    let start = if ipv4 { 0 } else { pseudo(addresses.src, addresses.dst, ICMP6, message.len()) };
     let check = !fold(sum(start, message));
     if let Some(field) = message.get_mut(2..4) {
         field.copy_from_slice(&check.to_be_bytes());
     }
     if message.len() + IPV6 > mtu {
-        return send_fragments(sink, way, ICMP6, message, mtu);
+        return send_fragments(sink, addresses, ICMP6, message, mtu);
     }
-    let head = Head::new(way, ICMP6, message.len(), hops);
+    let head = Head::new(addresses, ICMP6, message.len(), hops);
     sink.frame(&VirtioHeader::default(), &[&head.bytes[..head.len], message]);
 }
 
 /// Sends an L4 packet in fragments. Each has the same bits but for offset and flag; identifications are random enough.
-fn send_fragments(sink: &mut dyn Sink, way: &Way, protocol: u8, l4: &[u8], mtu: usize) {
+fn send_fragments(sink: &mut dyn Sink, addresses: &Addresses, protocol: u8, l4: &[u8], mtu: usize) {
     let id = sink.next_id();
     let step = (mtu - IPV6 - 8) & !7;
     let mut at = 0;
     while at < l4.len() {
         let piece = &l4[at..l4.len().min(at + step)];
         let more = at + piece.len() < l4.len();
-        if way.dst.to_ipv4_mapped().is_some() {
-            let mut head = Head::new(way, protocol, piece.len(), 64);
+        if addresses.dst.to_ipv4_mapped().is_some() {
+            let mut head = Head::new(addresses, protocol, piece.len(), 64);
             let field = u16::try_from(at / 8).unwrap_or(0) | if more { 0x2000 } else { 0 };
             let ip = &mut head.bytes[ETHERNET..ETHERNET + 20];
             ip[4..6].copy_from_slice(&id.to_be_bytes()[2..]);
@@ -443,7 +452,7 @@ fn send_fragments(sink: &mut dyn Sink, way: &Way, protocol: u8, l4: &[u8], mtu: 
             ip[10..12].copy_from_slice(&check.to_be_bytes());
             sink.frame(&VirtioHeader::default(), &[&head.bytes[..head.len], piece]);
         } else {
-            let mut head = Head::new(way, FRAGMENT, 8 + piece.len(), 64);
+            let mut head = Head::new(addresses, FRAGMENT, 8 + piece.len(), 64);
             let field = u16::try_from(at).unwrap_or(0) | u16::from(more);
             head.put(&[protocol, 0]);
             head.put(&field.to_be_bytes());
@@ -457,13 +466,13 @@ fn send_fragments(sink: &mut dyn Sink, way: &Way, protocol: u8, l4: &[u8], mtu: 
 /// The adapter between [`tcp::Tcp`] and frames.
 pub(crate) struct TcpWire<'a> {
     pub(crate) sink: &'a mut dyn Sink,
-    pub(crate) way: Way,
+    pub(crate) addresses: Addresses,
     pub(crate) ports: (u16, u16),
     pub(crate) offload: Offload,
 }
 
 impl tcp::Wire for TcpWire<'_> {
     fn send(&mut self, segment: &Segment<'_>) {
-        send_tcp(self.sink, &self.way, self.ports, segment, self.offload);
+        send_tcp(self.sink, &self.addresses, self.ports, segment, self.offload);
     }
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! One frame a message: datagram sockets (QEMU's `-netdev dgram`), and packet sockets with connections.
 
 use std::collections::VecDeque;

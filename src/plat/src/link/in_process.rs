@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A TUN or TAP device that lives in this process: no `/dev/net/tun`, no namespace, no socket.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The ways in: how a guest's Ethernet frames come to the network, and go back.
 
 mod frames;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A socket with a name, at which one guest after the other plugs in.
 
 use std::fs;

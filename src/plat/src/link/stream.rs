@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Frames on a stream socket, each behind its length: 4 bytes, big-endian. What QEMU's `-netdev stream` speaks, and
 //! passt.
 

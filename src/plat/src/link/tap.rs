@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A TAP device, in a namespace mostly.
 
 use std::io;
@@ -9,7 +11,7 @@ use nix::errno::Errno;
 
 use super::{Event, Link};
 use crate::frame::{Out, MAX_FRAME};
-use crate::pace::Pace;
+use crate::read_budget::ReadBudget;
 
 /// Frames that are taken at once.
 const BATCH: usize = 64;
@@ -19,7 +21,7 @@ const BATCH: usize = 64;
 pub struct Tap {
     tun: Rc<Tun>,
     buf: Vec<u8>,
-    pace: Pace,
+    budget: ReadBudget,
     dropped: u64,
 }
 
@@ -30,7 +32,7 @@ impl Tap {
         Self {
             tun: Rc::new(tun),
             buf: vec![0; MAX_HEAD + MAX_FRAME + 1],
-            pace: Pace::default(),
+            budget: ReadBudget::default(),
             dropped: 0,
         }
     }
@@ -43,7 +45,7 @@ impl Link for Tap {
 
     fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
         let mut count = 0;
-        for _ in 0..self.pace.budget(BATCH) {
+        for _ in 0..self.budget.most(BATCH) {
             match self.tun.recv_behind_head(&mut self.buf) {
                 Ok((vnet, at)) => {
                     count += 1;
@@ -55,7 +57,7 @@ impl Link for Tap {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        self.pace.found(count);
+        self.budget.found(count);
         Ok(Event::Frames)
     }
 

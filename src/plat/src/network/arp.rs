@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! ARP (RFC 826): the router's address, for guests with `--dual-stack`.
 
 use std::net::Ipv4Addr;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The DHCP server (RFC 2131) of `--dual-stack`, which tells guests that they could do without it (RFC 8925).
 
 use std::net::Ipv4Addr;
@@ -8,7 +10,7 @@ use smoltcp::wire::{
 };
 
 use super::wire::same_net;
-use crate::fair;
+use crate::fairness;
 use crate::frame::Mac;
 use crate::settings::{DualStack, Settings};
 
@@ -142,7 +144,7 @@ impl Server {
         let addr = self.free(wanted, net).or_else(|| {
             // Whoever asks by many names has no more than what others leave; nobody loses the only one for that.
             let all = self.leases.iter().enumerate().map(|(i, lease)| (lease.by, lease.until, i));
-            let (i, count) = fair::surplus(all)?;
+            let (i, count) = fairness::to_evict(all)?;
             let own = self.leases.iter().filter(|lease| lease.by == by).count();
             (count > own + 1 || (count == own && own > 1)).then(|| self.leases.remove(i).addr)
         })?;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! DNS64 (RFC 6147): a DNS server that passes questions on, and gives names without an IPv6 address one in the NAT64
 //! prefix.
 //!
@@ -14,7 +16,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::wire::Link;
 use super::Query;
-use crate::fair;
+use crate::fairness;
 use crate::frame::Mac;
 use crate::settings::Settings;
 
@@ -146,7 +148,7 @@ impl Dns64 {
         let (stage, sent) = first_stage(&message, question, asked, settings)?;
         if self.pending.len() >= MAX_PENDING {
             let all = self.pending.iter().map(|(token, p)| (p.client.guest(), *token, *token));
-            if let Some((oldest, _)) = fair::surplus(all) {
+            if let Some((oldest, _)) = fairness::to_evict(all) {
                 self.pending.remove(&oldest);
             }
         }

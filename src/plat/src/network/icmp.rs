@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! ICMPv6 (RFC 4443) and ICMP (RFC 792, RFC 1812 §4.3) as a router speaks them: errors, and nothing about errors.
 
 use std::net::IpAddr;
@@ -5,67 +7,8 @@ use std::net::IpAddr;
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpSeqNumber};
 
 use super::wire::Packet;
+use crate::icmp_error::IcmpError;
 use crate::settings::LEAST_MTU;
-
-/// What is wrong with a packet, or with where it wants to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// No route to the destination.
-    NoRoute,
-    /// The destination is not allowed.
-    Prohibited,
-    /// The source is link-local, the destination is not.
-    BeyondScope,
-    /// Nobody has the destination's address.
-    AddressUnreachable,
-    /// Nobody listens on the port.
-    PortUnreachable,
-    /// The source is not of the guest's network (RFC 4443 §3.1 code 5).
-    ForeignSource,
-    /// It is longer than this, the bytes that are possible from here on.
-    TooBig(u32),
-    /// Its hop limit or TTL is used up.
-    HopLimit,
-    /// A field cannot be understood: the code of RFC 4443 §3.4, and the field's offset in the packet.
-    Parameter {
-        /// 0 a field, 1 a next header, 2 an option.
-        code: u8,
-        /// In bytes from the start of the IP header.
-        pointer: u32,
-    },
-}
-
-impl Problem {
-    /// Type, code and the 32 bits behind the checksum.
-    fn icmpv6(self) -> (u8, u8, u32) {
-        match self {
-            Self::NoRoute => (1, 0, 0),
-            Self::Prohibited => (1, 1, 0),
-            Self::BeyondScope => (1, 2, 0),
-            Self::AddressUnreachable => (1, 3, 0),
-            Self::PortUnreachable => (1, 4, 0),
-            Self::ForeignSource => (1, 5, 0),
-            Self::TooBig(mtu) => (2, 0, mtu),
-            Self::HopLimit => (3, 0, 0),
-            Self::Parameter { code, pointer } => (4, code, pointer),
-        }
-    }
-
-    /// The same for IPv4.
-    fn icmpv4(self) -> (u8, u8, u32) {
-        match self {
-            Self::NoRoute => (3, 0, 0),
-            Self::Prohibited | Self::ForeignSource => (3, 13, 0),
-            Self::BeyondScope | Self::AddressUnreachable => (3, 1, 0),
-            Self::PortUnreachable => (3, 3, 0),
-            Self::TooBig(mtu) => (3, 4, mtu & 0xffff),
-            Self::HopLimit => (11, 0, 0),
-            // The only field that is looked at is the protocol.
-            Self::Parameter { code: 1, .. } => (3, 2, 0),
-            Self::Parameter { pointer, .. } => (12, 0, pointer << 24),
-        }
-    }
-}
 
 /// The longest errors (RFC 4443 §2.4 c; RFC 1812 §4.3.2.3), of whole packets.
 const MAX_ICMPV6: usize = LEAST_MTU as usize;
@@ -73,7 +16,7 @@ const MAX_ICMPV4: usize = 576;
 
 /// The error about a packet, without its checksum; `None` where there must be none (RFC 4443 §2.4 e, RFC 1812
 /// §4.3.2.7).
-pub(super) fn error(problem: Problem, packet: &Packet<'_>) -> Option<(IpProtocol, Vec<u8>)> {
+pub(super) fn error(error: IcmpError, packet: &Packet<'_>) -> Option<(IpProtocol, Vec<u8>)> {
     if packet.src.is_unspecified() || packet.src.is_multicast() || packet.src.is_loopback() {
         return None;
     }
@@ -81,11 +24,11 @@ pub(super) fn error(problem: Problem, packet: &Packet<'_>) -> Option<(IpProtocol
         IpAddr::V6(dst) => {
             // To a group, all but these might be answered by everybody.
             let to_groups =
-                matches!(problem, Problem::TooBig(_) | Problem::Parameter { code: 2, .. });
+                matches!(error, IcmpError::TooBig(_) | IcmpError::Parameter { code: 2, .. });
             if (dst.is_multicast() && !to_groups) || is_icmpv6_error(packet) {
                 return None;
             }
-            (IpProtocol::Icmpv6, problem.icmpv6(), MAX_ICMPV6 - 48)
+            (IpProtocol::Icmpv6, error.icmp6(), MAX_ICMPV6 - 48)
         }
         IpAddr::V4(dst) => {
             let later_fragment = packet.whole[6] & 0x1f != 0 || packet.whole[7] != 0;
@@ -95,7 +38,7 @@ pub(super) fn error(problem: Problem, packet: &Packet<'_>) -> Option<(IpProtocol
             if dst.is_multicast() || dst.is_broadcast() || later_fragment || is_error {
                 return None;
             }
-            (IpProtocol::Icmp, problem.icmpv4(), MAX_ICMPV4 - 28)
+            (IpProtocol::Icmp, error.icmp4(), MAX_ICMPV4 - 28)
         }
     };
     let mut message = vec![kind, code, 0, 0];
@@ -123,7 +66,7 @@ pub(super) enum Walk<'a> {
     /// A part of something.
     Fragment { protocol: u8 },
     /// Something that is to be answered with a parameter problem.
-    Problem(Problem),
+    Error(IcmpError),
     /// Something that is to be dropped.
     Broken,
 }
@@ -149,15 +92,15 @@ pub(super) fn walk<'a>(packet: &Packet<'a>) -> Walk<'a> {
             // Hop-by-hop options come first, or not at all.
             0 if at != FIXED => {
                 let pointer = u32::try_from(named_at).unwrap_or(0);
-                return Walk::Problem(Problem::Parameter { code: 1, pointer });
+                return Walk::Error(IcmpError::Parameter { code: 1, pointer });
             }
             0 | 60 => match options(header, at, packet.dst.is_multicast()) {
                 Ok(()) => {}
-                Err(problem) => return problem.map_or(Walk::Broken, Walk::Problem),
+                Err(error) => return error.map_or(Walk::Broken, Walk::Error),
             },
             43 if header[3] != 0 => {
                 let pointer = u32::try_from(at + 2).unwrap_or(0);
-                return Walk::Problem(Problem::Parameter { code: 0, pointer });
+                return Walk::Error(IcmpError::Parameter { code: 0, pointer });
             }
             // Neither an offset nor more fragments: a whole packet (RFC 6946).
             44 if header[2] != 0 || header[3] & 0xf9 != 0 => {
@@ -170,7 +113,7 @@ pub(super) fn walk<'a>(packet: &Packet<'a>) -> Walk<'a> {
 }
 
 /// Options that are not known say themselves what to do about them (RFC 8200 §4.2).
-fn options(header: &[u8], at: usize, to_group: bool) -> Result<(), Option<Problem>> {
+fn options(header: &[u8], at: usize, to_group: bool) -> Result<(), Option<IcmpError>> {
     let mut offset = 2;
     while let Some(kind) = header.get(offset) {
         if *kind == 0 {
@@ -182,8 +125,8 @@ fn options(header: &[u8], at: usize, to_group: bool) -> Result<(), Option<Proble
         match (kind, kind >> 6) {
             // Router alert (RFC 2711) and padding are known.
             (1 | 5, _) | (_, 0) => {}
-            (_, 2) => return Err(Some(Problem::Parameter { code: 2, pointer })),
-            (_, 3) if !to_group => return Err(Some(Problem::Parameter { code: 2, pointer })),
+            (_, 2) => return Err(Some(IcmpError::Parameter { code: 2, pointer })),
+            (_, 3) if !to_group => return Err(Some(IcmpError::Parameter { code: 2, pointer })),
             _ => return Err(None),
         }
         offset += 2 + usize::from(*len);

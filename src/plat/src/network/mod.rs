@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The network itself: what a router, a DHCP server and a DNS server answer. No I/O, and time is an argument.
 
 mod arp;
@@ -20,13 +22,13 @@ use self::icmp::Walk;
 use self::nd::{Asked, Neighbours};
 use self::ra::Advertiser;
 use self::wire::{Link, Packet};
-use crate::fair::Buckets;
+use crate::fairness::Buckets;
 use crate::frame::{Mac, Out};
+use crate::icmp_error::IcmpError;
 use crate::settings::{DualStack, Settings};
 
 pub(crate) use self::dns64::is_question;
 pub use self::dns64::MAX_QUESTION;
-pub use self::icmp::Problem;
 
 /// All nodes of the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -101,7 +103,7 @@ impl Network {
     /// Takes a frame of a guest, and puts what is to be answered into `out`. `vnet` says whether its checksum is still to
     /// be completed.
     ///
-    /// The MTU is not looked at: a frame may be a train of segments. See [`Problem::TooBig`].
+    /// The MTU is not looked at: a frame may be a train of segments. See [`IcmpError::TooBig`].
     pub fn input(
         &mut self,
         frame: &[u8],
@@ -211,7 +213,7 @@ impl Network {
     /// decent, and if it is one that may be answered so.
     pub fn report(
         &mut self,
-        problem: Problem,
+        error: IcmpError,
         guest: Mac,
         packet: &[u8],
         now: Instant,
@@ -223,7 +225,7 @@ impl Network {
             _ => Packet::ipv4(link, packet),
         };
         if let Some(packet) = packet {
-            self.error(problem, &packet, now, out);
+            self.error(error, &packet, now, out);
         }
     }
 
@@ -253,21 +255,21 @@ impl Network {
         if src.is_unspecified() || dst.is_unspecified() || dst.is_loopback() {
             return Handled::Yes;
         }
-        let problem = if dst.is_unicast_link_local() {
+        let error = if dst.is_unicast_link_local() {
             // Another station's: the link has brought it there.
             return Handled::Yes;
         } else if packet.hops <= 1 {
-            Problem::HopLimit
+            IcmpError::HopLimit
         } else if src.is_unicast_link_local() {
-            Problem::BeyondScope
+            IcmpError::BeyondScope
         } else if !self.is_served(src) {
-            Problem::ForeignSource
+            IcmpError::ForeignSource
         } else if self.is_served(dst) {
-            Problem::AddressUnreachable
+            IcmpError::AddressUnreachable
         } else {
             return Handled::NotForUs;
         };
-        self.error(problem, packet, now, out);
+        self.error(error, packet, now, out);
         Handled::Yes
     }
 
@@ -281,7 +283,7 @@ impl Network {
             Walk::Upper { protocol, payload, named_at } => {
                 self.upper(packet, protocol, payload, named_at, now, out);
             }
-            Walk::Problem(problem) => self.error(problem, packet, now, out),
+            Walk::Error(error) => self.error(error, packet, now, out),
             Walk::Fragment { .. } | Walk::Broken => {}
         }
         Handled::Yes
@@ -359,7 +361,7 @@ impl Network {
                         }
                     }
                     _ if to_group => {}
-                    _ => self.error(Problem::PortUnreachable, packet, now, out),
+                    _ => self.error(IcmpError::PortUnreachable, packet, now, out),
                 }
             }
             _ if to_group || src.is_unspecified() => {}
@@ -371,7 +373,7 @@ impl Network {
             IpProtocol::Ipv6NoNxt => {}
             _ => {
                 let pointer = u32::try_from(named_at).unwrap_or(0);
-                self.error(Problem::Parameter { code: 1, pointer }, packet, now, out);
+                self.error(IcmpError::Parameter { code: 1, pointer }, packet, now, out);
             }
         }
     }
@@ -396,14 +398,14 @@ impl Network {
         if nowhere || dst.is_multicast() || !dhcpv4::is_guest(src, net) {
             return Handled::Yes;
         }
-        let problem = if packet.hops <= 1 {
-            Problem::HopLimit
+        let error = if packet.hops <= 1 {
+            IcmpError::HopLimit
         } else if wire::same_net(dst, net.router, net.prefix_len) {
-            Problem::AddressUnreachable
+            IcmpError::AddressUnreachable
         } else {
             return Handled::NotForUs;
         };
-        self.error(problem, packet, now, out);
+        self.error(error, packet, now, out);
         Handled::Yes
     }
 
@@ -453,14 +455,14 @@ impl Network {
         Handled::Yes
     }
 
-    fn error(&mut self, problem: Problem, packet: &Packet<'_>, now: Instant, out: &mut Out) {
+    fn error(&mut self, error: IcmpError, packet: &Packet<'_>, now: Instant, out: &mut Out) {
         let from = match (packet.src, self.settings.dual_stack) {
             (IpAddr::V6(src), _) if src.is_unicast_link_local() => self.settings.router.into(),
             (IpAddr::V6(_), _) => self.settings.router_global().into(),
             (IpAddr::V4(_), Some(net)) => net.router.into(),
             (IpAddr::V4(_), None) => return,
         };
-        let Some((protocol, message)) = icmp::error(problem, packet) else { return };
+        let Some((protocol, message)) = icmp::error(error, packet) else { return };
         if self.errors.take(packet.link.guest, now) {
             let addrs = (from, packet.src);
             wire::send(out, packet.link, addrs, wire::HOP_LIMIT, protocol, message);

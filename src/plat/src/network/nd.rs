@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Neighbour discovery (RFC 4861) and the other side of duplicate address detection (RFC 4862 §5.4).
 
 use std::collections::HashMap;
@@ -6,7 +8,7 @@ use std::net::Ipv6Addr;
 use smoltcp::wire::{Icmpv6Packet, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress};
 
 use super::wire::{solicited_node, Packet};
-use crate::fair;
+use crate::fairness;
 use crate::frame::Mac;
 
 /// Neighbours that are remembered.
@@ -47,7 +49,7 @@ impl Neighbours {
         if self.known.len() >= MAX_NEIGHBOURS && !self.known.contains_key(&addr) {
             // Whoever has said most is up to something.
             let all = self.known.iter().map(|(addr, n)| (n.by, n.said, *addr));
-            if let Some((oldest, _)) = fair::surplus(all) {
+            if let Some((oldest, _)) = fairness::to_evict(all) {
                 self.known.remove(&oldest);
             }
         }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Router advertisements (RFC 4861 §6.2), with MTU, prefix (RFC 4862), RDNSS (RFC 8106) and PREF64 (RFC 8781).
 
 use std::net::Ipv6Addr;

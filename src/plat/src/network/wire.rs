@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Packets as the network reads and writes them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

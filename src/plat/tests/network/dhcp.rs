@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! DHCPv6, and DHCP with `--dual-stack`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! DNS64, with a resolver made of answers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

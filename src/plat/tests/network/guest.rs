@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A guest's side of the link: frames made, frames read.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

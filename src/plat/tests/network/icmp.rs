@@ -1,10 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Echo, errors, closed ports, and what is left to the flows.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use clat_plat::frame::{Mac, Out};
-use clat_plat::network::{Handled, Problem};
+use clat_plat::icmp_error::IcmpError;
+use clat_plat::network::Handled;
 use clat_plat::settings::Settings;
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpSeqNumber};
 
@@ -242,12 +245,12 @@ fn others_report_problems_too() {
     let frame = udp6((GLOBAL, 1), (ELSEWHERE, 2), &[7; 1400]);
     let mut out = Out::default();
     let mac = Mac([2, 0, 0, 0, 0, 3]);
-    lab.network.report(Problem::TooBig(1280), mac, &frame[14..], lab.now, &mut out);
+    lab.network.report(IcmpError::TooBig(1280), mac, &frame[14..], lab.now, &mut out);
     let got = read(&out).remove(0);
     assert_eq!(got.to, mac);
     assert_error(Some(got), [2, 0], 1280, &frame);
     out.clear();
-    lab.network.report(Problem::NoRoute, mac, &frame[14..40], lab.now, &mut out);
-    lab.network.report(Problem::NoRoute, mac, &[], lab.now, &mut out);
+    lab.network.report(IcmpError::NoRoute, mac, &frame[14..40], lab.now, &mut out);
+    lab.network.report(IcmpError::NoRoute, mac, &[], lab.now, &mut out);
     assert!(out.is_empty(), "no packet, no error");
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Router advertisements, neighbour discovery, ARP.
 
 use std::net::Ipv6Addr;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A device of `clat_tun::device` as one of smoltcp's, for a guest that is smoltcp.
 
 use clat_tun::device::Device;

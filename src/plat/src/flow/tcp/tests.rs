@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The guest is smoltcp on a TUN device of `clat_tun::device`, the time an argument, and the way loses and reorders.
 
 use std::collections::VecDeque;
@@ -16,7 +18,7 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 mod port;
 
 use super::*;
-use crate::flow::wire::{parse, parse_tcp, Offload, TcpWire, Way};
+use crate::flow::wire::{parse, parse_tcp, Addresses, Offload, TcpWire};
 use crate::flow::Sink;
 use crate::frame::{Mac, ETHERNET};
 use port::Port;
@@ -24,7 +26,7 @@ use port::Port;
 const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 const SERVER: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x201);
 /// Nothing goes wrong, either way.
-const SOUND: [Trouble; 2] = [Trouble { loss: 0, late: 0 }; 2];
+const SOUND: [Faults; 2] = [Faults { loss: 0, late: 0 }; 2];
 const LIMITS: Limits = Limits { buffer: 1 << 18, memory: 1 << 20, burst: 16_000 };
 
 /// Small, fast and the same everywhere.
@@ -41,7 +43,7 @@ impl Dice {
 
 /// What happens on the way, of a hundred packets each.
 #[derive(Clone, Copy, Debug, Default)]
-struct Trouble {
+struct Faults {
     /// Lost.
     loss: u64,
     /// Overtaken by others.
@@ -50,21 +52,21 @@ struct Trouble {
 
 /// One direction: packets with when they arrive, in order of that.
 #[derive(Default)]
-struct Lane {
+struct Direction {
     packets: Vec<(u64, Vec<u8>)>,
-    trouble: Trouble,
+    faults: Faults,
     /// How many were lost, and how many late.
     lost: u64,
     late: u64,
 }
 
-impl Lane {
+impl Direction {
     fn put(&mut self, now: u64, packet: Vec<u8>, dice: &mut Dice) {
-        if dice.roll(100) < self.trouble.loss {
+        if dice.roll(100) < self.faults.loss {
             self.lost += 1;
             return;
         }
-        let late = dice.roll(100) < self.trouble.late;
+        let late = dice.roll(100) < self.faults.late;
         self.late += u64::from(late);
         self.packets.push((now + if late { 30 } else { 10 }, packet));
     }
@@ -132,8 +134,8 @@ struct World {
     /// Milliseconds.
     now: u64,
     dice: Dice,
-    up: Lane,
-    down: Lane,
+    up: Direction,
+    down: Direction,
     port: Port,
     /// The network's side of it.
     link: device::Interface,
@@ -142,11 +144,11 @@ struct World {
     guest: SocketHandle,
     tcp: Option<Tcp>,
     host: Host,
-    fate: Fate,
+    disposition: Disposition,
 }
 
 impl World {
-    fn new(seed: u64, [up, down]: [Trouble; 2], guest_buffer: usize) -> Self {
+    fn new(seed: u64, [up, down]: [Faults; 2], guest_buffer: usize) -> Self {
         let devices = Devices::default();
         let device = devices.open();
         device.set_iff("", Flags { tun: true, tap: false, no_packet_info: true }).unwrap();
@@ -170,8 +172,8 @@ impl World {
             start: Instant::now(),
             now: 0,
             dice: Dice(seed * 2 + 1),
-            up: Lane { trouble: up, ..Lane::default() },
-            down: Lane { trouble: down, ..Lane::default() },
+            up: Direction { faults: up, ..Direction::default() },
+            down: Direction { faults: down, ..Direction::default() },
             port,
             link,
             interface,
@@ -179,7 +181,7 @@ impl World {
             guest,
             tcp: None,
             host: Host { room: usize::MAX, ..Host::default() },
-            fate: Fate::Open,
+            disposition: Disposition::Open,
         }
     }
 
@@ -200,22 +202,27 @@ impl World {
             self.up.put(self.now, written.frame, &mut self.dice);
         }
         let mut frames = Frames::default();
-        let way = Way { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
-        let mut wire =
-            TcpWire { sink: &mut frames, way, ports: (80, 40_000), offload: Offload::default() };
+        let addresses =
+            Addresses { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
+        let mut wire = TcpWire {
+            sink: &mut frames,
+            addresses,
+            ports: (80, 40_000),
+            offload: Offload::default(),
+        };
         while let Some(packet) = self.up.take(self.now) {
             let packet = parse(&packet).unwrap();
             assert!(crate::flow::wire::verifies(&packet));
             let (_, _, segment) = parse_tcp(packet.payload).unwrap();
             match &mut self.tcp {
-                Some(tcp) if self.fate == Fate::Open => {
-                    self.fate = tcp.input(&segment, &mut self.host, &mut wire, LIMITS, now);
+                Some(tcp) if self.disposition == Disposition::Open => {
+                    self.disposition = tcp.input(&segment, &mut self.host, &mut wire, LIMITS, now);
                 }
                 Some(_) => {}
                 None => {
                     // Numbers that wrap around, but where SACK is needed: there smoltcp 0.12 overflows.
                     let sound =
-                        [self.up.trouble, self.down.trouble].iter().all(|t| t.loss + t.late == 0);
+                        [self.up.faults, self.down.faults].iter().all(|t| t.loss + t.late == 0);
                     let isn = if sound { 0xffff_f000 } else { 1000 };
                     let mut tcp = Tcp::accept(&segment, isn, 1440, now);
                     tcp.connected(&mut wire, LIMITS, now);
@@ -223,16 +230,16 @@ impl World {
                 }
             }
         }
-        if let (Some(tcp), Fate::Open) = (&mut self.tcp, self.fate) {
+        if let (Some(tcp), Disposition::Open) = (&mut self.tcp, self.disposition) {
             tcp.set_readable();
             if self.host.room > 0 {
                 tcp.set_writable();
             }
             if tcp.deadline() <= now {
-                self.fate = tcp.on_timer(&mut wire, LIMITS, now);
+                self.disposition = tcp.on_timer(&mut wire, LIMITS, now);
             }
-            if self.fate == Fate::Open {
-                (self.fate, _) = tcp.pump(&mut self.host, &mut wire, LIMITS, now);
+            if self.disposition == Disposition::Open {
+                (self.disposition, _) = tcp.pump(&mut self.host, &mut wire, LIMITS, now);
             }
             assert!(tcp.held() < 4 * LIMITS.buffer, "{} bytes held", tcp.held());
         }
@@ -249,12 +256,12 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 /// Both send, both close; all arrives whatever happens on the way.
-fn transfer(seed: u64, trouble: [Trouble; 2], len: usize) -> World {
-    let mut world = World::new(seed, trouble, 64 * 1024);
+fn transfer(seed: u64, faults: [Faults; 2], len: usize) -> World {
+    let mut world = World::new(seed, faults, 64 * 1024);
     let data = pattern(len);
     world.host.gives = data.iter().copied().collect();
     let (mut sent, mut got) = (0, Vec::new());
-    while world.fate == Fate::Open {
+    while world.disposition == Disposition::Open {
         world.step();
         // Not before the guest: where a FIN reaches smoltcp 0.12 while something of its own is lost, it never sends that again
         // (CLOSING and CLOSE-WAIT switch its timer off).
@@ -278,7 +285,7 @@ fn transfer(seed: u64, trouble: [Trouble; 2], len: usize) -> World {
         );
     }
     let tcp = world.tcp.as_ref().unwrap();
-    assert_eq!(world.fate, Fate::Closed, "seed {seed} at {} ms: {tcp:?}", world.now);
+    assert_eq!(world.disposition, Disposition::Closed, "seed {seed} at {} ms: {tcp:?}", world.now);
     // What is still under way.
     for _ in 0..100 {
         world.step();
@@ -298,57 +305,57 @@ fn all_arrives() {
 }
 
 /// It happens on the way up, on the way down, and on both.
-fn ways(trouble: Trouble) -> [[Trouble; 2]; 3] {
-    let none = Trouble::default();
-    [[trouble, none], [none, trouble], [trouble, trouble]]
+fn ways(faults: Faults) -> [[Faults; 2]; 3] {
+    let none = Faults::default();
+    [[faults, none], [none, faults], [faults, faults]]
 }
 
 /// Several transfers, in which all that was to go wrong has gone wrong.
-fn transfers(seeds: std::ops::Range<u64>, trouble: [Trouble; 2], len: usize) {
-    let mut seen = [Trouble::default(); 2];
+fn transfers(seeds: std::ops::Range<u64>, faults: [Faults; 2], len: usize) {
+    let mut seen = [Faults::default(); 2];
     for seed in seeds {
-        let world = transfer(seed, trouble, len);
+        let world = transfer(seed, faults, len);
         for (seen, lane) in seen.iter_mut().zip([world.up, world.down]) {
             seen.loss += lane.lost;
             seen.late += lane.late;
         }
     }
-    for (seen, trouble) in seen.iter().zip(trouble) {
-        assert_eq!((seen.loss > 0, seen.late > 0), (trouble.loss > 0, trouble.late > 0));
+    for (seen, faults) in seen.iter().zip(faults) {
+        assert_eq!((seen.loss > 0, seen.late > 0), (faults.loss > 0, faults.late > 0));
     }
 }
 
 #[test]
 fn all_arrives_whatever_is_lost() {
-    for trouble in ways(Trouble { loss: 5, late: 0 }) {
-        transfers(1..6, trouble, 150_000);
+    for faults in ways(Faults { loss: 5, late: 0 }) {
+        transfers(1..6, faults, 150_000);
     }
-    for trouble in ways(Trouble { loss: 20, late: 0 }) {
-        transfers(7..9, trouble, 30_000);
+    for faults in ways(Faults { loss: 20, late: 0 }) {
+        transfers(7..9, faults, 30_000);
     }
 }
 
 #[test]
 fn all_arrives_in_whatever_order() {
     for late in [1, 10, 50] {
-        for trouble in ways(Trouble { loss: 0, late }) {
-            transfers(1..6, trouble, 150_000);
+        for faults in ways(Faults { loss: 0, late }) {
+            transfers(1..6, faults, 150_000);
         }
     }
 }
 
 #[test]
 fn all_arrives_whatever_is_lost_and_in_whatever_order() {
-    for trouble in ways(Trouble { loss: 5, late: 10 }) {
-        transfers(1..6, trouble, 150_000);
+    for faults in ways(Faults { loss: 5, late: 10 }) {
+        transfers(1..6, faults, 150_000);
     }
-    for trouble in ways(Trouble { loss: 20, late: 10 }) {
-        transfers(7..10, trouble, 30_000);
+    for faults in ways(Faults { loss: 20, late: 10 }) {
+        transfers(7..10, faults, 30_000);
     }
     // One way loses, the other one reorders.
-    let (loss, late) = (Trouble { loss: 5, late: 0 }, Trouble { loss: 0, late: 10 });
-    for trouble in [[loss, late], [late, loss]] {
-        transfers(1..6, trouble, 150_000);
+    let (loss, late) = (Faults { loss: 5, late: 0 }, Faults { loss: 0, late: 10 });
+    for faults in [[loss, late], [late, loss]] {
+        transfers(1..6, faults, 150_000);
     }
 }
 
@@ -379,16 +386,16 @@ fn half_closed_goes_on() {
     }
     assert_eq!(got, b"late");
     world.host.ends = true;
-    while world.fate == Fate::Open {
+    while world.disposition == Disposition::Open {
         world.step();
     }
-    assert_eq!(world.fate, Fate::Closed);
+    assert_eq!(world.disposition, Disposition::Closed);
 }
 
 /// A guest that does not read for minutes, and a host that does not: nothing grows, nothing is lost.
 #[test]
 fn closed_windows_hold_everybody_back() {
-    let mut world = World::new(4, [Trouble { loss: 2, late: 10 }; 2], 8192);
+    let mut world = World::new(4, [Faults { loss: 2, late: 10 }; 2], 8192);
     let data = pattern(3_000_000);
     world.host.gives = data.iter().copied().collect();
     world.host.room = 0;
@@ -400,7 +407,7 @@ fn closed_windows_hold_everybody_back() {
             sent += guest.send_slice(&data[sent..]).unwrap();
         }
     }
-    assert_eq!(world.fate, Fate::Open);
+    assert_eq!(world.disposition, Disposition::Open);
     assert!(world.host.got.is_empty());
     assert!(world.host.gives.len() > data.len() - LIMITS.buffer - 100_000);
     assert!(sent < LIMITS.buffer + 3 * 8192, "{sent} were taken");
@@ -426,9 +433,10 @@ fn resets() {
     }
     let now = world.start + Duration::from_millis(world.now);
     let mut frames = Frames::default();
-    let way = Way { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
+    let addresses =
+        Addresses { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
     let mut wire =
-        TcpWire { sink: &mut frames, way, ports: (80, 40_000), offload: Offload::default() };
+        TcpWire { sink: &mut frames, addresses, ports: (80, 40_000), offload: Offload::default() };
     let tcp = world.tcp.as_mut().unwrap();
     let guess = Incoming {
         seq: tcp.rcv_nxt.wrapping_add(1000),
@@ -438,15 +446,15 @@ fn resets() {
         options: &[],
         payload: &[],
     };
-    assert_eq!(tcp.input(&guess, &mut world.host, &mut wire, LIMITS, now), Fate::Open);
+    assert_eq!(tcp.input(&guess, &mut world.host, &mut wire, LIMITS, now), Disposition::Open);
     tcp.pump(&mut world.host, &mut wire, LIMITS, now);
     // Challenged (RFC 5961).
     assert_eq!(frames.0.len(), 1);
     world.guest().abort();
-    while world.fate == Fate::Open {
+    while world.disposition == Disposition::Open {
         world.step();
     }
-    assert_eq!(world.fate, Fate::GuestReset);
+    assert_eq!(world.disposition, Disposition::GuestReset);
 }
 
 /// A guest that is gone is given up.
@@ -458,13 +466,13 @@ fn silence_ends_it() {
     }
     world.host.gives.extend(b"anyone there?");
     for lane in [&mut world.up, &mut world.down] {
-        lane.trouble.loss = 100;
+        lane.faults.loss = 100;
     }
-    while world.fate == Fate::Open {
+    while world.disposition == Disposition::Open {
         world.step();
         assert!(world.now < 1_000_000);
     }
-    assert_eq!(world.fate, Fate::HostReset);
+    assert_eq!(world.disposition, Disposition::HostReset);
     assert!(world.now > 60_000, "after {} ms already", world.now);
     assert_ne!(world.guest().state(), GuestState::Closed);
 }
@@ -482,18 +490,19 @@ fn silence_is_borne_as_long_as_it_must_be() {
         world.step();
     }
     let mut frames = Frames::default();
-    let way = Way { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
+    let addresses =
+        Addresses { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
     let mut wire =
-        TcpWire { sink: &mut frames, way, ports: (80, 40_000), offload: Offload::default() };
+        TcpWire { sink: &mut frames, addresses, ports: (80, 40_000), offload: Offload::default() };
     let tcp = world.tcp.as_mut().unwrap();
     let end = tcp.last + Duration::from_secs(7440);
     assert_eq!(tcp.deadline(), end);
-    assert_eq!(tcp.on_timer(&mut wire, LIMITS, end - Duration::from_millis(1)), Fate::Open);
+    assert_eq!(tcp.on_timer(&mut wire, LIMITS, end - Duration::from_millis(1)), Disposition::Open);
     assert_eq!(tcp.held(), 0, "an idle flow holds nothing");
     (tcp.guest_fin, tcp.host_ended) = (Some(tcp.rcv_nxt), true);
     let end = tcp.last + Duration::from_secs(240);
     assert_eq!(tcp.deadline(), end);
-    assert_eq!(tcp.on_timer(&mut wire, LIMITS, end), Fate::HostReset);
+    assert_eq!(tcp.on_timer(&mut wire, LIMITS, end), Disposition::HostReset);
 }
 
 /// Anything may come in.
@@ -503,9 +512,10 @@ fn nonsense_is_survived() {
     for round in 0..2000u64 {
         let now = Instant::now();
         let mut frames = Frames::default();
-        let way = Way { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
+        let addresses =
+            Addresses { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
         let mut wire =
-            TcpWire { sink: &mut frames, way, ports: (80, 1), offload: Offload::default() };
+            TcpWire { sink: &mut frames, addresses, ports: (80, 1), offload: Offload::default() };
         let mut host = Host { room: 5000, gives: pattern(10_000).into(), ..Host::default() };
         let bytes: Vec<u8> = (0..2000).map(|_| u8::try_from(dice.roll(256)).unwrap()).collect();
         let seq = u32::try_from(dice.roll(1 << 32)).unwrap();
@@ -525,9 +535,9 @@ fn nonsense_is_survived() {
             };
             let now = now + Duration::from_millis(step * dice.roll(1000));
             tcp.set_readable();
-            if tcp.input(&segment, &mut host, &mut wire, LIMITS, now) != Fate::Open
-                || tcp.pump(&mut host, &mut wire, LIMITS, now).0 != Fate::Open
-                || tcp.on_timer(&mut wire, LIMITS, now) != Fate::Open
+            if tcp.input(&segment, &mut host, &mut wire, LIMITS, now) != Disposition::Open
+                || tcp.pump(&mut host, &mut wire, LIMITS, now).0 != Disposition::Open
+                || tcp.on_timer(&mut wire, LIMITS, now) != Disposition::Open
             {
                 break;
             }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! How much to take at once from what tells again when there is more.
 
 /// So often one is taken alone after one came alone.
@@ -7,11 +9,11 @@ const ALONE: u8 = 8;
 /// take one and do not look for a second: in a conversation of question and answer that saves each turn a system call that
 /// brings nothing, and in a batch it costs a few rounds of the loop.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Pace(u8);
+pub(crate) struct ReadBudget(u8);
 
-impl Pace {
+impl ReadBudget {
     /// How many to take now, of `most` that may be taken.
-    pub(crate) fn budget(self, most: usize) -> usize {
+    pub(crate) fn most(self, most: usize) -> usize {
         if self.0 > 0 {
             1
         } else {
@@ -35,15 +37,15 @@ mod tests {
 
     #[test]
     fn looks_again_for_batches() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.budget(64), 64);
-        pace.found(1);
+        let mut budget = ReadBudget::default();
+        assert_eq!(budget.most(64), 64);
+        budget.found(1);
         for _ in 0..ALONE {
-            assert_eq!(pace.budget(64), 1);
-            pace.found(1);
+            assert_eq!(budget.most(64), 1);
+            budget.found(1);
         }
-        assert_eq!(pace.budget(64), 64);
-        pace.found(64);
-        assert_eq!(pace.budget(64), 64);
+        assert_eq!(budget.most(64), 64);
+        budget.found(64);
+        assert_eq!(budget.most(64), 64);
     }
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What must hold of whatever a guest sends: for tests of properties and for fuzz targets, which bring the bytes.
 #![allow(clippy::unwrap_used)]
 
@@ -10,13 +12,14 @@ use std::time::{Duration, Instant};
 use clat_tun::VirtioHeader;
 
 use crate::dns_server::DnsServer;
-use crate::fair::Buckets;
-use crate::flow::errors::{self, Trouble};
+use crate::fairness::Buckets;
+use crate::flow::errors;
 use crate::flow::fragments::Fragments;
 use crate::flow::tcp::{Segment, Tcp};
 use crate::flow::wire::{self, Fragment, Packet};
-use crate::flow::{Cx, Sink};
+use crate::flow::{Context, Sink};
 use crate::frame::{Mac, Out, ETHERNET};
+use crate::icmp_error::IcmpError;
 use crate::network::{is_question, Network, MAX_QUESTION};
 use crate::settings::{DualStack, Settings};
 
@@ -129,18 +132,18 @@ pub fn packet(bytes: &[u8]) {
 /// The packet that `packet` is an answer to is quoted to its sender, and to nobody else; nothing is answered to an error.
 pub fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u8]) {
     let ipv4 = bytes.first().is_some_and(|first| first >> 4 == 4);
-    let trouble = if ipv4 {
-        Trouble::from_icmp4(kind, code, info)
+    let error = if ipv4 {
+        IcmpError::from_icmp4(kind, code, info)
     } else {
-        Trouble::from_icmp6(kind, code, info)
+        IcmpError::from_icmp6(kind, code, info)
     };
-    let Some(trouble) = trouble else { return };
+    let Some(error) = error else { return };
     let settings = Settings { dual_stack: Some(DualStack::default()), ..Settings::default() };
     let mut frames = Frames::default();
     let now = Instant::now();
-    let mut cx = Cx { settings: &settings, sink: &mut frames, now };
+    let mut cx = Context { settings: &settings, sink: &mut frames, now };
     let guest = Mac([2, 0, 0, 0, 0, 9]);
-    let sent = errors::send(&mut cx, &mut Buckets::new(1), trouble, bytes, guest, router);
+    let sent = errors::send(&mut cx, &mut Buckets::new(1), error, bytes, guest, router);
     assert_eq!(frames.0.len(), usize::from(sent));
     let Some((vnet, frame)) = frames.0.first() else { return };
     self::frame(vnet, frame, if ipv4 { 576 } else { 1280 });
@@ -150,9 +153,9 @@ pub fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u
     assert!(asked.whole.starts_with(&answer.payload[8..]));
     assert!(answer.payload.len() >= 8 + asked.whole.len().min(500));
     // An error about it is an error about an error.
-    let mut cx = Cx { settings: &settings, sink: &mut Frames::default(), now };
+    let mut cx = Context { settings: &settings, sink: &mut Frames::default(), now };
     let packet = &frame[ETHERNET..];
-    assert!(!errors::send(&mut cx, &mut Buckets::new(1), trouble, packet, guest, router));
+    assert!(!errors::send(&mut cx, &mut Buckets::new(1), error, packet, guest, router));
 }
 
 /// Fragments in any order, each behind three bytes: whose, whether more follow and how long it was waited for it; its

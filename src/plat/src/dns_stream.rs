@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! DNS messages on a stream, each behind its length: 2 bytes, big-endian (RFC 1035 §4.2.2).
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -8,7 +10,7 @@ const PREFIX: usize = 2;
 
 /// A non-blocking stream of messages.
 #[derive(Debug)]
-pub(crate) struct Messages<S = TcpStream> {
+pub(crate) struct DnsStream<S = TcpStream> {
     stream: S,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -16,7 +18,7 @@ pub(crate) struct Messages<S = TcpStream> {
     ended: bool,
 }
 
-impl<S: Read + Write> Messages<S> {
+impl<S: Read + Write> DnsStream<S> {
     pub(crate) fn new(stream: S) -> Self {
         Self { stream, input: Vec::new(), output: Vec::new(), ended: false }
     }
@@ -109,7 +111,7 @@ mod tests {
         for cut in 0..=bytes.len() {
             let (mut other, stream) = UnixStream::pair().unwrap();
             stream.set_nonblocking(true).unwrap();
-            let mut messages = Messages::new(stream);
+            let mut messages = DnsStream::new(stream);
             let mut got = Vec::new();
             for part in [&bytes[..cut], &bytes[cut..]] {
                 other.write_all(part).unwrap();
@@ -132,7 +134,7 @@ mod tests {
     fn the_end_and_a_reader_that_sleeps() {
         let (other, stream) = UnixStream::pair().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let mut messages = Messages::new(stream);
+        let mut messages = DnsStream::new(stream);
         let mut sent = 0;
         while messages.waiting() == 0 {
             messages.send(&[5; 60_000]).unwrap();

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Guests that take all they can get, and those beside them. The time is an argument.
 
 use std::collections::HashMap;

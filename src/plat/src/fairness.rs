@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What all guests share, and none may use up. A guest is an Ethernet address.
 
 use std::collections::hash_map::Entry;
@@ -8,7 +10,7 @@ use crate::frame::Mac;
 
 /// Who has to give up one of `all` (whose it is, how old, its name) where there are too many: the oldest of the guest that
 /// has most. With it, how many that guest has.
-pub(crate) fn surplus<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N, usize)> {
+pub(crate) fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N, usize)> {
     let mut guests = HashMap::new();
     for (guest, age, name) in all {
         match guests.entry(guest) {
@@ -77,7 +79,7 @@ mod tests {
     fn the_oldest_of_who_has_most() {
         let all = [(1, 5, 'a'), (2, 1, 'b'), (1, 3, 'c'), (1, 4, 'd'), (2, 2, 'e')];
         let of =
-            |all: &[(u8, u32, char)]| surplus(all.iter().map(|(g, age, n)| (mac(*g), age, *n)));
+            |all: &[(u8, u32, char)]| to_evict(all.iter().map(|(g, age, n)| (mac(*g), age, *n)));
         assert_eq!(of(&all), Some(('c', 3)));
         assert_eq!(of(&all[..4]), Some(('c', 3)));
         assert_eq!(of(&all[1..3]), Some(('b', 1)));

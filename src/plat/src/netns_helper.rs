@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The other process: it enters (or makes) the guest's namespaces, makes the devices there, hands them over, and runs the command.
 //!
 //! It is this program again, since a process with threads, sockets or a past cannot well change its namespaces.
@@ -27,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to do inside.
 #[derive(Args, Debug)]
-pub struct Inside {
+pub struct NetnsHelper {
     /// The socket that leads to the parent.
     #[arg(long)]
     pub control: RawFd,
@@ -54,7 +56,7 @@ pub struct Inside {
     pub command: Vec<String>,
 }
 
-impl Inside {
+impl NetnsHelper {
     /// Does it.
     ///
     /// # Errors
