@@ -466,6 +466,18 @@ impl Carrier {
         self.down.hand_on(&mut self.out);
     }
 
+    /// Tells the guests that there is no router any more (RFC 4861 §6.2.5): the last thing before the network ends. Whatever
+    /// `--delay` or `--loss` say, it goes out at once.
+    pub fn farewell(&mut self) {
+        self.network.farewell(&mut self.out);
+        for (vnet, frame) in self.out.iter() {
+            self.down.deliver(vnet, [frame, &[], &[]]);
+        }
+        self.out.clear();
+        // A link that is gone has nobody to be told.
+        let _ = self.link.send(&mut self.down.out);
+    }
+
     /// Does what is due, and ends a batch.
     ///
     /// # Errors

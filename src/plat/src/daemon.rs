@@ -188,6 +188,7 @@ fn run(
     let churn = churn.map(|every| Churn { every, next: Instant::now() + every, prefix, round: 0 });
     let mut all = Daemon { driver, signals, status, command, churn };
     let end = all.run();
+    all.driver.farewell();
     // To remove a socket's name takes a right that was given up. Whoever starts next finds that nobody listens there.
     std::mem::forget(all);
     end

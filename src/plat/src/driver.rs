@@ -156,6 +156,11 @@ impl Driver {
         self.carrier.renumber(prefix, Instant::now());
     }
 
+    /// Tells the guests that the network ends; see [`Carrier::farewell`].
+    pub fn farewell(&mut self) {
+        self.carrier.farewell();
+    }
+
     /// Watches a descriptor of the owner's: [`Driver::poll`] tells when it is readable, by this number, up to 15.
     ///
     /// # Errors

@@ -155,7 +155,9 @@ pub struct Tcp {
     host_ended: bool,
     /// The sequence number of our FIN, once sent.
     fin: Option<u32>,
-    /// What may be in flight: all, but after a time-out.
+    /// What may be in flight: all that the guest's window allows, but after a time-out. There is no congestion control: the
+    /// guest is one hop away, over a queue of this machine that tells when it is full (`Link::is_full`), and no one else's
+    /// packets are on that hop. A sender that slowed down for a loss there would only leave it idle.
     cwnd: u32,
     dup_acks: u8,
     /// In recovery up to here.

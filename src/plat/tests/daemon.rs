@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The process `platd`, at one of its sockets.
+#![allow(clippy::unwrap_used)] // helpers are tests too
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+/// A platd at a socket of its own; killed when dropped.
+struct Platd {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Platd {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_platd"))
+            .args(["--dns", "192.0.2.53", "--socket"])
+            .arg(dir.path().join("plat"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It says when it listens.
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("waiting for a guest"), "{line}");
+        Self { child, dir }
+    }
+
+    fn guest(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.dir.path().join("plat")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+}
+
+impl Drop for Platd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The next frame; `None` when platd has hung up.
+fn frame(stream: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).ok()?;
+    let mut frame = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+    stream.read_exact(&mut frame).unwrap();
+    Some(frame)
+}
+
+/// The router lifetime of a router advertisement to all nodes, in seconds.
+fn router_lifetime(frame: &[u8]) -> Option<u16> {
+    let to_all = frame[38..54] == *b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+    (to_all && frame[54] == 134).then(|| u16::from_be_bytes([frame[60], frame[61]]))
+}
+
+/// RFC 4861 §6.2.5: who ends being a router says so, or guests would go on sending to it for half an hour.
+#[test]
+fn the_last_advertisement_says_that_there_is_no_router() {
+    let platd = Platd::start();
+    let mut guest = platd.guest();
+    let mut lifetimes = Vec::new();
+    std::io::Write::write_all(&mut guest, &solicitation()).unwrap();
+    while lifetimes.is_empty() {
+        lifetimes.extend(router_lifetime(&frame(&mut guest).unwrap()));
+    }
+    assert_eq!(lifetimes, [1800]);
+    kill(Pid::from_raw(i32::try_from(platd.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    while let Some(frame) = frame(&mut guest) {
+        lifetimes.extend(router_lifetime(&frame));
+    }
+    assert_eq!(lifetimes.last(), Some(&0), "{lifetimes:?}");
+}
+
+/// A router solicitation from the unspecified address, which is answered to all nodes, behind its length.
+fn solicitation() -> Vec<u8> {
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 0x86, 0xdd];
+    frame.extend([0x60, 0, 0, 0, 0, 8, 58, 255]);
+    frame.extend([0; 16]);
+    frame.extend(*b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\x02");
+    frame.extend([133, 0, 0, 0, 0, 0, 0, 0]);
+    // The sum of the pseudo-header: ff02, 2, length 8, protocol 58; and of the message.
+    let sum = 0xff02_u32 + 2 + 8 + 58 + 133 * 256;
+    let check = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    frame[56..58].copy_from_slice(&check.to_be_bytes());
+    let mut message = u32::try_from(frame.len()).unwrap().to_be_bytes().to_vec();
+    message.extend(frame);
+    message
+}
