@@ -3,7 +3,9 @@
 //! Sockets of the host.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6, TcpStream, UdpSocket,
+};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -273,5 +275,6 @@ pub(crate) fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
         return Some(SocketAddr::new(v4.ip().into(), v4.port()));
     }
     let v6 = address.as_sockaddr_in6()?;
-    Some(SocketAddr::new(v6.ip().into(), v6.port()))
+    // With the interface: without it a link-local address cannot be answered.
+    Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
 }

@@ -94,14 +94,18 @@ pub(crate) fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6
 /// Stands for the host itself where it visits a guest: an address of nobody (RFC 7600 §4.8).
 pub(crate) const STAND_IN: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
+/// Whether an address is the host itself, or of its link: no guest can name it.
+pub(crate) fn is_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => is_forbidden4(v4),
+        IpAddr::V6(v6) => is_forbidden6(v6),
+    }
+}
+
 /// How a guest sees someone who came by a forwarded port.
 pub(crate) fn visitor(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
     let address = address.to_canonical();
-    let local = match address {
-        IpAddr::V4(v4) => is_forbidden4(v4),
-        IpAddr::V6(v6) => is_forbidden6(v6),
-    };
-    seen(settings, if local { STAND_IN.into() } else { address }, like)
+    seen(settings, if is_local(address) { STAND_IN.into() } else { address }, like)
 }
 
 #[cfg(test)]

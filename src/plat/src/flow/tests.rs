@@ -265,6 +265,44 @@ fn a_forwarded_udp_port_follows_the_guest() {
     assert_eq!((&buf[..len], from), (&b"welcome"[..], port));
 }
 
+/// Whoever visits from the host itself is answered at its address and port; nothing else of the host's loopback is reached
+/// by that, and not for ever.
+#[test]
+fn only_the_visitor_itself_is_answered() {
+    let (bound, _) = host_udp();
+    let port = bound.local_addr().unwrap();
+    bound.set_nonblocking(true).unwrap();
+    let (service, service_port) = host_udp();
+    let (visitor, visitor_port) = host_udp();
+    // One from another of the host's own addresses.
+    let neighbour = UdpSocket::bind("127.0.0.2:0").unwrap();
+    neighbour.set_read_timeout(Some(5 * SECOND)).unwrap();
+    let mut lab = Lab::new();
+    lab.engine.udp_forward(lab.start, MAC, (GUEST, PORT), bound).unwrap();
+    let mut seen = Vec::new();
+    for socket in [&visitor, &neighbour] {
+        socket.send_to(b"hello", port).unwrap();
+        lab.events();
+        seen.push(wire::parse(&lab.got().remove(0)).unwrap().src);
+    }
+    let stand_in = lab.settings.prefix64.embed(target::STAND_IN);
+    assert_eq!(seen, [stand_in, stand_in]);
+    let answer = |lab: &mut Lab, to, port| lab.send(&[datagram(to, port, b"answer")]);
+    answer(&mut lab, stand_in, service_port);
+    service.set_nonblocking(true).unwrap();
+    assert!(service.recv(&mut [0; 16]).is_err(), "the guest reached a service of the host");
+    let neighbour_port = neighbour.local_addr().unwrap().port();
+    answer(&mut lab, stand_in, visitor_port);
+    answer(&mut lab, stand_in, neighbour_port);
+    assert_eq!(receive(&visitor, 1), [b"answer"]);
+    assert_eq!(receive(&neighbour, 1), [b"answer"]);
+    // Another may have that port by then.
+    lab.wait_until(300 * SECOND);
+    answer(&mut lab, stand_in, visitor_port);
+    visitor.set_nonblocking(true).unwrap();
+    assert!(visitor.recv(&mut [0; 16]).is_err());
+}
+
 /// RFC 6146 §4, ICMP_DEFAULT; RFC 5508 REQ-2.
 #[test]
 fn echo_mappings_end_a_minute_after_the_last_request() {

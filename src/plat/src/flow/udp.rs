@@ -16,7 +16,7 @@ use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags, SockaddrStorage};
 
 use super::table::{Entry, Id, Key};
-use super::target::{seen, target, visitor, STAND_IN};
+use super::target::{is_local, seen, target, visitor, STAND_IN};
 use super::wire::{self, Packet};
 use super::{addresses, errors, event, host, Context, Described, DropReason, Engine, Flow, Stats};
 use crate::frame::Mac;
@@ -43,6 +43,8 @@ pub(crate) struct Udp {
     peers: Vec<IpAddr>,
     /// Whether anyone may send: a forwarded port.
     open: bool,
+    /// Who has sent to an open port from an address of the host itself, and when last: the guest may answer exactly them.
+    visitors: Vec<(SocketAddr, Instant)>,
     hops: u8,
     /// Whether the host may cut what is sent.
     cut: bool,
@@ -52,8 +54,16 @@ pub(crate) struct Udp {
 
 impl Udp {
     fn new(socket: UdpSocket, now: Instant) -> Self {
-        let (peers, budget) = (Vec::new(), ReadBudget::default());
-        Self { socket, peers, open: false, hops: 64, cut: false, budget, last: now }
+        Self {
+            socket,
+            peers: Vec::new(),
+            open: false,
+            visitors: Vec::new(),
+            hops: 64,
+            cut: false,
+            budget: ReadBudget::default(),
+            last: now,
+        }
     }
 
     pub(super) fn forwarded(socket: UdpSocket, now: Instant) -> Self {
@@ -71,6 +81,25 @@ impl Udp {
     /// When it ends; a forwarded port never does.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (!self.open).then(|| self.last + IDLE)
+    }
+
+    /// Takes note of one who has sent to an open port.
+    fn welcome(&mut self, visitor: SocketAddr, now: Instant) {
+        if !is_local(visitor.ip()) {
+            return;
+        }
+        self.visitors.retain(|(other, last)| *other != visitor && now < *last + IDLE);
+        if self.visitors.len() >= PEERS {
+            self.visitors.remove(0);
+        }
+        self.visitors.push((visitor, now));
+    }
+
+    /// The visitor from the host itself that a guest answers at this port: the one who has sent last.
+    fn visitor(&self, port: u16, now: Instant) -> Option<SocketAddr> {
+        let fresh =
+            |(visitor, last): &&(SocketAddr, Instant)| visitor.port() == port && now < *last + IDLE;
+        self.visitors.iter().rev().find(fresh).map(|(visitor, _)| *visitor)
     }
 
     fn remember(&mut self, peer: IpAddr) {
@@ -199,7 +228,9 @@ impl Engine {
         self.table.touch(id);
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
         udp.last = cx.now;
-        udp.remember(to.ip());
+        if !udp.open {
+            udp.remember(to.ip());
+        }
         let start = self.batch.data.len();
         self.batch.data.extend_from_slice(data);
         let at = start..self.batch.data.len();
@@ -219,18 +250,13 @@ impl Engine {
         (from, to): (u16, u16),
     ) -> Option<(Id, SocketAddr)> {
         let guest = (packet.src, from);
-        // A visitor from the host itself is answered only by the port that is forwarded.
+        // A visitor from the host itself is answered where it came from, address and port, and nobody else there is reached.
         if cx.settings.prefix64.extract(packet.dst) == Some(STAND_IN) {
-            for (ipv6, home) in
-                [(false, IpAddr::from([127, 0, 0, 1])), (true, Ipv6Addr::LOCALHOST.into())]
-            {
-                if let Some(id) = self.table.find(&key(guest, ipv6)) {
-                    let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else {
-                        continue;
-                    };
-                    if udp.open && udp.peers.contains(&home) {
-                        return Some((id, SocketAddr::new(home, to)));
-                    }
+            for ipv6 in [false, true] {
+                let Some(id) = self.table.find(&key(guest, ipv6)) else { continue };
+                let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { continue };
+                if let Some(visitor) = udp.visitor(to, cx.now) {
+                    return Some((id, visitor));
                 }
             }
         }
@@ -370,7 +396,7 @@ impl Engine {
         let (key, mac) = (entry.key, entry.mac);
         let Flow::Udp(udp) = &mut entry.flow else { return };
         let mut read = false;
-        let mut peers = Vec::new();
+        let mut visitors = Vec::new();
         // A train: its sender, the length of each, where it ends in the buffer.
         let mut train: Option<(SocketAddr, usize, usize)> = None;
         let mut send = |stats: &mut super::Stats, from: SocketAddr, size: usize, data: &[u8]| {
@@ -412,7 +438,7 @@ impl Engine {
                 }
             }
             if udp.open {
-                peers.push(from.ip());
+                visitors.push(from);
             } else if !udp.peers.contains(&from.ip()) {
                 self.stats.drop(DropReason::Filtered);
                 continue;
@@ -449,8 +475,8 @@ impl Engine {
             send(&mut self.stats, who, each, &self.scratch[..end]);
         }
         udp.budget.found(count);
-        for peer in peers {
-            udp.remember(peer);
+        for visitor in visitors {
+            udp.welcome(visitor, cx.now);
         }
         if read {
             udp.last = cx.now;
