@@ -2,20 +2,28 @@
 
 //! Giving up what carrying packets does not need: user, groups, capabilities, and most system calls.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
 use anyhow::{bail, Context};
 use clat_sandbox::{become_user, drop_privileges, Filter};
-use nix::libc;
+use nix::libc::{self, c_int};
 use nix::sys::prctl;
-use nix::unistd::{geteuid, Gid, Uid};
+use nix::unistd::{dup2, geteuid, Gid, Uid};
 
 /// Who owns nothing.
 const NOBODY: u32 = 65534;
 
-/// Drops everything. `user` is whom root becomes, instead of nobody.
+/// Drops everything. Of the standard descriptors only stderr is left, for the log. `user` is whom root becomes, instead of nobody.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
 pub(crate) fn enter(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null").context("/dev/null")?;
+    for standard in [libc::STDIN_FILENO, libc::STDOUT_FILENO] {
+        dup2(null.as_raw_fd(), standard).context("cannot close what a caller gave")?;
+    }
+    drop(null);
     prctl::set_no_new_privs().context("cannot set no_new_privs")?;
     drop_privileges(|| change_user(user))?;
     prctl::set_dumpable(false).context("cannot become undumpable")?;
@@ -49,8 +57,6 @@ fn filter() -> anyhow::Result<Filter> {
         libc::SYS_recvmsg,
         libc::SYS_shutdown,
         libc::SYS_getpeername,
-        // Non-blocking, by the standard library.
-        libc::SYS_ioctl,
         libc::SYS_fcntl,
         // The end of a guest's process, and of the command that runs inside.
         libc::SYS_pidfd_open,
@@ -60,6 +66,100 @@ fn filter() -> anyhow::Result<Filter> {
     ])?
     // TCP, UDP and ping of both families, nothing else.
     .only(libc::SYS_socket, 0, &[libc::AF_INET, libc::AF_INET6])?
+    // Non-blocking, by the standard library. No other: by TIOCSTI a process types into its terminal, as if a person did.
+    .only(libc::SYS_ioctl, 1, &[c_int::try_from(libc::FIONBIO)?])?
     // Between flows and the DNS server.
     .only(libc::SYS_socketpair, 0, &[libc::AF_UNIX])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IsTerminal;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, ExitStatus};
+
+    use nix::sys::signal::{kill, Signal};
+    use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
+    use nix::unistd::{getppid, setsid};
+
+    use super::*;
+
+    /// What [`attempts_from_inside`] is to try; without it there is nothing for that to do.
+    const ATTEMPT: &str = "PLATD_ATTEMPT";
+
+    /// Runs this test program once more, in the sandbox, where it tries something.
+    fn attempt(what: &str) -> ExitStatus {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sandbox::tests::attempts_from_inside", "--nocapture"])
+            .env(ATTEMPT, what)
+            .output()
+            .unwrap()
+            .status
+    }
+
+    /// The other half of the tests below, in a process of its own.
+    #[test]
+    fn attempts_from_inside() {
+        let Ok(what) = std::env::var(ATTEMPT) else { return };
+        let parent = getppid();
+        enter(None).unwrap();
+        let packet = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None);
+        let done = match what.as_str() {
+            // What is allowed.
+            "nothing" => true,
+            "non-blocking" => UnixStream::pair().unwrap().0.set_nonblocking(true).is_ok(),
+            "listen-local" => TcpListener::bind("127.0.0.1:0").is_ok(),
+            // What is not.
+            "ioctl" => std::io::stderr().is_terminal(),
+            "open" => File::open("/etc/hostname").is_ok(),
+            "create" => File::create("/tmp/platd-was-here").is_ok(),
+            "unlink" => std::fs::remove_file("/tmp/platd-was-here").is_ok(),
+            "run" => Command::new("true").status().is_ok(),
+            "kill" => kill(parent, Signal::SIGUSR1).is_ok(),
+            "packet-socket" => packet().is_ok(),
+            "netlink-socket" => {
+                let kind = SockType::Raw;
+                socket(AddressFamily::Netlink, kind, SockFlag::empty(), None).is_ok()
+            }
+            "unix-socket" => UnixStream::connect("/run/dbus/system_bus_socket").is_ok(),
+            "session" => setsid().is_ok(),
+            "root" => nix::unistd::setuid(Uid::from_raw(0)).is_ok(),
+            "namespace" => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok(),
+            other => panic!("{other}"),
+        };
+        // Without any more of the test program.
+        std::process::exit(if done { 0 } else { 3 });
+    }
+
+    #[test]
+    fn what_carrying_packets_needs_is_left() {
+        for what in ["nothing", "non-blocking"] {
+            assert!(attempt(what).success(), "{what}: {:?}", attempt(what));
+        }
+    }
+
+    /// Each ends the process before it is done.
+    #[test]
+    fn what_is_forbidden_ends_the_process() {
+        for what in [
+            "ioctl",
+            "listen-local",
+            "open",
+            "create",
+            "unlink",
+            "run",
+            "kill",
+            "packet-socket",
+            "netlink-socket",
+            "unix-socket",
+            "session",
+            "root",
+            "namespace",
+        ] {
+            let status = attempt(what);
+            assert_eq!(status.signal(), Some(libc::SIGSYS), "{what}: {status:?}");
+        }
+    }
 }
