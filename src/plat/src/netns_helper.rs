@@ -17,9 +17,11 @@ use anyhow::{bail, Context};
 use clap::Args;
 use clat_tun::{handover, Options, Tun};
 use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::mount::{mount, MsFlags};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{setns, unshare, CloneFlags};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{getegid, geteuid};
 
 use crate::{clat, netlink};
@@ -62,6 +64,8 @@ impl NetnsHelper {
     /// # Errors
     /// The step that failed.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
+        // What runs in the network is not to speak for this process.
+        fcntl(self.control, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("--control")?;
         match &self.netns {
             Some(netns) => enter(netns)?,
             None => make()?,
@@ -151,14 +155,19 @@ impl NetnsHelper {
     /// Runs the command until it ends, or the network does.
     fn supervise(&self) -> anyhow::Result<ExitCode> {
         let Some((program, arguments)) = self.command.split_first() else { bail!("no command") };
+        // Before signals are blocked, and before there is a descriptor for them: the command inherits both.
+        let mut child = match Command::new(program).args(arguments).spawn() {
+            Ok(child) => child,
+            Err(e) => {
+                log::error!("cannot run {program}: {e}");
+                // As shells say it.
+                let is_missing = e.kind() == std::io::ErrorKind::NotFound;
+                return Ok(ExitCode::from(if is_missing { 127 } else { 126 }));
+            }
+        };
         let mask = signals();
         mask.thread_block()?;
-        let signals = nix::sys::signalfd::SignalFd::new(&mask)?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .spawn()
-            .with_context(|| format!("cannot run {program}"))?;
-        // The socket to the parent is close-on-exec by now; its end is the network's.
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
         loop {
             if let Some(status) = child.try_wait()? {
                 let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);

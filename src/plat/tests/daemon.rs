@@ -95,3 +95,54 @@ fn solicitation() -> Vec<u8> {
     message.extend(frame);
     message
 }
+
+/// What `platd run` makes of a shell's script: its exit code and its output.
+fn run(script: &str) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_platd"))
+        .args(["run", "--dns", "192.0.2.53", "--", "sh", "-c", script])
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Without user namespaces or /dev/net/tun there is no `run`.
+fn can_run() -> bool {
+    let (code, said) = run("exit 7");
+    if code != Some(7) {
+        eprintln!("SKIPPED: platd run does not work here: {said}");
+        assert!(std::env::var_os("CI").is_none(), "{said}");
+    }
+    code == Some(7)
+}
+
+/// A command has the signals, and the descriptors, that it would have without platd.
+#[test]
+fn a_command_inherits_nothing_of_platd() {
+    if !can_run() {
+        return;
+    }
+    assert_eq!(run("kill -TERM $$"), (Some(128 + 15), String::new()));
+    assert_eq!(run("kill -INT $$").0, Some(128 + 2));
+    let blocked = |text: &str| text.lines().any(|line| line.ends_with("0000000000000000"));
+    let (_, mask) = run("grep SigBlk /proc/self/status");
+    assert!(blocked(&mask), "{mask}");
+    let list = "ls /proc/self/fd";
+    let without = Command::new("sh").args(["-c", list]).output().unwrap().stdout;
+    assert_eq!(run(list).1, String::from_utf8(without).unwrap());
+}
+
+/// As shells say it.
+#[test]
+fn a_command_that_is_missing_or_no_program_has_its_own_codes() {
+    if !can_run() {
+        return;
+    }
+    for (program, code) in [("/nonexistent", 127), ("/etc/passwd", 126)] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_platd")).args(["run", "--", program]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(program), "{output:?}");
+    }
+}
