@@ -10,6 +10,9 @@ use anyhow::{ensure, Context, Result};
 use clat_tests::{can_run, compile_bpf};
 use serde_json::{Map, Value};
 
+#[path = "soong/rules.rs"]
+mod rules;
+
 /// What ships nowhere, or not on Android.
 const NOT_ON_ANDROID: [&str; 2] = ["clat_tests", "clat_plat"];
 
@@ -56,6 +59,15 @@ impl Module {
     fn list(&self, property: &str) -> Vec<&str> {
         let list = self.properties.get(property).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
+    fn owned_list(&self, property: &str) -> Vec<String> {
+        self.list(property).into_iter().map(str::to_owned).collect()
+    }
+
+    /// Whether others link it.
+    fn is_linked(&self) -> bool {
+        self.kind.starts_with("rust_library") || self.kind.starts_with("rust_ffi")
     }
 
     /// The only source of a Rust module, its crate root.
@@ -399,7 +411,7 @@ fn the_objects_and_the_interface() -> Result<()> {
 
     let bpf = only("bpf")?;
     // /sys/fs/bpf/prog_clatd_…
-    ensure!(bpf.name() == "clatd.o" && bpf.list("srcs") == ["clatd.c"]);
+    ensure!(bpf.name() == "clatrs.o" && bpf.list("srcs") == ["clatd.c"]);
     ensure!(bpf.list("cflags").contains(&"-DCLAT_SOONG"));
 
     let interface = only("aidl_interface")?;
