@@ -8,6 +8,9 @@ use std::process::{Command, Output};
 use clat_tests::can_run;
 use tempfile::TempDir;
 
+/// What is frozen, oldest first, and what AOSP's hash_gen.sh is given as the version before it.
+const FROZEN: [(&str, &str); 2] = [("1", "latest-version"), ("2", "1")];
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../aidl")
 }
@@ -52,8 +55,10 @@ fn today_can_replace_what_is_frozen() {
         return;
     }
     let today = today();
-    let output = check(frozen("1").path(), today.path());
-    assert!(output.status.success(), "{}", said(&output));
+    for (version, _) in FROZEN {
+        let output = check(frozen(version).path(), today.path());
+        assert!(output.status.success(), "{version}: {}", said(&output));
+    }
     // "current" is today, in the words of the compiler that AOSP has (its format differs from version to version).
     let current = frozen("current");
     for (old, new) in [(&current, &today), (&today, &current)] {
@@ -67,7 +72,7 @@ fn a_change_that_breaks_callers_is_noticed() {
     if !can_run(&["aidl"]) {
         return;
     }
-    let old = frozen("1");
+    let old = frozen("2");
     for (file, from, to) in [
         (
             "IClatdController",
@@ -76,6 +81,7 @@ fn a_change_that_breaks_callers_is_noticed() {
         ),
         ("IClatdEventListener", "int restarts", "long restarts"),
         ("ClatStatus", "int fwmark;", ""),
+        ("IClatdController", "void networkDestroy(int netId)", "void networkDestroyed(int netId)"),
     ] {
         let new = today();
         let path = new.path().join(format!("android/net/clat/{file}.aidl"));
@@ -88,10 +94,25 @@ fn a_change_that_breaks_callers_is_noticed() {
 
 #[test]
 fn a_frozen_version_is_as_it_was() {
-    let version = folder().join("aidl_api/android_net_clat_aidl/1");
-    let command = r#"{ find ./ -name "*.aidl" -print0 | LC_ALL=C sort -z | xargs -0 sha1sum && echo latest-version; } |
-        sha1sum | cut -d " " -f 1"#;
-    let output = sh(&version, command);
-    let hash = fs::read_to_string(version.join(".hash")).expect("frozen with its hash");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), hash);
+    for (version, before) in FROZEN {
+        let folder = folder().join("aidl_api/android_net_clat_aidl").join(version);
+        let command = format!(
+            r#"{{ find ./ -name "*.aidl" -print0 | LC_ALL=C sort -z | xargs -0 sha1sum && echo {before}; }} |
+            sha1sum | cut -d " " -f 1"#
+        );
+        let output = sh(&folder, &command);
+        let hash = fs::read_to_string(folder.join(".hash")).expect("frozen with its hash");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), hash, "{version}");
+    }
+}
+
+#[test]
+fn nothing_is_unfrozen() {
+    // Android.bp says `frozen: true`: then AOSP's build compares as text.
+    let (latest, _) = FROZEN[FROZEN.len() - 1];
+    let output = sh(
+        &folder().join("aidl_api/android_net_clat_aidl"),
+        &format!("diff -r -x .hash {latest} current"),
+    );
+    assert!(output.status.success(), "{}", said(&output));
 }

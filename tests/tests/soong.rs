@@ -21,7 +21,7 @@ const NAMES: [(&str, &str); 4] = [
     ("log", "liblog_rust"),
     ("rsbinder", "libbinder_rs"),
     ("rsproperties", "librustutils"),
-    (INTERFACE, "android_net_clat_aidl-V1-rust"),
+    (INTERFACE, "android_net_clat_aidl-V2-rust"),
 ];
 const INTERFACE: &str = "android_net_clat_aidl";
 

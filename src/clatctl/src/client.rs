@@ -5,8 +5,8 @@ use std::sync::mpsc::{channel, Sender};
 
 use clat_controller::binder_adapter::{
     link_to_death, new_listener, BinderResult, IClatdController, IClatdEventListener, Interface,
-    Status as BinderStatus, Strong, Transport, SECURITY, STOP_REQUESTED, STOP_SHUTDOWN,
-    TRANSACTION_FAILED,
+    Status as BinderStatus, Strong, Transport, SECURITY, STOP_NETWORK_GONE, STOP_REQUESTED,
+    STOP_SHUTDOWN, TRANSACTION_FAILED,
 };
 use clat_controller::client::{connect, describe, errno};
 use clat_controller::status::Status;
@@ -107,6 +107,7 @@ impl IClatdEventListener for Lines {
         let reason = match reason {
             STOP_REQUESTED => "requested",
             STOP_SHUTDOWN => "shutdown",
+            STOP_NETWORK_GONE => "network-gone",
             _ => "other",
         };
         self.put(&serde_json::json!({ "event": "stopped", "iface": iface, "reason": reason }))

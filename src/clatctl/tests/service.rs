@@ -43,6 +43,10 @@ impl IClatdController for Fixed {
         Ok(())
     }
 
+    fn networkDestroy(&self, _: i32) -> BinderResult<()> {
+        Ok(())
+    }
+
     fn networkRemoveInterface(&self, _: i32, _: &str) -> BinderResult<()> {
         Ok(())
     }

@@ -81,7 +81,7 @@ mod imp {
     pub use clat::ControllerStatus::ControllerStatus;
     pub use clat::IClatdController::{BnClatdController, IClatdController};
     pub use clat::IClatdEventListener::{
-        BnClatdEventListener, IClatdEventListener, STOP_REQUESTED, STOP_SHUTDOWN,
+        BnClatdEventListener, IClatdEventListener, STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN,
     };
     pub use clat::OffloadCounters::OffloadCounters;
     pub use clat::ReasonCount::ReasonCount;
@@ -365,7 +365,7 @@ mod imp {
     pub use clat::ControllerStatus::ControllerStatus;
     pub use clat::IClatdController::{BnClatdController, IClatdController};
     pub use clat::IClatdEventListener::{
-        BnClatdEventListener, IClatdEventListener, STOP_REQUESTED, STOP_SHUTDOWN,
+        BnClatdEventListener, IClatdEventListener, STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN,
     };
     pub use clat::OffloadCounters::OffloadCounters;
     pub use clat::ReasonCount::ReasonCount;

@@ -50,6 +50,8 @@ pub enum Reason {
     Requested,
     /// The controller is ending.
     Shutdown,
+    /// Its uplink left its network, or that is gone.
+    NetworkGone,
 }
 
 /// Is told of every [`Event`]; must not wait for anybody.
@@ -353,14 +355,7 @@ impl<H: Host> Controller<H> {
     /// EINVAL for a number outside 1..=65535, EBUSY where it belongs to another network.
     pub fn add_interface(&self, net_id: i32, iface: &str) -> Result<(), Error> {
         let iface = parse_name(iface)?;
-        let net_id = u16::try_from(net_id).ok().filter(|id| *id != 0).ok_or_else(|| {
-            Error::new(
-                Errno::EINVAL,
-                &iface,
-                Step::ChangeNetwork,
-                format!("{net_id} is not between 1 and 65535"),
-            )
-        })?;
+        let net_id = parse_net_id(net_id, &iface)?;
         let mut state = self.state();
         match state.networks.get(&iface) {
             Some(other) if *other != net_id => {
@@ -374,20 +369,49 @@ impl<H: Host> Controller<H> {
         }
     }
 
-    /// Notes that `iface` no longer belongs to network `net_id`. A CLAT on it goes on until it is stopped.
+    /// Ends a CLAT on `iface`, and notes that it no longer belongs to network `net_id`. A start under way there is waited
+    /// for.
     ///
     /// # Errors
     /// ENOENT where it does not belong to that network.
     pub fn remove_interface(&self, net_id: i32, iface: &str) -> Result<(), Error> {
         let iface = parse_name(iface)?;
-        let mut state = self.state();
-        if state.networks.get(&iface).is_some_and(|id| i32::from(*id) == net_id) {
-            state.networks.remove(&iface);
-            Ok(())
-        } else {
-            let cause = format!("it does not belong to network {net_id}");
-            Err(Error::new(Errno::ENOENT, &iface, Step::ChangeNetwork, cause))
+        if u16::try_from(net_id).is_ok_and(|net_id| self.leave_network(net_id, &iface)) {
+            return Ok(());
         }
+        let cause = format!("it does not belong to network {net_id}");
+        Err(Error::new(Errno::ENOENT, &iface, Step::ChangeNetwork, cause))
+    }
+
+    /// Ends the CLATs of network `net_id`, and notes that its interfaces belong to none.
+    ///
+    /// # Errors
+    /// EINVAL for a number outside 1..=65535.
+    pub fn destroy_network(&self, net_id: i32) -> Result<(), Error> {
+        let net_id = parse_net_id(net_id, "all interfaces")?;
+        let of_it = |(iface, id): (&IfaceName, &u16)| (*id == net_id).then(|| iface.clone());
+        let ifaces: Vec<_> = self.state().networks.iter().filter_map(of_it).collect();
+        for iface in ifaces {
+            self.leave_network(net_id, &iface);
+        }
+        Ok(())
+    }
+
+    /// Takes `iface` out of network `net_id`, and returns whether it was in it.
+    fn leave_network(&self, net_id: u16, iface: &IfaceName) -> bool {
+        let _turn = self.turn(iface);
+        let tracker = {
+            let mut state = self.state();
+            if state.networks.get(iface) != Some(&net_id) {
+                return false;
+            }
+            state.networks.remove(iface);
+            state.trackers.remove(iface)
+        };
+        if let Some(tracker) = tracker {
+            self.end(tracker, Reason::NetworkGone);
+        }
+        true
     }
 
     /// Whether packets may be translated in the kernel.
@@ -462,6 +486,13 @@ fn parse_name(text: &str) -> Result<IfaceName, Error> {
         // The caller's text, made printable and short: it goes into a log.
         let shown: String = text.escape_debug().take(32).collect();
         Error::new(e.errno(), format!("\"{shown}\""), Step::CheckName, e.to_string())
+    })
+}
+
+fn parse_net_id(net_id: i32, iface: impl Into<String>) -> Result<u16, Error> {
+    u16::try_from(net_id).ok().filter(|id| *id != 0).ok_or_else(|| {
+        let cause = format!("{net_id} is not between 1 and 65535");
+        Error::new(Errno::EINVAL, iface, Step::ChangeNetwork, cause)
     })
 }
 

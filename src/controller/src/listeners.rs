@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use crate::binder_adapter::{
     can_call_back, link_to_death, service_specific, BinderResult, IClatdEventListener, Strong,
-    STOP_REQUESTED, STOP_SHUTDOWN,
+    STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN,
 };
 use crate::controller::{Event, Reason};
 
@@ -175,6 +175,7 @@ fn tell(listener: &Strong<dyn IClatdEventListener>, event: &Event) -> BinderResu
             match reason {
                 Reason::Requested => STOP_REQUESTED,
                 Reason::Shutdown => STOP_SHUTDOWN,
+                Reason::NetworkGone => STOP_NETWORK_GONE,
             },
         ),
         Event::Restarted { iface, pid, restarts, cause } => {

@@ -178,6 +178,10 @@ impl<H: Host> IClatdController for ClatdService<H> {
         Ok(self.for_caller()?.remove_interface(netId, iface)?)
     }
 
+    fn networkDestroy(&self, netId: i32) -> BinderResult<()> {
+        Ok(self.for_caller()?.destroy_network(netId)?)
+    }
+
     fn getStatus(&self) -> BinderResult<ControllerStatus> {
         Ok(self.status(self.for_caller()?))
     }

@@ -59,7 +59,7 @@ interface IClatdController {
     void networkAddInterface(int netId, in @utf8InCpp String iface);
 
     /**
-     * Tells that an interface has left a network.
+     * Tells that an interface has left a network. A CLAT that runs there is ended.
      *
      * @param netId the network's number.
      * @param iface the interface's name.
@@ -95,4 +95,13 @@ interface IClatdController {
      * @throws ServiceSpecificException ENOENT when it is not registered.
      */
     void unregisterEventListener(in IClatdEventListener listener);
+
+    /**
+     * Tells that a network is gone, and that its interfaces belong to none. CLATs that run there are ended. A network that
+     * nothing was ever told about is gone already.
+     *
+     * @param netId the network's number, 1 to 65535.
+     * @throws ServiceSpecificException EINVAL for a bad number.
+     */
+    void networkDestroy(int netId);
 }

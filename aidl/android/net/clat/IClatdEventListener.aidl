@@ -25,6 +25,8 @@ oneway interface IClatdEventListener {
     const int STOP_REQUESTED = 0;
     /** A CLAT ended because the controller is ending. */
     const int STOP_SHUTDOWN = 1;
+    /** A CLAT ended because its uplink left its network, or the network is gone. */
+    const int STOP_NETWORK_GONE = 2;
 
     /**
      * A CLAT was started.

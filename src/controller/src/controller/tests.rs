@@ -250,6 +250,47 @@ fn networks_with_netd() {
 }
 
 #[test]
+fn a_network_goes_with_its_clats() {
+    let host = FakeHost::with_uplink("rmnet0");
+    host.add_link("rmnet1", 22);
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let observer = {
+        let events = Arc::clone(&events);
+        move |event| {
+            if let Event::Stopped { iface, reason } = event {
+                events.lock().expect("no panic").push((iface.to_string(), reason));
+            }
+        }
+    };
+    let controller = Controller::new(Arc::new(host.clone()), false, Arc::new(observer));
+    for (net_id, iface) in [(100, "rmnet0"), (200, "rmnet1")] {
+        controller.add_interface(net_id, iface).expect("free");
+        controller.start(iface, PREFIX).expect("starts");
+    }
+    for bad in [0, -1, 65536] {
+        let result = controller.destroy_network(bad);
+        assert_eq!(result.map_err(|e| e.errno), Err(Errno::EINVAL), "{bad}");
+    }
+    controller.destroy_network(300).expect("gone already");
+    assert_eq!(controller.running().len(), 2);
+
+    // It ends what it is about, and a second network on the same interface works.
+    controller.destroy_network(100).expect("there");
+    assert_eq!(*events.lock().expect("no panic"), [("rmnet0".to_owned(), Reason::NetworkGone)]);
+    assert_eq!(controller.running().len(), 1);
+    assert_eq!(controller.start("rmnet0", PREFIX).map_err(|e| e.errno), Err(Errno::ENODEV));
+    controller.add_interface(101, "rmnet0").expect("it belongs to none");
+    controller.start("rmnet0", PREFIX).expect("starts");
+    assert_eq!(controller.running()[0].clat.mark.to_string(), "0xf0065");
+
+    // An interface that leaves takes its CLAT along.
+    controller.remove_interface(101, "rmnet0").expect("there");
+    controller.remove_interface(200, "rmnet1").expect("there");
+    assert_eq!(events.lock().expect("no panic").len(), 3);
+    assert!(controller.running().is_empty() && live(&host).is_empty(), "{:?}", live(&host));
+}
+
+#[test]
 fn standalone_network_ids() {
     for (index, id) in
         [(1, 1), (21, 21), (65535, 65535), (65536, 1), (131_070, 65535), (u32::MAX, 65535)]

@@ -164,6 +164,14 @@ fn with_netd_interfaces_have_to_be_assigned() {
     service.networkRemoveInterface(100, "up0").expect("there");
     let route = place.sh("ip -4 route");
     assert!(!route.contains("default"), "{route}");
+    // It took the CLAT along, and so does a network that is gone; another network on the same interface works.
+    for net_id in [200, 300] {
+        assert!(service.getStatus().expect("status").clats.is_empty());
+        service.networkAddInterface(net_id, "up0").expect("free");
+        service.clatdStart("up0", PREFIX).expect("starts");
+        service.networkDestroy(net_id).expect("there");
+    }
+    assert_eq!(errno_of(service.networkDestroy(0)), Some(Errno::EINVAL));
 }
 
 #[test]

@@ -41,4 +41,5 @@ interface IClatdController {
   @utf8InCpp String dumpText(in @utf8InCpp String[] args);
   void registerEventListener(in android.net.clat.IClatdEventListener listener);
   void unregisterEventListener(in android.net.clat.IClatdEventListener listener);
+  void networkDestroy(int netId);
 }

@@ -38,4 +38,5 @@ interface IClatdEventListener {
   oneway void onClatdRestarted(in @utf8InCpp String ifName, int pid, int restarts, in @utf8InCpp String cause);
   const int STOP_REQUESTED = 0;
   const int STOP_SHUTDOWN = 1;
+  const int STOP_NETWORK_GONE = 2;
 }
