@@ -467,15 +467,15 @@ fn init_and_policy_know_the_programs() -> Result<()> {
     let rc = read("src/controller/clat_controller.rc")?;
     ensure!(rc.contains("service clat_controller /system/bin/clat_controller"), "{rc}");
     ensure!(rc.contains(&format!("interface aidl {SERVICE}")), "{rc}");
-    let contexts = read("sepolicy/file_contexts")?;
+    let contexts = read("sepolicy/service/file_contexts")?;
     for program in ["clat_controller", "clatd"] {
         let line = format!("/system/bin/{program} ");
         ensure!(contexts.contains(&line), "no context for {program}");
-        let policy = read(&format!("sepolicy/{program}.te"))?;
+        let policy = read(&format!("sepolicy/service/{program}.te"))?;
         ensure!(policy.contains(&format!("type {program}_exec")) || program == "clatd");
     }
-    ensure!(read("sepolicy/service_contexts")?.starts_with(SERVICE));
-    ensure!(read("sepolicy/service.te")?.contains(&format!("type {SERVICE}_service")));
+    ensure!(read("sepolicy/service/service_contexts")?.starts_with(SERVICE));
+    ensure!(read("sepolicy/service/service.te")?.contains(&format!("type {SERVICE}_service")));
     Ok(())
 }
 
