@@ -390,7 +390,7 @@ fn the_pins_are_aosp_s() -> Result<()> {
         let (edition, rust) = (&package.0["edition"], &package.0["rust_version"]);
         let shipped = !NOT_ON_ANDROID.contains(&package.name());
         ensure!(
-            !shipped || edition == "2021" && rust == "1.83",
+            !shipped || edition == "2021" && rust == "1.81",
             "{}: {edition} {rust}",
             package.name()
         );
