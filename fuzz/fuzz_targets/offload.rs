@@ -2,9 +2,9 @@
 #![no_main]
 
 use clat_tun::VirtioHeader;
-use clatd::checksum::complete;
-use clatd::open::Open;
-use clatd::segment::Segments;
+use clat_datapath::checksum::complete;
+use clat_datapath::partial_checksum::Open;
+use clat_datapath::segment::Segments;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

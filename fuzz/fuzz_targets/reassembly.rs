@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use clatd::reassembly::{Outcome, Reassembly};
+use clat_datapath::reassembly::{Outcome, Reassembly};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -8,6 +8,11 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, Context};
+use clat_datapath::forward::Forwarder;
+use clat_datapath::next_hop::Way;
+use clat_datapath::socket::{adopt, join_anycast, path_mtu, PacketSocket, RawSocket};
+use clat_datapath::tally::Tally;
+use clat_datapath::uplink::Uplink;
 use clat_tun::{default_queues, Tun};
 use clat_xlat::{Addresses, Config, Counters, Translator};
 use nix::ifaddrs::getifaddrs;
@@ -18,14 +23,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::args::Args;
-use crate::counters::{self, Tally};
-use crate::forward::Forwarder;
+use crate::counters;
 use crate::load::Load;
 use crate::neighbour::Neighbour;
 use crate::queue::{Queue, EVENTS};
-use crate::socket::{adopt, join_anycast, path_mtu, PacketSocket, RawSocket};
-use crate::uplink::Uplink;
-use crate::way::Way;
 use crate::{link, privileges};
 
 /// An interface that is removed goes down first, and the kernel tells of that only. When it comes up again, so do its

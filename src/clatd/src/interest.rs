@@ -1,10 +1,9 @@
 //! What the loop waits for: something to read, or room for what was read. A side whose packets find no room is not read
 //! until they do.
 
+use clat_datapath::forward::{Forwarder, Side};
+use clat_datapath::uplink::Full;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-
-use crate::forward::{Forwarder, Side};
-use crate::uplink::Full;
 
 /// What the descriptors of a queue are called in an epoll, behind the queue's number times [`NAMES`].
 const TUN: u64 = 0;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{anyhow, Context};
+use clat_datapath::next_hop::MIN_MTU6;
 use netlink_packet_core::{
     NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST,
 };
@@ -13,9 +14,6 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::net::if_::if_nametoindex;
-
-/// The least MTU of an IPv6 link (RFC 8200 §5), which is what a path is believed to have when it cannot be asked.
-pub const MIN_MTU6: u32 = 1280;
 
 /// What translation adds to an IPv4 packet at most: IPv6's longer header and a Fragment Header (RFC 7915 §4.1).
 const GROWTH: u32 = 28;

@@ -14,10 +14,9 @@ use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use clat_datapath::checksum::{add, finish, fold, pseudo_header};
+use clat_datapath::socket::NeighbourSocket;
 use nix::errno::Errno;
-
-use crate::checksum::{add, finish, fold, pseudo_header};
-use crate::socket::NeighbourSocket;
 
 /// RetransTimer (RFC 4861 §10): how long an answer may take.
 const RETRANS_TIMER: Duration = Duration::from_secs(1);

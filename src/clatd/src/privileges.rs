@@ -1,11 +1,10 @@
 //! Giving up what the loop does not need: user, groups, capabilities, and most system calls.
 
 use anyhow::{bail, Context};
+use clat_datapath::socket::{become_undumpable, set_no_new_privs};
 use clat_sandbox::{become_user, drop_privileges, Filter};
 use nix::libc::{self, c_int};
 use nix::unistd::{getegid, geteuid, Gid, Uid, User};
-
-use crate::socket::{become_undumpable, set_no_new_privs};
 
 /// Whom to become, the first that exists: Android's own user (AID_CLAT, 1029, which its C library knows by this name),
 /// or whoever owns nothing.

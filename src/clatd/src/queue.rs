@@ -7,12 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context};
+use clat_datapath::forward::{Forwarder, Side, Turn};
+use clat_datapath::tally::Tally;
 use clat_xlat::Counters;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
-use crate::counters::Tally;
-use crate::forward::{Forwarder, Side, Turn};
 use crate::interest::Interest;
 
 /// How many events are told of at once.

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use allocation_counter::measure;
+use clat_datapath::forward::{Forwarder, Side, Turn};
+use clat_datapath::next_hop::Way;
+use clat_datapath::socket::{join_anycast, PacketSocket, RawSocket};
+use clat_datapath::uplink::Uplink;
 use clat_tun::Options;
 use clat_xlat::{Addresses, Config, Local, Translator};
-use clatd::forward::{Forwarder, Side, Turn};
 use clatd::link::configure;
-use clatd::socket::{join_anycast, PacketSocket, RawSocket};
-use clatd::uplink::Uplink;
-use clatd::way::Way;
 use common::*;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;

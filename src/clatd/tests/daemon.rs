@@ -10,9 +10,9 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use clat_datapath::checksum;
+use clat_datapath::socket::{join_anycast, PacketSocket, RawSocket};
 use clat_tun::{Options, Tun, VirtioHeader};
-use clatd::checksum;
-use clatd::socket::{join_anycast, PacketSocket, RawSocket};
 use common::*;
 use nix::net::if_::if_nametoindex;
 

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clat_datapath::batch::Slots;
+use clat_datapath::socket::{join_anycast, PacketSocket, RawSocket};
 use clat_tun::{Options, Tun};
-use clatd::slots::Slots;
-use clatd::socket::{join_anycast, PacketSocket, RawSocket};
 use common::*;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};

@@ -6,9 +6,9 @@ mod common;
 
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
+use clat_datapath::checksum::{add, finish, fold, pseudo_header};
+use clat_datapath::segment::Segments;
 use clat_tun::{GsoType, Options, Tun, VirtioHeader};
-use clatd::checksum::{add, finish, fold, pseudo_header};
-use clatd::segment::Segments;
 use common::*;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -53,7 +53,7 @@ fn sent(modem: &Tun) -> (VirtioHeader, Vec<u8>) {
 /// The packets on the wire that this one stands for.
 fn on_the_wire((vnet, mut packet): (VirtioHeader, Vec<u8>)) -> Vec<Vec<u8>> {
     if vnet.gso_type == GsoType::None {
-        assert!(!vnet.needs_csum || clatd::checksum::complete(&mut packet, &vnet));
+        assert!(!vnet.needs_csum || clat_datapath::checksum::complete(&mut packet, &vnet));
         return vec![packet];
     }
     let mut segments = Segments::new(&packet, &vnet).unwrap();

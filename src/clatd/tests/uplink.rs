@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clat_datapath::batch::Slots;
+use clat_datapath::socket::{configure_packet_socket, open_packet_socket, PacketSocket};
 use clat_tun::{GsoType, Options};
-use clatd::slots::Slots;
-use clatd::socket::{configure_packet_socket, open_packet_socket, PacketSocket};
 use common::*;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;

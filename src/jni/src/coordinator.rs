@@ -13,9 +13,9 @@ use clat_controller::fwmark::Fwmark;
 use clat_controller::host::linux::{spawn, LinuxChild, LinuxHost, Properties};
 use clat_controller::host::{Child, Links, System};
 use clat_controller::names::IfaceName;
+use clat_datapath::socket;
 use clat_tun::{Error as TunError, Options, Tun};
 use clat_xlat::{Local, Prefix};
-use clatd::socket;
 use nix::errno::Errno;
 
 use crate::java::Thrown;

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use clat_tun::{GsoType, VirtioHeader};
 
+use crate::batch::BATCH;
 use crate::checksum::{add, fold, pseudo_header};
-use crate::open::{be16, IPV4_HEADER, IPV6_HEADER, UDP, UDP_HEADER};
-use crate::slots::BATCH;
+use crate::partial_checksum::{be16, IPV4_HEADER, IPV6_HEADER, UDP, UDP_HEADER};
 
 /// The largest IP packet that the kernel takes whole as a rule (GSO_LEGACY_MAX_SIZE), with room for a link header.
 const LARGEST: usize = 65_000;
@@ -208,9 +208,9 @@ fn lengthen(first: &mut [u8], len: usize, size: usize) -> Option<VirtioHeader> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::STRIDE;
     use crate::checksum::{complete, finish};
     use crate::segment::Segments;
-    use crate::slots::STRIDE;
     use proptest::prelude::*;
 
     /// A datagram with its checksum.

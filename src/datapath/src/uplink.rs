@@ -6,10 +6,10 @@ use std::time::Instant;
 use clat_tun::VirtioHeader;
 use nix::errno::Errno;
 
-use crate::group::Group;
-use crate::slots::{BATCH, LINK_HEADER};
+use crate::batch::{BATCH, LINK_HEADER};
+use crate::coalesce::Group;
+use crate::next_hop::Way;
 use crate::socket::{PacketSocket, RawSocket};
-use crate::way::Way;
 
 /// How many packets are sent through the raw socket before it is asked again whether it has room: it has if half of its
 /// queue is free, which is far more than these.

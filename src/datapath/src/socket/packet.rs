@@ -11,11 +11,11 @@ use nix::libc::{self, c_int};
 use nix::sys::socket::{self as sys, sockopt};
 
 use super::{
-    attach_filter, batch, bind_packet, bound_to, ethernet_address, get, packet_socket, set,
+    attach_filter, bind_packet, bound_to, ethernet_address, get, mmsg, packet_socket, set,
     set_nonblocking, set_program, set_send_queue, ETH_P_IPV6, QUEUE,
 };
+use crate::batch::{Slots, BATCH, FRONT, LINK_HEADER, STRIDE};
 use crate::filter;
-use crate::slots::{Slots, BATCH, FRONT, LINK_HEADER, STRIDE};
 
 /// Not in `libc` for every C library (linux/if_packet.h).
 const PACKET_STATISTICS: c_int = 6;
@@ -132,7 +132,7 @@ impl PacketSocket {
         let room = start - VirtioHeader::LEN..STRIDE - TAILROOM;
         let mut lens = [0; BATCH];
         let lens = &mut lens[..count.min(BATCH)];
-        let got = batch::receive(&self.fd, slots.memory(), &room, lens)?;
+        let got = mmsg::receive(&self.fd, slots.memory(), &room, lens)?;
         // At most 14: it fits.
         let link_header = u16::try_from(self.link_header).unwrap_or_default();
         for (at, len) in lens[..got].iter().enumerate() {
@@ -154,7 +154,7 @@ impl PacketSocket {
     /// What the kernel said about the first: `EAGAIN` when the socket is full, `ENOBUFS` when the queue of the
     /// interface is, `ENETDOWN` when it is down, `EMSGSIZE` for a frame that is too long for it.
     pub fn send(&self, pieces: &[IoSlice<'_>], ends: &[usize]) -> Result<usize, Errno> {
-        batch::send(&self.fd, pieces, ends)
+        mmsg::send(&self.fd, pieces, ends)
     }
 }
 

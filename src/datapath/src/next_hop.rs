@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use clat_netlink::{link_mtu, neighbour, next_hop, NextHop, Target, Watch};
 use clat_xlat::Prefix;
 
-use crate::link::MIN_MTU6;
-use crate::slots::LINK_HEADER;
+use crate::batch::LINK_HEADER;
 use crate::socket::PacketSocket;
+
+/// The least MTU of an IPv6 link (RFC 8200 §5), which is what a path is believed to have when it cannot be asked.
+pub const MIN_MTU6: u32 = 1280;
 
 /// How old what is known of the way may be.
 const FRESH: Duration = Duration::from_millis(50);

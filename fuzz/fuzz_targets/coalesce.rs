@@ -2,8 +2,8 @@
 #![no_main]
 
 use clat_tun::{GsoType, VirtioHeader};
-use clatd::group::{Group, Kind};
-use clatd::segment::Segments;
+use clat_datapath::coalesce::{Group, Kind};
+use clat_datapath::segment::Segments;
 use libfuzzer_sys::fuzz_target;
 
 /// From packet to packet.

@@ -1,6 +1,6 @@
 //! The sockets of the uplink, and every `unsafe` of this crate.
 
-mod batch;
+mod mmsg;
 mod neighbour;
 mod packet;
 mod raw;

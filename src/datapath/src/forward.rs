@@ -8,14 +8,14 @@ use clat_tun::{GsoType, Tun, VirtioHeader};
 use clat_xlat::{Counters, Packet, Reason, Translator, Verdict, HEADROOM, TAILROOM};
 use nix::errno::Errno;
 
+use crate::batch::{Slots, BATCH, FRONT, STRIDE};
 use crate::checksum::complete;
-use crate::counters::Tally;
-use crate::group::{Group, Kind};
-use crate::limit::Bucket;
-use crate::open::{stays_whole, Open, IPV4_HEADER, IPV6_HEADER};
+use crate::coalesce::{Group, Kind};
+use crate::partial_checksum::{stays_whole, Open, IPV4_HEADER, IPV6_HEADER};
+use crate::rate_limit::Bucket;
 use crate::reassembly::{Outcome, Reassembly};
 use crate::segment::Segments;
-use crate::slots::{Slots, BATCH, FRONT, STRIDE};
+use crate::tally::Tally;
 use crate::uplink::{Full, Uplink};
 
 /// A batch ends when it has so many bytes, so that they are still in the processor's cache when they are written.

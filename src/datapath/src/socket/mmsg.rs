@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::libc::{self, iovec, mmsghdr};
 
-use crate::slots::{BATCH, STRIDE};
+use crate::batch::{BATCH, STRIDE};
 
 /// Reads up to as many messages as `lens` has room for, each into the bytes `room` of its own stride of `memory`. Notes
 /// their lengths and returns their number.

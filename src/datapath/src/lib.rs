@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a CLAT does to packets between its TUN device and its uplink, beside translating them: checksums and segmentation
+//! that a sender has left to its hardware, reassembly, and sending in batches to the next hop.
+
+pub mod batch;
+pub mod checksum;
+pub mod coalesce;
+pub mod filter;
+pub mod forward;
+pub mod next_hop;
+pub mod partial_checksum;
+pub mod rate_limit;
+pub mod reassembly;
+pub mod segment;
+pub mod socket;
+pub mod tally;
+pub mod uplink;

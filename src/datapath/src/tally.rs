@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What happened to packets beside translation.
+
+use std::ops::AddAssign;
+
+/// What happened beside translation, in packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Fragments that the translator refused and the reassembly kept, by the reason of the refusal.
+    pub held_icmp: u64,
+    /// The same for those with an extension header behind the Fragment Header.
+    pub held_extension: u64,
+    /// Kept fragments that were given up.
+    pub reassembly: u64,
+    /// Packets that the uplink did not take.
+    pub send: u64,
+    /// Packets that the TUN device did not take.
+    pub tun_write: u64,
+    /// Packets that the kernel dropped because too many were waiting on the uplink's socket.
+    pub overrun: u64,
+    /// Packets that could not be read whole.
+    pub receive: u64,
+    /// Packets whose checksum or segmentation could not be completed.
+    pub offload: u64,
+    /// ICMP errors that were not sent because there were too many.
+    pub rate_limited: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.held_icmp += other.held_icmp;
+        self.held_extension += other.held_extension;
+        self.reassembly += other.reassembly;
+        self.send += other.send;
+        self.tun_write += other.tun_write;
+        self.overrun += other.overrun;
+        self.receive += other.receive;
+        self.offload += other.offload;
+        self.rate_limited += other.rate_limited;
+    }
+}
