@@ -2,14 +2,13 @@
 //! first and then ever later.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use clat_sys::wait_readable;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::host::Child;
@@ -101,7 +100,7 @@ impl<F, T: FnMut(i32, u32, String)> Watch<F, T> {
     {
         loop {
             let started = Instant::now();
-            if wait(&[self.stop.as_fd(), child.as_fd()], None) == Some(0) {
+            if wait_readable(&[self.stop.as_fd(), child.as_fd()], None) == Some(0) {
                 return;
             }
             self.shared.pid.store(0, Ordering::Relaxed);
@@ -126,7 +125,7 @@ impl<F, T: FnMut(i32, u32, String)> Watch<F, T> {
         F: FnMut() -> io::Result<C>,
     {
         loop {
-            if wait(&[self.stop.as_fd()], Some(self.delay)).is_some() {
+            if wait_readable(&[self.stop.as_fd()], Some(self.delay)).is_some() {
                 return None;
             }
             self.delay = (self.delay * 2).min(LONGEST);
@@ -138,29 +137,6 @@ impl<F, T: FnMut(i32, u32, String)> Watch<F, T> {
                     return Some(child);
                 }
                 Err(e) => log::error!("cannot start clatd on {} again: {e}", self.name),
-            }
-        }
-    }
-}
-
-/// Waits until one of `fds` is readable and says which, the first of several; `None` when time is up.
-pub(crate) fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Option<usize> {
-    let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // Rounded up, or the last millisecond would be a busy loop.
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
-        });
-        let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        match poll(&mut polled, timeout) {
-            Ok(0) if left.is_some_and(|left| left.is_zero()) => return None,
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return polled.iter().position(|fd| fd.any().unwrap_or(true)),
-            Err(e) => {
-                // Only ENOMEM is left. Not to be answered with a busy loop.
-                log::error!("poll: {e}");
-                std::thread::sleep(SHORTEST);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clat_sys::wait_readable;
 use clat_xlat::{Local, Prefix, PrefixError};
 use nix::errno::Errno;
 
@@ -16,7 +17,7 @@ use crate::fwmark::Fwmark;
 use crate::host::{Child, ClatdArgs, Host, Orphan};
 use crate::names::IfaceName;
 use crate::offload::Attached;
-use crate::supervisor::{wait, Supervisor};
+use crate::supervisor::Supervisor;
 
 /// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one, and unlike one another.
 const ROUTE_METRIC: u32 = 2048;
@@ -236,7 +237,7 @@ fn await_clatd<H: Host>(
     const STEP: Duration = Duration::from_millis(20);
     let deadline = Instant::now() + host.clatd_patience();
     while !host.is_configured(v4iface, v4)? {
-        if wait(&[child.as_fd()], Some(STEP)).is_some() {
+        if wait_readable(&[child.as_fd()], Some(STEP)).is_some() {
             let how = child.reap();
             let cause = format!("it {how} before {v4iface} was set up; its log says why");
             return Err(io::Error::other(cause));

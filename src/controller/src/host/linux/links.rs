@@ -4,8 +4,9 @@ use std::ffi::{CString, OsString};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
+use clat_sys::socket::set_mark;
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{if_indextoname, if_nametoindex, InterfaceFlags};
@@ -51,7 +52,7 @@ impl Links for LinuxHost {
         let socket =
             socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
         setsockopt(&socket, sockopt::BindToDevice, &OsString::from(uplink.as_str()))?;
-        set_mark(socket.as_fd(), mark)?;
+        set_mark(socket.as_fd(), mark.bits())?;
         let destination = SockaddrIn6::from(SocketAddrV6::new(destination, ANY_PORT, 0, 0));
         connect(socket.as_raw_fd(), &destination)?;
         Ok(getsockname::<SockaddrIn6>(socket.as_raw_fd())?.ip())
@@ -86,23 +87,6 @@ impl Links for LinuxHost {
     fn adopt_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route> {
         netlink::DefaultRoute::add(index, source, metric, true)
     }
-}
-
-/// Sets SO_MARK, which nix lacks for Android.
-fn set_mark(socket: BorrowedFd<'_>, mark: Fwmark) -> io::Result<()> {
-    let mark = mark.bits();
-    let len = libc::socklen_t::try_from(size_of_val(&mark)).map_err(io::Error::other)?;
-    // SAFETY: the pointer and the length are those of a number that lives through the call.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MARK,
-            (&raw const mark).cast(),
-            len,
-        )
-    };
-    Ok(Errno::result(done).map(drop)?)
 }
 
 /// The counters of an interface in the table that /proc/net/dev is (proc_net(5)).

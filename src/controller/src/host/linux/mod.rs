@@ -4,7 +4,6 @@ mod bpf;
 mod firewall;
 mod links;
 mod netlink;
-mod posix_spawn;
 mod process;
 mod properties;
 mod reconcile;
@@ -127,12 +126,7 @@ impl System for LinuxHost {
     }
 
     fn random(&self) -> io::Result<[u8; 8]> {
-        let mut bytes = [0; 8];
-        // SAFETY: the pointer and the length are those of an array that lives through the call.
-        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-        // Up to 256 bytes come whole (getrandom(2)).
-        Errno::result(got)?;
-        Ok(bytes)
+        Ok(clat_sys::random_bytes()?)
     }
 }
 

@@ -6,17 +6,17 @@ use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
+use clat_sys::{pidfd, wait_readable};
 use clat_tun::Tun;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::{Pid, User};
 
-use super::process::{pidfd_getfd, pidfd_open, LinuxChild};
+use super::process::LinuxChild;
 use super::{firewall, tc, Device, LinuxHost};
 use crate::errors::{explain, worded};
 use crate::host::{ClatdArgs, Hook, Orphan, Recovery};
 use crate::names::IfaceName;
-use crate::supervisor::wait;
 
 /// Whom clatd becomes, the first that exists.
 const USERS: [&str; 2] = ["clat", "nobody"];
@@ -54,11 +54,11 @@ fn orphan(pid: Pid) -> Option<Orphan<LinuxChild, Device>> {
     let process = Path::new(&process);
     let found = identify(process)?;
     let pidfd =
-        pidfd_open(pid).inspect_err(|e| log::error!("pidfd_open of pid {pid}: {e}")).ok()?;
+        pidfd::open(pid).inspect_err(|e| log::error!("pidfd_open of pid {pid}: {e}")).ok()?;
     let child = LinuxChild::adopt(pid, pidfd);
     // A second look: the number may have gone to someone else meanwhile.
     if identify(process).as_ref() != Some(&found)
-        || wait(&[child.as_fd()], Some(Duration::ZERO)).is_some()
+        || wait_readable(&[child.as_fd()], Some(Duration::ZERO)).is_some()
     {
         child.let_go();
         return None;
@@ -86,7 +86,7 @@ fn take(
     let (args, _) = ClatdArgs::parse(&argv)
         .filter(|(args, _)| args.uplink == *uplink)
         .ok_or_else(|| worded(Errno::EINVAL, "its arguments are not ours"))?;
-    let fd = pidfd_getfd(child.pidfd(), fd).map_err(|e| explain(e, "its TUN device"))?;
+    let fd = pidfd::get_fd(child.as_fd(), fd).map_err(|e| explain(e, "its TUN device"))?;
     let tun = Tun::from_fd(fd).map_err(|e| worded(e.errno(), e.to_string()))?;
     if uplink.v4iface().map_or(true, |v4iface| v4iface.as_str() != tun.name()) {
         return Err(worded(Errno::EINVAL, format!("it holds {}", tun.name())));

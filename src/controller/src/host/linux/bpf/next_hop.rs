@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use clat_netlink::{next_hop, Target, Watch};
+use clat_sys::wait_readable;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -15,7 +16,6 @@ use zerocopy::IntoBytes;
 use super::abi::{NextHopValue, SLOTS};
 use super::from_libbpf;
 use crate::errors::worded;
-use crate::supervisor::wait;
 
 /// After a change, how long the next ones are gathered: they come in bursts.
 const GATHERING: Duration = Duration::from_millis(20);
@@ -134,7 +134,7 @@ impl Map {
 
 /// What the thread does until `end` is readable.
 fn follow(map: &Map, watch: &Watch, end: &EventFd) {
-    while wait(&[end.as_fd(), watch.as_fd()], None) == Some(1) {
+    while wait_readable(&[end.as_fd(), watch.as_fd()], None) == Some(1) {
         let news = watch.drain();
         for followed in map.targets().iter_mut() {
             let set = match &news {

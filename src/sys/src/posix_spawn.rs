@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! posix_spawn(3) as the C library has it. The libc crate leaves it out for Android, where bionic has had it since
 //! API level 28 (bionic, libc/include/spawn.h).
 
@@ -66,16 +68,16 @@ mod imp {
     }
 }
 
-pub(super) use imp::*;
+pub(crate) use imp::*;
 
 // The same numbers in glibc, musl and bionic; the libc crate gives them different types.
-pub(super) const POSIX_SPAWN_SETSIGDEF: libc::c_short = 0x4;
-pub(super) const POSIX_SPAWN_SETSIGMASK: libc::c_short = 0x8;
+pub(crate) const POSIX_SPAWN_SETSIGDEF: libc::c_short = 0x4;
+pub(crate) const POSIX_SPAWN_SETSIGMASK: libc::c_short = 0x8;
 /// musl, which always does so, ignores it.
-pub(super) const POSIX_SPAWN_USEVFORK: libc::c_short = 0x40;
+pub(crate) const POSIX_SPAWN_USEVFORK: libc::c_short = 0x40;
 /// bionic's, since API level 30.
-pub(super) const POSIX_SPAWN_CLOEXEC_DEFAULT: libc::c_short = 0x100;
+pub(crate) const POSIX_SPAWN_CLOEXEC_DEFAULT: libc::c_short = 0x100;
 
 /// Whether the C library closes all descriptors but those that are kept. Elsewhere they are marked before, which on
 /// Android some processes may not do: the system call is no part of system_server's filter before Android 14.
-pub(super) const CLOSES_ALL: bool = cfg!(target_os = "android");
+pub(crate) const CLOSES_ALL: bool = cfg!(target_os = "android");

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A new process, started with vfork semantics and nothing but the descriptors meant for it (posix_spawn(3)).
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
+
+use crate::posix_spawn as ffi;
+
+/// Flag of close_range(2) (linux/close_range.h), which libc lacks for Android.
+const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+
+/// Starts `program` with a copy of each descriptor that is `kept`, under its number; all others but stdout and stderr are
+/// closed, and stdin is empty. What is kept is none of the first three. No signal is blocked, SIGPIPE not ignored. `argv`
+/// begins with the program's name, and `environment` has entries like `PATH=/bin`.
+///
+/// # Errors
+/// Those of posix_spawn(3): `ENOENT` when the program is not there. `InvalidInput` for a text with a NUL.
+pub fn spawn(
+    program: &Path,
+    argv: &[impl AsRef<[u8]>],
+    environment: &[impl AsRef<[u8]>],
+    kept: &[BorrowedFd<'_>],
+) -> io::Result<Pid> {
+    close_all_on_exec()?;
+    let path = CString::new(program.as_os_str().as_bytes())?;
+    let argv = CStrings::new(argv)?;
+    let environment = CStrings::new(environment)?;
+    let mut attributes = Attributes::new()?;
+    attributes.set()?;
+    let mut actions = FileActions::new()?;
+    actions.set(kept)?;
+
+    let mut pid = 0;
+    // SAFETY: every pointer is to a value that is valid (see the types below) and lives through the call; both arrays
+    // end with a null pointer, and exec does not write to the strings.
+    check(unsafe {
+        ffi::posix_spawn(
+            &mut pid,
+            path.as_ptr(),
+            &*actions.0,
+            &*attributes.0,
+            argv.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+        )
+    })?;
+    Ok(Pid::from_raw(pid))
+}
+
+/// Sets close-on-exec on every descriptor but the first three: also on those that whoever started us left open.
+fn close_all_on_exec() -> io::Result<()> {
+    if ffi::CLOSES_ALL {
+        return Ok(());
+    }
+    // SAFETY: the call takes three numbers and no pointer; close-on-exec takes no descriptor away from anyone here.
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    if done == 0 {
+        return Ok(());
+    }
+    // Before 5.11.
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let fd = entry?.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(0);
+        if fd > 2 {
+            // One that has been closed meanwhile does not matter.
+            let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        }
+    }
+    Ok(())
+}
+
+/// The posix_spawn functions return their error.
+fn check(error: libc::c_int) -> io::Result<()> {
+    if error == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(error))
+    }
+}
+
+/// posix_spawnattr_t, from init to destroy. Boxed, since nothing says that it may be moved.
+struct Attributes(Box<ffi::posix_spawnattr_t>);
+
+impl Attributes {
+    fn new() -> io::Result<Self> {
+        let mut attributes = Box::new(MaybeUninit::uninit());
+        // SAFETY: the pointer is to memory of the right size and alignment, which the call makes valid.
+        check(unsafe { ffi::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
+        // SAFETY: it has just been made valid.
+        Ok(Self(unsafe { attributes.assume_init() }))
+    }
+
+    /// vfork, no signal blocked, and SIGPIPE, which Rust programs ignore, as it was.
+    fn set(&mut self) -> io::Result<()> {
+        let flags = ffi::POSIX_SPAWN_USEVFORK
+            | ffi::POSIX_SPAWN_SETSIGMASK
+            | ffi::POSIX_SPAWN_SETSIGDEF
+            | if ffi::CLOSES_ALL { ffi::POSIX_SPAWN_CLOEXEC_DEFAULT } else { 0 };
+        let (none, mut pipe) = (SigSet::empty(), SigSet::empty());
+        pipe.add(Signal::SIGPIPE);
+        // SAFETY: the attributes are valid (see `new`), the sets live through the calls, which copy them.
+        unsafe {
+            check(ffi::posix_spawnattr_setflags(&mut *self.0, flags))?;
+            check(ffi::posix_spawnattr_setsigmask(&mut *self.0, none.as_ref()))?;
+            check(ffi::posix_spawnattr_setsigdefault(&mut *self.0, pipe.as_ref()))
+        }
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: valid since `new`, and not used again.
+        unsafe { ffi::posix_spawnattr_destroy(&mut *self.0) };
+    }
+}
+
+/// posix_spawn_file_actions_t, from init to destroy.
+struct FileActions(Box<ffi::posix_spawn_file_actions_t>);
+
+impl FileActions {
+    fn new() -> io::Result<Self> {
+        let mut actions = Box::new(MaybeUninit::uninit());
+        // SAFETY: the pointer is to memory of the right size and alignment, which the call makes valid.
+        check(unsafe { ffi::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
+        // SAFETY: it has just been made valid.
+        Ok(Self(unsafe { actions.assume_init() }))
+    }
+
+    /// stdin is empty, and of `kept` a copy under the same number is there, which is not close-on-exec.
+    fn set(&mut self, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+        // SAFETY: the actions are valid (see `new`); the path is a literal, and copied.
+        unsafe {
+            check(ffi::posix_spawn_file_actions_addopen(
+                &mut *self.0,
+                libc::STDIN_FILENO,
+                c"/dev/null".as_ptr(),
+                libc::O_RDONLY,
+                0,
+            ))?;
+        }
+        for fd in kept {
+            let number = fd.as_raw_fd();
+            // SAFETY: the actions are valid (see `new`).
+            unsafe {
+                check(ffi::posix_spawn_file_actions_adddup2(&mut *self.0, number, number))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for FileActions {
+    fn drop(&mut self) {
+        // SAFETY: valid since `new`, and not used again.
+        unsafe { ffi::posix_spawn_file_actions_destroy(&mut *self.0) };
+    }
+}
+
+/// Strings as exec wants them, together with the array of pointers to them.
+struct CStrings {
+    _strings: Vec<CString>,
+    pointers: Vec<*mut libc::c_char>,
+}
+
+impl CStrings {
+    fn new(strings: &[impl AsRef<[u8]>]) -> io::Result<Self> {
+        let strings = strings.iter().map(|text| CString::new(text.as_ref()));
+        let strings = strings.collect::<Result<Vec<_>, _>>()?;
+        let pointers =
+            strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
+        Ok(Self { _strings: strings, pointers })
+    }
+}
