@@ -351,7 +351,7 @@ impl Engine {
             let deadline = match &entry.flow {
                 Flow::Tcp(..) => {
                     self.with_tcp(cx, id, |tcp, _, wire, limits, now| {
-                        tcp.on_timer(wire, limits, now)
+                        tcp.handle_timeout(wire, limits, now)
                     });
                     continue;
                 }
@@ -392,7 +392,7 @@ impl Engine {
             }
             let mut again = false;
             self.with_tcp(cx, id, |tcp, stream, wire, limits, now| {
-                let (disposition, more) = tcp.pump(stream, wire, limits, now);
+                let (disposition, more) = tcp.poll_transmit(stream, wire, limits, now);
                 again = more;
                 disposition
             });
@@ -468,7 +468,7 @@ impl Engine {
         let key = Key { protocol: wire::TCP, guest: (packet.src, from), remote: (packet.dst, to) };
         if let Some(id) = self.table.find(&key) {
             self.with_tcp(cx, id, |tcp, stream, wire, limits, now| {
-                tcp.input(&segment, stream, wire, limits, now)
+                tcp.handle_input(&segment, stream, wire, limits, now)
             });
             self.table.touch(id);
             self.enqueue(id);
@@ -549,7 +549,7 @@ impl Engine {
     }
 
     fn tcp_insert(&mut self, key: Key, mac: Mac, tcp: Tcp, socket: TcpStream) -> Option<Id> {
-        let deadline = tcp.deadline();
+        let deadline = tcp.poll_timeout();
         let id = self.table.insert(key, mac, Flow::Tcp(Box::new(tcp), socket));
         let Some(Entry { flow: Flow::Tcp(_, socket), .. }) = self.table.get(id) else {
             return None;
@@ -693,7 +693,7 @@ impl Engine {
             }
             _ => {}
         }
-        let deadline = tcp.deadline();
+        let deadline = tcp.poll_timeout();
         match disposition {
             Disposition::Open => self.table.wake(id, deadline),
             // Nothing is left to be reset.

@@ -216,7 +216,8 @@ impl World {
             let (_, _, segment) = parse_tcp(packet.payload).unwrap();
             match &mut self.tcp {
                 Some(tcp) if self.disposition == Disposition::Open => {
-                    self.disposition = tcp.input(&segment, &mut self.host, &mut wire, LIMITS, now);
+                    self.disposition =
+                        tcp.handle_input(&segment, &mut self.host, &mut wire, LIMITS, now);
                 }
                 Some(_) => {}
                 None => {
@@ -235,11 +236,11 @@ impl World {
             if self.host.room > 0 {
                 tcp.set_writable();
             }
-            if tcp.deadline() <= now {
-                self.disposition = tcp.on_timer(&mut wire, LIMITS, now);
+            if tcp.poll_timeout() <= now {
+                self.disposition = tcp.handle_timeout(&mut wire, LIMITS, now);
             }
             if self.disposition == Disposition::Open {
-                (self.disposition, _) = tcp.pump(&mut self.host, &mut wire, LIMITS, now);
+                (self.disposition, _) = tcp.poll_transmit(&mut self.host, &mut wire, LIMITS, now);
             }
             assert!(tcp.held() < 4 * LIMITS.buffer, "{} bytes held", tcp.held());
         }
@@ -439,15 +440,18 @@ fn resets() {
         TcpWire { sink: &mut frames, addresses, ports: (80, 40_000), offload: Offload::default() };
     let tcp = world.tcp.as_mut().unwrap();
     let guess = Incoming {
-        seq: tcp.rcv_nxt.wrapping_add(1000),
+        seq: tcp.receiver.nxt.wrapping_add(1000),
         ack: 0,
         flags: RST,
         window: 0,
         options: &[],
         payload: &[],
     };
-    assert_eq!(tcp.input(&guess, &mut world.host, &mut wire, LIMITS, now), Disposition::Open);
-    tcp.pump(&mut world.host, &mut wire, LIMITS, now);
+    assert_eq!(
+        tcp.handle_input(&guess, &mut world.host, &mut wire, LIMITS, now),
+        Disposition::Open
+    );
+    tcp.poll_transmit(&mut world.host, &mut wire, LIMITS, now);
     // Challenged (RFC 5961).
     assert_eq!(frames.0.len(), 1);
     world.guest().abort();
@@ -496,13 +500,16 @@ fn silence_is_borne_as_long_as_it_must_be() {
         TcpWire { sink: &mut frames, addresses, ports: (80, 40_000), offload: Offload::default() };
     let tcp = world.tcp.as_mut().unwrap();
     let end = tcp.last + Duration::from_secs(7440);
-    assert_eq!(tcp.deadline(), end);
-    assert_eq!(tcp.on_timer(&mut wire, LIMITS, end - Duration::from_millis(1)), Disposition::Open);
+    assert_eq!(tcp.poll_timeout(), end);
+    assert_eq!(
+        tcp.handle_timeout(&mut wire, LIMITS, end - Duration::from_millis(1)),
+        Disposition::Open
+    );
     assert_eq!(tcp.held(), 0, "an idle flow holds nothing");
-    (tcp.guest_fin, tcp.host_ended) = (Some(tcp.rcv_nxt), true);
+    (tcp.receiver.fin, tcp.sender.ended) = (Some(tcp.receiver.nxt), true);
     let end = tcp.last + Duration::from_secs(240);
-    assert_eq!(tcp.deadline(), end);
-    assert_eq!(tcp.on_timer(&mut wire, LIMITS, end), Disposition::HostReset);
+    assert_eq!(tcp.poll_timeout(), end);
+    assert_eq!(tcp.handle_timeout(&mut wire, LIMITS, end), Disposition::HostReset);
 }
 
 /// Anything may come in.
@@ -526,8 +533,8 @@ fn nonsense_is_survived() {
         for step in 0..50u64 {
             let near = u32::try_from(dice.roll(4000)).unwrap();
             let segment = Incoming {
-                seq: tcp.rcv_nxt.wrapping_add(near).wrapping_sub(2000),
-                ack: tcp.nxt.wrapping_sub(u32::try_from(dice.roll(3)).unwrap() * near),
+                seq: tcp.receiver.nxt.wrapping_add(near).wrapping_sub(2000),
+                ack: tcp.sender.nxt.wrapping_sub(u32::try_from(dice.roll(3)).unwrap() * near),
                 flags: u8::try_from(dice.roll(64)).unwrap() & !RST | ACK,
                 window: u16::try_from(dice.roll(1 << 16)).unwrap(),
                 options: &bytes[..usize::try_from(dice.roll(11)).unwrap() * 4],
@@ -535,9 +542,9 @@ fn nonsense_is_survived() {
             };
             let now = now + Duration::from_millis(step * dice.roll(1000));
             tcp.set_readable();
-            if tcp.input(&segment, &mut host, &mut wire, LIMITS, now) != Disposition::Open
-                || tcp.pump(&mut host, &mut wire, LIMITS, now).0 != Disposition::Open
-                || tcp.on_timer(&mut wire, LIMITS, now) != Disposition::Open
+            if tcp.handle_input(&segment, &mut host, &mut wire, LIMITS, now) != Disposition::Open
+                || tcp.poll_transmit(&mut host, &mut wire, LIMITS, now).0 != Disposition::Open
+                || tcp.handle_timeout(&mut wire, LIMITS, now) != Disposition::Open
             {
                 break;
             }

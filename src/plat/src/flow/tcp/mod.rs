@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The guest's end of a TCP connection (RFC 9293): segments on one side, a stream on the other.
+//!
+//! No I/O and no clock: a [`Stream`] stands for the host's socket, a [`Wire`] for the way to the guest. What the guest sends
+//! in order goes straight into the stream; what waits for the guest waits in a ring until it is acknowledged.
+
+mod blocks;
+mod options;
+mod receiver;
+mod recovery;
+mod segment;
+mod sender;
+mod stream;
+
+use std::time::{Duration, Instant};
+
+use options::Options;
+use receiver::{Receiver, Room, SCALE};
+use segment::{before, distance};
+use sender::Sender;
+
+pub use segment::{flag, Incoming, Segment, Wire};
+pub use stream::Stream;
+
+use flag::{ACK, RST, SYN};
+
+/// How much a flow may keep in either direction, at most.
+pub const MOST: usize = 1 << 20;
+/// Retransmissions before the guest is given up (RFC 9293 §3.8.3, R2; about four minutes).
+const RETRIES: u8 = 10;
+/// Those of a SYN or SYN-ACK.
+const SYN_RETRIES: u8 = 5;
+/// RFC 6146 §4: TCP_EST, TCP_TRANS.
+pub const ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+/// A connection that opens, or that both ends have closed.
+pub const TRANSITORY: Duration = Duration::from_secs(4 * 60);
+
+/// After so much idling, memory is given back.
+const TIDY: Duration = Duration::from_secs(1);
+/// Times that a stream is read before it is others' turn.
+const ROUNDS: usize = 4;
+
+/// What is to become of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// It goes on.
+    Open,
+    /// Both ends have closed it.
+    Closed,
+    /// The guest has reset it, or is gone: the stream is to be reset.
+    GuestReset,
+    /// The stream broke; the guest has been told.
+    HostReset,
+}
+
+/// What the other end of a connection allows for now.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes that may be kept in either direction.
+    pub buffer: usize,
+    /// Bytes of memory that it may come to hold.
+    pub memory: usize,
+    /// Bytes of data in one segment to [`Wire::send`], at least the MSS.
+    pub burst: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The stream connects; nothing has been said to the guest.
+    Connecting,
+    /// A SYN-ACK is out.
+    SynReceived,
+    /// A SYN is out (a connection from outside).
+    SynSent,
+    Established,
+}
+
+/// The connection.
+#[derive(Debug)]
+pub struct Tcp {
+    state: State,
+    /// What we tell the guest.
+    own_mss: u16,
+    /// Whether both ends do SACK.
+    sack: bool,
+    sender: Sender,
+    receiver: Receiver,
+    /// When something was last heard of either end.
+    last: Instant,
+}
+
+impl Tcp {
+    /// A connection that a guest's SYN asks for. Nothing is sent before [`Tcp::connected`].
+    #[must_use]
+    pub fn accept(syn: &Incoming<'_>, isn: u32, own_mss: u16, now: Instant) -> Self {
+        let mut tcp = Self::new(State::Connecting, isn, own_mss, now);
+        tcp.take_syn(syn);
+        tcp
+    }
+
+    /// A connection to the guest; [`Tcp::connected`] sends the SYN.
+    #[must_use]
+    pub fn connect(isn: u32, own_mss: u16, now: Instant) -> Self {
+        Self::new(State::SynSent, isn, own_mss, now)
+    }
+
+    fn new(state: State, isn: u32, own_mss: u16, now: Instant) -> Self {
+        Self {
+            state,
+            own_mss,
+            sack: false,
+            sender: Sender::new(isn, own_mss),
+            receiver: Receiver::new(),
+            last: now,
+        }
+    }
+
+    fn take_syn(&mut self, syn: &Incoming<'_>) {
+        let options = Options::parse(syn.options);
+        self.sack = options.sack;
+        let scale = options.scale.map_or(0, |scale| scale.min(14));
+        self.sender.take_syn(syn, options.mss, self.own_mss, scale);
+        self.receiver.take_syn(syn, options.scale.is_some());
+    }
+
+    /// Bytes of data in a packet to the guest.
+    #[must_use]
+    pub fn mss(&self) -> u16 {
+        self.sender.mss
+    }
+
+    /// Bytes of memory that its data takes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.sender.ring.held() + self.receiver.held()
+    }
+
+    /// What the direction from the guest may take up.
+    fn room(&self, limits: Limits) -> Room {
+        let memory = limits.memory.saturating_sub(self.sender.ring.held());
+        Room { buffer: limits.buffer, memory }
+    }
+
+    /// Whether [`Tcp::poll_transmit`] has to be called again when [`Limits::memory`] is 2 KiB more than [`Tcp::held`]: the
+    /// stream has something, and there was no memory for any of it.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        self.sender.starved
+    }
+
+    /// Whether the stream is still connecting.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        self.state == State::Connecting
+    }
+
+    /// The sequence number of the guest's SYN.
+    #[must_use]
+    pub fn syn_seq(&self) -> u32 {
+        self.receiver.nxt.wrapping_sub(1)
+    }
+
+    /// Its state in a word, as other tools name it.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        match (self.state, self.receiver.fin.is_some(), self.sender.ended) {
+            (State::Connecting, ..) => "connecting",
+            (State::SynReceived, ..) => "syn-received",
+            (State::SynSent, ..) => "syn-sent",
+            (State::Established, false, false) => "established",
+            (State::Established, true, false) => "half-closed by guest",
+            (State::Established, false, true) => "half-closed by host",
+            (State::Established, true, true) => "closing",
+        }
+    }
+
+    /// When [`Tcp::handle_timeout`] is wanted: something is due, or it has idled too long.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        let tidy = self.sender.ring.is_empty() && self.sender.ring.held() > 0;
+        let idle = self.last + if tidy { TIDY } else { self.patience() };
+        self.sender.recovery.timer.map_or(idle, |timer| timer.min(idle))
+    }
+
+    /// The stream is connected: the guest is told by a SYN-ACK (or asked by a SYN).
+    pub fn connected(&mut self, wire: &mut impl Wire, limits: Limits, now: Instant) {
+        if self.state == State::Connecting {
+            self.state = State::SynReceived;
+        }
+        self.sender.syn_sent(now);
+        self.send_syn(wire, limits, now);
+    }
+
+    fn send_syn(&mut self, wire: &mut impl Wire, limits: Limits, now: Instant) {
+        // An answer has no options but those of the guest's own SYN.
+        let first = self.state == State::SynSent;
+        let scale = (first || self.receiver.is_scaled()).then_some(SCALE);
+        let options = options::of_syn(self.own_mss, scale, first || self.sack);
+        // Not scaled in a SYN.
+        let window = u16::try_from(limits.buffer).unwrap_or(u16::MAX);
+        if self.state == State::SynReceived {
+            self.receiver.told_by_syn(window);
+        }
+        wire.send(&Segment {
+            seq: self.sender.una,
+            ack: if first { 0 } else { self.receiver.nxt },
+            flags: if first { SYN } else { SYN | ACK },
+            window,
+            options: &options,
+            payload: [&[]; 2],
+            mss: self.mss(),
+        });
+        self.sender.recovery.start_timer(now);
+    }
+
+    /// Takes a segment of the guest. [`Tcp::poll_transmit`] is due afterwards, once for all segments that came together.
+    pub fn handle_input<S: Stream>(
+        &mut self,
+        segment: &Incoming<'_>,
+        stream: &mut S,
+        wire: &mut impl Wire,
+        limits: Limits,
+        now: Instant,
+    ) -> Disposition {
+        match self.state {
+            State::Connecting => {
+                let reset = segment.flags & RST != 0 && segment.seq == self.receiver.nxt;
+                return if reset { Disposition::GuestReset } else { Disposition::Open };
+            }
+            State::SynSent => return self.answer_to_syn(segment, now),
+            State::SynReceived | State::Established => {}
+        }
+        let len = distance(segment.payload.len());
+        let window = self.receiver.told_window();
+        let ahead = segment.seq.wrapping_sub(self.receiver.nxt);
+        if segment.flags & RST != 0 {
+            // RFC 5961 §3.2.
+            if ahead == 0 {
+                // All has been said, and only the last acknowledgement was lost: the guest knows no more of it.
+                let done = self.receiver.shut && self.sender.ended && self.sender.ring.is_empty();
+                return if done { Disposition::Closed } else { Disposition::GuestReset };
+            }
+            self.receiver.ack_due |= ahead < window;
+            return Disposition::Open;
+        }
+        if segment.flags & SYN != 0 {
+            // A repeated SYN, or RFC 5961 §4.2's challenge.
+            if self.state == State::SynReceived && segment.seq.wrapping_add(1) == self.receiver.nxt
+            {
+                self.send_syn(wire, limits, now);
+            } else {
+                self.receiver.ack_due = true;
+            }
+            return Disposition::Open;
+        }
+        if segment.flags & ACK == 0 {
+            return Disposition::Open;
+        }
+        // RFC 9293 §3.10.7.4. What is old is a repetition, or asks whether we are there.
+        let end = segment.seq.wrapping_add(len);
+        let is_old = before(end, self.receiver.nxt);
+        if is_old || (ahead as i32 > 0 && ahead > window) || before(self.sender.max, segment.ack) {
+            self.receiver.ack_due = true;
+            return Disposition::Open;
+        }
+        self.last = now;
+        if self.state == State::SynReceived {
+            if segment.ack == self.sender.una {
+                return Disposition::Open;
+            }
+            self.establish(now);
+        }
+        let own = self.receiver.acknowledgement(self.room(limits));
+        if self.sender.take_ack(segment, len, self.sack, (&mut *wire, own), now) {
+            self.receiver.acknowledged(own);
+        }
+        if len > 0 {
+            match self.receiver.take_data(segment, stream, self.room(limits)) {
+                Ok(true) => self.send_ack(wire, limits),
+                Ok(false) => {}
+                Err(_) => return self.break_off(wire),
+            }
+        }
+        self.receiver.take_fin(segment.flags, end);
+        Disposition::Open
+    }
+
+    fn answer_to_syn(&mut self, segment: &Incoming<'_>, now: Instant) -> Disposition {
+        let acceptable = segment.flags & ACK != 0 && segment.ack == self.sender.nxt;
+        if segment.flags & RST != 0 {
+            return if acceptable { Disposition::GuestReset } else { Disposition::Open };
+        }
+        if acceptable && segment.flags & SYN != 0 {
+            self.take_syn(segment);
+            self.establish(now);
+            self.sender.take_window_of_syn_ack(segment);
+            self.last = now;
+            self.receiver.ack_due = true;
+        }
+        Disposition::Open
+    }
+
+    /// Our SYN is acknowledged.
+    fn establish(&mut self, now: Instant) {
+        self.state = State::Established;
+        self.sender.establish(now);
+    }
+
+    /// The stream has something to read, or may have ended.
+    pub fn set_readable(&mut self) {
+        self.sender.readable = true;
+    }
+
+    /// The stream takes data again.
+    pub fn set_writable(&mut self) {
+        self.receiver.writable = true;
+    }
+
+    /// Moves what can be moved, in both directions, and acknowledges what came. The second value tells whether there is more
+    /// to be moved at once, which was left for the sake of others.
+    pub fn poll_transmit<S: Stream>(
+        &mut self,
+        stream: &mut S,
+        wire: &mut impl Wire,
+        limits: Limits,
+        now: Instant,
+    ) -> (Disposition, bool) {
+        if self.state != State::Established {
+            if std::mem::take(&mut self.receiver.ack_due) && self.state == State::SynReceived {
+                self.send_ack(wire, limits);
+            }
+            return (Disposition::Open, false);
+        }
+        if self.receiver.flush(stream).is_err() {
+            return (self.break_off(wire), false);
+        }
+        let mut more = false;
+        self.sender.starved = false;
+        for round in 0..ROUNDS {
+            if self.sender.readable && !self.sender.ended {
+                let room = limits.memory.saturating_sub(self.held());
+                match self.sender.fill(stream, limits.buffer, room) {
+                    Ok(true) => self.last = now,
+                    Ok(false) => {}
+                    Err(_) => return (self.break_off(wire), false),
+                }
+            }
+            let own = self.receiver.acknowledgement(self.room(limits));
+            if !self.sender.transmit(wire, own, limits.burst, now) {
+                break;
+            }
+            self.receiver.acknowledged(own);
+            more = self.sender.readable && round + 1 == ROUNDS;
+        }
+        // The window has opened by enough to tell (RFC 9293 §3.8.6.2.2).
+        let enough = (2 * usize::from(self.own_mss)).max(limits.buffer / 2).min(MOST / 2);
+        if self.receiver.fin.is_none() && self.receiver.opened(self.room(limits)) >= enough {
+            self.receiver.ack_due = true;
+        }
+        if self.receiver.ack_due {
+            self.send_ack(wire, limits);
+        }
+        if self.sender.recovery.timer.is_none() && self.sender.has_unsent() {
+            // A closed window: probes.
+            self.sender.recovery.start_timer(now);
+        }
+        let closed = self.receiver.shut && self.sender.is_done();
+        (if closed { Disposition::Closed } else { Disposition::Open }, more && !closed)
+    }
+
+    fn send_ack(&mut self, wire: &mut impl Wire, limits: Limits) {
+        let blocks = if self.sack { self.receiver.blocks() } else { Vec::new() };
+        let own = self.receiver.acknowledgement(self.room(limits));
+        wire.send(&Segment {
+            seq: self.sender.nxt,
+            ack: own.number,
+            flags: ACK,
+            window: own.window,
+            options: &options::of_ack(&blocks),
+            payload: [&[]; 2],
+            mss: self.mss(),
+        });
+        self.receiver.acknowledged(own);
+    }
+
+    /// The stream broke: the guest is told by a reset.
+    pub fn break_off(&mut self, wire: &mut impl Wire) -> Disposition {
+        wire.send(&Segment {
+            seq: if self.is_connecting() { 0 } else { self.sender.nxt },
+            ack: self.receiver.nxt,
+            flags: RST | ACK,
+            window: 0,
+            options: &[],
+            payload: [&[]; 2],
+            mss: self.mss(),
+        });
+        Disposition::HostReset
+    }
+
+    /// Does what is due: retransmission (RFC 6298 §5), window probes, the end of what idled too long.
+    pub fn handle_timeout(
+        &mut self,
+        wire: &mut impl Wire,
+        limits: Limits,
+        now: Instant,
+    ) -> Disposition {
+        if self.sender.ring.is_empty() && now >= self.last + TIDY {
+            self.sender.ring.release();
+        }
+        if self.sender.recovery.timer.is_none_or(|timer| now < timer) {
+            let over = now >= self.last + self.patience();
+            return if over { self.break_off(wire) } else { Disposition::Open };
+        }
+        self.sender.recovery.timer = None;
+        let syn = self.state != State::Established;
+        if !syn && self.sender.is_quiet() && !self.sender.has_unsent() {
+            return Disposition::Open;
+        }
+        self.sender.recovery.retries += 1;
+        if self.sender.recovery.retries > if syn { SYN_RETRIES } else { RETRIES } {
+            return self.break_off(wire);
+        }
+        self.sender.recovery.back_off();
+        if syn {
+            self.send_syn(wire, limits, now);
+            return Disposition::Open;
+        }
+        let own = self.receiver.acknowledgement(self.room(limits));
+        self.sender.retransmit(wire, own, limits.burst, now);
+        self.receiver.acknowledged(own);
+        Disposition::Open
+    }
+
+    fn patience(&self) -> Duration {
+        let closing = self.receiver.fin.is_some() && self.sender.ended;
+        if self.state == State::Established && !closing {
+            ESTABLISHED
+        } else {
+            TRANSITORY
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

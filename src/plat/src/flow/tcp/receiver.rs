@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The direction from the guest: what comes in order goes straight into the stream, the rest waits.
+
+use std::io::ErrorKind;
+
+use super::blocks::{self, Block};
+use super::segment::flag::FIN;
+use super::segment::{before, distance, Ack, Incoming};
+use super::stream::{Broken, Stream};
+use crate::flow::ring::Ring;
+
+/// Our window scale: windows up to 4 MiB.
+pub(super) const SCALE: u8 = 6;
+/// Pieces of data out of order that are kept.
+const PIECES: usize = 128;
+/// Bytes of memory that one takes besides its own.
+const PIECE: usize = 32;
+/// Blocks in an acknowledgement: what fits beside other options.
+const BLOCKS: usize = 3;
+
+/// What the direction from the guest may take up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Bytes that may wait.
+    pub(super) buffer: usize,
+    /// Bytes of memory that it may come to hold.
+    pub(super) memory: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Receiver {
+    /// What is expected next.
+    pub(super) nxt: u32,
+    /// The right edge that the guest has been told.
+    edge: u32,
+    /// The scale of the window that it is told.
+    scale: u8,
+    /// What the stream did not take yet.
+    ring: Ring,
+    /// What came too early.
+    pieces: Vec<(u32, Vec<u8>)>,
+    /// The number of the guest's FIN, once seen.
+    pub(super) fin: Option<u32>,
+    /// The stream knows of it.
+    pub(super) shut: bool,
+    pub(super) ack_due: bool,
+    /// The stream takes data, as far as is known.
+    pub(super) writable: bool,
+}
+
+impl Receiver {
+    pub(super) fn new() -> Self {
+        Self { writable: true, ..Self::default() }
+    }
+
+    /// Takes what a SYN of the guest says; `scaled` windows are told.
+    pub(super) fn take_syn(&mut self, syn: &Incoming<'_>, scaled: bool) {
+        self.scale = if scaled { SCALE } else { 0 };
+        self.nxt = syn.seq.wrapping_add(1);
+        self.edge = self.nxt;
+    }
+
+    /// Our SYN-ACK has told this window, which is not scaled there.
+    pub(super) fn told_by_syn(&mut self, window: u16) {
+        self.edge = self.nxt.wrapping_add(window.into());
+    }
+
+    /// Whether windows are scaled.
+    pub(super) fn is_scaled(&self) -> bool {
+        self.scale > 0
+    }
+
+    /// What the guest may send, as it knows.
+    pub(super) fn told_window(&self) -> u32 {
+        self.edge.wrapping_sub(self.nxt)
+    }
+
+    /// Bytes of memory that its data takes.
+    pub(super) fn held(&self) -> usize {
+        self.ring.held()
+            + self.pieces.iter().map(|(_, data)| data.capacity() + PIECE).sum::<usize>()
+    }
+
+    fn spare(&self, room: Room) -> usize {
+        room.memory.saturating_sub(self.held())
+    }
+
+    /// Takes a segment's data. `true` if it came too early, which is to be told at once (RFC 5681 §4.2).
+    pub(super) fn take_data<S: Stream>(
+        &mut self,
+        segment: &Incoming<'_>,
+        stream: &mut S,
+        room: Room,
+    ) -> Result<bool, Broken> {
+        let mut data = segment.payload;
+        let mut seq = segment.seq;
+        if before(seq, self.nxt) {
+            let old = self.nxt.wrapping_sub(seq) as usize;
+            self.ack_due = true;
+            let Some(new) = data.get(old..) else { return Ok(false) };
+            (data, seq) = (new, self.nxt);
+        }
+        let fits = self.edge.wrapping_sub(seq) as usize;
+        data = &data[..data.len().min(fits)];
+        if let Some(fin) = self.fin {
+            if before(fin, seq) {
+                return Ok(false);
+            }
+            data = &data[..data.len().min(fin.wrapping_sub(seq) as usize)];
+        }
+        if data.is_empty() {
+            self.ack_due = true;
+            return Ok(false);
+        }
+        if seq != self.nxt {
+            self.keep_piece(seq, data, room);
+            return Ok(true);
+        }
+        self.ack_due = true;
+        self.deliver(data, stream, room)?;
+        while let Some(i) = self.pieces.iter().position(|(seq, _)| !before(self.nxt, *seq)) {
+            let (seq, data) = self.pieces.swap_remove(i);
+            if let Some(new) = data.get(self.nxt.wrapping_sub(seq) as usize..) {
+                self.deliver(new, stream, room)?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives data in order to the stream; what that does not take waits, as far as there is room. What does not fit counts
+    /// as lost.
+    fn deliver<S: Stream>(
+        &mut self,
+        data: &[u8],
+        stream: &mut S,
+        room: Room,
+    ) -> Result<(), Broken> {
+        let mut taken = 0;
+        if self.ring.is_empty() && self.writable {
+            match stream.write(data) {
+                Ok(n) => taken = n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => return Err(Broken),
+            }
+            self.writable = taken == data.len();
+        }
+        let most = room.buffer.saturating_sub(self.ring.len());
+        let waits = &data[taken..];
+        let waits = &waits[..waits.len().min(most)];
+        let kept = if waits.is_empty() { 0 } else { self.ring.extend(waits, self.spare(room)) };
+        self.nxt = self.nxt.wrapping_add(distance(taken + kept));
+        Ok(())
+    }
+
+    fn keep_piece(&mut self, seq: u32, data: &[u8], room: Room) {
+        let have: usize = self.pieces.iter().map(|(_, data)| data.len()).sum();
+        let fits = have + data.len() <= room.buffer && data.len() + PIECE <= self.spare(room);
+        if self.pieces.len() < PIECES && fits {
+            let same = |(at, old): &(u32, Vec<u8>)| *at == seq && old.len() >= data.len();
+            if !self.pieces.iter().any(same) {
+                self.pieces.push((seq, data.to_vec()));
+            }
+        }
+    }
+
+    /// Takes a segment's FIN; the data in front of it ends at `end`.
+    pub(super) fn take_fin(&mut self, flags: u8, end: u32) {
+        if flags & FIN != 0 && self.fin.is_none() && !before(end, self.nxt) {
+            self.fin = Some(end);
+        }
+        if self.fin == Some(self.nxt) {
+            self.nxt = self.nxt.wrapping_add(1);
+            self.ack_due = true;
+        } else if flags & FIN != 0 {
+            self.ack_due = true;
+        }
+    }
+
+    /// Gives the stream what waits, and then the end.
+    pub(super) fn flush<S: Stream>(&mut self, stream: &mut S) -> Result<(), Broken> {
+        while self.writable && !self.ring.is_empty() {
+            match stream.write(self.ring.slices(0, self.ring.len())[0]) {
+                Ok(n) => self.ring.consume(n),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(_) => return Err(Broken),
+            }
+        }
+        self.ring.release();
+        let ended = self.fin.is_some_and(|fin| before(fin, self.nxt));
+        if ended && self.ring.is_empty() && !self.shut {
+            self.shut = true;
+            stream.shutdown();
+        }
+        Ok(())
+    }
+
+    /// Bytes that may come. What the stream takes at once needs no memory.
+    fn window(&self, room: Room) -> usize {
+        let most = room.buffer.saturating_sub(self.ring.len());
+        let straight = self.writable && self.ring.is_empty();
+        if straight {
+            most
+        } else {
+            most.min(self.ring.spare().saturating_add(self.spare(room)))
+        }
+    }
+
+    /// Bytes by which the window has opened beyond what the guest was told.
+    pub(super) fn opened(&self, room: Room) -> usize {
+        self.window(room).saturating_sub(self.told_window() as usize)
+    }
+
+    /// What the next segment is to say. A window that was told is never taken back.
+    pub(super) fn acknowledgement(&self, room: Room) -> Ack {
+        let window = u32::try_from(self.window(room)).unwrap_or(u32::MAX >> 2);
+        let told = self.told_window();
+        let told = if told as i32 > 0 { told } else { 0 };
+        let field = window.max(told).div_ceil(1 << self.scale).min(u16::MAX.into());
+        Ack { number: self.nxt, window: u16::try_from(field).unwrap_or(u16::MAX) }
+    }
+
+    /// A segment has said so.
+    pub(super) fn acknowledged(&mut self, ack: Ack) {
+        self.edge = ack.number.wrapping_add(u32::from(ack.window) << self.scale);
+        self.ack_due = false;
+    }
+
+    /// What came too early, for a SACK option: that which came last is told first (RFC 2018 §4).
+    pub(super) fn blocks(&self) -> Vec<Block> {
+        let mut told = Vec::new();
+        let block = |(seq, data): &(u32, Vec<u8>)| (*seq, seq.wrapping_add(distance(data.len())));
+        for piece in self.pieces.iter().rev().map(block) {
+            if told.len() < BLOCKS || !blocks::merges(&told, piece) {
+                blocks::insert(&mut told, piece);
+            }
+        }
+        told.retain(|(start, _)| before(self.nxt, *start));
+        if let Some((seq, _)) = self.pieces.last() {
+            let last = told.iter().position(|(s, e)| !before(*seq, *s) && before(*seq, *e));
+            if let Some(last) = last {
+                told.swap(0, last);
+            }
+        }
+        told.truncate(BLOCKS);
+        told
+    }
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What to send again, and when: the retransmission timer (RFC 6298), fast retransmit by SACK (RFC 6675, simplified) or
+//! without it (RFC 6582).
+//!
+//! There is no congestion control. The guest is one hop away, over a queue of this machine that tells when it is full
+//! (`Link::is_full`), and no one else's packets are on that hop: a sender that slowed down for a loss there would only leave
+//! it idle. What may be in flight is bounded by the guest's window; only after a time-out it is a few segments, until more is
+//! acknowledged.
+
+use std::time::{Duration, Instant};
+
+use super::blocks::{self, Block};
+use super::options::Options;
+use super::segment::before;
+
+const RTO_FIRST: Duration = Duration::from_secs(1);
+const RTO_LEAST: Duration = Duration::from_millis(200);
+const RTO_MOST: Duration = Duration::from_secs(60);
+/// All that any window allows.
+const NO_LIMIT: u32 = u32::MAX >> 2;
+/// Blocks of a guest that are remembered.
+const BLOCKS: usize = 64;
+
+/// Of the direction to the guest.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    /// What may be in flight.
+    pub(super) cwnd: u32,
+    /// Acknowledgements in a row that acknowledged nothing new.
+    dup_acks: u8,
+    /// In recovery up to here.
+    recover: Option<u32>,
+    /// Where the recovery has come to.
+    resent: u32,
+    /// What the guest holds above what it has acknowledged.
+    sacked: Vec<Block>,
+    rto: Duration,
+    /// The smoothed round-trip time, and its variation.
+    rtt: Option<(Duration, Duration)>,
+    /// The number whose acknowledgement is timed, and since when.
+    timed: Option<(u32, Instant)>,
+    pub(super) retries: u8,
+    pub(super) timer: Option<Instant>,
+}
+
+impl Recovery {
+    pub(super) fn new(isn: u32) -> Self {
+        Self {
+            cwnd: NO_LIMIT,
+            dup_acks: 0,
+            recover: None,
+            resent: isn,
+            sacked: Vec::new(),
+            rto: RTO_FIRST,
+            rtt: None,
+            timed: None,
+            retries: 0,
+            timer: None,
+        }
+    }
+
+    /// The connection is established: `una` is the first byte of data.
+    pub(super) fn establish(&mut self, una: u32, now: Instant) {
+        self.resent = una;
+        self.measure(una, now);
+        self.retries = 0;
+        self.timer = None;
+    }
+
+    /// Starts the timer.
+    pub(super) fn start_timer(&mut self, now: Instant) {
+        self.timer = Some(now + self.rto);
+    }
+
+    /// Times the acknowledgement of `seq`, sent now for the first time, unless another is timed.
+    pub(super) fn time(&mut self, seq: u32, now: Instant) {
+        if self.timed.is_none() {
+            self.timed = Some((seq, now));
+        }
+    }
+
+    /// RFC 6298 §2, with Karn's rule: nothing that was sent twice is timed.
+    fn measure(&mut self, ack: u32, now: Instant) {
+        let Some((seq, sent)) = self.timed else { return };
+        if before(ack, seq) {
+            return;
+        }
+        self.timed = None;
+        let r = now.saturating_duration_since(sent);
+        let (srtt, var) = match self.rtt {
+            None => (r, r / 2),
+            Some((srtt, var)) => ((srtt * 7 + r) / 8, (var * 3 + srtt.abs_diff(r)) / 4),
+        };
+        self.rtt = Some((srtt, var));
+        self.rto = (srtt + var * 4).clamp(RTO_LEAST, RTO_MOST);
+    }
+
+    /// Takes a segment's SACK option, where `una` to `max` is in flight.
+    pub(super) fn take_sack(&mut self, options: &[u8], una: u32, max: u32) {
+        for (start, end) in Options::parse(options).blocks() {
+            if before(start, end) && !before(start, una) && !before(max, end) {
+                blocks::insert(&mut self.sacked, (start, end));
+            }
+        }
+        self.sacked.truncate(BLOCKS);
+    }
+
+    /// Whether the guest holds anything above what it has acknowledged.
+    pub(super) fn has_sacked(&self) -> bool {
+        !self.sacked.is_empty()
+    }
+
+    /// `acked` more numbers are acknowledged, up to `ack`; how many packets to send again.
+    pub(super) fn acknowledged(
+        &mut self,
+        ack: u32,
+        acked: u32,
+        all: bool,
+        now: Instant,
+    ) -> Option<usize> {
+        self.sacked.retain(|(_, end)| before(ack, *end));
+        self.measure(ack, now);
+        self.retries = 0;
+        self.dup_acks = 0;
+        self.cwnd = self.cwnd.saturating_add(acked).min(NO_LIMIT);
+        self.timer = (!all).then(|| now + self.rto);
+        match self.recover {
+            Some(recover) if before(ack, recover) => Some(2),
+            Some(_) => {
+                self.recover = None;
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// `una` is acknowledged once more, where up to `max` is in flight; how many packets to send again.
+    pub(super) fn duplicate(&mut self, una: u32, max: u32) -> Option<usize> {
+        self.dup_acks = self.dup_acks.saturating_add(1);
+        if self.recover.is_some() {
+            return Some(2);
+        }
+        if self.dup_acks != 3 {
+            return None;
+        }
+        self.recover = Some(max);
+        self.resent = una;
+        self.timed = None;
+        Some(4)
+    }
+
+    /// What to send next in a recovery, `mss` bytes at most: each hole once.
+    pub(super) fn next_hole(&mut self, una: u32, mss: u16) -> Option<Block> {
+        if before(self.resent, una) {
+            self.resent = una;
+        }
+        // Up to the first byte of the next block that the guest has.
+        let (mut at, mut end) = blocks::hole(&self.sacked, self.resent)?;
+        if before(at, self.resent) {
+            at = self.resent;
+        }
+        let most = at.wrapping_add(u32::from(mss));
+        if before(most, end) {
+            end = most;
+        }
+        self.resent = end;
+        Some((at, end))
+    }
+
+    /// Nothing was acknowledged in time: the next time-out is twice as far away (RFC 6298 §5.5).
+    pub(super) fn back_off(&mut self) {
+        self.timed = None;
+        self.rto = (self.rto * 2).min(RTO_MOST);
+    }
+
+    /// All is sent again from `una` on, a few segments at first.
+    pub(super) fn restart(&mut self, una: u32, mss: u16) {
+        self.sacked.clear();
+        self.recover = None;
+        self.dup_acks = 0;
+        self.resent = una;
+        self.cwnd = u32::from(mss) * 4;
+    }
+}
