@@ -35,12 +35,44 @@ impl Sum {
         Self(self.0 + u64::from(value.to_be()))
     }
 
+    /// The sum of what begins at an odd byte of the whole: its words count byte-swapped (RFC 1071 §2(B)).
+    #[must_use]
+    pub fn at_odd_byte(self) -> Self {
+        Self(self.fold().swap_bytes().into())
+    }
+
+    /// A pseudo-header for `len` bytes of a protocol (RFC 9293 §3.1, RFC 8200 §8.1), of the addresses in the IPv4 or IPv6
+    /// header at the start of `packet`; nothing where that is cut off.
+    #[must_use]
+    #[inline]
+    pub fn pseudo_header(packet: &[u8], protocol: u8, len: usize) -> Self {
+        let addresses = match packet {
+            [first, ..] if first >> 4 == 4 => packet.get(12..20),
+            _ => packet.get(8..40),
+        };
+        addresses
+            .map_or(Self::default(), |addresses| Self::of(addresses) + Self::length(len, protocol))
+    }
+
+    /// The addresses and the rest of a pseudo-header (RFC 9293 §3.1).
+    #[must_use]
+    pub fn pseudo4(src: u32, dst: u32, len: usize, protocol: u8) -> Self {
+        Self::addresses4(src, dst) + Self::length(len, protocol)
+    }
+
     /// The addresses and the rest of a pseudo-header (RFC 8200 §8.1).
     #[must_use]
+    #[inline]
     pub fn pseudo6(src: u128, dst: u128, len: usize, protocol: u8) -> Self {
+        Self::addresses6(src, dst) + Self::length(len, protocol)
+    }
+
+    /// What a pseudo-header has beside the addresses; IPv4's length has no upper half, and adds nothing for it.
+    #[inline(always)]
+    fn length(len: usize, protocol: u8) -> Self {
         #[allow(clippy::cast_possible_truncation)] // both halves are taken
         let (high, low) = ((len >> 16) as u16, len as u16);
-        Self::addresses6(src, dst).word(high).word(low).word(protocol.into())
+        Self::default().word(high).word(low).word(protocol.into())
     }
 
     /// The two addresses of a pseudo-header.
@@ -90,6 +122,30 @@ impl Sum {
         word
     }
 
+    /// Whether a message that sums to this has the right checksum, its field included.
+    #[must_use]
+    #[inline]
+    pub fn is_right(self) -> bool {
+        self.fold() == 0xffff
+    }
+
+    /// The folded sum itself, not inverted: what a checksum field holds whose completion is left to hardware.
+    #[must_use]
+    #[inline]
+    pub fn partial_field(self) -> [u8; 2] {
+        self.fold().to_ne_bytes()
+    }
+
+    /// The checksum field where zero means that there is none (RFC 768): 0xffff instead, which verifies as well.
+    #[must_use]
+    #[inline]
+    pub fn nonzero_field(self) -> [u8; 2] {
+        match self.field() {
+            [0, 0] => [0xff, 0xff],
+            field => field,
+        }
+    }
+
     /// The checksum field that goes with this sum.
     #[must_use]
     #[inline(always)]
@@ -123,4 +179,66 @@ pub fn adjust(field: [u8; 2], old: Sum, new: Sum) -> [u8; 2] {
 #[must_use]
 pub const fn same(a: u16, b: u16) -> bool {
     a == b || (a == 0 && b == 0xffff) || (a == 0xffff && b == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 1071 §4.1, word by word.
+    fn by_the_book(bytes: &[u8]) -> [u8; 2] {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        u16::try_from(sum).unwrap().to_be_bytes()
+    }
+
+    proptest! {
+        #[test]
+        fn sums_as_rfc_1071(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(Sum::of(&bytes).partial_field(), by_the_book(&bytes));
+        }
+
+        #[test]
+        fn pieces_sum_to_the_whole(
+            bytes in proptest::collection::vec(any::<u8>(), 1..200),
+            cut: prop::sample::Index,
+        ) {
+            let (a, b) = bytes.split_at(cut.index(bytes.len()));
+            let b = if a.len() % 2 == 0 { Sum::of(b) } else { Sum::of(b).at_odd_byte() };
+            let (sum, whole) = ((Sum::of(a) + b).fold(), Sum::of(&bytes).fold());
+            prop_assert!(same(sum, whole), "{sum} {whole}");
+        }
+
+        #[test]
+        fn pseudo_headers(src: u128, dst: u128, protocol: u8, len in 0usize..0x10000) {
+            let mut header = [0x60; 40];
+            header[8..24].copy_from_slice(&src.to_be_bytes());
+            header[24..].copy_from_slice(&dst.to_be_bytes());
+            let sum = Sum::pseudo6(src, dst, len, protocol).fold();
+            prop_assert_eq!(sum, Sum::pseudo_header(&header, protocol, len).fold());
+            let [src, dst] = [src, dst].map(|a| u32::try_from(a >> 96).unwrap());
+            header[0] = 0x45;
+            header[12..16].copy_from_slice(&src.to_be_bytes());
+            header[16..20].copy_from_slice(&dst.to_be_bytes());
+            let sum = Sum::pseudo4(src, dst, len, protocol).fold();
+            prop_assert_eq!(sum, Sum::pseudo_header(&header, protocol, len).fold());
+        }
+    }
+
+    #[test]
+    fn sums_do_not_overflow() {
+        assert_eq!(Sum(u64::MAX).fold(), 0xffff);
+        assert_eq!(Sum::of(&[0xff; 65535]).partial_field(), by_the_book(&[0xff; 65535]));
+    }
+
+    #[test]
+    fn no_checksum_is_not_one_of_zero() {
+        let sum = Sum::default().word(0xffff);
+        assert_eq!((sum.field(), sum.nonzero_field()), ([0, 0], [0xff, 0xff]));
+        assert!(sum.is_right() && !Sum::default().is_right());
+    }
 }

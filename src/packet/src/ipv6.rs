@@ -42,8 +42,8 @@ struct FragmentHeader {
 /// A packet and what its extension headers hold against it.
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed {
-    /// Its headers. The protocol is an extension header's ([`protocol::is_extension`]) only where one stands behind a
-    /// Fragment Header, at which the walk ends.
+    /// Its headers. The protocol is an extension header's ([`protocol::is_extension`]) only where one stands behind the
+    /// Fragment Header of a fragment, at which the walk ends.
     pub ip: Ip<u128>,
     /// Where the Segments Left field of a routing header stands that is not zero.
     pub segments_left_at: Option<usize>,
@@ -96,37 +96,104 @@ pub fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Malformed> {
         len: HEADER + usize::from(header.payload_length.get()),
     };
     let mut segments_left_at = None;
-    loop {
-        let rest = &bytes[ip.header_len..];
-        match ip.protocol {
-            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
-                let &[next, len, _, segments_left, ..] = rest else {
-                    return Err(Malformed::BadExtension);
-                };
-                if ip.protocol == protocol::ROUTING && segments_left != 0 {
-                    segments_left_at.get_or_insert(ip.header_len + 3);
-                }
-                let len = (usize::from(len) + 1) * 8;
-                if rest.len() < len {
-                    return Err(Malformed::BadExtension);
-                }
-                ip.protocol = next;
-                ip.header_len += len;
+    let mut extensions =
+        Extensions { packet: bytes, protocol: ip.protocol, named_at: 6, at: HEADER };
+    // Behind the Fragment Header of a piece no header need be whole.
+    while !ip.fragment.is_some_and(|fragment| !fragment.is_atomic()) {
+        let Some(extension) = extensions.next() else { break };
+        let extension = extension?;
+        match extension.protocol {
+            protocol::ROUTING if extension.bytes[3] != 0 => {
+                segments_left_at.get_or_insert(extension.at + 3);
             }
-            protocol::FRAGMENT => {
-                let header: &FragmentHeader = prefix(rest).ok_or(Malformed::BadExtension)?;
-                let offset_more = header.offset_more.get();
-                ip.fragment = Some(Fragment {
-                    offset: offset_more >> 3,
-                    more: offset_more & MORE_FRAGMENTS != 0,
-                    id: header.identification.get(),
-                });
-                ip.protocol = header.next_header;
-                ip.header_len += FRAGMENT_HEADER;
-                return Ok(Parsed { ip, segments_left_at });
-            }
-            _ => return Ok(Parsed { ip, segments_left_at }),
+            // Each occurs at most once (RFC 8200 §4.1), and of two nobody could say which place is meant.
+            protocol::FRAGMENT if ip.fragment.is_some() => return Err(Malformed::BadExtension),
+            protocol::FRAGMENT => ip.fragment = extension.fragment(),
+            _ => {}
         }
+    }
+    ip.protocol = extensions.protocol;
+    ip.header_len = extensions.at;
+    Ok(Parsed { ip, segments_left_at })
+}
+
+/// An extension header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extension<'p> {
+    /// Which it is, one of [`protocol::is_extension`].
+    pub protocol: u8,
+    /// Where it begins, from the start of the packet.
+    pub at: usize,
+    /// All of it, from its Next Header field on; 8 bytes or more.
+    pub bytes: &'p [u8],
+}
+
+impl Extension<'_> {
+    /// What a Fragment Header says; `None` for another.
+    #[must_use]
+    #[inline(always)]
+    pub fn fragment(&self) -> Option<Fragment> {
+        let header: &FragmentHeader =
+            prefix(self.bytes).filter(|_| self.protocol == protocol::FRAGMENT)?;
+        let offset_more = header.offset_more.get();
+        Some(Fragment {
+            offset: offset_more >> 3,
+            more: offset_more & MORE_FRAGMENTS != 0,
+            id: header.identification.get(),
+        })
+    }
+}
+
+/// A walk over the extension headers of a packet (RFC 8200 §4), one after the other. It ends in front of the first header
+/// that is none of [`protocol::is_extension`], and with an error where the packet ends first. Whoever walks behind the
+/// Fragment Header of a later fragment reads payload as if it were headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Extensions<'p> {
+    packet: &'p [u8],
+    /// What stands at [`Self::at`].
+    pub protocol: u8,
+    /// Where that number stands, from the start of the packet: what a parameter problem points at.
+    pub named_at: usize,
+    /// How far the walk has come, from the start of the packet.
+    pub at: usize,
+}
+
+impl<'p> Extensions<'p> {
+    /// Begins behind the fixed header of `packet`; `None` where that is cut off.
+    #[must_use]
+    pub fn of(packet: &'p [u8]) -> Option<Self> {
+        let header: &Header = prefix(packet)?;
+        Some(Self { packet, protocol: header.next_header, named_at: 6, at: HEADER })
+    }
+}
+
+impl<'p> Iterator for Extensions<'p> {
+    type Item = Result<Extension<'p>, Malformed>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        if !protocol::is_extension(self.protocol) {
+            return None;
+        }
+        let rest = self.packet.get(self.at..)?;
+        let len = match *rest {
+            [_, _, ..] if self.protocol == protocol::FRAGMENT => FRAGMENT_HEADER,
+            [_, len, ..] => (usize::from(len) + 1) * 8,
+            _ => return self.fail(),
+        };
+        let Some(bytes) = rest.get(..len) else { return self.fail() };
+        let extension = Extension { protocol: self.protocol, at: self.at, bytes };
+        (self.protocol, self.named_at, self.at) = (bytes[0], self.at, self.at + len);
+        Some(Ok(extension))
+    }
+}
+
+impl Extensions<'_> {
+    /// Nothing comes behind an error.
+    #[cold]
+    fn fail<T>(&mut self) -> Option<Result<T, Malformed>> {
+        self.packet = &[];
+        Some(Err(Malformed::BadExtension))
     }
 }
 

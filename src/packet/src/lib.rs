@@ -4,15 +4,24 @@
 //!
 //! Nothing here allocates, blocks or asks the time. Addresses and lengths are numbers of the host's byte order,
 //! checksum fields are bytes as they stand in the packet.
-#![no_std]
+//!
+//! Feature `std` adds what does need memory and time: [`reassembly`] and [`rate_limit`].
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod checksum;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod nd;
+pub mod ra;
+#[cfg(any(feature = "std", test))]
+pub mod rate_limit;
+#[cfg(any(feature = "std", test))]
+pub mod reassembly;
 
 use core::fmt;
+use core::net::IpAddr;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -151,6 +160,16 @@ impl<A> Ip<A> {
     #[must_use]
     pub fn payload_len(&self) -> usize {
         self.len.saturating_sub(self.header_len)
+    }
+}
+
+/// The source address of a packet, IPv4 or IPv6; `None` where its fixed header is cut off.
+#[must_use]
+pub fn source(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => Some(IpAddr::from(*packet.get(12..20)?.first_chunk::<4>()?)),
+        6 => Some(IpAddr::from(*packet.get(8..40)?.first_chunk::<16>()?)),
+        _ => None,
     }
 }
 

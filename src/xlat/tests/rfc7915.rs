@@ -670,6 +670,27 @@ fn s5_1_1_extension_header_behind_fragment_header() {
     assert_eq!(out.reply().0, Reason::AuthenticationHeader);
 }
 
+/// What is whole can be translated, whatever stands behind its Fragment Header; the identification is the header's.
+#[test]
+fn s5_1_1_extension_header_in_an_atomic_fragment() {
+    for number in [0, 43, 60] {
+        let options = (number, vec![0, 0, 1, 0, 0, 0, 0, 0]);
+        let extensions = vec![V6::fragment(0, false, 0x0102_0408), options];
+        let header = V6 { extensions, ..V6::default() };
+        let seen = check(&to4(&header.build(&udp(80))).one());
+        assert_eq!((seen.id, seen.df, seen.payload.len()), (0x0408, false, 88), "{number}");
+    }
+}
+
+#[test]
+fn two_fragment_headers_are_no_packet() {
+    for more in [false, true] {
+        let extensions = vec![V6::fragment(0, false, 1), V6::fragment(0, more, 2)];
+        let out = to4(&V6 { extensions, ..V6::default() }.raw(&udp(8)));
+        assert_eq!(out, Out::Drop(Reason::BadExtension));
+    }
+}
+
 #[test]
 fn s5_1_fragmented_icmp_is_left_to_reassembly() {
     let icmp6 = icmp(128, 0, [0; 4], &data(64));

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Router advertisements (RFC 4861 §4.2): the message and its options, each for the caller to put one behind the other.
+
+use core::net::Ipv6Addr;
+
+use crate::icmp::v6;
+use crate::nd::option;
+
+/// Flag of [`header`]: addresses by DHCPv6.
+pub const MANAGED: u8 = 0x80;
+/// Flag of [`header`]: other configuration by DHCPv6.
+pub const OTHER: u8 = 0x40;
+/// Flag of [`prefix_information`]: its addresses are on the link.
+pub const ON_LINK: u8 = 0x80;
+/// Flag of [`prefix_information`]: hosts make addresses of it (RFC 4862).
+pub const AUTONOMOUS: u8 = 0x40;
+
+/// The message without options, its checksum zero. The router is one for `lifetime` seconds; reachable time and
+/// retransmission timer are left unspecified.
+#[must_use]
+pub fn header(hop_limit: u8, flags: u8, lifetime: u16) -> [u8; 16] {
+    let [high, low] = lifetime.to_be_bytes();
+    let mut header = [0; 16];
+    header[0] = v6::ROUTER_ADVERTISEMENT;
+    header[4..8].copy_from_slice(&[hop_limit, flags, high, low]);
+    header
+}
+
+/// The router's Ethernet address (RFC 4861 §4.6.1).
+#[must_use]
+pub fn source_address([a, b, c, d, e, f]: [u8; 6]) -> [u8; 8] {
+    [option::SOURCE, 1, a, b, c, d, e, f]
+}
+
+/// The link's MTU (RFC 4861 §4.6.4).
+#[must_use]
+pub fn mtu(mtu: u32) -> [u8; 8] {
+    let [a, b, c, d] = mtu.to_be_bytes();
+    [option::MTU, 1, 0, 0, a, b, c, d]
+}
+
+/// A prefix of `bits` bits and the seconds that it is valid and preferred (RFC 4861 §4.6.2).
+#[must_use]
+pub fn prefix_information(
+    prefix: Ipv6Addr,
+    bits: u8,
+    flags: u8,
+    valid: u32,
+    preferred: u32,
+) -> [u8; 32] {
+    let mut option = [0; 32];
+    option[..4].copy_from_slice(&[option::PREFIX, 4, bits, flags]);
+    option[4..8].copy_from_slice(&valid.to_be_bytes());
+    option[8..12].copy_from_slice(&preferred.to_be_bytes());
+    option[16..].copy_from_slice(&prefix.octets());
+    option
+}
+
+/// A DNS server, good for `lifetime` seconds (RFC 8106 §5.1).
+#[must_use]
+pub fn rdnss(server: Ipv6Addr, lifetime: u32) -> [u8; 24] {
+    let mut option = [0; 24];
+    option[..2].copy_from_slice(&[option::RDNSS, 3]);
+    option[4..8].copy_from_slice(&lifetime.to_be_bytes());
+    option[8..].copy_from_slice(&server.octets());
+    option
+}
+
+/// The lengths in bits that a PREF64 option can say, at their codes (RFC 8781 §4).
+const PREF64_BITS: [u8; 6] = [96, 64, 56, 48, 40, 32];
+
+/// The NAT64 prefix of `bits` bits, good for `lifetime` seconds rounded down to units of 8 (RFC 8781 §4); `None` for a
+/// length that RFC 6052 does not have.
+#[must_use]
+pub fn pref64(prefix: Ipv6Addr, bits: u8, lifetime: u16) -> Option<[u8; 16]> {
+    let code = PREF64_BITS.iter().zip(0..).find(|(known, _)| **known == bits)?.1;
+    let mut option = [0; 16];
+    option[..2].copy_from_slice(&[option::PREF64, 2]);
+    option[2..4].copy_from_slice(&(lifetime & !7 | code).to_be_bytes());
+    option[4..].copy_from_slice(&prefix.octets()[..12]);
+    Some(option)
+}
+
+/// What the value of a PREF64 option says: prefix, length in bits, lifetime in seconds; `None` where it is cut off or has
+/// a code without meaning (RFC 8781 §4: to be ignored).
+#[must_use]
+pub fn read_pref64(value: &[u8]) -> Option<(Ipv6Addr, u8, u16)> {
+    let (&[high, low], rest) = value.split_first_chunk()?;
+    let field = u16::from_be_bytes([high, low]);
+    let bits = *PREF64_BITS.get(usize::from(field & 7))?;
+    let mut prefix = [0; 16];
+    prefix[..12].copy_from_slice(rest.get(..12)?);
+    Some((prefix.into(), bits, field & !7))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nd::{options, Message};
+
+    #[test]
+    fn what_is_written_is_read() {
+        let prefix = "2001:db8:64::".parse().unwrap();
+        let message = [
+            &header(64, OTHER, 1800)[..],
+            &source_address([2, 0, 0, 0, 0, 1]),
+            &mtu(1400),
+            &prefix_information(prefix, 64, AUTONOMOUS, 86400, 14400),
+            &rdnss(prefix, 600),
+            &pref64(prefix, 48, 1801).unwrap(),
+        ]
+        .concat();
+        let Some(Message::RouterAdvertisement { options: rest }) = Message::read(&message, 255)
+        else {
+            panic!("{message:?}")
+        };
+        let kinds: Vec<_> = options(rest).map(|(kind, value)| (kind, value.len())).collect();
+        assert_eq!(kinds, [(1, 6), (5, 6), (3, 30), (25, 22), (38, 14)]);
+        let (_, value) = options(rest).last().unwrap();
+        assert_eq!(read_pref64(value), Some((prefix, 48, 1800)));
+        assert_eq!(pref64(prefix, 80, 1800), None);
+    }
+
+    /// The figure of RFC 8781 §4: 13 bits of lifetime, 3 of the length's code.
+    #[test]
+    fn rfc_8781_4_codes() {
+        for (code, bits) in [(0, 96), (1, 64), (2, 56), (3, 48), (4, 40), (5, 32)] {
+            let option = pref64(Ipv6Addr::UNSPECIFIED, bits, 0xffff).unwrap();
+            assert_eq!(option[..4], [38, 2, 0xff, 0xf8 | code]);
+            assert_eq!(read_pref64(&option[2..]).map(|read| read.1), Some(bits));
+        }
+        assert_eq!(read_pref64(&[0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(read_pref64(&[0, 0, 1]), None);
+    }
+}
