@@ -68,8 +68,8 @@ pub(crate) fn agree(local: Local, packet: &[u8], outcome: &Outcome) -> Result<()
     let is_error = packet[0] >> 4 == 6 && packet[6] == ICMPV6 && packet[40] < 128;
     let mtu6 = if is_error { 40 + u32::from(be16(packet, 52)) } else { 65575 };
     let config = Config { mtu4: 65535, mtu6: mtu6.max(1280), ..config() };
-    let prefixes = [Prefix::WELL_KNOWN];
-    let addresses = Addresses { local: Some(local), prefixes: &prefixes, ..Addresses::default() };
+    let prefixes = vec![Prefix::WELL_KNOWN];
+    let addresses = Addresses { local: Some(local), prefixes, ..Addresses::default() };
     let mut translator = Translator::new(config, addresses, made_up_id(out));
     match run(&mut translator, packet) {
         Out::Forward(_, frames) if frames == [out.clone()] => Ok(()),

@@ -116,12 +116,12 @@ enum TtlArg {
 }
 
 impl Args {
-    fn addresses(&self) -> Addresses<'_> {
+    fn addresses(&self) -> Addresses {
         Addresses {
             // clap lets neither come without the other.
             local: self.local4.zip(self.local6).map(|(v4, v6)| Local { v4, v6 }),
-            eams: &self.eam,
-            prefixes: &self.prefix,
+            eams: self.eam.clone(),
+            prefixes: self.prefix.clone(),
             strict_wkp: self.strict_wkp,
         }
     }
@@ -211,9 +211,9 @@ fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
         lengths.clear();
         let outcome = match verdict {
             Verdict::Forward { rule, mut frames } => {
-                while let Some(bytes) = frames.next() {
-                    lengths.push(bytes.len());
-                    let frame = link.forward(header, bytes);
+                while let Some(frame) = frames.next() {
+                    lengths.push(frame.bytes.len());
+                    let frame = link.forward(header, frame.bytes);
                     writer
                         .write_raw_packet(&record.like(&frame)?)
                         .map_err(unwritten)

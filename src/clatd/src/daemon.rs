@@ -87,9 +87,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     );
 
     let signals = signals().context("cannot take signals")?;
-    let prefixes = [args.plat_prefix];
-    let addresses =
-        Addresses { local: Some(args.local()), prefixes: &prefixes, ..Default::default() };
+    let prefixes = vec![args.plat_prefix];
+    let addresses = Addresses { local: Some(args.local()), prefixes, ..Default::default() };
     let config = Config {
         // What is delivered on this host is bounded by nothing else.
         mtu4: 65535,
@@ -104,7 +103,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let ends: Vec<_> = std::iter::once((tun, packet, raw)).chain(more).collect();
     let shares = u32::try_from(ends.len()).unwrap_or(u32::MAX);
     let queues = (0..).zip(ends).map(|(number, (tun, packet, raw))| {
-        let translator = Translator::new(config, addresses, random16());
+        let translator = Translator::new(config, addresses.clone(), random16());
         let uplink6 = Uplink::new(packet, raw, Way::new(args.ipv6_addr, args.plat_prefix, mtu6));
         let mut forwarder = Forwarder::new(translator, args.ipv4_addr, tun, uplink6, trains);
         forwarder.share_limits(shares);
@@ -216,9 +215,9 @@ struct Crew<'s> {
 
 impl<'s> Crew<'s> {
     /// Returns when all of them have begun, so that a filter of system calls need not let them.
-    fn new<'t: 's>(
+    fn new(
         scope: &'s Scope<'s, '_>,
-        queues: &'s [Queue<'t>],
+        queues: &'s [Queue],
         ended: &'s EventFd,
         uplink: &'s str,
     ) -> anyhow::Result<Self> {
@@ -264,7 +263,7 @@ impl<'s> Crew<'s> {
 }
 
 /// Serves a queue until there is little to do, or, with false, until the end.
-fn serve_while_busy(queue: &Queue<'_>, calm: u128, uplink: &str) -> anyhow::Result<bool> {
+fn serve_while_busy(queue: &Queue, calm: u128, uplink: &str) -> anyhow::Result<bool> {
     let mut load = Load::new(Instant::now());
     let mut buf = [EpollEvent::empty(); EVENTS];
     loop {
@@ -288,7 +287,7 @@ fn serve(
     args: &Args,
     signals: &SignalFd,
     ended: &EventFd,
-    queues: &[Queue<'_>],
+    queues: &[Queue],
     crew: &Crew<'_>,
     mut neighbour: Option<Neighbour>,
 ) -> anyhow::Result<()> {
@@ -376,7 +375,7 @@ fn readable(name: u64) -> EpollEvent {
 }
 
 /// The line of counters.
-fn counters(uplink: &str, queues: &[Queue<'_>]) -> String {
+fn counters(uplink: &str, queues: &[Queue]) -> String {
     let (mut counters, mut tally) = (Counters::default(), Tally::default());
     for queue in queues {
         let (more, beside) = queue.counters();

@@ -40,7 +40,7 @@ impl Interest {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn enter(&self, epoll: &Epoll, forwarder: &Forwarder<'_>) -> nix::Result<()> {
+    pub fn enter(&self, epoll: &Epoll, forwarder: &Forwarder) -> nix::Result<()> {
         let [tun, packet, raw] = self.events();
         epoll.add(forwarder.tun(), tun)?;
         epoll.add(forwarder.uplink().packet_socket(), packet)?;
@@ -51,7 +51,7 @@ impl Interest {
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn leave(epoll: &Epoll, forwarder: &Forwarder<'_>) -> nix::Result<()> {
+    pub fn leave(epoll: &Epoll, forwarder: &Forwarder) -> nix::Result<()> {
         epoll.delete(forwarder.tun())?;
         epoll.delete(forwarder.uplink().packet_socket())?;
         epoll.delete(forwarder.uplink().raw_socket())
@@ -82,7 +82,7 @@ impl Interest {
     pub fn wait(
         &mut self,
         epoll: &Epoll,
-        forwarder: &Forwarder<'_>,
+        forwarder: &Forwarder,
         side: Side,
         full: Option<Full>,
     ) -> nix::Result<()> {

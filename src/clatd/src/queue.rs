@@ -20,25 +20,25 @@ pub const EVENTS: usize = 16;
 
 /// A queue, and the epoll of a thread that serves it alone.
 #[derive(Debug)]
-pub struct Queue<'t> {
+pub struct Queue {
     number: u32,
     epoll: Epoll,
-    work: Mutex<Work<'t>>,
+    work: Mutex<Work>,
 }
 
 /// Whoever serves the queue has it for a turn; another thread asks for the counters at most.
 #[derive(Debug)]
-struct Work<'t> {
-    forwarder: Forwarder<'t>,
+struct Work {
+    forwarder: Forwarder,
     interest: Interest,
 }
 
-impl<'t> Queue<'t> {
+impl Queue {
     /// Makes the queue of this number, which no epoll tells of yet.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn new(number: u32, forwarder: Forwarder<'t>) -> nix::Result<Self> {
+    pub fn new(number: u32, forwarder: Forwarder) -> nix::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let interest = Interest::new(number);
         Ok(Self { number, epoll, work: Mutex::new(Work { forwarder, interest }) })
@@ -139,7 +139,7 @@ impl<'t> Queue<'t> {
         self.lock().forwarder.counters()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Work<'t>> {
+    fn lock(&self) -> MutexGuard<'_, Work> {
         // A panic ends the daemon, with the counters as its last words.
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }

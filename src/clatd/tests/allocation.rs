@@ -37,9 +37,9 @@ fn no_memory_is_taken() {
     configure(device.name(), v4, 1472).unwrap();
     let trains = device.take_offloads().unwrap();
     route();
-    let prefixes = [prefix];
+    let prefixes = vec![prefix];
     let local = Some(Local { v4, v6 });
-    let addresses = Addresses { local, prefixes: &prefixes, ..Default::default() };
+    let addresses = Addresses { local, prefixes, ..Default::default() };
     let config = Config { mtu4: 65535, mtu6: 1500, router6: v6, ..Default::default() };
     let uplink = Uplink::new(packet, raw, Way::new(v6, prefix, 1500));
     let translator = Translator::new(config, addresses, 1);

@@ -41,8 +41,8 @@ pub enum Turn {
 
 /// Both ends of the CLAT and what stands between them.
 #[derive(Debug)]
-pub struct Forwarder<'t> {
-    path: Path<'t>,
+pub struct Forwarder {
+    path: Path,
     up: Lane,
     down: Lane,
 }
@@ -62,8 +62,8 @@ struct Lane {
 }
 
 #[derive(Debug)]
-struct Path<'t> {
-    translator: Translator<'t>,
+struct Path {
+    translator: Translator,
     local4: [u8; 4],
     tun: Tun,
     uplink: Uplink,
@@ -78,12 +78,12 @@ struct Path<'t> {
     spare: Vec<u8>,
 }
 
-impl<'t> Forwarder<'t> {
+impl Forwarder {
     /// Connects both ends. `local4` is the CLAT's address, and `trains` says whether the kernel takes
     /// [`GsoType::UdpL4`] at all (see [`Tun::take_offloads`]).
     #[must_use]
     pub fn new(
-        translator: Translator<'t>,
+        translator: Translator,
         local4: std::net::Ipv4Addr,
         tun: Tun,
         uplink: Uplink,
@@ -161,7 +161,7 @@ impl Default for Lane {
     }
 }
 
-impl Path<'_> {
+impl Path {
     fn read_tun(&mut self, lane: &mut Lane) -> Result<(), Errno> {
         let mut bytes = 0;
         while lane.slots.len() < lane.want && bytes < BATCH_BYTES {
@@ -264,14 +264,13 @@ impl Path<'_> {
         }
 
         let slot = lane.slots.slot(lane.next);
-        let base = slot.as_ptr() as usize;
         let Ok(mut packet) = Packet::new(slot, range) else {
             self.tally.receive += 1;
             return true;
         };
         let header = if from == Side::Tun { IPV4_HEADER } else { IPV6_HEADER };
-        if let Some(train) = open.and_then(|open| open.train(header)) {
-            packet = packet.of_train(train);
+        if let Some(gso) = open.and_then(|open| open.gso(header)) {
+            packet = packet.with_gso(gso);
         }
         let verdict = match from {
             Side::Tun => self.translator.to_ipv6(&mut packet),
@@ -280,7 +279,7 @@ impl Path<'_> {
         match verdict {
             Verdict::Forward { mut frames, .. } => {
                 let Some(frame) = frames.next() else { return true };
-                let vnet = match open.map(|open| open.leave(frame)) {
+                let vnet = match open.map(|open| open.leave(frame.bytes)) {
                     None => VirtioHeader::default(),
                     Some(Some(vnet)) => vnet,
                     Some(None) => {
@@ -288,8 +287,8 @@ impl Path<'_> {
                         return true;
                     }
                 };
-                let start = lane.next * STRIDE + (frame.as_ptr() as usize - base);
-                let at = start..start + frame.len();
+                let start = lane.next * STRIDE;
+                let at = start + frame.range.start..start + frame.range.end;
                 let kind = match open {
                     None => Kind::Complete,
                     Some(open) if open.is_datagram() => Kind::OpenDatagram,
@@ -368,8 +367,8 @@ impl Path<'_> {
             Verdict::Forward { mut frames, .. } => {
                 while let Some(frame) = frames.next() {
                     match from {
-                        Side::Tun => self.write_uplink(frame),
-                        Side::Uplink => self.write_tun(frame),
+                        Side::Tun => self.write_uplink(frame.bytes),
+                        Side::Uplink => self.write_tun(frame.bytes),
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Packets of which something is left open, a checksum or how they are to be cut, and which are handed on as such.
 
 use clat_tun::{GsoType, VirtioHeader};
-use clat_xlat::Train;
+use clat_xlat::Gso;
 
 use crate::checksum::{fold, pseudo_header};
 
@@ -73,10 +73,10 @@ impl Open {
 
     /// How it is to be cut, if its IP header has `header` bytes.
     #[must_use]
-    pub fn train(&self, header: usize) -> Option<Train> {
+    pub fn gso(&self, header: usize) -> Option<Gso> {
         let size = usize::from(self.vnet.gso_size);
         (self.vnet.gso_type != GsoType::None)
-            .then_some(Train { headers: header + self.l4_header, size })
+            .then_some(Gso { headers: header + self.l4_header, size })
     }
 
     /// How many packets it stands for.
@@ -96,7 +96,7 @@ impl Open {
 
     fn longest(&self, header: usize) -> usize {
         let whole = header + self.l4_len;
-        self.train(header).map_or(whole, |train| whole.min(train.headers + train.size))
+        self.gso(header).map_or(whole, |gso| whole.min(gso.headers + gso.size))
     }
 
     fn checksum_offset(&self) -> u16 {
@@ -205,7 +205,7 @@ mod tests {
             let (packet4, vnet4) = train(udp, 3001, 1000);
             let l4_header = if udp { 8 } else { 32 };
             let open = Open::of(&packet4, &vnet4).unwrap();
-            assert_eq!(open.train(20), Some(Train { headers: 20 + l4_header, size: 1000 }));
+            assert_eq!(open.gso(20), Some(Gso { headers: 20 + l4_header, size: 1000 }));
             assert_eq!(open.count(), 4);
 
             let mut packet6 = to_ipv6(&packet4);

@@ -9,9 +9,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use clat_tun::{GsoType, Tun, VirtioHeader};
-use clat_xlat::{
-    Addresses, Config, Local, Packet, Prefix, Train, Translator, Verdict, HEADROOM, TAILROOM,
-};
+use clat_xlat::{Addresses, Config, Gso, Local, Packet, Translator, Verdict, HEADROOM, TAILROOM};
 use nix::errno::Errno;
 
 use crate::flow::fragments::Fragments;
@@ -46,8 +44,6 @@ pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
     let tun = Rc::new(tun);
     let random = fastrand::u64(..).to_be_bytes();
     let local = Local::neutral(V4, settings.prefix, &settings.prefix64, random);
-    // As long-lived as the process.
-    let prefixes: &'static [Prefix] = Box::leak(Box::new([settings.prefix64]));
     let config = Config {
         // What comes from the network fits, but for what was put together here, which the device takes as well.
         mtu4: u16::MAX.into(),
@@ -56,10 +52,11 @@ pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
         lowest_ipv6_mtu: settings.mtu.into(),
         ..Config::default()
     };
-    let addresses = Addresses { local: Some(local), prefixes, ..Addresses::default() };
+    let addresses =
+        Addresses { local: Some(local), prefixes: vec![settings.prefix64], ..Addresses::default() };
     let half = || Half {
         tun: Rc::clone(&tun),
-        translator: Translator::new(config, addresses, fastrand::u16(..)),
+        translator: Translator::new(config, addresses.clone(), fastrand::u16(..)),
         buf: vec![0; HEADROOM + LARGEST + 1 + TAILROOM],
         fragments: Fragments::default(),
     };
@@ -68,7 +65,7 @@ pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
 
 struct Half {
     tun: Rc<Tun>,
-    translator: Translator<'static>,
+    translator: Translator,
     buf: Vec<u8>,
     /// ICMP messages in pieces: their checksums are of the whole, and so is their translation.
     fragments: Fragments,
@@ -104,10 +101,10 @@ impl Up {
                 Err(errno) => return Err(errno.into()),
             };
             let Some(len) = whole(fragments, buf, len, now) else { continue };
-            let train = train(&vnet, &buf[HEADROOM..HEADROOM + len]);
+            let gso = gso(&vnet, &buf[HEADROOM..HEADROOM + len]);
             let Ok(packet) = Packet::new(buf, HEADROOM..HEADROOM + len) else { continue };
-            let mut packet = match train {
-                Some(train) => packet.of_train(train),
+            let mut packet = match gso {
+                Some(gso) => packet.with_gso(gso),
                 None => packet,
             };
             match translator.to_ipv6(&mut packet) {
@@ -121,7 +118,7 @@ impl Up {
                         ..VirtioHeader::default()
                     };
                     while let Some(frame) = frames.next() {
-                        each(&vnet, frame);
+                        each(&vnet, frame.bytes);
                     }
                 }
                 Verdict::Reply { error, .. } => {
@@ -159,10 +156,10 @@ impl Down {
         // One that waits for the rest is not lost.
         let Some(len) = whole(fragments, buf, end - HEADROOM, now) else { return true };
         end = HEADROOM + len;
-        let train = train(vnet, &buf[HEADROOM..end]);
+        let gso = gso(vnet, &buf[HEADROOM..end]);
         let Ok(packet) = Packet::new(buf, HEADROOM..end) else { return false };
-        let mut packet = match train {
-            Some(train) => packet.of_train(train),
+        let mut packet = match gso {
+            Some(gso) => packet.with_gso(gso),
             None => packet,
         };
         let Verdict::Forward { mut frames, .. } = translator.to_ipv4(&mut packet) else {
@@ -170,8 +167,8 @@ impl Down {
         };
         let mut sent = true;
         while let Some(frame) = frames.next() {
-            let vnet = partial(frame, vnet).unwrap_or_default();
-            sent &= tun.send(&vnet, frame).is_ok();
+            let vnet = partial(frame.bytes, vnet).unwrap_or_default();
+            sent &= tun.send(&vnet, frame.bytes).is_ok();
         }
         sent
     }
@@ -209,7 +206,7 @@ fn whole(fragments: &mut Fragments, buf: &mut [u8], len: usize, now: Instant) ->
 }
 
 /// How a super-packet is to be cut.
-fn train(vnet: &VirtioHeader, packet: &[u8]) -> Option<Train> {
+fn gso(vnet: &VirtioHeader, packet: &[u8]) -> Option<Gso> {
     let (ip, protocol) = match packet {
         [first, ..] if first >> 4 == 4 => (usize::from(first & 0xf) * 4, *packet.get(9)?),
         _ => (IPV6, *packet.get(6)?),
@@ -219,7 +216,7 @@ fn train(vnet: &VirtioHeader, packet: &[u8]) -> Option<Train> {
         (GsoType::UdpL4, UDP) => 8,
         _ => return None,
     };
-    Some(Train { headers: ip + l4, size: usize::from(vnet.gso_size).max(1) })
+    Some(Gso { headers: ip + l4, size: usize::from(vnet.gso_size).max(1) })
 }
 
 /// What is left open of an IPv4 packet after it was left open of the IPv6 packet that it was: the sum of the pseudo-header is

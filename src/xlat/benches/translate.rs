@@ -14,9 +14,9 @@ use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 const SIZES: [usize; 3] = [64, 576, 1460];
 
 fn run_bench(c: &mut Criterion) {
-    const PREFIXES: &[Prefix] = &[Prefix::WELL_KNOWN];
     let neutral = Local::neutral(LOCAL4, LOCAL6, &Prefix::WELL_KNOWN, [7, 1, 9, 3, 4, 8, 2, 6]);
-    let addresses = Addresses { local: Some(neutral), prefixes: PREFIXES, ..Addresses::default() };
+    let prefixes = vec![Prefix::WELL_KNOWN];
+    let addresses = Addresses { local: Some(neutral), prefixes, ..Addresses::default() };
     let kinds: [(&str, u8); 4] = [("tcp", TCP), ("udp", UDP), ("udp-zero", UDP), ("echo", ICMP)];
 
     let mut group = c.benchmark_group("xlat");
@@ -29,7 +29,7 @@ fn run_bench(c: &mut Criterion) {
             };
             let v4 = V4 { df: true, protocol, ..V4::default() };
             let v4 = if kind == "udp-zero" { v4.raw(&body) } else { v4.build(&body) };
-            bench_one::<4>(&mut group, addresses, &format!("4to6/{kind}"), size, &v4);
+            bench_one::<4>(&mut group, &addresses, &format!("4to6/{kind}"), size, &v4);
 
             if kind != "udp-zero" {
                 let mut body = body;
@@ -38,7 +38,7 @@ fn run_bench(c: &mut Criterion) {
                     body[0] = 128;
                 }
                 let v6 = V6 { dst: neutral.v6, protocol, ..V6::default() }.build(&body);
-                bench_one::<6>(&mut group, addresses, &format!("6to4/{kind}"), size, &v6);
+                bench_one::<6>(&mut group, &addresses, &format!("6to4/{kind}"), size, &v6);
             }
         }
     }
@@ -64,12 +64,12 @@ fn run_bench(c: &mut Criterion) {
 /// is shown as `restore`, and part of every figure.
 fn bench_one<const FROM: u8>(
     group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
-    addresses: Addresses<'_>,
+    addresses: &Addresses,
     name: &str,
     size: usize,
     packet: &[u8],
 ) {
-    let mut t = Translator::new(config(), addresses, 1);
+    let mut t = Translator::new(config(), addresses.clone(), 1);
     let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
     let range = HEADROOM..HEADROOM + packet.len();
     buf[range.clone()].copy_from_slice(packet);

@@ -1,5 +1,6 @@
 //! Addresses: RFC 6052 prefixes, RFC 7757 explicit mappings, and a CLAT's own pair.
 
+use alloc::vec::Vec;
 use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
@@ -271,14 +272,14 @@ pub struct Local {
 ///
 /// With [`Self::local`] this is a CLAT: what leaves by IPv4 must come from the local address (or one of
 /// [`Self::eams`]), never from an arbitrary one inside a prefix. Without it, it is a plain SIIT.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Addresses<'t> {
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
     /// The CLAT's own pair.
     pub local: Option<Local>,
     /// Explicit mappings; the longest match wins, whatever their order (RFC 7757 §3.3).
-    pub eams: &'t [Eam],
+    pub eams: Vec<Eam>,
     /// RFC 6052 prefixes: the first is used towards IPv6, the longest that matches from it.
-    pub prefixes: &'t [Prefix],
+    pub prefixes: Vec<Prefix>,
     /// Whether 64:ff9b::/96 must not carry non-global IPv4 addresses, as RFC 6052 §3.1 has it.
     pub strict_wkp: bool,
 }
@@ -294,7 +295,7 @@ pub(crate) enum NoCounterpart {
     Foreign,
 }
 
-impl Addresses<'_> {
+impl Addresses {
     /// The IPv6 form of any address.
     #[inline(always)]
     pub(crate) fn v6_of(&self, v4: u32) -> Result<u128, NoCounterpart> {
@@ -311,7 +312,7 @@ impl Addresses<'_> {
             Some(local) if local.v4.to_bits() == v4 => return Ok(local.v6.to_bits()),
             _ => {}
         }
-        match longest(self.eams, |eam| Some((eam.v4_len, eam.to_v6(v4)?))) {
+        match longest(&self.eams, |eam| Some((eam.v4_len, eam.to_v6(v4)?))) {
             Some(v6) => Ok(v6),
             None if self.local.is_some() => Err(NoCounterpart::Foreign),
             None => self.prefixed(v4),
@@ -334,7 +335,7 @@ impl Addresses<'_> {
             Some(local) if local.v6.to_bits() == v6 => return Ok(local.v4.to_bits()),
             _ => {}
         }
-        match longest(self.eams, |eam| Some((eam.v6_len, eam.to_v4(v6)?))) {
+        match longest(&self.eams, |eam| Some((eam.v6_len, eam.to_v4(v6)?))) {
             Some(v4) => Ok(v4),
             None if self.local.is_some() => Err(NoCounterpart::Foreign),
             None => self.unprefixed(v6),
@@ -344,7 +345,7 @@ impl Addresses<'_> {
     /// Whether all that can be translated goes between the CLAT's own addresses and a prefix with which they are
     /// checksum-neutral. What the CLAT sends to itself is the exception.
     pub(crate) fn are_neutral(&self) -> bool {
-        match (&self.local, self.eams, self.prefixes) {
+        match (&self.local, &self.eams[..], &self.prefixes[..]) {
             // Around the u-octet, a shorter prefix shifts what it embeds by half a word.
             (Some(local), [], [prefix]) => prefix.len == 96 && local.is_neutral(prefix),
             _ => false,
@@ -360,8 +361,9 @@ impl Addresses<'_> {
 
     #[inline(always)]
     fn unprefixed(&self, v6: u128) -> Result<u32, NoCounterpart> {
-        let matching =
-            longest(self.prefixes, |prefix| Some((prefix.len, (prefix, prefix.extract_bits(v6)?))));
+        let matching = longest(&self.prefixes, |prefix| {
+            Some((prefix.len, (prefix, prefix.extract_bits(v6)?)))
+        });
         let (prefix, v4) = matching.ok_or(NoCounterpart::Unmapped)?;
         self.refuse_non_global(prefix, v4)?;
         Ok(v4)

@@ -1,9 +1,11 @@
 //! IP/ICMP translation (SIIT, RFC 7915) as a pure function: bytes in, verdict out.
 //!
-//! Nothing here allocates, blocks or asks the time. A caller puts a packet into a buffer with some room around it
-//! ([`Packet`]), calls [`Translator::translate`] and does what the [`Verdict`] says.
+//! Nothing here blocks or asks the time, and only the lists of [`Addresses`] are allocated. A caller puts a packet into a
+//! buffer with some room around it ([`Packet`]), calls [`Translator::translate`] and does what the [`Verdict`] says.
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
 
 mod addr;
 mod icmp;
@@ -20,10 +22,10 @@ use core::ops::Range;
 
 pub use addr::{Addresses, Eam, EamError, Local, Prefix, PrefixError};
 use clat_packet::{ipv4, ipv6};
-pub use packet::{NoRoom, Packet, Train, HEADROOM, TAILROOM};
+pub use packet::{Gso, NoRoom, Packet, HEADROOM, TAILROOM};
 use reply::Stop;
 use verdict::Split;
-pub use verdict::{Counters, Frames, Reason, Rule, Verdict};
+pub use verdict::{Counters, Frame, Frames, Reason, Rule, Verdict};
 
 /// What to do with a UDP packet that has no checksum, on its way to IPv6 (RFC 7915 §4.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,20 +84,20 @@ impl Default for Config {
 
 /// A stateless translator, apart from its counters and the IPv4 identification it gives out next.
 #[derive(Clone, Debug)]
-pub struct Translator<'t> {
+pub struct Translator {
     config: Config,
-    addresses: Addresses<'t>,
+    addresses: Addresses,
     /// Whether everything but a packet to the CLAT itself has the same checksum on both sides.
     neutral: bool,
     next_id: u16,
     counters: Counters,
 }
 
-impl<'t> Translator<'t> {
+impl Translator {
     /// A translator between `addresses`. `first_id` seeds the IPv4 identification of packets that have none; random
     /// for real traffic, fixed for tests.
     #[must_use]
-    pub fn new(config: Config, addresses: Addresses<'t>, first_id: u16) -> Self {
+    pub fn new(config: Config, addresses: Addresses, first_id: u16) -> Self {
         let neutral = addresses.are_neutral();
         Self { config, addresses, neutral, next_id: first_id, counters: Counters::default() }
     }
@@ -234,7 +236,7 @@ struct Output {
 impl Output {
     #[inline(always)]
     fn forward(self, buf: &mut [u8]) -> Verdict<'_> {
-        let frames = Frames::new(&mut buf[self.range], self.split);
+        let frames = Frames::new(buf, self.range, self.split);
         Verdict::Forward { rule: self.rule, frames }
     }
 }

@@ -16,12 +16,12 @@ pub struct Packet<'b> {
     buf: &'b mut [u8],
     start: usize,
     end: usize,
-    train: Option<Train>,
+    gso: Option<Gso>,
 }
 
-/// How a packet is to be cut into several behind the translator (GSO).
+/// How a packet is to be cut into several behind the translator: generic segmentation offload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Train {
+pub struct Gso {
     /// Bytes of IP and L4 header, which each of them will have.
     pub headers: usize,
     /// Bytes of L4 payload in each but the last; at least 1.
@@ -42,7 +42,7 @@ impl<'b> Packet<'b> {
             && range.start <= range.end
             && range.end.checked_add(TAILROOM).is_some_and(|end| end <= buf.len());
         if room {
-            Ok(Self { buf, start: range.start, end: range.end, train: None })
+            Ok(Self { buf, start: range.start, end: range.end, gso: None })
         } else {
             Err(NoRoom)
         }
@@ -52,26 +52,26 @@ impl<'b> Packet<'b> {
     /// longest, and each is counted. Fragments cannot be made of such a packet; a caller who would have it fragmented
     /// (IPv4 without DF, longer than [`crate::Config::lowest_ipv6_mtu`]) cuts it first.
     #[must_use]
-    pub fn of_train(mut self, train: Train) -> Self {
-        self.train = Some(train);
+    pub fn with_gso(mut self, gso: Gso) -> Self {
+        self.gso = Some(gso);
         self
     }
 
     /// By how many bytes it is longer than the longest packet on the wire.
     #[inline(always)]
     pub(crate) fn excess(&self) -> usize {
-        self.train.map_or(0, |train| self.len().saturating_sub(train.headers + train.size))
+        self.gso.map_or(0, |gso| self.len().saturating_sub(gso.headers + gso.size))
     }
 
     /// How many packets it stands for, and their bytes of IP.
     #[inline(always)]
     pub(crate) fn tally(&self) -> (u64, u64) {
-        match self.train {
+        match self.gso {
             None => (1, self.len() as u64),
-            Some(train) => {
-                let payload = self.len().saturating_sub(train.headers);
-                let count = payload.div_ceil(train.size.max(1)).max(1);
-                (count as u64, (payload + count * train.headers) as u64)
+            Some(gso) => {
+                let payload = self.len().saturating_sub(gso.headers);
+                let count = payload.div_ceil(gso.size.max(1)).max(1);
+                (count as u64, (payload + count * gso.headers) as u64)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What translation answers: forward, reply or drop; and why.
 
 use core::mem;
+use core::ops::Range;
 
 use clat_packet::{ipv4, ipv6, Fragment, Malformed};
 
@@ -138,7 +139,18 @@ pub struct Frames<'p> {
     /// What has not been handed out: the packet, from its header on; of one that is split, also what was handed out
     /// last.
     rest: &'p mut [u8],
+    /// Where that begins in the buffer.
+    start: usize,
     split: Option<Split>,
+}
+
+/// One of the packets that a packet became.
+#[derive(Debug)]
+pub struct Frame<'p> {
+    /// The packet, from its IP header on. Its payload may be written to; a fragment's header is needed for the next one.
+    pub bytes: &'p mut [u8],
+    /// Where it lies in the buffer that the [`Packet`](crate::Packet) was made of.
+    pub range: Range<usize>,
 }
 
 /// How to cut a payload that has its header in front of it.
@@ -169,24 +181,25 @@ impl Split {
 
 impl<'p> Frames<'p> {
     #[inline(always)]
-    pub(crate) fn new(packet: &'p mut [u8], split: Option<Split>) -> Self {
-        Self { rest: packet, split }
+    pub(crate) fn new(buf: &'p mut [u8], packet: Range<usize>, split: Option<Split>) -> Self {
+        Self { start: packet.start, rest: &mut buf[packet], split }
     }
 
-    /// The next packet, from its IP header on; `None` when all have been given. Its payload may be written to; a
-    /// fragment's header is needed for the next one.
+    /// The next packet; `None` when all have been given.
     #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
     #[inline]
-    pub fn next(&mut self) -> Option<&mut [u8]> {
+    pub fn next(&mut self) -> Option<Frame<'_>> {
         if self.split.is_some() {
             return self.next_fragment();
         }
-        Some(mem::take(&mut self.rest)).filter(|packet| !packet.is_empty())
+        let bytes = mem::take(&mut self.rest);
+        let range = self.start..self.start + bytes.len();
+        (!bytes.is_empty()).then_some(Frame { bytes, range })
     }
 
     #[cold]
     #[inline(never)]
-    fn next_fragment(&mut self) -> Option<&mut [u8]> {
+    fn next_fragment(&mut self) -> Option<Frame<'_>> {
         let Split { header, started, chunk, offset, more } = self.split.as_mut()?;
         let (header, size) = (usize::from(*header), usize::from(*chunk));
         if mem::replace(started, true) {
@@ -197,18 +210,19 @@ impl<'p> Frames<'p> {
             // Over the end of what was handed out before.
             self.rest.copy_within(..header, size);
             self.rest = mem::take(&mut self.rest).get_mut(size..)?;
+            self.start += size;
         }
         let len = self.rest.len().min(header + size);
         let more = *more || len < self.rest.len();
-        let out = self.rest.get_mut(..len)?;
+        let bytes = self.rest.get_mut(..len)?;
         if header == ipv4::HEADER {
-            ipv4::mark(out, *offset, more);
+            ipv4::mark(bytes, *offset, more);
         } else {
-            ipv6::mark(out, *offset, more);
+            ipv6::mark(bytes, *offset, more);
         }
         // Within 13 bits: no packet is longer than 65,535 bytes.
         *offset += *chunk / 8;
-        Some(out)
+        Some(Frame { bytes, range: self.start..self.start + len })
     }
 }
 

@@ -73,10 +73,9 @@ fn rfc7757_s3_mappings() {
         ("192.0.2.224/31=64:ff9b::/127", "192.0.2.225", "64:ff9b::1"),
         ("0.0.0.0/0=2001:db8::/96", "1.2.3.4", "2001:db8::102:304"),
     ] {
-        let eams = [eam.parse::<Eam>().unwrap()];
         let siit = Addresses {
-            eams: &eams,
-            prefixes: &[prefix("2001:db8:ffff::/96")],
+            eams: vec![eam.parse::<Eam>().unwrap()],
+            prefixes: vec![prefix("2001:db8:ffff::/96")],
             ..Addresses::default()
         };
         let (v4, v6): (Ipv4Addr, Ipv6Addr) = (v4.parse().unwrap(), v6.parse().unwrap());
@@ -99,8 +98,9 @@ fn rfc7757_s3_3_longest_match_first() {
     .to_vec();
     for order in [vec![0, 1, 2], vec![2, 1, 0], vec![1, 2, 0]] {
         let eams: Vec<Eam> = order.into_iter().map(|i| eams[i]).collect();
-        let siit =
-            Addresses { eams: &eams, prefixes: &[Prefix::WELL_KNOWN], ..Addresses::default() };
+        let prefixes = vec![Prefix::WELL_KNOWN];
+        let mut siit =
+            Translator::new(config(), Addresses { eams, prefixes, ..Addresses::default() }, 1);
         for (v4, want) in [
             ([192, 0, 2, 7], "2001:db8:2::7"),
             ([192, 0, 2, 8], "2001:db8:1::8"),
@@ -108,7 +108,7 @@ fn rfc7757_s3_3_longest_match_first() {
             ([198, 0, 3, 8], "64:ff9b::198.0.3.8"),
         ] {
             let packet = V4 { src: v4.into(), ..V4::default() }.build(&udp(3));
-            let seen = check(&run(&mut Translator::new(config(), siit, 1), &packet).one());
+            let seen = check(&run(&mut siit, &packet).one());
             assert_eq!(seen.src, want.parse::<Ipv6Addr>().unwrap().octets());
         }
     }
@@ -132,9 +132,11 @@ fn mappings_that_are_none() {
 
 #[test]
 fn rfc6052_s3_1_well_known_prefix_is_for_global_addresses() {
-    let prefixes = [Prefix::WELL_KNOWN];
+    let prefixes = vec![Prefix::WELL_KNOWN];
     let strict = Addresses { strict_wkp: true, ..clat() };
-    let siit = Addresses { strict_wkp: true, prefixes: &prefixes, ..Addresses::default() };
+    let siit = Addresses { strict_wkp: true, prefixes, ..Addresses::default() };
+    let mut strict = Translator::new(config(), strict, 1);
+    let mut siit = Translator::new(config(), siit, 1);
     for (v4, global) in [
         ([8, 8, 8, 8], true),
         ([9, 255, 255, 255], true),
@@ -147,14 +149,11 @@ fn rfc6052_s3_1_well_known_prefix_is_for_global_addresses() {
         ([169, 254, 0, 1], false),
     ] {
         let dst = Ipv4Addr::from(v4);
-        let out = run(
-            &mut Translator::new(config(), strict, 1),
-            &V4 { dst, ..V4::default() }.build(&udp(1)),
-        );
+        let out = run(&mut strict, &V4 { dst, ..V4::default() }.build(&udp(1)));
         let inward = V6 { src: Prefix::WELL_KNOWN.embed(dst), ..V6::default() }.build(&udp(1));
-        let back = run(&mut Translator::new(config(), strict, 1), &inward);
+        let back = run(&mut strict, &inward);
         let source = run(
-            &mut Translator::new(config(), siit, 1),
+            &mut siit,
             &V4 { src: dst, dst: Ipv4Addr::new(8, 8, 4, 4), ..V4::default() }.build(&udp(1)),
         );
         for out in [out, back, source] {

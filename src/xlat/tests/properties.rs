@@ -52,7 +52,7 @@ fn v6() -> impl Strategy<Value = V6> {
 }
 
 /// Links that nothing is too large for.
-fn wide() -> Translator<'static> {
+fn wide() -> Translator {
     Translator::new(
         Config { mtu4: 65535, mtu6: 65575, lowest_ipv6_mtu: 65575, ..config() },
         clat(),

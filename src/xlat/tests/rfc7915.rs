@@ -140,13 +140,14 @@ fn s4_1_illegal_addresses() {
 
 #[test]
 fn s4_1_icmp_errors_may_come_from_illegal_sources() {
-    const PREFIX: &[Prefix] = &[Prefix::WELL_KNOWN];
-    let siit = Addresses { prefixes: PREFIX, ..Addresses::default() };
+    let prefixes = vec![Prefix::WELL_KNOWN];
+    let siit = Addresses { prefixes, ..Addresses::default() };
+    let mut siit = Translator::new(config(), siit, 1);
     let inner = V4::inward().build(&udp(5));
     for src in [[0, 0, 0, 0], [127, 0, 0, 1]] {
         let packet = V4 { src: src.into(), protocol: ICMP, ..V4::default() }
             .build(&icmp(11, 0, [0; 4], &inner));
-        let seen = check(&run(&mut Translator::new(config(), siit, 1), &packet).one());
+        let seen = check(&run(&mut siit, &packet).one());
         assert_eq!(seen.src[12..], src);
     }
 }

@@ -93,7 +93,7 @@ impl Oracle {
 }
 
 /// What `clat_xlat` makes of a packet, as a router like tayga.
-fn ours(translator: &mut Translator<'_>, packet: &[u8]) -> (String, Vec<Vec<u8>>) {
+fn ours(translator: &mut Translator, packet: &[u8]) -> (String, Vec<Vec<u8>>) {
     let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
     let range = HEADROOM..HEADROOM + packet.len();
     buf[range.clone()].copy_from_slice(packet);
@@ -102,7 +102,7 @@ fn ours(translator: &mut Translator<'_>, packet: &[u8]) -> (String, Vec<Vec<u8>>
         Verdict::Forward { rule, mut frames } => {
             let mut out = Vec::new();
             while let Some(frame) = frames.next() {
-                out.push(frame.to_vec());
+                out.push(frame.bytes.to_vec());
             }
             (rule.name().into(), out)
         }
@@ -146,10 +146,10 @@ fn tayga_and_we_agree_but_for_what_is_known() -> Result<()> {
     let dir = std::env::temp_dir().join(format!("clatlab-{}-oracle", std::process::id()));
     std::fs::create_dir_all(&dir)?;
     let oracle = Oracle::new(&dir)?;
-    let prefix: [Prefix; 1] = [PREFIX.parse().expect("a prefix")];
+    let prefixes = vec![PREFIX.parse().expect("a prefix")];
     let addresses = Addresses {
         local: Some(Local { v4: LOCAL4, v6: LOCAL6 }),
-        prefixes: &prefix,
+        prefixes,
         ..Addresses::default()
     };
     let config =

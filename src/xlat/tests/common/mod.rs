@@ -21,11 +21,10 @@ pub fn remote6() -> Ipv6Addr {
     Prefix::WELL_KNOWN.embed(REMOTE4)
 }
 
-pub fn clat() -> Addresses<'static> {
-    const PREFIXES: &[Prefix] = &[Prefix::WELL_KNOWN];
+pub fn clat() -> Addresses {
     Addresses {
         local: Some(Local { v4: LOCAL4, v6: LOCAL6 }),
-        prefixes: PREFIXES,
+        prefixes: vec![Prefix::WELL_KNOWN],
         ..Addresses::default()
     }
 }
@@ -34,7 +33,7 @@ pub fn config() -> Config {
     Config { router6: ROUTER6, ..Config::default() }
 }
 
-pub fn translator() -> Translator<'static> {
+pub fn translator() -> Translator {
     Translator::new(config(), clat(), 1)
 }
 
@@ -70,16 +69,21 @@ impl Out {
     }
 }
 
-pub fn run(t: &mut Translator<'_>, input: &[u8]) -> Out {
+pub fn run(t: &mut Translator, input: &[u8]) -> Out {
     let mut buf = vec![0xa5; HEADROOM + input.len() + TAILROOM];
     buf[HEADROOM..HEADROOM + input.len()].copy_from_slice(input);
     let mut packet = Packet::new(&mut buf, HEADROOM..HEADROOM + input.len()).unwrap();
     let out = match t.translate(&mut packet) {
         Verdict::Forward { rule, mut frames } => {
             let mut all = Vec::new();
-            while let Some(bytes) = frames.next() {
-                all.push(bytes.to_vec());
+            let mut ranges = Vec::new();
+            while let Some(frame) = frames.next() {
+                all.push(frame.bytes.to_vec());
+                ranges.push(frame.range);
             }
+            // The last lies where it was given out.
+            assert_eq!(all.last().map(|last| &last[..]), ranges.last().map(|at| &buf[at.clone()]));
+            assert!(all.iter().map(Vec::len).eq(ranges.iter().map(ExactSizeIterator::len)));
             Out::Forward(rule, all)
         }
         Verdict::Reply { reason, error } => Out::Reply(reason, error.to_vec()),
