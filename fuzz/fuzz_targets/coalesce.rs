@@ -1,4 +1,7 @@
-//! Datagrams that are to leave together: one byte of length before each. As many come out as went in.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Datagrams that are to leave together: one byte of length before each. As many come out as went
+//! in.
 #![no_main]
 
 use clat_tun::{GsoType, VirtioHeader};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A translator's configuration out of a fuzzer's bytes.
 
 use clat_xlat::{Config, HopPolicy, UdpZero};

@@ -1,4 +1,7 @@
-//! The in-process TUN/TAP device: the first byte chooses its flags and what is done, the rest is written, either way.
+// SPDX-License-Identifier: Apache-2.0
+
+//! The in-process TUN/TAP device: the first byte chooses its flags and what is done, the rest is
+//! written, either way.
 #![no_main]
 
 use clat_tun::device::{Devices, Flags};

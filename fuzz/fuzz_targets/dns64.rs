@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A question of any kind, and any answers to it: two bytes of length before each.
 #![no_main]
 

@@ -1,4 +1,7 @@
-//! A stream for platd's DNS server, and where it is cut: a byte for the number of cuts, two for each, then the stream.
+// SPDX-License-Identifier: Apache-2.0
+
+//! A stream for platd's DNS server, and where it is cut: a byte for the number of cuts, two for
+//! each, then the stream.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

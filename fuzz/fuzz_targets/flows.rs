@@ -1,6 +1,9 @@
-//! A hostile guest at platd's flows: packets of any kind, segments of connections that it lies about, datagrams, fragments, and
-//! between them time passes, sockets are ready, and the host does something of its own. All that in a network namespace with
-//! nothing but a loopback device: whatever is sent, it stays there. (Needs root.)
+// SPDX-License-Identifier: Apache-2.0
+
+//! A hostile guest at platd's flows: packets of any kind, segments of connections that it lies
+//! about, datagrams, fragments, and between them time passes, sockets are ready, and the host does
+//! something of its own. All that in a network namespace with nothing but a loopback device:
+//! whatever is sent, it stays there. (Needs root.)
 #![no_main]
 
 use std::collections::HashMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Fragments of a guest for platd's flows, in any order: three bytes before each.
 #![no_main]
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Frames of any kind into the network that platd plays: two bytes of length before each.
 #![no_main]
 

@@ -1,4 +1,7 @@
-//! A virtio header and the packet behind it: checksum completed, cut into segments, or all that left open.
+// SPDX-License-Identifier: Apache-2.0
+
+//! A virtio header and the packet behind it: checksum completed, cut into segments, or all that
+//! left open.
 #![no_main]
 
 use clat_tun::VirtioHeader;

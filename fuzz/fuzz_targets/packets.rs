@@ -1,5 +1,7 @@
-//! Packets of any kind for platd's flows, and errors about them: two bytes and four say which error, one whether a router tells of
-//! it, the rest is the packet.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Packets of any kind for platd's flows, and errors about them: two bytes and four say which
+//! error, one whether a router tells of it, the rest is the packet.
 #![no_main]
 
 use clat_plat::invariants;

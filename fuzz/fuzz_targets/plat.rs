@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A network of platd, and what must hold of whatever it sends.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,4 +1,7 @@
-//! Fragments in any order: two bytes of length before each. What comes out must be a whole, atomic packet.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Fragments in any order: two bytes of length before each. What comes out must be a whole, atomic
+//! packet.
 #![no_main]
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! IPv6 packets of any kind: three bytes choose the configuration, the rest is the packet.
 #![no_main]
 

@@ -4,8 +4,8 @@
 
 /// A one's-complement sum of 16-bit words, not yet folded.
 ///
-/// Words are taken in memory order: the sum comes out the same on either endianness (RFC 1071 §2(B)), and
-/// [`Sum::fold`] gives it in memory order again.
+/// Words are taken in memory order: the sum comes out the same on either endianness (RFC 1071
+/// §2(B)), and [`Sum::fold`] gives it in memory order again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
 
@@ -35,14 +35,16 @@ impl Sum {
         Self(self.0 + u64::from(value.to_be()))
     }
 
-    /// The sum of what begins at an odd byte of the whole: its words count byte-swapped (RFC 1071 §2(B)).
+    /// The sum of what begins at an odd byte of the whole: its words count byte-swapped (RFC 1071
+    /// §2(B)).
     #[must_use]
     pub fn at_odd_byte(self) -> Self {
         Self(self.fold().swap_bytes().into())
     }
 
-    /// A pseudo-header for `len` bytes of a protocol (RFC 9293 §3.1, RFC 8200 §8.1), of the addresses in the IPv4 or IPv6
-    /// header at the start of `packet`; nothing where that is cut off.
+    /// A pseudo-header for `len` bytes of a protocol (RFC 9293 §3.1, RFC 8200 §8.1), of the
+    /// addresses in the IPv4 or IPv6 header at the start of `packet`; nothing where that is cut
+    /// off.
     #[must_use]
     #[inline]
     pub fn pseudo_header(packet: &[u8], protocol: u8, len: usize) -> Self {
@@ -67,7 +69,8 @@ impl Sum {
         Self::addresses6(src, dst) + Self::length(len, protocol)
     }
 
-    /// What a pseudo-header has beside the addresses; IPv4's length has no upper half, and adds nothing for it.
+    /// What a pseudo-header has beside the addresses; IPv4's length has no upper half, and adds
+    /// nothing for it.
     #[inline(always)]
     fn length(len: usize, protocol: u8) -> Self {
         #[allow(clippy::cast_possible_truncation)] // both halves are taken
@@ -129,14 +132,16 @@ impl Sum {
         self.fold() == 0xffff
     }
 
-    /// The folded sum itself, not inverted: what a checksum field holds whose completion is left to hardware.
+    /// The folded sum itself, not inverted: what a checksum field holds whose completion is left to
+    /// hardware.
     #[must_use]
     #[inline]
     pub fn partial_field(self) -> [u8; 2] {
         self.fold().to_ne_bytes()
     }
 
-    /// The checksum field where zero means that there is none (RFC 768): 0xffff instead, which verifies as well.
+    /// The checksum field where zero means that there is none (RFC 768): 0xffff instead, which
+    /// verifies as well.
     #[must_use]
     #[inline]
     pub fn nonzero_field(self) -> [u8; 2] {
@@ -162,8 +167,9 @@ impl core::ops::Add for Sum {
     }
 }
 
-/// Updates a checksum field when words that summed to `old` are replaced by words that sum to `new` (RFC 1624 §3,
-/// equation 3). An unchanged sum leaves the field as it is, and a wrong one stays exactly as wrong.
+/// Updates a checksum field when words that summed to `old` are replaced by words that sum to `new`
+/// (RFC 1624 §3, equation 3). An unchanged sum leaves the field as it is, and a wrong one stays
+/// exactly as wrong.
 #[must_use]
 #[inline(always)]
 pub fn adjust(field: [u8; 2], old: Sum, new: Sum) -> [u8; 2] {

@@ -45,7 +45,8 @@ pub mod v4 {
     /// Code of [`UNREACHABLE`]: communication is administratively prohibited.
     pub const PROHIBITED: u8 = 13;
 
-    /// Whether a message of this type reports an error, so that none may be sent about it (RFC 1812 §4.3.2.7).
+    /// Whether a message of this type reports an error, so that none may be sent about it (RFC 1812
+    /// §4.3.2.7).
     #[must_use]
     pub const fn is_error(kind: u8) -> bool {
         matches!(kind, UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM)
@@ -103,7 +104,8 @@ pub mod v6 {
     /// Code of [`PARAMETER_PROBLEM`]: an unrecognized option.
     pub const OPTION: u8 = 2;
 
-    /// Whether a message of this type reports an error, so that none may be sent about it (RFC 4443 §2.4 (e)).
+    /// Whether a message of this type reports an error, so that none may be sent about it (RFC 4443
+    /// §2.4 (e)).
     #[must_use]
     pub const fn is_error(kind: u8) -> bool {
         kind < 128 || kind == REDIRECT
@@ -138,7 +140,8 @@ impl Head {
         }
     }
 
-    /// Writes the header, checksum zero, to the start of a message; to one that is shorter it does nothing.
+    /// Writes the header, checksum zero, to the start of a message; to one that is shorter it does
+    /// nothing.
     pub fn write(self, message: &mut [u8]) {
         let [a, b, c, d] = self.rest;
         if let Some(head) = message.first_chunk_mut() {

@@ -33,7 +33,8 @@ struct Header {
     dst: U32,
 }
 
-/// Reads a packet that has arrived: everything its header promises must be there, and the checksum right.
+/// Reads a packet that has arrived: everything its header promises must be there, and the checksum
+/// right.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -54,8 +55,8 @@ pub fn parse(bytes: &[u8]) -> Result<Ip<u32>, Malformed> {
     Ok(ip)
 }
 
-/// Reads a header quoted in an ICMP error: the packet may be cut anywhere behind it, and routers on the way have
-/// changed fields that the checksum covers.
+/// Reads a header quoted in an ICMP error: the packet may be cut anywhere behind it, and routers on
+/// the way have changed fields that the checksum covers.
 ///
 /// # Errors
 /// What is wrong with its header.
@@ -92,14 +93,16 @@ pub fn parse_quoted(bytes: &[u8]) -> Result<Ip<u32>, Malformed> {
     })
 }
 
-/// The identification, which a packet carries even where it is no fragment; zero where it is cut off.
+/// The identification, which a packet carries even where it is no fragment; zero where it is cut
+/// off.
 #[must_use]
 pub fn identification(bytes: &[u8]) -> u16 {
     prefix::<Header>(bytes).map_or(0, |h| h.identification.get())
 }
 
-/// Whether the options hold a source route that has not been used up (RFC 7915 §4.1). Options that do not parse
-/// are nobody's source route and go the way of all others: ignored. `bytes` are those that `ip` was read from.
+/// Whether the options hold a source route that has not been used up (RFC 7915 §4.1). Options that
+/// do not parse are nobody's source route and go the way of all others: ignored. `bytes` are those
+/// that `ip` was read from.
 #[must_use]
 #[inline(always)]
 pub fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<u32>) -> bool {
@@ -127,10 +130,11 @@ fn is_source_route_left(mut options: &[u8]) -> bool {
     }
 }
 
-/// Writes a header of [`HEADER`] bytes, checksum included, to the start of `out`; to less room it does nothing.
+/// Writes a header of [`HEADER`] bytes, checksum included, to the start of `out`; to less room it
+/// does nothing.
 ///
-/// `ip.header_len` is that of the packet it comes from and does not matter here; `len` is the total length, of
-/// which only the low 16 bits fit.
+/// `ip.header_len` is that of the packet it comes from and does not matter here; `len` is the total
+/// length, of which only the low 16 bits fit.
 #[inline(always)]
 pub fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
     let Ok((header, _)) = Header::mut_from_prefix(out) else { return };
@@ -147,7 +151,8 @@ pub fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
     let (total_length, identification) = (len as u16, fragment.id as u16);
     let first = u16::from_be_bytes([VERSION_IHL, ip.class]);
     let middle = u16::from_be_bytes([ip.hops, ip.protocol]);
-    // From the values, not from the bytes: reading back what has just been written in other sizes is slow.
+    // From the values, not from the bytes: reading back what has just been written in other sizes
+    // is slow.
     let sum = Sum::addresses4(ip.src, ip.dst)
         .word(first)
         .word(total_length)
@@ -166,8 +171,8 @@ pub fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
     header.dst = ip.dst.into();
 }
 
-/// Makes the packet that fills `packet` a fragment: sets length, offset (in units of 8 bytes) and MF of a header without
-/// options.
+/// Makes the packet that fills `packet` a fragment: sets length, offset (in units of 8 bytes) and
+/// MF of a header without options.
 pub fn mark(packet: &mut [u8], offset: u16, more: bool) {
     let len = packet.len();
     let Ok((header, _)) = Header::mut_from_prefix(packet) else { return };

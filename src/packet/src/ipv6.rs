@@ -42,8 +42,8 @@ struct FragmentHeader {
 /// A packet and what its extension headers hold against it.
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed {
-    /// Its headers. The protocol is an extension header's ([`protocol::is_extension`]) only where one stands behind the
-    /// Fragment Header of a fragment, at which the walk ends.
+    /// Its headers. The protocol is an extension header's ([`protocol::is_extension`]) only where
+    /// one stands behind the Fragment Header of a fragment, at which the walk ends.
     pub ip: Ip<u128>,
     /// Where the Segments Left field of a routing header stands that is not zero.
     pub segments_left_at: Option<usize>,
@@ -60,7 +60,8 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
     if bytes.len() < ip.len {
         return Err(Malformed::Truncated);
     }
-    // All that a jumbogram leaves in this field is a zero (RFC 2675 §3); no IPv4 packet is that large.
+    // All that a jumbogram leaves in this field is a zero (RFC 2675 §3); no IPv4 packet is that
+    // large.
     if ip.len == HEADER && ip.header_len > HEADER {
         return Err(Malformed::BadHeader);
     }
@@ -106,7 +107,8 @@ pub fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Malformed> {
             protocol::ROUTING if extension.bytes[3] != 0 => {
                 segments_left_at.get_or_insert(extension.at + 3);
             }
-            // Each occurs at most once (RFC 8200 §4.1), and of two nobody could say which place is meant.
+            // Each occurs at most once (RFC 8200 §4.1), and of two nobody could say which place is
+            // meant.
             protocol::FRAGMENT if ip.fragment.is_some() => return Err(Malformed::BadExtension),
             protocol::FRAGMENT => ip.fragment = extension.fragment(),
             _ => {}
@@ -144,9 +146,10 @@ impl Extension<'_> {
     }
 }
 
-/// A walk over the extension headers of a packet (RFC 8200 §4), one after the other. It ends in front of the first header
-/// that is none of [`protocol::is_extension`], and with an error where the packet ends first. Whoever walks behind the
-/// Fragment Header of a later fragment reads payload as if it were headers.
+/// A walk over the extension headers of a packet (RFC 8200 §4), one after the other. It ends in
+/// front of the first header that is none of [`protocol::is_extension`], and with an error where
+/// the packet ends first. Whoever walks behind the Fragment Header of a later fragment reads
+/// payload as if it were headers.
 #[derive(Clone, Copy, Debug)]
 pub struct Extensions<'p> {
     packet: &'p [u8],
@@ -204,11 +207,11 @@ pub fn header_len<A>(ip: &Ip<A>) -> usize {
     HEADER + if ip.fragment.is_some() { FRAGMENT_HEADER } else { 0 }
 }
 
-/// Writes the header, and a Fragment Header if the packet is a fragment, to the start of `out`; to less room it does
-/// nothing.
+/// Writes the header, and a Fragment Header if the packet is a fragment, to the start of `out`; to
+/// less room it does nothing.
 ///
-/// `ip.header_len` is that of the packet it comes from and does not matter here; `payload_len` counts what follows
-/// these headers. The flow label is zero (RFC 7915 §4.1).
+/// `ip.header_len` is that of the packet it comes from and does not matter here; `payload_len`
+/// counts what follows these headers. The flow label is zero (RFC 7915 §4.1).
 #[inline(always)]
 pub fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     let headers = header_len(ip);
@@ -230,8 +233,8 @@ pub fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     }
 }
 
-/// Makes the packet that fills `packet` a fragment: sets payload length, offset (in units of 8 bytes) and M flag of a
-/// fixed header with a Fragment Header behind it.
+/// Makes the packet that fills `packet` a fragment: sets payload length, offset (in units of 8
+/// bytes) and M flag of a fixed header with a Fragment Header behind it.
 pub fn mark(packet: &mut [u8], offset: u16, more: bool) {
     let len = packet.len().saturating_sub(HEADER);
     let Ok((header, rest)) = Header::mut_from_prefix(packet) else { return };

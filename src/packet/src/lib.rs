@@ -2,8 +2,8 @@
 
 //! IP packets on the wire, one file a protocol: what stands where, and what may.
 //!
-//! Nothing here allocates, blocks or asks the time. Addresses and lengths are numbers of the host's byte order,
-//! checksum fields are bytes as they stand in the packet.
+//! Nothing here allocates, blocks or asks the time. Addresses and lengths are numbers of the host's
+//! byte order, checksum fields are bytes as they stand in the packet.
 //!
 //! Feature `std` adds what does need memory and time: [`reassembly`] and [`rate_limit`].
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
@@ -25,8 +25,8 @@ use core::net::IpAddr;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// Protocol numbers: the Protocol field of IPv4, the Next Header field of IPv6 (IANA, "Assigned Internet Protocol
-/// Numbers").
+/// Protocol numbers: the Protocol field of IPv4, the Next Header field of IPv6 (IANA, "Assigned
+/// Internet Protocol Numbers").
 pub mod protocol {
     /// IPv6 Hop-by-Hop Options (RFC 8200 §4.3).
     pub const HOP_BY_HOP: u8 = 0;
@@ -53,7 +53,8 @@ pub mod protocol {
     /// UDP-Lite (RFC 3828).
     pub const UDP_LITE: u8 = 136;
 
-    /// Whether IPv6 has it as an extension header that can be walked over. AH and ESP are left to their owners.
+    /// Whether IPv6 has it as an extension header that can be walked over. AH and ESP are left to
+    /// their owners.
     #[must_use]
     pub const fn is_extension(protocol: u8) -> bool {
         matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
@@ -119,8 +120,8 @@ impl Fragment {
 
 /// What an IP header says, extension headers walked, whichever the family.
 ///
-/// Addresses are `u32` and `u128`, the numbers that they stand for: in registers, where the byte arrays of
-/// [`core::net`] would go through memory piece by piece.
+/// Addresses are `u32` and `u128`, the numbers that they stand for: in registers, where the byte
+/// arrays of [`core::net`] would go through memory piece by piece.
 #[derive(Clone, Copy, Debug)]
 pub struct Ip<A> {
     /// Source address.

@@ -76,9 +76,9 @@ pub enum Message<'p> {
 }
 
 impl<'p> Message<'p> {
-    /// Reads a message that came with `hop_limit` and whose checksum is right. `None` for what is none, and for what
-    /// breaks the rules that do not depend on its addresses (RFC 4861 §6.1, §7.1, §8.1): hop limit, code, length, options
-    /// without length, a group as target.
+    /// Reads a message that came with `hop_limit` and whose checksum is right. `None` for what is
+    /// none, and for what breaks the rules that do not depend on its addresses (RFC 4861 §6.1,
+    /// §7.1, §8.1): hop limit, code, length, options without length, a group as target.
     #[must_use]
     pub fn read(message: &'p [u8], hop_limit: u8) -> Option<Self> {
         let &[kind, 0, _, _, flags, ..] = message else { return None };
@@ -105,7 +105,8 @@ impl<'p> Message<'p> {
     }
 }
 
-/// A neighbour solicitation for `target` with one option of six bytes (a link-layer address, a nonce), its checksum zero.
+/// A neighbour solicitation for `target` with one option of six bytes (a link-layer address, a
+/// nonce), its checksum zero.
 #[must_use]
 pub fn solicitation(target: Ipv6Addr, option: u8, value: [u8; 6]) -> [u8; LEN] {
     message(v6::NEIGHBOUR_SOLICITATION, 0, target, option, value)
@@ -127,7 +128,8 @@ fn message(kind: u8, flags: u8, target: Ipv6Addr, option: u8, value: [u8; 6]) ->
     message
 }
 
-/// The options of a message: number and value (RFC 4861 §4.6). One that is cut off or has no length ends them.
+/// The options of a message: number and value (RFC 4861 §4.6). One that is cut off or has no length
+/// ends them.
 pub fn options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     core::iter::from_fn(move || {
         let (&[kind, units], _) = rest.split_first_chunk()?;
@@ -137,7 +139,8 @@ pub fn options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// The first link-layer address of an Ethernet among options of number `option`; `None` where it is a group's.
+/// The first link-layer address of an Ethernet among options of number `option`; `None` where it is
+/// a group's.
 #[must_use]
 pub fn ethernet_address(rest: &[u8], option: u8) -> Option<[u8; 6]> {
     let (_, value) = options(rest).find(|(kind, _)| *kind == option)?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Router advertisements (RFC 4861 §4.2): the message and its options, each for the caller to put one behind the other.
+//! Router advertisements (RFC 4861 §4.2): the message and its options, each for the caller to put
+//! one behind the other.
 
 use core::net::Ipv6Addr;
 
@@ -16,8 +17,8 @@ pub const ON_LINK: u8 = 0x80;
 /// Flag of [`prefix_information`]: hosts make addresses of it (RFC 4862).
 pub const AUTONOMOUS: u8 = 0x40;
 
-/// The message without options, its checksum zero. The router is one for `lifetime` seconds; reachable time and
-/// retransmission timer are left unspecified.
+/// The message without options, its checksum zero. The router is one for `lifetime` seconds;
+/// reachable time and retransmission timer are left unspecified.
 #[must_use]
 pub fn header(hop_limit: u8, flags: u8, lifetime: u16) -> [u8; 16] {
     let [high, low] = lifetime.to_be_bytes();
@@ -70,8 +71,8 @@ pub fn rdnss(server: Ipv6Addr, lifetime: u32) -> [u8; 24] {
 /// The lengths in bits that a PREF64 option can say, at their codes (RFC 8781 §4).
 const PREF64_BITS: [u8; 6] = [96, 64, 56, 48, 40, 32];
 
-/// The NAT64 prefix of `bits` bits, good for `lifetime` seconds rounded down to units of 8 (RFC 8781 §4); `None` for a
-/// length that RFC 6052 does not have.
+/// The NAT64 prefix of `bits` bits, good for `lifetime` seconds rounded down to units of 8 (RFC
+/// 8781 §4); `None` for a length that RFC 6052 does not have.
 #[must_use]
 pub fn pref64(prefix: Ipv6Addr, bits: u8, lifetime: u16) -> Option<[u8; 16]> {
     let code = PREF64_BITS.iter().zip(0..).find(|(known, _)| **known == bits)?.1;
@@ -82,8 +83,8 @@ pub fn pref64(prefix: Ipv6Addr, bits: u8, lifetime: u16) -> Option<[u8; 16]> {
     Some(option)
 }
 
-/// What the value of a PREF64 option says: prefix, length in bits, lifetime in seconds; `None` where it is cut off or has
-/// a code without meaning (RFC 8781 §4: to be ignored).
+/// What the value of a PREF64 option says: prefix, length in bits, lifetime in seconds; `None`
+/// where it is cut off or has a code without meaning (RFC 8781 §4: to be ignored).
 #[must_use]
 pub fn read_pref64(value: &[u8]) -> Option<(Ipv6Addr, u8, u16)> {
     let (&[high, low], rest) = value.split_first_chunk()?;

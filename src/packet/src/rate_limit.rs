@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How often something may be sent, such as an ICMP error (RFC 4443 §2.4 (f)): a token bucket that is told the time.
+//! How often something may be sent, such as an ICMP error (RFC 4443 §2.4 (f)): a token bucket that
+//! is told the time.
 
 use std::time::{Duration, Instant};
 

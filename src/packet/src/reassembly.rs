@@ -2,9 +2,10 @@
 
 //! Puts the fragments of a datagram together again (RFC 791 §3.2, RFC 8200 §4.5).
 //!
-//! What comes out is the packet of the first fragment with the whole payload. In IPv6 it keeps its Fragment Header, and with
-//! that its identification, as an atomic fragment (RFC 6946). Memory and time are bounded by a [`Policy`]; no timer is
-//! needed, since what is too old goes when something new comes.
+//! What comes out is the packet of the first fragment with the whole payload. In IPv6 it keeps its
+//! Fragment Header, and with that its identification, as an atomic fragment (RFC 6946). Memory and
+//! time are bounded by a [`Policy`]; no timer is needed, since what is too old goes when something
+//! new comes.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ use crate::{ipv4, ipv6, Fragment};
 /// What bounds a [`Reassembly`].
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// How long to wait for the rest of a datagram; RFC 8200 §4.5 and RFC 1122 §3.3.2 both say 60 s.
+    /// How long to wait for the rest of a datagram; RFC 8200 §4.5 and RFC 1122 §3.3.2 both say 60
+    /// s.
     pub timeout: Duration,
     /// Datagrams at once. Where there are more, the oldest of the owner who has most is given up.
     pub datagrams: usize,
@@ -35,7 +37,8 @@ struct Key<O> {
     src: u128,
     dst: u128,
     id: u32,
-    /// The protocol of IPv4. IPv6 does not compare the Next Header field, of which only the first fragment's counts.
+    /// The protocol of IPv4. IPv6 does not compare the Next Header field, of which only the first
+    /// fragment's counts.
     protocol: Option<u8>,
 }
 
@@ -70,14 +73,16 @@ struct Datagram<O> {
 pub enum Outcome {
     /// It is kept until the others arrive.
     Kept,
-    /// It was the last that lacked: the whole datagram stands at the start of the buffer, with this many bytes.
+    /// It was the last that lacked: the whole datagram stands at the start of the buffer, with this
+    /// many bytes.
     Whole(usize),
     /// It was dropped: not a sound fragment, or one that overlaps another.
     Dropped,
 }
 
-/// Datagrams of which some fragments are here. Each has an owner, who is whoever may not use up what others need: a source
-/// address, a guest. Fragments of different owners never belong together.
+/// Datagrams of which some fragments are here. Each has an owner, who is whoever may not use up
+/// what others need: a source address, a guest. Fragments of different owners never belong
+/// together.
 #[derive(Debug)]
 pub struct Reassembly<O> {
     policy: Policy,
@@ -93,8 +98,9 @@ impl<O: Copy + Eq> Reassembly<O> {
         Self { policy, datagrams: Vec::new(), abandoned: 0 }
     }
 
-    /// Takes one fragment, IPv4 or IPv6, from its IP header on; bytes behind the packet are ignored. A datagram that it
-    /// completes is written to `out`, for which 65,575 bytes are always enough.
+    /// Takes one fragment, IPv4 or IPv6, from its IP header on; bytes behind the packet are
+    /// ignored. A datagram that it completes is written to `out`, for which 65,575 bytes are always
+    /// enough.
     pub fn offer(&mut self, owner: O, packet: &[u8], now: Instant, out: &mut [u8]) -> Outcome {
         self.expire(now);
         let Some(piece) = parse(owner, packet) else { return Outcome::Dropped };
@@ -122,8 +128,8 @@ impl<O: Copy + Eq> Reassembly<O> {
         Outcome::Kept
     }
 
-    /// How many fragments had been kept and then were given up, because the rest did not come in time, overlapped or
-    /// found no room.
+    /// How many fragments had been kept and then were given up, because the rest did not come in
+    /// time, overlapped or found no room.
     #[must_use]
     pub fn abandoned(&self) -> u64 {
         self.abandoned
@@ -172,7 +178,8 @@ impl<O: Copy + Eq> Reassembly<O> {
         }
     }
 
-    /// The oldest datagram of the owner who has most, which is the oldest of all where each has as many.
+    /// The oldest datagram of the owner who has most, which is the oldest of all where each has as
+    /// many.
     fn oldest_of_most(&self) -> Option<usize> {
         let count = |owner| self.datagrams.iter().filter(|d| d.key.owner == owner).count();
         let all = self.datagrams.iter().enumerate();
@@ -204,7 +211,8 @@ impl<O> Datagram<O> {
         }
         let (start, end) = (piece.offset, piece.offset + piece.payload.len());
         let index = self.pieces.partition_point(|(offset, _)| *offset < start);
-        // RFC 8200 §4.5 lets an exact duplicate pass for what it is: the network's doing, not an attack.
+        // RFC 8200 §4.5 lets an exact duplicate pass for what it is: the network's doing, not an
+        // attack.
         if self.pieces.get(index).is_some_and(|(at, data)| *at == start && **data == *piece.payload)
         {
             return true;
@@ -214,7 +222,8 @@ impl<O> Datagram<O> {
             || self.total.is_some_and(|total| end > total || !piece.more && end != total)
             || !piece.more && self.pieces.last().is_some_and(|(at, data)| at + data.len() > end);
         if overlaps {
-            // RFC 5722 §4: the whole datagram goes, and what is still to come of it. IPv4 gets the same (RFC 1858).
+            // RFC 5722 §4: the whole datagram goes, and what is still to come of it. IPv4 gets the
+            // same (RFC 1858).
             self.poisoned = true;
             self.pieces.clear();
             self.header = None;
@@ -270,8 +279,8 @@ impl<O> Datagram<O> {
     }
 }
 
-/// Takes a sound fragment apart: of a datagram that an IP packet can hold, and of whole units of 8 bytes unless it is the
-/// last.
+/// Takes a sound fragment apart: of a datagram that an IP packet can hold, and of whole units of 8
+/// bytes unless it is the last.
 fn parse<O>(owner: O, packet: &[u8]) -> Option<Piece<'_, O>> {
     let (key, fragment, header, len) = match packet.first()? >> 4 {
         4 => {
@@ -521,7 +530,8 @@ mod tests {
         assert!(reassembly.datagrams.is_empty());
     }
 
-    /// RFC 8200 §4.5: only the Next Header field of the first fragment counts. IPv4 has its protocol in the key.
+    /// RFC 8200 §4.5: only the Next Header field of the first fragment counts. IPv4 has its
+    /// protocol in the key.
     #[test]
     fn rfc_8200_only_the_first_next_header_counts() {
         for order in [[0, 1], [1, 0]] {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Nanoseconds a packet each way, beside a plain copy of the same bytes in the same run.
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -60,8 +62,9 @@ fn run_bench(c: &mut Criterion) {
     group.finish();
 }
 
-/// The direction is known, as it is to whoever reads a TUN device or an uplink. Each round restores the headers, which is all that translation changes: 64 bytes. What that costs by itself
-/// is shown as `restore`, and part of every figure.
+/// The direction is known, as it is to whoever reads a TUN device or an uplink. Each round restores
+/// the headers, which is all that translation changes: 64 bytes. What that costs by itself is shown
+/// as `restore`, and part of every figure.
 fn bench_one<const FROM: u8>(
     group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
     addresses: &Addresses,

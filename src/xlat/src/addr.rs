@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Addresses: RFC 6052 prefixes, RFC 7757 explicit mappings, and a CLAT's own pair.
 
 use alloc::vec::Vec;
@@ -95,8 +97,8 @@ impl Prefix {
         self.net | bits >> 64 << 64 | (bits & u128::from(u64::MAX)) >> 8
     }
 
-    /// Takes the IPv4 address out of an IPv6 address inside the prefix; `None` for one outside it. The u-octet and
-    /// the suffix are ignored (RFC 6052 §2.2).
+    /// Takes the IPv4 address out of an IPv6 address inside the prefix; `None` for one outside it.
+    /// The u-octet and the suffix are ignored (RFC 6052 §2.2).
     #[must_use]
     pub fn extract(&self, v6: Ipv6Addr) -> Option<Ipv4Addr> {
         self.extract_bits(v6.to_bits()).map(Ipv4Addr::from_bits)
@@ -138,7 +140,8 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// An explicit address mapping (RFC 7757 §3.1): an IPv4 prefix and an IPv6 prefix whose suffix is as long or longer.
+/// An explicit address mapping (RFC 7757 §3.1): an IPv4 prefix and an IPv6 prefix whose suffix is
+/// as long or longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Eam {
     v4: u32,
@@ -270,8 +273,9 @@ pub struct Local {
 
 /// Which address stands for which.
 ///
-/// With [`Self::local`] this is a CLAT: what leaves by IPv4 must come from the local address (or one of
-/// [`Self::eams`]), never from an arbitrary one inside a prefix. Without it, it is a plain SIIT.
+/// With [`Self::local`] this is a CLAT: what leaves by IPv4 must come from the local address (or
+/// one of [`Self::eams`]), never from an arbitrary one inside a prefix. Without it, it is a plain
+/// SIIT.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
     /// The CLAT's own pair.
@@ -305,7 +309,8 @@ impl Addresses {
         }
     }
 
-    /// The IPv6 form of an address on the translator's IPv4 side: of a CLAT's own, of anything for a SIIT.
+    /// The IPv6 form of an address on the translator's IPv4 side: of a CLAT's own, of anything for
+    /// a SIIT.
     #[inline(always)]
     pub(crate) fn own_v6_of(&self, v4: u32) -> Result<u128, NoCounterpart> {
         match &self.local {
@@ -342,8 +347,8 @@ impl Addresses {
         }
     }
 
-    /// Whether all that can be translated goes between the CLAT's own addresses and a prefix with which they are
-    /// checksum-neutral. What the CLAT sends to itself is the exception.
+    /// Whether all that can be translated goes between the CLAT's own addresses and a prefix with
+    /// which they are checksum-neutral. What the CLAT sends to itself is the exception.
     pub(crate) fn are_neutral(&self) -> bool {
         match (&self.local, &self.eams[..], &self.prefixes[..]) {
             // Around the u-octet, a shorter prefix shifts what it embeds by half a word.
@@ -378,7 +383,8 @@ impl Addresses {
     }
 }
 
-/// What the entry with the longest prefix gives, of those that give something: the prefix's length and the answer.
+/// What the entry with the longest prefix gives, of those that give something: the prefix's length
+/// and the answer.
 #[inline(always)]
 fn longest<'t, T, A>(table: &'t [T], answer: impl Fn(&'t T) -> Option<(u8, A)>) -> Option<A> {
     let mut best: Option<(u8, A)> = None;
@@ -390,8 +396,8 @@ fn longest<'t, T, A>(table: &'t [T], answer: impl Fn(&'t T) -> Option<(u8, A)>) 
     best.map(|(_, answer)| answer)
 }
 
-/// Whether an address is none of those that RFC 6052 §3.1 keeps out of the well-known prefix: RFC 5735 §3, and
-/// RFC 6598's that came later.
+/// Whether an address is none of those that RFC 6052 §3.1 keeps out of the well-known prefix: RFC
+/// 5735 §3, and RFC 6598's that came later.
 fn is_global(v4: u32) -> bool {
     const NON_GLOBAL: [([u8; 4], u32); 15] = [
         ([0, 0, 0, 0], 8),

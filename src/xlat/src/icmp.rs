@@ -1,5 +1,7 @@
-//! ICMP messages: types, codes and fields that correspond (RFC 7915 §4.2, §5.2), echo, and the shape of an error:
-//! quoted packet, padding, extensions (RFC 4884).
+// SPDX-License-Identifier: Apache-2.0
+
+//! ICMP messages: types, codes and fields that correspond (RFC 7915 §4.2, §5.2), echo, and the
+//! shape of an error: quoted packet, padding, extensions (RFC 4884).
 
 use core::ops::Range;
 
@@ -38,8 +40,9 @@ impl Shape {
         extensible: &[v6::UNREACHABLE, v6::TIME_EXCEEDED],
     };
 
-    /// Cuts the body of an error into the quoted packet (with its padding) and the extensions. A length beyond the
-    /// message is taken for a router's noise, and everything for the quoted packet.
+    /// Cuts the body of an error into the quoted packet (with its padding) and the extensions. A
+    /// length beyond the message is taken for a router's noise, and everything for the quoted
+    /// packet.
     pub(crate) fn split(&self, head: Head, body: Range<usize>) -> (Range<usize>, Range<usize>) {
         let len = usize::from(head.rest[self.length_at]) * self.unit;
         if self.extensible.contains(&head.kind) && len > 0 && len <= body.len() {
@@ -50,13 +53,14 @@ impl Shape {
         }
     }
 
-    /// Arranges an error around the payload of the packet that it quotes, which lies at `payload` and stays there:
-    /// cuts it, pads it and brings the extensions up behind it. `header` bytes of quoted IP header will stand in
-    /// front of it. `origin` is an address to add as an extension. Returns where the message ends, and sets the
-    /// length in `head`.
+    /// Arranges an error around the payload of the packet that it quotes, which lies at `payload`
+    /// and stays there: cuts it, pads it and brings the extensions up behind it. `header` bytes of
+    /// quoted IP header will stand in front of it. `origin` is an address to add as an extension.
+    /// Returns where the message ends, and sets the length in `head`.
     ///
-    /// The first 128 bytes of the quote come before the extensions, and those before the rest of the quote;
-    /// extensions that do not fit are left out whole, since their checksum covers all of them.
+    /// The first 128 bytes of the quote come before the extensions, and those before the rest of
+    /// the quote; extensions that do not fit are left out whole, since their checksum covers all of
+    /// them.
     pub(crate) fn arrange(
         &self,
         buf: &mut [u8],
@@ -116,8 +120,9 @@ const MIN_QUOTE: usize = 128;
 const EXTENSION_HEADER: usize = 4;
 const EXTENSION_VERSION: u8 = 2;
 
-/// The address of the router that sent an error, where the header cannot carry it: a Node Identification Object
-/// (draft-ietf-intarea-extended-icmp-nodeid §3, as draft-ietf-v6ops-icmpext-xlat-v6only-source §3 asks).
+/// The address of the router that sent an error, where the header cannot carry it: a Node
+/// Identification Object (draft-ietf-intarea-extended-icmp-nodeid §3, as
+/// draft-ietf-v6ops-icmpext-xlat-v6only-source §3 asks).
 #[derive(Clone, Copy)]
 struct NodeId(u128);
 
@@ -129,7 +134,8 @@ impl NodeId {
     /// Address family number of IPv6.
     const AFI: u8 = 2;
 
-    /// Appends the object to an extension structure of `len` bytes at the start of `out`, or makes one.
+    /// Appends the object to an extension structure of `len` bytes at the start of `out`, or makes
+    /// one.
     fn append(self, out: &mut [u8], len: usize) {
         #[allow(clippy::cast_possible_truncation)]
         let head = [0, Self::LEN as u8, Self::CLASS, Self::C_TYPE, 0, Self::AFI, 0, 0];
@@ -171,8 +177,8 @@ pub(crate) const fn echo_to_v4(kind: u8) -> Option<u8> {
     }
 }
 
-/// Gives an echo message its new type. `old` and `new` are the sums of the pseudo-headers; ICMPv4 has none.
-/// A quoted message may be cut anywhere.
+/// Gives an echo message its new type. `old` and `new` are the sums of the pseudo-headers; ICMPv4
+/// has none. A quoted message may be cut anywhere.
 #[inline(never)]
 pub(crate) fn retype_echo(message: &mut [u8], kind: u8, old: Sum, new: Sum) {
     let Some((first, _)) = message.split_first_mut() else { return };
@@ -182,13 +188,15 @@ pub(crate) fn retype_echo(message: &mut [u8], kind: u8, old: Sum, new: Sum) {
     *first = kind;
     let Some(field) = field_at(message, CHECKSUM) else { return };
     *field = adjust(*field, old, new);
-    // The one message that sums to nothing is an ICMPv4 echo reply full of zeros; its checksum is 0xffff.
+    // The one message that sums to nothing is an ICMPv4 echo reply full of zeros; its checksum is
+    // 0xffff.
     if *field == [0, 0] && message.iter().all(|b| *b == 0) {
         message[CHECKSUM..CHECKSUM + 2].fill(0xff);
     }
 }
 
-/// The ICMPv6 error for an ICMPv4 one (RFC 7915 §4.2). `quoted_len` is the total length of the packet it quotes.
+/// The ICMPv6 error for an ICMPv4 one (RFC 7915 §4.2). `quoted_len` is the total length of the
+/// packet it quotes.
 pub(crate) fn error_to_v6(head: Head, quoted_len: usize, config: &Config) -> Result<Head, Reason> {
     let Head { kind, code, rest } = head;
     let pointer = rest[0];
@@ -270,14 +278,15 @@ pub(crate) fn error_to_v4(head: Head, config: &Config) -> Result<Head, Reason> {
     }
 }
 
-/// The likely MTU where a router gave none: the greatest plateau below the packet's length (RFC 1191 §7.1).
+/// The likely MTU where a router gave none: the greatest plateau below the packet's length (RFC
+/// 1191 §7.1).
 fn plateau_below(len: usize) -> u32 {
     const PLATEAUS: [u16; 10] = [32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68];
     PLATEAUS.into_iter().find(|p| usize::from(*p) < len).unwrap_or(68).into()
 }
 
-/// The checksum for a message that sums to `new` without it, when the message it was made from summed to `was` with
-/// its own: right if that was right, else off by as much.
+/// The checksum for a message that sums to `new` without it, when the message it was made from
+/// summed to `was` with its own: right if that was right, else off by as much.
 pub(crate) fn equally_wrong(was: Sum, new: Sum) -> [u8; 2] {
     match was.fold() {
         0xffff => new.field(),

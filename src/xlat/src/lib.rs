@@ -1,7 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! IP/ICMP translation (SIIT, RFC 7915) as a pure function: bytes in, verdict out.
 //!
-//! Nothing here blocks or asks the time, and only the lists of [`Addresses`] are allocated. A caller puts a packet into a
-//! buffer with some room around it ([`Packet`]), calls [`Translator::translate`] and does what the [`Verdict`] says.
+//! Nothing here blocks or asks the time, and only the lists of [`Addresses`] are allocated. A
+//! caller puts a packet into a buffer with some room around it ([`Packet`]), calls
+//! [`Translator::translate`] and does what the [`Verdict`] says.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -94,8 +97,8 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// A translator between `addresses`. `first_id` seeds the IPv4 identification of packets that have none; random
-    /// for real traffic, fixed for tests.
+    /// A translator between `addresses`. `first_id` seeds the IPv4 identification of packets that
+    /// have none; random for real traffic, fixed for tests.
     #[must_use]
     pub fn new(config: Config, addresses: Addresses, first_id: u16) -> Self {
         let neutral = addresses.are_neutral();

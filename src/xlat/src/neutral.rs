@@ -1,5 +1,8 @@
-//! Checksum-neutral addresses: a CLAT whose two addresses and prefix sum to the same needs no L4 checksum changed
-//! (RFC 6877 §6.3 leaves the choice of the interface identifier; AOSP's controller chooses it so).
+// SPDX-License-Identifier: Apache-2.0
+
+//! Checksum-neutral addresses: a CLAT whose two addresses and prefix sum to the same needs no L4
+//! checksum changed (RFC 6877 §6.3 leaves the choice of the interface identifier; AOSP's controller
+//! chooses it so).
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
@@ -7,13 +10,14 @@ use clat_packet::checksum::{adjust, same, Sum};
 
 use crate::{Local, Prefix};
 
-/// Where the two bytes stand that make up the balance: in the middle of the interface identifier, at an odd
-/// distance from 16-bit alignment, as AOSP has them.
+/// Where the two bytes stand that make up the balance: in the middle of the interface identifier,
+/// at an odd distance from 16-bit alignment, as AOSP has them.
 const BALANCE: usize = 11;
 
 impl Local {
-    /// Makes the CLAT's IPv6 address: the /64 of `net`, the interface identifier `random` with its bytes 11–12 of the
-    /// address set so that the one's-complement sum of `v4` equals that of the result plus `prefix`.
+    /// Makes the CLAT's IPv6 address: the /64 of `net`, the interface identifier `random` with its
+    /// bytes 11–12 of the address set so that the one's-complement sum of `v4` equals that of the
+    /// result plus `prefix`.
     #[must_use]
     pub fn neutral(v4: Ipv4Addr, net: Ipv6Addr, prefix: &Prefix, random: [u8; 8]) -> Self {
         let mut v6 = net.octets();

@@ -1,13 +1,17 @@
-//! A packet in a buffer with room around it, so that headers can grow and shrink without moving the payload.
+// SPDX-License-Identifier: Apache-2.0
+
+//! A packet in a buffer with room around it, so that headers can grow and shrink without moving the
+//! payload.
 
 use core::ops::Range;
 
-/// Bytes that must be free in front of a packet: the outer header and one quoted header each grow by up to
-/// 28 bytes (IPv4 20 to IPv6 40 plus a Fragment Header), and an ICMP error puts up to 48 in front of what it quotes.
+/// Bytes that must be free in front of a packet: the outer header and one quoted header each grow
+/// by up to 28 bytes (IPv4 20 to IPv6 40 plus a Fragment Header), and an ICMP error puts up to 48
+/// in front of what it quotes.
 pub const HEADROOM: usize = 64;
 
-/// Bytes that must be free behind a packet: an ICMP error may gain padding up to 128 bytes of quote (RFC 4884)
-/// and an extension structure of 28.
+/// Bytes that must be free behind a packet: an ICMP error may gain padding up to 128 bytes of quote
+/// (RFC 4884) and an extension structure of 28.
 pub const TAILROOM: usize = 192;
 
 /// A packet inside a larger buffer.
@@ -48,9 +52,10 @@ impl<'b> Packet<'b> {
         }
     }
 
-    /// Says that it stands for several. What it becomes is to be cut in the same way: limits of length are those of the
-    /// longest, and each is counted. Fragments cannot be made of such a packet; a caller who would have it fragmented
-    /// (IPv4 without DF, longer than [`crate::Config::lowest_ipv6_mtu`]) cuts it first.
+    /// Says that it stands for several. What it becomes is to be cut in the same way: limits of
+    /// length are those of the longest, and each is counted. Fragments cannot be made of such a
+    /// packet; a caller who would have it fragmented (IPv4 without DF, longer than
+    /// [`crate::Config::lowest_ipv6_mtu`]) cuts it first.
     #[must_use]
     pub fn with_gso(mut self, gso: Gso) -> Self {
         self.gso = Some(gso);

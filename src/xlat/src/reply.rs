@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! ICMP errors that the translator itself sends back (RFC 7915 §4.4, §5.4).
 
 use clat_packet::checksum::Sum;
@@ -31,22 +33,24 @@ const HOPS: u8 = 64;
 /// RFC 1812 §4.3.2.3.
 const MOST_V4: usize = 576;
 
-/// Whether an error about this packet may be sent at all (RFC 1812 §4.3.2.7). Its addresses have been found fit.
+/// Whether an error about this packet may be sent at all (RFC 1812 §4.3.2.7). Its addresses have
+/// been found fit.
 pub(crate) fn may_answer_v4(ip: &Ip<u32>, payload: &[u8]) -> bool {
     let about_an_error =
         ip.protocol == protocol::ICMP && payload.first().map_or(true, |kind| v4::is_error(*kind));
     !ip.is_later_fragment() && !about_an_error
 }
 
-/// Whether an error about this packet may be sent at all (RFC 4443 §2.4 (e)). Its addresses have been found fit.
+/// Whether an error about this packet may be sent at all (RFC 4443 §2.4 (e)). Its addresses have
+/// been found fit.
 pub(crate) fn may_answer_v6(ip: &Ip<u128>, payload: &[u8]) -> bool {
     let about_an_error = ip.protocol == protocol::ICMPV6
         && (ip.is_later_fragment() || payload.first().map_or(true, |kind| v6::is_error(*kind)));
     !about_an_error
 }
 
-/// Puts an ICMPv4 error in front of the packet of `len` bytes at `start` that it quotes. Returns where it begins and
-/// ends.
+/// Puts an ICMPv4 error in front of the packet of `len` bytes at `start` that it quotes. Returns
+/// where it begins and ends.
 pub(crate) fn write_v4(
     buf: &mut [u8],
     (start, len): (usize, usize),
@@ -65,8 +69,8 @@ pub(crate) fn write_v4(
     (begin, begin + len)
 }
 
-/// Puts an ICMPv6 error in front of the packet of `len` bytes at `start` that it quotes. Returns where it begins and
-/// ends.
+/// Puts an ICMPv6 error in front of the packet of `len` bytes at `start` that it quotes. Returns
+/// where it begins and ends.
 pub(crate) fn write_v6(
     buf: &mut [u8],
     (start, len): (usize, usize),

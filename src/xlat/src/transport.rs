@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Transport headers: all that translation touches in them is a checksum over the pseudo-header.
 
 use clat_packet::checksum::{adjust, Sum};
@@ -8,8 +10,8 @@ use crate::Reason;
 const UDP_HEADER: usize = 8;
 const UDP_CHECKSUM: usize = 6;
 
-/// Where a protocol keeps its checksum, if that covers the addresses (RFC 7915 §4.5, §5.5). DCCP's pseudo-header is
-/// TCP's (RFC 4340 §9.1), UDP-Lite's is UDP's (RFC 3828 §3.1).
+/// Where a protocol keeps its checksum, if that covers the addresses (RFC 7915 §4.5, §5.5). DCCP's
+/// pseudo-header is TCP's (RFC 4340 §9.1), UDP-Lite's is UDP's (RFC 3828 §3.1).
 const fn checksum_at(protocol: u8) -> Option<usize> {
     match protocol {
         protocol::TCP => Some(16),
@@ -63,8 +65,8 @@ pub(crate) fn compute_udp(payload: &mut [u8], src: u128, dst: u128) {
     store(payload, UDP_CHECKSUM, field, true);
 }
 
-/// Follows a change of addresses that summed to `old` and now sum to `new`. Works on the start of a payload however
-/// short, since what an ICMP error quotes may be cut anywhere.
+/// Follows a change of addresses that summed to `old` and now sum to `new`. Works on the start of a
+/// payload however short, since what an ICMP error quotes may be cut anywhere.
 #[inline(always)]
 pub(crate) fn readdress<A>(ip: &Ip<A>, payload: &mut [u8], old: Sum, new: Sum) {
     if ip.is_later_fragment() {

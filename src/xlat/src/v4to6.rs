@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! IPv4 to IPv6: egress4 (RFC 7915 §4).
 
 use core::net::Ipv4Addr;
@@ -89,8 +91,8 @@ pub(crate) fn translate(
     Ok(finish(buf, payload, &new, most, rule))
 }
 
-/// The IPv6 forms of both addresses. An ICMP error may come from anywhere, even from addresses that are nobody's:
-/// they help to find the trouble (RFC 7915 §4.1).
+/// The IPv6 forms of both addresses. An ICMP error may come from anywhere, even from addresses that
+/// are nobody's: they help to find the trouble (RFC 7915 §4.1).
 #[inline(always)]
 fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128), Reason> {
     // What RFC 1812 §5.3.7 calls martian.
@@ -124,8 +126,8 @@ fn readdressed(ip: &Ip<u32>, src: u128, dst: u128) -> Ip<u128> {
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
 }
 
-/// Decides whether the packet fits: as it is, in fragments (of which size), or not at all. Makes a packet that is to be
-/// fragmented one that can be.
+/// Decides whether the packet fits: as it is, in fragments (of which size), or not at all. Makes a
+/// packet that is to be fragmented one that can be.
 #[inline(always)]
 fn fit(
     config: &Config,
@@ -160,7 +162,8 @@ fn size(mtu: u32) -> usize {
     usize::try_from(mtu).unwrap_or(usize::MAX).max(ipv6::MIN_MTU)
 }
 
-/// Writes the header in front of the payload, which is to be cut into packets of `most` bytes if that is given.
+/// Writes the header in front of the payload, which is to be cut into packets of `most` bytes if
+/// that is given.
 #[inline(always)]
 fn finish(
     buf: &mut [u8],

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! IPv6 to IPv4: ingress6 (RFC 7915 §5).
 
 use core::net::Ipv6Addr;
@@ -12,8 +14,8 @@ use crate::icmp::{self, Shape};
 use crate::reply::Stop;
 use crate::{transport, HopPolicy, Output, Reason, Rule, Split, Translator};
 
-/// Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 §5.1): no IPv6 sender would heed an MTU
-/// below 1280.
+/// Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 §5.1): no IPv6 sender
+/// would heed an MTU below 1280.
 const MOST_WITHOUT_DF: usize = 1260;
 
 /// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
@@ -94,7 +96,8 @@ const fn untranslatable(kind: u8) -> Reason {
     }
 }
 
-/// The IPv4 forms of both addresses. The source of an ICMPv6 error may have none: routers on the way hardly ever do.
+/// The IPv4 forms of both addresses. The source of an ICMPv6 error may have none: routers on the
+/// way hardly ever do.
 #[inline(always)]
 fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u32>, u32), Reason> {
     let (src, dst) = (Ipv6Addr::from_bits(ip.src), Ipv6Addr::from_bits(ip.dst));
@@ -128,8 +131,8 @@ fn readdressed(ip: &Ip<u128>, src: u32, dst: u32, excess: usize) -> Ip<u32> {
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
 }
 
-/// Sees to it that the packet fits: as it is or in fragments. Gives an identification to a packet that has none and may
-/// be fragmented.
+/// Sees to it that the packet fits: as it is or in fragments. Gives an identification to a packet
+/// that has none and may be fragmented.
 #[inline(always)]
 fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>, excess: usize) -> Result<(), Stop> {
     let mtu = mtu4(t);

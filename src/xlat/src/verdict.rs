@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What translation answers: forward, reply or drop; and why.
 
 use core::mem;
@@ -5,7 +7,8 @@ use core::ops::Range;
 
 use clat_packet::{ipv4, ipv6, Fragment, Malformed};
 
-/// Declares an enum of causes, each with a stable name, the text that explains it and the document that asks for it.
+/// Declares an enum of causes, each with a stable name, the text that explains it and the document
+/// that asks for it.
 macro_rules! causes {
     ($(#[$meta:meta])* $name:ident { $($variant:ident $id:literal $what:literal $rfc:literal,)* }) => {
         $(#[$meta])*
@@ -42,36 +45,51 @@ macro_rules! causes {
 causes! {
     /// Why a packet was not translated.
     ///
-    /// Those that RFCs want answered lead to [`Verdict::Reply`] where the sender may be answered at all.
+    /// Those that RFCs want answered lead to [`Verdict::Reply`] where the sender may be answered at
+    /// all.
     Reason {
         NotIp "not-ip" "neither IPv4 nor IPv6" "RFC 791 §3.1, RFC 8200 §3",
         Truncated "truncated" "shorter than its headers say" "RFC 1812 §5.2.2",
         BadHeader "bad-header" "impossible header length" "RFC 1812 §5.2.2",
         BadHeaderChecksum "bad-header-checksum" "wrong IPv4 header checksum" "RFC 1812 §5.2.2",
         BadExtension "bad-extension" "extension headers that do not parse" "RFC 8200 §4",
-        BadFragment "bad-fragment" "fragment that cannot be part of a packet" "RFC 791 §3.2, RFC 8200 §4.5",
+        BadFragment "bad-fragment" "fragment that cannot be part of a packet"
+            "RFC 791 §3.2, RFC 8200 §4.5",
         BadLength "bad-length" "transport length beyond the packet" "RFC 768",
-        IllegalSource "illegal-source" "source address that no packet may have" "RFC 7915 §4.1, §5.1",
-        IllegalDestination "illegal-destination" "destination that is never forwarded" "RFC 1812 §5.3.7",
+        IllegalSource "illegal-source" "source address that no packet may have"
+            "RFC 7915 §4.1, §5.1",
+        IllegalDestination "illegal-destination" "destination that is never forwarded"
+            "RFC 1812 §5.3.7",
         Multicast "multicast" "multicast is not translated" "RFC 7915 §1.2",
         ForeignSource "foreign-source" "source is not the CLAT's address" "RFC 6877 §6.3",
-        SourceUnmapped "source-unmapped" "source has no address in the other family" "RFC 7915 §5.1",
-        DestinationUnmapped "destination-unmapped" "destination has no address in the other family" "RFC 7915 §4.6, §5.6",
-        NonGlobalInWellKnownPrefix "non-global-in-wkp" "non-global IPv4 address in 64:ff9b::/96" "RFC 6052 §3.1",
-        AuthenticationHeader "authentication-header" "AH covers the addresses and cannot be translated" "RFC 7915 §5.1.1, §4.4",
-        NoCounterpart "no-counterpart" "protocol means something else in the other family" "RFC 7915 §4.1, §4.4",
+        SourceUnmapped "source-unmapped" "source has no address in the other family"
+            "RFC 7915 §5.1",
+        DestinationUnmapped "destination-unmapped" "destination has no address in the other family"
+            "RFC 7915 §4.6, §5.6",
+        NonGlobalInWellKnownPrefix "non-global-in-wkp" "non-global IPv4 address in 64:ff9b::/96"
+            "RFC 6052 §3.1",
+        AuthenticationHeader "authentication-header" "AH covers the addresses and cannot be translated"
+            "RFC 7915 §5.1.1, §4.4",
+        NoCounterpart "no-counterpart" "protocol means something else in the other family"
+            "RFC 7915 §4.1, §4.4",
         GroupManagement "group-management" "IGMP and MLD stay on their link" "RFC 7915 §4.2, §5.2",
         SourceRoute "source-route" "unexpired source route" "RFC 7915 §4.1",
         SegmentsLeft "segments-left" "routing header with segments left" "RFC 7915 §5.1",
-        FragmentedIcmp "fragmented-icmp" "fragment of an ICMP message, whose checksum covers the whole" "RFC 7915 §4.2, §5.2",
-        ExtensionBehindFragment "extension-behind-fragment" "extension header behind a Fragment Header" "RFC 7915 §5.1.1",
+        FragmentedIcmp "fragmented-icmp" "fragment of an ICMP message, whose checksum covers the whole"
+            "RFC 7915 §4.2, §5.2",
+        ExtensionBehindFragment "extension-behind-fragment" "extension header behind a Fragment Header"
+            "RFC 7915 §5.1.1",
         UdpZeroChecksum "udp-zero-checksum" "UDP without a checksum" "RFC 7915 §4.5",
-        UdpZeroChecksumFragment "udp-zero-checksum-fragment" "first fragment of UDP without a checksum" "RFC 7915 §4.5",
+        UdpZeroChecksumFragment "udp-zero-checksum-fragment" "first fragment of UDP without a checksum"
+            "RFC 7915 §4.5",
         IcmpType "icmp-type" "ICMP type or code without a counterpart" "RFC 7915 §4.2, §5.2",
-        IcmpPointer "icmp-pointer" "parameter problem at a field without a counterpart" "RFC 7915 §4.2, §5.2",
+        IcmpPointer "icmp-pointer" "parameter problem at a field without a counterpart"
+            "RFC 7915 §4.2, §5.2",
         NestedError "nested-error" "ICMP error about an ICMP error" "RFC 7915 §4.3, §5.3",
-        QuotedPacket "quoted-packet" "ICMP error whose quoted packet does not parse" "RFC 7915 §4.3, §5.3",
-        QuotedAddress "quoted-address" "ICMP error whose quoted packet is not ours" "RFC 7915 §4.3, §5.3",
+        QuotedPacket "quoted-packet" "ICMP error whose quoted packet does not parse"
+            "RFC 7915 §4.3, §5.3",
+        QuotedAddress "quoted-address" "ICMP error whose quoted packet is not ours"
+            "RFC 7915 §4.3, §5.3",
         HopLimit "hop-limit" "hop limit or TTL ran out here" "RFC 7915 §4.1, §5.1",
         TooBigForIpv6 "too-big-for-ipv6" "DF is set and the IPv6 link is too small" "RFC 7915 §4.1",
         TooBigForIpv4 "too-big-for-ipv4" "the IPv4 link is too small" "RFC 7915 §5, §5.1",
@@ -105,7 +123,8 @@ causes! {
         To4Split "to4-split" "DF clear and larger than the IPv4 link: fragmented" "RFC 791 §3.2",
         To4Echo "to4-echo" "ICMPv6 echo translated" "RFC 7915 §5.2",
         To4Error "to4-error" "ICMPv6 error and the packet in it translated" "RFC 7915 §5.2, §5.3",
-        To4ErrorUnmapped "to4-error-unmapped" "ICMPv6 error from a router without an IPv4 form" "RFC 7915 §5.1, draft-ietf-v6ops-icmpext-xlat-v6only-source §3",
+        To4ErrorUnmapped "to4-error-unmapped" "ICMPv6 error from a router without an IPv4 form"
+            "RFC 7915 §5.1, draft-ietf-v6ops-icmpext-xlat-v6only-source §3",
     }
 }
 
@@ -132,12 +151,12 @@ pub enum Verdict<'p> {
 
 /// The packets that one packet became, in the order in which to send them.
 ///
-/// Fragments share the payload where it lies: the header moves along when the next one is asked for, over bytes that
-/// have been handed out before.
+/// Fragments share the payload where it lies: the header moves along when the next one is asked
+/// for, over bytes that have been handed out before.
 #[derive(Debug)]
 pub struct Frames<'p> {
-    /// What has not been handed out: the packet, from its header on; of one that is split, also what was handed out
-    /// last.
+    /// What has not been handed out: the packet, from its header on; of one that is split, also
+    /// what was handed out last.
     rest: &'p mut [u8],
     /// Where that begins in the buffer.
     start: usize,
@@ -147,7 +166,8 @@ pub struct Frames<'p> {
 /// One of the packets that a packet became.
 #[derive(Debug)]
 pub struct Frame<'p> {
-    /// The packet, from its IP header on. Its payload may be written to; a fragment's header is needed for the next one.
+    /// The packet, from its IP header on. Its payload may be written to; a fragment's header is
+    /// needed for the next one.
     pub bytes: &'p mut [u8],
     /// Where it lies in the buffer that the [`Packet`](crate::Packet) was made of.
     pub range: Range<usize>,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Prefixes (RFC 6052), explicit mappings (RFC 7757) and checksum-neutral addresses.
 #![allow(missing_docs, clippy::cast_possible_truncation)]
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Packets that stand for several on the wire (GSO).
 #![allow(missing_docs, clippy::unwrap_used)]
 

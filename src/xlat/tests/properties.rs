@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What holds for every packet: round trips, well-formed output, no panic.
 #![allow(missing_docs, clippy::cast_possible_truncation)]
 
@@ -206,7 +208,8 @@ proptest! {
         let header = V4 { protocol, options: vec![], ..header };
         let mut packet = header.build(&body);
         prop_assume!(checksum_at(protocol).is_some() && protocol != 136 && body.len() > 8);
-        // Not the UDP length, which has a meaning of its own, nor the checksum, where a zero has one.
+        // Not the UDP length, which has a meaning of its own, nor the checksum, where a zero has
+        // one.
         let at = 20 + 8 + at.index(body.len() - 7).min(body.len() - 9);
         prop_assume!(at < packet.len() && !(protocol == TCP && (36..38).contains(&at)));
         packet[at] ^= flip;

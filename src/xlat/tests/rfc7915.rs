@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! RFC 7915, section by section.
 #![allow(missing_docs, clippy::cast_possible_truncation, clippy::type_complexity)]
 
@@ -401,7 +403,8 @@ fn s4_3_nested_errors_and_foreign_quotes_are_dropped() {
 
 #[test]
 fn s4_2_extensions_are_kept_and_padded_anew() {
-    // Quote, its padding and the extension, as in each row: IPv4 length field, extension; IPv6 length field, padding.
+    // Quote, its padding and the extension, as in each row: IPv4 length field, extension; IPv6
+    // length field, padding.
     for (udp_len, units4, ext, units6) in [
         (104, 33, 40, 19),
         (544, 143, 640, 74),
@@ -671,7 +674,8 @@ fn s5_1_1_extension_header_behind_fragment_header() {
     assert_eq!(out.reply().0, Reason::AuthenticationHeader);
 }
 
-/// What is whole can be translated, whatever stands behind its Fragment Header; the identification is the header's.
+/// What is whole can be translated, whatever stands behind its Fragment Header; the identification
+/// is the header's.
 #[test]
 fn s5_1_1_extension_header_in_an_atomic_fragment() {
     for number in [0, 43, 60] {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Packets made by hand, and a check of what comes out that shares no code with the translator.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)] // each test uses its part
 
@@ -455,8 +457,8 @@ pub fn reassemble(frames: &[Vec<u8>]) -> Seen {
     all
 }
 
-/// Translates whatever it is: any outcome will do, but what comes out must be well formed, of the right family and
-/// fit its link.
+/// Translates whatever it is: any outcome will do, but what comes out must be well formed, of the
+/// right family and fit its link.
 pub fn survive(config: Config, input: &[u8]) {
     match run(&mut Translator::new(config, clat(), 1), input) {
         Out::Forward(_, frames) => {
