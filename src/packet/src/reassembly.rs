@@ -60,6 +60,8 @@ struct Datagram<O> {
     header: Option<Box<[u8]>>,
     /// By offset, never overlapping.
     pieces: Vec<(usize, Box<[u8]>)>,
+    /// How much payload that is.
+    have: usize,
     /// Length of the payload, once the last fragment is here.
     total: Option<usize>,
     /// What it takes of the memory.
@@ -104,6 +106,13 @@ impl<O: Copy + Eq> Reassembly<O> {
     pub fn offer(&mut self, owner: O, packet: &[u8], now: Instant, out: &mut [u8]) -> Outcome {
         self.expire(now);
         let Some(piece) = parse(owner, packet) else { return Outcome::Dropped };
+        // What is whole by itself has nothing to do with others of its identification (RFC 6946 §4).
+        if piece.offset == 0 && !piece.more {
+            let len = piece.header.len() + piece.payload.len();
+            let Some(out) = out.get_mut(..len) else { return Outcome::Dropped };
+            out.copy_from_slice(&packet[..len]);
+            return Outcome::Whole(len);
+        }
         let index = self.datagrams.iter().position(|d| d.key == piece.key).unwrap_or_else(|| {
             self.datagrams.push(Datagram::new(piece.key, now));
             self.datagrams.len() - 1
@@ -198,6 +207,7 @@ impl<O> Datagram<O> {
             since,
             header: None,
             pieces: Vec::new(),
+            have: 0,
             total: None,
             bytes: OVERHEAD,
             poisoned: false,
@@ -237,6 +247,7 @@ impl<O> Datagram<O> {
             self.header = Some(piece.header.into());
             self.bytes += piece.header.len();
         }
+        self.have += piece.payload.len();
         self.bytes += piece.payload.len() + OVERHEAD;
         self.pieces.insert(index, (start, piece.payload.into()));
         true
@@ -244,8 +255,7 @@ impl<O> Datagram<O> {
 
     fn is_whole(&self) -> bool {
         // Nothing overlaps or goes beyond the end, so the lengths alone tell.
-        self.header.is_some()
-            && self.total == Some(self.pieces.iter().map(|(_, data)| data.len()).sum())
+        self.header.is_some() && self.total == Some(self.have)
     }
 
     /// Writes the datagram; `None` when it is longer than an IP packet can be.
@@ -279,19 +289,23 @@ impl<O> Datagram<O> {
     }
 }
 
+/// What a packet is that is no fragment.
+const WHOLE: Fragment = Fragment { offset: 0, more: false, id: 0 };
+
 /// Takes a sound fragment apart: of a datagram that an IP packet can hold, and of whole units of 8
 /// bytes unless it is the last.
 fn parse<O>(owner: O, packet: &[u8]) -> Option<Piece<'_, O>> {
     let (key, fragment, header, len) = match packet.first()? >> 4 {
         4 => {
             let ip = ipv4::parse_quoted(packet).ok()?;
-            let (src, dst, fragment) = (ip.src.into(), ip.dst.into(), ip.fragment?);
+            let (src, dst) = (ip.src.into(), ip.dst.into());
+            let fragment = ip.fragment.unwrap_or(WHOLE);
             let key = Key { owner, src, dst, id: fragment.id, protocol: Some(ip.protocol) };
             (key, fragment, ip.header_len, ip.len)
         }
         _ => {
             let ip = ipv6::parse_quoted(packet).ok()?.ip;
-            let fragment = ip.fragment.filter(|fragment| !fragment.is_atomic())?;
+            let fragment = ip.fragment.unwrap_or(WHOLE);
             let key = Key { owner, src: ip.src, dst: ip.dst, id: fragment.id, protocol: None };
             (key, fragment, ip.header_len, ip.len)
         }
@@ -547,6 +561,19 @@ mod tests {
         let (now, mut reassembly) = (Instant::now(), reassembly());
         for packet in [piece(4, 1, 7, 0, &[1; 8], true), other] {
             assert_eq!(offer(&mut reassembly, now, &packet), Err(Outcome::Kept));
+        }
+    }
+
+    /// RFC 6946 §4: an atomic fragment is processed in isolation from others.
+    #[test]
+    fn rfc_6946_what_is_whole_stays_alone() {
+        for version in [4, 6] {
+            let (now, mut reassembly) = (Instant::now(), reassembly());
+            let first = piece(version, 1, 7, 0, &[1; 8], true);
+            assert_eq!(offer(&mut reassembly, now, &first), Err(Outcome::Kept));
+            let whole = piece(version, 1, 7, 0, &[3; 9], false);
+            assert_eq!(offer(&mut reassembly, now, &whole), Ok(whole));
+            assert!(offer(&mut reassembly, now, &piece(version, 1, 7, 8, &[2; 8], false)).is_ok());
         }
     }
 

@@ -184,7 +184,7 @@ fn whole(fragments: &mut Fragments, buf: &mut [u8], len: usize, now: Instant) ->
     };
     let piece = if is_piece { parse(bytes).filter(|p| p.fragment.is_some()) } else { None };
     let Some(piece) = piece else { return Some(len) };
-    let message = fragments.offer(MAC, &piece, now)?;
+    let (_, message) = fragments.offer(MAC, piece.whole, now)?;
     let packet = buf.get_mut(HEADROOM..)?;
     let header = if packet[0] >> 4 == 4 {
         packet[0] = 0x45;

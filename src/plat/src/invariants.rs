@@ -9,6 +9,7 @@ use std::net::Ipv6Addr;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use clat_packet::{ipv6, Ip};
 use clat_tun::VirtioHeader;
 
 use crate::dns_server::DnsServer;
@@ -16,7 +17,7 @@ use crate::fairness::Buckets;
 use crate::flow::errors;
 use crate::flow::fragments::Fragments;
 use crate::flow::tcp::{Segment, Tcp};
-use crate::flow::wire::{self, Fragment, Packet};
+use crate::flow::wire::{self, Packet};
 use crate::flow::{Context, Sink};
 use crate::frame::{Mac, Out, ETHERNET};
 use crate::icmp_error::IcmpError;
@@ -28,19 +29,25 @@ const UDP_HEADER: usize = 8;
 /// What a packet may have besides its headers where it is left to the link to cut it.
 const SUPER_PACKET: usize = 1 << 16;
 
-/// A fragment with what the reassembly looks at.
+/// A fragment of a UDP datagram; `offset` is in bytes.
 #[must_use]
-pub(crate) fn fragment(id: u32, offset: usize, more: bool, payload: &[u8]) -> Packet<'_> {
-    Packet {
-        src: Ipv6Addr::LOCALHOST,
-        dst: Ipv6Addr::LOCALHOST,
+pub(crate) fn fragment(id: u32, offset: usize, more: bool, payload: &[u8]) -> Vec<u8> {
+    let fragment = clat_packet::Fragment { offset: u16::try_from(offset / 8).unwrap(), more, id };
+    let ip = Ip {
+        src: 0x2001_0db8 << 96 | 1,
+        dst: 0x2001_0db8 << 96 | 2,
+        class: 0,
+        hops: 64,
         protocol: wire::UDP,
-        hop_limit: 64,
-        fragment: Some(Fragment { id, offset, more }),
-        may_cut: true,
-        payload,
-        whole: payload,
-    }
+        fragment: Some(fragment),
+        dont_fragment: true,
+        header_len: 0,
+        len: 0,
+    };
+    let mut packet = vec![0; ipv6::header_len(&ip)];
+    ipv6::write(&mut packet, &ip, payload.len());
+    packet.extend_from_slice(payload);
+    packet
 }
 
 /// A sink that keeps what comes: each frame with what is left to the link.
@@ -176,7 +183,7 @@ pub fn fragments(bytes: &[u8]) {
         rest = more;
         let packet = fragment(id, offset, !last, payload);
         offered.push((id, offset, payload.to_vec(), now));
-        let Some(whole) = all.offer(Mac([2; 6]), &packet, now) else { continue };
+        let Some((_, whole)) = all.offer(Mac([2; 6]), &packet, now) else { continue };
         // Up to where it can be put together.
         let mut ends = BTreeSet::from([0]);
         let mut at = 0;

@@ -186,8 +186,9 @@ impl Engine {
         }
         if packet.fragment.is_some() {
             self.stats.fragments += 1;
-            let Some(l4) = self.fragments.offer(mac, &packet, cx.now) else { return };
-            let packet = Packet { fragment: None, payload: &l4, ..packet };
+            let whole = self.fragments.offer(mac, packet.whole, cx.now);
+            let Some((protocol, l4)) = whole else { return };
+            let packet = Packet { fragment: None, protocol, payload: &l4, ..packet };
             if !wire::verifies(&packet) {
                 return self.stats.drop(DropReason::Checksum);
             }
