@@ -25,8 +25,7 @@ const LARGEST: usize = 40 + 65_535;
 
 /// Datagrams on their way to be whole.
 pub(crate) struct Fragments {
-    /// Whose they are, and of which protocol.
-    reassembly: Reassembly<(Mac, u8)>,
+    reassembly: Reassembly<Mac>,
     buf: Vec<u8>,
 }
 
@@ -40,8 +39,7 @@ impl Fragments {
     /// Takes a fragment of a guest, from its IP header on, and returns the protocol and the whole
     /// L4 packet with the last of them.
     pub(crate) fn offer(&mut self, mac: Mac, packet: &[u8], now: Instant) -> Option<(u8, Vec<u8>)> {
-        let protocol = wire::parse(packet)?.protocol;
-        match self.reassembly.offer((mac, protocol), packet, now, &mut self.buf) {
+        match self.reassembly.offer(mac, packet, now, &mut self.buf) {
             Outcome::Whole(len) => {
                 let whole = wire::parse(&self.buf[..len])?;
                 Some((whole.protocol, whole.payload.to_vec()))
@@ -77,6 +75,21 @@ mod tests {
         assert_eq!(fragments.reassembly.datagrams(), MOST);
         fragments.offer(MAC, &fragment(7777, 0, true, &[1; 8]), now + PATIENCE);
         assert_eq!(fragments.reassembly.datagrams(), 1);
+    }
+
+    /// RFC 8200 §4.5: Next Header may differ, and only the first fragment's counts.
+    #[test]
+    fn the_protocol_is_that_of_the_first() {
+        const NEXT_HEADER: usize = 40;
+        let now = Instant::now();
+        for order in [[0, 1], [1, 0]] {
+            let mut pieces = [fragment(1, 0, true, &[1; 8]), fragment(1, 8, false, &[2; 3])];
+            pieces[1][NEXT_HEADER] = wire::TCP;
+            let mut fragments = Fragments::default();
+            assert_eq!(fragments.offer(MAC, &pieces[order[0]], now), None);
+            let whole = [&[1; 8][..], &[2; 3]].concat();
+            assert_eq!(fragments.offer(MAC, &pieces[order[1]], now), Some((wire::UDP, whole)));
+        }
     }
 
     /// Whoever begins more datagrams than it ends is in nobody's way, nor can it add to what is another's.
