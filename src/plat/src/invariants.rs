@@ -17,7 +17,7 @@ use crate::fairness::Buckets;
 use crate::flow::errors;
 use crate::flow::fragments::Fragments;
 use crate::flow::tcp::{Segment, Tcp};
-use crate::flow::wire::{self, Packet};
+use crate::flow::wire;
 use crate::flow::{Context, Sink};
 use crate::frame::{Mac, Out, ETHERNET};
 use crate::icmp_error::IcmpError;
