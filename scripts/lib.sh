@@ -1,5 +1,7 @@
 # shellcheck shell=bash
-# What ./demo and ./test share: messages, and a machine made ready. Sourced from the root of the repository.
+# SPDX-License-Identifier: Apache-2.0
+# What ./demo and ./test share: messages, and a machine made ready. Sourced from the root of the
+# repository, with `set -o pipefail`.
 
 # The oldest rustc that the crates under Cargo accept.
 RUST_NEEDED=1.86
@@ -22,34 +24,122 @@ need_root() {
 	[ "$(id -u)" = 0 ] || die "needs root for network namespaces and TUN devices: run it with sudo"
 }
 
-# need_packages THING=PACKAGE...: installs the Debian packages of the programs, and of the files by path, that are missing.
+# quietly COMMAND...: its output is shown only if it fails; on a terminal, the newest line meanwhile.
+quietly() {
+	local log width line status=0
+	log=$(mktemp)
+	if [ -t 1 ]; then
+		width=$(tput cols 2>/dev/null || echo 80)
+		"$@" 2>&1 </dev/null | tee "$log" | while IFS= read -r line; do
+			printf '\r\e[K    %.*s' $((width - 5)) "$line"
+		done || status=$?
+		printf '\r\e[K'
+	else
+		"$@" >"$log" 2>&1 </dev/null || status=$?
+	fi
+	[ "$status" = 0 ] || tail -n 40 "$log" >&2
+	rm -f "$log"
+	return "$status"
+}
+
+# apt_install PACKAGE...: removes nothing to make room for them.
+apt_install() {
+	if [ -z "${APT_UPDATED:-}" ]; then
+		quietly apt-get update || bad "apt-get update failed; going on with the lists there are"
+		APT_UPDATED=1
+	fi
+	DEBIAN_FRONTEND=noninteractive \
+		quietly apt-get install -y --no-install-recommends --no-remove "$@"
+}
+
+# need_packages THING=PACKAGE...: installs the Debian packages of the programs, and of the files by
+# path, that are missing.
 need_packages() {
-	local pair thing missing=()
+	local pair thing begin=$SECONDS missing=()
 	for pair in "$@"; do
 		thing=${pair%%=*}
-		{ [[ $thing == /* ]] && [ -e "$thing" ]; } || command -v "$thing" >/dev/null || missing+=("${pair#*=}")
+		if [[ $thing == /* ]]; then [ -e "$thing" ]; else command -v "$thing" >/dev/null; fi ||
+			missing+=("${pair#*=}")
 	done
 	[ ${#missing[@]} = 0 ] && return
 	command -v apt-get >/dev/null || die "missing, and there is no apt-get here: ${missing[*]}"
-	echo "installing ${missing[*]}"
-	{ apt-get update -qq &&
-		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}"; } \
-		>/dev/null || die "could not install ${missing[*]}"
+	echo "installing by apt, a minute or two: ${missing[*]}"
+	apt_install "${missing[@]}" || die "could not install ${missing[*]}"
+	echo "installed in $((SECONDS - begin)) s"
 }
 
-# What the build needs. Debian 12's own rustc is too old, so where there is none that will do, rustup brings one.
+# The version of the rustc that would run, if one would.
+rust_version() { rustc --version 2>/dev/null | cut -d' ' -f2 || true; }
+
+rust_is_new_enough() {
+	local version
+	version=$(rust_version)
+	[ -n "$version" ] && command -v cargo >/dev/null &&
+		printf '%s\n%s\n' "$RUST_NEEDED" "$version" | sort -CV
+}
+
+# The Debian package of a rustc that is new enough. Debian 12's `rustc` is too old; its `rustc-web`,
+# which its browsers are built with, is kept new by its security updates.
+apt_rustc() {
+	local package candidate
+	command -v apt-get >/dev/null || return
+	for package in rustc rustc-web; do
+		candidate=$(apt-cache policy "$package" | sed -n 's/^  Candidate: //p')
+		if dpkg --compare-versions "${candidate/(none)/}" ge "$RUST_NEEDED"; then
+			echo "$package"
+			return
+		fi
+	done
+	return 1
+}
+
+# What the build needs of Debian.
+BUILD=(cc=gcc ld=binutils /usr/include/stdio.h=libc6-dev clang=clang make=make pkg-config=pkg-config
+	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/include/bpf/bpf_helpers.h=libbpf-dev
+	/usr/include/libelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev)
+
+# And of Rust. A Rust that is too old is rustup's to renew if rustup is here; otherwise the
+# distribution's is taken where it is new enough, and rustup's where it is not.
 need_rust() {
 	# In front of a distribution's older one.
 	PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
-	need_packages cc=gcc ld=binutils /usr/include/stdio.h=libc6-dev curl=curl \
-		/etc/ssl/certs/ca-certificates.crt=ca-certificates clang=clang make=make pkg-config=pkg-config \
-		/usr/include/bpf/bpf_helpers.h=libbpf-dev /usr/include/libelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev
-	local version
-	version=$(rustc --version 2>/dev/null | cut -d' ' -f2)
-	if [ -n "$version" ] && printf '%s\n%s\n' "$RUST_NEEDED" "$version" | sort -CV; then
-		return
+	rust_is_new_enough && return
+	local found rustc
+	found=$(rust_version)
+	echo "needs Rust $RUST_NEEDED or newer, found ${found:-none}"
+	if command -v rustup >/dev/null; then
+		echo "installing Rust by rustup"
+		rustup toolchain install stable --profile default || die "rustup could not install Rust"
+		export RUSTUP_TOOLCHAIN=stable
+	elif rustc=$(apt_rustc); then
+		echo "installing by apt: $rustc ${rustc/rustc/cargo}"
+		apt_install "$rustc" "${rustc/rustc/cargo}" || bad "could not install $rustc by apt"
+		hash -r
 	fi
-	echo "installing Rust with rustup (found ${version:-none}, needs $RUST_NEEDED)"
+	rust_is_new_enough && return
+	need_packages curl=curl
+	echo "installing Rust by rustup"
 	curl -sSf https://sh.rustup.rs | sh -s -- -y -q --no-modify-path --profile default ||
-		die "could not install Rust; see https://rustup.rs"
+		die "could not install Rust; install $RUST_NEEDED or newer by hand, see https://rustup.rs"
+	rust_is_new_enough || die "Rust $(rust_version) is what runs, and $RUST_NEEDED is needed"
+}
+
+# need_component NAME PROGRAM DEBIAN: a tool that comes with the Rust that is here, from where that came.
+need_component() {
+	local suffix
+	"$2" --version >/dev/null 2>&1 && return
+	if command -v rustup >/dev/null; then
+		rustup component add "$1"
+	else
+		suffix=$(dpkg -S "$(command -v rustc)" | sed -n 's/^rustc\(-web\)\{0,1\}:.*/\1/p')
+		apt_install "${3/SUFFIX/$suffix}"
+	fi
+	"$2" --version >/dev/null 2>&1
+}
+
+# The programs as they ship, in target/release.
+build_programs() {
+	[ -x target/release/platd ] ||
+		echo "building, which takes some four minutes on two cores the first time"
+	cargo build --release --locked -p clatd -p clat_controller -p clatctl -p clat_plat --bins
 }
