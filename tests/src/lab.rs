@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::link::RawLink;
+use crate::link::{Offloads, RawLink};
 use crate::netns::{unique, Netns, PREFIX as NAMES};
 
 /// The prefix of the first uplink's network.
@@ -33,15 +33,6 @@ pub enum Uplink {
     Ethernet,
     /// Raw IP, as a modem is: a TUN device.
     RawIp,
-}
-
-/// What the links may leave to the hardware that they do not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offloads {
-    /// As the devices come: checksums are not computed, segments not cut.
-    Default,
-    /// Every packet as it would be on a wire.
-    Off,
 }
 
 /// Three namespaces and what connects them; gone on drop.

@@ -18,7 +18,8 @@ pub mod packet;
 pub mod wire;
 
 pub use clat::{install, program, Clat, Controller, Mode};
-pub use lab::{Lab, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6};
+pub use lab::{Lab, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6};
+pub use link::Offloads;
 pub use netns::{Daemon, Netns};
 
 use std::io::Write;

@@ -10,10 +10,18 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::unistd::pipe;
 
 use crate::netns::Netns;
-use crate::Offloads;
 
 /// Packets of one direction before it is the other's turn.
 const TURN: usize = 64;
+
+/// What the links may leave to the hardware that they do not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offloads {
+    /// As the devices come: checksums are not computed, segments not cut.
+    Default,
+    /// Every packet as it would be on a wire.
+    Off,
+}
 
 /// The devices and their thread, until dropped.
 #[derive(Debug)]

@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The house: which crate may use which, and no circle of files inside of one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{ensure, Context, Result};
+use serde_json::Value;
+
+/// From the top down: a crate may use those of the rows below its own.
+const ROWS: &[&[&str]] = &[
+    &["clat_controller", "clatctl", "clat_jni", "clatd", "clat_plat"],
+    &["clat_host", "clat_offload", "clat_datapath"],
+    &["clat_netlink", "clat_tun", "clat_sandbox", "clat_sys", "android_net_clat_aidl"],
+    &["clat_xlat"],
+    &["clat_packet"],
+];
+
+/// And of its own row these. What is here and no longer used is said so.
+const BESIDE: &[(&str, &str)] = &[
+    // The client's side of the service: errors, transports.
+    ("clatctl", "clat_controller"),
+    ("clat_jni", "clat_controller"),
+    ("clat_jni", "clatd"),
+];
+
+/// Files that are in a circle today. To be emptied, never to grow.
+const CIRCLES: &[&str] = &[
+    "src/controller/src/controller.rs",
+    "src/controller/src/dump.rs",
+    "src/controller/src/host/linux/bpf/mod.rs",
+    "src/controller/src/host/linux/tc.rs",
+    "src/controller/src/offload.rs",
+    "src/controller/src/tracker.rs",
+    "src/plat/src/flow/memory.rs",
+    "src/plat/src/flow/table.rs",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn metadata() -> Result<Vec<Value>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(metadata["packages"].as_array().context("packages")?.clone())
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[test]
+fn arrows_point_down() -> Result<()> {
+    let row = |name: &str| ROWS.iter().position(|row| row.contains(&name));
+    let packages = metadata()?;
+    let names: BTreeSet<_> = packages.iter().map(|package| text(&package["name"])).collect();
+    let mut wrong = Vec::new();
+    let mut beside = BTreeSet::new();
+    for package in &packages {
+        let name = text(&package["name"]);
+        // What crosses crates may use all of them.
+        if name == "clat_tests" {
+            continue;
+        }
+        let Some(own) = row(name) else {
+            wrong.push(format!("{name} is in no row of the table"));
+            continue;
+        };
+        for used in package["dependencies"].as_array().context("dependencies")? {
+            let (used, kind) = (text(&used["name"]), text(&used["kind"]));
+            // Tests may look at what is above.
+            if kind == "dev" || !names.contains(used) {
+                continue;
+            }
+            if BESIDE.contains(&(name, used)) {
+                beside.insert((name, used));
+            } else if row(used).is_some_and(|row| row <= own) {
+                wrong.push(format!("{name} uses {used}, which is not below it"));
+            }
+        }
+    }
+    for &(name, used) in BESIDE {
+        if !beside.contains(&(name, used)) {
+            println!("{name} no longer uses {used}: take it out of BESIDE");
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
+}
+
+/// A word, a punctuation mark, or `::`.
+type Token = String;
+
+/// The tokens of Rust source, without comments, strings and attributes' insides made of them.
+fn tokens(source: &str) -> Vec<Token> {
+    let bytes = source.as_bytes();
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80;
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &source[at..];
+        let begin = at;
+        if rest.starts_with("//") {
+            at += rest.find('\n').unwrap_or(rest.len());
+        } else if rest.starts_with("/*") {
+            at += rest.find("*/").map_or(rest.len(), |end| end + 2);
+        } else if let Some(end) = string(rest) {
+            at += end;
+        } else if bytes[at] == b'\'' {
+            // A character, or a lifetime.
+            let mut chars = rest.chars().skip(1);
+            at += match (chars.next(), chars.next()) {
+                (Some('\\'), _) => rest[3..].find('\'').map_or(rest.len(), |end| end + 4),
+                (Some(c), Some('\'')) => c.len_utf8() + 2,
+                _ => 1,
+            };
+        } else if word(bytes[at]) {
+            while at < bytes.len() && word(bytes[at]) {
+                at += 1;
+            }
+            tokens.push(source[begin..at].to_owned());
+        } else {
+            at += if rest.starts_with("::") { 2 } else { 1 };
+            if !bytes[begin].is_ascii_whitespace() {
+                tokens.push(source[begin..at].to_owned());
+            }
+        }
+    }
+    tokens
+}
+
+/// The length of the string literal that begins here, if one does.
+fn string(rest: &str) -> Option<usize> {
+    let quoted = rest.trim_start_matches(['b', 'c']);
+    if rest.len() - quoted.len() > 1 {
+        return None;
+    }
+    let prefix = rest.len() - quoted.len();
+    if let Some(raw) = quoted.strip_prefix('r') {
+        let hashes = raw.len() - raw.trim_start_matches('#').len();
+        let body = raw[hashes..].strip_prefix('"')?;
+        let close = format!("\"{}", "#".repeat(hashes));
+        let end = body.find(&close)? + close.len();
+        return Some(prefix + 1 + hashes + 1 + end);
+    }
+    let body = quoted.strip_prefix('"')?;
+    let mut escaped = false;
+    for (at, c) in body.char_indices() {
+        match c {
+            '"' if !escaped => return Some(prefix + 1 + at + 1),
+            '\\' => escaped = !escaped,
+            _ => escaped = false,
+        }
+    }
+    None
+}
+
+/// A path with a name for what it brings in; `*` stands for everything.
+#[derive(Clone, Debug)]
+struct Use {
+    path: Vec<String>,
+    name: String,
+}
+
+/// A file of a crate.
+#[derive(Default)]
+struct File {
+    path: PathBuf,
+    /// Child modules that are files, by name.
+    children: BTreeMap<String, String>,
+    uses: Vec<Use>,
+    /// Paths that are named outside of `use`.
+    paths: Vec<Vec<String>>,
+    /// Items that it defines.
+    items: BTreeSet<String>,
+}
+
+/// Where the group ends that begins at the `open` at `at`.
+fn skip_group(tokens: &[Token], at: usize) -> usize {
+    let mut depth = 0;
+    for (end, token) in tokens.iter().enumerate().skip(at) {
+        match token.as_str() {
+            "{" | "[" | "(" => depth += 1,
+            "}" | "]" | ")" => depth -= 1,
+            _ => (),
+        }
+        if depth == 0 {
+            return end + 1;
+        }
+    }
+    tokens.len()
+}
+
+/// Reads a tree of `use` from `at`, below `prefix`; gives where it ends.
+fn use_tree(tokens: &[Token], mut at: usize, prefix: &[String], uses: &mut Vec<Use>) -> usize {
+    let mut path = prefix.to_vec();
+    while let Some(token) = tokens.get(at) {
+        match token.as_str() {
+            "{" => {
+                at += 1;
+                while tokens.get(at).is_some_and(|token| token != "}") {
+                    at = use_tree(tokens, at, &path, uses);
+                    if tokens.get(at).is_some_and(|token| token == ",") {
+                        at += 1;
+                    }
+                }
+                return at + 1;
+            }
+            "::" => (),
+            "," | "}" | ";" => break,
+            "as" => {
+                let name = tokens.get(at + 1).cloned().unwrap_or_default();
+                uses.push(Use { path, name });
+                return at + 2;
+            }
+            // `use a::{self}` is `use a`.
+            "self" if !path.is_empty() => (),
+            word => path.push(word.to_owned()),
+        }
+        at += 1;
+    }
+    let name = path.last().cloned().unwrap_or_default();
+    uses.push(Use { path, name });
+    at
+}
+
+/// All files of a crate by their module, `""` the root, but those for tests alone.
+struct Tree(BTreeMap<String, File>);
+
+impl Tree {
+    fn read(root: &Path) -> Result<Self> {
+        let mut tree = Self(BTreeMap::new());
+        let folder = root.parent().context("a root has a folder")?;
+        tree.add("", root, folder)?;
+        Ok(tree)
+    }
+
+    /// Adds a module and its children, whose files are in `folder`.
+    fn add(&mut self, module: &str, path: &Path, folder: &Path) -> Result<()> {
+        let source = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let tokens = tokens(&source);
+        let mut file = File { path: path.to_owned(), ..File::default() };
+        let mut children = Vec::new();
+        let mut at = 0;
+        let mut test = false;
+        while at < tokens.len() {
+            let next = |n: usize| tokens.get(at + n).map_or("", String::as_str);
+            match (tokens[at].as_str(), next(1)) {
+                ("#", "[") => {
+                    let end = skip_group(&tokens, at + 1);
+                    let words: Vec<_> = tokens[at..end].iter().map(String::as_str).collect();
+                    test |= words == ["#", "[", "cfg", "(", "test", ")", "]"];
+                    at = end;
+                    continue;
+                }
+                ("pub", "(") => at = skip_group(&tokens, at + 1) - 1,
+                ("mod", name) if next(2) == ";" => {
+                    if !test {
+                        children.push(name.to_owned());
+                    }
+                    at += 2;
+                    test = false;
+                }
+                // What only tests have may use anything.
+                ("mod" | "fn" | "impl" | "use" | "struct", _) if test => {
+                    while !["{", ";"].contains(&tokens[at].as_str()) {
+                        at += 1;
+                    }
+                    at = skip_group(&tokens, at) - 1;
+                    test = false;
+                }
+                ("use", _) => at = use_tree(&tokens, at + 1, &[], &mut file.uses),
+                ("fn" | "struct" | "enum" | "trait" | "type" | "const" | "static", name) => {
+                    file.items.insert(name.to_owned());
+                }
+                ("macro_rules", "!") => {
+                    file.items.insert(next(2).to_owned());
+                }
+                (_, "::") if at == 0 || tokens[at - 1] != "::" => {
+                    let mut path = vec![tokens[at].clone()];
+                    while tokens.get(at + 1).is_some_and(|token| token == "::")
+                        && tokens.get(at + 2).is_some_and(|word| word != "<" && word != "{")
+                    {
+                        path.push(tokens[at + 2].clone());
+                        at += 2;
+                    }
+                    file.paths.push(path);
+                }
+                _ => (),
+            }
+            at += 1;
+        }
+        for name in children {
+            let inner = folder.join(&name);
+            let path = [folder.join(format!("{name}.rs")), inner.join("mod.rs")];
+            // (By an attribute `path`, as the target's one of two has.)
+            let Some(path) = path.iter().find(|path| path.exists()) else { continue };
+            let child = if module.is_empty() { name.clone() } else { format!("{module}::{name}") };
+            self.add(&child, path, &inner)?;
+            file.children.insert(name, child);
+        }
+        self.0.insert(module.to_owned(), file);
+        Ok(())
+    }
+
+    /// The module that has what a path in `module` names, if it is of this crate.
+    fn resolve(&self, module: &str, path: &[String], depth: usize) -> Option<String> {
+        let parent = |module: &str| module.rsplit_once("::").map_or("", |(up, _)| up).to_owned();
+        let mut words = path.iter();
+        let mut at = match words.next()?.as_str() {
+            "crate" => String::new(),
+            "self" => module.to_owned(),
+            "super" => parent(module),
+            child => self.0[module].children.get(child)?.clone(),
+        };
+        for word in words {
+            let file = &self.0[&at];
+            if word == "super" {
+                at = parent(&at);
+            } else if let Some(child) = file.children.get(word) {
+                at.clone_from(child);
+            } else {
+                return Some(self.definition(&at, word, depth));
+            }
+        }
+        Some(at)
+    }
+
+    /// The module that has what `module` calls `name`.
+    fn definition(&self, module: &str, name: &str, depth: usize) -> String {
+        let file = &self.0[module];
+        // (Circles of globs end somewhere.)
+        if depth > 8 || file.items.contains(name) {
+            return module.to_owned();
+        }
+        for used in file.uses.iter().filter(|used| used.name == name) {
+            if let Some(found) = self.resolve(module, &used.path, depth + 1) {
+                return found;
+            }
+        }
+        for glob in file.uses.iter().filter(|used| used.name == "*") {
+            let path = &glob.path[..glob.path.len() - 1];
+            if let Some(found) = self.resolve(module, path, depth + 1) {
+                let found = self.definition(&found, name, depth + 1);
+                if self.0[&found].items.contains(name) {
+                    return found;
+                }
+            }
+        }
+        module.to_owned()
+    }
+
+    /// Which modules each uses.
+    fn edges(&self) -> BTreeMap<&str, BTreeSet<String>> {
+        let mut edges = BTreeMap::new();
+        for (module, file) in &self.0 {
+            let named = file.uses.iter().map(|used| &used.path).chain(&file.paths);
+            let used = named.filter_map(|path| self.resolve(module, path, 0));
+            edges.insert(module.as_str(), used.filter(|used| used != module).collect());
+        }
+        edges
+    }
+
+    /// The modules that are in a circle with others, each circle one.
+    ///
+    /// A module and its children may use each other. So a circle is looked for twice: without the
+    /// arrows from children to what they are in, and without those the other way.
+    fn circles(&self) -> Vec<BTreeSet<String>> {
+        let inside = |inner: &str, outer: &str| {
+            outer.is_empty() || inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with("::"))
+        };
+        let edges = self.edges();
+        let mut circles: Vec<BTreeSet<String>> = Vec::new();
+        for up in [false, true] {
+            let allowed =
+                |from: &str, to: &str| !if up { inside(to, from) } else { inside(from, to) };
+            let reach: BTreeMap<&str, BTreeSet<&str>> = edges
+                .keys()
+                .map(|&from| {
+                    let mut found = BTreeSet::new();
+                    let mut ahead = vec![from];
+                    while let Some(at) = ahead.pop() {
+                        for to in &edges[at] {
+                            if allowed(at, to) && found.insert(to.as_str()) {
+                                ahead.push(to);
+                            }
+                        }
+                    }
+                    (from, found)
+                })
+                .collect();
+            for (module, found) in &reach {
+                let circle: BTreeSet<String> = found
+                    .iter()
+                    .filter(|other| reach[**other].contains(module))
+                    .map(|other| (*other).to_owned())
+                    .collect();
+                if circle.len() > 1 && !circles.contains(&circle) {
+                    circles.push(circle);
+                }
+            }
+        }
+        circles
+    }
+}
+
+#[test]
+fn no_circle_of_files() -> Result<()> {
+    let top = fs::canonicalize(root())?;
+    let mut wrong = Vec::new();
+    let mut known = BTreeSet::new();
+    for package in metadata()? {
+        for target in package["targets"].as_array().context("targets")? {
+            let kind = text(&target["kind"][0]);
+            if !["lib", "rlib", "cdylib", "staticlib", "bin"].contains(&kind) {
+                continue;
+            }
+            let tree = Tree::read(Path::new(text(&target["src_path"])))?;
+            for circle in tree.circles() {
+                let files = circle.iter().map(|module| {
+                    let path = &tree.0[module].path;
+                    path.strip_prefix(&top).unwrap_or(path).display().to_string()
+                });
+                let (old, new): (Vec<_>, Vec<_>) =
+                    files.partition(|file| CIRCLES.contains(&file.as_str()));
+                if !new.is_empty() {
+                    wrong.push([old.clone(), new].concat());
+                }
+                known.extend(old);
+            }
+        }
+    }
+    for file in CIRCLES {
+        if !known.contains(*file) {
+            println!("{file} is in no circle any more: take it out of CIRCLES");
+        }
+    }
+    ensure!(wrong.is_empty(), "files that use each other: {wrong:#?}");
+    Ok(())
+}
