@@ -1,9 +1,9 @@
 //! Giving up what the loop does not need: user, groups, capabilities, and most system calls.
 
 use anyhow::{bail, Context};
-use clat_datapath::socket::{become_undumpable, set_no_new_privs};
 use clat_sandbox::{become_user, drop_privileges, Filter};
 use nix::libc::{self, c_int};
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::unistd::{getegid, geteuid, Gid, Uid, User};
 
 /// Whom to become, the first that exists: Android's own user (AID_CLAT, 1029, which its C library knows by this name),
@@ -27,7 +27,7 @@ pub fn drop_all() -> anyhow::Result<()> {
         bail!("still root after becoming another");
     }
     // Nobody of the same user may look into us.
-    become_undumpable().context("cannot become undumpable")
+    set_dumpable(false).context("cannot become undumpable")
 }
 
 fn target() -> anyhow::Result<(Uid, Gid)> {

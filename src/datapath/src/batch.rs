@@ -6,7 +6,7 @@ use clat_tun::VirtioHeader;
 use clat_xlat::{HEADROOM, TAILROOM};
 
 /// Packets that are read from one side before the other gets its turn.
-pub const BATCH: usize = 32;
+pub const BATCH: usize = clat_sys::mmsg::MAX_MESSAGES;
 
 /// The longest link header that is understood, Ethernet's.
 pub const LINK_HEADER: usize = 14;

@@ -152,7 +152,8 @@ fn ip_header(packet: &[u8]) -> Option<(usize, u8)> {
 fn is_datagram(packet: &[u8]) -> bool {
     let Some((header, UDP)) = ip_header(packet) else { return false };
     let Some(udp) = packet.get(header..) else { return false };
-    let fragment = header == IPV4_HEADER && be16(packet, 6).is_none_or(|flags| flags & 0x3fff != 0);
+    let fragment =
+        header == IPV4_HEADER && be16(packet, 6).map_or(true, |flags| flags & 0x3fff != 0);
     !fragment && be16(udp, 4) == Some(udp.len()) && be16(udp, 6).is_some_and(|sum| sum != 0)
 }
 

@@ -56,7 +56,7 @@ impl Way {
     /// that has to send: without a route or a neighbour's address, and every now and then.
     pub fn link_header(&mut self, socket: &PacketSocket, now: Instant) -> Option<&[u8]> {
         let watch = self.watch.as_ref()?;
-        if self.looked.is_none_or(|at| now.duration_since(at) >= FRESH) {
+        if self.looked.map_or(true, |at| now.duration_since(at) >= FRESH) {
             let first = self.looked.replace(now).is_none();
             let found = watch.drain().and_then(|changed| {
                 if changed || first {

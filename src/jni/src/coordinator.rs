@@ -118,7 +118,8 @@ pub(crate) fn open_packet_socket() -> Result<OwnedFd, Thrown> {
 /// A raw IPv6 socket with the mark.
 pub(crate) fn open_raw_socket6(mark: u32) -> Result<OwnedFd, Thrown> {
     let fd = socket::open_raw_socket().map_err(failed("raw socket failed"))?;
-    socket::set_mark(fd.as_fd(), mark).map_err(failed("could not set mark on raw socket"))?;
+    clat_sys::socket::set_mark(fd.as_fd(), mark)
+        .map_err(|errno| failed("could not set mark on raw socket")(errno.into()))?;
     Ok(fd)
 }
 

@@ -5,6 +5,9 @@
 //!
 //! Errors are what the kernel said. Descriptors that are made here are close-on-exec.
 
+mod fd;
+pub mod mmsg;
+pub mod packet_socket;
 pub mod pidfd;
 mod poll;
 mod posix_spawn;
@@ -12,6 +15,7 @@ mod random;
 pub mod socket;
 mod spawn;
 
+pub use fd::adopt;
 pub use poll::wait_readable;
 pub use random::random_bytes;
 pub use spawn::spawn;

@@ -1,12 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Socket options.
+//! Sockets and their options, where nix lacks a protocol or an option on some target.
 
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use libc::c_int;
+use libc::{c_int, sock_filter, socklen_t};
 use nix::errno::Errno;
+
+/// Opens a socket; close-on-exec. `kind` may have SOCK_NONBLOCK.
+///
+/// # Errors
+/// What the kernel said.
+pub fn open(family: c_int, kind: c_int, protocol: c_int) -> nix::Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let fd = Errno::result(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: the kernel has just made it, nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
 
 /// Sets the routing mark of what a socket sends (SO_MARK), which nix lacks for Android.
 ///
@@ -14,6 +25,75 @@ use nix::errno::Errno;
 /// What the kernel said: `EPERM` without CAP_NET_ADMIN.
 pub fn set_mark(socket: BorrowedFd<'_>, mark: u32) -> nix::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_MARK, &mark)
+}
+
+/// Sets an option that is an integer.
+///
+/// # Errors
+/// What the kernel said.
+pub fn set_int(socket: impl AsFd, level: c_int, name: c_int, value: c_int) -> nix::Result<()> {
+    set(socket.as_fd(), level, name, &value)
+}
+
+/// Sets an option that is a structure, given as its bytes.
+///
+/// # Errors
+/// What the kernel said.
+pub fn set_bytes(socket: impl AsFd, level: c_int, name: c_int, value: &[u8]) -> nix::Result<()> {
+    let len = socklen_t::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel reads at most `len` bytes of a slice of that length.
+    let done = unsafe {
+        let socket = socket.as_fd().as_raw_fd();
+        libc::setsockopt(socket, level, name, value.as_ptr().cast(), len)
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Sets an option that is a program of classic BPF.
+///
+/// # Errors
+/// What the kernel said: `EINVAL` for a program that it does not accept.
+pub fn set_program(
+    socket: impl AsFd,
+    level: c_int,
+    name: c_int,
+    program: &[sock_filter],
+) -> nix::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len().try_into().map_err(|_| Errno::EINVAL)?,
+        // The kernel only reads it.
+        filter: program.as_ptr().cast_mut(),
+    };
+    set(socket.as_fd(), level, name, &program)
+}
+
+/// An option that is an integer.
+///
+/// # Errors
+/// What the kernel said.
+pub fn get_int(socket: impl AsFd, level: c_int, name: c_int) -> nix::Result<c_int> {
+    let mut value = [0; size_of::<c_int>()];
+    get_bytes(socket, level, name, &mut value)?;
+    Ok(c_int::from_ne_bytes(value))
+}
+
+/// Fills `value` with the bytes of an option.
+///
+/// # Errors
+/// What the kernel said.
+pub fn get_bytes(
+    socket: impl AsFd,
+    level: c_int,
+    name: c_int,
+    value: &mut [u8],
+) -> nix::Result<()> {
+    let mut len = socklen_t::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel writes at most `len` bytes to a slice of that length.
+    let done = unsafe {
+        let socket = socket.as_fd().as_raw_fd();
+        libc::getsockopt(socket, level, name, value.as_mut_ptr().cast(), &mut len)
+    };
+    Errno::result(done).map(drop)
 }
 
 fn set<T: Copy>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> nix::Result<()> {
@@ -30,9 +110,9 @@ fn set<T: Copy>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) ->
     Errno::result(done).map(drop)
 }
 
-fn len_of<T>() -> libc::socklen_t {
+pub(crate) fn len_of<T>() -> socklen_t {
     // Only ever small structures.
-    libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default()
+    socklen_t::try_from(size_of::<T>()).unwrap_or_default()
 }
 
 #[cfg(test)]

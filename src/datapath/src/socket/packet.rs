@@ -1,19 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! AF_PACKET on the uplink: many packets a call, each behind a virtio header and its link header.
 
 use std::io::{self, IoSlice};
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use clat_sys::{mmsg, packet_socket as sys, socket};
 use clat_tun::VirtioHeader;
 use clat_xlat::TAILROOM;
 use nix::errno::Errno;
 use nix::libc::{self, c_int};
-use nix::sys::socket::{self as sys, sockopt};
 
-use super::{
-    attach_filter, bind_packet, bound_to, ethernet_address, get, mmsg, packet_socket, set,
-    set_nonblocking, set_program, set_send_queue, ETH_P_IPV6, QUEUE,
-};
+use super::{packet_socket, set_nonblocking, set_queue, set_send_queue, ETH_P_IPV6};
 use crate::batch::{Slots, BATCH, FRONT, LINK_HEADER, STRIDE};
 use crate::filter;
 
@@ -59,21 +58,18 @@ impl PacketSocket {
     /// What the kernel said: `EINVAL` when the interface is down.
     pub fn share(&self, index: u32, v6: Ipv6Addr, count: usize) -> io::Result<Vec<Self>> {
         let program = PACKET_FANOUT_CBPF << 16;
-        set(
-            &self.fd,
-            libc::SOL_PACKET,
-            PACKET_FANOUT,
-            &(program | PACKET_FANOUT_FLAG_UNIQUEID << 16),
-        )?;
-        set_program(&self.fd, libc::SOL_PACKET, PACKET_FANOUT_DATA, &filter::flow())?;
-        let mut group: c_int = 0;
-        get(&self.fd, libc::SOL_PACKET, PACKET_FANOUT, &mut group)?;
+        let new = program | PACKET_FANOUT_FLAG_UNIQUEID << 16;
+        socket::set_int(&self.fd, libc::SOL_PACKET, PACKET_FANOUT, new)?;
+        let flow = filter::flow();
+        socket::set_program(&self.fd, libc::SOL_PACKET, PACKET_FANOUT_DATA, &flow)?;
+        let group = socket::get_int(&self.fd, libc::SOL_PACKET, PACKET_FANOUT)?;
         let more = || {
             let fd = open_packet_socket()?;
             // Until it is one of the group, it would hear what the first hears.
-            attach_filter(&fd, &filter::nothing())?;
-            bind_packet(&fd, index, ETH_P_IPV6)?;
-            set(&fd, libc::SOL_PACKET, PACKET_FANOUT, &(program | group & 0xffff))?;
+            attach(&fd, &filter::nothing())?;
+            sys::bind(&fd, index, ETH_P_IPV6)?;
+            let join = program | group & 0xffff;
+            socket::set_int(&fd, libc::SOL_PACKET, PACKET_FANOUT, join)?;
             tune_packet_socket(fd.as_fd(), v6)?;
             Self::from_fd(fd)
         };
@@ -87,7 +83,7 @@ impl PacketSocket {
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&fd)?;
         let (link_header, hardware) = link_of(&fd)?;
-        set(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
+        socket::set_int(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
         Ok(Self { fd, link_header, hardware })
     }
 
@@ -100,16 +96,17 @@ impl PacketSocket {
     /// Whether the interface is still there (it may be down).
     #[must_use]
     pub fn has_interface(&self) -> bool {
-        bound_to(&self.fd).is_ok_and(|address| address.sll_ifindex > 0)
+        sys::interface(&self.fd).is_ok_and(|interface| interface.index.is_some())
     }
 
     /// How many packets the kernel has dropped since this was last asked, because too many were waiting.
     #[must_use]
     pub fn overruns(&self) -> u64 {
         // struct tpacket_stats: packets, drops.
-        let mut stats = [0u32; 2];
-        let _ = get(&self.fd, libc::SOL_PACKET, PACKET_STATISTICS, &mut stats);
-        stats[1].into()
+        let mut stats = [0; 8];
+        let _ = socket::get_bytes(&self.fd, libc::SOL_PACKET, PACKET_STATISTICS, &mut stats);
+        let [.., a, b, c, d] = stats;
+        u32::from_ne_bytes([a, b, c, d]).into()
     }
 
     /// The interface's index and its own link address, as it is now.
@@ -117,9 +114,8 @@ impl PacketSocket {
     /// # Errors
     /// `ENODEV` for an interface that is gone; what else the kernel said.
     pub fn link_address(&self) -> io::Result<(u32, [u8; 6])> {
-        let address = bound_to(&self.fd)?;
-        let index = u32::try_from(address.sll_ifindex).ok().filter(|index| *index > 0);
-        Ok((index.ok_or(Errno::ENODEV)?, ethernet_address(&address)))
+        let interface = sys::interface(&self.fd)?;
+        Ok((interface.index.ok_or(Errno::ENODEV)?, interface.address))
     }
 
     /// Reads up to `count` packets, each into a slot of its own, and notes there what they are.
@@ -132,7 +128,7 @@ impl PacketSocket {
         let room = start - VirtioHeader::LEN..STRIDE - TAILROOM;
         let mut lens = [0; BATCH];
         let lens = &mut lens[..count.min(BATCH)];
-        let got = mmsg::receive(&self.fd, slots.memory(), &room, lens)?;
+        let got = mmsg::receive(&self.fd, (slots.memory(), STRIDE), &room, lens)?;
         // At most 14: it fits.
         let link_header = u16::try_from(self.link_header).unwrap_or_default();
         for (at, len) in lens[..got].iter().enumerate() {
@@ -170,7 +166,7 @@ impl AsFd for PacketSocket {
 /// What the kernel said.
 pub fn open_packet_socket() -> io::Result<OwnedFd> {
     let fd = packet_socket(libc::SOCK_RAW)?;
-    set(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
+    socket::set_int(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
     Ok(fd)
 }
 
@@ -181,26 +177,28 @@ pub fn open_packet_socket() -> io::Result<OwnedFd> {
 /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
 pub fn configure_packet_socket(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
     // Bound to no protocol it hears nothing, but knows what the interface is.
-    bind_packet(&fd, index, 0)?;
+    sys::bind(fd, index, 0)?;
     tune_packet_socket(fd, v6)?;
-    bind_packet(&fd, index, ETH_P_IPV6)
+    Ok(sys::bind(fd, index, ETH_P_IPV6)?)
 }
 
 /// The filter and the queues of a packet socket that is bound to an interface.
 fn tune_packet_socket(fd: BorrowedFd<'_>, v6: Ipv6Addr) -> io::Result<()> {
     let (link_header, _) = link_of(&fd)?;
-    attach_filter(&fd, &filter::destination(link_header, v6))?;
+    attach(&fd, &filter::destination(link_header, v6))?;
     // Before 4.20 there is no such option; what we send is not ETH_P_IPV6 traffic to v6 anyway.
-    let _ = set(&fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1);
-    if sys::setsockopt(&fd, sockopt::RcvBufForce, &QUEUE).is_err() {
-        sys::setsockopt(&fd, sockopt::RcvBuf, &QUEUE)?;
-    }
-    set_send_queue(&fd)
+    let _ = socket::set_int(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1);
+    set_queue(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)?;
+    set_send_queue(fd)
+}
+
+fn attach(fd: &impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    Ok(socket::set_program(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)?)
 }
 
 /// Length of the link header on the interface that a packet socket is bound to, and that interface's ARPHRD type.
 fn link_of(fd: &impl AsFd) -> io::Result<(usize, u16)> {
-    let hardware = bound_to(fd)?.sll_hatype;
+    let hardware = sys::interface(fd)?.hardware;
     match hardware {
         libc::ARPHRD_ETHER => Ok((LINK_HEADER, hardware)),
         libc::ARPHRD_NONE | libc::ARPHRD_PPP | ARPHRD_RAWIP | ARPHRD_RAWIP_OLD => Ok((0, hardware)),

@@ -1,15 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The raw IPv6 socket: what it sends takes the kernel's own way, one packet a call.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use clat_sys::socket;
 use nix::errno::Errno;
-use nix::libc::{self, c_int};
+use nix::libc;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{self as sys, sockopt, MsgFlags, SockaddrIn6};
 
-use super::{get, set, set_mark, set_nonblocking, set_send_queue, socket};
+use super::{set_nonblocking, set_send_queue};
 
 /// Where IPv6 packets go out: a raw socket on the uplink, with the mark. It also holds the anycast membership.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ impl RawSocket {
     pub fn open(interface: &str, mark: u32) -> io::Result<Self> {
         let fd = open_raw_socket()?;
         sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
-        set_mark(fd.as_fd(), mark)?;
+        socket::set_mark(fd.as_fd(), mark)?;
         Self::tune(fd)
     }
 
@@ -39,7 +42,8 @@ impl RawSocket {
     fn tune(fd: OwnedFd) -> io::Result<Self> {
         // The path MTU is the sender's to learn, from the Packet Too Big that we translate: the kernel must not
         // drop what exceeds the one that it remembers.
-        set(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, &libc::IPV6_PMTUDISC_PROBE)?;
+        let probe = libc::IPV6_PMTUDISC_PROBE;
+        socket::set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
         set_send_queue(&fd)?;
         Ok(Self(fd))
     }
@@ -75,9 +79,9 @@ impl AsFd for RawSocket {
 /// # Errors
 /// What the kernel said.
 pub fn open_raw_socket() -> io::Result<OwnedFd> {
-    let flags = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
     // IPPROTO_RAW: the header is ours.
-    socket(libc::AF_INET6, flags, libc::IPPROTO_RAW)
+    Ok(socket::open(libc::AF_INET6, kind, libc::IPPROTO_RAW)?)
 }
 
 /// Makes `v6` an anycast address of the interface `index`, so that the kernel answers neighbour discovery for it, for
@@ -91,7 +95,7 @@ pub fn join_anycast(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<
     let mut request = [0; 20];
     request[..16].copy_from_slice(&v6.octets());
     request[16..].copy_from_slice(&index.to_ne_bytes());
-    set(&fd, libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST, &request)
+    Ok(socket::set_bytes(fd, libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST, &request)?)
 }
 
 /// What the path of packets with `mark` towards `to` carries, in bytes of IPv6; of the one by `interface`, if given.
@@ -99,17 +103,16 @@ pub fn join_anycast(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<
 /// # Errors
 /// What the kernel said; `ENETUNREACH` without a route.
 pub fn path_mtu(interface: Option<&str>, mark: u32, to: Ipv6Addr) -> io::Result<u32> {
-    let fd = socket(libc::AF_INET6, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)?;
+    let fd = socket::open(libc::AF_INET6, libc::SOCK_DGRAM, 0)?;
     if let Some(interface) = interface {
         sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
     }
     // None is there already, and setting it takes a privilege that who was handed its sockets does not have.
     if mark != 0 {
-        set_mark(fd.as_fd(), mark)?;
+        socket::set_mark(fd.as_fd(), mark)?;
     }
     // Nothing is sent by connecting a datagram socket; any port will do.
     sys::connect(fd.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(to, 53, 0, 0)))?;
-    let mut mtu: c_int = 0;
-    get(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU, &mut mtu)?;
+    let mtu = socket::get_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU)?;
     u32::try_from(mtu).map_err(|_| Errno::EINVAL.into())
 }
