@@ -14,8 +14,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use clat_plat::invariants::{self, Frames};
-use clat_plat::flow::{Bounds, Context, Engine, Offload};
+use clat_plat::flow::{Bounds, Context, Engine, Id, Offload};
 use clat_plat::frame::Mac;
+use clat_plat::host_sockets::{HostDatagrams, HostSockets};
 use clat_plat::settings::{DualStack, Settings};
 use clat_tun::{GsoType, VirtioHeader};
 use libfuzzer_sys::fuzz_target;
@@ -111,7 +112,7 @@ fn ipv6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, hops: u8, payload: &[u8]) ->
 
 struct Run<'h> {
     host: &'h Host,
-    engine: Engine,
+    engine: Engine<HostSockets>,
     epoll: Rc<Epoll>,
     settings: Settings,
     frames: Frames,
@@ -128,7 +129,7 @@ impl<'h> Run<'h> {
         let epoll = Rc::new(epoll);
         Self {
             host,
-            engine: Engine::new(Rc::clone(&epoll), offload, BOUNDS),
+            engine: Engine::new(HostSockets::new(Rc::clone(&epoll)), offload, BOUNDS),
             epoll,
             settings: Settings {
                 map_host: vec![HOST.into()],
@@ -143,9 +144,10 @@ impl<'h> Run<'h> {
         }
     }
 
-    fn with(&mut self, step: impl FnOnce(&mut Engine, &mut Context<'_>)) {
-        let mut cx = Context { settings: &self.settings, sink: &mut self.frames, now: self.now };
-        step(&mut self.engine, &mut cx);
+    fn with(&mut self, step: impl FnOnce(&mut Engine<HostSockets>, Context<'_>)) {
+        let cx = Context { settings: &self.settings, now: self.now };
+        step(&mut self.engine, cx);
+        self.engine.poll_transmit(cx, &mut self.frames);
         self.check();
     }
 
@@ -182,7 +184,7 @@ impl<'h> Run<'h> {
         } else {
             ipv4(GUEST4, host, protocol, hops, 0, l4)
         };
-        self.with(|engine, cx| engine.input(cx, mac, &vnet, &packet));
+        self.with(|engine, cx| engine.handle_input(cx, mac, &vnet, &packet));
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -191,7 +193,7 @@ impl<'h> Run<'h> {
             0 => {
                 let len = input.byte();
                 let bytes = input.bytes(len.into()).to_vec();
-                self.with(|engine, cx| engine.input(cx, Mac([2; 6]), &valid, &bytes));
+                self.with(|engine, cx| engine.handle_input(cx, Mac([2; 6]), &valid, &bytes));
             }
             1 | 2 => self.segment(input, valid),
             3 => {
@@ -218,18 +220,17 @@ impl<'h> Run<'h> {
             5 => {
                 // From a millisecond to some hours.
                 self.now += Duration::from_millis(1 << (input.byte() % 24));
-                self.with(Engine::on_time);
-                assert!(self.engine.next_timer().is_none_or(|at| at > self.now), "time stands");
+                self.with(Engine::handle_timeout);
+                assert!(self.engine.poll_timeout().is_none_or(|at| at > self.now), "time stands");
             }
             6 | 7 => {
                 let mut events = [EpollEvent::empty(); 32];
                 let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
                 self.with(|engine, cx| {
                     for event in &events[..count] {
-                        engine.event(cx, event.data(), event.events());
+                        engine.handle_ready(cx, Id::from_token(event.data()), event.events().into());
                     }
                 });
-                self.with(Engine::flush);
             }
             8 => self.host(input),
             9 => {
@@ -246,7 +247,7 @@ impl<'h> Run<'h> {
                 } else {
                     ipv4(GUEST4, HOST, 17, 64, more << 13 | offset, bytes)
                 };
-                self.with(|engine, cx| engine.input(cx, Mac([2; 6]), &valid, &packet));
+                self.with(|engine, cx| engine.handle_input(cx, Mac([2; 6]), &valid, &packet));
             }
             _ => self.rare(input, valid),
         }
@@ -310,7 +311,7 @@ impl<'h> Run<'h> {
             }
             1 => {
                 let packet = ipv6(GUEST, self.settings.dns(), 6, 64, input.bytes(24));
-                self.with(|engine, cx| engine.dns_input(cx, Mac([2; 6]), &valid, &packet));
+                self.with(|engine, cx| engine.handle_dns_input(cx, Mac([2; 6]), &valid, &packet));
                 drop(self.engine.take_dns_connections());
             }
             2 => {
@@ -318,12 +319,12 @@ impl<'h> Run<'h> {
                 let _ = socket.set_nonblocking(true);
                 let peer = SocketAddr::new(IpAddr::from(HOST), 9);
                 let guest = (GUEST, u16::from(input.byte() & 3));
-                self.with(|engine, cx| engine.tcp_forward(cx, Mac([2; 6]), guest, peer, socket));
+                self.with(|engine, cx| engine.tcp_forward(cx, Mac([2; 6]), guest, peer, socket.into()));
             }
             _ => {
                 let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else { return };
-                let _ = socket.set_nonblocking(true);
                 self.peer = socket.local_addr().ok();
+                let socket = HostDatagrams::at_port(socket).expect("a port");
                 let guest = (GUEST, u16::from(input.byte() & 3));
                 if self.engine.load().0 < BOUNDS.flows {
                     let given = self.engine.udp_forward(self.now, Mac([2; 6]), guest, socket);
@@ -341,11 +342,11 @@ fuzz_target!(|data: &[u8]| HOST_SIDE.with(|host| {
     while !input.0.is_empty() {
         run.step(&mut input);
     }
-    run.with(Engine::flush);
+    run.with(|_, _| ());
     // What is left goes by itself, but for ports that are forwarded.
     for _ in 0..20 {
         run.now += Duration::from_secs(8000);
-        run.with(Engine::on_time);
+        run.with(Engine::handle_timeout);
     }
     let left = run.engine.flows(usize::MAX);
     assert!(left.iter().all(|flow| flow.flow.starts_with("udp")), "{left:?}");

@@ -34,8 +34,6 @@ const CIRCLES: &[&str] = &[
     "src/controller/src/host/linux/tc.rs",
     "src/controller/src/offload.rs",
     "src/controller/src/tracker.rs",
-    "src/plat/src/flow/memory.rs",
-    "src/plat/src/flow/table.rs",
 ];
 
 fn root() -> PathBuf {

@@ -17,6 +17,7 @@ use pcap_file::pcap::{PcapPacket, PcapWriter};
 use crate::clat;
 use crate::flow::{wire, Bounds, Context, Engine, Offload, Sink};
 use crate::frame::{Mac, Out, ETHERNET};
+use crate::host_sockets::HostSockets;
 use crate::icmp_error::IcmpError;
 use crate::link::{Event, Link};
 use crate::network::{Handled, Network, Query};
@@ -92,6 +93,8 @@ struct Down {
     next_id: u32,
     frames: u64,
     lost: u64,
+    /// The guest does not take what it got already.
+    full: bool,
 }
 
 impl Down {
@@ -163,6 +166,10 @@ impl Sink for Down {
         self.next_id = self.next_id.wrapping_add(1);
         self.next_id
     }
+
+    fn is_full(&self) -> bool {
+        self.full
+    }
 }
 
 /// Where an IPv6 frame goes.
@@ -181,7 +188,7 @@ fn source(frame: &[u8]) -> Option<Ipv6Addr> {
 /// The way up, apart from the link.
 struct Up<'a> {
     network: &'a mut Network,
-    engine: &'a mut Engine,
+    engine: &'a mut Engine<HostSockets>,
     down: &'a mut Down,
     out: &'a mut Out,
     guest: &'a mut Option<Guest>,
@@ -209,12 +216,11 @@ impl Up<'_> {
                     return self.down.hand_on(self.out);
                 }
                 let settings = self.network.settings();
-                let mut cx = Context { settings, sink: self.down, now };
-                self.engine.input(&mut cx, mac, vnet, packet);
+                self.engine.handle_input(Context { settings, now }, mac, vnet, packet);
             }
             Handled::Dns => {
-                let mut cx = Context { settings: self.network.settings(), sink: self.down, now };
-                self.engine.dns_input(&mut cx, mac, vnet, &frame[ETHERNET..]);
+                let cx = Context { settings: self.network.settings(), now };
+                self.engine.handle_dns_input(cx, mac, vnet, &frame[ETHERNET..]);
             }
         }
     }
@@ -263,7 +269,7 @@ struct Guest {
 /// The network, its flows, and the way to the guest.
 pub struct Carrier {
     network: Network,
-    engine: Engine,
+    engine: Engine<HostSockets>,
     link: Box<dyn Link>,
     down: Down,
     out: Out,
@@ -302,7 +308,7 @@ impl Carrier {
         let (clat_up, clat_down) = clat.unzip();
         Self {
             network: Network::new(settings, now),
-            engine: Engine::new(epoll, offload, bounds),
+            engine: Engine::new(HostSockets::new(epoll), offload, bounds),
             down: Down {
                 direct: link.direct(),
                 out: Out::default(),
@@ -314,6 +320,7 @@ impl Carrier {
                 next_id: fastrand::u32(..),
                 frames: 0,
                 lost: 0,
+                full: false,
             },
             link,
             out: Out::default(),
@@ -342,7 +349,7 @@ impl Carrier {
 
     /// The flows.
     #[must_use]
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &Engine<HostSockets> {
         &self.engine
     }
 
@@ -368,11 +375,11 @@ impl Carrier {
     pub fn with_engine<R>(
         &mut self,
         now: Instant,
-        step: impl FnOnce(&mut Engine, &mut Context<'_>) -> R,
+        step: impl FnOnce(&mut Engine<HostSockets>, Context<'_>) -> R,
     ) -> R {
         self.down.now = now;
         let settings = self.network.settings();
-        step(&mut self.engine, &mut Context { settings, sink: &mut self.down, now })
+        step(&mut self.engine, Context { settings, now })
     }
 
     /// Reads frames of the guest.
@@ -428,7 +435,7 @@ impl Carrier {
             head[6..12].copy_from_slice(&clat::MAC.0);
             head[12..].copy_from_slice(&[0x86, 0xdd]);
             down.record([&head, packet, &[]]);
-            engine.input(&mut Context { settings, sink: down, now }, clat::MAC, vnet, packet);
+            engine.handle_input(Context { settings, now }, clat::MAC, vnet, packet);
         })
     }
 
@@ -498,11 +505,10 @@ impl Carrier {
             self.network.poll(now, &mut self.out);
             self.down.hand_on(&mut self.out);
         }
-        self.with_engine(now, Engine::on_time);
-        self.with_engine(now, Engine::flush_datagrams);
-        if !self.link.is_full() {
-            self.with_engine(now, Engine::flush);
-        }
+        self.with_engine(now, Engine::handle_timeout);
+        self.down.full = self.link.is_full();
+        let cx = Context { settings: self.network.settings(), now };
+        self.engine.poll_transmit(cx, &mut self.down);
         while let Some((vnet, frame)) = self.down.delayed.pop(now) {
             self.down.deliver(&vnet, [&frame, &[], &[]]);
         }
@@ -541,7 +547,7 @@ impl Carrier {
             GuestExpiry::At(at) => Some(at),
             GuestExpiry::None | GuestExpiry::Over => None,
         };
-        [busy, waiting, delayed, expiry, self.network.next_timer(), self.engine.next_timer()]
+        [busy, waiting, delayed, expiry, self.network.next_timer(), self.engine.poll_timeout()]
             .into_iter()
             .flatten()
             .min()

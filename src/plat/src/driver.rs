@@ -15,9 +15,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::carrier::{Carrier, Impairment};
 use crate::clat;
 use crate::dns_server::DnsServer;
-use crate::flow::{Bounds, EDGE};
+use crate::flow::{Bounds, Id, Ready};
 use crate::forward::Open;
 use crate::frame::Mac;
+use crate::host_sockets::EDGE;
 use crate::link::Link;
 use crate::resolvers::Resolvers;
 use crate::settings::Settings;
@@ -212,8 +213,8 @@ impl Driver {
                     own(u8::try_from(token - OWNER).unwrap_or(0));
                 }
                 token => {
-                    let events = event.events();
-                    self.carrier.with_engine(now, |engine, cx| engine.event(cx, token, events));
+                    let (id, ready) = (Id::from_token(token), Ready::from(event.events()));
+                    self.carrier.with_engine(now, |engine, cx| engine.handle_ready(cx, id, ready));
                 }
             }
         }
@@ -311,7 +312,7 @@ impl Driver {
             if stream.set_nonblocking(true).is_ok() {
                 let _ = stream.set_nodelay(true);
                 self.carrier.with_engine(now, |engine, cx| {
-                    engine.tcp_forward(cx, mac, (address, *port), peer, stream);
+                    engine.tcp_forward(cx, mac, (address, *port), peer, stream.into());
                 });
             }
         }
@@ -324,10 +325,10 @@ impl Driver {
         if before == self.given_to {
             return;
         }
-        if let Err(errno) =
+        if let Err(e) =
             self.carrier.with_engine(now, |engine, _| engine.udp_follow(now, mac, address))
         {
-            log::error!("cannot forward UDP to {address}: {errno}");
+            log::error!("cannot forward UDP to {address}: {e}");
         }
         for open in &mut self.forwards {
             let Open::Udp(socket, port) = open else { continue };
@@ -336,8 +337,8 @@ impl Driver {
             let given = self
                 .carrier
                 .with_engine(now, |engine, _| engine.udp_forward(now, mac, guest, socket));
-            if let Err(errno) = given {
-                log::error!("cannot forward UDP to port {port}: {errno}");
+            if let Err(e) = given {
+                log::error!("cannot forward UDP to port {port}: {e}");
             }
         }
     }

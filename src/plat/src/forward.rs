@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 
-use crate::flow;
+use crate::host_sockets::HostDatagrams;
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub enum Open {
     /// A listener, and the guest's port.
     Tcp(TcpListener, u16),
     /// A socket until the guest is known, and the guest's port.
-    Udp(Option<UdpSocket>, u16),
+    Udp(Option<HostDatagrams>, u16),
 }
 
 impl Forward {
@@ -67,9 +67,7 @@ impl Forward {
         if self.udp {
             let socket =
                 UdpSocket::bind(host).with_context(|| format!("cannot forward UDP port {host}"))?;
-            socket.set_nonblocking(true)?;
-            flow::prepare_udp(&socket, host.is_ipv6())?;
-            Ok(Open::Udp(Some(socket), self.guest))
+            Ok(Open::Udp(Some(HostDatagrams::at_port(socket)?), self.guest))
         } else {
             let listener = TcpListener::bind(host)
                 .with_context(|| format!("cannot forward TCP port {host}"))?;

@@ -148,9 +148,9 @@ pub fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u
     let settings = Settings { dual_stack: Some(DualStack::default()), ..Settings::default() };
     let mut frames = Frames::default();
     let now = Instant::now();
-    let mut cx = Context { settings: &settings, sink: &mut frames, now };
+    let cx = Context { settings: &settings, now };
     let guest = Mac([2, 0, 0, 0, 0, 9]);
-    let sent = errors::send(&mut cx, &mut Buckets::new(1), error, bytes, guest, router);
+    let sent = errors::send(cx, &mut frames, &mut Buckets::new(1), error, bytes, guest, router);
     assert_eq!(frames.0.len(), usize::from(sent));
     let Some((vnet, frame)) = frames.0.first() else { return };
     self::frame(vnet, frame, if ipv4 { 576 } else { 1280 });
@@ -160,9 +160,9 @@ pub fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u
     assert!(asked.whole.starts_with(&answer.payload[8..]));
     assert!(answer.payload.len() >= 8 + asked.whole.len().min(500));
     // An error about it is an error about an error.
-    let mut cx = Context { settings: &settings, sink: &mut Frames::default(), now };
+    let mut nowhere = Frames::default();
     let packet = &frame[ETHERNET..];
-    assert!(!errors::send(&mut cx, &mut Buckets::new(1), error, packet, guest, router));
+    assert!(!errors::send(cx, &mut nowhere, &mut Buckets::new(1), error, packet, guest, router));
 }
 
 /// Fragments in any order, each behind three bytes: whose, whether more follow and how long it was waited for it; its

@@ -18,6 +18,7 @@ mod fairness;
 pub mod flow;
 pub mod forward;
 pub mod frame;
+pub mod host_sockets;
 pub mod icmp_error;
 #[cfg(any(test, fuzzing))]
 pub mod invariants;

@@ -11,8 +11,8 @@ use anyhow::Context;
 
 use crate::dns_stream::DnsStream;
 use crate::fairness;
-use crate::flow::tcp_connect;
 use crate::frame::Mac;
+use crate::host_sockets::tcp_connect;
 use crate::network::Query;
 
 /// Connections to resolvers at a time; beyond them the oldest goes, of the guest that has most.

@@ -4,8 +4,9 @@
 
 use std::net::Ipv6Addr;
 
+use super::target::Refused;
 use super::wire::{self, Addresses, ICMP6, IPV6, UDP};
-use super::{Context, Refused};
+use super::{Context, Sink};
 use crate::fairness::Buckets;
 use crate::frame::Mac;
 use crate::icmp_error::IcmpError;
@@ -32,7 +33,8 @@ pub(crate) fn is_cut_anyway(guest: Ipv6Addr, len: usize) -> bool {
 /// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from` a router on the way, or
 /// from ours. Nothing is sent about an error, or to nobody (RFC 4443 §2.4(e)).
 pub(crate) fn send(
-    cx: &mut Context<'_>,
+    cx: Context<'_>,
+    sink: &mut dyn Sink,
     buckets: &mut Buckets,
     error: IcmpError,
     packet: &[u8],
@@ -66,7 +68,7 @@ pub(crate) fn send(
     message.extend(info.to_be_bytes());
     message.extend(&parsed.whole[..parsed.whole.len().min(most)]);
     let addresses = Addresses { guest_mac: mac, mac: cx.settings.mac, src, dst: parsed.src };
-    wire::send_icmp(cx.sink, &addresses, &mut message, 64, 1 << 16);
+    wire::send_icmp(sink, &addresses, &mut message, 64, 1 << 16);
     true
 }
 

@@ -7,16 +7,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::key::{Id, Place, GUESTS};
 use super::ring::FIRST;
-use super::table::{Id, GUESTS};
 use super::tcp::{Limits, MOST};
 use crate::frame::Mac;
 
 /// The share of all memory that is divided into the guests' own parts.
 const OWN: usize = 8;
-
-/// A flow's place among those of its guest that wait: earlier ones have smaller numbers.
-pub(crate) type Place = (Mac, u64);
 
 /// Who holds how much, and who waits for some.
 pub(crate) struct Memory {

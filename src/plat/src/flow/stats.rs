@@ -4,9 +4,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::Entry;
-use super::{Described, Flow};
-
 /// Why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -81,26 +78,5 @@ impl Stats {
             DropReason::NoFlow => &mut drops.no_flow,
             DropReason::Filtered => &mut drops.filtered,
         } += 1;
-    }
-}
-
-/// A flow as it is shown.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct FlowStatus {
-    /// Protocol and both ends.
-    pub flow: String,
-    /// How far it is.
-    pub state: String,
-    /// Bytes of memory that its data takes.
-    pub held: usize,
-}
-
-impl FlowStatus {
-    pub(super) fn of(entry: &Entry) -> Self {
-        let state = match &entry.flow {
-            Flow::Tcp(tcp, _) => tcp.state_name().to_owned(),
-            Flow::Udp(_) | Flow::Echo(_) => "open".to_owned(),
-        };
-        Self { flow: Described(&entry.key).to_string(), state, held: entry.held }
     }
 }

@@ -4,38 +4,17 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::net::Ipv6Addr;
 use std::time::Instant;
 
-use super::memory::Place;
-use super::Flow;
+use super::key::{Id, Key, Place, GUESTS};
 use crate::frame::Mac;
-
-/// What a flow is found by. A mapping that does not depend on the remote end (UDP, echo) has `::` there and the number of
-/// the host's address family as its port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) protocol: u8,
-    pub(crate) guest: (Ipv6Addr, u16),
-    pub(crate) remote: (Ipv6Addr, u16),
-}
-
-/// A flow's place, and which of its generations it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Id {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
 
 const NONE: u32 = u32::MAX;
 
 /// Alarms that need not be in use, besides one for each flow.
 const SPARE_ALARMS: usize = 64;
 
-/// How many guests may have flows at a time.
-pub(crate) const GUESTS: usize = 256;
-
-pub(crate) struct Entry<F = Flow> {
+pub(crate) struct Entry<F> {
     pub(crate) key: Key,
     pub(crate) mac: Mac,
     pub(crate) flow: F,
@@ -66,7 +45,7 @@ struct Slot<F> {
 }
 
 /// The flows. All operations take the same time however many there are.
-pub(crate) struct Table<F = Flow> {
+pub(crate) struct Table<F> {
     slots: Vec<Slot<F>>,
     free: Vec<u32>,
     index: HashMap<Key, u32>,
@@ -280,6 +259,7 @@ impl<F> Table<F> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
     use std::time::Duration;
 
     use super::*;

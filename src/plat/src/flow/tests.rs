@@ -4,17 +4,21 @@
 //! is an argument.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::rc::Rc;
 use std::time::Duration;
 
 use clat_tun::GsoType;
 use nix::sched::{unshare, CloneFlags};
-use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::tcp::flag;
 use super::*;
+use crate::frame::Mac;
+use crate::host_sockets::{HostDatagrams, HostSockets};
 use crate::invariants::Frames;
 use crate::settings::DualStack;
 
@@ -29,7 +33,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const PORT: u16 = 5000;
 
 pub(super) struct Lab {
-    pub(super) engine: Engine,
+    pub(super) engine: Engine<HostSockets>,
+    epoll: Rc<Epoll>,
     settings: Settings,
     pub(super) frames: Frames,
     start: Instant,
@@ -45,7 +50,8 @@ impl Lab {
     pub(super) fn with(bounds: Bounds) -> Self {
         let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
         Self {
-            engine: Engine::new(epoll, Offload::default(), bounds),
+            engine: Engine::new(HostSockets::new(Rc::clone(&epoll)), Offload::default(), bounds),
+            epoll,
             settings: Settings {
                 map_host: vec![HOST.into()],
                 dual_stack: Some(DualStack::default()),
@@ -57,20 +63,23 @@ impl Lab {
         }
     }
 
-    pub(super) fn step<R>(&mut self, step: impl FnOnce(&mut Engine, &mut Context<'_>) -> R) -> R {
-        let now = self.start + self.now;
-        let mut cx = Context { settings: &self.settings, sink: &mut self.frames, now };
-        step(&mut self.engine, &mut cx)
+    /// Lets the engine take a step, and send what comes of it.
+    pub(super) fn step<R>(
+        &mut self,
+        step: impl FnOnce(&mut Engine<HostSockets>, Context<'_>) -> R,
+    ) -> R {
+        let cx = Context { settings: &self.settings, now: self.start + self.now };
+        let result = step(&mut self.engine, cx);
+        self.engine.poll_transmit(cx, &mut self.frames);
+        result
     }
 
     /// Packets that arrive together.
     fn send(&mut self, packets: &[Vec<u8>]) {
         self.step(|engine, cx| {
             for packet in packets {
-                engine.input(cx, MAC, &VirtioHeader::default(), packet);
+                engine.handle_input(cx, MAC, &VirtioHeader::default(), packet);
             }
-            engine.flush_datagrams(cx);
-            engine.flush(cx);
         });
     }
 
@@ -93,20 +102,18 @@ impl Lab {
 
     fn see_to(&mut self, millis: u16) {
         let mut events = [EpollEvent::empty(); 8];
-        let count = self.engine.epoll.wait(&mut events, EpollTimeout::from(millis)).unwrap();
+        let count = self.epoll.wait(&mut events, EpollTimeout::from(millis)).unwrap();
         self.step(|engine, cx| {
             for event in &events[..count] {
-                engine.event(cx, event.data(), event.events());
+                engine.handle_ready(cx, Id::from_token(event.data()), event.events().into());
             }
-            engine.flush_datagrams(cx);
-            engine.flush(cx);
         });
     }
 
     /// It is so long after the start; how many flows there still are.
     fn wait_until(&mut self, now: Duration) -> usize {
         self.now = now;
-        self.step(Engine::on_time);
+        self.step(Engine::handle_timeout);
         self.engine.load().0
     }
 
@@ -163,6 +170,11 @@ fn host_udp() -> (UdpSocket, u16) {
     (socket, port)
 }
 
+/// It, as a forwarded port.
+fn at_port(socket: UdpSocket) -> HostDatagrams {
+    HostDatagrams::at_port(socket).unwrap()
+}
+
 /// What arrives there, one after the other.
 fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     let mut buf = vec![0; 1 << 16];
@@ -209,25 +221,24 @@ fn udp_mappings_end_five_minutes_after_the_last_packet() {
 #[test]
 fn a_forwarded_udp_port_never_ends() {
     let (socket, _) = host_udp();
-    socket.set_nonblocking(true).unwrap();
     let mut lab = Lab::new();
     let now = lab.start;
-    lab.engine.udp_forward(now, MAC, (GUEST, PORT), socket).unwrap();
+    lab.engine.udp_forward(now, MAC, (GUEST, PORT), at_port(socket)).unwrap();
     assert_eq!(lab.wait_until(100_000 * SECOND), 1);
     // Nor does a guest drive it away.
     let (_host, port) = host_udp();
     let mut lab = Lab::with(Bounds { flows: 5, flows_each: 5, ..Bounds::default() });
     let (socket, _) = host_udp();
-    socket.set_nonblocking(true).unwrap();
-    lab.engine.udp_forward(lab.start, MAC, (GUEST, PORT), socket).unwrap();
+    lab.engine.udp_forward(lab.start, MAC, (GUEST, PORT), at_port(socket)).unwrap();
     for n in 0..100_u8 {
         let mut packet = datagram(HOST6, port, b"more");
         packet[23] = n;
         let vnet = VirtioHeader { data_valid: true, ..VirtioHeader::default() };
-        lab.step(|engine, cx| engine.input(cx, MAC, &vnet, &packet));
+        lab.step(|engine, cx| engine.handle_input(cx, MAC, &vnet, &packet));
     }
     assert_eq!(lab.engine.load().0, 5);
-    assert!(lab.engine.table.find(&udp::key((GUEST, PORT), false)).is_some());
+    let forwarded = format!("udp [{GUEST}]:{PORT} (IPv4)");
+    assert!(lab.engine.flows(100).iter().any(|flow| flow.flow == forwarded));
     assert_eq!(lab.wait_until(100_000 * SECOND), 1);
 }
 
@@ -236,14 +247,13 @@ fn a_forwarded_udp_port_never_ends() {
 fn a_forwarded_udp_port_follows_the_guest() {
     let (socket, _) = host_udp();
     let port = socket.local_addr().unwrap();
-    socket.set_nonblocking(true).unwrap();
     let visitor = UdpSocket::bind("127.0.0.1:0").unwrap();
     visitor.set_read_timeout(Some(5 * SECOND)).unwrap();
     let mut lab = Lab::new();
     let now = lab.start;
     let before = Ipv6Addr::from(GUEST.to_bits() + 1);
     let theirs = Mac([2, 0, 0, 0, 0, 7]);
-    lab.engine.udp_forward(now, theirs, (before, PORT), socket).unwrap();
+    lab.engine.udp_forward(now, theirs, (before, PORT), at_port(socket)).unwrap();
     let mut seen = HOST6;
     for (guest, mac) in [(before, theirs), (GUEST, MAC)] {
         if guest == GUEST {
@@ -271,14 +281,13 @@ fn a_forwarded_udp_port_follows_the_guest() {
 fn only_the_visitor_itself_is_answered() {
     let (bound, _) = host_udp();
     let port = bound.local_addr().unwrap();
-    bound.set_nonblocking(true).unwrap();
     let (service, service_port) = host_udp();
     let (visitor, visitor_port) = host_udp();
     // One from another of the host's own addresses.
     let neighbour = UdpSocket::bind("127.0.0.2:0").unwrap();
     neighbour.set_read_timeout(Some(5 * SECOND)).unwrap();
     let mut lab = Lab::new();
-    lab.engine.udp_forward(lab.start, MAC, (GUEST, PORT), bound).unwrap();
+    lab.engine.udp_forward(lab.start, MAC, (GUEST, PORT), at_port(bound)).unwrap();
     let mut seen = Vec::new();
     for socket in [&visitor, &neighbour] {
         socket.send_to(b"hello", port).unwrap();
@@ -328,7 +337,10 @@ fn echo_mappings_end_a_minute_after_the_last_request() {
 
 /// Has this thread leave for a network where everybody may ping, if the host's is none.
 fn ping_is_allowed() -> bool {
-    if host::echo(false).is_ok() {
+    if HostSockets::new(Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap()))
+        .echo(false)
+        .is_ok()
+    {
         return true;
     }
     let allowed = unshare(CloneFlags::CLONE_NEWNET).is_ok()
@@ -429,10 +441,8 @@ fn trains_have_no_other_datagrams() {
                 gso_size,
                 ..VirtioHeader::default()
             };
-            engine.input(cx, MAC, &vnet, &datagram(HOST6, port, &data));
+            engine.handle_input(cx, MAC, &vnet, &datagram(HOST6, port, &data));
         }
-        engine.flush_datagrams(cx);
-        engine.flush(cx);
     });
     let cut = trains.iter().flat_map(|(size, data)| data.chunks((*size).into()));
     let cut: Vec<Vec<u8>> = cut.map(<[u8]>::to_vec).collect();
@@ -445,7 +455,7 @@ fn trains_have_no_other_datagrams() {
             gso_size: 1,
             ..VirtioHeader::default()
         };
-        engine.input(cx, MAC, &vnet, &datagram(HOST6, port, &[0; 60_000]));
+        engine.handle_input(cx, MAC, &vnet, &datagram(HOST6, port, &[0; 60_000]));
     });
     assert_eq!(lab.drops().malformed, 1);
 }
@@ -477,11 +487,11 @@ fn unequal_datagrams_leave_by_one_call() {
 fn without_trains_all_leave_by_one_call() {
     let (host, port) = host_udp();
     let mut lab = Lab::new();
-    lab.engine.cuts_trains = Some(false);
+    lab.engine.assume_cuts_trains(false);
     let data: Vec<Vec<u8>> = (0..40).map(|n| vec![n; 100]).collect();
     lab.step(|engine, cx| {
         for data in &data {
-            engine.input(cx, MAC, &VirtioHeader::default(), &datagram(HOST6, port, data));
+            engine.handle_input(cx, MAC, &VirtioHeader::default(), &datagram(HOST6, port, data));
         }
         // One of the guest's.
         let vnet = VirtioHeader {
@@ -490,8 +500,7 @@ fn without_trains_all_leave_by_one_call() {
             gso_size: 100,
             ..VirtioHeader::default()
         };
-        engine.input(cx, MAC, &vnet, &datagram(HOST6, port, &data.concat()));
-        engine.flush_datagrams(cx);
+        engine.handle_input(cx, MAC, &vnet, &datagram(HOST6, port, &data.concat()));
     });
     assert_eq!(receive(&host, 80), [&data[..], &data[..]].concat());
     assert_eq!((lab.engine.stats().batches_up, lab.engine.stats().trains_up), (1, 0));
@@ -550,7 +559,7 @@ proptest! {
     ) {
         let hosts = [host_udp(), host_udp(), host_udp()];
         let mut lab = Lab::new();
-        lab.engine.cuts_trains = Some(cuts_trains);
+        lab.engine.assume_cuts_trains(cuts_trains);
         let mut wanted = [const { Vec::new() }; 3];
         let mut packets = Vec::new();
         for (n, (to, hops, len)) in (0..).zip(sent) {
@@ -625,7 +634,7 @@ fn mapped_addresses_are_not_taken() {
         packet[8..24].copy_from_slice(&src.octets());
         packet[24..40].copy_from_slice(&dst.octets());
         let vnet = VirtioHeader { data_valid: true, ..VirtioHeader::default() };
-        lab.step(|engine, cx| engine.input(cx, MAC, &vnet, &packet));
+        lab.step(|engine, cx| engine.handle_input(cx, MAC, &vnet, &packet));
     }
     assert_eq!((lab.engine.load().0, lab.drops().malformed), (0, 3));
 }
@@ -637,17 +646,21 @@ fn floods_are_bounded() {
     let mut lab = Lab::with(Bounds { flows: 20, flows_each: 15, memory: 1 << 20 });
     let modest = Mac([2, 0, 0, 0, 0, 1]);
     lab.step(|engine, cx| {
-        engine.input(cx, modest, &VirtioHeader::default(), &datagram(HOST6, port, b"modest"));
+        engine.handle_input(
+            cx,
+            modest,
+            &VirtioHeader::default(),
+            &datagram(HOST6, port, b"modest"),
+        );
         for n in 0..200_u8 {
             let mut packet = datagram(HOST6, port, b"greedy");
             // Another source each time.
             packet[22..24].copy_from_slice(&[1, n]);
             let vnet = VirtioHeader { data_valid: true, ..VirtioHeader::default() };
-            engine.input(cx, MAC, &vnet, &packet);
+            engine.handle_input(cx, MAC, &vnet, &packet);
         }
-        engine.flush(cx);
     });
     assert_eq!(lab.engine.load().0, 16);
-    assert!(lab.engine.table.iter().any(|entry| entry.mac == modest));
+    assert!(lab.engine.flows(100).iter().any(|flow| flow.guest == modest.to_string()));
     assert_eq!(lab.engine.stats().evicted, 200 - 15);
 }

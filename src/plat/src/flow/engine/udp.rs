@@ -3,22 +3,20 @@
 //! UDP: one socket of the host for each port of the guest and family (endpoint-independent mapping, RFC 4787 REQ-1), answered
 //! only by those whom the guest has spoken to (address-dependent filtering).
 
-use std::io::IoSlice;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use clat_tun::{GsoType, VirtioHeader};
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags, SockaddrStorage};
 
-use super::table::{Entry, Id, Key};
-use super::target::{is_local, seen, target, visitor, STAND_IN};
-use super::wire::{self, Packet};
-use super::{addresses, errors, event, host, Context, Described, DropReason, Engine, Flow, Stats};
+use super::{addresses, Context, Engine, Entry, Flow, Id, Key, Sink};
+use crate::flow::errors;
+use crate::flow::sockets::{Datagrams, Sockets};
+use crate::flow::stats::{DropReason, Stats};
+use crate::flow::target::{is_local, seen, target, visitor, STAND_IN};
+use crate::flow::wire::{self, Addresses, Packet};
 use crate::frame::Mac;
 use crate::read_budget::ReadBudget;
 
@@ -38,8 +36,8 @@ const BATCH_BYTES: usize = 2 * TRAIN_BYTES;
 const READS: usize = 64;
 
 /// A mapping.
-pub(crate) struct Udp {
-    socket: UdpSocket,
+pub(super) struct Udp<D> {
+    socket: D,
     peers: Vec<IpAddr>,
     /// Whether anyone may send: a forwarded port.
     open: bool,
@@ -52,8 +50,8 @@ pub(crate) struct Udp {
     last: Instant,
 }
 
-impl Udp {
-    fn new(socket: UdpSocket, now: Instant) -> Self {
+impl<D: Datagrams> Udp<D> {
+    fn new(socket: D, now: Instant) -> Self {
         Self {
             socket,
             peers: Vec::new(),
@@ -66,16 +64,12 @@ impl Udp {
         }
     }
 
-    pub(super) fn forwarded(socket: UdpSocket, now: Instant) -> Self {
+    fn forwarded(socket: D, now: Instant) -> Self {
         Self { open: true, ..Self::new(socket, now) }
     }
 
-    pub(super) fn into_socket(self) -> UdpSocket {
-        self.socket
-    }
-
-    pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    pub(super) fn socket(&self) -> &D {
+        &self.socket
     }
 
     /// When it ends; a forwarded port never does.
@@ -116,7 +110,7 @@ impl Udp {
     }
 }
 
-pub(super) fn key(guest: (Ipv6Addr, u16), ipv6: bool) -> Key {
+fn key(guest: (Ipv6Addr, u16), ipv6: bool) -> Key {
     let family = if ipv6 { 6 } else { 4 };
     Key { protocol: wire::UDP, guest, remote: (Ipv6Addr::UNSPECIFIED, family) }
 }
@@ -136,7 +130,7 @@ struct Datagram {
 
 /// What guests have sent of late, in the order in which it came.
 #[derive(Default)]
-pub(crate) struct Batch {
+pub(super) struct Batch {
     datagrams: Vec<Datagram>,
     data: Vec<u8>,
 }
@@ -168,14 +162,14 @@ fn train(datagrams: &[Datagram]) -> usize {
 type Leaving<'a> = (SocketAddr, &'a [u8]);
 
 /// Sends a train. `false` if the kernel did not take it.
-fn send_train(socket: &UdpSocket, data: &[u8], train: &[Datagram], stats: &mut Stats) -> bool {
+fn send_train(socket: &impl Datagrams, data: &[u8], train: &[Datagram], stats: &mut Stats) -> bool {
     let (to, size) = (train[0].to, u16::try_from(train[0].size).unwrap_or(0));
     // What lies one behind the other is one piece.
     let pieces: Vec<_> = train
         .chunk_by(|a, b| a.at.end == b.at.start)
         .map(|run| IoSlice::new(&data[run[0].at.start..run[run.len() - 1].at.end]))
         .collect();
-    let Ok(sent) = host::send_train(socket, to, &pieces, size) else { return false };
+    let Ok(sent) = socket.send_train(to, &pieces, size) else { return false };
     stats.bytes_up += sent as u64;
     stats.trains_up += 1;
     true
@@ -183,14 +177,14 @@ fn send_train(socket: &UdpSocket, data: &[u8], train: &[Datagram], stats: &mut S
 
 /// Sends these datagrams, which are no longer there then.
 fn send_each<'a>(
-    socket: &UdpSocket,
+    socket: &impl Datagrams,
     datagrams: &mut Vec<Leaving<'a>>,
     stats: &mut Stats,
     unsent: &mut Vec<(Errno, Leaving<'a>)>,
 ) {
     let mut rest = &datagrams[..];
     while let Some(first) = rest.first() {
-        let taken = match host::send_some(socket, &rest[..rest.len().min(BATCH)]) {
+        let taken = match socket.send_some(&rest[..rest.len().min(BATCH)]) {
             Ok(count) => {
                 let sent = &rest[..count];
                 stats.bytes_up += sent.iter().map(|(_, data)| data.len() as u64).sum::<u64>();
@@ -207,10 +201,10 @@ fn send_each<'a>(
     datagrams.clear();
 }
 
-impl Engine {
+impl<S: Sockets> Engine<S> {
     pub(super) fn udp_input(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: Context<'_>,
         mac: Mac,
         vnet: &VirtioHeader,
         packet: &Packet<'_>,
@@ -237,14 +231,14 @@ impl Engine {
         let (hops, cut) = (packet.hop_limit - 1, packet.may_cut);
         self.batch.datagrams.push(Datagram { id, to, hops, cut, size, at });
         if self.batch.is_full() {
-            self.flush_datagrams(cx);
+            self.send_datagrams(cx);
         }
     }
 
     /// The mapping of a packet, and where it goes.
     fn udp_flow(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: Context<'_>,
         mac: Mac,
         packet: &Packet<'_>,
         (from, to): (u16, u16),
@@ -276,19 +270,19 @@ impl Engine {
             self.stats.drop(DropReason::Limit);
             return None;
         }
-        let socket = match host::udp(address.is_ipv6()) {
+        let socket = match self.sockets.udp(address.is_ipv6()) {
             Ok(socket) => socket,
             Err(e) => {
-                log::debug!("no socket for {}: {e}", Described(&key));
+                log::debug!("no socket for {key}: {e}");
                 self.stats.drop(DropReason::HostError);
                 return None;
             }
         };
-        log::debug!("{} begins", Described(&key));
+        log::debug!("{key} begins");
         self.stats.udp += 1;
         let id = self.table.insert(key, mac, Flow::Udp(Udp::new(socket, cx.now)));
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return None };
-        if self.epoll.add(&udp.socket, event(id, EpollFlags::EPOLLIN)).is_err() {
+        if self.sockets.watch_datagrams(&udp.socket, id).is_err() {
             self.end(id, "it cannot be watched");
             return None;
         }
@@ -296,12 +290,55 @@ impl Engine {
         Some((id, remote))
     }
 
+    /// Datagrams to the host's `socket` go to a guest's port from now on (`--forward`).
+    ///
+    /// # Errors
+    /// When the socket cannot be watched.
+    pub fn udp_forward(
+        &mut self,
+        now: Instant,
+        mac: Mac,
+        guest: (Ipv6Addr, u16),
+        socket: S::Datagrams,
+    ) -> io::Result<()> {
+        let key = key(guest, socket.is_ipv6());
+        if let Some(id) = self.table.find(&key) {
+            self.end(id, "its port is forwarded now");
+        }
+        let id = self.table.insert(key, mac, Flow::Udp(Udp::forwarded(socket, now)));
+        let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return Ok(()) };
+        self.sockets.watch_datagrams(&udp.socket, id)
+    }
+
+    /// What [`Self::udp_forward`] gave to a guest's ports is another guest's from now on, or the same one's at another
+    /// address.
+    ///
+    /// # Errors
+    /// When a socket cannot be watched; that port is closed.
+    pub fn udp_follow(&mut self, now: Instant, mac: Mac, address: Ipv6Addr) -> io::Result<()> {
+        let mut followed = Ok(());
+        for id in self.table.ids() {
+            let port = match self.table.get(id) {
+                Some(entry) if entry.flow.is_forwarded() => entry.key.guest.1,
+                _ => continue,
+            };
+            if let Some(Flow::Udp(udp)) = self.remove(id, "it is another guest's") {
+                // What it is ready for was told to the old flow.
+                let forgotten = self.sockets.forget(&udp.socket);
+                let given = forgotten
+                    .and_then(|()| self.udp_forward(now, mac, (address, port), udp.socket));
+                followed = followed.and(given);
+            }
+        }
+        followed
+    }
+
     /// Sends the datagrams that have come in a batch: each flow's together and in their order, though others came between.
-    pub fn flush_datagrams(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn send_datagrams(&mut self, cx: Context<'_>) {
         let mut batch = std::mem::take(&mut self.batch);
         batch.datagrams.sort_by_key(|datagram| (datagram.id, datagram.to));
         let alike = |a: &Datagram, b: &Datagram| {
-            a.id == b.id && a.cut == b.cut && !host::hops_differ(a.hops, b.hops)
+            a.id == b.id && a.cut == b.cut && !S::Datagrams::hops_differ(a.hops, b.hops)
         };
         for run in batch.datagrams.chunk_by(alike) {
             self.udp_send(cx, &batch.data, run);
@@ -312,19 +349,19 @@ impl Engine {
     }
 
     /// Sends datagrams of one socket and one setting of it: trains as such, what lies between by one call.
-    fn udp_send(&mut self, cx: &mut Context<'_>, data: &[u8], run: &[Datagram]) {
-        let Some(&Datagram { id, to, hops, cut, .. }) = run.first() else { return };
+    fn udp_send(&mut self, cx: Context<'_>, data: &[u8], run: &[Datagram]) {
+        let Some(&Datagram { id, hops, cut, .. }) = run.first() else { return };
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else {
             // It had to go for others meanwhile.
             return run.iter().for_each(|_| self.stats.drop(DropReason::Limit));
         };
-        if host::hops_differ(udp.hops, hops) {
+        if S::Datagrams::hops_differ(udp.hops, hops) {
             udp.hops = hops;
-            if host::reset_hops(&udp.socket, to.is_ipv6(), hops).is_err() {
+            if udp.socket.set_hops(hops).is_err() {
                 self.stats.drop(DropReason::HostError);
             }
         }
-        if udp.cut != cut && host::let_cut(&udp.socket, to.is_ipv6(), cut).is_ok() {
+        if udp.cut != cut && udp.socket.let_cut(cut).is_ok() {
             udp.cut = cut;
         }
         let (mut single, mut unsent) = (Vec::new(), Vec::new());
@@ -333,7 +370,7 @@ impl Engine {
             let (together, others) = rest.split_at(train(rest));
             rest = others;
             let many = together.len() > 1 || together[0].at.len() > together[0].size;
-            if many && *self.cuts_trains.get_or_insert_with(|| host::cuts_trains(&udp.socket)) {
+            if many && *self.cuts_trains.get_or_insert_with(|| udp.socket.cuts_trains()) {
                 send_each(&udp.socket, &mut single, &mut self.stats, &mut unsent);
                 if send_train(&udp.socket, data, together, &mut self.stats) {
                     continue;
@@ -351,24 +388,17 @@ impl Engine {
         }
     }
 
-    fn udp_unsent(
-        &mut self,
-        cx: &mut Context<'_>,
-        id: Id,
-        to: SocketAddr,
-        errno: Errno,
-        data: &[u8],
-    ) {
+    fn udp_unsent(&mut self, cx: Context<'_>, id: Id, to: SocketAddr, errno: Errno, data: &[u8]) {
         let error = self.what_failed(cx, id, errno, to.ip());
         let Some(Entry { key, mac, flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
         let (key, mac) = (*key, *mac);
         if errno == Errno::EMSGSIZE
             && errors::is_cut_anyway(key.guest.0, wire::IPV6 + 8 + data.len())
             && !udp.cut
-            && host::let_cut(&udp.socket, to.is_ipv6(), true).is_ok()
+            && udp.socket.let_cut(true).is_ok()
         {
             udp.cut = true;
-            if host::send_some(&udp.socket, &[(to, data)]).is_ok() {
+            if udp.socket.send_some(&[(to, data)]).is_ok() {
                 self.stats.bytes_up += data.len() as u64;
                 return;
             }
@@ -377,21 +407,12 @@ impl Engine {
         if let Some(error) = error {
             let remote = (seen(cx.settings, to.ip(), key.guest.0), to.port());
             let packet = errors::rebuild(key.guest, remote, wire::UDP, data);
-            errors::send(cx, &mut self.buckets, error, &packet, mac, None);
-        }
-    }
-
-    pub(super) fn udp_event(&mut self, cx: &mut Context<'_>, id: Id, events: EpollFlags) {
-        if events.contains(EpollFlags::EPOLLERR) {
-            self.reports(cx, id, None);
-        }
-        if events.contains(EpollFlags::EPOLLIN) {
-            self.udp_read(cx, id);
+            self.report(cx, error, &packet, mac);
         }
     }
 
     /// Reads datagrams; those of one sender that are equally long go on together.
-    fn udp_read(&mut self, cx: &mut Context<'_>, id: Id) {
+    pub(super) fn udp_receive(&mut self, cx: Context<'_>, id: Id, sink: &mut dyn Sink) {
         let Some(entry) = self.table.get(id) else { return };
         let (key, mac) = (entry.key, entry.mac);
         let Flow::Udp(udp) = &mut entry.flow else { return };
@@ -399,44 +420,30 @@ impl Engine {
         let mut visitors = Vec::new();
         // A train: its sender, the length of each, where it ends in the buffer.
         let mut train: Option<(SocketAddr, usize, usize)> = None;
-        let mut send = |stats: &mut super::Stats, from: SocketAddr, size: usize, data: &[u8]| {
+        let mut send = |stats: &mut Stats, from: SocketAddr, size: usize, data: &[u8]| {
             stats.bytes_down += data.len() as u64;
             let src = if udp.open {
                 visitor(cx.settings, from.ip(), key.guest.0)
             } else {
                 seen(cx.settings, from.ip(), key.guest.0)
             };
-            let addresses = super::Addresses { src, ..addresses(cx.settings, mac, &key) };
+            let addresses = Addresses { src, ..addresses(cx.settings, mac, &key) };
             let ports = (from.port(), key.guest.1);
             let mtu = usize::from(cx.settings.mtu);
-            wire::send_udp(cx.sink, &addresses, ports, data, size, mtu, self.offload);
+            wire::send_udp(sink, &addresses, ports, data, size, mtu, self.offload);
         };
         let mut count = 0;
         for _ in 0..udp.budget.most(READS) {
             let start = train.map_or(0, |(_, _, end)| end);
-            let mut control = cmsg_space!(i32);
-            let mut iov = [std::io::IoSliceMut::new(&mut self.scratch[start..])];
-            let result = recvmsg::<SockaddrStorage>(
-                udp.socket.as_raw_fd(),
-                &mut iov,
-                Some(&mut control),
-                MsgFlags::MSG_DONTWAIT,
-            );
-            let message = match result {
-                Ok(message) => message,
+            let received = match udp.socket.recv(&mut self.scratch[start..]) {
+                Ok(received) => received,
                 Err(Errno::EAGAIN) => break,
                 // An error of something sent earlier: told by the error queue.
                 Err(_) => continue,
             };
             count += 1;
-            let Some(from) = message.address.as_ref().and_then(host::to_std) else { continue };
-            let len = message.bytes;
-            let mut size = len;
-            for cmsg in message.cmsgs().into_iter().flatten() {
-                if let ControlMessageOwned::UdpGroSegments(n) = cmsg {
-                    size = usize::try_from(n).unwrap_or(len).clamp(1, len.max(1));
-                }
-            }
+            let Some(from) = received.from else { continue };
+            let (len, size) = (received.len, received.size);
             if udp.open {
                 visitors.push(from);
             } else if !udp.peers.contains(&from.ip()) {

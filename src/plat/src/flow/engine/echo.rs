@@ -3,19 +3,14 @@
 //! ICMP echo (RFC 5508): one ping socket of the host for each identifier of the guest and family.
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{recvmsg, MsgFlags, SockaddrStorage};
-use socket2::Socket;
-
-use super::table::{Entry, Id, Key};
-use super::target::{seen, target};
-use super::wire::{self, Packet};
-use super::{addresses, errors, event, host, Context, Described, DropReason, Engine, Flow};
+use super::{addresses, Context, Engine, Entry, Flow, Id, Key, Sink};
+use crate::flow::errors;
+use crate::flow::sockets::{Datagrams, Sockets};
+use crate::flow::stats::DropReason;
+use crate::flow::target::{seen, target};
+use crate::flow::wire::{self, Addresses, Packet};
 use crate::frame::Mac;
 use crate::icmp_error::IcmpError;
 
@@ -29,8 +24,8 @@ const REQUEST6: u8 = 128;
 const REPLY6: u8 = 129;
 
 /// A mapping.
-pub(crate) struct Echo {
-    socket: Socket,
+pub(super) struct Echo<D> {
+    socket: D,
     peers: Vec<std::net::IpAddr>,
     hops: u8,
     /// Whether the host may cut what is sent.
@@ -38,18 +33,18 @@ pub(crate) struct Echo {
     last: Instant,
 }
 
-impl Echo {
+impl<D> Echo<D> {
     pub(super) fn deadline(&self) -> Option<Instant> {
         Some(self.last + IDLE)
     }
 
-    pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+    pub(super) fn socket(&self) -> &D {
+        &self.socket
     }
 }
 
-impl Engine {
-    pub(super) fn echo_input(&mut self, cx: &mut Context<'_>, mac: Mac, packet: &Packet<'_>) {
+impl<S: Sockets> Engine<S> {
+    pub(super) fn echo_input(&mut self, cx: Context<'_>, mac: Mac, packet: &Packet<'_>) {
         let &[kind, 0, _, _, id0, id1, ref rest @ ..] = packet.payload else {
             return self.stats.drop(DropReason::Protocol);
         };
@@ -91,13 +86,11 @@ impl Engine {
         let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return };
         echo.last = cx.now;
         let hops = packet.hop_limit - 1;
-        if host::hops_differ(echo.hops, hops)
-            && host::reset_hops(&echo.socket, family == 6, hops).is_ok()
-        {
+        if S::Datagrams::hops_differ(echo.hops, hops) && echo.socket.set_hops(hops).is_ok() {
             echo.hops = hops;
         }
         let cut = packet.may_cut || errors::is_cut_anyway(packet.src, packet.whole.len());
-        if echo.cut != cut && host::let_cut(&echo.socket, family == 6, cut).is_ok() {
+        if echo.cut != cut && echo.socket.let_cut(cut).is_ok() {
             echo.cut = cut;
         }
         if !echo.peers.contains(&address) {
@@ -106,24 +99,17 @@ impl Engine {
         }
         let mut message = vec![if family == 6 { REQUEST6 } else { REQUEST4 }, 0, 0, 0, 0, 0];
         message.extend_from_slice(rest);
-        let to = SocketAddr::new(address, 0).into();
-        let result = match echo.socket.send_to(&message, &to) {
-            // An error of an earlier one, which the error queue tells more about.
-            Err(_) => echo.socket.send_to(&message, &to),
-            result => result,
-        };
-        match result {
-            Ok(n) => self.stats.bytes_up += n as u64,
-            Err(e) => {
-                let errno = Errno::from_raw(e.raw_os_error().unwrap_or(0));
+        match echo.socket.send_some(&[(SocketAddr::new(address, 0), &message)]) {
+            Ok(_) => self.stats.bytes_up += message.len() as u64,
+            Err(errno) => {
                 let error = self.what_failed(cx, id, errno, address).unwrap_or(IcmpError::NoRoute);
                 self.refuse(cx, DropReason::HostError, error, packet.whole, mac);
             }
         }
     }
 
-    fn echo_open(&mut self, cx: &Context<'_>, key: Key, mac: Mac) -> Option<Id> {
-        let socket = match host::echo(key.remote.1 == 6) {
+    fn echo_open(&mut self, cx: Context<'_>, key: Key, mac: Mac) -> Option<Id> {
+        let socket = match self.sockets.echo(key.remote.1 == 6) {
             Ok(socket) => socket,
             Err(e) => {
                 if !std::mem::replace(&mut self.told_of_ping, true) {
@@ -135,13 +121,13 @@ impl Engine {
                 return None;
             }
         };
-        log::debug!("{} begins", Described(&key));
+        log::debug!("{key} begins");
         self.stats.echo += 1;
         let flow =
             Flow::Echo(Echo { socket, peers: Vec::new(), hops: 64, cut: false, last: cx.now });
         let id = self.table.insert(key, mac, flow);
         let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return None };
-        if self.epoll.add(&echo.socket, event(id, EpollFlags::EPOLLIN)).is_err() {
+        if self.sockets.watch_datagrams(&echo.socket, id).is_err() {
             self.end(id, "it cannot be watched");
             return None;
         }
@@ -149,28 +135,15 @@ impl Engine {
         Some(id)
     }
 
-    pub(super) fn echo_event(&mut self, cx: &mut Context<'_>, id: Id, events: EpollFlags) {
-        if events.contains(EpollFlags::EPOLLERR) {
-            self.reports(cx, id, None);
-        }
+    /// Reads replies.
+    pub(super) fn echo_receive(&mut self, cx: Context<'_>, id: Id, sink: &mut dyn Sink) {
         let Some(entry) = self.table.get(id) else { return };
         let (key, mac) = (entry.key, entry.mac);
         let ipv4_guest = key.guest.0.to_ipv4_mapped().is_some();
         for _ in 0..READS {
             let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return };
-            let mut control = cmsg_space!([u8; 64]);
-            let mut iov = [std::io::IoSliceMut::new(&mut self.scratch)];
-            let fd = echo.socket.as_raw_fd();
-            let (len, from) = match recvmsg::<SockaddrStorage>(
-                fd,
-                &mut iov,
-                Some(&mut control),
-                MsgFlags::MSG_DONTWAIT,
-            ) {
-                Ok(message) => (message.bytes, message.address.as_ref().and_then(host::to_std)),
-                Err(_) => return,
-            };
-            let Some(from) = from else { continue };
+            let Ok(received) = echo.socket.recv(&mut self.scratch) else { return };
+            let (len, Some(from)) = (received.len, received.from) else { continue };
             if !echo.peers.contains(&from.ip()) {
                 self.stats.drop(DropReason::Filtered);
                 continue;
@@ -179,8 +152,8 @@ impl Engine {
             let message = &mut self.scratch[..len];
             rewrite(message, if ipv4_guest { REPLY4 } else { REPLY6 }, key.guest.1);
             let src = seen(cx.settings, from.ip(), key.guest.0);
-            let addresses = super::Addresses { src, ..addresses(cx.settings, mac, &key) };
-            wire::send_icmp(cx.sink, &addresses, message, 64, cx.settings.mtu.into());
+            let addresses = Addresses { src, ..addresses(cx.settings, mac, &key) };
+            wire::send_icmp(sink, &addresses, message, 64, cx.settings.mtu.into());
         }
     }
 }

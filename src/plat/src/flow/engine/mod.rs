@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! All flows, and who they are for.
+
+mod admission;
+mod echo;
+mod tcp;
+mod udp;
+
+use std::collections::hash_map::RandomState;
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use clat_tun::VirtioHeader;
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::fragments::Fragments;
+use super::key::{Id, Key};
+use super::memory::Memory;
+use super::sockets::{Datagrams, Ready, Sockets};
+use super::stats::{DropReason, Stats};
+use super::table::{self, Table};
+use super::target::seen;
+use super::tcp::Tcp;
+use super::wire::{self, Addresses, Offload, Packet};
+use super::{errors, Context, Sink};
+use crate::fairness::Buckets;
+use crate::frame::{Mac, Out};
+use crate::icmp_error::IcmpError;
+use crate::settings::Settings;
+
+pub use admission::Bounds;
+
+/// What is read of an error queue before it is others' turn.
+const REPORTS: usize = 32;
+/// Flows whose time has come that are seen to before it is others' turn.
+const TIMEOUTS: usize = 1024;
+/// Bytes of frames that wait for [`Engine::poll_transmit`]: acknowledgements, resets, errors, and what is sent again.
+const QUEUED: usize = 4 << 20;
+
+enum Flow<S: Sockets> {
+    Tcp(Box<Tcp>, S::Connection),
+    Udp(udp::Udp<S::Datagrams>),
+    Echo(echo::Echo<S::Datagrams>),
+}
+
+impl<S: Sockets> Flow<S> {
+    /// Whether it is a port of the owner's, which no guest can drive away.
+    fn is_forwarded(&self) -> bool {
+        matches!(self, Self::Udp(udp) if udp.deadline().is_none())
+    }
+}
+
+type Entry<S> = table::Entry<Flow<S>>;
+
+/// Where the other end of a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    /// Out there.
+    World,
+    /// In this process: the DNS server.
+    Dns,
+}
+
+/// Frames that came of something other than [`Engine::poll_transmit`], and wait for that.
+#[derive(Default)]
+struct Queue(Out);
+
+impl Queue {
+    fn hand_on(&mut self, sink: &mut dyn Sink) {
+        for (vnet, frame) in self.0.iter() {
+            sink.frame(vnet, &[frame]);
+        }
+        self.0.clear();
+    }
+}
+
+impl Sink for Queue {
+    fn frame(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        // What is lost here is sent again, or did not matter.
+        if self.0.bytes() < QUEUED {
+            self.0
+                .push_with(*vnet, |buf| parts.iter().for_each(|part| buf.extend_from_slice(part)));
+        }
+    }
+
+    fn next_id(&mut self) -> u32 {
+        fastrand::u32(..)
+    }
+}
+
+/// All flows.
+pub struct Engine<S: Sockets> {
+    sockets: S,
+    offload: Offload,
+    table: Table<Flow<S>>,
+    memory: Memory,
+    /// Flows that something came for.
+    ready: Vec<Id>,
+    /// The other ends of connections to the network's own DNS server.
+    dns: Vec<(Mac, UnixStream)>,
+    batch: udp::Batch,
+    /// Whether the host cuts trains of datagrams, once that was asked.
+    cuts_trains: Option<bool>,
+    queue: Queue,
+    scratch: Vec<u8>,
+    fragments: Fragments,
+    buckets: Buckets,
+    random: RandomState,
+    told_of_ping: bool,
+    stats: Stats,
+}
+
+impl<S: Sockets> Engine<S> {
+    /// An engine without flows.
+    #[must_use]
+    pub fn new(sockets: S, offload: Offload, bounds: Bounds) -> Self {
+        Self {
+            sockets,
+            offload,
+            table: Table::new(bounds.flows, bounds.flows_each),
+            memory: Memory::new(bounds.memory),
+            ready: Vec::new(),
+            dns: Vec::new(),
+            batch: udp::Batch::default(),
+            cuts_trains: None,
+            queue: Queue::default(),
+            scratch: vec![0; 1 << 17],
+            fragments: Fragments::default(),
+            buckets: Buckets::new(errors::BURST),
+            random: RandomState::new(),
+            told_of_ping: false,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Takes it that the host does, or does not, cut trains of datagrams.
+    #[cfg(test)]
+    pub(super) fn assume_cuts_trains(&mut self, cuts_trains: bool) {
+        self.cuts_trains = Some(cuts_trains);
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// How many flows there are, and how many bytes their data takes.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        (self.table.len(), self.memory.held())
+    }
+
+    /// The flows, at most `most` of them.
+    #[must_use]
+    pub fn flows(&self, most: usize) -> Vec<FlowStatus> {
+        self.table.iter().take(most).map(FlowStatus::of).collect()
+    }
+
+    /// Takes an IP packet of the guest with `mac`.
+    pub fn handle_input(&mut self, cx: Context<'_>, mac: Mac, vnet: &VirtioHeader, bytes: &[u8]) {
+        let Some(packet) = wire::parse(bytes) else {
+            return self.stats.drop(DropReason::Malformed);
+        };
+        if packet.src.is_multicast() || packet.src.is_unspecified() || packet.src.is_loopback() {
+            return self.stats.drop(DropReason::Malformed);
+        }
+        self.stats.packets_up += 1;
+        if packet.hop_limit <= 1 {
+            return self.refuse(cx, DropReason::HopLimit, IcmpError::HopLimit, packet.whole, mac);
+        }
+        if packet.fragment.is_some() {
+            self.stats.fragments += 1;
+            let whole = self.fragments.offer(mac, packet.whole, cx.now);
+            let Some((protocol, l4)) = whole else { return };
+            let packet = Packet { fragment: None, protocol, payload: &l4, ..packet };
+            if !wire::verifies(&packet) {
+                return self.stats.drop(DropReason::Checksum);
+            }
+            return self.dispatch(cx, mac, &VirtioHeader::default(), &packet);
+        }
+        let known = matches!(packet.protocol, wire::TCP | wire::UDP | wire::ICMP4 | wire::ICMP6);
+        if known && !vnet.needs_csum && !vnet.data_valid && !wire::verifies(&packet) {
+            return self.stats.drop(DropReason::Checksum);
+        }
+        self.dispatch(cx, mac, vnet, &packet);
+    }
+
+    fn dispatch(&mut self, cx: Context<'_>, mac: Mac, vnet: &VirtioHeader, packet: &Packet<'_>) {
+        match packet.protocol {
+            wire::TCP => self.tcp_input(cx, mac, packet, Peer::World),
+            wire::UDP => self.udp_input(cx, mac, vnet, packet),
+            wire::ICMP6 if packet.src.to_ipv4_mapped().is_none() => {
+                self.echo_input(cx, mac, packet);
+            }
+            wire::ICMP4 if packet.src.to_ipv4_mapped().is_some() => {
+                self.echo_input(cx, mac, packet);
+            }
+            _ => self.refuse(cx, DropReason::Protocol, IcmpError::PROTOCOL, packet.whole, mac),
+        }
+    }
+
+    /// Takes a TCP packet for the network's own DNS server; the other end is in [`Engine::take_dns_connections`].
+    pub fn handle_dns_input(
+        &mut self,
+        cx: Context<'_>,
+        mac: Mac,
+        vnet: &VirtioHeader,
+        bytes: &[u8],
+    ) {
+        let Some(packet) = wire::parse(bytes) else {
+            return self.stats.drop(DropReason::Malformed);
+        };
+        self.stats.packets_up += 1;
+        if !vnet.needs_csum && !vnet.data_valid && !wire::verifies(&packet) {
+            return self.stats.drop(DropReason::Checksum);
+        }
+        self.tcp_input(cx, mac, &packet, Peer::Dns);
+    }
+
+    /// Takes the other ends of guests' new connections to the DNS server: non-blocking streams.
+    pub fn take_dns_connections(&mut self) -> Vec<(Mac, UnixStream)> {
+        std::mem::take(&mut self.dns)
+    }
+
+    /// A flow's socket is ready.
+    pub fn handle_ready(&mut self, cx: Context<'_>, id: Id, ready: Ready) {
+        let Some(entry) = self.table.get(id) else { return };
+        match &mut entry.flow {
+            Flow::Tcp(..) => self.tcp_ready(cx, id, ready),
+            Flow::Udp(_) | Flow::Echo(_) => {
+                if ready.failed {
+                    self.reports(cx, id, None);
+                }
+                if ready.readable {
+                    self.make_ready(id);
+                }
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, cx: Context<'_>) {
+        for _ in 0..TIMEOUTS {
+            let Some(id) = self.table.due(cx.now) else { return };
+            let Some(entry) = self.table.get(id) else { continue };
+            let deadline = match &entry.flow {
+                Flow::Tcp(..) => {
+                    self.tcp_timeout(cx, id);
+                    continue;
+                }
+                Flow::Udp(udp) => udp.deadline(),
+                Flow::Echo(echo) => echo.deadline(),
+            };
+            match deadline {
+                Some(deadline) if deadline <= cx.now => self.end(id, "idle"),
+                Some(deadline) => self.table.wake(id, deadline),
+                None => {}
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due; never, while `None`.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.table.next_alarm()
+    }
+
+    /// Ends a batch: sends what came of it, to the world and to the guest.
+    pub fn poll_transmit(&mut self, cx: Context<'_>, sink: &mut dyn Sink) {
+        self.send_datagrams(cx);
+        self.queue.hand_on(sink);
+        for id in std::mem::take(&mut self.ready) {
+            let Some(entry) = self.table.get(id) else { continue };
+            if matches!(entry.flow, Flow::Tcp(..)) && sink.is_full() {
+                self.ready.push(id);
+                continue;
+            }
+            entry.queued = false;
+            match entry.flow {
+                Flow::Tcp(..) => self.tcp_transmit(cx, id, sink),
+                Flow::Udp(_) => self.udp_receive(cx, id, sink),
+                Flow::Echo(_) => self.echo_receive(cx, id, sink),
+            }
+        }
+        for id in self.memory.served() {
+            if let Some(entry) = self.table.get(id) {
+                entry.waits = None;
+            }
+            self.make_ready(id);
+        }
+        self.queue.hand_on(sink);
+    }
+
+    /// Whether [`Self::poll_transmit`] has left work for the sake of others. Connections wait for a sink that is full.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Something came for a flow: [`Self::poll_transmit`] sees to it.
+    fn make_ready(&mut self, id: Id) {
+        if let Some(entry) = self.table.get(id) {
+            if !std::mem::replace(&mut entry.queued, true) {
+                self.ready.push(id);
+            }
+        }
+    }
+
+    /// Drops a packet and says why.
+    fn refuse(
+        &mut self,
+        cx: Context<'_>,
+        why: DropReason,
+        error: IcmpError,
+        packet: &[u8],
+        mac: Mac,
+    ) {
+        self.stats.drop(why);
+        self.report(cx, error, packet, mac);
+    }
+
+    /// Tells a guest what is wrong with a packet of its own.
+    fn report(&mut self, cx: Context<'_>, error: IcmpError, packet: &[u8], mac: Mac) {
+        errors::send(cx, &mut self.queue, &mut self.buckets, error, packet, mac, None);
+    }
+
+    /// What is wrong with a packet to `to` that the host did not take.
+    fn what_failed(
+        &mut self,
+        cx: Context<'_>,
+        id: Id,
+        errno: Errno,
+        to: IpAddr,
+    ) -> Option<IcmpError> {
+        match errno {
+            Errno::EMSGSIZE => self.reports(cx, id, Some(to)),
+            errno => IcmpError::from_errno(errno),
+        }
+    }
+
+    /// Hands on what the error queue of a flow's socket has, and says what the host itself found wrong with what was for
+    /// `about`.
+    fn reports(&mut self, cx: Context<'_>, id: Id, about: Option<IpAddr>) -> Option<IcmpError> {
+        let mut own = None;
+        for _ in 0..REPORTS {
+            let Some(entry) = self.table.get(id) else { break };
+            let (key, mac) = (entry.key, entry.mac);
+            let socket = match &entry.flow {
+                Flow::Udp(udp) => udp.socket(),
+                Flow::Echo(echo) => echo.socket(),
+                Flow::Tcp(..) => break,
+            };
+            let Ok(report) = socket.report(&mut self.scratch) else {
+                socket.clear_error();
+                break;
+            };
+            let Some(report) = report else { continue };
+            let Some(to) = report.remote else { continue };
+            if report.too_long {
+                if about == Some(to.ip()) {
+                    own = Some(report.error);
+                }
+                continue;
+            }
+            let remote = (seen(cx.settings, to.ip(), key.guest.0), to.port());
+            let router = report.router.map(|ip| seen(cx.settings, ip, key.guest.0));
+            let data = &mut self.scratch[..report.len];
+            if key.protocol == wire::ICMP6 {
+                echo::as_request(data, &key);
+            }
+            let packet = errors::rebuild(key.guest, remote, key.protocol, data);
+            let (queue, buckets) = (&mut self.queue, &mut self.buckets);
+            errors::send(cx, queue, buckets, report.error, &packet, mac, router);
+        }
+        own
+    }
+}
+
+/// From whom a flow's packets to its guest come, and to whom.
+fn addresses(settings: &Settings, guest_mac: Mac, key: &Key) -> Addresses {
+    Addresses { guest_mac, mac: settings.mac, src: key.remote.0, dst: key.guest.0 }
+}
+
+/// A flow as it is shown.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct FlowStatus {
+    /// Protocol and both ends.
+    pub flow: String,
+    /// The Ethernet address of its guest.
+    pub guest: String,
+    /// How far it is.
+    pub state: String,
+    /// Bytes of memory that its data takes.
+    pub held: usize,
+}
+
+impl FlowStatus {
+    fn of<S: Sockets>(entry: &Entry<S>) -> Self {
+        let state = match &entry.flow {
+            Flow::Tcp(tcp, _) => tcp.state_name().to_owned(),
+            Flow::Udp(_) | Flow::Echo(_) => "open".to_owned(),
+        };
+        let (flow, guest) = (entry.key.to_string(), entry.mac.to_string());
+        Self { flow, guest, state, held: entry.held }
+    }
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! TCP flows: a connection with the guest on one side, one of the host's on the other.
+
+use std::hash::BuildHasher;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use super::{addresses, Context, Engine, Entry, Flow, Id, Key, Peer, Sink};
+use crate::flow::errors;
+use crate::flow::sockets::{Connection, Ready, Sockets};
+use crate::flow::stats::{DropReason, Stats};
+use crate::flow::target;
+use crate::flow::tcp::{flag, Disposition, Incoming, Limits, Segment, Stream, Tcp};
+use crate::flow::wire::{self, Packet, TcpWire};
+use crate::frame::Mac;
+use crate::icmp_error::IcmpError;
+use crate::settings::Settings;
+
+/// A connection whose bytes are counted.
+pub(super) struct Counted<'a, C> {
+    connection: &'a mut C,
+    stats: &'a mut Stats,
+}
+
+impl<C: Connection> Stream for Counted<'_, C> {
+    fn read(&mut self, room: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let n = self.connection.read(room)?;
+        self.stats.bytes_down += n as u64;
+        Ok(n)
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let n = self.connection.write(data)?;
+        self.stats.bytes_up += n as u64;
+        Ok(n)
+    }
+
+    fn shutdown(&mut self) {
+        self.connection.shutdown();
+    }
+}
+
+impl<S: Sockets> Engine<S> {
+    pub(super) fn tcp_input(&mut self, cx: Context<'_>, mac: Mac, packet: &Packet<'_>, peer: Peer) {
+        let Some((from, to, segment)) = wire::parse_tcp(packet.payload) else {
+            return self.stats.drop(DropReason::Malformed);
+        };
+        let key = Key { protocol: wire::TCP, guest: (packet.src, from), remote: (packet.dst, to) };
+        if let Some(id) = self.table.find(&key) {
+            self.with_tcp(cx, id, None, |tcp, stream, wire, limits, now| {
+                tcp.handle_input(&segment, stream, wire, limits, now)
+            });
+            self.table.touch(id);
+            self.make_ready(id);
+        } else if segment.flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN {
+            self.tcp_open(cx, mac, packet, key, &segment, peer);
+        } else if segment.flags & flag::RST == 0 {
+            self.stats.drop(DropReason::NoFlow);
+            self.reset(cx, mac, &key, &segment);
+        }
+    }
+
+    /// Answers a segment of no connection (RFC 9293 §3.10.7.1).
+    fn reset(&mut self, cx: Context<'_>, mac: Mac, key: &Key, segment: &Incoming<'_>) {
+        let len = u32::try_from(segment.payload.len()).unwrap_or(0)
+            + u32::from(segment.flags & flag::SYN != 0)
+            + u32::from(segment.flags & flag::FIN != 0);
+        let (seq, ack, flags) = if segment.flags & flag::ACK != 0 {
+            (segment.ack, 0, flag::RST)
+        } else {
+            (0, segment.seq.wrapping_add(len), flag::RST | flag::ACK)
+        };
+        let reset =
+            Segment { seq, ack, flags, window: 0, options: &[], payload: [&[]; 2], mss: 536 };
+        let addresses = addresses(cx.settings, mac, key);
+        let ports = (key.remote.1, key.guest.1);
+        wire::send_tcp(&mut self.queue, &addresses, ports, &reset, self.offload);
+    }
+
+    fn tcp_open(
+        &mut self,
+        cx: Context<'_>,
+        mac: Mac,
+        packet: &Packet<'_>,
+        key: Key,
+        syn: &Incoming<'_>,
+        peer: Peer,
+    ) {
+        let address = match peer {
+            Peer::World => target::target(cx.settings, packet.dst).map(Some),
+            Peer::Dns => Ok(None),
+        };
+        let address = match address {
+            Ok(address) => address,
+            Err(refused) => {
+                let error = refused.into();
+                return self.refuse(cx, DropReason::Forbidden, error, packet.whole, mac);
+            }
+        };
+        if !self.make_room(mac) {
+            return self.stats.drop(DropReason::Limit);
+        }
+        let opened = match address {
+            Some(address) => {
+                let remote = SocketAddr::new(address, key.remote.1);
+                self.sockets.connect(remote, packet.hop_limit - 1)
+            }
+            None => self.sockets.pair().map(|(ours, theirs)| {
+                self.dns.push((mac, theirs));
+                ours
+            }),
+        };
+        let connection = match opened {
+            Ok(connection) => connection,
+            Err(e) => {
+                self.stats.drop(DropReason::HostError);
+                match IcmpError::from_errno(errno(&e)) {
+                    None | Some(IcmpError::PortUnreachable) => self.reset(cx, mac, &key, syn),
+                    Some(error) => self.report(cx, error, packet.whole, mac),
+                }
+                return;
+            }
+        };
+        let tcp = Tcp::accept(syn, self.isn(&key, cx.now), own_mss(cx.settings, &key), cx.now);
+        log::debug!("{key} begins");
+        self.tcp_insert(key, mac, tcp, connection);
+    }
+
+    fn tcp_insert(&mut self, key: Key, mac: Mac, tcp: Tcp, socket: S::Connection) -> Option<Id> {
+        self.stats.tcp += 1;
+        let deadline = tcp.poll_timeout();
+        let id = self.table.insert(key, mac, Flow::Tcp(Box::new(tcp), socket));
+        let Some(Entry { flow: Flow::Tcp(_, socket), .. }) = self.table.get(id) else {
+            return None;
+        };
+        if let Err(e) = self.sockets.watch_connection(socket, id) {
+            log::warn!("cannot watch a socket: {e}");
+            self.end(id, "it cannot be watched");
+            return None;
+        }
+        self.table.wake(id, deadline);
+        Some(id)
+    }
+
+    /// Opens a connection to a guest for one that the host has accepted (`--forward`).
+    pub fn tcp_forward(
+        &mut self,
+        cx: Context<'_>,
+        mac: Mac,
+        guest: (Ipv6Addr, u16),
+        peer: SocketAddr,
+        connection: S::Connection,
+    ) {
+        let remote = (target::visitor(cx.settings, peer.ip(), guest.0), peer.port());
+        let key = Key { protocol: wire::TCP, guest, remote };
+        if self.table.find(&key).is_some() || !self.make_room(mac) {
+            return self.stats.drop(DropReason::Limit);
+        }
+        let tcp = Tcp::connect(self.isn(&key, cx.now), own_mss(cx.settings, &key), cx.now);
+        log::debug!("{key} begins, from outside");
+        if let Some(id) = self.tcp_insert(key, mac, tcp, connection) {
+            self.tcp_connected(cx, id);
+        }
+    }
+
+    /// The host's connection of a flow is ready.
+    pub(super) fn tcp_ready(&mut self, cx: Context<'_>, id: Id, ready: Ready) {
+        let Some(Entry { flow: Flow::Tcp(tcp, connection), .. }) = self.table.get(id) else {
+            return;
+        };
+        if tcp.is_connecting() {
+            if !(ready.writable || ready.failed || ready.hung_up) {
+                return;
+            }
+            match connection.take_error() {
+                // Hung up without an error is not connected yet: that was told of the unconnected socket.
+                Ok(()) if ready.hung_up => {}
+                Ok(()) => self.tcp_connected(cx, id),
+                Err(e) => self.connect_failed(cx, id, &e),
+            }
+            return;
+        }
+        if ready.writable {
+            tcp.set_writable();
+        }
+        if ready.readable || ready.failed || ready.hung_up {
+            tcp.set_readable();
+        }
+        self.make_ready(id);
+    }
+
+    fn tcp_connected(&mut self, cx: Context<'_>, id: Id) {
+        self.with_tcp(cx, id, None, |tcp, _, wire, limits, now| {
+            tcp.connected(wire, limits, now);
+            Disposition::Open
+        });
+    }
+
+    fn connect_failed(&mut self, cx: Context<'_>, id: Id, error: &io::Error) {
+        let Some(Entry { key, mac, flow: Flow::Tcp(tcp, _), .. }) = self.table.get(id) else {
+            return;
+        };
+        let (key, mac, seq) = (*key, *mac, tcp.syn_seq());
+        self.stats.drop(DropReason::HostError);
+        let errno = errno(error);
+        match IcmpError::from_errno(errno) {
+            None | Some(IcmpError::PortUnreachable) => {
+                self.with_tcp(cx, id, None, |tcp, _, wire, _, _| tcp.break_off(wire));
+            }
+            Some(error) => {
+                let mut l4 = Vec::new();
+                l4.extend(key.guest.1.to_be_bytes());
+                l4.extend(key.remote.1.to_be_bytes());
+                l4.extend(seq.to_be_bytes());
+                l4.extend([0, 0, 0, 0, 0x50, flag::SYN, 0, 0, 0, 0, 0, 0]);
+                let packet = errors::rebuild(key.guest, key.remote, wire::TCP, &l4);
+                self.report(cx, error, &packet, mac);
+            }
+        }
+        self.end(id, errno.desc());
+    }
+
+    /// Does what is due for a connection.
+    pub(super) fn tcp_timeout(&mut self, cx: Context<'_>, id: Id) {
+        self.with_tcp(cx, id, None, |tcp, _, wire, limits, now| {
+            tcp.handle_timeout(wire, limits, now)
+        });
+    }
+
+    /// Moves what can be moved.
+    pub(super) fn tcp_transmit(&mut self, cx: Context<'_>, id: Id, sink: &mut dyn Sink) {
+        let mut again = false;
+        self.with_tcp(cx, id, Some(sink), |tcp, stream, wire, limits, now| {
+            let (disposition, more) = tcp.poll_transmit(stream, wire, limits, now);
+            again = more;
+            disposition
+        });
+        if again {
+            self.make_ready(id);
+        }
+    }
+
+    /// Lets a connection take a step, and does what becomes of it. What it sends goes to `sink`, or else waits in the queue.
+    fn with_tcp(
+        &mut self,
+        cx: Context<'_>,
+        id: Id,
+        sink: Option<&mut dyn Sink>,
+        step: impl FnOnce(
+            &mut Tcp,
+            &mut Counted<'_, S::Connection>,
+            &mut TcpWire<'_>,
+            Limits,
+            Instant,
+        ) -> Disposition,
+    ) {
+        let Some(entry) = self.table.get(id) else { return };
+        let limits = self.memory.limits(entry.mac, entry.held);
+        let Flow::Tcp(tcp, connection) = &mut entry.flow else { return };
+        let mut wire = TcpWire {
+            addresses: addresses(cx.settings, entry.mac, &entry.key),
+            ports: (entry.key.remote.1, entry.key.guest.1),
+            offload: self.offload,
+            sink: match sink {
+                Some(sink) => sink,
+                None => &mut self.queue,
+            },
+        };
+        let mut stream = Counted { connection, stats: &mut self.stats };
+        let disposition = step(tcp, &mut stream, &mut wire, limits, cx.now);
+        let held = tcp.held();
+        self.memory.change(entry.mac, entry.held, held);
+        entry.held = held;
+        match (tcp.is_starved(), entry.waits) {
+            (true, None) => entry.waits = Some(self.memory.wait(entry.mac, id)),
+            (false, Some(place)) => {
+                self.memory.forget(place);
+                entry.waits = None;
+            }
+            _ => {}
+        }
+        let deadline = tcp.poll_timeout();
+        match disposition {
+            Disposition::Open => self.table.wake(id, deadline),
+            // Nothing is left to be reset.
+            Disposition::Closed => drop(self.remove(id, "closed")),
+            Disposition::GuestReset => self.end(id, "reset by the guest"),
+            Disposition::HostReset => self.end(id, "reset"),
+        }
+    }
+
+    /// An initial sequence number that others cannot guess (RFC 6528).
+    fn isn(&self, key: &Key, now: Instant) -> u32 {
+        let [.., a, b, c, d] = self.random.hash_one((key, now)).to_be_bytes();
+        u32::from_be_bytes([a, b, c, d])
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
+/// What we tell a guest to put into a segment.
+fn own_mss(settings: &Settings, key: &Key) -> u16 {
+    let headers = if key.guest.0.to_ipv4_mapped().is_some() { 40 } else { 60 };
+    settings.mtu - headers
+}
