@@ -7,7 +7,7 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use clat_netlink::{link_mtu, neighbour, next_hop, NextHop, Target, Watch};
+use clat_netlink::{link, neighbour, next_hop, NextHop, Subscription, Target, Topic};
 use clat_xlat::Prefix;
 
 use crate::batch::LINK_HEADER;
@@ -22,7 +22,7 @@ const FRESH: Duration = Duration::from_millis(50);
 /// Whom IPv6 packets to the NAT64 prefix are sent to, as far as that can be done past the kernel.
 pub struct Way {
     /// None where the kernel does not tell of changes.
-    watch: Option<Watch>,
+    subscription: Option<Subscription>,
     source: Ipv6Addr,
     prefix: Prefix,
     looked: Option<Instant>,
@@ -44,29 +44,30 @@ impl Way {
     /// Subscribes to changes. `path_mtu` is that of the way to the prefix by now, in bytes.
     #[must_use]
     pub fn new(source: Ipv6Addr, prefix: Prefix, path_mtu: u32) -> Self {
-        let watch = Watch::with_neighbours()
+        let topics = [Topic::Links, Topic::Routes6, Topic::Neighbours];
+        let subscription = Subscription::new(&topics)
             .inspect_err(|e| {
                 log::warn!("cannot follow routes and neighbours ({e}): sending is slower");
             })
             .ok();
-        Self { watch, source, prefix, looked: None, link: None, path_mtu, mtu6: path_mtu }
+        Self { subscription, source, prefix, looked: None, link: None, path_mtu, mtu6: path_mtu }
     }
 
     /// The link header of what is sent by `socket` now, empty on an uplink that has none. `None` if it is the kernel
     /// that has to send: without a route or a neighbour's address, and every now and then.
     pub fn link_header(&mut self, socket: &PacketSocket, now: Instant) -> Option<&[u8]> {
-        let watch = self.watch.as_ref()?;
+        let subscription = self.subscription.as_ref()?;
         if self.looked.map_or(true, |at| now.duration_since(at) >= FRESH) {
             let first = self.looked.replace(now).is_none();
-            let found = watch.drain().and_then(|changed| {
-                if changed || first {
+            let found = subscription.read().and_then(|changes| {
+                if first || !changes.is_empty() {
                     self.look(socket)?;
                 }
                 Ok(())
             });
             if let Err(e) = found {
                 log::warn!("cannot ask for routes and neighbours ({e}): sending is slower");
-                self.watch = None;
+                self.subscription = None;
                 return None;
             }
         }
@@ -93,8 +94,7 @@ impl Way {
             Err(e) => return Err(e),
         };
         // With less than 1280 a link has no IPv6 (RFC 8200 §5).
-        let link_mtu = link_mtu(oif)?.unwrap_or(self.path_mtu);
-        self.mtu6 = self.path_mtu.min(link_mtu.max(MIN_MTU6));
+        self.mtu6 = self.path_mtu.min(link(oif)?.mtu.max(MIN_MTU6));
         let target = Target {
             oif,
             source: self.source,

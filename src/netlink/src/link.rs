@@ -1,28 +1,63 @@
-//! What the kernel says of an interface.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Interfaces.
 
 use std::io;
 
-use netlink_packet_core::NlasIterator;
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
+use nix::errno::Errno;
 
-use crate::netlink;
+use crate::request::{attribute, number, number_at, request};
 
-/// Of struct ifinfomsg, which attributes follow.
+/// struct ifinfomsg (linux/rtnetlink.h): family, padding, type of 16 bits, index, flags, change; attributes follow.
+const TYPE: std::ops::Range<usize> = 2..4;
+const INDEX: usize = 4;
+const FLAGS: usize = 8;
 const HEADER_LEN: usize = 16;
 /// linux/if_link.h
+const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
-/// The MTU of the interface with this index, in bytes of an IP packet.
+/// What the kernel says of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its ARPHRD number (linux/if_arp.h), which says what its packets begin with.
+    pub hardware: u16,
+    /// Its MTU in bytes of an IP packet.
+    pub mtu: u32,
+    /// Whether it is up, as its administrator set it.
+    pub is_up: bool,
+}
+
+impl Link {
+    fn parse(message: &[u8]) -> Option<Self> {
+        let attributes = message.get(HEADER_LEN..)?;
+        let name = attribute(attributes, IFLA_IFNAME)?;
+        Some(Self {
+            index: number_at(message, INDEX)?,
+            name: String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(name)).into_owned(),
+            hardware: u16::from_ne_bytes(message.get(TYPE)?.try_into().ok()?),
+            mtu: number(attributes, IFLA_MTU)?,
+            is_up: number_at(message, FLAGS)? & LinkFlags::Up.bits() != 0,
+        })
+    }
+}
+
+/// The interface with this index.
 ///
 /// # Errors
 /// `ENODEV` where there is none; those of netlink(7).
-pub fn link_mtu(index: u32) -> io::Result<Option<u32>> {
-    Ok(number(&attributes_of(index)?, IFLA_MTU))
+pub fn link(index: u32) -> io::Result<Link> {
+    Link::parse(&message_of(index)?).ok_or_else(|| Errno::ENODEV.into())
 }
 
 /// How many queues of a TUN device are open, whether in use or not; `None` where the kernel does not tell (before 4.17, or of
@@ -31,28 +66,43 @@ pub fn link_mtu(index: u32) -> io::Result<Option<u32>> {
 /// # Errors
 /// `ENODEV` where there is none; those of netlink(7).
 pub fn tun_queues(index: u32) -> io::Result<Option<u32>> {
-    let info = attribute(&attributes_of(index)?, IFLA_LINKINFO).unwrap_or_default();
-    let tun = attribute(&info, IFLA_INFO_DATA).unwrap_or_default();
+    let message = message_of(index)?;
+    let info = attribute(message.get(HEADER_LEN..).unwrap_or_default(), IFLA_LINKINFO);
+    let tun = attribute(info.unwrap_or_default(), IFLA_INFO_DATA).unwrap_or_default();
     let (used, disabled) = (IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES);
-    Ok(number(&tun, used).zip(number(&tun, disabled)).and_then(|(a, b)| a.checked_add(b)))
+    Ok(number(tun, used).zip(number(tun, disabled)).and_then(|(a, b)| a.checked_add(b)))
 }
 
-fn attributes_of(index: u32) -> io::Result<Vec<u8>> {
+/// Brings an interface up, with this MTU if one is given.
+///
+/// # Errors
+/// `ENODEV` where there is none, `EINVAL` for an MTU that it cannot have; those of netlink(7).
+pub fn set_up(index: u32, mtu: Option<u32>) -> io::Result<()> {
     let mut link = LinkMessage::default();
     link.header.index = index;
-    let mut attributes = Vec::new();
-    netlink::ask(RouteNetlinkMessage::GetLink(link), |link| {
-        attributes = link.get(HEADER_LEN..).unwrap_or_default().to_vec();
-    })?;
-    Ok(attributes)
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link.attributes = mtu.map(LinkAttribute::Mtu).into_iter().collect();
+    request(RouteNetlinkMessage::SetLink(link), 0, |_| ())
 }
 
-/// The value of the first attribute of a kind.
-fn attribute(all: &[u8], kind: u16) -> Option<Vec<u8>> {
-    let mut attributes = NlasIterator::new(all).map_while(Result::ok);
-    attributes.find(|attribute| attribute.kind() == kind).map(|attribute| attribute.value().into())
+/// Removes an interface, unless it is gone.
+///
+/// # Errors
+/// `EOPNOTSUPP` for one that cannot be removed; those of netlink(7).
+pub fn delete_link(index: u32) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    match request(RouteNetlinkMessage::DelLink(link), 0, |_| ()) {
+        Err(e) if e.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
+        done => done,
+    }
 }
 
-fn number(all: &[u8], kind: u16) -> Option<u32> {
-    Some(u32::from_ne_bytes(attribute(all, kind)?.try_into().ok()?))
+fn message_of(index: u32) -> io::Result<Vec<u8>> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    let mut message = Vec::new();
+    request(RouteNetlinkMessage::GetLink(link), 0, |link| message = link.to_vec())?;
+    Ok(message)
 }

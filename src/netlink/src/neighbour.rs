@@ -1,15 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What the kernel knows of a neighbour on a link (RFC 4861 §5.1).
 
 use std::io;
 use std::net::Ipv6Addr;
 
-use netlink_packet_core::Parseable;
+use netlink_packet_core::{Parseable, NLM_F_DUMP};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourMessageBuffer, NeighbourState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::netlink;
+use crate::request::request;
 
 /// A neighbour whose link address is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +28,11 @@ pub struct Neighbour {
 /// # Errors
 /// Those of netlink(7).
 pub fn neighbour(oif: u32, address: Ipv6Addr) -> io::Result<Option<Neighbour>> {
-    let mut request = NeighbourMessage::default();
-    request.header.family = AddressFamily::Inet6;
-    request.attributes = vec![NeighbourAttribute::IfIndex(oif)];
+    let mut neighbours = NeighbourMessage::default();
+    neighbours.header.family = AddressFamily::Inet6;
+    neighbours.attributes = vec![NeighbourAttribute::IfIndex(oif)];
     let mut found = None;
-    netlink::dump(RouteNetlinkMessage::GetNeighbour(request), |message| {
+    request(RouteNetlinkMessage::GetNeighbour(neighbours), NLM_F_DUMP, |message| {
         let parsed =
             NeighbourMessageBuffer::new_checked(&message).and_then(|m| NeighbourMessage::parse(&m));
         match parsed {

@@ -1,11 +1,14 @@
 //! Next hops against the kernel's own routes, each test in a network namespace of its own.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
 
-use clat_netlink::{neighbour, next_hop, Neighbour, NextHop, Target, Watch};
+use clat_netlink::{
+    link, neighbour, next_hop, Change, Neighbour, NextHop, Subscription, Target, Topic,
+};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{unshare, CloneFlags};
 
@@ -17,7 +20,7 @@ fn sh(command: &str) {
 /// Runs `test` in a new namespace with the Ethernet interfaces up0 (index 10) and up1 (index 20).
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "needs root");
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "needs root");
         eprintln!("SKIPPED: needs root for network namespaces");
         return;
     }
@@ -143,18 +146,19 @@ fn routers_that_prefer_themselves() {
 #[test]
 fn changes_are_told() {
     in_namespace(|| {
-        let watch = Watch::new().expect("a subscription");
+        let topics = [Topic::Links, Topic::Routes6];
+        let subscription = Subscription::new(&topics).expect("a subscription");
         let readable = |for_long: bool| {
-            let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(subscription.as_fd(), PollFlags::POLLIN)];
             let timeout = if for_long { PollTimeout::from(30_000u16) } else { PollTimeout::ZERO };
             poll(&mut fds, timeout).expect("poll") > 0
         };
         // Of the interfaces' coming up, which goes on for a while.
         while readable(false) {
-            watch.drain().expect("drained");
+            subscription.read().expect("read");
             thread::sleep(std::time::Duration::from_millis(300));
         }
-        assert!(!watch.drain().expect("nothing"));
+        assert!(subscription.read().expect("nothing").is_empty());
         for change in [
             "ip -6 route add default via fe80::1 dev up0",
             "ip -6 route del default via fe80::1 dev up0",
@@ -163,14 +167,14 @@ fn changes_are_told() {
         ] {
             sh(change);
             assert!(readable(true), "{change}");
-            assert!(watch.drain().expect("drained"));
+            assert!(!subscription.read().expect("read").is_empty());
         }
         assert_eq!(by_up0(), None, "the route went with its interface");
         // More than fits into the socket's buffer.
         sh("ip link set up0 up; ip -6 addr add 2001:db8::2/64 dev up0 nodad");
         sh("seq 1 9999 | sed 's|.*|route add 2001:db8:&::/64 dev up0|' | ip -6 -batch - ");
         assert!(readable(true));
-        assert!(watch.drain().expect("whatever the kernel dropped"));
+        assert!(subscription.read().expect("read").contains(&Change::Missed));
         assert!(!readable(false));
     });
 }
@@ -181,12 +185,13 @@ fn neighbours_as_the_kernel_knows_them() {
         let router = address("fe80::1");
         let on_up0 = || neighbour(10, router).expect("neighbours");
         let known = |last, is_stale| Some(Neighbour { address: [2, 0, 0, 0, 0, last], is_stale });
-        let watch = Watch::with_neighbours().expect("a subscription");
+        let topics = [Topic::Links, Topic::Routes6, Topic::Neighbours];
+        let subscription = Subscription::new(&topics).expect("a subscription");
         assert_eq!(on_up0(), None);
-        watch.drain().expect("changes");
+        subscription.read().expect("changes");
         sh("ip -6 neigh add fe80::1 lladdr 02:00:00:00:00:01 dev up0 nud permanent
             ip -6 neigh add fe80::1 lladdr 02:00:00:00:00:09 dev up1 nud permanent");
-        assert!(watch.drain().expect("changes"));
+        assert!(subscription.read().expect("changes").contains(&Change::Neighbour(10)));
         assert_eq!(on_up0(), known(1, false));
         for (state, expected) in [
             ("stale", known(2, true)),
@@ -202,5 +207,55 @@ fn neighbours_as_the_kernel_knows_them() {
         }
         sh("ip -6 neigh del fe80::1 dev up0");
         assert_eq!(on_up0(), None);
+    });
+}
+
+#[test]
+fn each_change_is_told_as_what_it_is() {
+    in_namespace(|| {
+        let topics = [
+            Topic::Links,
+            Topic::Addresses4,
+            Topic::Addresses6,
+            Topic::Routes4,
+            Topic::Routes6,
+            Topic::Neighbours,
+        ];
+        let subscription = Subscription::new(&topics).expect("a subscription");
+        for (change, expected) in [
+            ("ip link set up0 mtu 1300", Change::Link(10)),
+            ("ip addr add 192.0.2.1/24 dev up0", Change::Address(10)),
+            ("ip -6 addr add 2001:db8:7::2/64 dev up1 nodad", Change::Address(20)),
+            ("ip route add default dev up0", Change::Route(Some(10))),
+            ("ip -6 route add blackhole 2001:db8:9::/48", Change::Route(Some(1))),
+            ("ip route add blackhole 198.51.100.0/24", Change::Route(None)),
+            ("ip -6 route add default dev up1", Change::Route(Some(20))),
+            ("ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:01 dev up0", Change::Neighbour(10)),
+            ("ip -6 addr del 2001:db8:7::2/64 dev up1", Change::Address(20)),
+            ("ip link del up1", Change::Link(20)),
+        ] {
+            subscription.read().expect("read");
+            sh(change);
+            let mut told = BTreeSet::new();
+            while !told.contains(&expected) {
+                let mut fds = [PollFd::new(subscription.as_fd(), PollFlags::POLLIN)];
+                let ready = poll(&mut fds, PollTimeout::from(30_000u16)).expect("poll");
+                assert_eq!(ready, 1, "{change}: {told:?}");
+                told.extend(subscription.read().expect("read"));
+            }
+        }
+        assert!(link(20).is_err(), "it is gone");
+    });
+}
+
+#[test]
+fn a_link_as_it_is() {
+    in_namespace(|| {
+        sh("ip link set up0 mtu 1300");
+        let up0 = link(10).expect("there");
+        assert_eq!((up0.name.as_str(), up0.mtu, up0.hardware, up0.is_up), ("up0", 1300, 1, true));
+        sh("ip link set up0 down");
+        assert!(!link(10).expect("there").is_up);
+        assert_eq!(link(99).map_err(|e| e.raw_os_error()), Err(Some(nix::libc::ENODEV)));
     });
 }

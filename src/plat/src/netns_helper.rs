@@ -118,8 +118,7 @@ impl NetnsHelper {
             let name = self.clat_name();
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
             netlink::up(&name, Some(mtu.into()))
-                .and_then(|()| netlink::add_address(&name, clat::V4))
-                .and_then(|()| netlink::add_default_route(&name, clat::V4))
+                .and_then(|()| netlink::configure(&name, clat::V4))
                 .with_context(|| format!("cannot configure {name}"))?;
         }
         Ok(())

@@ -47,8 +47,8 @@ pub fn spawn(
         ffi::posix_spawn(
             &mut pid,
             path.as_ptr(),
-            &*actions.0,
-            &*attributes.0,
+            actions.0.as_ptr(),
+            attributes.0.as_ptr(),
             argv.pointers.as_ptr(),
             environment.pointers.as_ptr(),
         )
@@ -88,15 +88,14 @@ fn check(error: libc::c_int) -> io::Result<()> {
 }
 
 /// posix_spawnattr_t, from init to destroy. Boxed, since nothing says that it may be moved.
-struct Attributes(Box<ffi::posix_spawnattr_t>);
+struct Attributes(Box<MaybeUninit<ffi::posix_spawnattr_t>>);
 
 impl Attributes {
     fn new() -> io::Result<Self> {
         let mut attributes = Box::new(MaybeUninit::uninit());
         // SAFETY: the pointer is to memory of the right size and alignment, which the call makes valid.
         check(unsafe { ffi::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
-        // SAFETY: it has just been made valid.
-        Ok(Self(unsafe { attributes.assume_init() }))
+        Ok(Self(attributes))
     }
 
     /// vfork, no signal blocked, and SIGPIPE, which Rust programs ignore, as it was.
@@ -109,9 +108,9 @@ impl Attributes {
         pipe.add(Signal::SIGPIPE);
         // SAFETY: the attributes are valid (see `new`), the sets live through the calls, which copy them.
         unsafe {
-            check(ffi::posix_spawnattr_setflags(&mut *self.0, flags))?;
-            check(ffi::posix_spawnattr_setsigmask(&mut *self.0, none.as_ref()))?;
-            check(ffi::posix_spawnattr_setsigdefault(&mut *self.0, pipe.as_ref()))
+            check(ffi::posix_spawnattr_setflags(self.0.as_mut_ptr(), flags))?;
+            check(ffi::posix_spawnattr_setsigmask(self.0.as_mut_ptr(), none.as_ref()))?;
+            check(ffi::posix_spawnattr_setsigdefault(self.0.as_mut_ptr(), pipe.as_ref()))
         }
     }
 }
@@ -119,20 +118,19 @@ impl Attributes {
 impl Drop for Attributes {
     fn drop(&mut self) {
         // SAFETY: valid since `new`, and not used again.
-        unsafe { ffi::posix_spawnattr_destroy(&mut *self.0) };
+        unsafe { ffi::posix_spawnattr_destroy(self.0.as_mut_ptr()) };
     }
 }
 
 /// posix_spawn_file_actions_t, from init to destroy.
-struct FileActions(Box<ffi::posix_spawn_file_actions_t>);
+struct FileActions(Box<MaybeUninit<ffi::posix_spawn_file_actions_t>>);
 
 impl FileActions {
     fn new() -> io::Result<Self> {
         let mut actions = Box::new(MaybeUninit::uninit());
         // SAFETY: the pointer is to memory of the right size and alignment, which the call makes valid.
         check(unsafe { ffi::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
-        // SAFETY: it has just been made valid.
-        Ok(Self(unsafe { actions.assume_init() }))
+        Ok(Self(actions))
     }
 
     /// stdin is empty, and of `kept` a copy under the same number is there, which is not close-on-exec.
@@ -140,7 +138,7 @@ impl FileActions {
         // SAFETY: the actions are valid (see `new`); the path is a literal, and copied.
         unsafe {
             check(ffi::posix_spawn_file_actions_addopen(
-                &mut *self.0,
+                self.0.as_mut_ptr(),
                 libc::STDIN_FILENO,
                 c"/dev/null".as_ptr(),
                 libc::O_RDONLY,
@@ -151,7 +149,7 @@ impl FileActions {
             let number = fd.as_raw_fd();
             // SAFETY: the actions are valid (see `new`).
             unsafe {
-                check(ffi::posix_spawn_file_actions_adddup2(&mut *self.0, number, number))?;
+                check(ffi::posix_spawn_file_actions_adddup2(self.0.as_mut_ptr(), number, number))?;
             }
         }
         Ok(())
@@ -161,7 +159,7 @@ impl FileActions {
 impl Drop for FileActions {
     fn drop(&mut self) {
         // SAFETY: valid since `new`, and not used again.
-        unsafe { ffi::posix_spawn_file_actions_destroy(&mut *self.0) };
+        unsafe { ffi::posix_spawn_file_actions_destroy(self.0.as_mut_ptr()) };
     }
 }
 

@@ -53,7 +53,7 @@ fn make_chain() -> io::Result<()> {
 
 /// What takes the chain away, given how often something jumps to it.
 fn removal(jumps: usize) -> Vec<String> {
-    let jumps = std::iter::repeat_n(format!("-D PREROUTING -j {CHAIN}"), jumps);
+    let jumps = std::iter::repeat(format!("-D PREROUTING -j {CHAIN}")).take(jumps);
     jumps.chain([format!("-F {CHAIN}"), format!("-X {CHAIN}")]).collect()
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
+use clat_netlink::Existing;
 use clat_sys::socket::set_mark;
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
@@ -15,7 +16,8 @@ use nix::sys::socket::{
     SockaddrIn6,
 };
 
-use super::{netlink, LinuxHost};
+use super::default_route::DefaultRoute;
+use super::LinuxHost;
 use crate::fwmark::Fwmark;
 use crate::host::{Links, Traffic};
 use crate::names::IfaceName;
@@ -24,7 +26,7 @@ use crate::names::IfaceName;
 const ANY_PORT: u16 = 53;
 
 impl Links for LinuxHost {
-    type Route = netlink::DefaultRoute;
+    type Route = DefaultRoute;
 
     fn index_of(&self, iface: &IfaceName) -> Option<u32> {
         if_nametoindex(iface.as_str()).ok()
@@ -80,12 +82,14 @@ impl Links for LinuxHost {
         }))
     }
 
-    fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route> {
-        netlink::DefaultRoute::add(index, source, metric, false)
+    fn default_route(&self, oif: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route> {
+        let route = clat_netlink::DefaultRoute { oif, source, metric };
+        DefaultRoute::set(route, Existing::Refuse)
     }
 
-    fn adopt_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route> {
-        netlink::DefaultRoute::add(index, source, metric, true)
+    fn adopt_route(&self, oif: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route> {
+        let route = clat_netlink::DefaultRoute { oif, source, metric };
+        DefaultRoute::set(route, Existing::Replace)
     }
 }
 

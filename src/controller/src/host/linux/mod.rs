@@ -1,9 +1,9 @@
 //! The host as it is: Linux, with or without Android on it.
 
 mod bpf;
+mod default_route;
 mod firewall;
 mod links;
-mod netlink;
 mod process;
 mod properties;
 mod reconcile;
@@ -154,7 +154,7 @@ impl AsFd for Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if let Err(e) = netlink::delete_link(self.index) {
+        if let Err(e) = clat_netlink::delete_link(self.index) {
             log::error!("cannot remove {}: {e}", self.tun.name());
         }
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use clat_netlink::netlink;
-use netlink_packet_core::{DefaultNla, NlasIterator, NLM_F_CREATE, NLM_F_EXCL};
+use clat_netlink::request;
+use netlink_packet_core::{DefaultNla, NlasIterator, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption};
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::ifaddrs::getifaddrs;
@@ -36,8 +36,8 @@ pub(super) fn add_clsact(index: u32) -> io::Result<()> {
     let mut qdisc = message(index, TcHandle::CLSACT)?;
     qdisc.header.handle = TcHandle { major: 0xffff, minor: 0 };
     qdisc.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
-    let request = RouteNetlinkMessage::NewQueueDiscipline(qdisc);
-    match netlink::request(request, NLM_F_CREATE | NLM_F_EXCL) {
+    let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc);
+    match request(message, NLM_F_CREATE | NLM_F_EXCL, |_| ()) {
         Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         done => done,
     }
@@ -72,8 +72,9 @@ impl Filter {
                 option(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes().to_vec()),
             ]),
         ];
-        let request = RouteNetlinkMessage::NewTrafficFilter(filter);
-        netlink::request(request, NLM_F_CREATE | if old.is_some() { 0 } else { NLM_F_EXCL })?;
+        let message = RouteNetlinkMessage::NewTrafficFilter(filter);
+        let how = if old.is_some() { 0 } else { NLM_F_EXCL };
+        request(message, NLM_F_CREATE | how, |_| ())?;
         Ok(Self { index, hook })
     }
 }
@@ -116,8 +117,8 @@ pub(super) fn remove_leftovers(kept: &[(u32, Hook)]) -> io::Result<()> {
 /// The handles of our filters on an interface.
 fn ours(index: u32, hook: Hook) -> io::Result<Vec<u32>> {
     let mut handles = Vec::new();
-    let request = message(index, parent(hook))?;
-    netlink::dump(RouteNetlinkMessage::GetTrafficFilter(request), |found| {
+    let filters = message(index, parent(hook))?;
+    request(RouteNetlinkMessage::GetTrafficFilter(filters), NLM_F_DUMP, |found| {
         handles.extend(our_handle(found, hook));
     })?;
     Ok(handles)
@@ -126,12 +127,12 @@ fn ours(index: u32, hook: Hook) -> io::Result<Vec<u32>> {
 /// Removes our filters from an interface, and says whether there were any. Others at the same place stay.
 fn remove(index: u32, hook: Hook) -> io::Result<bool> {
     let handles = ours(index, hook)?;
-    let mut request = message(index, parent(hook))?;
-    request.header.info = info(hook);
+    let mut filter = message(index, parent(hook))?;
+    filter.header.info = info(hook);
     for handle in &handles {
-        request.header.handle = TcHandle::from(*handle);
-        request.attributes = vec![TcAttribute::Kind(KIND.to_owned())];
-        netlink::request(RouteNetlinkMessage::DelTrafficFilter(request.clone()), 0)?;
+        filter.header.handle = TcHandle::from(*handle);
+        filter.attributes = vec![TcAttribute::Kind(KIND.to_owned())];
+        request(RouteNetlinkMessage::DelTrafficFilter(filter.clone()), 0, |_| ())?;
     }
     Ok(!handles.is_empty())
 }

@@ -18,7 +18,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, Program};
 use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{netlink, tc};
+use super::tc;
 use crate::errors::{explain, worded};
 use crate::host::{EgressEntry, Hook, IngressEntry, LinkKind, OffloadCounters, Programs};
 use abi::{
@@ -217,7 +217,7 @@ impl Programs for Objects {
 
     fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
         // linux/if_arp.h: ETHER; NONE, RAWIP, and what older Android kernels had in its place.
-        match netlink::link_type(index)? {
+        match clat_netlink::link(index)?.hardware {
             1 => Ok(LinkKind::Ethernet),
             0xfffe | 519 | 530 => Ok(LinkKind::RawIp),
             other => Err(worded(

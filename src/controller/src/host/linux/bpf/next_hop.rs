@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use clat_netlink::{next_hop, Target, Watch};
+use clat_netlink::{next_hop, Subscription, Target, Topic};
 use clat_sys::wait_readable;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::errno::Errno;
@@ -58,10 +58,10 @@ impl NextHops {
     pub(super) fn new(handle: MapHandle) -> io::Result<Self> {
         let map = Arc::new(Map { handle, targets: Mutex::default() });
         let end = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
-        let watch = Watch::new()?;
+        let subscription = Subscription::new(&[Topic::Links, Topic::Routes6])?;
         let (followed, ending) = (Arc::clone(&map), Arc::clone(&end));
         let thread = thread::Builder::new().name("next hops".to_owned());
-        let thread = thread.spawn(move || follow(&followed, &watch, &ending))?;
+        let thread = thread.spawn(move || follow(&followed, &subscription, &ending))?;
         Ok(Self { map, end, thread: Some(thread) })
     }
 
@@ -133,9 +133,9 @@ impl Map {
 }
 
 /// What the thread does until `end` is readable.
-fn follow(map: &Map, watch: &Watch, end: &EventFd) {
-    while wait_readable(&[end.as_fd(), watch.as_fd()], None) == Some(1) {
-        let news = watch.drain();
+fn follow(map: &Map, subscription: &Subscription, end: &EventFd) {
+    while wait_readable(&[end.as_fd(), subscription.as_fd()], None) == Some(1) {
+        let news = subscription.read();
         for followed in map.targets().iter_mut() {
             let set = match &news {
                 Ok(_) => map.set(followed),

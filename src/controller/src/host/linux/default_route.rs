@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The IPv4 default route as a value.
+
+use std::io;
+
+use clat_netlink::Existing;
+
+/// An IPv4 default route that goes away when dropped.
+#[derive(Debug)]
+pub struct DefaultRoute(clat_netlink::DefaultRoute);
+
+impl DefaultRoute {
+    /// Sets it.
+    pub(super) fn set(route: clat_netlink::DefaultRoute, existing: Existing) -> io::Result<Self> {
+        route.set(existing)?;
+        Ok(Self(route))
+    }
+}
+
+impl Drop for DefaultRoute {
+    fn drop(&mut self) {
+        if let Err(e) = self.0.delete() {
+            log::error!("cannot remove the IPv4 default route: {e}");
+        }
+    }
+}

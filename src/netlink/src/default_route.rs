@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! IPv4 default routes by a device that needs no next hop.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::errno::Errno;
+
+use crate::request::request;
+
+/// A route of the main table for all of IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// Index of the interface that it leads to.
+    pub oif: u32,
+    /// The address to send from.
+    pub source: Ipv4Addr,
+    /// Of several default routes the lowest wins; 0 is the kernel's own choice.
+    pub metric: u32,
+}
+
+/// What becomes of a default route of the same metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and setting another is an error.
+    Refuse,
+    /// It goes; packets meet the one or the other.
+    Replace,
+    /// It stays beside this one.
+    Keep,
+}
+
+impl DefaultRoute {
+    /// Sets the route.
+    ///
+    /// # Errors
+    /// `EEXIST` where there is one and `existing` says so; those of netlink(7).
+    pub fn set(&self, existing: Existing) -> io::Result<()> {
+        let how = match existing {
+            Existing::Refuse => NLM_F_EXCL,
+            Existing::Replace => NLM_F_REPLACE,
+            Existing::Keep => 0,
+        };
+        request(RouteNetlinkMessage::NewRoute(self.message()), NLM_F_CREATE | how, |_| ())
+    }
+
+    /// Removes the route, unless it is gone, by someone's hand or with its interface.
+    ///
+    /// # Errors
+    /// Those of netlink(7).
+    pub fn delete(&self) -> io::Result<()> {
+        const GONE: [i32; 2] = [Errno::ESRCH as i32, Errno::ENODEV as i32];
+        match request(RouteNetlinkMessage::DelRoute(self.message()), 0, |_| ()) {
+            Err(e) if e.raw_os_error().is_some_and(|errno| GONE.contains(&errno)) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn message(&self) -> RouteMessage {
+        let mut route = RouteMessage::default();
+        route.header.address_family = AddressFamily::Inet;
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.protocol = RouteProtocol::Static;
+        route.header.scope = RouteScope::Link;
+        route.header.kind = RouteType::Unicast;
+        route.attributes = vec![
+            RouteAttribute::Oif(self.oif),
+            RouteAttribute::PrefSource(RouteAddress::Inet(self.source)),
+        ];
+        if self.metric > 0 {
+            route.attributes.push(RouteAttribute::Priority(self.metric));
+        }
+        route
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! By which neighbour an uplink reaches a prefix, as the kernel's IPv6 routes have it, whichever of them the kernel itself
+//! would prefer: a CLAT's packets are bound to their uplink, so that a better way by another interface is none for them.
+
+use std::cmp::Reverse;
+use std::io;
+use std::net::Ipv6Addr;
+
+use netlink_packet_core::{Parseable, NLM_F_DUMP};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMessageBuffer, RouteNextHopFlags,
+    RoutePreference, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::request::request;
+
+/// Where to packets go, by which interface, and from where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Index of the uplink.
+    pub oif: u32,
+    /// Source of the packets: routes may be for some only (RFC 8043).
+    pub source: Ipv6Addr,
+    /// The prefix that the destinations have in common.
+    pub prefix: Ipv6Addr,
+    /// Its length in bits. A route counts if it is to all of the prefix.
+    pub prefix_len: u8,
+}
+
+/// The neighbour that gets the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// Each destination is a neighbour itself.
+    OnLink,
+    /// A router, by its address on the link.
+    Gateway(Ipv6Addr),
+}
+
+impl NextHop {
+    /// The neighbour for packets to `destination`.
+    #[must_use]
+    pub fn towards(self, destination: Ipv6Addr) -> Ipv6Addr {
+        match self {
+            Self::OnLink => destination,
+            Self::Gateway(router) => router,
+        }
+    }
+}
+
+/// Looks up the next hop in the kernel's routes, those of all tables: the longest prefix wins, then the more specific
+/// source, the lower metric, the router that prefers itself (RFC 4191), the first. `None` where no route leads there.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn next_hop(target: &Target) -> io::Result<Option<NextHop>> {
+    let mut routes = RouteMessage::default();
+    routes.header.address_family = AddressFamily::Inet6;
+    routes.attributes = vec![RouteAttribute::Oif(target.oif)];
+    let mut best = None;
+    request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP, |route| {
+        let parsed = RouteMessageBuffer::new_checked(&route).and_then(|r| RouteMessage::parse(&r));
+        match parsed {
+            Ok(route) => {
+                let candidate = candidate(target, &route);
+                if candidate.as_ref().map(|(rank, _)| rank) > best.as_ref().map(|(rank, _)| rank) {
+                    best = candidate;
+                }
+            }
+            Err(e) => log::debug!("a route that cannot be read: {e}"),
+        }
+    })?;
+    Ok(best.map(|(_, next_hop)| next_hop))
+}
+
+/// How good a route is; more is better.
+type Rank = (u8, u8, Reverse<u32>, u8);
+
+/// What the route makes of packets to the target, if it is one for them.
+fn candidate(target: &Target, route: &RouteMessage) -> Option<(Rank, NextHop)> {
+    let header = &route.header;
+    let unusable = RouteFlags::Dead | RouteFlags::Cloned;
+    if header.kind != RouteType::Unicast || header.flags.intersects(unusable) {
+        return None;
+    }
+    let (mut to, mut from) = (Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+    let (mut metric, mut preference) = (0, 1);
+    let mut next_hop = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => to = *address,
+            RouteAttribute::Source(RouteAddress::Inet6(address)) => from = *address,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Preference(RoutePreference::High) => preference = 2,
+            RouteAttribute::Preference(RoutePreference::Low) => preference = 0,
+            // One of them is enough: packets of one flow are to go one way.
+            RouteAttribute::MultiPath(ways) => {
+                let way = ways.iter().find(|way| {
+                    way.interface_index == target.oif
+                        && !way.flags.contains(RouteNextHopFlags::Dead)
+                });
+                next_hop = way.and_then(|way| hop(&way.attributes));
+            }
+            RouteAttribute::Oif(oif) if *oif == target.oif => {
+                next_hop = hop(&route.attributes);
+            }
+            _ => {}
+        }
+    }
+    let (to_len, from_len) = (header.destination_prefix_length, header.source_prefix_length);
+    let fits = to_len <= target.prefix_len
+        && covers(to, to_len, target.prefix)
+        && covers(from, from_len, target.source);
+    Some(((to_len, from_len, Reverse(metric), preference), next_hop?)).filter(|_| fits)
+}
+
+/// Who gets packets by a route with these attributes; nobody where they are to be wrapped up first.
+fn hop(attributes: &[RouteAttribute]) -> Option<NextHop> {
+    let mut next_hop = NextHop::OnLink;
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet6(router)) => {
+                next_hop = NextHop::Gateway(*router);
+            }
+            RouteAttribute::Encap(_) | RouteAttribute::Via(_) => return None,
+            _ => {}
+        }
+    }
+    Some(next_hop)
+}
+
+/// Whether the first `len` bits are the same.
+fn covers(prefix: Ipv6Addr, len: u8, address: Ipv6Addr) -> bool {
+    let differs = u128::from(prefix) ^ u128::from(address);
+    differs.leading_zeros() >= len.into()
+}

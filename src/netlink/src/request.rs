@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Requests to rtnetlink(7). Messages of an answer are given as they come: the library stumbles over some that are not
+//! ours.
+
+use std::io;
+
+use netlink_packet_core::{
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator, NLM_F_ACK,
+    NLM_F_DUMP, NLM_F_REQUEST,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{protocols::NETLINK_ROUTE, Socket, SocketAddr};
+
+/// linux/netlink.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSG_ALIGN: usize = 4;
+const NLA_HEADER_LEN: usize = 4;
+
+/// Sends one request, with `flags` beside those that any has, gives what each message of the answer holds to `each`, and
+/// returns when the kernel has said that it is done. [`NLM_F_DUMP`] asks for a list.
+///
+/// # Errors
+/// What the kernel answered; those of netlink(7).
+pub fn request(
+    message: RouteNetlinkMessage,
+    flags: u16,
+    mut each: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
+    if is_dump {
+        // The kernel then lists only what was asked for (4.20). Where it does not, whoever reads sorts it out.
+        let _ = socket.set_netlink_get_strict_chk(true);
+    }
+
+    let mut header = NetlinkHeader::default();
+    // A list has an end of its own.
+    header.flags = NLM_F_REQUEST | flags | if is_dump { 0 } else { NLM_F_ACK };
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    while !read(&socket.recv_from_full()?.0, &mut each)? {}
+    Ok(())
+}
+
+/// Reads messages that came together; true when the last of them ends the answer.
+fn read(bytes: &[u8], each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
+    let mut ended = false;
+    for_each_message(bytes, |kind, payload| {
+        match kind {
+            NLMSG_DONE | NLMSG_ERROR => {
+                ended = true;
+                let code = payload.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                if code < 0 {
+                    return Err(io::Error::from_raw_os_error(code.wrapping_neg()));
+                }
+            }
+            _ => each(payload),
+        }
+        Ok(())
+    })?;
+    Ok(ended)
+}
+
+/// Gives type and payload of each message to `each`.
+pub(crate) fn for_each_message(
+    bytes: &[u8],
+    mut each: impl FnMut(u16, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+        each(message.message_type(), message.payload())?;
+        let length = usize::try_from(message.length()).map_err(io::Error::other)?;
+        rest = rest.get(length.next_multiple_of(NLMSG_ALIGN)..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// The value of the first attribute of a kind.
+pub(crate) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
+    let found = attributes.find(|attribute| attribute.kind() == kind)?;
+    let len = usize::from(found.length());
+    found.into_inner().get(NLA_HEADER_LEN..len)
+}
+
+/// The same of one that is a number.
+pub(crate) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
+    Some(u32::from_ne_bytes(attribute(attributes, kind)?.try_into().ok()?))
+}
+
+/// The number of 32 bits that stands at a place in a message's own header.
+pub(crate) fn number_at(message: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(message.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
