@@ -1,16 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
 /*
- * Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
- * the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
- *
- * Unless required by applicable law or agreed to in writing, software distributed under the License is distributed on
- * an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the License for the
- * specific language governing permissions and limitations under the License.
- */
-
-/*
- * What the tc programs in clatd.c share with whoever fills their maps: native C layout and byte order, addresses in
- * network byte order, padding zero (the kernel hashes keys whole). Derived once more in Rust; a test compares every
- * offset with the object's BTF.
+ * What the programs share with whoever fills their maps: native C layout and byte order, addresses
+ * in network byte order, padding zero (the kernel hashes keys whole). Derived once more in Rust; a
+ * test compares every offset with the object's BTF.
  */
 #pragma once
 
@@ -23,8 +15,9 @@
 #define CLAT_MAX_ENTRIES 16
 
 /*
- * The addresses that CLATs have, one each: 192.0.0.0/29 (RFC 7335). The last bits of its own number what a CLAT has in
- * the arrays below: looking up in one is inlined, and takes a fraction of the time of a hash.
+ * The addresses that CLATs have, one each: 192.0.0.0/29 (RFC 7335). The last bits of its own number
+ * what a CLAT has in the arrays below: looking up in one is inlined, and takes a fraction of the
+ * time of a hash.
  */
 #define CLAT_POOL 0xc0000000
 #define CLAT_SLOTS 8
@@ -56,9 +49,9 @@ struct clat_ingress_value {
 };
 
 /*
- * map_clatd_clat_next_hop_map: ARRAY by slot; who gets what leaves by an Ethernet uplink. Kept as the routes are by who
- * adds the entries above. The uplink is given, so the kernel's own choice of a route, which could be by another, has no
- * say.
+ * map_clatd_clat_next_hop_map: ARRAY by slot; who gets what leaves by an Ethernet uplink. Kept as
+ * the routes are by who adds the entries above. The uplink is given, so the kernel's own choice of a
+ * route, which could be by another, has no say.
  */
 struct clat_next_hop {
 	struct in6_addr router; /* "::" where every destination is a neighbour itself */
@@ -66,18 +59,18 @@ struct clat_next_hop {
 };
 
 /*
- * Why a packet was left to the daemon, untouched. Some the daemon translates, some it answers, some it drops: that is
- * for it to count.
+ * Why a packet was left to the daemon, untouched. Some the daemon translates, some it answers, some
+ * it drops: that is for it to count.
  */
 enum clat_reason {
 	CLAT_FOREIGN_SOURCE, /* egress: no entry for this source */
-	CLAT_HEADER, /* lengths, version or header checksum not as they should be, or bytes behind the packet */
+	CLAT_HEADER, /* lengths, version or checksum that are wrong, bytes behind the packet */
 	CLAT_ADDRESS, /* a destination that is never forwarded */
-	CLAT_ROUTE, /* source route, or routing header with segments left */
+	CLAT_OPTIONS, /* IPv4 options, or extension headers other than one Fragment Header */
 	CLAT_PROTOCOL, /* without a counterpart in the other family */
 	CLAT_FRAGMENT, /* of an ICMP message, or one that cannot be part of a packet */
-	CLAT_ICMP, /* neither echo nor an error that is translated here */
-	CLAT_CHECKSUM, /* UDP without one, in a fragment; an error with a wrong one; both if too long to sum up */
+	CLAT_ICMP, /* other than echo */
+	CLAT_CHECKSUM, /* UDP without one, in a fragment or too long to sum up */
 	CLAT_SIZE, /* has to be cut, or answered with "too big" */
 	CLAT_GSO, /* super-packet other than of plain TCP or UDP */
 	CLAT_ETHERNET, /* Ethernet uplink, and a kernel without bpf_redirect_neigh */
@@ -87,14 +80,14 @@ enum clat_reason {
 };
 
 /*
- * map_clatd_clat_counters_map: PERCPU_ARRAY by slot for egress, by CLAT_SLOTS more for ingress. Who adds an entry above
- * begins with zeros here.
+ * map_clatd_clat_counters_map: PERCPU_ARRAY by slot for egress, by CLAT_SLOTS more for ingress. Who
+ * adds an entry above begins with zeros here.
  */
 struct clat_counters {
 	__u64 packets; /* translated and sent on; each segment of a super-packet counts */
-	__u64 bytes; /* of those: as IPv4 for egress, as IPv6 for ingress; headers of a super-packet once */
+	__u64 bytes; /* of those, as they came; headers of a super-packet once */
 	__u64 super_packets; /* how many super-packets were among them */
-	__u64 neighbour; /* how many, super-packets counting once, had their neighbour resolved by the kernel */
+	__u64 neighbour; /* had their neighbour found by the kernel; super-packets count once */
 	__u64 lost; /* dropped: the kernel failed when the packet had been changed already */
-	__u64 passed[CLAT_REASONS]; /* left to the daemon, by enum clat_reason; super-packets count once */
+	__u64 passed[CLAT_REASONS]; /* left to the daemon; super-packets count once */
 };

@@ -1,17 +1,8 @@
-/*
- * Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
- * the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
- *
- * Unless required by applicable law or agreed to in writing, software distributed under the License is distributed on
- * an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the License for the
- * specific language governing permissions and limitations under the License.
- */
-
+// SPDX-License-Identifier: Apache-2.0
 /* Transport headers and their checksums. */
 #pragma once
 
-#include "clatd.h"
-#include "kernel.h"
+#include "maps.h"
 
 #define PROTO_HOPOPTS 0
 #define PROTO_ICMP 1
@@ -28,38 +19,67 @@
 
 #define ICMP_ECHO_REPLY 0
 #define ICMP_ECHO 8
-#define ICMP_UNREACHABLE 3
-#define ICMP_TIME_EXCEEDED 11
-#define ICMPV6_UNREACHABLE 1
-#define ICMPV6_TIME_EXCEEDED 3
 #define ICMPV6_ECHO 128
 #define ICMPV6_ECHO_REPLY 129
 
-/* Most bytes that bpf_csum_diff takes at a time. */
-#define CHUNK 512
-/* So many make more than a jumbo frame. */
-#define JUMBO_CHUNKS 18
+#define IPV4_DF 0x4000
+#define IPV4_MF 0x2000
+#define IPV4_OFFSET 0x1fff
 
-struct clat_scratch {
-	__u8 bytes[CHUNK + 4];
+/* Where the checksums are. */
+#define TCP_CHECKSUM 16
+#define UDP_CHECKSUM 6
+#define DCCP_CHECKSUM 6
+#define ICMP_CHECKSUM 2
+
+/* RFC 8200 §4.5. */
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset_more;
+	__be32 id;
 };
 
-/* Room to compute checksums in; the stack has too little. */
-MAP(clat_scratch_map, PERCPU_ARRAY, __u32, struct clat_scratch, 1);
+struct udp_header {
+	__be32 ports;
+	__be16 len;
+	__u16 checksum;
+};
 
-/* What the decision needs to know of a transport header, and what becomes of it. */
+/* Of an echo: its identifier and sequence number are the rest. */
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__u32 rest;
+};
+
+/* What is behind the IP headers. */
 struct transport {
-	__u32 payload; /* bytes behind the IP headers */
-	__u32 header; /* its own length, known for super-packets only */
-	__u16 checksum_at; /* 0: none that covers the addresses */
-	bool zero_is_none; /* a checksum of zero means that there is none */
+	__u32 payload; /* bytes */
+	__u8 protocol; /* as the packet that arrived has it */
+	bool has_fragment; /* the IPv6 packet has a Fragment Header */
+	bool whole; /* no fragment */
+	bool first; /* whole, or the first fragment */
 	bool no_checksum; /* UDP without one */
+	__u16 new_checksum; /* the one that it gets */
+	__u8 icmp_type;
 	__u16 udp_len;
-	__u8 kind; /* of an ICMP message */
-	bool odd_echo; /* one whose checksum could be 0 or 0xffff */
-	bool whole; /* neither part of a packet */
-	bool first; /* nor a later part */
+	__u32 header; /* length of a super-packet's transport header */
 };
+
+/* Of the Fragment Header. */
+INLINE __u32 fragment_len(const struct transport *t)
+{
+	return t->has_fragment ? sizeof(struct fragment_header) : 0;
+}
+
+/* Whether `protocol` is one of a set, all below 64. Two branches for the verifier, not one for each. */
+#define SET(protocol) (1ULL << (protocol))
+INLINE bool is_in(__u8 protocol, const __u64 set)
+{
+	return protocol < 64 && set >> protocol & 1;
+}
 
 /* A one's-complement sum as 16 bits; zero only if every word was. */
 INLINE __u16 fold(__u64 sum)
@@ -71,12 +91,7 @@ INLINE __u16 fold(__u64 sum)
 	return sum;
 }
 
-INLINE __u32 sum_of(const void *bytes, __u32 len, __u32 seed)
-{
-	return csum_diff(0, 0, bytes, len, seed);
-}
-
-/* The same of so many words of 32 bits, where they are too few to be worth a call. */
+/* The sum of `count` words of 32 bits: too few to be worth a call of bpf_csum_diff. */
 INLINE __u64 sum_words(const void *words, const __u32 count)
 {
 	const __u32 *word = words;
@@ -88,166 +103,139 @@ INLINE __u64 sum_words(const void *words, const __u32 count)
 	return sum;
 }
 
-/* The same as load() where the header is where it mostly is. */
-INLINE long load_at(const struct __sk_buff *skb, __u32 at, const __u32 mostly, void *to, const __u32 len)
+/* Up to the checksum, and for a super-packet the length of its header. */
+INLINE enum clat_reason inspect_tcp(const struct __sk_buff *skb, __u32 at, struct transport *t)
 {
-	return at == mostly ? load(skb, mostly, to, len) : skb_load(skb, at, to, len);
+	__u8 data_offset;
+
+	if (t->payload < TCP_CHECKSUM + 2)
+		return CLAT_HEADER;
+	if (!skb->gso_size)
+		return NO_REASON;
+	if (skb_load(skb, at + 12, &data_offset, sizeof(data_offset)))
+		return CLAT_HEADER;
+	t->header = data_offset >> 4 << 2;
+	return t->header > t->payload ? CLAT_HEADER : NO_REASON;
 }
 
-/*
- * Looks at the transport header at `at`, which mostly is behind an IP header without more. Fills in `t`, whose payload,
- * whole and first are there already; returns CLAT_REASONS where nothing speaks against translating it.
- */
-INLINE enum clat_reason inspect(struct __sk_buff *skb, __u32 at, const __u32 mostly, __u8 protocol,
-				struct transport *t)
+INLINE enum clat_reason inspect_udp(const struct __sk_buff *skb, __u32 at, struct transport *t)
 {
-	__u8 head[8] __attribute__((aligned(4))) = {};
+	const struct udp_header *udp = bytes_at(skb, at, sizeof(*udp));
+	struct udp_header copy;
 
-	switch (protocol) {
-	case PROTO_TCP:
-		t->checksum_at = 16;
-		break;
-	case PROTO_UDP:
-	case PROTO_UDPLITE:
-		t->zero_is_none = true;
-		t->checksum_at = 6;
-		break;
-	case PROTO_DCCP:
-		t->checksum_at = 6;
-		break;
+	if (t->payload < sizeof(*udp))
+		return CLAT_HEADER;
+	if (udp) {
+		t->udp_len = net16(udp->len);
+		t->no_checksum = !udp->checksum;
+	} else {
+		if (skb_load(skb, at, &copy, sizeof(copy)))
+			return CLAT_HEADER;
+		t->udp_len = net16(copy.len);
+		t->no_checksum = !copy.checksum;
 	}
-	if (skb->gso_size && (!t->whole || (protocol != PROTO_TCP && protocol != PROTO_UDP)))
+	t->header = sizeof(*udp);
+	if (t->whole && (t->udp_len < sizeof(*udp) || t->udp_len > t->payload))
+		return CLAT_HEADER;
+	return NO_REASON;
+}
+
+/* An echo message; `request` is the type of one family's, and `reply`. */
+INLINE enum clat_reason inspect_icmp(const struct __sk_buff *skb, __u32 at, struct transport *t,
+				     __u8 request, __u8 reply)
+{
+	struct icmp_header icmp;
+
+	if (t->payload < sizeof(icmp) || skb_load(skb, at, &icmp, sizeof(icmp)))
+		return CLAT_HEADER;
+	if (icmp.type != request && icmp.type != reply)
+		return CLAT_ICMP;
+	/* A checksum that is impossible, or that of a message of zeros: zero has two forms. */
+	if (icmp.checksum == 0xffff || !icmp.rest)
+		return CLAT_ICMP;
+	t->icmp_type = icmp.type;
+	return NO_REASON;
+}
+
+/* Looks at the transport header at `at`, and at what the kernel says of the packet. */
+INLINE enum clat_reason inspect(const struct __sk_buff *skb, __u32 at, struct transport *t)
+{
+	if (skb->gso_size &&
+	    (!t->whole || (t->protocol != PROTO_TCP && t->protocol != PROTO_UDP)))
 		return CLAT_GSO;
 	if (!t->first)
-		return CLAT_REASONS;
-
-	switch (protocol) {
+		return NO_REASON;
+	switch (t->protocol) {
 	case PROTO_TCP:
-		if (t->payload < 18)
-			return CLAT_HEADER;
-		if (skb->gso_size) {
-			if (skb_load(skb, at + 12, head, 1))
-				return CLAT_HEADER;
-			t->header = head[0] >> 4 << 2;
-			if (t->header > t->payload)
-				return CLAT_HEADER;
-		}
-		break;
+		return inspect_tcp(skb, at, t);
 	case PROTO_UDP:
-		if (t->payload < 8 || load_at(skb, at, mostly, head, 8))
-			return CLAT_HEADER;
-		t->header = 8;
-		t->udp_len = head[4] << 8 | head[5];
-		t->no_checksum = !head[6] && !head[7];
-		if (t->whole && (t->udp_len < 8 || t->udp_len > t->payload))
-			return CLAT_HEADER;
-		break;
+		return inspect_udp(skb, at, t);
 	case PROTO_UDPLITE:
 	case PROTO_DCCP:
-		if (t->payload < 8)
-			return CLAT_HEADER;
-		break;
+		return t->payload < UDP_CHECKSUM + 2 ? CLAT_HEADER : NO_REASON;
 	case PROTO_ICMP:
+		return inspect_icmp(skb, at, t, ICMP_ECHO, ICMP_ECHO_REPLY);
 	case PROTO_ICMPV6:
-		if (t->payload < 8 || load_at(skb, at, mostly, head, 8))
-			return CLAT_HEADER;
-		t->kind = head[0];
-		/* Impossible, or of a message of zeros. */
-		t->odd_echo = (head[2] == 0xff && head[3] == 0xff) || (!head[4] && !head[5] && !head[6] && !head[7]);
-		break;
+		return inspect_icmp(skb, at, t, ICMPV6_ECHO, ICMPV6_ECHO_REPLY);
 	}
-	return CLAT_REASONS;
+	return NO_REASON;
 }
 
-/* Length of the packet, of a super-packet's largest segment, behind an IP header of `header` bytes. */
-INLINE __u32 length(struct __sk_buff *skb, const struct transport *t, __u32 header)
+/* Length of the packet, of a super-packet's largest segment, behind IP headers of `headers` bytes. */
+INLINE __u32 length(const struct __sk_buff *skb, const struct transport *t, __u32 headers)
 {
-	return header + (skb->gso_size ? t->header + skb->gso_size : t->payload);
+	return headers + (skb->gso_size ? t->header + skb->gso_size : t->payload);
 }
 
 /*
- * Makes the transport checksum at `at` follow addresses whose sums differ by `diff`. Knows of checksums that are yet to
- * be finished (CHECKSUM_PARTIAL), and mends the packet's own sum (CHECKSUM_COMPLETE).
- */
-INLINE long readdress(struct __sk_buff *skb, __u32 at, const struct transport *t, __u32 diff)
-{
-	__u16 folded = fold(diff);
-
-	/* Neutral addresses. */
-	if (!t->checksum_at || !t->first || folded == 0 || folded == 0xffff)
-		return 0;
-	return l4_csum_replace(skb, at + t->checksum_at, 0, diff,
-			       BPF_F_PSEUDO_HDR | (t->zero_is_none ? BPF_F_MARK_MANGLED_0 : 0));
-}
-
-/*
- * Whether the checksum at `at` is left to a device (CHECKSUM_PARTIAL), as that of every sound super-packet is. Of UDP
- * there are others: those that left a device without checksum offload since 6.11, with half a checksum that only that
- * device's segmentation would complete, and those that are a list of packets with headers of their own
- * (NETIF_F_GRO_FRAGLIST). No field tells, but one kind of checksum goes up where the other goes down. It is put back.
+ * Whether the UDP checksum at `at` is left to a device (CHECKSUM_PARTIAL), as that of every sound
+ * super-packet is. There are others: those that left a device without checksum offload since 6.11,
+ * with half a checksum that only that device's segmentation would complete, and those that are a
+ * list of packets with headers of their own (NETIF_F_GRO_FRAGLIST). No field tells, but one kind of
+ * checksum goes up where the other goes down. It is put back.
  */
 INLINE bool is_left_to_device(struct __sk_buff *skb, __u32 at)
 {
 	__u16 was = 0, is = 0;
 
-	return !skb_load(skb, at, &was, sizeof(was)) && !l4_csum_replace(skb, at, 0, 1, BPF_F_PSEUDO_HDR) &&
-	       !skb_load(skb, at, &is, sizeof(is)) && !l4_csum_replace(skb, at, 0, ~1U, BPF_F_PSEUDO_HDR) &&
+	return !skb_load(skb, at, &was, sizeof(was)) &&
+	       !l4_csum_replace(skb, at, 0, 1, BPF_F_PSEUDO_HDR) &&
+	       !skb_load(skb, at, &is, sizeof(is)) &&
+	       !l4_csum_replace(skb, at, 0, ~1U, BPF_F_PSEUDO_HDR) &&
 	       !skb_store(skb, at, &was, sizeof(was), 0) && is == fold((__u64)was + 1);
 }
 
-/* Turns the echo message at `at` into that of the other family; `pseudo` is what the pseudo-header adds to its sum. */
-INLINE long retype(struct __sk_buff *skb, __u32 at, __u8 from, __u8 to, __u32 pseudo)
-{
-	return l4_csum_replace(skb, at + 2, net16((__u16)(from << 8)), net16((__u16)(to << 8)), 2) ||
-	       skb_store(skb, at, &to, 1, 0) || l4_csum_replace(skb, at + 2, 0, pseudo, BPF_F_PSEUDO_HDR);
-}
-
 /*
- * `n`, which lies between one and `most`, a power of two, in a form in which every verifier sees that it does: some
- * learn nothing from a comparison with zero, or with a copy of 32 bits.
+ * Makes the transport header at `at` follow addresses whose sums differ by `diff`. The kernel knows
+ * of checksums that are yet to be finished (CHECKSUM_PARTIAL), and mends its own sum of the packet
+ * (CHECKSUM_COMPLETE).
  */
-INLINE __u64 one_to(__u64 most, __u64 n)
+INLINE long readdress(struct __sk_buff *skb, __u32 at, __u8 protocol, __u16 diff)
 {
-	n--;
-	asm volatile("" : "+r"(n));
-	return (n & (most - 1)) + 1;
-}
-
-/* Adds `len` bytes at `at` to `sum`. False if they are more than so many chunks. Not by bpf_loop (5.17). */
-INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum, const int chunks)
-{
-	__u32 zero = 0;
-	struct clat_scratch *scratch = LOOKUP(clat_scratch_map, &zero);
-
-	if (!scratch)
-		return false;
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < chunks; i++) {
-		if (len == 0)
-			return true;
-
-		__u64 n = one_to(CHUNK, len < CHUNK ? len : CHUNK);
-
-		if (skb_load(skb, at, scratch->bytes, n))
-			return false;
-		/* Up to a multiple of four. */
-		scratch->bytes[n] = 0;
-		scratch->bytes[n + 1] = 0;
-		scratch->bytes[n + 2] = 0;
-		*sum = sum_of(scratch->bytes, (n + 3) & ~3U, *sum);
-		at += n;
-		len -= n;
+	/* Neutral addresses. */
+	if (diff == 0 || diff == 0xffff)
+		return 0;
+	switch (protocol) {
+	case PROTO_TCP:
+		return l4_csum_replace(skb, at + TCP_CHECKSUM, 0, diff, BPF_F_PSEUDO_HDR);
+	case PROTO_UDP:
+	case PROTO_UDPLITE:
+		/* Zero says that there is none: it stays, and does not come about. */
+		return l4_csum_replace(skb, at + UDP_CHECKSUM, 0, diff,
+				       BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
+	case PROTO_DCCP:
+		return l4_csum_replace(skb, at + DCCP_CHECKSUM, 0, diff, BPF_F_PSEUDO_HDR);
 	}
-	return len == 0;
+	return 0;
 }
 
-/* The checksum `field` when words that summed to `old` become words that sum to `new` (RFC 1624 §3). */
-INLINE __u16 adjust(__u16 field, __u32 old, __u32 new)
+/* Makes the echo message at `at` one of the other family, whose sum has `pseudo` more in it. */
+INLINE long retype(struct __sk_buff *skb, __u32 at, __u8 from, __u8 to, __u16 pseudo)
 {
-	__u16 from = fold(old), to = fold(new);
+	const __u32 checksum = at + ICMP_CHECKSUM;
+	const __u16 old = net16((__u16)(from << 8)), new = net16((__u16)(to << 8));
 
-	/* The same number, which has two forms if it is zero. */
-	if (from % 0xffff == to % 0xffff)
-		return field;
-	return ~fold((__u64)(__u16)~field + (__u16)~from + to);
+	return l4_csum_replace(skb, checksum, old, new, sizeof(old)) ||
+	       skb_store(skb, at, &to, sizeof(to), 0) ||
+	       l4_csum_replace(skb, checksum, 0, pseudo, BPF_F_PSEUDO_HDR);
 }

@@ -64,10 +64,7 @@ fn made_up_id(packet: &[u8]) -> u16 {
 /// Whether `outcome` is one that `xlat` allows for this packet.
 pub(crate) fn agree(local: Local, packet: &[u8], outcome: &Outcome) -> Result<(), String> {
     let Outcome::Translated(out) = outcome else { return Ok(()) };
-    // What an ICMPv6 error quotes has left by the uplink, which may take no longer ones.
-    let is_error = packet[0] >> 4 == 6 && packet[6] == ICMPV6 && packet[40] < 128;
-    let mtu6 = if is_error { 40 + u32::from(be16(packet, 52)) } else { 65575 };
-    let config = Config { mtu4: 65535, mtu6: mtu6.max(1280), ..config() };
+    let config = Config { mtu4: 65535, mtu6: 65575, ..config() };
     let prefixes = vec![Prefix::WELL_KNOWN];
     let addresses = Addresses { local: Some(local), prefixes, ..Addresses::default() };
     let mut translator = Translator::new(config, addresses, made_up_id(out));

@@ -292,7 +292,7 @@ pub const PASSED_REASONS: [&str; 13] = [
     "foreign-source",
     "header",
     "address",
-    "route",
+    "options",
     "protocol",
     "fragment",
     "icmp",

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+/* IPv4 to IPv6 (RFC 7915 §4), on its way out. */
+#pragma once
+
+#include "transport.h"
+#include "udp_checksum.h"
+
+/* AF_INET6, whose header is not one for BPF. */
+#define FAMILY_INET6 10
+
+/* RFC 8200 §5. Up to this size a packet without DF leaves whole (RFC 7915 §4.1). */
+#define IPV6_MIN_MTU 1280
+
+/* What the kernel has; written by the loader. */
+SWITCH(clat_has_redirect_neigh);
+
+struct ipv6_headers {
+	struct ipv6hdr ip;
+	struct fragment_header fragment; /* filled in, though only fragments have one */
+};
+
+/* A packet of no CLAT is counted by the one that has v4iface. */
+INLINE int pass_foreign_source(__u32 v4iface)
+{
+	struct clat_egress_key key = { .iif = v4iface };
+
+	for (__u32 slot = 0; slot < CLAT_SLOTS; slot++) {
+		struct clat_counters *counters;
+		__u32 at = slot;
+
+		key.local4.s_addr = net32(CLAT_POOL + slot);
+		if (!LOOKUP(clat_egress_map, &key))
+			continue;
+		counters = LOOKUP(clat_counters_map, &at);
+		if (counters)
+			return pass(counters, CLAT_FOREIGN_SOURCE);
+	}
+	return TC_ACT_PIPE;
+}
+
+/* Whether the programs can send by the uplink. */
+INLINE enum clat_reason check_uplink(const struct clat_egress_value *clat,
+				     const struct clat_next_hop *next_hop)
+{
+	if (!clat->oifIsEthernet)
+		return NO_REASON;
+	if (!clat_has_redirect_neigh)
+		return CLAT_ETHERNET;
+	return next_hop->known ? NO_REASON : CLAT_NEXT_HOP;
+}
+
+/* The header of a packet of `len` bytes. */
+INLINE enum clat_reason check_ipv4(const struct iphdr *ip, __u32 len)
+{
+	const __u32 dst = net32(ip->daddr);
+
+	/* RFC 1812 §5.2.2. */
+	if (ip->version != 4 || ip->ihl * 4 < sizeof(*ip) || ip->ihl * 4 > len ||
+	    net16(ip->tot_len) != len)
+		return CLAT_HEADER;
+	if (ip->ihl * 4 > sizeof(*ip))
+		return CLAT_OPTIONS;
+	if (fold(sum_words(ip, sizeof(*ip) / 4)) != 0xffff)
+		return CLAT_HEADER;
+
+	/* RFC 1812 §5.3.7; one's own address is not for the prefix. */
+	if (dst >> 28 == 14 || dst >> 24 == 0 || dst >> 24 == 127 || dst == 0xffffffff ||
+	    ip->daddr == ip->saddr)
+		return CLAT_ADDRESS;
+
+	/* What is an extension header there, or has no counterpart. */
+	if (is_in(ip->protocol, SET(PROTO_HOPOPTS) | SET(PROTO_IGMP) | SET(PROTO_ROUTING) |
+					SET(PROTO_FRAGMENT) | SET(PROTO_AH) | SET(PROTO_ICMPV6) |
+					SET(PROTO_DSTOPTS)))
+		return CLAT_PROTOCOL;
+	return NO_REASON;
+}
+
+/* What is behind the header, and which part of a packet it is. */
+INLINE enum clat_reason check_ipv4_fragment(const struct iphdr *ip, __u32 len, struct transport *t)
+{
+	const __u16 flags = net16(ip->frag_off);
+	const __u32 offset = (flags & IPV4_OFFSET) * 8;
+
+	t->protocol = ip->protocol;
+	t->payload = len - sizeof(*ip);
+	t->first = !offset;
+	t->whole = !(flags & (IPV4_MF | IPV4_OFFSET));
+	t->has_fragment = !t->whole;
+	if (offset + t->payload > 0xffff)
+		return CLAT_FRAGMENT;
+	/* Its checksum takes all of the message. */
+	if (!t->whole && ip->protocol == PROTO_ICMP)
+		return CLAT_FRAGMENT;
+	return NO_REASON;
+}
+
+/* RFC 7915 §4.1; the flow label is zero. */
+INLINE void make_ipv6(struct ipv6_headers *new, const struct iphdr *ip, const struct transport *t,
+		      const struct clat_egress_value *clat)
+{
+	const __u8 protocol = ip->protocol == PROTO_ICMP ? PROTO_ICMPV6 : ip->protocol;
+	const __u16 flags = net16(ip->frag_off);
+	const __u16 offset = (flags & IPV4_OFFSET) * 8;
+
+	new->ip = (struct ipv6hdr){
+		.version = 6,
+		.priority = ip->tos >> 4,
+		.flow_lbl = { ip->tos << 4 },
+		.payload_len = net16((__u16)(fragment_len(t) + t->payload)),
+		.nexthdr = t->whole ? protocol : PROTO_FRAGMENT,
+		.hop_limit = ip->ttl,
+		.saddr = clat->local6,
+		.daddr = clat->pfx96,
+	};
+	new->ip.daddr.in6_u.u6_addr32[3] = ip->daddr;
+	new->fragment = (struct fragment_header){
+		.next = protocol,
+		.offset_more = net16((__u16)(offset | (flags & IPV4_MF ? 1 : 0))),
+		.id = net32((__u32)net16(ip->id)),
+	};
+}
+
+/* What takes a look into the packet, which becomes one with the header `new`. */
+INLINE enum clat_reason check_transport4(struct __sk_buff *skb, __u32 at, const struct ipv6hdr *new,
+					 bool may_cut, struct transport *t)
+{
+	const enum clat_reason reason = inspect(skb, at, t);
+
+	if (reason != NO_REASON)
+		return reason;
+	/*
+	 * Whole, or not at all: what may be cut, the daemon cuts. What may not is no longer than
+	 * v4iface's MTU, which leaves room for the difference; to ask for the uplink's
+	 * (bpf_check_mtu) takes a GPL program.
+	 */
+	if (may_cut && length(skb, t, sizeof(*new) + fragment_len(t)) > IPV6_MIN_MTU)
+		return CLAT_SIZE;
+	if (skb->gso_size && t->protocol == PROTO_UDP && !is_left_to_device(skb, at + UDP_CHECKSUM))
+		return CLAT_GSO;
+	if (!t->no_checksum)
+		return NO_REASON;
+	if (t->whole && !skb->gso_size)
+		t->new_checksum = udp_checksum(skb, at, t->udp_len, new);
+	return t->new_checksum ? NO_REASON : CLAT_CHECKSUM;
+}
+
+/* Writes the headers where the IPv4 header was, and room for them was made. */
+INLINE long write_ipv6(struct __sk_buff *skb, const __u32 link, const struct ipv6_headers *new,
+		       bool has_fragment)
+{
+	struct ipv6hdr *ip = bytes_at(skb, link, sizeof(*ip));
+
+	if (!ip)
+		return -1;
+	if (link)
+		set_ether_type(ip, ETH_P_IPV6);
+	*ip = new->ip;
+	/* Zeros and a sound IPv4 header were there, which add nothing to a sum. */
+	csum_update(skb, fold(sum_words(&new->ip, sizeof(new->ip) / 4)));
+	if (!has_fragment)
+		return 0;
+	return skb_store(skb, link + sizeof(*ip), &new->fragment, sizeof(new->fragment),
+			 BPF_F_RECOMPUTE_CSUM);
+}
+
+/* The transport header at `at`, whose addresses' sums differ by `diff`. */
+INLINE long write_transport6(struct __sk_buff *skb, __u32 at, const struct ipv6_headers *new,
+			     const struct transport *t, __u16 diff)
+{
+	if (new->fragment.next == PROTO_ICMPV6) {
+		const __u64 pseudo = sum_words(&new->ip.saddr, 8) + net32(t->payload) +
+				     net32(PROTO_ICMPV6);
+		const bool is_request = t->icmp_type == ICMP_ECHO;
+
+		return retype(skb, at, t->icmp_type, is_request ? ICMPV6_ECHO : ICMPV6_ECHO_REPLY,
+			      fold(pseudo));
+	}
+	if (t->new_checksum)
+		return skb_store(skb, at + UDP_CHECKSUM, &t->new_checksum,
+				 sizeof(t->new_checksum), BPF_F_RECOMPUTE_CSUM);
+	return t->first ? readdress(skb, at, new->fragment.next, diff) : 0;
+}
+
+/* By the uplink, on Ethernet to the next hop. */
+INLINE int send(struct __sk_buff *skb, const struct clat_egress_value *clat,
+		const struct clat_next_hop *next_hop, const struct in6_addr *dst,
+		struct clat_counters *counters, const bool ether)
+{
+	const struct in6_addr *router = &next_hop->router;
+	struct bpf_redir_neigh to = { .nh_family = FAMILY_INET6 };
+	const __u8 zeros[2 * ETH_ALEN] = {};
+
+	if (!clat->oifIsEthernet)
+		return redirect(clat->oif, 0);
+	if (!clat_has_redirect_neigh)
+		return drop(counters); /* not reached, see check_uplink() */
+	for (int i = 0; i < 4; i++)
+		to.ipv6_nh[i] = router->in6_u.u6_addr32[i];
+	if (!(to.ipv6_nh[0] | to.ipv6_nh[1] | to.ipv6_nh[2] | to.ipv6_nh[3]))
+		for (int i = 0; i < 4; i++)
+			to.ipv6_nh[i] = dst->in6_u.u6_addr32[i];
+	/* bpf_redirect_neigh takes an Ethernet header away, and refuses multicast in it. */
+	if (ether ? skb_store(skb, 0, zeros, sizeof(zeros), 0) : skb_change_head(skb, ETH_HLEN, 0))
+		return drop(counters);
+	counters->neighbour++;
+	return redirect_neigh(clat->oif, &to, sizeof(to), 0);
+}
+
+/* Makes the packet one with the headers `new`, whose addresses' sum differs by `diff`. */
+INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6_headers *new,
+			      const struct transport *t, __u16 diff,
+			      const struct clat_egress_value *clat,
+			      const struct clat_next_hop *next_hop, struct clat_counters *counters,
+			      const bool ether)
+{
+	const __u32 link = ether ? ETH_HLEN : 0;
+	const __u32 len = skb->len - link;
+	const __u32 at = link + sizeof(new->ip) + fragment_len(t);
+	const __u32 hash = skb->hash;
+
+	/* To [20 zeros][IPv4 header][payload]. */
+	if (skb_change_proto(skb, net16(ETH_P_IPV6), 0))
+		return pass(counters, CLAT_KERNEL);
+	if (t->has_fragment && skb_adjust_room(skb, sizeof(new->fragment), BPF_ADJ_ROOM_NET, 0)) {
+		/* Back to what it was. */
+		if (skb_change_proto(skb, net16(ETH_P_IP), 0))
+			return drop(counters);
+		return pass(counters, CLAT_KERNEL);
+	}
+	if (write_ipv6(skb, link, new, t->has_fragment) || write_transport6(skb, at, new, t, diff))
+		return drop(counters);
+	keep_hash(skb, hash);
+	count(counters, skb, len, sizeof(struct iphdr) + t->header);
+	return send(skb, clat, next_hop, &new->ip.daddr, counters, ether);
+}
+
+INLINE int egress(struct __sk_buff *skb, const bool ether)
+{
+	const __u32 link = ether ? ETH_HLEN : 0;
+	const struct iphdr *ip;
+	struct ipv6_headers new;
+	struct transport t = {};
+	enum clat_reason reason;
+
+	if (skb->protocol != net16(ETH_P_IP))
+		return TC_ACT_PIPE;
+	ip = pulled_bytes_at(skb, link, sizeof(*ip));
+	if (!ip)
+		return TC_ACT_PIPE;
+
+	struct clat_egress_key key = { .iif = skb->ifindex, .local4.s_addr = ip->saddr };
+	const struct clat_egress_value *clat = LOOKUP(clat_egress_map, &key);
+
+	if (!clat)
+		return pass_foreign_source(key.iif);
+
+	__u32 slot = slot_of(ip->saddr);
+	struct clat_counters *counters = LOOKUP(clat_counters_map, &slot);
+	const struct clat_next_hop *next_hop = LOOKUP(clat_next_hop_map, &slot);
+
+	if (!counters || !next_hop)
+		return TC_ACT_PIPE; /* not reached: they are arrays */
+
+	/* Every check comes before the first change. */
+	reason = check_uplink(clat, next_hop);
+	if (reason != NO_REASON)
+		return pass(counters, reason);
+	reason = check_ipv4(ip, skb->len - link);
+	if (reason != NO_REASON)
+		return pass(counters, reason);
+	reason = check_ipv4_fragment(ip, skb->len - link, &t);
+	if (reason != NO_REASON)
+		return pass(counters, reason);
+	make_ipv6(&new, ip, &t, clat);
+
+	const __u64 sum4 = sum_words(&ip->saddr, 2), sum6 = sum_words(&new.ip.saddr, 8);
+	const __u16 diff = fold(sum6 + (__u16)~fold(sum4));
+	const bool may_cut = !(ip->frag_off & net16(IPV4_DF));
+
+	reason = check_transport4(skb, link + sizeof(*ip), &new.ip, may_cut, &t);
+	if (reason != NO_REASON)
+		return pass(counters, reason);
+	FORGET(t);
+	FORGET(new);
+	return translate_and_send(skb, &new, &t, diff, clat, next_hop, counters, ether);
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+/* UDP checksums for datagrams that came without (RFC 7915 §4.5): tunnels', IPsec's among them. */
+#pragma once
+
+#include "transport.h"
+
+/* Most bytes that bpf_csum_diff takes at a time. */
+#define CHUNK 512
+/* As many as an Ethernet frame has. */
+#define CHUNKS 3
+
+struct clat_scratch {
+	__u8 bytes[CHUNK + 4];
+};
+
+/* The stack has too little room. */
+MAP(clat_scratch_map, PERCPU_ARRAY, __u32, struct clat_scratch, 1);
+
+/* `n`, from 1 to `most`, a power of two, so that every verifier sees that it is no other. */
+INLINE __u64 bounded(__u64 n, const __u64 most)
+{
+	n--;
+	asm volatile("" : "+r"(n));
+	return (n & (most - 1)) + 1;
+}
+
+/* Adds `len` bytes at `at` to `sum`. False if they are too many. Not by bpf_loop (5.17). */
+INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
+{
+	__u32 zero = 0;
+	struct clat_scratch *scratch = LOOKUP(clat_scratch_map, &zero);
+
+	if (!scratch)
+		return false;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < CHUNKS && len; i++) {
+		__u64 n = bounded(len < CHUNK ? len : CHUNK, CHUNK);
+
+		if (skb_load(skb, at, scratch->bytes, n))
+			return false;
+		/* Up to a multiple of four. */
+		scratch->bytes[n] = 0;
+		scratch->bytes[n + 1] = 0;
+		scratch->bytes[n + 2] = 0;
+		*sum = csum_diff(0, 0, scratch->bytes, (n + 3) & ~3U, *sum);
+		at += n;
+		len -= n;
+	}
+	return len == 0;
+}
+
+/* The checksum of the datagram at `at`, for its new addresses; 0 if it is too long. */
+INLINE __u16 udp_checksum(struct __sk_buff *skb, __u32 at, __u16 len, const struct ipv6hdr *ip)
+{
+	__u32 sum = fold(sum_words(&ip->saddr, 8) + net32(len) + net32(PROTO_UDP));
+
+	if (!sum_bytes(skb, at, len, &sum))
+		return 0;
+	return ~fold(sum) ?: 0xffff;
+}
