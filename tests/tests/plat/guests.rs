@@ -25,70 +25,8 @@ const MEMORY_KIB: u64 = 128 << 10;
 const FLOWS: &str = "1000";
 const WAYS: [&str; 3] = ["socket", "packets", "frames"];
 
-/// A guest with a frame for each message and little else: it opens a TCP connection, says "connected" and sleeps. By "private" it
-/// is one by "frames" whose socket is for its user alone. Told "back", it leaves and comes back first, and goes on talking.
-const GUEST: &str = r#"
-import os, socket, struct, sys, time
-way, path, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-kind = {"socket": socket.SOCK_STREAM, "packets": socket.SOCK_SEQPACKET}.get(way, socket.SOCK_DGRAM)
-own = "%s.%d" % (path, os.getpid())
-def plug_in():
-    global s
-    s = socket.socket(socket.AF_UNIX, kind)
-    if kind == socket.SOCK_DGRAM: s.bind(own)
-    s.connect(path)
-    s.settimeout(10)
-    if way == "frames": os.chmod(own, 0o777)
-plug_in()
-def put(frame): s.sendall((struct.pack("!I", len(frame)) if way == "socket" else b"") + frame)
-def exactly(n):
-    data = b""
-    while len(data) < n: data += s.recv(n - len(data))
-    return data
-def get(): return exactly(struct.unpack("!I", exactly(4))[0]) if way == "socket" else s.recv(70000)
-me = socket.inet_pton(socket.AF_INET6, "2001:db8:464::9")
-server = socket.inet_pton(socket.AF_INET6, "64:ff9b::198.51.100.1")
-def tcp(seq, ack, flags, data=b""):
-    segment = struct.pack("!HHIIBBHHH", port, 81, seq, ack, 0x50, flags, 65535, 0, 0) + data
-    pseudo = me + server + struct.pack("!IxxxB", len(segment), 6) + segment
-    pseudo += bytes(len(pseudo) % 2)
-    total = sum(struct.unpack("!%dH" % (len(pseudo) // 2), pseudo))
-    while total >> 16: total = (total & 0xffff) + (total >> 16)
-    segment = segment[:16] + struct.pack("!H", total ^ 0xffff) + segment[18:]
-    header = struct.pack("!IHBB", 0x60000000, len(segment), 6, 64) + me + server
-    put(bytes([2, 0, 0, 0, 4, 0x64, 2, 0, 0, 0, 0, 9, 0x86, 0xdd]) + header + segment)
-def segment():
-    while True:
-        frame = get()
-        if frame[12:14] == b"\x86\xdd" and frame[20] == 6 and frame[56:58] == struct.pack("!H", port):
-            return frame[54:58 + struct.unpack("!H", frame[18:20])[0] - 4]
-def data(ack):
-    while True:
-        got = segment()
-        assert not got[13] & 4, "reset"
-        if got[20:] and got[4:8] == struct.pack("!I", ack): return got[20:]
-tcp(1000, 0, 2)
-first = segment()
-assert first[13] == 0x12, first[13]
-ack = (struct.unpack("!I", first[4:8])[0] + 1) & 0xffffffff
-tcp(1001, ack, 0x10)
-if sys.argv[4:] == ["back"]:
-    # It leaves before it has heard its echo, which is sent again when it is back.
-    tcp(1001, ack, 0x18, b"one")
-    time.sleep(1)
-    s.close()
-    if kind == socket.SOCK_DGRAM: os.unlink(own)
-    time.sleep(2)
-    plug_in()
-    tcp(1001, ack, 0x10)
-    assert data(ack) == b"one"
-    ack = (ack + 3) & 0xffffffff
-    tcp(1004, ack, 0x18, b"two")
-    assert data(ack) == b"two"
-    tcp(1007, (ack + 3) & 0xffffffff, 0x10)
-print("connected", flush=True)
-time.sleep(1000)
-"#;
+/// A guest of little more than a TCP connection.
+const GUEST: &str = include_str!("scripts/guest.py");
 
 fn guest(world: &World, way: &str, path: &Path, port: &str) -> Result<clat_tests::Daemon> {
     let path = path.to_str().context("path")?;
@@ -194,23 +132,6 @@ fn a_datagram_socket_of_several_processes() -> Result<()> {
     if !can_run(&["python3"]) {
         return Ok(());
     }
-    const PARENT_AND_CHILD: &str = r#"
-import os, socket, sys, time
-s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-s.bind(sys.argv[1] + ".own")
-os.chmod(sys.argv[1] + ".own", 0o666)
-s.connect(sys.argv[1])
-if os.fork() == 0:
-    s.send(bytes(60))
-    os._exit(0)
-os.wait()
-print("one is left", flush=True)
-time.sleep(1)
-s.send(bytes(60))
-socket.send_fds(s, [bytes(60)], [0, 1, 2])
-print("it has sent", flush=True)
-time.sleep(1000)
-"#;
     let world = World::new()?;
     let path = world.path("two.sock");
     let path = path.to_str().context("path")?;
@@ -219,7 +140,7 @@ time.sleep(1000)
         || Ok::<_, anyhow::Error>(fs::read_dir(format!("/proc/{}/fd", platd.pid()))?.count());
     let before = descriptors()?;
     let connected = || Ok::<_, anyhow::Error>(world.status("two")?["connected"] == true);
-    let argv = ["python3", "-c", PARENT_AND_CHILD, path];
+    let argv = ["python3", "-c", include_str!("scripts/two_senders.py"), path];
     let mut guest = world.host.spawn(&argv, &world.path("two.guest"))?;
     guest.wait_for("one is left")?;
     ensure!(connected()?, "one of two is");

@@ -24,53 +24,8 @@ const SERVER6: &str = "64:ff9b::198.51.100.1";
 /// Whom an ordinary user is here.
 const NOBODY: &str = "65534";
 
-/// A TCP server: port 80 answers what it got, in capitals, once it got an end; 81 repeats at once; 82 sends 3 MB; 83 swallows and
-/// tells how much; 84 resets; 85 is 83 after a sleep; 86 says goodbye and ends before it swallows; 87 tells what became of each
-/// connection to 86. UDP port 80 repeats.
-const SERVE: &str = r#"
-import socket, struct, threading, time
-def listen(port, what):
-    s = socket.create_server(("198.51.100.1", port), backlog=2048)
-    def loop():
-        while True:
-            c, _ = s.accept()
-            threading.Thread(target=what, args=(c,), daemon=True).start()
-    threading.Thread(target=loop, daemon=True).start()
-def upper(c):
-    data = b""
-    while got := c.recv(65536): data += got
-    c.sendall(data.upper()); c.close()
-def repeat(c):
-    while got := c.recv(65536): c.sendall(got)
-    c.close()
-def give(c):
-    c.sendall(bytes(i % 251 for i in range(3000000))); c.close()
-def swallow(c):
-    n = 0
-    while got := c.recv(65536): n += len(got)
-    c.sendall(str(n).encode()); c.close()
-def reset(c):
-    c.recv(1); c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); c.close()
-def sleepy(c):
-    time.sleep(4); swallow(c)
-ends = []
-def goodbye(c):
-    c.sendall(b"goodbye"); c.shutdown(socket.SHUT_WR); n = 0
-    try:
-        while got := c.recv(65536): n += len(got)
-        ends.append("%d and an end" % n)
-    except ConnectionResetError: ends.append("%d and a reset" % n)
-    c.close()
-def tell(c):
-    c.sendall(", ".join(ends).encode()); ends.clear(); c.close()
-for port, what in ((80, upper), (81, repeat), (82, give), (83, swallow), (84, reset), (85, sleepy), (86, goodbye), (87, tell)):
-    listen(port, what)
-u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(("198.51.100.1", 80))
-print("ready", flush=True)
-while True:
-    data, peer = u.recvfrom(65536)
-    u.sendto(data, peer)
-"#;
+/// Both, for programs that talk to the server by either.
+const SERVERS: [&str; 2] = [SERVER, SERVER6];
 
 /// A number for namespaces that no other test has.
 fn number() -> u32 {
@@ -89,12 +44,13 @@ fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> 
 }
 
 /// What a Python program in `ns` prints.
-fn python_in(ns: &Netns, code: &str) -> Result<String> {
-    let code =
-        format!("import socket, sys, threading, time\nS4, S6 = {SERVER:?}, {SERVER6:?}\n{code}");
-    let output = ns.output(&["python3", "-c", &code])?;
-    let (out, err) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+fn python_in(ns: &Netns, code: &str, args: &[&str]) -> Result<String> {
+    what_it_said(&ns.output(&[&["python3", "-c", code], args].concat())?)
+}
+
+/// What a program has printed that has to have succeeded.
+fn what_it_said(output: &Output) -> Result<String> {
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     ensure!(output.status.success(), "{out}\n{err}");
     Ok(out.into_owned())
 }
@@ -145,8 +101,10 @@ impl World {
         let dir = tempfile::tempdir()?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
         install(&program("platd")?, &dir.path().join("platd"))?;
-        let mut server =
-            outside.spawn(&["python3", "-c", SERVE], &dir.path().join("server.log"))?;
+        let mut server = outside.spawn(
+            &["python3", "-c", include_str!("scripts/serve.py")],
+            &dir.path().join("server.log"),
+        )?;
         server.wait_for("ready")?;
         Ok(Self { host, _server: server, outside, dir })
     }
@@ -157,13 +115,9 @@ impl World {
 
     /// The words of `platd ARGS`, by a user that owns nothing, as they are anywhere: with a /dev/net/tun for everybody.
     fn command(&self, args: &[&str]) -> Vec<String> {
-        let dir = self.dir.path().display();
-        let script = format!(
-            "[ -e {dir}/tun ] || {{ mknod {dir}/tun.new c 10 200 && chmod 666 {dir}/tun.new && mv {dir}/tun.new {dir}/tun; }}
-            mount --bind {dir}/tun /dev/net/tun &&
-            exec setpriv --reuid 65534 --regid 65534 --clear-groups {dir}/platd \"$@\""
-        );
-        let mut words: Vec<String> = ["sh", "-c", &script, "sh"].map(str::to_owned).into();
+        let dir = self.dir.path().to_string_lossy();
+        let script = include_str!("scripts/as_anybody.sh");
+        let mut words: Vec<String> = ["sh", "-c", script, "sh", &dir].map(str::to_owned).into();
         words.extend(args.iter().map(|&arg| arg.to_owned()));
         words
     }
@@ -203,16 +157,10 @@ impl World {
     }
 
     /// Runs a Python program in a network with these options; what it prints.
-    fn python(&self, options: &[&str], code: &str) -> Result<String> {
-        let code = format!(
-            "import socket, sys, threading, time\nS4, S6 = {SERVER:?}, {SERVER6:?}\n{code}"
-        );
-        let args = [&["run"], options, &["--", "python3", "-c", &code]].concat();
-        let output = self.platd(&args)?;
-        let (out, err) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        ensure!(output.status.success(), "{out}\n{err}");
-        Ok(out.into_owned())
+    fn python(&self, options: &[&str], code: &str, args: &[&str]) -> Result<String> {
+        what_it_said(
+            &self.platd(&[&["run"], options, &["--", "python3", "-c", code], args].concat())?,
+        )
     }
 }
 
@@ -222,19 +170,7 @@ fn literals_ping_and_exit_codes() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    let out = world.python(
-        &[],
-        "
-for family, server in ((socket.AF_INET, S4), (socket.AF_INET6, S6)):
-    c = socket.create_connection((server, 80), 5)
-    c.sendall(b'hello'); c.shutdown(socket.SHUT_WR)
-    print(c.recv(100))
-    u = socket.socket(family, socket.SOCK_DGRAM); u.settimeout(5)
-    for size in (1, 0, 1400, 9000):
-        u.sendto(bytes(size), (server, 80))
-        assert len(u.recv(65536)) == size, size
-",
-    )?;
+    let out = world.python(&[], include_str!("scripts/literals.py"), &SERVERS)?;
     assert_eq!(out.matches("b'HELLO'").count(), 2, "{out}");
     for server in [SERVER, SERVER6] {
         let ping =
@@ -261,20 +197,7 @@ fn many_connections() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    world.python(
-        &[],
-        "
-for i in range(10000):
-    c = socket.create_connection((S6 if i % 2 else S4, 81), 10)
-    c.sendall(b'x')
-    assert c.recv(1) == b'x'
-    c.close()
-many = [socket.create_connection((S4, 81), 10) for _ in range(500)]
-many += [socket.create_connection((S6, 81), 10) for _ in range(500)]
-for i, c in enumerate(many): c.sendall(b'%d' % i)
-for i, c in enumerate(many): assert c.recv(10) == b'%d' % i
-",
-    )?;
+    world.python(&[], include_str!("scripts/many_connections.py"), &SERVERS)?;
     Ok(())
 }
 
@@ -284,23 +207,7 @@ fn ends_and_errors() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    world.python(
-        &[],
-        "
-for server in (S4, S6):
-    try: socket.create_connection((server, 9), 5); assert False
-    except ConnectionRefusedError: pass
-    c = socket.create_connection((server, 84), 5)
-    c.sendall(b'x')
-    try: assert c.recv(1) != b''
-    except ConnectionResetError: pass
-    family = socket.AF_INET6 if ':' in server else socket.AF_INET
-    u = socket.socket(family, socket.SOCK_DGRAM); u.settimeout(5); u.connect((server, 9))
-    u.send(b'x')
-    try: u.recv(1); assert False
-    except ConnectionRefusedError: pass
-",
-    )?;
+    world.python(&[], include_str!("scripts/ends_and_errors.py"), &SERVERS)?;
     Ok(())
 }
 
@@ -311,27 +218,14 @@ fn the_hosts_loopback_is_out_of_reach() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    let listen = "
-import socket
-s = socket.create_server(('::', 80), family=socket.AF_INET6, dualstack_ipv6=True)
-print('ready', flush=True)
-while True:
-    c, peer = s.accept()
-    print('visitor', peer, flush=True)
-    c.sendall(b'the host'); c.close()
-";
+    let listen = include_str!("scripts/loopback_listen.py");
     let mut host = world.host.spawn(&["python3", "-c", listen], &world.path("host.log"))?;
     host.wait_for("ready")?;
-    let attempts = "
-for server in ('64:ff9b::127.0.0.1', '64:ff9b::127.9.9.9', '64:ff9b::0.0.0.0', '64:ff9b::0.0.0.1',
-               '64:ff9b::169.254.1.1', '64:ff9b::255.255.255.255', '64:ff9b::192.0.0.8', '2001:db8:464::99'):
-    try: socket.create_connection((server, 80), 2); assert False, server
-    except OSError as e: assert not isinstance(e, ConnectionRefusedError), server
-";
-    world.python(&[], attempts)?;
+    let attempts = include_str!("scripts/loopback_try.py");
+    world.python(&[], attempts, &[])?;
     assert!(!host.log().contains("visitor"), "{}", host.log());
-    let mapped = "print(socket.create_connection(('64:ff9b::192.0.2.2', 80), 5).recv(100))";
-    let out = world.python(&["--map-host", "192.0.2.2"], mapped)?;
+    let mapped = include_str!("scripts/loopback_mapped.py");
+    let out = world.python(&["--map-host", "192.0.2.2"], mapped, &[])?;
     assert!(out.contains("the host") && host.log().contains("visitor"), "{out}");
     Ok(())
 }
@@ -343,17 +237,8 @@ fn lossy_links() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    let code = "
-want = bytes(i % 251 for i in range(3000000))
-c = socket.create_connection((S6, 82), 20); c.settimeout(60)
-got = b''
-while part := c.recv(65536): got += part
-assert got == want, len(got)
-c = socket.create_connection((S6, 83), 20); c.settimeout(60)
-c.sendall(want); c.shutdown(socket.SHUT_WR)
-assert c.recv(100) == b'3000000'
-";
-    world.python(&["--loss", "2", "--delay", "5"], code)?;
+    let code = include_str!("scripts/lossy_link.py");
+    world.python(&["--loss", "2", "--delay", "5"], code, &SERVERS)?;
     Ok(())
 }
 
@@ -366,22 +251,7 @@ fn forward_status_and_the_end() -> Result<()> {
     let world = World::new()?;
     let socket = world.path("status");
     let socket = socket.to_str().context("path")?;
-    let code = "
-import socket, threading
-s = socket.create_server(('::', 80), family=socket.AF_INET6)
-u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); u.bind(('::', 53))
-# So that the network knows it.
-socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).sendto(b'x', ('64:ff9b::198.51.100.1', 80))
-def answer():
-    while True:
-        data, peer = u.recvfrom(100)
-        u.sendto(data.upper(), peer)
-threading.Thread(target=answer, daemon=True).start()
-print('ready', flush=True)
-while True:
-    c, peer = s.accept()
-    c.sendall(b'the guest saw ' + peer[0].encode()); c.shutdown(socket.SHUT_WR); c.recv(1)
-";
+    let code = include_str!("scripts/forward_guest.py");
     let command = world.command(&[
         "run",
         "--status",
@@ -397,21 +267,13 @@ while True:
     ]);
     let mut guest = world.host.spawn(&command, &world.path("guest.log"))?;
     guest.wait_for("ready")?;
-    let visit = "
-import socket
-c = socket.create_connection(('127.0.0.1', 8080), 5)
-print(c.recv(100))
-u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)
-u.sendto(b'question', ('127.0.0.1', 5353))
-print(u.recv(100))
-";
-    let out = world.host.output(&["python3", "-c", visit])?;
+    let visit = include_str!("scripts/forward_visit.py");
+    let out = world.host.output(&["python3", "-c", visit, "127.0.0.1"])?;
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
     // The host itself by the address that stands for nobody's (RFC 7335 §6), and others by theirs, each inside the prefix.
     assert!(out.contains("the guest saw 64:ff9b::c000:8'"), "{out} {}", guest.log());
     assert!(out.contains("QUESTION"), "{out} {}", guest.log());
-    let visit = visit.replace("127.0.0.1", "203.0.113.1");
-    let out = world.outside.output(&["python3", "-c", &visit])?;
+    let out = world.outside.output(&["python3", "-c", visit, "203.0.113.1"])?;
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.contains("the guest saw 64:ff9b::cb00:7102'"), "{out} {}", guest.log());
     assert!(out.contains("QUESTION"), "{out} {}", guest.log());

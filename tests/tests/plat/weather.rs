@@ -6,18 +6,10 @@ use anyhow::{ensure, Context, Result};
 use clat_tests::can_run;
 use pcap_file::pcap::PcapReader;
 
-use crate::{python_in, World, SERVER, SERVER6};
+use crate::{python_in, World, SERVER, SERVER6, SERVERS};
 
-/// The same flow by IPv4 and IPv6 names of the server.
-const TALK: &str = "
-for server in servers:
-    c = socket.create_connection((server, 80), 10)
-    c.sendall(b'hello'); c.shutdown(socket.SHUT_WR)
-    assert c.recv(100) == b'HELLO'
-    u = socket.socket(socket.AF_INET6 if ':' in server else socket.AF_INET, socket.SOCK_DGRAM)
-    u.settimeout(10); u.sendto(b'x' * 1400, (server, 80))
-    assert len(u.recv(65536)) == 1400
-";
+/// The same flow by several names of the server.
+const TALK: &str = include_str!("scripts/talk.py");
 
 #[test]
 fn a_capture_has_both_directions() -> Result<()> {
@@ -27,8 +19,7 @@ fn a_capture_has_both_directions() -> Result<()> {
     let world = World::new()?;
     let path = world.path("all.pcap");
     let pcap = path.to_str().context("path")?;
-    let code = format!("servers = [S6]\n{TALK}");
-    world.python(&["--pcap", pcap], &code)?;
+    world.python(&["--pcap", pcap], TALK, &[SERVER6])?;
     let mut reader = PcapReader::new(File::open(&path)?)?;
     let (mut up, mut down) = (0, 0);
     let mut last = std::time::Duration::ZERO;
@@ -57,19 +48,8 @@ fn prefixes_come_and_go() -> Result<()> {
     }
     let world = World::new()?;
     let (guest, _platd) = world.guest("churn", &["--prefix-churn", "4"])?;
-    let code = "
-c = socket.create_connection((S6, 81), 10); c.settimeout(10)
-addresses = set()
-for i in range(24):
-    c.sendall(b'%d' % i)
-    assert c.recv(100) == b'%d' % i, i
-    n = socket.create_connection((S6, 81), 10); n.settimeout(10)
-    addresses.add(n.getsockname()[0].rsplit(':', 4)[0])
-    n.sendall(b'new'); assert n.recv(100) == b'new'
-    time.sleep(0.5)
-assert len(addresses) >= 2, addresses
-";
-    python_in(&guest, code)?;
+    let code = include_str!("scripts/prefix_churn.py");
+    python_in(&guest, code, &SERVERS)?;
     let addresses = guest.run("ip -6 addr show dev plat0 scope global")?;
     ensure!(addresses.matches("inet6").count() >= 2, "{addresses}");
     ensure!(addresses.contains("deprecated"), "{addresses}");
@@ -87,7 +67,7 @@ fn dual_stack() -> Result<()> {
     // What dhclient would do with its lease; that it gets one is in carrier_clients.rs.
     guest.run("ip addr add 192.168.64.2/24 dev plat0")?;
     guest.run("ip route add default via 192.168.64.1")?;
-    python_in(&guest, &format!("servers = [S4, S6]\n{TALK}"))?;
+    python_in(&guest, TALK, &SERVERS)?;
     for server in [SERVER, SERVER6, "192.168.64.1"] {
         guest.run(&format!("ping -c 2 -i 0.2 -W 3 {server}"))?;
     }
@@ -168,9 +148,8 @@ fn every_prefix_length() -> Result<()> {
         ("2001:db8:122:344::/64", "2001:db8:122:344:c6:3364:100:0"),
         ("2001:db8:122:344::/96", "2001:db8:122:344::198.51.100.1"),
     ] {
-        let code = format!("servers = [{server:?}, S4]\n{TALK}");
         let args = ["--prefix", "2001:db9:464::/64", "--prefix64", prefix];
-        world.python(&args, &code).context(prefix)?;
+        world.python(&args, TALK, &[server, SERVER]).context(prefix)?;
     }
     Ok(())
 }
@@ -183,21 +162,9 @@ fn other_mtus() -> Result<()> {
     }
     let world = World::new()?;
     for mtu in ["1280", "65520"] {
-        let code = format!(
-            "servers = [S4, S6]\n{TALK}
-device = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-device.connect((S6, 9)); assert device.getsockopt(socket.IPPROTO_IPV6, 24) == {mtu}
-for server in servers:
-    c = socket.create_connection((server, 82), 20); c.settimeout(20)
-    got = b''
-    while part := c.recv(65536): got += part
-    assert got == bytes(i % 251 for i in range(3000000))
-    c = socket.create_connection((server, 83), 20); c.settimeout(20)
-    c.sendall(got); c.shutdown(socket.SHUT_WR)
-    assert c.recv(100) == b'3000000'
-"
-        );
-        world.python(&["--mtu", mtu], &code).context(mtu)?;
+        world.python(&["--mtu", mtu], TALK, &SERVERS).context(mtu)?;
+        let code = include_str!("scripts/mtu.py");
+        world.python(&["--mtu", mtu], code, &[mtu, SERVER, SERVER6]).context(mtu)?;
     }
     Ok(())
 }
@@ -208,19 +175,14 @@ fn a_line_for_each_flow() -> Result<()> {
     if !can_run(&["python3", "setpriv", "ping"]) {
         return Ok(());
     }
+    let code =
+        concat!(include_str!("scripts/talk.py"), include_str!("scripts/ping_and_refusal.py"));
     let world = World::new()?;
     for level in ["info", "debug"] {
-        let code = format!(
-            "import socket, subprocess, time\nservers, S6 = [{SERVER6:?}], {SERVER6:?}\n{TALK}
-subprocess.run(['ping', '-c', '1', '-W', '5', S6], check=True)
-try: socket.create_connection((S6, 9), 5); assert False
-except ConnectionRefusedError: pass
-time.sleep(0.5)"
-        );
         let level = format!("RUST_LOG={level}");
         let argv = [
             vec!["env".to_owned(), level.clone()],
-            world.command(&["run", "--", "python3", "-c", &code]),
+            world.command(&["run", "--", "python3", "-c", code, SERVER6]),
         ]
         .concat();
         let output = world.host.output(&argv)?;

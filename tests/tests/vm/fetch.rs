@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{ensure, Context, Result};
 
+use crate::image::source;
+
 /// Where it is kept.
 pub(crate) fn cache() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm")
@@ -55,12 +57,8 @@ pub(crate) fn kernel() -> Result<Kernel> {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let root = cache().join(&package);
     once(&root, |root| {
-        // An index of yesterday may name what the mirror no longer has.
-        let command = format!(
-            "apt-get download -q {package} || {{ apt-get update -qq; apt-get download -q {package}; }}
-             dpkg-deb -x {package}_*.deb . && rm {package}_*.deb && depmod -b . {release}"
-        );
-        sh(root, &command).map(drop)
+        let script = source("fetch_kernel.sh");
+        sh(root, &format!("{} {package} {release}", script.display())).map(drop)
     })?;
     Ok(Kernel { root, release })
 }
@@ -80,36 +78,9 @@ pub(crate) fn tools() -> Result<PathBuf> {
 }
 
 /// A root with Debian sid's libgbinder and all that it needs (it is not in Debian 12), and our program `foreign` in it.
-pub(crate) fn foreign(source: &Path) -> Result<PathBuf> {
+pub(crate) fn foreign(program: &Path) -> Result<PathBuf> {
     let root = cache().join("sid");
-    once(&root, |root| {
-        // An apt of its own: nothing of sid gets near this machine's packages.
-        fs::write(
-            root.join("sources.list"),
-            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main\n",
-        )?;
-        let apt = "-q -o APT::Sandbox::User=root -o Dir::Etc::sourcelist=$PWD/sources.list -o Dir::Etc::sourceparts=- \
-                   -o Dir::State=$PWD/state -o Dir::State::status=$PWD/status -o Dir::Cache=$PWD/cache";
-        let command = format!(
-            "mkdir -p state/lists/partial cache/archives/partial; : >status
-             apt-get {apt} update
-             apt-get {apt} install -y --download-only --no-install-recommends libgbinder1
-             cd cache/archives; apt-get $(echo \"{apt}\" | sed \"s,$PWD,$OLDPWD,g\") download libgbinder-dev libglibutil-dev
-             cd $OLDPWD; mkdir usr; for top in bin lib lib64 sbin; do ln -s usr/$top $top; done
-             for package in cache/archives/*.deb; do dpkg-deb --fsys-tarfile $package | tar -x --keep-directory-symlink; done
-             rm -r cache state"
-        );
-        sh(root, &command)?;
-        fs::create_dir_all(root.join("etc"))?;
-        // The service manager's interface of Android 16; look-ups fail without.
-        Ok(fs::write(root.join("etc/gbinder.conf"), "[General]\nApiLevel=36\n")?)
-    })?;
-    let build = format!(
-        "gcc -Wall -Werror -o usr/bin/foreign {} -Iusr/include -Iusr/include/gbinder -Iusr/include/gutil $(pkg-config --cflags glib-2.0) \
-         -Lusr/lib/{arch}-linux-gnu -lgbinder -Wl,--allow-shlib-undefined",
-        source.display(),
-        arch = std::env::consts::ARCH,
-    );
-    sh(&root, &format!("mkdir -p usr/bin; {build}"))?;
+    once(&root, |root| sh(root, &source("fetch_sid.sh").to_string_lossy()).map(drop))?;
+    sh(&root, &format!("{} {}", source("build_foreign.sh").display(), program.display()))?;
     Ok(root)
 }

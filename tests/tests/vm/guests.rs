@@ -24,25 +24,6 @@ const PROGRAMS: &[&str] = &["curl", "dig", "ethtool", "rdisc6"];
 const MODULES: &[&str] =
     &["virtio_pci", "virtio_net", "sch_netem", "ifb", "cls_matchall", "act_mirred"];
 
-/// A web server that only IPv4 has: some words, a megabyte, a file that never ends; what is put there it counts.
-const SERVE: &str = r#"
-import http.server
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.end_headers()
-        if self.path == "/megabyte": self.wfile.write(bytes(i % 251 for i in range(1000000)))
-        elif self.path == "/endless":
-            while True: self.wfile.write(bytes(65536))
-        else: self.wfile.write(b"Hello\n")
-    def do_PUT(self):
-        got = len(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200); self.end_headers(); self.wfile.write(b"%d\n" % got)
-http.server.ThreadingHTTPServer.daemon_threads = True
-server = http.server.ThreadingHTTPServer(("198.51.100.1", 80), Handler)
-print("ready", flush=True)
-server.serve_forever()
-"#;
-
 /// A host with an IPv4 internet behind it, and a platd of an ordinary user.
 struct Carrier {
     platd: Daemon,
@@ -71,7 +52,8 @@ impl Carrier {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
         let path = |name: &str| dir.path().join(name);
         install(&program("platd")?, &path("platd"))?;
-        let mut web = outside.spawn(&["python3", "-c", SERVE], &path("web.log"))?;
+        let mut web =
+            outside.spawn(&["python3", "-c", include_str!("serve.py")], &path("web.log"))?;
         web.wait_for("ready")?;
         let records = "--listen-address=198.51.100.53 --host-record=web.example,198.51.100.1";
         let dns = outside.dnsmasq(records, &path("dns.log"))?;

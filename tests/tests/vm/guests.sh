@@ -19,17 +19,17 @@ nothing_left() {
 		is_not says clatd tc filter show dev eth0 ingress && is_not says default ip -4 route
 }
 
-# Both ways, packet by packet.
+# Both ways, packet by packet. (The module may have made an ifb0 of its own.)
 bad_weather() {
 	ethtool -K eth0 gso off gro off tso off
 	netem="netem delay 10ms 5ms reorder 20% 50% loss 3%"
 	# shellcheck disable=SC2086 # words
-	ip link add ifb0 type ifb && ip link set ifb0 up && tc qdisc add dev eth0 clsact &&
-		tc filter add dev eth0 ingress matchall action mirred egress redirect dev ifb0 &&
-		tc qdisc add dev ifb0 root $netem && tc qdisc add dev eth0 root $netem
+	ip link add down0 type ifb && ip link set down0 up && tc qdisc add dev eth0 clsact &&
+		tc filter add dev eth0 ingress matchall action mirred egress redirect dev down0 &&
+		tc qdisc add dev down0 root $netem && tc qdisc add dev eth0 root $netem
 }
 good_weather() {
-	tc qdisc del dev eth0 root && tc qdisc del dev eth0 clsact && ip link del ifb0 &&
+	tc qdisc del dev eth0 root && tc qdisc del dev eth0 clsact && ip link del down0 &&
 		ethtool -K eth0 gso on gro on
 }
 # Of a device: netem has lost some.
@@ -52,7 +52,7 @@ try "a bad link" bad_weather
 try "1 MB by a bad link" download "[$SERVER6]"
 try "1 MB up by a bad link" says 1000000 curl -sS --max-time 120 -T /megabyte "http://[$SERVER6]/"
 try "lost on the way up" lost eth0
-try "lost on the way down" lost ifb0
+try "lost on the way down" lost down0
 try "a good link" good_weather
 try "no IPv4" is_not ping -c 1 -W 2 $SERVER
 try "no IPv4 by curl" is_not curl -sS --max-time 5 http://$SERVER/
