@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The programs under test, started in a lab: controller and command line; or tayga in their place.
 
 use std::fs;
@@ -21,7 +23,8 @@ const DEV: &str = "v4-up0";
 /// The IPv4 address of a CLAT that is not asked for one.
 const LOCAL4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 
-/// The path of one of our programs: in `CLAT_BIN_DIR`, else beside this very test, else in `target`.
+/// The path of one of our programs: in `CLAT_BIN_DIR`, else beside this very test, else in
+/// `target`.
 ///
 /// # Errors
 /// When it was not built.
@@ -36,8 +39,9 @@ pub fn program(name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("{name} is not in {dirs:?}: run cargo build --release"))
 }
 
-/// Copies a program to where a test wants it, to be run there. Another process does: of a descriptor of ours, whatever other
-/// threads are just starting would have a copy until its exec, and what may be written to cannot be run (ETXTBSY of execve(2)).
+/// Copies a program to where a test wants it, to be run there. Another process does: of a
+/// descriptor of ours, whatever other threads are just starting would have a copy until its exec,
+/// and what may be written to cannot be run (ETXTBSY of execve(2)).
 ///
 /// # Errors
 /// When it cannot be copied.
@@ -259,8 +263,9 @@ impl<'l> Clat<'l> {
         Ok(clat)
     }
 
-    /// Starts ours without programs in the kernel, and puts AOSP's there: `object` is its bpf/progs/clatd.c, with maps as
-    /// libbpf knows them. Where they translate nothing, uploads on Ethernet, our clatd does.
+    /// Starts ours without programs in the kernel, and puts AOSP's there: `object` is its
+    /// bpf/progs/clatd.c, with maps as libbpf knows them. Where they translate nothing, uploads on
+    /// Ethernet, our clatd does.
     ///
     /// # Errors
     /// What the programs said.

@@ -1,4 +1,7 @@
-//! The lab's network: a phone with IPv6 only, a router, and an internet that owns the addresses in the prefixes.
+// SPDX-License-Identifier: Apache-2.0
+
+//! The lab's network: a phone with IPv6 only, a router, and an internet that owns the addresses in
+//! the prefixes.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -91,7 +94,8 @@ impl Lab {
             lab.internet.run(&format!("ip -6 route add local {prefix} dev lo"))?;
             lab.router.run(&format!("ip -6 route add {prefix} via 2001:db8:ff::2"))?;
         }
-        // The server itself: the kernel sends ICMP errors only from addresses that an interface has.
+        // The server itself: the kernel sends ICMP errors only from addresses that an interface
+        // has.
         lab.internet.run(&format!("ip -6 addr add {SERVER6}/128 dev lo nodad"))?;
         lab._raw = lab.connect_phone(0, uplink)?;
         Ok(lab)
@@ -145,8 +149,8 @@ impl Lab {
 
     /// Makes the router's both ways a hop of `mtu` bytes.
     ///
-    /// Locked on the routes rather than set on the devices: a veth swallows what is larger than its peer's MTU,
-    /// where a router must answer.
+    /// Locked on the routes rather than set on the devices: a veth swallows what is larger than its
+    /// peer's MTU, where a router must answer.
     ///
     /// # Errors
     /// What `ip` said.

@@ -1,5 +1,7 @@
-//! What crosses crates: the network lab. Namespaces and veths ([`Lab`]), real programs in them, and packets made
-//! and watched by hand ([`packet`], [`wire`]).
+// SPDX-License-Identifier: Apache-2.0
+
+//! What crosses crates: the network lab. Namespaces and veths ([`Lab`]), real programs in them, and
+//! packets made and watched by hand ([`packet`], [`wire`]).
 //!
 //! ```text
 //!   phone (IPv6 only)        router (IPv6 only)                internet
@@ -7,8 +9,8 @@
 //!   up1 2001:db8:2::2/64 --- ph1 ::1
 //! ```
 //!
-//! The internet namespace holds the IPv6 addresses inside the prefixes itself, so that no NAT64 is needed: whatever
-//! IPv4 literal the phone talks to, a socket of the internet namespace answers.
+//! The internet namespace holds the IPv6 addresses inside the prefixes itself, so that no NAT64 is
+//! needed: whatever IPv4 literal the phone talks to, a socket of the internet namespace answers.
 
 mod clat;
 mod lab;
@@ -28,15 +30,27 @@ use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
 
-/// Whether the lab can run here. Where it cannot, says so on stderr past the test runner's capture; under `CI=true`
-/// that is a failure.
+/// What an ordinary user's network needs of the kernel, for [`can_run`]; a plain chroot has none.
+pub const USER_NAMESPACES: &str = "user namespaces";
+
+/// Whether this machine has a program, or what else a test can need.
+fn has(need: &str) -> bool {
+    if need == USER_NAMESPACES {
+        let tried = Command::new("unshare").args(["--user", "true"]).output();
+        return tried.is_ok_and(|output| output.status.success());
+    }
+    netns::which(need).is_some()
+}
+
+/// Whether the lab can run here. Where it cannot, says so on stderr past the test runner's capture;
+/// under `CI=true` that is a failure.
 ///
 /// # Panics
 /// Under `CI=true` when the lab cannot run.
 #[must_use]
 pub fn can_run(needs: &[&str]) -> bool {
     let missing = if nix::unistd::geteuid().is_root() {
-        needs.iter().copied().find(|p| netns::which(p).is_none())
+        needs.iter().copied().find(|need| !has(need))
     } else {
         Some("root")
     };

@@ -1,5 +1,7 @@
-//! A raw-IP link between two namespaces, as a modem's: two TUN devices (ARPHRD_NONE) and a thread that carries what
-//! leaves by one to the other.
+// SPDX-License-Identifier: Apache-2.0
+
+//! A raw-IP link between two namespaces, as a modem's: two TUN devices (ARPHRD_NONE) and a thread
+//! that carries what leaves by one to the other.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::JoinHandle;
@@ -32,8 +34,9 @@ pub(crate) struct RawLink {
 }
 
 impl RawLink {
-    /// Connects device `a` of one namespace to device `b` of another; neither may exist. With default offloads
-    /// super-packets cross whole and checksums are left out, else every packet is as on a wire.
+    /// Connects device `a` of one namespace to device `b` of another; neither may exist. With
+    /// default offloads super-packets cross whole and checksums are left out, else every packet is
+    /// as on a wire.
     pub(crate) fn new(a: (&Netns, &str), b: (&Netns, &str), offloads: Offloads) -> Result<Self> {
         let vnet_header = offloads == Offloads::Default;
         let options = Options { packet_info: false, vnet_header };

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Network namespaces that go away with their owner, and programs that run in them.
 
 use std::fs::{self, File};
@@ -56,7 +58,8 @@ impl Netns {
         &self.name
     }
 
-    /// Runs `f` in a thread inside the namespace. Sockets that `f` opens stay in it wherever they are used.
+    /// Runs `f` in a thread inside the namespace. Sockets that `f` opens stay in it wherever they
+    /// are used.
     ///
     /// # Errors
     /// When the namespace cannot be entered, or those of `f`.

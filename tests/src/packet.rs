@@ -1,5 +1,7 @@
-//! Packets made by hand, and the few fields of captured ones that tests look at. Written apart from `clat_xlat` on
-//! purpose: a test that shares its checksum with what it tests proves nothing.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Packets made by hand, and the few fields of captured ones that tests look at. Written apart from
+//! `clat_xlat` on purpose: a test that shares its checksum with what it tests proves nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -181,7 +183,8 @@ pub fn icmp_sum(message: &[u8]) -> u16 {
     !fold(sum(message))
 }
 
-/// The checksum that belongs into `segment`, whose checksum field is zero; 0 when the field is already right.
+/// The checksum that belongs into `segment`, whose checksum field is zero; 0 when the field is
+/// already right.
 #[must_use]
 pub fn checksum(src: IpAddr, dst: IpAddr, proto: u8, segment: &[u8]) -> u16 {
     let addrs = match (src, dst) {

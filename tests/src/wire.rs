@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Packets onto the wire and off it: AF_PACKET and raw sockets inside a namespace.
 
 use std::io;
@@ -33,8 +35,8 @@ impl Sniffer {
         ns.enter(|| {
             let index = if_nametoindex(dev).with_context(|| format!("no interface {dev}"))?;
             let flags = SockFlag::SOCK_CLOEXEC;
-            // Not bound: it hears every interface, and the address of each packet says which. Making the address
-            // that a bind wants takes unsafe code.
+            // Not bound: it hears every interface, and the address of each packet says which.
+            // Making the address that a bind wants takes unsafe code.
             let kind = SockType::Datagram;
             let fd = socket(AddressFamily::Packet, kind, flags, SockProtocol::EthAll)?;
             setsockopt(&fd, sockopt::RcvBufForce, &(16 << 20))?;
@@ -90,8 +92,8 @@ impl Sniffer {
     }
 }
 
-/// Calls `f` again where it was interrupted. A socket with a time-out is, when the machine below is stopped and
-/// goes on: such calls are not restarted (signal(7)).
+/// Calls `f` again where it was interrupted. A socket with a time-out is, when the machine below is
+/// stopped and goes on: such calls are not restarted (signal(7)).
 ///
 /// # Errors
 /// Any other of `f`.

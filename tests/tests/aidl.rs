@@ -1,5 +1,7 @@
-//! The interface by AOSP's own AIDL compiler: to Java, which javac compiles against the few methods of android.os that it
-//! uses, and to C++.
+// SPDX-License-Identifier: Apache-2.0
+
+//! The interface by AOSP's own AIDL compiler: to Java, which javac compiles against the few methods
+//! of android.os that it uses, and to C++.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,8 @@
-//! The frozen AIDL (aidl/aidl_api): today's files must be able to replace each frozen version, and a frozen version stays
-//! as it was frozen. The checks are those of AOSP's build (system/tools/aidl/build).
+// SPDX-License-Identifier: Apache-2.0
+
+//! The frozen AIDL (aidl/aidl_api): today's files must be able to replace each frozen version, and
+//! a frozen version stays as it was frozen. The checks are those of AOSP's build
+//! (system/tools/aidl/build).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +62,8 @@ fn today_can_replace_what_is_frozen() {
         let output = check(frozen(version).path(), today.path());
         assert!(output.status.success(), "{version}: {}", said(&output));
     }
-    // "current" is today, in the words of the compiler that AOSP has (its format differs from version to version).
+    // "current" is today, in the words of the compiler that AOSP has (its format differs from
+    // version to version).
     let current = frozen("current");
     for (old, new) in [(&current, &today), (&today, &current)] {
         let output = check(old.path(), new.path());

@@ -1,4 +1,7 @@
-//! Bad input through the real command line and socket: the right words, the right exit code, and nothing touched.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Bad input through the real command line and socket: the right words, the right exit code, and
+//! nothing touched.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -141,7 +144,8 @@ fn no_controller() -> Result<()> {
     Ok(())
 }
 
-/// A pcap of LINKTYPE_RAW with one record whose header claims `claims` bytes of which `there` follow.
+/// A pcap of LINKTYPE_RAW with one record whose header claims `claims` bytes of which `there`
+/// follow.
 fn pcap(claims: u32, there: &[u8]) -> Vec<u8> {
     let mut file = Vec::new();
     for word in [0xa1b2_c3d4_u32, 4 << 16 | 2, 0, 0, 65535, 101, 0, 0, claims, claims] {

@@ -1,5 +1,7 @@
-//! Other people's clients on the network that platd plays: rdisc6 and ndisc6, dhclient, dig, tshark, and the kernel's own
-//! configuration by router advertisements.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Other people's clients on the network that platd plays: rdisc6 and ndisc6, dhclient, dig,
+//! tshark, and the kernel's own configuration by router advertisements.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 use std::fs;
@@ -70,8 +72,8 @@ impl Carrier {
         out.lines().map(str::to_owned).collect()
     }
 
-    /// Runs dhclient until it has said or done `what`, and gives what it handed to its script by then. Nothing is
-    /// configured: the script only writes that down.
+    /// Runs dhclient until it has said or done `what`, and gives what it handed to its script by
+    /// then. Nothing is configured: the script only writes that down.
     fn dhclient(&self, options: &str, requests: &str, what: &str) -> Vec<String> {
         let file = |name: &str| self.dir.join(name).display().to_string();
         let (script, env, log) = (file("script"), file("env"), self.dir.join("dhclient.log"));

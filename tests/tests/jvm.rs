@@ -1,4 +1,7 @@
-//! ClatCoordinator's natives, called from a JVM (`-Xcheck:jni`) in the lab's phone as Android's system server calls them.
+// SPDX-License-Identifier: Apache-2.0
+
+//! ClatCoordinator's natives, called from a JVM (`-Xcheck:jni`) in the lab's phone as Android's
+//! system server calls them.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,7 +15,8 @@ use anyhow::{bail, ensure, Context, Result};
 use clat_tests::{can_run, install, program, Lab, Offloads, PREFIX, SERVER4, SERVER6};
 use clat_xlat::{Local, Prefix};
 
-/// What the class is called in AOSP's source, and what it is renamed to in the module that it ships in.
+/// What the class is called in AOSP's source, and what it is renamed to in the module that it ships
+/// in.
 const PLAIN: &str = "com.android.server.connectivity";
 const RENAMED: &str = "android.net.connectivity.com.android.server.connectivity";
 
@@ -33,8 +37,8 @@ struct Jvm {
 }
 
 impl Jvm {
-    /// Compiles the class into `package`, and starts a JVM in the lab's phone: as the system server, neither root nor
-    /// with other capabilities than it has there.
+    /// Compiles the class into `package`, and starts a JVM in the lab's phone: as the system
+    /// server, neither root nor with other capabilities than it has there.
     fn new(lab: &Lab, package: &str) -> Result<Self> {
         let source = format!("{}/com/android/server/connectivity/ClatCoordinator.java", sources());
         let source = fs::read_to_string(&source).context(source)?;
@@ -249,7 +253,8 @@ fn a_clat_is_started_and_stopped() -> Result<()> {
     accepted.read_exact(&mut got)?;
     ensure!(&got == b"by Java's clatd");
 
-    // It has neither Java's user nor a capability, and of Java's descriptors only those that it was given.
+    // It has neither Java's user nor a capability, and of Java's descriptors only those that it was
+    // given.
     ensure!(status_of(pid, "Uid")? == format!("{CLAT}\t{CLAT}\t{CLAT}\t{CLAT}"));
     ensure!(status_of(pid, "Gid")? == format!("{CLAT}\t{CLAT}\t{CLAT}\t{CLAT}"));
     ensure!(status_of(pid, "CapPrm")?.trim_start_matches('0').is_empty());

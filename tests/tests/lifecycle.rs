@@ -1,4 +1,7 @@
-//! CLATs come and go on the real kernel, with programs in it and without, and leave it as they found it.
+// SPDX-License-Identifier: Apache-2.0
+
+//! CLATs come and go on the real kernel, with programs in it and without, and leave it as they
+//! found it.
 
 #[path = "lifecycle/killed.rs"]
 mod killed;
@@ -256,7 +259,8 @@ fn a_clatd_that_dies_is_started_again(lab: &Lab, mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// A BPF file system that outlives a controller: what runs in a namespace of the lab has a /sys of its own.
+/// A BPF file system that outlives a controller: what runs in a namespace of the lab has a /sys of
+/// its own.
 struct BpfFs(String);
 
 impl BpfFs {
@@ -276,8 +280,9 @@ impl Drop for BpfFs {
     }
 }
 
-/// A TCP transfer and a UDP ping-pong with `server`, by its IPv4 address and by the IPv6 one that it has for the CLAT:
-/// under way before `during` and still afterwards. Says how many datagrams were answered.
+/// A TCP transfer and a UDP ping-pong with `server`, by its IPv4 address and by the IPv6 one that
+/// it has for the CLAT: under way before `during` and still afterwards. Says how many datagrams
+/// were answered.
 fn while_flowing<T>(
     lab: &Lab,
     server: (Ipv4Addr, Ipv6Addr),
@@ -298,7 +303,8 @@ fn while_flowing<T>(
             while !ended.load(Ordering::Relaxed) {
                 client.write_all(&block)?;
                 sent += block.len() as u64;
-                // Enough to be under way at any time; not so much that the machine has nothing else to do.
+                // Enough to be under way at any time; not so much that the machine has nothing else
+                // to do.
                 thread::sleep(Duration::from_millis(1));
             }
             Ok(sent)

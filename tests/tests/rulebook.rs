@@ -1,5 +1,7 @@
-//! One rulebook: what the programs in `bpf_progs` translate is byte for byte what `xlat` makes of it, and what they do
-//! not translate passes on as it came.
+// SPDX-License-Identifier: Apache-2.0
+
+//! One rulebook: what the programs in `bpf_progs` translate is byte for byte what `xlat` makes of
+//! it, and what they do not translate passes on as it came.
 #![allow(clippy::cast_possible_truncation)] // of lengths and random numbers
 
 #[path = "rulebook/abi.rs"]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The policy (sepolicy/), compiled as AOSP compiles its own (m4, checkpolicy, secilc) over a platform of our own writing
-//! (tests/sepolicy) that has the rules of AOSP's which bind ours. A rule that asks for BPF fails here, not on a device.
+//! The policy (sepolicy/), compiled as AOSP compiles its own (m4, checkpolicy, secilc) over a
+//! platform of our own writing (tests/sepolicy) that has the rules of AOSP's which bind ours. A
+//! rule that asks for BPF fails here, not on a device.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use clat_tests::can_run;
 
 const NEEDS: &[&str] = &["m4", "checkpolicy", "secilc"];
 
-/// What a product takes: the natives' rules are optional, and nothing but them goes with the natives.
+/// What a product takes: the natives' rules are optional, and nothing but them goes with the
+/// natives.
 const NATIVES: &str = "natives";
 const SERVICE: &str = "service";
 /// Not for certified devices.
@@ -28,7 +30,8 @@ fn rules(folder: &str) -> Result<Vec<PathBuf>> {
     Ok(files.into_iter().filter(|path| path.extension().is_some_and(|e| e == "te")).collect())
 }
 
-/// Compiles `folders` and the rules `more` over the platform; the error has what the compilers said.
+/// Compiles `folders` and the rules `more` over the platform; the error has what the compilers
+/// said.
 fn compile(folders: &[&str], more: &str) -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let at = |name: &str| temporary.path().join(name);
@@ -92,7 +95,8 @@ fn bpf_is_noticed() -> Result<()> {
     Ok(())
 }
 
-/// The flavour with BPF breaks the three rules that docs/android.md names, one of them for two classes; nothing else.
+/// The flavour with BPF breaks the three rules that docs/android.md names, one of them for two
+/// classes; nothing else.
 #[test]
 fn the_flavour_with_bpf_breaks_three_rules() -> Result<()> {
     if !can_run(NEEDS) {

@@ -1,5 +1,8 @@
-//! The Android.bp files against the Cargo workspace, so that neither drifts from the other: Blueprint's parser reads the one,
-//! Cargo the other, and each module is compared with the target that it stands for.
+// SPDX-License-Identifier: Apache-2.0
+
+//! The Android.bp files against the Cargo workspace, so that neither drifts from the other:
+//! Blueprint's parser reads the one, Cargo the other, and each module is compared with the target
+//! that it stands for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +19,8 @@ mod rules;
 /// What ships nowhere, or not on Android.
 const NOT_ON_ANDROID: [&str; 2] = ["clat_tests", "clat_plat"];
 
-/// What Soong calls crates whose name it does not make by "lib" and underscores; and the one that stands for another there.
+/// What Soong calls crates whose name it does not make by "lib" and underscores; and the one that
+/// stands for another there.
 const NAMES: [(&str, &str); 4] = [
     ("log", "liblog_rust"),
     ("rsbinder", "libbinder_rs"),
@@ -129,7 +133,8 @@ fn modules(root: &Path) -> Result<Vec<Module>> {
     found.iter().map(read).collect()
 }
 
-/// A module's own properties, then those of its defaults: lists are put together, of others the module's own counts.
+/// A module's own properties, then those of its defaults: lists are put together, of others the
+/// module's own counts.
 fn with_defaults(
     mut own: Map<String, Value>,
     defaults: &BTreeMap<String, Map<String, Value>>,
@@ -203,7 +208,8 @@ fn workspace(root: &Path) -> Result<Vec<Package>> {
     Ok(packages.as_array().context("no packages")?.iter().cloned().map(Package).collect())
 }
 
-/// Whether this crate root has the text, or what belongs to it: all below a lib.rs or main.rs, else the tests' common part.
+/// Whether this crate root has the text, or what belongs to it: all below a lib.rs or main.rs, else
+/// the tests' common part.
 fn says(root: &Path, text: &str) -> Result<bool> {
     fn below(folder: &Path, text: &str) -> Result<bool> {
         for entry in fs::read_dir(folder)? {
@@ -278,7 +284,8 @@ fn the_modules_are_the_workspace() -> Result<()> {
     Ok(())
 }
 
-/// Compares one package with its modules, which stand in its folder, and returns how many these are.
+/// Compares one package with its modules, which stand in its folder, and returns how many these
+/// are.
 fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Result<usize> {
     let ours: Vec<_> = modules.iter().filter(|module| module.folder == package.folder()).collect();
     let edition = package.0["edition"].as_str().unwrap_or_default();
@@ -286,7 +293,8 @@ fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Re
         let kind = kind.to_owned();
         ours.iter().filter(move |module| module.kind == kind)
     };
-    // A module of each kind for each target, under the name that others expect, and none that has no target.
+    // A module of each kind for each target, under the name that others expect, and none that has
+    // no target.
     let kinds = [("lib", "rust_library"), ("cdylib", "rust_ffi_shared"), ("bin", "rust_binary")];
     let mut count = 0;
     for (cargo, soong) in kinds {
@@ -398,7 +406,8 @@ fn the_pins_are_aosp_s() -> Result<()> {
     Ok(())
 }
 
-/// The object that bpfloader names its pins after, and the interface with its backends and versions.
+/// The object that bpfloader names its pins after, and the interface with its backends and
+/// versions.
 #[test]
 fn the_objects_and_the_interface() -> Result<()> {
     if !can_run(NEEDS) {
@@ -479,7 +488,8 @@ fn init_and_policy_know_the_programs() -> Result<()> {
     Ok(())
 }
 
-/// The programs as Soong compiles them, against a stand-in for its header, and the names that bpfloader pins them under.
+/// The programs as Soong compiles them, against a stand-in for its header, and the names that
+/// bpfloader pins them under.
 #[test]
 fn the_programs_compile_as_soong_does_it() -> Result<()> {
     if !can_run(&["clang"]) {

@@ -1,5 +1,8 @@
-//! SIGKILL behind every single thing that a controller does to the world outside of its process, while it starts a
-//! CLAT, stops one, or tidies up after another controller that was killed: the next one leaves nothing of it.
+// SPDX-License-Identifier: Apache-2.0
+
+//! SIGKILL behind every single thing that a controller does to the world outside of its process,
+//! while it starts a CLAT, stops one, or tidies up after another controller that was killed: the
+//! next one leaves nothing of it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,8 +23,8 @@ use nix::unistd::Pid;
 
 use super::{eventually, ping, BpfFs, Traces, NEEDS};
 
-/// The system calls by which something becomes different for others. Files are written in place; what is sent, is sent
-/// by netlink.
+/// The system calls by which something becomes different for others. Files are written in place;
+/// what is sent, is sent by netlink.
 const EFFECTS: &[libc::c_long] = &[
     libc::SYS_bpf,
     libc::SYS_clone,
@@ -77,7 +80,8 @@ impl Watched {
         }
     }
 
-    /// Has it go on until it has had `count` effects, and kills it right then; false if it is `done` before.
+    /// Has it go on until it has had `count` effects, and kills it right then; false if it is
+    /// `done` before.
     fn kill_after(mut self, count: usize, done: &AtomicBool) -> Result<bool> {
         let mut effects = 0;
         // Only what this thread watches, not the children of the others.
@@ -190,7 +194,8 @@ enum Work {
     Recovery,
 }
 
-/// Waits for the end of its recovery or its own. Not by waitpid(2), which would take what is for the watcher.
+/// Waits for the end of its recovery or its own. Not by waitpid(2), which would take what is for
+/// the watcher.
 fn until_ready(controller: &Controller<'_>) -> Result<()> {
     let command = format!("/proc/{}/cmdline", controller.daemon.pid());
     eventually("recovery", || {
@@ -210,7 +215,8 @@ fn killed_at_every_step_of(work: Work) -> Result<()> {
     let stop = |c: &Controller<'_>| c.ctl(&["stop", "up0"]).map(drop);
     let mut controller = Controller::new(lab, Mode::Offload, &options)?;
     let before = Left::of(lab, &pins, &controller)?;
-    // A recovery loads the programs as well, which takes the most of its effects: each time, every fifth.
+    // A recovery loads the programs as well, which takes the most of its effects: each time, every
+    // fifth.
     let every = if work == Work::Recovery { 5 } else { 1 };
     for step in (1 + std::process::id() as usize % every..).step_by(every) {
         let pid = controller.daemon.pid();

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The packets that go through both translators.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -52,7 +54,8 @@ fn to_ipv6(c: &mut Vec<Case>) {
     for len in [0, 1, 2, 33, 512, 1231, 1232, 1233, 1400, 1444] {
         case(c, format!("46 udp {len} df"), v4(proto::UDP).packet(&udp4(len)));
     }
-    // Without DF: whole up to 1280 bytes of IPv6, which is 1260 of IPv4 with DF's absence marked by nothing.
+    // Without DF: whole up to 1280 bytes of IPv6, which is 1260 of IPv4 with DF's absence marked by
+    // nothing.
     for total in [100, 1252, 1253, 1260, 1261, 1280, 1400, 1472] {
         let header = V4 { frag: 0, ..v4(proto::UDP) };
         case(c, format!("46 udp total {total}"), header.packet(&udp4(total - 28)));

@@ -1,4 +1,7 @@
-//! A packet as a list of named fields, so that two of them can be compared and the difference named.
+// SPDX-License-Identifier: Apache-2.0
+
+//! A packet as a list of named fields, so that two of them can be compared and the difference
+//! named.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};

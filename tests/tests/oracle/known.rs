@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Where tayga 0.9.2 (Debian 12) and `clat_xlat` differ, and why.
 
 /// A difference that is known.

@@ -1,5 +1,8 @@
-//! The same packets through Debian's tayga and through `clat_xlat`, compared field by field. Each difference is in
-//! [`known::KNOWN`] with its reason; one that is not fails, and so does one that is listed and gone.
+// SPDX-License-Identifier: Apache-2.0
+
+//! The same packets through Debian's tayga and through `clat_xlat`, compared field by field. Each
+//! difference is in [`known::KNOWN`] with its reason; one that is not fails, and so does one that
+//! is listed and gone.
 
 mod cases;
 mod fields;
@@ -113,7 +116,8 @@ fn ours(translator: &mut Translator, packet: &[u8]) -> (String, Vec<Vec<u8>>) {
     }
 }
 
-/// The differences of one case: field, with `2.` and so on in front for later packets, to both values.
+/// The differences of one case: field, with `2.` and so on in front for later packets, to both
+/// values.
 fn compare(ours: &[Vec<u8>], theirs: &[Vec<u8>]) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     if ours.len() != theirs.len() {

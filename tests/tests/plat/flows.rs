@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Flows that last, sleep, end and fail.
 
 use std::io::{BufRead, BufReader};
@@ -5,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use clat_tests::{can_run, Netns};
+use clat_tests::{can_run, Netns, USER_NAMESPACES};
 use nix::sys::resource::{getrlimit, Resource};
 
 use crate::{python_in, World, SERVER, SERVER6, SERVERS};
@@ -13,7 +15,7 @@ use crate::{python_in, World, SERVER, SERVER6, SERVERS};
 /// As a terminal does: small writes both ways, with pauses. And datagrams beside them.
 #[test]
 fn flows_that_idle_and_talk() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -21,10 +23,11 @@ fn flows_that_idle_and_talk() -> Result<()> {
     Ok(())
 }
 
-/// A window of zero in either direction, for seconds; all arrives in the end, and memory is held back meanwhile.
+/// A window of zero in either direction, for seconds; all arrives in the end, and memory is held
+/// back meanwhile.
 #[test]
 fn readers_that_sleep() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -54,7 +57,7 @@ fn readers_that_sleep() -> Result<()> {
 /// One end may go on when the other has said its last; a reset goes through in both directions.
 #[test]
 fn halves_and_resets() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -67,7 +70,7 @@ fn halves_and_resets() -> Result<()> {
 
 #[test]
 fn iperf3_each_way() -> Result<()> {
-    if !can_run(&["iperf3", "setpriv"]) {
+    if !can_run(&["iperf3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -91,7 +94,7 @@ fn iperf3_each_way() -> Result<()> {
 /// What a host learns of a destination, its guest does: no route there, nobody there, no answer.
 #[test]
 fn errors_of_the_host_come_back() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -113,7 +116,7 @@ fn errors_of_the_host_come_back() -> Result<()> {
 /// What is not inside the prefix is IPv6 out there as well.
 #[test]
 fn ipv6_stays_ipv6() -> Result<()> {
-    if !can_run(&["python3", "setpriv", "ping"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES, "ping"]) {
         return Ok(());
     }
     const FAR: &str = "2001:db8:7::2";
@@ -143,10 +146,11 @@ fn ipv6_stays_ipv6() -> Result<()> {
     Ok(())
 }
 
-/// A connection whose other end has fallen silent ends for the guest when the host gives it up, and not before.
+/// A connection whose other end has fallen silent ends for the guest when the host gives it up, and
+/// not before.
 #[test]
 fn a_connection_that_times_out() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -161,10 +165,11 @@ fn a_connection_that_times_out() -> Result<()> {
     Ok(())
 }
 
-/// A train of datagrams stays one each way, through the device, platd and the host's kernel, and loses no boundary.
+/// A train of datagrams stays one each way, through the device, platd and the host's kernel, and
+/// loses no boundary.
 #[test]
 fn trains_of_datagrams_stay_whole() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -177,10 +182,11 @@ fn trains_of_datagrams_stay_whole() -> Result<()> {
     Ok(())
 }
 
-/// RFC 4787: a port of the guest's is one port outside, whomever it speaks to, and lets in all ports of those, but nobody else.
+/// RFC 4787: a port of the guest's is one port outside, whomever it speaks to, and lets in all
+/// ports of those, but nobody else.
 #[test]
 fn who_may_answer() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -225,10 +231,11 @@ fn far(world: &World) -> Result<Netns> {
     Ok(far)
 }
 
-/// What is too big for a hop on the way, the guest's kernel hears, as by a router (RFC 8201, RFC 1191), and sends less.
+/// What is too big for a hop on the way, the guest's kernel hears, as by a router (RFC 8201, RFC
+/// 1191), and sends less.
 #[test]
 fn a_smaller_hop() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -252,7 +259,7 @@ fn a_smaller_hop() -> Result<()> {
 /// A guest that has as many flows as it may loses its oldest by a new one.
 #[test]
 fn flows_of_one_guest() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -264,8 +271,8 @@ fn flows_of_one_guest() -> Result<()> {
     Ok(())
 }
 
-/// What a flow costs is the same beside a hundred thousand others as beside a thousand, and those are all alive. Where fewer
-/// descriptors are allowed, the others are fewer.
+/// What a flow costs is the same beside a hundred thousand others as beside a thousand, and those
+/// are all alive. Where fewer descriptors are allowed, the others are fewer.
 #[test]
 fn many_flows_cost_no_more() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -313,7 +320,7 @@ fn many_flows_cost_no_more() -> Result<()> {
 /// Routers on the way tell of themselves.
 #[test]
 fn hops_are_counted() -> Result<()> {
-    if !can_run(&["setpriv", "traceroute"]) {
+    if !can_run(&["setpriv", USER_NAMESPACES, "traceroute"]) {
         return Ok(());
     }
     let world = World::new()?;

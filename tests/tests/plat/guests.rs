@@ -1,4 +1,7 @@
-//! Guests by each socket way: one that is killed, one that sends garbage, and what platd has left to lose by them.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Guests by each socket way: one that is killed, one that sends garbage, and what platd has left
+//! to lose by them.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -8,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::can_run;
+use clat_tests::{can_run, USER_NAMESPACES};
 use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{
@@ -36,7 +39,8 @@ fn guest(world: &World, way: &str, path: &Path, port: &str) -> Result<clat_tests
     Ok(guest)
 }
 
-/// Its flows are kept for who comes back in time; then they go, and the next guest finds a network as new.
+/// Its flows are kept for who comes back in time; then they go, and the next guest finds a network
+/// as new.
 #[test]
 fn killed_in_mid_flow() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -52,7 +56,8 @@ fn killed_in_mid_flow() -> Result<()> {
         ensure!(status()?["connected"] == false);
         let killed = guest(&world, way, &path, "5001")?;
         ensure!(status()?["connected"] == true);
-        // Who has nothing to do sleeps: there may be a router advertisement, and what comes with the guest.
+        // Who has nothing to do sleeps: there may be a router advertisement, and what comes with
+        // the guest.
         let before = sleeps(platd.pid())?;
         std::thread::sleep(Duration::from_secs(2));
         ensure!(sleeps(platd.pid())? - before <= 3, "{way}: it does not sleep");
@@ -199,10 +204,11 @@ fn whose_socket_a_guest_has() -> Result<()> {
     Ok(())
 }
 
-/// What a process may still do, as the kernel has it, by a socket, in a namespace, and as an ordinary user starts it.
+/// What a process may still do, as the kernel has it, by a socket, in a namespace, and as an
+/// ordinary user starts it.
 #[test]
 fn nothing_to_lose() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -222,7 +228,8 @@ fn nothing_to_lose() -> Result<()> {
     has_nothing_to_lose(by_user.pid(), false, &["run.log", "/tun"])
 }
 
-/// Beside sockets and the like, it has open what is called `files`, and what whoever started it has left open.
+/// Beside sockets and the like, it has open what is called `files`, and what whoever started it has
+/// left open.
 fn has_nothing_to_lose(pid: i32, by_root: bool, files: &[&str]) -> Result<()> {
     // An ordinary user cannot give up the bounding set, which is of no use without new privileges.
     let bounding = by_root.then_some("CapBnd:");
@@ -304,7 +311,8 @@ fn ipv6(next: u8, to: [u8; 16], hops: u8, mut payload: Vec<u8>, at: Option<usize
     frame
 }
 
-/// Noise, or something that had a meaning before it was spoilt; spoilt before its checksum was made, or after.
+/// Noise, or something that had a meaning before it was spoilt; spoilt before its checksum was
+/// made, or after.
 fn garbage(dice: &mut Dice) -> Vec<u8> {
     if dice.roll(4) == 0 {
         let len = 14 + dice.roll(1500);

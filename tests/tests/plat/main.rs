@@ -1,4 +1,7 @@
-//! platd as its users have it: an ordinary user's `platd run`, with a host behind which there is IPv4 (and IPv6).
+// SPDX-License-Identifier: Apache-2.0
+
+//! platd as its users have it: an ordinary user's `platd run`, with a host behind which there is
+//! IPv4 (and IPv6).
 
 mod flows;
 mod guests;
@@ -13,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, install, program, Daemon, Netns};
+use clat_tests::{can_run, install, program, Daemon, Netns, USER_NAMESPACES};
 use tempfile::TempDir;
 
 /// Only by IPv4.
@@ -113,7 +116,8 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// The words of `platd ARGS`, by a user that owns nothing, as they are anywhere: with a /dev/net/tun for everybody.
+    /// The words of `platd ARGS`, by a user that owns nothing, as they are anywhere: with a
+    /// /dev/net/tun for everybody.
     fn command(&self, args: &[&str]) -> Vec<String> {
         let dir = self.dir.path().to_string_lossy();
         let script = include_str!("scripts/as_anybody.sh");
@@ -166,7 +170,7 @@ impl World {
 
 #[test]
 fn literals_ping_and_exit_codes() -> Result<()> {
-    if !can_run(&["python3", "setpriv", "ping"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES, "ping"]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -193,7 +197,7 @@ fn literals_ping_and_exit_codes() -> Result<()> {
 
 #[test]
 fn many_connections() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -203,7 +207,7 @@ fn many_connections() -> Result<()> {
 
 #[test]
 fn ends_and_errors() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -214,7 +218,7 @@ fn ends_and_errors() -> Result<()> {
 /// A program that lets connections in on the host's loopback sees none, whatever a guest calls it.
 #[test]
 fn the_hosts_loopback_is_out_of_reach() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -233,7 +237,7 @@ fn the_hosts_loopback_is_out_of_reach() -> Result<()> {
 /// Loss in both directions.
 #[test]
 fn lossy_links() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -245,7 +249,7 @@ fn lossy_links() -> Result<()> {
 /// A port of the host is the guest's; status tells of it; a guest that is killed leaves nothing.
 #[test]
 fn forward_status_and_the_end() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -270,7 +274,8 @@ fn forward_status_and_the_end() -> Result<()> {
     let visit = include_str!("scripts/forward_visit.py");
     let out = world.host.output(&["python3", "-c", visit, "127.0.0.1"])?;
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
-    // The host itself by the address that stands for nobody's (RFC 7335 §6), and others by theirs, each inside the prefix.
+    // The host itself by the address that stands for nobody's (RFC 7335 §6), and others by theirs,
+    // each inside the prefix.
     assert!(out.contains("the guest saw 64:ff9b::c000:8'"), "{out} {}", guest.log());
     assert!(out.contains("QUESTION"), "{out} {}", guest.log());
     let out = world.outside.output(&["python3", "-c", visit, "203.0.113.1"])?;

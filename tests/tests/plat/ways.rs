@@ -1,10 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Namespaces as guests, made and entered by an ordinary user.
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, Daemon};
+use clat_tests::{can_run, Daemon, USER_NAMESPACES};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
@@ -43,7 +45,7 @@ fn serve(world: &World) -> Result<[Daemon; 2]> {
 /// Programs as they are: by an IPv4 literal, by names, by the host's own resolvers.
 #[test]
 fn programs_in_a_network_of_their_own() -> Result<()> {
-    if !can_run(&["curl", "dig", "dnsmasq", "python3", "setpriv"]) {
+    if !can_run(&["curl", "dig", "dnsmasq", "python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -80,7 +82,7 @@ fn programs_in_a_network_of_their_own() -> Result<()> {
 /// A namespace that its user has made before, by the number of a process in it.
 #[test]
 fn a_namespace_by_its_process() -> Result<()> {
-    if !can_run(&["curl", "dnsmasq", "nsenter", "python3", "setpriv", "unshare"]) {
+    if !can_run(&["curl", "dnsmasq", "nsenter", "python3", "setpriv", USER_NAMESPACES, "unshare"]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -115,7 +117,7 @@ fn a_namespace_by_its_process() -> Result<()> {
 /// A command and its network end together, however either ends.
 #[test]
 fn none_outlives_the_other() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;

@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What a network can be like, as its guests' kernels see it.
 
 use std::fs::File;
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::can_run;
+use clat_tests::{can_run, USER_NAMESPACES};
 use pcap_file::pcap::PcapReader;
 
 use crate::{python_in, World, SERVER, SERVER6, SERVERS};
@@ -13,7 +15,7 @@ const TALK: &str = include_str!("scripts/talk.py");
 
 #[test]
 fn a_capture_has_both_directions() -> Result<()> {
-    if !can_run(&["python3", "setpriv", "ping", "tshark"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES, "ping", "tshark"]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -40,7 +42,8 @@ fn a_capture_has_both_directions() -> Result<()> {
     Ok(())
 }
 
-/// The guest's kernel gets another prefix, gives up the old one, and new flows work; so do those that were there.
+/// The guest's kernel gets another prefix, gives up the old one, and new flows work; so do those
+/// that were there.
 #[test]
 fn prefixes_come_and_go() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -136,7 +139,7 @@ fn without_pref64() -> Result<()> {
 /// Names of the server inside NAT64 prefixes of other lengths (RFC 6052 §2.4), and by the CLAT.
 #[test]
 fn every_prefix_length() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -157,7 +160,7 @@ fn every_prefix_length() -> Result<()> {
 /// The least and the greatest.
 #[test]
 fn other_mtus() -> Result<()> {
-    if !can_run(&["python3", "setpriv"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
@@ -172,7 +175,7 @@ fn other_mtus() -> Result<()> {
 /// A line when a flow begins, and one when it ends, for those who want to see them.
 #[test]
 fn a_line_for_each_flow() -> Result<()> {
-    if !can_run(&["python3", "setpriv", "ping"]) {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES, "ping"]) {
         return Ok(());
     }
     let code =

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The layouts of `bpf_progs/clatd.h`, once more in Rust.
 
 use std::mem::{offset_of, size_of};
@@ -152,8 +154,9 @@ pub(crate) fn entries(
     (egress, ingress)
 }
 
-/// Compares every member of every struct with what the object file says of them, and every reason with what `probe`
-/// says: the programs' object has no type information of an enum that is in no map.
+/// Compares every member of every struct with what the object file says of them, and every reason
+/// with what `probe` says: the programs' object has no type information of an enum that is in no
+/// map.
 pub(crate) fn compare(object: &Path, probe: &Path) {
     let btf = Btf::from_path(object).expect("the object's BTF");
     let seen = |name: &str| {

@@ -1,11 +1,14 @@
-//! The programs at work on raw-IP devices: what goes in and comes out are packets of the kernel's, with checksums and
-//! segmentation that are yet to be done.
+// SPDX-License-Identifier: Apache-2.0
+
+//! The programs at work on raw-IP devices: what goes in and comes out are packets of the kernel's,
+//! with checksums and segmentation that are yet to be done.
 //!
 //! ```text
 //! out   inject ──────> v4 ─ egress program ─> up          passed on: v4's own descriptor
 //! in    up ─ ingress program ─> v4 ──────> arrived        passed on: left
 //! ```
-//! All five are TUN devices; the plain arrows are redirects by tc, so that nothing else touches the packets.
+//! All five are TUN devices; the plain arrows are redirects by tc, so that nothing else touches the
+//! packets.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -67,8 +70,8 @@ impl Drop for Pins {
     }
 }
 
-/// Adds a filter `at` a device. Runs inside the namespace, but with the host's mounts: `ip netns exec` would hide the
-/// pins.
+/// Adds a filter `at` a device. Runs inside the namespace, but with the host's mounts: `ip netns
+/// exec` would hide the pins.
 fn filter(ns: &Netns, at: &str, what: &str) -> Result<()> {
     let dev = at.split(' ').next().context("no device")?;
     for line in
@@ -143,8 +146,8 @@ impl Wires {
         vnet.gso_type != GsoType::UdpL4 || self.left.send(vnet, packet) != Err(Errno::EINVAL)
     }
 
-    /// Sends a packet in the direction of its family. What comes out is complete: the devices leave nothing to whoever
-    /// reads them.
+    /// Sends a packet in the direction of its family. What comes out is complete: the devices leave
+    /// nothing to whoever reads them.
     pub(crate) fn pass(
         &self,
         vnet: &VirtioHeader,

@@ -1,4 +1,7 @@
-//! Real flows through the programs alone: no daemon runs here, so that what they do not translate does not arrive.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Real flows through the programs alone: no daemon runs here, so that what they do not translate
+//! does not arrive.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -160,7 +163,8 @@ fn tcp(lab: &Lab) -> Result<()> {
     })
 }
 
-/// Datagrams of several sizes there and back; a large one as fragments where the daemon is not needed to cut it.
+/// Datagrams of several sizes there and back; a large one as fragments where the daemon is not
+/// needed to cut it.
 fn udp(lab: &Lab) -> Result<()> {
     let server = Lab::udp(&lab.internet, (SERVER6, 5353))?;
     let client = Lab::udp(&lab.phone, (LOCAL4, 0))?;
@@ -193,7 +197,8 @@ fn segments(phone: &Phone) -> Result<()> {
     setsockopt(&client, sockopt::UdpGsoSegment, &1200)?;
     let mut buf = vec![0; 1 << 16];
 
-    // A TUN without offloads can have no more of them than the daemon's way; before 6.11 not even that.
+    // A TUN without offloads can have no more of them than the daemon's way; before 6.11 not even
+    // that.
     match client.send_to(&pattern()[..12000], (SERVER4, 4433)) {
         Err(e) if e.raw_os_error() == Some(Errno::EIO as i32) => {}
         sent => {

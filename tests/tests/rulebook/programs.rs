@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The tc programs: compiled, loaded, their maps filled, and run on packets without a device.
 
 use std::ffi::OsStr;
@@ -19,8 +21,8 @@ use super::Outcome;
 const TC_ACT_PIPE: u32 = 3;
 const TC_ACT_REDIRECT: u32 = 7;
 
-/// Has a test run begin with the packet's sum known, as from a device that computes it (CHECKSUM_COMPLETE), and fail
-/// with EBADMSG where the program did not keep it right. Linux 6.10.
+/// Has a test run begin with the packet's sum known, as from a device that computes it
+/// (CHECKSUM_COMPLETE), and fail with EBADMSG where the program did not keep it right. Linux 6.10.
 const CHECKSUM_COMPLETE: u32 = 1 << 2;
 
 /// Bytes of an Ethernet header.
@@ -42,7 +44,8 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../bpf_progs")
 }
 
-/// The programs, compiled into `dir`; or as `CLAT_BPF_OBJECT` has them, for machines without a compiler.
+/// The programs, compiled into `dir`; or as `CLAT_BPF_OBJECT` has them, for machines without a
+/// compiler.
 fn object(dir: &Path) -> PathBuf {
     match std::env::var_os(OBJECT) {
         Some(object) => object.into(),
@@ -143,8 +146,8 @@ impl Programs {
         Ok((output.return_value, output.data.map(|data| data.to_vec()).unwrap_or_default()))
     }
 
-    /// Runs a program of an Ethernet interface on an IP packet; of a super-packet's segments, `gso` are their size and
-    /// number. Checks what becomes of the Ethernet header.
+    /// Runs a program of an Ethernet interface on an IP packet; of a super-packet's segments, `gso`
+    /// are their size and number. Checks what becomes of the Ethernet header.
     pub(crate) fn run(&self, name: &str, packet: &[u8], gso: Option<(u32, u32)>) -> Outcome {
         let ethertype = |ip: &[u8]| if ip[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
         // The loopback device has the MAC address zero, and must be meant.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The packets: by hand one of every kind, with what is to become of it, and generated ones.
 
 use clat_xlat::Local;

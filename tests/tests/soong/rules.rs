@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rules that Soong holds modules to and that no parser sees: names, visibility, and what may enter com.android.tethering.
+//! Rules that Soong holds modules to and that no parser sees: names, visibility, and what may enter
+//! com.android.tethering.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,11 +14,13 @@ use super::{modules, repository, Module, INTERFACE, NEEDS};
 /// Where docs/android.md has the repository put.
 const HOME: &str = "//external/clat";
 
-/// The module of Mainline that clatd, the natives and the programs go into, and the oldest release that it runs on.
+/// The module of Mainline that clatd, the natives and the programs go into, and the oldest release
+/// that it runs on.
 const APEX: &str = "com.android.tethering";
 const APEX_MIN_SDK: u32 = 30;
 
-/// What names modules of ours in AOSP's own files, once a tree has been changed as docs/android.md says.
+/// What names modules of ours in AOSP's own files, once a tree has been changed as docs/android.md
+/// says.
 const USED_BY: [(&str, &str); 4] = [
     ("clatd-rs_for_system", "//packages/modules/Connectivity/Tethering/apex"),
     ("clatrs.o", "//packages/modules/Connectivity/Tethering/apex"),
@@ -70,7 +73,8 @@ fn package(root: &Path, module: &Module) -> Result<String> {
     Ok(format!("{HOME}/{folder}").trim_end_matches('/').to_owned())
 }
 
-/// Whether `rules`, written in the package `at`, let the package `who` in. A package always sees its own modules.
+/// Whether `rules`, written in the package `at`, let the package `who` in. A package always sees
+/// its own modules.
 fn lets_in(rules: &[String], at: &str, who: &str) -> bool {
     at == who
         || rules.iter().any(|rule| {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What headers may hold: options, classes, other protocols, somebody else's address.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Pings, traceroutes and refusals.
 
 use std::net::{Ipv4Addr, UdpSocket};

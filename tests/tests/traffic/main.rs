@@ -1,6 +1,9 @@
-//! Real traffic through a running CLAT: every scenario on an Ethernet and on a raw-IP uplink, translated in the kernel and by
-//! the daemon, and once more with all offloads off, since a veth never looks at a checksum that it was told is still
-//! to be computed. The counters tell whether it went the way it should.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Real traffic through a running CLAT: every scenario on an Ethernet and on a raw-IP uplink,
+//! translated in the kernel and by the daemon, and once more with all offloads off, since a veth
+//! never looks at a checksum that it was told is still to be computed. The counters tell whether it
+//! went the way it should.
 
 mod headers;
 mod icmp;
@@ -22,8 +25,9 @@ use udp::*;
 /// Long enough for a busy machine, short enough to fail in one sitting.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Makes a test of each scenario for each uplink and mode, and for links with and without offloads. Behind each scenario
-/// stands why the programs in the kernel leave part of it to the daemon, as `clatctl status` puts it.
+/// Makes a test of each scenario for each uplink and mode, and for links with and without offloads.
+/// Behind each scenario stands why the programs in the kernel leave part of it to the daemon, as
+/// `clatctl status` puts it.
 macro_rules! scenarios {
     ($($name:ident [$($reason:literal)*])*) => { $(mod $name {
         scenarios!(@ $name [$($reason)*]
@@ -91,7 +95,8 @@ fn run(
     result
 }
 
-/// By the counters: what was to pass the kernel did, and the daemon saw but what was `left` to it, for these reasons.
+/// By the counters: what was to pass the kernel did, and the daemon saw but what was `left` to it,
+/// for these reasons.
 fn check_path(clat: &Clat<'_>, mode: Mode, left: &[&str]) -> Result<()> {
     let Some(controller) = &clat.controller else { return Ok(()) };
     let status = controller.status("up0")?;

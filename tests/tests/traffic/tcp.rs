@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! TCP both ways.
 
 use std::io::{Read, Write};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! UDP: sizes, fragments, trains, a narrow hop, no checksum.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};

@@ -1,4 +1,5 @@
 # shellcheck shell=dash
+# SPDX-License-Identifier: Apache-2.0
 # A virtual machine on platd's network that is switched off in the middle of a download.
 # shellcheck source=tests/tests/vm/lib.sh
 . /lib.sh

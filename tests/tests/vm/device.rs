@@ -1,5 +1,8 @@
-//! The virtual device: the stock kernel has the binder driver. In it the service is called over `/dev/binder`, by our clients and by a foreign one, with TUN, tc, BPF and ip6tables for
-//! real; `device.sh` says what is tried.
+// SPDX-License-Identifier: Apache-2.0
+
+//! The virtual device: the stock kernel has the binder driver. In it the service is called over
+//! `/dev/binder`, by our clients and by a foreign one, with TUN, tc, BPF and ip6tables for real;
+//! `device.sh` says what is tried.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +19,8 @@ use crate::machine::{all_ok, can_boot, Machine};
 const PROGRAMS: &[&str] = &["bash", "setpriv", "ethtool"];
 const MODULES: &[&str] = &["binder_linux", "veth", "cls_u32"];
 
-/// The test programs of the workspace that run in the device: the contract of the service, and the rulebook.
+/// The test programs of the workspace that run in the device: the contract of the service, and the
+/// rulebook.
 fn tests() -> Result<[PathBuf; 2]> {
     // As the whole workspace has them, or other features of crates would have them built once more.
     let output = Command::new(env!("CARGO"))

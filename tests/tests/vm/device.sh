@@ -1,4 +1,5 @@
 # shellcheck shell=dash
+# SPDX-License-Identifier: Apache-2.0
 # What is tried on the virtual device.
 # shellcheck source=tests/tests/vm/lib.sh
 . /lib.sh
@@ -11,7 +12,8 @@ clatd_pid() { clatctl status --json | sed -n 's/.*"clats":\[{[^}]*"pid":\([0-9]*
 
 # What a CLAT takes; nothing is left of it.
 nothing_left() {
-	is_not ip link show v4-up0 && is_not pgrep -f '^clatd-' && is_not says DROP ip6tables-save -t raw &&
+	is_not ip link show v4-up0 && is_not pgrep -f '^clatd-' &&
+		is_not says DROP ip6tables-save -t raw &&
 		is_not says clatd tc filter show dev up0 ingress && is_not says default ip -4 route
 }
 
@@ -30,7 +32,8 @@ try "a service manager" within rsb_service list
 # An uplink to a network that owns the IPv6 form of the server's address.
 ip netns add net
 ip link add up0 type veth peer name net0 netns net
-ip netns exec net sh -ec 'ip link set lo up; ip link set net0 up; ip addr add 2001:db8:1::1/64 dev net0 nodad
+ip netns exec net sh -ec 'ip link set lo up; ip link set net0 up
+	ip addr add 2001:db8:1::1/64 dev net0 nodad
 	ip addr add 64:ff9b::c633:6401/128 dev lo'
 ip link set up0 up
 ip addr add 2001:db8:1::2/64 dev up0 nodad
@@ -50,7 +53,8 @@ try "translated in the kernel" says '"offloaded":true' clatctl status --json
 try "counted in the kernel" is_not says "eBPF egress 0 packets" clatctl dump
 try "dump" says "[v4-up0] [0xf" clatctl dump
 try "dump by its transaction" says "[v4-up0] [0xf" rsb_service dump clatd_controller
-try "dump as JSON by its transaction" says '"v4iface":"v4-up0"' rsb_service dump clatd_controller --json
+try "dump as JSON by its transaction" says '"v4iface":"v4-up0"' \
+	rsb_service dump clatd_controller --json
 try "EBUSY" says "(EBUSY)" clatctl start up0 --prefix $PREFIX
 
 as() {
@@ -59,7 +63,8 @@ as() {
 	setpriv --reuid "$uid" --regid "$uid" --clear-groups "$@"
 }
 try "status refused to uid 10123" says "uid 10123 may not use" as 10123 clatctl status
-try "start refused to uid 10123" says "uid 10123 may not use" as 10123 clatctl start up1 --prefix $PREFIX
+try "start refused to uid 10123" says "uid 10123 may not use" \
+	as 10123 clatctl start up1 --prefix $PREFIX
 try "stop refused to uid 10123" says "uid 10123 may not use" as 10123 clatctl stop up0
 try "events refused to uid 10123" says "uid 10123 may not use" as 10123 clatctl events
 try "dump refused to uid 10123" says "Permission Denial" as 10123 rsb_service dump clatd_controller
@@ -85,7 +90,8 @@ mount --bind /dev /sid/dev
 foreign() { chroot /sid /usr/bin/foreign "$@"; }
 try "libgbinder: start" says 2001:db8:1: foreign start up0 $PREFIX
 try "libgbinder: ping" ping -c 1 -W 10 $SERVER
-try "libgbinder: EBUSY" says "exception -8 code 16: up0: cannot start a CLAT" foreign start up0 $PREFIX
+try "libgbinder: EBUSY" says "exception -8 code 16: up0: cannot start a CLAT" \
+	foreign start up0 $PREFIX
 try "libgbinder: dump" says "[v4-up0] [0xf" foreign dump
 try "libgbinder: dump as JSON" says '"v4iface":"v4-up0"' foreign dump --json
 try "libgbinder: stop" foreign stop up0

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What the virtual device is made of and Debian or crates.io has: fetched once, kept in `target`.
 
 use std::fs;
@@ -63,7 +65,8 @@ pub(crate) fn kernel() -> Result<Kernel> {
     Ok(Kernel { root, release })
 }
 
-/// A service manager for kernel binder and a dumpsys: the folder of `rsb_hub` and `rsb_service`, as new as our rsbinder.
+/// A service manager for kernel binder and a dumpsys: the folder of `rsb_hub` and `rsb_service`, as
+/// new as our rsbinder.
 pub(crate) fn tools() -> Result<PathBuf> {
     let root = cache().join("rsbinder-tools-0.12.0");
     once(&root, |root| {
@@ -77,7 +80,8 @@ pub(crate) fn tools() -> Result<PathBuf> {
     Ok(root.join("bin"))
 }
 
-/// A root with Debian sid's libgbinder and all that it needs (it is not in Debian 12), and our program `foreign` in it.
+/// A root with Debian sid's libgbinder and all that it needs (it is not in Debian 12), and our
+/// program `foreign` in it.
 pub(crate) fn foreign(program: &Path) -> Result<PathBuf> {
     let root = cache().join("sid");
     once(&root, |root| sh(root, &source("fetch_sid.sh").to_string_lossy()).map(drop))?;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /*
  * A caller that is none of ours: libgbinder, as Halium's and Sailfish's middleware use it.
  *

@@ -1,5 +1,8 @@
-//! Virtual machines on the network that platd plays, by QEMU's own ways to a Unix socket: IPv6 alone, configured by the kernel of
-//! the machine from router advertisements, then our CLAT in it. `guests.sh` says what is tried.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Virtual machines on the network that platd plays, by QEMU's own ways to a Unix socket: IPv6
+//! alone, configured by the kernel of the machine from router advertisements, then our CLAT in it.
+//! `guests.sh` says what is tried.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -120,7 +123,8 @@ fn a_guest_by_datagrams() -> Result<()> {
     all_ok(&guest.end()?, "guests.sh")
 }
 
-/// The first guest is killed in the middle of a download; the second finds the network as good as new.
+/// The first guest is killed in the middle of a download; the second finds the network as good as
+/// new.
 #[test]
 fn guests_by_a_stream() -> Result<()> {
     if !can_boot(&[NEEDS, PROGRAMS]) {

@@ -1,4 +1,5 @@
 # shellcheck shell=dash
+# SPDX-License-Identifier: Apache-2.0
 # What a virtual machine tries on platd's network: IPv6 alone, then our CLAT on it.
 # shellcheck source=tests/tests/vm/lib.sh
 . /lib.sh
@@ -15,7 +16,8 @@ download() {
 }
 fetches() { says "Hello" curl -sS --max-time 30 "$1"; }
 nothing_left() {
-	is_not ip link show v4-eth0 && is_not pgrep -f '^clatd-' && is_not says DROP ip6tables-save -t raw &&
+	is_not ip link show v4-eth0 && is_not pgrep -f '^clatd-' &&
+		is_not says DROP ip6tables-save -t raw &&
 		is_not says clatd tc filter show dev eth0 ingress && is_not says default ip -4 route
 }
 

@@ -1,4 +1,7 @@
-//! The initramfs: programs with the libraries that they need, and the kernel's modules with those that they need.
+// SPDX-License-Identifier: Apache-2.0
+
+//! The initramfs: programs with the libraries that they need, and the kernel's modules with those
+//! that they need.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +13,8 @@ use clat_tests::program;
 
 use crate::fetch::{sh, Kernel};
 
-/// What every machine has, besides busybox, whose own are not the same: its sh takes its ip, its sleep goes by argv[0].
+/// What every machine has, besides busybox, whose own are not the same: its sh takes its ip, its
+/// sleep goes by argv[0].
 pub(crate) const PROGRAMS: &[&str] = &["dash", "ip", "tc", "ping", "sysctl", "sleep", "timeout"];
 
 /// What our CLAT needs of the kernel.
@@ -113,7 +117,8 @@ impl Image {
         sh(from, &format!("cp -a . {}", to.display())).map(drop)
     }
 
-    /// Copies our modules and more, each behind those that it needs, and a list of them in that order.
+    /// Copies our modules and more, each behind those that it needs, and a list of them in that
+    /// order.
     pub(crate) fn modules(&mut self, kernel: &Kernel, more: &[&str]) -> Result<()> {
         let mut seen = BTreeSet::new();
         let mut list = String::new();

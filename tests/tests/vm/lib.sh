@@ -1,6 +1,7 @@
 # shellcheck shell=dash
-# For the scripts that run in a device. A line "OK NAME" or "FAILED NAME" for each try goes to the test, on the second serial
-# port.
+# SPDX-License-Identifier: Apache-2.0
+# For the scripts that run in a device. A line "OK NAME" or "FAILED NAME" for each try goes to the
+# test, on the second serial port.
 
 # try NAME COMMAND...: the command has to succeed.
 try() {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A machine that QEMU plays.
 
 use std::fs::{self, File};

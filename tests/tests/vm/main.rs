@@ -1,5 +1,7 @@
-//! Real machines: QEMU boots Debian's stock kernel with an initramfs made of our programs, and a script in it says what is
-//! tried. Emulated, so that no KVM is needed.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Real machines: QEMU boots Debian's stock kernel with an initramfs made of our programs, and a
+//! script in it says what is tried. Emulated, so that no KVM is needed.
 
 mod device;
 mod fetch;

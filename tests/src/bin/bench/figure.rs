@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What is measured, how, and what it should be.
 
 use std::thread;
@@ -58,7 +60,8 @@ pub(crate) const FIGURES: [Figure; 15] = [
     Idle,
 ];
 
-/// A bound on a figure's ratio to that of native IPv6; for [`Idle`], which native IPv6 has not, on the figure itself.
+/// A bound on a figure's ratio to that of native IPv6; for [`Idle`], which native IPv6 has not, on
+/// the figure itself.
 #[derive(Clone, Copy)]
 pub(crate) enum Target {
     AtLeast(f64),

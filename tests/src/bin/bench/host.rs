@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What the machine tells: time its CPUs were busy, how often threads ran; and where they may.
 
 use std::fs;
@@ -6,8 +8,8 @@ use anyhow::{Context, Result};
 use nix::sched::{sched_setaffinity, CpuSet};
 use nix::unistd::{sysconf, Pid, SysconfVar};
 
-/// Seconds that all CPUs together have worked since boot: what is done for the network in interrupts belongs to no
-/// process.
+/// Seconds that all CPUs together have worked since boot: what is done for the network in
+/// interrupts belongs to no process.
 pub(crate) fn busy_seconds() -> Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().context("/proc/stat is empty")?;

@@ -1,4 +1,7 @@
-//! Datagrams by the batch, sent at a rate and counted where they arrive, and single ones there and back.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Datagrams by the batch, sent at a rate and counted where they arrive, and single ones there and
+//! back.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::UdpSocket;
@@ -20,7 +23,8 @@ const LOSS: f64 = 0.001;
 const BATCH: usize = 32;
 /// Nothing more is under way when nothing has come for so long.
 const SILENCE: Duration = Duration::from_millis(60);
-/// How often the receiver looks. It does not wait in a call, since whoever delivers would pay for waking it each time.
+/// How often the receiver looks. It does not wait in a call, since whoever delivers would pay for
+/// waking it each time.
 const LOOK: Duration = Duration::from_micros(400);
 /// Payload of each datagram that a call with UDP_SEGMENT makes, and how many it makes.
 const SEGMENT: u16 = 1200;
@@ -45,7 +49,8 @@ impl Seen {
     }
 }
 
-/// Datagrams a second of these sizes, in turn, at less than [`LOSS`]. Takes about three times `time`.
+/// Datagrams a second of these sizes, in turn, at less than [`LOSS`]. Takes about three times
+/// `time`.
 pub(crate) fn datagrams(
     (from, to): (&UdpSocket, &UdpSocket),
     sizes: &[usize],
@@ -57,7 +62,8 @@ pub(crate) fn datagrams(
     search(time, |rate, time| load(to, |sent| paced(&[from], &batch, 1, rate, time, sent)))
 }
 
-/// Datagrams a second of this size that several flows send in turn, at less than [`LOSS`]. Takes about three times `time`.
+/// Datagrams a second of this size that several flows send in turn, at less than [`LOSS`]. Takes
+/// about three times `time`.
 pub(crate) fn interleaved(
     from: &[&UdpSocket],
     to: &UdpSocket,
@@ -69,7 +75,8 @@ pub(crate) fn interleaved(
     search(time, |rate, time| load(to, |sent| paced(from, &one, 1, rate, time, sent)))
 }
 
-/// Datagrams a second that UDP_SEGMENT makes, at less than [`LOSS`]. Takes about three times `time`.
+/// Datagrams a second that UDP_SEGMENT makes, at less than [`LOSS`]. Takes about three times
+/// `time`.
 pub(crate) fn segments((from, to): (&UdpSocket, &UdpSocket), time: Duration) -> Result<f64> {
     setsockopt(from, sockopt::UdpGsoSegment, &i32::from(SEGMENT))?;
     let payload = vec![0; usize::from(SEGMENT) * SEGMENTS];
@@ -91,7 +98,8 @@ fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Resu
     };
     // As fast as it goes; what was lost then does not tell what would be lost at less.
     let most = trial(f64::INFINITY)?;
-    // Where a full queue is told at once, far more was sent than could go anywhere; what arrived is near what can.
+    // Where a full queue is told at once, far more was sent than could go anywhere; what arrived is
+    // near what can.
     let arrived = most.received as f64 / most.time.as_secs_f64();
     if most.passed() || most.received == 0 {
         return Ok(arrived);
@@ -99,7 +107,8 @@ fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Resu
     let (mut good, mut bad, mut passed) = (arrived / 32.0, most.rate(), 0.0);
     // Not for ever: a rate that passes now and then moves both ends.
     for turn in 0..12 {
-        // Where nothing lies between, the failure above is looked at again: it may have been the machine's.
+        // Where nothing lies between, the failure above is looked at again: it may have been the
+        // machine's.
         let between = bad / good > 1.04;
         let rate = match (turn, between) {
             (0, _) => arrived * 0.97,
@@ -161,8 +170,8 @@ fn receive(to: &UdpSocket, sent: &AtomicU64, done: &AtomicBool) -> Result<u64> {
     }
 }
 
-/// Sends `batch`, in which each message makes `each` datagrams, again and again for `time`, at `rate` datagrams a
-/// second, by these sockets in turn.
+/// Sends `batch`, in which each message makes `each` datagrams, again and again for `time`, at
+/// `rate` datagrams a second, by these sockets in turn.
 fn paced(
     from: &[&UdpSocket],
     batch: &[[IoSlice<'_>; 1]],

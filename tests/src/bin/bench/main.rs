@@ -1,6 +1,9 @@
-//! Side by side in one run: native IPv6, our CLAT with its programs in the kernel and with its daemon only, tayga, and
-//! AOSP's programs and clatd where their paths are given; on an Ethernet and on a raw-IP uplink. Rounds are interleaved, figure by
-//! figure, so that what else the machine does hits all alike.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Side by side in one run: native IPv6, our CLAT with its programs in the kernel and with its
+//! daemon only, tayga, and AOSP's programs and clatd where their paths are given; on an Ethernet
+//! and on a raw-IP uplink. Rounds are interleaved, figure by figure, so that what else the machine
+//! does hits all alike.
 
 mod figure;
 mod host;
@@ -23,8 +26,8 @@ use figure::{Figure, FIGURES};
 use subject::{Kind, Peers, Subject};
 use table::Rounds;
 
-/// Benches the CLAT beside native IPv6 and other translators, on the lab's network. Needs root, iperf3 and tayga, and
-/// our programs as built by `cargo build --release --bins`.
+/// Benches the CLAT beside native IPv6 and other translators, on the lab's network. Needs root,
+/// iperf3 and tayga, and our programs as built by `cargo build --release --bins`.
 ///
 /// A quick look takes a minute or so:
 /// `cargo run --release -p clat_tests --bin bench -- --rounds 1 --only offload,ethernet,tcp`.
@@ -32,9 +35,10 @@ use table::Rounds;
 struct Args {
     #[command(flatten)]
     often: Rounds,
-    /// Leave out what is not named: subjects (offload, daemon, tayga, aosp, aosp-programs; native always stays), uplinks (ethernet,
-    /// rawip), figures (tcp, tcp1, tcp4, udp, udp64, udpmixed, udp1200, segment, latency, idle; up and down). Of a kind of which
-    /// nothing is named, everything is there
+    /// Leave out what is not named: subjects (offload, daemon, tayga, aosp, aosp-programs; native
+    /// always stays), uplinks (ethernet, rawip), figures (tcp, tcp1, tcp4, udp, udp64, udpmixed,
+    /// udp1200, segment, latency, idle; up and down). Of a kind of which nothing is named,
+    /// everything is there
     #[arg(long, value_name = "WORD,…", value_delimiter = ',', value_parser = words())]
     only: Vec<String>,
     #[command(flatten)]
@@ -58,7 +62,8 @@ fn words() -> clap::builder::PossibleValuesParser {
 }
 
 impl Args {
-    /// What of `all` is wanted: what has one of the words that were given, or all where none of them is about such.
+    /// What of `all` is wanted: what has one of the words that were given, or all where none of
+    /// them is about such.
     fn pick<T: Copy>(&self, all: &[T], has: impl Fn(T, &str) -> bool) -> Vec<T> {
         let about = |word: &&String| all.iter().any(|item| has(*item, word));
         let about: Vec<&String> = self.only.iter().filter(about).collect();

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Tables, for people and for `docs/benchmarks.md`.
 
 use std::fmt::Write as _;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Who is benched, up and running in a lab.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -54,8 +56,8 @@ pub(crate) struct Peers {
     /// AOSP's clatd, or another that takes its options (-i -m -p -4 -6 -t)
     #[arg(long, value_name = "PATH")]
     aosp_clatd: Option<PathBuf>,
-    /// AOSP's programs: its bpf/progs/clatd.c, compiled with map definitions that libbpf knows. Where they leave packets to a
-    /// daemon, ours is there
+    /// AOSP's programs: its bpf/progs/clatd.c, compiled with map definitions that libbpf knows.
+    /// Where they leave packets to a daemon, ours is there
     #[arg(long, value_name = "OBJECT")]
     aosp_programs: Option<PathBuf>,
 }

@@ -1,4 +1,7 @@
-//! What benches have in common: how often, the cells of their tables, and the documents that these go into.
+// SPDX-License-Identifier: Apache-2.0
+
+//! What benches have in common: how often, the cells of their tables, and the documents that these
+//! go into.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,8 @@
-//! platd beside pasta and slirp4netns in one run: the same namespaces, the same server, MTU 1500 and 65520. Rounds are
-//! interleaved, figure by figure, so that what else the machine does hits all alike.
+// SPDX-License-Identifier: Apache-2.0
+
+//! platd beside pasta and slirp4netns in one run: the same namespaces, the same server, MTU 1500
+//! and 65520. Rounds are interleaved, figure by figure, so that what else the machine does hits all
+//! alike.
 
 #[allow(dead_code)] // of the other bench, which has more figures
 #[path = "../bench/host.rs"]
@@ -32,8 +35,8 @@ use table::Rounds;
 
 const MTUS: [u16; 2] = [1500, 65520];
 
-/// Benches platd beside pasta and slirp4netns. Needs root, iperf3, passt and slirp4netns, and our programs as built by
-/// `cargo build --release --bins`.
+/// Benches platd beside pasta and slirp4netns. Needs root, iperf3, passt and slirp4netns, and our
+/// programs as built by `cargo build --release --bins`.
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]

@@ -1,4 +1,7 @@
-//! Who is compared: each a guest's namespace, and what carries its traffic in a namespace that stands for the host.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Who is compared: each a guest's namespace, and what carries its traffic in a namespace that
+//! stands for the host.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -40,7 +43,8 @@ impl Kind {
     }
 }
 
-/// Connections that have ended are forgotten at once: the next would otherwise look for a port among tens of thousands.
+/// Connections that have ended are forgotten at once: the next would otherwise look for a port
+/// among tens of thousands.
 const FORGET: &str = "sysctl -qw net.ipv4.tcp_max_tw_buckets=0";
 
 /// The host and the server, with a veth between.

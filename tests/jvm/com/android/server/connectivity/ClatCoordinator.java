@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package com.android.server.connectivity;
 
 import java.io.FileDescriptor;
