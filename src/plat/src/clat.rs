@@ -138,10 +138,10 @@ pub struct Down {
 }
 
 impl Down {
-    /// Whether a packet to this address is the CLAT's.
+    /// The CLAT's address.
     #[must_use]
-    pub fn owns(&self, address: Ipv6Addr) -> bool {
-        self.local.v6 == address
+    pub fn address(&self) -> Ipv6Addr {
+        self.local.v6
     }
 
     /// Translates an IPv6 packet in pieces, and writes it.

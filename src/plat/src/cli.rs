@@ -12,9 +12,9 @@ use clap::{Args, Parser, Subcommand};
 use clat_xlat::Prefix;
 use nix::unistd::{Gid, Uid, User};
 
-use crate::carrier::Impairment;
 use crate::flow::Bounds;
 use crate::forward::Forward;
+use crate::link::Impairment;
 use crate::settings::{DualStack, Settings, LEAST_MTU};
 
 /// An IPv6-only carrier network in one unprivileged process: router advertisements, DNS64 and NAT64 for a virtual machine, a

@@ -12,14 +12,14 @@ use anyhow::{bail, Context};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::carrier::{Carrier, Impairment};
+use crate::carrier::Carrier;
 use crate::clat;
 use crate::dns_server::DnsServer;
 use crate::flow::{Bounds, Id, Ready};
 use crate::forward::Open;
 use crate::frame::Mac;
 use crate::host_sockets::EDGE;
-use crate::link::Link;
+use crate::link::{Clat, Impairment, Link};
 use crate::resolvers::Resolvers;
 use crate::settings::Settings;
 
@@ -107,10 +107,13 @@ impl Driver {
     pub fn new(settings: Settings, link: Box<dyn Link>, extras: Extras) -> anyhow::Result<Self> {
         let Extras { clat, impairment, bounds, forwards } = extras;
         let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
-        let flags = if link.direct().is_some() { EpollFlags::EPOLLIN } else { ARMED };
+        let link = impairment.around(link);
+        let clat =
+            clat.map(Clat::new).map(|clat| (clat.address(), impairment.around(Box::new(clat))));
+        let flags = if link.fd_stays() { EpollFlags::EPOLLIN } else { ARMED };
         epoll.add(link.fd(), EpollEvent::new(flags, LINK))?;
-        if let Some((up, _)) = &clat {
-            watch(&epoll, up.tun(), CLAT)?;
+        if let Some((_, clat)) = &clat {
+            watch(&epoll, clat.fd(), CLAT)?;
         }
         if forwards.len() > FORWARDS {
             bail!("more than {FORWARDS} ports cannot be forwarded");
@@ -126,8 +129,7 @@ impl Driver {
             watch(&epoll, v6, DNS6)?;
         }
         let now = Instant::now();
-        let carrier =
-            Carrier::new(settings, link, clat, impairment, bounds, Rc::clone(&epoll), now);
+        let carrier = Carrier::new(settings, link, clat, bounds, Rc::clone(&epoll), now);
         Ok(Self {
             epoll,
             carrier,
@@ -159,7 +161,7 @@ impl Driver {
 
     /// Tells the guests that the network ends; see [`Carrier::farewell`].
     pub fn farewell(&mut self) {
-        self.carrier.farewell();
+        self.carrier.farewell(Instant::now());
     }
 
     /// Watches a descriptor of the owner's: [`Driver::poll`] tells when it is readable, by this number, up to 15.
@@ -222,7 +224,8 @@ impl Driver {
             self.carrier.read(now).context("the way from the guest is gone")?;
         }
         if self.clat_ready {
-            self.clat_ready = self.carrier.read_clat(now).context("the CLAT's device is gone")?;
+            self.clat_ready = false;
+            self.carrier.read_clat(now).context("the CLAT's device is gone")?;
         }
         self.give_udp_ports(now);
         Ok(())
@@ -231,19 +234,15 @@ impl Driver {
     /// When [`Driver::poll`] has something to do though no descriptor says so; never, while `None`.
     #[must_use]
     pub fn next_timer(&self, now: Instant) -> Option<Instant> {
-        let timers = [
-            self.clat_ready.then_some(now),
-            self.carrier.next_timer(now),
-            self.dns.next_timer(),
-            self.resolvers.next_timer(),
-        ];
+        let timers =
+            [self.carrier.next_timer(now), self.dns.next_timer(), self.resolvers.next_timer()];
         timers.into_iter().flatten().min()
     }
 
     /// Has the link watched again, for reading, and for writing if it is full.
     fn arm(&self) -> anyhow::Result<()> {
         let link = self.carrier.link();
-        if link.direct().is_some() {
+        if link.fd_stays() {
             return Ok(());
         }
         let mut flags = ARMED;

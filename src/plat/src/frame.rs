@@ -59,6 +59,11 @@ impl Out {
         }
     }
 
+    /// Adds a whole frame, in pieces.
+    pub fn push_parts(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        self.push_with(*vnet, |buf| parts.iter().for_each(|part| buf.extend_from_slice(part)));
+    }
+
     /// The frames, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (&VirtioHeader, &[u8])> {
         self.frames.iter().map(|(range, vnet)| (vnet, &self.buf[range.clone()]))

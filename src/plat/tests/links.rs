@@ -7,11 +7,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use clat_plat::frame::{Out, MAX_FRAME};
+use clat_plat::frame::MAX_FRAME;
 use clat_plat::link::{Datagrams, Event, Link, Packets, Stream};
+use clat_tun::VirtioHeader;
 use nix::sys::socket::{connect, recv, send, socket};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 use proptest::collection::vec;
@@ -27,7 +28,9 @@ fn place() -> (tempfile::TempDir, PathBuf) {
 /// What one call to `receive` gives.
 fn receive(link: &mut impl Link) -> (Event, Vec<Vec<u8>>) {
     let mut frames = Vec::new();
-    let event = link.receive(&mut |_, frame| frames.push(frame.to_vec())).expect("receives");
+    let event = link
+        .receive(Instant::now(), &mut |_, frame| frames.push(frame.to_vec()))
+        .expect("receives");
     (event, frames)
 }
 
@@ -46,10 +49,11 @@ fn gather(link: &mut impl Link, count: usize) -> Vec<Vec<u8>> {
     frames
 }
 
-fn out(frames: &[Vec<u8>]) -> Out {
-    let mut out = Out::default();
-    frames.iter().for_each(|frame| out.push(frame));
-    out
+/// Sends all of them.
+fn give(link: &mut impl Link, frames: &[Vec<u8>]) -> std::io::Result<()> {
+    let now = Instant::now();
+    frames.iter().for_each(|frame| link.send(now, &VirtioHeader::default(), &[frame]));
+    link.flush(now)
 }
 
 /// A frame that can be told from others.
@@ -185,7 +189,7 @@ fn a_stream_keeps_order_for_a_guest_that_reads_late_and_drops_whole_frames() {
     let mut sent = 0;
     while link.dropped() == 0 {
         let frames: Vec<_> = (0..64).map(|_| frame(9, 1514)).collect();
-        link.send(&mut out(&frames)).expect("sends");
+        give(&mut link, &frames).expect("sends");
         sent += 64;
         assert!(sent < 10_000, "memory grows without end");
     }
@@ -202,11 +206,11 @@ fn a_stream_keeps_order_for_a_guest_that_reads_late_and_drops_whole_frames() {
         guest
     });
     while link.is_full() {
-        link.send(&mut Out::default()).expect("sends");
+        give(&mut link, &[]).expect("sends");
         thread::sleep(Duration::from_millis(1));
     }
     let mut guest = reader.join().expect("whole frames in order");
-    link.send(&mut out(&[frame(5, 30)])).expect("sends");
+    give(&mut link, &[frame(5, 30)]).expect("sends");
     let mut next = [0; 34];
     guest.read_exact(&mut next).expect("reads");
     assert_eq!(next[..], on_the_wire(&[frame(5, 30)]));
@@ -216,9 +220,9 @@ fn a_stream_keeps_order_for_a_guest_that_reads_late_and_drops_whole_frames() {
 fn sending_to_nobody_or_to_one_who_left_is_counted_and_no_error() {
     let (_dir, mut link, guest) = plugged_in();
     drop(guest);
-    link.send(&mut out(&[frame(1, 60)])).expect("the guest is gone, the link is not");
+    give(&mut link, &[frame(1, 60)]).expect("the guest is gone, the link is not");
     assert!(matches!(receive(&mut link).0, Event::Left(_)));
-    link.send(&mut out(&[frame(1, 60), frame(2, 60)])).expect("sends");
+    give(&mut link, &[frame(1, 60), frame(2, 60)]).expect("sends");
     assert_eq!(link.dropped(), 2);
 }
 
@@ -272,7 +276,7 @@ fn a_packet_socket_has_a_frame_in_each_message() {
     assert_eq!(receive(&mut link), (Event::Frames, frames.to_vec()));
     assert_eq!(link.dropped(), 1, "too short for a frame");
 
-    link.send(&mut out(&frames)).expect("sends");
+    give(&mut link, &frames).expect("sends");
     let mut message = [0; 10_000];
     for frame in &frames {
         let len = recv(first.as_raw_fd(), &mut message, MsgFlags::empty()).expect("receives");
@@ -280,7 +284,7 @@ fn a_packet_socket_has_a_frame_in_each_message() {
     }
 
     let many: Vec<_> = (0..2000).map(|_| frame(4, 1514)).collect();
-    link.send(&mut out(&many)).expect("sends");
+    give(&mut link, &many).expect("sends");
     assert!(link.is_full() && link.dropped() > 1, "not without end");
 
     drop(first);
@@ -294,7 +298,7 @@ fn a_packet_socket_has_a_frame_in_each_message() {
 fn a_datagram_guest_is_whoever_sent_last() {
     let (dir, path) = place();
     let mut link = Datagrams::bind(&path).expect("binds");
-    link.send(&mut out(&[frame(1, 14)])).expect("sends");
+    give(&mut link, &[frame(1, 14)]).expect("sends");
     assert_eq!(link.dropped(), 1, "nobody is there yet");
 
     let name = dir.path().join("guest.sock");
@@ -310,13 +314,13 @@ fn a_datagram_guest_is_whoever_sent_last() {
     first.send(&frame(3, 60)).expect("sends");
     assert_eq!(receive(&mut link), (Event::Came, vec![frame(1, 60)]));
     assert_eq!(receive(&mut link), (Event::Frames, vec![frame(3, 60)]));
-    link.send(&mut out(&[frame(4, 60)])).expect("sends");
+    give(&mut link, &[frame(4, 60)]).expect("sends");
     let mut message = [0; 2000];
     assert_eq!(first.recv(&mut message).expect("receives"), 60);
     assert_eq!(message[..60], frame(4, 60));
 
     let many: Vec<_> = (0..2000).map(|_| frame(5, 1514)).collect();
-    link.send(&mut out(&many)).expect("sends");
+    give(&mut link, &many).expect("sends");
     assert!(link.is_full() && link.dropped() > 2, "not without end");
 
     // It starts once more, under the same name.
@@ -325,24 +329,24 @@ fn a_datagram_guest_is_whoever_sent_last() {
     let again = guest(&name);
     // First comes what waited, as from any queue on a way.
     while link.is_full() {
-        link.send(&mut Out::default()).expect("sends");
+        give(&mut link, &[]).expect("sends");
         again.set_nonblocking(true).expect("a mode");
         while let Ok(len) = again.recv(&mut message) {
             assert_eq!(message[..len], frame(5, 1514));
         }
         again.set_nonblocking(false).expect("a mode");
     }
-    link.send(&mut out(&[frame(6, 60)])).expect("sends");
+    give(&mut link, &[frame(6, 60)]).expect("sends");
     assert_eq!(again.recv(&mut message).expect("receives"), 60);
     assert_eq!(message[..60], frame(6, 60));
 
     // Gone for good.
     drop(again);
     fs::remove_file(&name).expect("removes");
-    link.send(&mut out(&[frame(7, 60)])).expect("no error of the link's");
+    give(&mut link, &[frame(7, 60)]).expect("no error of the link's");
     let other = guest(&dir.path().join("other.sock"));
     other.send(&frame(8, 60)).expect("sends");
     assert_eq!(receive(&mut link), (Event::Came, vec![frame(8, 60)]));
-    link.send(&mut out(&[frame(9, 60)])).expect("sends");
+    give(&mut link, &[frame(9, 60)]).expect("sends");
     assert_eq!(other.recv(&mut message).expect("receives"), 60);
 }

@@ -7,6 +7,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::time::Instant;
 
 use clat_tun::VirtioHeader;
 use nix::cmsg_space;
@@ -72,6 +73,8 @@ fn is_frame(message: &[u8]) -> bool {
 pub struct Packets {
     server: Server,
     input: Box<[u8]>,
+    /// Frames for the guest.
+    out: Out,
     waiting: VecDeque<Vec<u8>>,
     dropped: u64,
 }
@@ -86,6 +89,7 @@ impl Packets {
         Ok(Self {
             server,
             input: vec![0; MAX_FRAME + 1].into(),
+            out: Out::default(),
             waiting: VecDeque::new(),
             dropped: 0,
         })
@@ -103,7 +107,11 @@ impl Link for Packets {
         self.server.fd()
     }
 
-    fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
+    fn receive(
+        &mut self,
+        _: Instant,
+        each: &mut dyn FnMut(&VirtioHeader, &[u8]),
+    ) -> io::Result<Event> {
         let Some(guest) = self.server.guest() else {
             return Ok(if self.server.accept()? { Event::Came } else { Event::Frames });
         };
@@ -122,8 +130,12 @@ impl Link for Packets {
         Ok(Event::Frames)
     }
 
-    fn send(&mut self, out: &mut Out) -> io::Result<()> {
-        let all = out.len() as u64;
+    fn send(&mut self, _: Instant, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        self.out.push_parts(vnet, parts);
+    }
+
+    fn flush(&mut self, _: Instant) -> io::Result<()> {
+        let (out, all) = (&self.out, self.out.len() as u64);
         self.dropped += match self.server.guest() {
             None => all,
             // Errors show when receiving.
@@ -132,7 +144,7 @@ impl Link for Packets {
                     .unwrap_or(all)
             }
         };
-        out.clear();
+        self.out.clear();
         Ok(())
     }
 
@@ -181,6 +193,8 @@ pub struct Datagrams {
     /// Room for who sends, and not for descriptors.
     control: Vec<u8>,
     guest: Option<Guest>,
+    /// Frames for the guest.
+    out: Out,
     waiting: VecDeque<Vec<u8>>,
     dropped: u64,
     _name: Name,
@@ -216,6 +230,7 @@ impl Datagrams {
             input: vec![0; MAX_FRAME + 1].into(),
             control: cmsg_space!(ucred),
             guest: None,
+            out: Out::default(),
             waiting: VecDeque::new(),
             dropped: 0,
             _name: name,
@@ -299,7 +314,11 @@ impl Link for Datagrams {
         None
     }
 
-    fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
+    fn receive(
+        &mut self,
+        _: Instant,
+        each: &mut dyn FnMut(&VirtioHeader, &[u8]),
+    ) -> io::Result<Event> {
         for n in 0..BATCH {
             let (len, from, sender) = match self.take() {
                 Ok(received) => received,
@@ -320,8 +339,12 @@ impl Link for Datagrams {
         Ok(Event::Frames)
     }
 
-    fn send(&mut self, out: &mut Out) -> io::Result<()> {
-        let all = out.len() as u64;
+    fn send(&mut self, _: Instant, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        self.out.push_parts(vnet, parts);
+    }
+
+    fn flush(&mut self, _: Instant) -> io::Result<()> {
+        let (out, all) = (&self.out, self.out.len() as u64);
         self.dropped += match &mut self.guest {
             None => all,
             Some(guest) => {
@@ -344,7 +367,7 @@ impl Link for Datagrams {
                 }
             }
         };
-        out.clear();
+        self.out.clear();
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use clat_tun::device::{Interface, Kind};
 use clat_tun::VirtioHeader;
@@ -24,6 +25,8 @@ pub struct InProcess {
     interface: Interface,
     /// The Ethernet addresses in front of packets that have none.
     addresses: [u8; 12],
+    /// Frames for the guest.
+    out: Out,
     full: bool,
     dropped: u64,
 }
@@ -36,7 +39,7 @@ impl InProcess {
         let mut addresses = [0; 12];
         addresses[..6].copy_from_slice(&settings.mac.0);
         addresses[6..].copy_from_slice(&STATION.0);
-        Self { interface, addresses, full: false, dropped: 0 }
+        Self { interface, addresses, out: Out::default(), full: false, dropped: 0 }
     }
 }
 
@@ -50,7 +53,11 @@ impl Link for InProcess {
         None
     }
 
-    fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
+    fn receive(
+        &mut self,
+        _: Instant,
+        each: &mut dyn FnMut(&VirtioHeader, &[u8]),
+    ) -> io::Result<Event> {
         for _ in 0..BATCH {
             let Some(written) = self.interface.recv()? else { break };
             match self.interface.kind() {
@@ -65,9 +72,13 @@ impl Link for InProcess {
         Ok(Event::Frames)
     }
 
-    fn send(&mut self, out: &mut Out) -> io::Result<()> {
+    fn send(&mut self, _: Instant, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        self.out.push_parts(vnet, parts);
+    }
+
+    fn flush(&mut self, _: Instant) -> io::Result<()> {
         self.full = false;
-        for (_, frame) in out.iter() {
+        for (_, frame) in self.out.iter() {
             let sent = match self.interface.kind() {
                 Kind::Tap => self.interface.send(frame),
                 Kind::Tun => self.interface.send(frame.get(ETHERNET..).unwrap_or_default()),
@@ -83,7 +94,7 @@ impl Link for InProcess {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        out.clear();
+        self.out.clear();
         Ok(())
     }
 

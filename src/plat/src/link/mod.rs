@@ -2,7 +2,9 @@
 
 //! The ways in: how a guest's Ethernet frames come to the network, and go back.
 
+mod clat;
 mod frames;
+mod impairment;
 mod in_process;
 mod server;
 mod stream;
@@ -10,13 +12,13 @@ mod tap;
 
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
-use std::rc::Rc;
+use std::time::Instant;
 
-use clat_tun::{Tun, VirtioHeader};
+use clat_tun::VirtioHeader;
 
-use crate::frame::Out;
-
+pub use clat::Clat;
 pub use frames::{Datagrams, Packets};
+pub use impairment::Impairment;
 pub use in_process::InProcess;
 pub(crate) use server::Server;
 pub use stream::Stream;
@@ -38,8 +40,13 @@ pub enum Event {
 /// Nothing here blocks.
 pub trait Link {
     /// What becomes readable when [`Link::receive`] has something to do. Another after each [`Event::Came`] and
-    /// [`Event::Left`].
+    /// [`Event::Left`], unless [`Link::fd_stays`].
     fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Whether [`Link::fd`] is always the same.
+    fn fd_stays(&self) -> bool {
+        false
+    }
 
     /// What becomes writable when a link that is full has room again; `None` where nothing tells, and only trying does.
     fn send_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -51,17 +58,24 @@ pub trait Link {
     ///
     /// # Errors
     /// When the link as such is broken; a guest's misbehaviour is an [`Event::Left`].
-    fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event>;
+    fn receive(
+        &mut self,
+        now: Instant,
+        each: &mut dyn FnMut(&VirtioHeader, &[u8]),
+    ) -> io::Result<Event>;
 
-    /// Sends all frames and empties `out`, behind what waits from before; an empty `out` sends only that. What finds no
-    /// room, or no guest, is dropped and counted.
+    /// Takes a frame for the guest, in pieces: at once, or with [`Link::flush`].
+    fn send(&mut self, now: Instant, vnet: &VirtioHeader, parts: &[&[u8]]);
+
+    /// Sends what [`Link::send`] has taken, behind what waits from before. What finds no room, or no guest, is dropped and
+    /// counted.
     ///
     /// # Errors
     /// When the link as such is broken.
-    fn send(&mut self, out: &mut Out) -> io::Result<()>;
+    fn flush(&mut self, now: Instant) -> io::Result<()>;
 
-    /// A device that takes a frame at any time, in pieces, without the detour by [`Link::send`].
-    fn direct(&self) -> Option<Rc<Tun>> {
+    /// When [`Link::receive`] and [`Link::flush`] have something to do though no descriptor says so; never, while `None`.
+    fn poll_timeout(&self) -> Option<Instant> {
         None
     }
 
@@ -71,7 +85,7 @@ pub trait Link {
     }
 
     /// Whether the guest does not take what it got already: who can wait should, until [`Link::send_fd`] is writable (or for a
-    /// millisecond), and then call [`Link::send`].
+    /// millisecond), and then call [`Link::flush`].
     fn is_full(&self) -> bool;
 
     /// Whether frames may be longer than the MTU and their checksums partial, for the other side to cut and complete.

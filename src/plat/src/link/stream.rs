@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Instant;
 
 use clat_tun::VirtioHeader;
 use nix::sys::socket::SockType;
@@ -31,6 +32,8 @@ pub struct Stream {
     /// What has come and is not a whole frame yet: this many bytes at the front.
     input: Box<[u8]>,
     filled: usize,
+    /// Frames for the guest.
+    out: Out,
     output: Output,
 }
 
@@ -41,7 +44,8 @@ impl Stream {
     /// When that name cannot be had: it is taken, too long, or the directory is missing.
     pub fn listen(path: &Path) -> io::Result<Self> {
         let server = Server::listen(path, SockType::Stream)?;
-        Ok(Self { server, input: vec![0; INPUT].into(), filled: 0, output: Output::default() })
+        let (out, output) = (Out::default(), Output::default());
+        Ok(Self { server, input: vec![0; INPUT].into(), filled: 0, out, output })
     }
 
     fn leave(&mut self, why: String) -> Event {
@@ -57,7 +61,11 @@ impl Link for Stream {
         self.server.fd()
     }
 
-    fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
+    fn receive(
+        &mut self,
+        _: Instant,
+        each: &mut dyn FnMut(&VirtioHeader, &[u8]),
+    ) -> io::Result<Event> {
         let Some(mut guest) = self.server.guest() else {
             return Ok(if self.server.accept()? { Event::Came } else { Event::Frames });
         };
@@ -81,15 +89,19 @@ impl Link for Stream {
         }
     }
 
-    fn send(&mut self, out: &mut Out) -> io::Result<()> {
+    fn send(&mut self, _: Instant, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        self.out.push_parts(vnet, parts);
+    }
+
+    fn flush(&mut self, _: Instant) -> io::Result<()> {
         let sent = match self.server.guest() {
-            Some(guest) => self.output.send(guest, out),
+            Some(guest) => self.output.send(guest, &self.out),
             None => {
-                self.output.dropped += out.len() as u64;
+                self.output.dropped += self.out.len() as u64;
                 Ok(())
             }
         };
-        out.clear();
+        self.out.clear();
         sent
     }
 

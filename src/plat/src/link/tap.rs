@@ -2,15 +2,15 @@
 
 //! A TAP device, in a namespace mostly.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::Rc;
+use std::time::Instant;
 
 use clat_tun::{Tun, VirtioHeader, MAX_HEAD};
 use nix::errno::Errno;
 
 use super::{Event, Link};
-use crate::frame::{Out, MAX_FRAME};
+use crate::frame::MAX_FRAME;
 use crate::read_budget::ReadBudget;
 
 /// Frames that are taken at once.
@@ -19,7 +19,7 @@ const BATCH: usize = 64;
 /// The link.
 #[derive(Debug)]
 pub struct Tap {
-    tun: Rc<Tun>,
+    tun: Tun,
     buf: Vec<u8>,
     budget: ReadBudget,
     dropped: u64,
@@ -30,7 +30,7 @@ impl Tap {
     #[must_use]
     pub fn new(tun: Tun) -> Self {
         Self {
-            tun: Rc::new(tun),
+            tun,
             buf: vec![0; MAX_HEAD + MAX_FRAME + 1],
             budget: ReadBudget::default(),
             dropped: 0,
@@ -43,7 +43,15 @@ impl Link for Tap {
         self.tun.as_fd()
     }
 
-    fn receive(&mut self, each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> io::Result<Event> {
+    fn fd_stays(&self) -> bool {
+        true
+    }
+
+    fn receive(
+        &mut self,
+        _: Instant,
+        each: &mut dyn FnMut(&VirtioHeader, &[u8]),
+    ) -> io::Result<Event> {
         let mut count = 0;
         for _ in 0..self.budget.most(BATCH) {
             match self.tun.recv_behind_head(&mut self.buf) {
@@ -61,16 +69,15 @@ impl Link for Tap {
         Ok(Event::Frames)
     }
 
-    fn send(&mut self, out: &mut Out) -> io::Result<()> {
-        for (vnet, frame) in out.iter() {
-            self.dropped += u64::from(self.tun.send(vnet, frame).is_err());
-        }
-        out.clear();
-        Ok(())
+    fn send(&mut self, _: Instant, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        // As many as any frame has here.
+        let piece = |i: usize| IoSlice::new(parts.get(i).copied().unwrap_or_default());
+        let sent = self.tun.send_pieces(vnet, &[piece(0), piece(1), piece(2)]);
+        self.dropped += u64::from(sent.is_err());
     }
 
-    fn direct(&self) -> Option<Rc<Tun>> {
-        Some(Rc::clone(&self.tun))
+    fn flush(&mut self, _: Instant) -> io::Result<()> {
+        Ok(())
     }
 
     fn is_full(&self) -> bool {

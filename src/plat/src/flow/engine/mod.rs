@@ -81,8 +81,7 @@ impl Sink for Queue {
     fn frame(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]) {
         // What is lost here is sent again, or did not matter.
         if self.0.bytes() < QUEUED {
-            self.0
-                .push_with(*vnet, |buf| parts.iter().for_each(|part| buf.extend_from_slice(part)));
+            self.0.push_parts(vnet, parts);
         }
     }
 

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The guest that has the ports of `--forward`: who that is, and until when.
+
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
+
+use crate::frame::Mac;
+
+/// How long flows are kept for a guest that has left: it may come back.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a guest may be silent before it is asked whether it is there, if another one speaks; and how long it has to answer.
+const SILENCE: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// Who has the ports.
+struct Guest {
+    /// An address of the network.
+    address: Ipv6Addr,
+    mac: Mac,
+    /// When it was last heard of; `None` if whoever is there now may be another.
+    heard: Option<Instant>,
+    /// When it was asked whether it is there.
+    asked: Option<Instant>,
+}
+
+/// What becomes of the flows of a guest that is not there.
+enum GuestExpiry {
+    /// It is there.
+    None,
+    /// They go then, unless it comes back.
+    At(Instant),
+    /// They are gone.
+    Over,
+}
+
+/// The guest, once it has been heard of.
+pub(super) struct Guests {
+    guest: Option<Guest>,
+    expiry: GuestExpiry,
+}
+
+impl Guests {
+    pub(super) fn new() -> Self {
+        Self { guest: None, expiry: GuestExpiry::Over }
+    }
+
+    /// Its address and its station.
+    pub(super) fn known(&self) -> Option<(Ipv6Addr, Mac)> {
+        self.guest.as_ref().map(|guest| (guest.address, guest.mac))
+    }
+
+    /// Somebody has plugged in, who may be another.
+    pub(super) fn came(&mut self) {
+        if let Some(guest) = &mut self.guest {
+            guest.heard = None;
+        }
+    }
+
+    /// A station has sent something from an address of the network. The guest is the same one as long as it is there, or
+    /// anybody could have its ports. Returns an address that is to be asked whether it is there.
+    pub(super) fn hear(
+        &mut self,
+        address: Ipv6Addr,
+        mac: Mac,
+        served: impl Fn(Ipv6Addr) -> bool,
+        now: Instant,
+    ) -> Option<Ipv6Addr> {
+        if let Some(guest) = &mut self.guest {
+            if (guest.address, guest.mac) == (address, mac) {
+                (guest.heard, guest.asked) = (Some(now), None);
+                return None;
+            }
+            if let Some(heard) = guest.heard.filter(|_| served(guest.address)) {
+                if now < heard + SILENCE {
+                    return None;
+                }
+                match guest.asked {
+                    Some(asked) if now >= asked + ANSWER => {}
+                    Some(_) => return None,
+                    None => {
+                        guest.asked = Some(now);
+                        return Some(guest.address);
+                    }
+                }
+            }
+        }
+        log::debug!("a guest: {address} at {mac}");
+        self.guest = Some(Guest { address, mac, heard: Some(now), asked: None });
+        None
+    }
+
+    /// Forgets a guest that has left and not come back in time; `true` if its flows are to end now.
+    pub(super) fn expire_guest(&mut self, is_there: bool, now: Instant) -> bool {
+        if is_there {
+            self.expiry = GuestExpiry::None;
+            return false;
+        }
+        match self.expiry {
+            GuestExpiry::None => self.expiry = GuestExpiry::At(now + GRACE),
+            GuestExpiry::At(at) if at <= now => {
+                self.guest = None;
+                self.expiry = GuestExpiry::Over;
+                return true;
+            }
+            GuestExpiry::At(_) | GuestExpiry::Over => {}
+        }
+        false
+    }
+
+    /// When [`Self::expire_guest`] is wanted.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match self.expiry {
+            GuestExpiry::At(at) => Some(at),
+            GuestExpiry::None | GuestExpiry::Over => None,
+        }
+    }
+}

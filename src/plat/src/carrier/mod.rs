@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The carrier: frames of a guest go to the network or to the flows, and theirs back to the guest, past `--pcap`.
+
+mod guest;
+
+use std::io;
+use std::net::Ipv6Addr;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use clat_tun::{GsoType, VirtioHeader};
+use nix::sys::epoll::Epoll;
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+
+use self::guest::Guests;
+use crate::clat;
+use crate::flow::{wire, Bounds, Context, Engine, Offload, Sink};
+use crate::frame::{Mac, Out, ETHERNET};
+use crate::host_sockets::HostSockets;
+use crate::icmp_error::IcmpError;
+use crate::link::{Event, Link};
+use crate::network::{Handled, Network, Query};
+use crate::settings::Settings;
+
+pub use self::guest::GRACE;
+
+/// How soon a link is tried again that cannot tell when.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// The file of `--pcap`, if there is one.
+#[derive(Default)]
+struct Recorder(Option<PcapWriter<std::fs::File>>);
+
+impl Recorder {
+    fn record(&mut self, parts: &[&[u8]]) {
+        let Some(pcap) = &mut self.0 else { return };
+        let bytes = parts.concat();
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let packet = PcapPacket { timestamp: time, orig_len: len, data: bytes.into() };
+        if let Err(e) = pcap.write_packet(&packet) {
+            log::error!("no more is recorded: {e}");
+            self.0 = None;
+        }
+    }
+}
+
+/// A CLAT's link, and whose packets go there.
+struct ClatPort {
+    address: Ipv6Addr,
+    link: Box<dyn Link>,
+}
+
+/// The links, as where frames are sent.
+struct Ports {
+    link: Box<dyn Link>,
+    clat: Option<ClatPort>,
+    recorder: Recorder,
+    now: Instant,
+    next_id: u32,
+    /// How many were sent.
+    frames: u64,
+}
+
+impl Ports {
+    /// Sends what the network answered.
+    fn hand_on(&mut self, out: &mut Out) {
+        for (vnet, frame) in out.iter() {
+            self.frame(vnet, &[frame]);
+        }
+        out.clear();
+    }
+}
+
+impl Sink for Ports {
+    fn frame(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        self.recorder.record(parts);
+        self.frames += 1;
+        let to = || parts.first().and_then(|head| destination(head));
+        match &mut self.clat {
+            Some(clat) if to() == Some(clat.address) => clat.link.send(self.now, vnet, parts),
+            _ => self.link.send(self.now, vnet, parts),
+        }
+    }
+
+    fn next_id(&mut self) -> u32 {
+        self.next_id = self.next_id.wrapping_add(1);
+        self.next_id
+    }
+
+    fn is_full(&self) -> bool {
+        self.link.is_full()
+    }
+}
+
+/// Where an IPv6 frame goes.
+fn destination(frame: &[u8]) -> Option<Ipv6Addr> {
+    address_at(frame, ETHERNET + 24)
+}
+
+fn source(frame: &[u8]) -> Option<Ipv6Addr> {
+    address_at(frame, ETHERNET + 8)
+}
+
+fn address_at(frame: &[u8], at: usize) -> Option<Ipv6Addr> {
+    let [0x86, 0xdd] = frame.get(12..14)? else { return None };
+    let bytes: [u8; 16] = frame.get(at..at + 16)?.try_into().ok()?;
+    Some(bytes.into())
+}
+
+/// The network, its flows, and the links to the guest.
+pub struct Carrier {
+    network: Network,
+    engine: Engine<HostSockets>,
+    ports: Ports,
+    guests: Guests,
+    /// What the network answers.
+    out: Out,
+}
+
+/// All but the links: what takes a frame.
+struct Inner<'a> {
+    network: &'a mut Network,
+    engine: &'a mut Engine<HostSockets>,
+    guests: &'a mut Guests,
+    out: &'a mut Out,
+}
+
+impl Inner<'_> {
+    /// A frame of the guest has arrived.
+    fn frame(&mut self, now: Instant, vnet: &VirtioHeader, frame: &[u8]) {
+        let &[_, _, _, _, _, _, a, b, c, d, e, f, ..] = frame else { return };
+        let mac = Mac([a, b, c, d, e, f]);
+        if frame.len() < ETHERNET || mac.is_multicast() {
+            return;
+        }
+        self.meet(frame, mac, now);
+        match self.network.input(frame, vnet, now, self.out) {
+            Handled::Yes => {}
+            Handled::NotForUs => {
+                let packet = &frame[ETHERNET..];
+                let settings = self.network.settings();
+                if vnet.gso_type == GsoType::None && wire::length(packet) > settings.mtu.into() {
+                    let ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
+                    let error = IcmpError::too_big(ipv6, settings.mtu.into());
+                    return self.network.report(error, mac, packet, now, self.out);
+                }
+                self.engine.handle_input(Context { settings, now }, mac, vnet, packet);
+            }
+            Handled::Dns => {
+                let cx = Context { settings: self.network.settings(), now };
+                self.engine.handle_dns_input(cx, mac, vnet, &frame[ETHERNET..]);
+            }
+        }
+    }
+
+    /// Remembers the guest, for `--forward`.
+    fn meet(&mut self, frame: &[u8], mac: Mac, now: Instant) {
+        let prefix = self.network.settings().prefix.to_bits() >> 64;
+        let served = |address: Ipv6Addr| address.to_bits() >> 64 == prefix;
+        let Some(address) = source(frame).filter(|address| served(*address)) else { return };
+        if let Some(silent) = self.guests.hear(address, mac, served, now) {
+            self.network.solicit(silent, self.out);
+        }
+    }
+}
+
+impl Carrier {
+    /// A network for who comes by `link`, and for a CLAT of its own: its address and its link.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        link: Box<dyn Link>,
+        clat: Option<(Ipv6Addr, Box<dyn Link>)>,
+        bounds: Bounds,
+        epoll: Rc<Epoll>,
+        now: Instant,
+    ) -> Self {
+        let super_packets = link.takes_super_packets();
+        let offload = Offload { tso: super_packets, uso: super_packets };
+        Self {
+            network: Network::new(settings, now),
+            engine: Engine::new(HostSockets::new(epoll), offload, bounds),
+            ports: Ports {
+                link,
+                clat: clat.map(|(address, link)| ClatPort { address, link }),
+                recorder: Recorder::default(),
+                now,
+                next_id: fastrand::u32(..),
+                frames: 0,
+            },
+            guests: Guests::new(),
+            out: Out::default(),
+        }
+    }
+
+    /// Records all frames from now on.
+    pub fn set_pcap(&mut self, pcap: PcapWriter<std::fs::File>) {
+        self.ports.recorder = Recorder(Some(pcap));
+    }
+
+    /// The way in.
+    pub fn link(&self) -> &dyn Link {
+        self.ports.link.as_ref()
+    }
+
+    /// The CLAT's link.
+    #[must_use]
+    pub fn clat(&self) -> Option<&dyn Link> {
+        self.ports.clat.as_ref().map(|clat| clat.link.as_ref())
+    }
+
+    /// The flows.
+    #[must_use]
+    pub fn engine(&self) -> &Engine<HostSockets> {
+        &self.engine
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Frames that went to the guest, and that were lost on the way.
+    #[must_use]
+    pub fn frames_down(&self) -> (u64, u64) {
+        let lost = self.link().dropped() + self.clat().map_or(0, Link::dropped);
+        (self.ports.frames.saturating_sub(lost), lost)
+    }
+
+    /// The guest, if it has been heard of with an address of the network.
+    #[must_use]
+    pub fn guest(&self) -> Option<(Ipv6Addr, Mac)> {
+        self.guests.known()
+    }
+
+    /// Lets `step` do something with the flows.
+    pub fn with_engine<R>(
+        &mut self,
+        now: Instant,
+        step: impl FnOnce(&mut Engine<HostSockets>, Context<'_>) -> R,
+    ) -> R {
+        step(&mut self.engine, Context { settings: self.network.settings(), now })
+    }
+
+    /// Lets `step` do something with the network, and sends what that answers.
+    fn with_network(&mut self, now: Instant, step: impl FnOnce(&mut Network, &mut Out)) {
+        self.ports.now = now;
+        step(&mut self.network, &mut self.out);
+        self.ports.hand_on(&mut self.out);
+    }
+
+    /// Reads frames of the guest.
+    ///
+    /// # Errors
+    /// When the link is closed for good.
+    pub fn read(&mut self, now: Instant) -> io::Result<()> {
+        self.ports.now = now;
+        let inner = &mut Inner {
+            network: &mut self.network,
+            engine: &mut self.engine,
+            guests: &mut self.guests,
+            out: &mut self.out,
+        };
+        let recorder = &mut self.ports.recorder;
+        let event = self.ports.link.receive(now, &mut |vnet, frame| {
+            recorder.record(&[frame]);
+            inner.frame(now, vnet, frame);
+        })?;
+        self.ports.hand_on(&mut self.out);
+        match event {
+            Event::Frames => {}
+            Event::Came => {
+                log::info!("a guest is connected");
+                self.guests.came();
+            }
+            Event::Left(why) => log::info!("the guest has left: {why}"),
+        }
+        Ok(())
+    }
+
+    /// Reads packets of the CLAT. They are for the flows: it asks nothing of the network.
+    ///
+    /// # Errors
+    /// When the CLAT's device is gone.
+    pub fn read_clat(&mut self, now: Instant) -> io::Result<()> {
+        let Some(clat) = &mut self.ports.clat else { return Ok(()) };
+        let (engine, recorder) = (&mut self.engine, &mut self.ports.recorder);
+        let settings = self.network.settings();
+        clat.link.receive(now, &mut |vnet, packet| {
+            recorder.record(&[&settings.mac.0, &clat::MAC.0, &[0x86, 0xdd], packet]);
+            engine.handle_input(Context { settings, now }, clat::MAC, vnet, packet);
+        })?;
+        Ok(())
+    }
+
+    /// Questions for resolvers.
+    pub fn take_queries(&mut self) -> Vec<Query> {
+        self.network.take_queries()
+    }
+
+    /// A resolver has answered.
+    pub fn dns_answer(&mut self, token: u64, message: &[u8], now: Instant) {
+        self.with_network(now, |network, out| network.dns_answer(token, message, now, out));
+    }
+
+    /// Connections of guests to the DNS server.
+    pub fn take_dns_connections(&mut self) -> Vec<(Mac, UnixStream)> {
+        self.engine.take_dns_connections()
+    }
+
+    /// A question of a guest has come by one of them, to which the owner has given this number.
+    pub fn dns_question(&mut self, connection: u32, guest: Mac, message: &[u8], now: Instant) {
+        self.network.dns_question(connection, guest, message, now);
+    }
+
+    /// Answers to such questions.
+    pub fn take_dns_answers(&mut self) -> Vec<(u32, Vec<u8>)> {
+        self.network.take_dns_answers()
+    }
+
+    /// Changes the advertised prefix.
+    pub fn renumber(&mut self, prefix: Ipv6Addr, now: Instant) {
+        self.with_network(now, |network, out| network.renumber(prefix, now, out));
+    }
+
+    /// Tells the guests that there is no router any more (RFC 4861 §6.2.5): the last thing before the network ends.
+    pub fn farewell(&mut self, now: Instant) {
+        self.with_network(now, |network, out| network.farewell(out));
+        // Whatever is under way arrives before the end. A link that is gone has nobody to be told.
+        let end = self.ports.link.poll_timeout().map_or(now, |_| now + END);
+        let _ = self.ports.link.flush(end);
+    }
+
+    /// Does what is due, and ends a batch.
+    ///
+    /// # Errors
+    /// When a link is closed for good.
+    pub fn finish(&mut self, now: Instant) -> io::Result<()> {
+        self.ports.now = now;
+        let due = |link: &dyn Link| link.poll_timeout().is_some_and(|at| at <= now);
+        if due(self.ports.link.as_ref()) {
+            self.read(now)?;
+        }
+        if self.clat().is_some_and(due) {
+            self.read_clat(now)?;
+        }
+        if self.network.next_timer().is_some_and(|at| at <= now) {
+            self.with_network(now, |network, out| network.poll(now, out));
+        }
+        self.with_engine(now, Engine::handle_timeout);
+        let cx = Context { settings: self.network.settings(), now };
+        self.engine.poll_transmit(cx, &mut self.ports);
+        self.ports.link.flush(now)?;
+        if let Some(clat) = &mut self.ports.clat {
+            clat.link.flush(now)?;
+        }
+        if self.guests.expire_guest(self.ports.link.has_guest(), now) {
+            self.engine.clear();
+        }
+        Ok(())
+    }
+
+    /// When [`Self::finish`] is due again: never, while `None`.
+    #[must_use]
+    pub fn next_timer(&self, now: Instant) -> Option<Instant> {
+        let link = self.link();
+        let full = link.is_full();
+        let busy = (self.engine.is_busy() && !full).then_some(now);
+        let waiting = (full && link.send_fd().is_none()).then_some(now + RETRY);
+        [
+            busy,
+            waiting,
+            link.poll_timeout(),
+            self.clat().and_then(Link::poll_timeout),
+            self.guests.poll_timeout(),
+            self.network.next_timer(),
+            self.engine.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+/// As long as anything may be under way.
+const END: Duration = Duration::from_secs(365 * 86400);
+
+#[cfg(test)]
+mod tests {
+    use clat_tun::device::{Devices, Flags};
+    use nix::sys::epoll::EpollCreateFlags;
+
+    use super::*;
+    use crate::link::InProcess;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A packet for nobody, of a guest whose addresses end in this.
+    fn frame(settings: &Settings, end: u8) -> Vec<u8> {
+        let mut frame = [&settings.mac.0[..], &[2, 0, 0, 0, 0, end, 0x86, 0xdd]].concat();
+        frame.extend([0x60, 0, 0, 0, 0, 0, 59, 64]);
+        frame.extend(Ipv6Addr::from(settings.prefix.to_bits() | u128::from(end)).octets());
+        frame.extend(settings.router.octets());
+        frame
+    }
+
+    /// It is the same guest as long as it is there, and another once it is gone or has another address.
+    #[test]
+    fn whoever_has_the_ports_keeps_them() {
+        let devices = Devices::default();
+        let device = devices.open();
+        device.set_iff("", Flags { tun: false, tap: true, no_packet_info: true }).unwrap();
+        let interface = devices.interface(device.name()).unwrap();
+        let settings = Settings::default();
+        let link = Box::new(InProcess::new(interface, &settings));
+        let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
+        let start = Instant::now();
+        let bounds = Bounds::default();
+        let mut carrier = Carrier::new(settings.clone(), link, None, bounds, epoll, start);
+        let mut hear = |end, seconds| {
+            let now = start + seconds * SECOND;
+            device.write(&frame(carrier.network().settings(), end)).unwrap();
+            carrier.read(now).unwrap();
+            carrier.finish(now).unwrap();
+            let mut asked = false;
+            let mut frame = [0; 2000];
+            while let Ok(len) = device.read(&mut frame) {
+                // A neighbour solicitation.
+                asked |= frame[..len].get(54) == Some(&135);
+            }
+            (carrier.guest().unwrap().0.octets()[15], asked)
+        };
+        assert_eq!(hear(1, 0), (1, false));
+        // Another one does not get them by speaking more.
+        assert_eq!(hear(2, 1), (1, false));
+        assert_eq!(hear(2, 9), (1, false));
+        // The guest is asked, and answers.
+        assert_eq!(hear(2, 10), (1, true));
+        assert_eq!(hear(2, 12), (1, false));
+        assert_eq!(hear(1, 12), (1, false));
+        assert_eq!(hear(2, 20), (1, false));
+        // It is gone.
+        assert_eq!(hear(2, 22), (1, true));
+        assert_eq!(hear(2, 24), (1, false));
+        assert_eq!(hear(2, 25), (2, false));
+        // With another prefix nobody has the old address for long.
+        carrier.renumber(Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0), start + 26 * SECOND);
+        device.write(&frame(carrier.network().settings(), 3)).unwrap();
+        carrier.read(start + 26 * SECOND).unwrap();
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 3);
+        assert_eq!(carrier.guest().unwrap().0, address);
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The CLAT of our own as a station on the network, with a way in of its own.
+
+use std::io;
+use std::net::Ipv6Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use clat_tun::VirtioHeader;
+
+use super::{Event, Link};
+use crate::clat::{Down, Up};
+use crate::frame::ETHERNET;
+
+/// Packets that are read before it is others' turn.
+const BATCH: usize = 64;
+
+/// The link: IPv4 packets of a TUN device on one side, IPv6 on the other. What it gives are packets, without an Ethernet
+/// header, since nobody looks at that; what it is sent are frames.
+pub struct Clat {
+    up: Up,
+    down: Down,
+    dropped: u64,
+}
+
+impl Clat {
+    /// A link by the two halves of a CLAT.
+    #[must_use]
+    pub fn new((up, down): (Up, Down)) -> Self {
+        Self { up, down, dropped: 0 }
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> Ipv6Addr {
+        self.down.address()
+    }
+}
+
+impl Link for Clat {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.up.tun().as_fd()
+    }
+
+    fn fd_stays(&self) -> bool {
+        true
+    }
+
+    fn receive(
+        &mut self,
+        now: Instant,
+        each: &mut dyn FnMut(&VirtioHeader, &[u8]),
+    ) -> io::Result<Event> {
+        self.up.recv(BATCH, now, |vnet, packet| each(vnet, packet))?;
+        Ok(Event::Frames)
+    }
+
+    fn send(&mut self, now: Instant, vnet: &VirtioHeader, parts: &[&[u8]]) {
+        let part = |i| parts.get(i).copied().unwrap_or_default();
+        let first = part(0).get(ETHERNET..).unwrap_or_default();
+        if !self.down.send(vnet, [first, part(1), part(2)], now) {
+            self.dropped += 1;
+        }
+    }
+
+    fn flush(&mut self, _: Instant) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    fn takes_super_packets(&self) -> bool {
+        true
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
