@@ -6,11 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use clat_datapath::reassembly::{Outcome, Reassembly};
+use clat_packet::reassembly::{Outcome, Policy, Reassembly};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let mut reassembly = Reassembly::default();
+    let (timeout, bytes) = (Duration::from_secs(60), 1 << 20);
+    let mut reassembly = Reassembly::new(Policy { timeout, datagrams: 64, bytes, share: 4 });
     let mut out = vec![0; 40 + 65535];
     let mut now = Instant::now();
     let mut rest = data;
@@ -20,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
         now += Duration::from_secs(u64::from(a >> 4) * 8);
         let (fragment, more) = more.split_at(len.min(more.len()));
         rest = more;
-        if let Outcome::Whole(len) = reassembly.offer(fragment, now, &mut out) {
+        if let Outcome::Whole(len) = reassembly.offer((), fragment, now, &mut out) {
             let packet = &out[..len];
             let declared = match packet[0] >> 4 {
                 4 => usize::from(u16::from_be_bytes([packet[2], packet[3]])),

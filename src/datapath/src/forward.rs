@@ -2,8 +2,12 @@
 //! is (a checksum or a cut that nobody behind us can make, fragments) takes the long way, one by one and in its turn.
 
 use std::io::IoSlice;
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
+use clat_packet::rate_limit::{Bucket, Rate};
+use clat_packet::reassembly::{Outcome, Policy, Reassembly};
+use clat_packet::source;
 use clat_tun::{GsoType, Tun, VirtioHeader};
 use clat_xlat::{Counters, Packet, Reason, Translator, Verdict, HEADROOM, TAILROOM};
 use nix::errno::Errno;
@@ -12,14 +16,25 @@ use crate::batch::{Slots, BATCH, FRONT, STRIDE};
 use crate::checksum::complete;
 use crate::coalesce::{Group, Kind};
 use crate::partial_checksum::{stays_whole, Open, IPV4_HEADER, IPV6_HEADER};
-use crate::rate_limit::Bucket;
-use crate::reassembly::{Outcome, Reassembly};
 use crate::segment::Segments;
 use crate::tally::Tally;
 use crate::uplink::{Full, Uplink};
 
 /// A batch ends when it has so many bytes, so that they are still in the processor's cache when they are written.
 const BATCH_BYTES: usize = 128 << 10;
+
+/// What may be kept of fragments that cannot be translated one by one: those of ICMP messages, whose
+/// checksum covers the whole, and those with an extension header behind the Fragment Header.
+const FRAGMENTS: Policy = Policy {
+    // RFC 8200 §4.5 and RFC 1122 §3.3.2.
+    timeout: Duration::from_secs(60),
+    datagrams: 64,
+    bytes: 1 << 20,
+    share: 4,
+};
+
+/// How many ICMP errors are sent (RFC 4443 §2.4 (f)): at once as many as Linux does (`icmp_msgs_burst`).
+const ERRORS: Rate = Rate { interval: Duration::from_millis(10), burst: 50 };
 
 /// Where packets come from; their translations go to the other side, ICMP errors about them back to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +82,12 @@ struct Path {
     local4: [u8; 4],
     tun: Tun,
     uplink: Uplink,
-    reassembly: Reassembly,
+    /// Owned by their sources.
+    reassembly: Reassembly<IpAddr>,
     /// ICMP errors to IPv4 and to IPv6: one side must not use up the other's.
     errors4: Bucket,
     errors6: Bucket,
+    errors: Rate,
     tally: Tally,
     /// Whether the kernel takes UDP_SEGMENT packets.
     trains: bool,
@@ -94,9 +111,10 @@ impl Forwarder {
             local4: local4.octets(),
             tun,
             uplink,
-            reassembly: Reassembly::default(),
+            reassembly: Reassembly::new(FRAGMENTS),
             errors4: Bucket::default(),
             errors6: Bucket::default(),
+            errors: ERRORS,
             tally: Tally::default(),
             trains,
             spare: vec![0; STRIDE],
@@ -118,8 +136,7 @@ impl Forwarder {
 
     /// Has several forwarders together send as many ICMP errors as one.
     pub fn share_limits(&mut self, forwarders: u32) {
-        self.path.errors4 = Bucket::one_of(forwarders);
-        self.path.errors6 = Bucket::one_of(forwarders);
+        self.path.errors = ERRORS.shared_by(forwarders);
     }
 
     /// What happened to packets so far.
@@ -391,7 +408,8 @@ impl Path {
             _ => return,
         };
         let out = &mut self.spare[HEADROOM..STRIDE - TAILROOM];
-        let outcome = self.reassembly.offer(packet, Instant::now(), out);
+        let Some(source) = source(packet) else { return };
+        let outcome = self.reassembly.offer(source, packet, Instant::now(), out);
         if outcome == Outcome::Dropped {
             return;
         }
@@ -409,7 +427,7 @@ impl Path {
             Side::Tun => &mut self.errors4,
             Side::Uplink => &mut self.errors6,
         };
-        if !bucket.take(Instant::now()) {
+        if !bucket.take(self.errors, Instant::now()) {
             self.tally.rate_limited += 1;
             return;
         }

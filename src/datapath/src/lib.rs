@@ -10,8 +10,6 @@ pub mod filter;
 pub mod forward;
 pub mod next_hop;
 pub mod partial_checksum;
-pub mod rate_limit;
-pub mod reassembly;
 pub mod segment;
 pub mod socket;
 pub mod tally;

@@ -18,7 +18,7 @@ use clat_tests::packet::{proto, V4};
 use clat_tests::wire::{send_raw, Sniffer};
 use clat_tests::{can_run, Daemon, Netns, PREFIX};
 use clat_xlat::{
-    Addresses, Config, HopPolicy, Local, Packet, Prefix, Translator, Verdict, HEADROOM, TAILROOM,
+    Addresses, Config, HopPolicy, Local, Packet, Translator, Verdict, HEADROOM, TAILROOM,
 };
 use fields::{differences, fields, Fields};
 
