@@ -5,8 +5,7 @@
 #![no_main]
 
 use clat_tun::VirtioHeader;
-use clat_datapath::checksum::complete;
-use clat_datapath::partial_checksum::Open;
+use clat_datapath::partial_checksum::{complete, Open};
 use clat_datapath::segment::Segments;
 use libfuzzer_sys::fuzz_target;
 

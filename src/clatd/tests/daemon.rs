@@ -10,8 +10,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use clat_datapath::checksum;
 use clat_datapath::socket::{join_anycast, PacketSocket, RawSocket};
+use clat_packet::checksum::Sum;
 use clat_tun::{Options, Tun, VirtioHeader};
 use common::*;
 use nix::net::if_::if_nametoindex;
@@ -262,8 +262,7 @@ fn extensions_behind_a_fragment_header() {
         }
         header
     };
-    let sum =
-        checksum::finish(checksum::add(checksum::pseudo_header(&header(0), 17, udp.len()), &udp));
+    let sum = (Sum::pseudo_header(&header(0), 17, udp.len()) + Sum::of(&udp)).nonzero_field();
     udp[6..8].copy_from_slice(&sum);
     // PadN, then UDP follows.
     let whole = [&[17, 0, 1, 4, 0, 0, 0, 0][..], &udp].concat();

@@ -6,8 +6,8 @@ mod common;
 
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use clat_datapath::checksum::{add, finish, fold, pseudo_header};
 use clat_datapath::segment::Segments;
+use clat_packet::checksum::Sum;
 use clat_tun::{GsoType, Options, Tun, VirtioHeader};
 use common::*;
 use nix::sys::signal::{kill, Signal};
@@ -53,7 +53,7 @@ fn sent(modem: &Tun) -> (VirtioHeader, Vec<u8>) {
 /// The packets on the wire that this one stands for.
 fn on_the_wire((vnet, mut packet): (VirtioHeader, Vec<u8>)) -> Vec<Vec<u8>> {
     if vnet.gso_type == GsoType::None {
-        assert!(!vnet.needs_csum || clat_datapath::checksum::complete(&mut packet, &vnet));
+        assert!(!vnet.needs_csum || clat_datapath::partial_checksum::complete(&mut packet, &vnet));
         return vec![packet];
     }
     let mut segments = Segments::new(&packet, &vnet).unwrap();
@@ -63,8 +63,8 @@ fn on_the_wire((vnet, mut packet): (VirtioHeader, Vec<u8>)) -> Vec<Vec<u8>> {
 
 fn is_sound(packet: &[u8]) -> bool {
     let (l4, protocol) = if packet[0] >> 4 == 4 { (20, packet[9]) } else { (40, packet[6]) };
-    let sum = add(pseudo_header(packet, protocol, packet.len() - l4), &packet[l4..]);
-    fold(sum) == 0xffff
+    let sum = Sum::pseudo_header(packet, protocol, packet.len() - l4) + Sum::of(&packet[l4..]);
+    sum.fold() == 0xffff
 }
 
 fn be32(bytes: &[u8]) -> u32 {
@@ -77,7 +77,7 @@ fn ipv4(protocol: u8, l4: &[u8]) -> Vec<u8> {
     packet.extend(Ipv4Addr::new(192, 0, 0, 4).octets());
     packet.extend(Ipv4Addr::new(203, 0, 113, 1).octets());
     packet[2..4].copy_from_slice(&u16::try_from(20 + l4.len()).unwrap().to_be_bytes());
-    let sum = finish(add(0, &packet));
+    let sum = Sum::of(&packet).field();
     packet[10..12].copy_from_slice(&sum);
     packet.extend(l4);
     packet
@@ -115,8 +115,8 @@ fn every_segment_is_right() {
         l4.extend([1; 12]);
         l4.extend(&payload);
         let mut packet = ipv4(TCP, &l4);
-        let sum = fold(pseudo_header(&packet, TCP, l4.len()));
-        packet[36..38].copy_from_slice(&sum.to_be_bytes());
+        let sum = Sum::pseudo_header(&packet, TCP, l4.len()).partial_field();
+        packet[36..38].copy_from_slice(&sum);
         let vnet = VirtioHeader {
             needs_csum: true,
             gso_type: GsoType::TcpV4,
@@ -212,7 +212,8 @@ fn equal_datagrams_arrive_as_one() {
         }
         udp.extend(vec![number; size]);
         let mut packet = ipv6(UDP, &udp);
-        let sum = finish(add(pseudo_header(&packet, UDP, length.into()), &packet[40..]));
+        let pseudo = Sum::pseudo_header(&packet, UDP, length.into());
+        let sum = (pseudo + Sum::of(&packet[40..])).nonzero_field();
         packet[46..48].copy_from_slice(&sum);
         packet
     };
@@ -273,8 +274,8 @@ fn what_arrives_whole_stays_whole() {
     for (protocol, header, offset, arrives, is_handed_on) in &both[..1 + usize::from(trains)] {
         let l4 = [header.as_slice(), &payload].concat();
         let open = |mut packet: Vec<u8>, start: usize| {
-            let sum = fold(pseudo_header(&packet, *protocol, l4.len()));
-            packet[start + offset..start + offset + 2].copy_from_slice(&sum.to_be_bytes());
+            let sum = Sum::pseudo_header(&packet, *protocol, l4.len()).partial_field();
+            packet[start + offset..start + offset + 2].copy_from_slice(&sum);
             packet
         };
         let vnet = VirtioHeader {

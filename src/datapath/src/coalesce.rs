@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
+use clat_packet::checksum::Sum;
 use clat_tun::{GsoType, VirtioHeader};
 
 use crate::batch::BATCH;
-use crate::checksum::{add, fold, pseudo_header};
 use crate::partial_checksum::{be16, IPV4_HEADER, IPV6_HEADER, UDP, UDP_HEADER};
 
 /// The largest IP packet that the kernel takes whole as a rule (GSO_LEGACY_MAX_SIZE), with room for a link header.
@@ -160,7 +160,7 @@ fn is_datagram(packet: &[u8]) -> bool {
 fn is_sound(datagram: &[u8]) -> bool {
     ip_header(datagram).is_some_and(|(header, protocol)| {
         let udp = &datagram[header..];
-        fold(add(pseudo_header(datagram, protocol, udp.len()), udp)) == 0xffff
+        (Sum::pseudo_header(datagram, protocol, udp.len()) + Sum::of(udp)).is_right()
     })
 }
 
@@ -186,14 +186,14 @@ fn lengthen(first: &mut [u8], len: usize, size: usize) -> Option<VirtioHeader> {
     if header == IPV4_HEADER {
         first[2..4].copy_from_slice(&total.to_be_bytes());
         first[10..12].fill(0);
-        let sum = !fold(add(0, &first[..header]));
-        first[10..12].copy_from_slice(&sum.to_be_bytes());
+        let field = Sum::of(&first[..header]).field();
+        first[10..12].copy_from_slice(&field);
     } else {
         first[4..6].copy_from_slice(&udp.to_be_bytes());
     }
-    let sum = fold(pseudo_header(first, protocol, udp.into()));
+    let field = Sum::pseudo_header(first, protocol, udp.into()).partial_field();
     first[header + 4..header + 6].copy_from_slice(&udp.to_be_bytes());
-    first[header + 6..header + 8].copy_from_slice(&sum.to_be_bytes());
+    first[header + 6..header + 8].copy_from_slice(&field);
     Some(VirtioHeader {
         needs_csum: true,
         data_valid: false,
@@ -210,7 +210,7 @@ fn lengthen(first: &mut [u8], len: usize, size: usize) -> Option<VirtioHeader> {
 mod tests {
     use super::*;
     use crate::batch::STRIDE;
-    use crate::checksum::{complete, finish};
+    use crate::partial_checksum::complete;
     use crate::segment::Segments;
     use proptest::prelude::*;
 
@@ -227,14 +227,15 @@ mod tests {
             packet[2..4].copy_from_slice(&length);
             packet[4..8].copy_from_slice(&[0, 0, 0x40, 0]);
             packet[9..12].copy_from_slice(&[UDP, 0, 0]);
-            let sum = finish(add(0, &packet));
+            let sum = Sum::of(&packet).field();
             packet[10..12].copy_from_slice(&sum);
         }
         packet.extend([0, port, 0, 9]);
         packet.extend(u16::try_from(len).unwrap().to_be_bytes());
         packet.extend([0, 0]);
         packet.extend(payload);
-        let sum = finish(add(pseudo_header(&packet, UDP, len), &packet[header..]));
+        let sum =
+            (Sum::pseudo_header(&packet, UDP, len) + Sum::of(&packet[header..])).nonzero_field();
         packet[header + 6..header + 8].copy_from_slice(&sum);
         packet
     }

@@ -13,9 +13,8 @@ use clat_xlat::{Counters, Packet, Reason, Translator, Verdict, HEADROOM, TAILROO
 use nix::errno::Errno;
 
 use crate::batch::{Slots, BATCH, FRONT, STRIDE};
-use crate::checksum::complete;
 use crate::coalesce::{Group, Kind};
-use crate::partial_checksum::{stays_whole, Open, IPV4_HEADER, IPV6_HEADER};
+use crate::partial_checksum::{complete, stays_whole, Open, IPV4_HEADER, IPV6_HEADER};
 use crate::segment::Segments;
 use crate::tally::Tally;
 use crate::uplink::{Full, Uplink};

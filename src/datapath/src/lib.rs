@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
-pub mod checksum;
 pub mod coalesce;
 pub mod filter;
 pub mod forward;

@@ -1,9 +1,15 @@
 //! Packets of which something is left open, a checksum or how they are to be cut, and which are handed on as such.
 
+use clat_packet::checksum::Sum;
 use clat_tun::{GsoType, VirtioHeader};
 use clat_xlat::Gso;
+use crc::{Crc, CRC_32_ISCSI};
 
-use crate::checksum::{fold, pseudo_header};
+/// SCTP's CRC-32C (RFC 9260 Appendix A).
+const CASTAGNOLI: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+
+/// Where SCTP's CRC stands in its header; no checksum of another protocol stands there.
+const SCTP_CRC: u16 = 8;
 
 pub(crate) const IPV4_HEADER: usize = 20;
 pub(crate) const IPV6_HEADER: usize = 40;
@@ -119,8 +125,8 @@ impl Open {
             return None;
         }
         let at = header + usize::from(self.checksum_offset());
-        let sum = fold(pseudo_header(frame, protocol, self.l4_len));
-        frame.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
+        let field = Sum::pseudo_header(frame, protocol, self.l4_len).partial_field();
+        frame.get_mut(at..at + 2)?.copy_from_slice(&field);
         let gso_type = match self.vnet.gso_type {
             // Of a single one there is nothing to cut, and the kernel would not like to be told so.
             _ if self.count() == 1 => GsoType::None,
@@ -142,6 +148,29 @@ impl Open {
     }
 }
 
+/// Computes the checksum that `vnet` leaves open. Returns whether the offsets were inside the packet.
+///
+/// The field holds the folded sum of the pseudo-header. A checksum of 0 becomes 0xffff, which means the same to TCP
+/// and not "none" to UDP. For SCTP, whose CRC the kernel leaves open by the same means, it is that which is computed.
+#[must_use]
+pub fn complete(packet: &mut [u8], vnet: &VirtioHeader) -> bool {
+    let at = usize::from(vnet.csum_offset);
+    let Some(l4) = packet.get_mut(usize::from(vnet.csum_start)..) else { return false };
+    if vnet.csum_offset == SCTP_CRC {
+        let Some(field) = l4.get_mut(at..at + 4) else { return false };
+        field.fill(0);
+        let crc = CASTAGNOLI.checksum(l4);
+        l4[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+        return true;
+    }
+    if l4.len() < at + 2 {
+        return false;
+    }
+    let field = Sum::of(l4).nonzero_field();
+    l4[at..at + 2].copy_from_slice(&field);
+    true
+}
+
 /// Whether an IPv4 packet that has to be cut into packets of `longest` bytes will not be fragmented, and is no fragment.
 #[must_use]
 pub fn stays_whole(packet: &[u8], longest: usize) -> bool {
@@ -158,7 +187,6 @@ pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checksum::{add, complete};
     use crate::segment::Segments;
     use proptest::prelude::*;
 
@@ -227,8 +255,8 @@ mod tests {
                 assert!(complete(&mut packet, &vnet));
                 let protocol = if udp { UDP } else { TCP };
                 let l4 = &packet[header..];
-                let sum = add(pseudo_header(&packet, protocol, l4.len()), l4);
-                assert_eq!(fold(sum), 0xffff);
+                let sum = Sum::pseudo_header(&packet, protocol, l4.len()) + Sum::of(l4);
+                assert_eq!(sum.fold(), 0xffff);
             }
         }
     }
@@ -278,6 +306,28 @@ mod tests {
 
     proptest! {
         #[test]
+        fn completed_checksums_verify(
+            bytes in proptest::collection::vec(any::<u8>(), 28..100),
+            pseudo in 1u16..,
+        ) {
+            let mut packet = bytes;
+            let vnet = VirtioHeader { csum_start: 20, csum_offset: 6, ..Default::default() };
+            packet[26..28].copy_from_slice(&pseudo.to_be_bytes());
+            prop_assert!(complete(&mut packet, &vnet));
+            prop_assert_ne!(&packet[26..28], &[0, 0]);
+            prop_assert!((Sum::default().word(pseudo) + Sum::of(&packet[20..])).is_right());
+        }
+
+        #[test]
+        fn hostile_offsets(len in 0usize..50, csum_start: u16, csum_offset: u16) {
+            let mut packet = vec![1; len];
+            let vnet = VirtioHeader { csum_start, csum_offset, ..Default::default() };
+            let end = usize::from(csum_start) + usize::from(csum_offset)
+                + if csum_offset == SCTP_CRC { 4 } else { 2 };
+            prop_assert_eq!(complete(&mut packet, &vnet), end <= len);
+        }
+
+        #[test]
         fn hostile_input(
             packet in proptest::collection::vec(any::<u8>(), 0..120),
             version in prop_oneof![Just(0x45u8), Just(0x60u8), any::<u8>()],
@@ -299,5 +349,24 @@ mod tests {
                 prop_assert!(open.leave(&mut packet).is_some());
             }
         }
+    }
+
+    #[test]
+    fn zero_becomes_ffff() {
+        let mut packet = [0xff, 0xff, 0, 0];
+        let vnet = VirtioHeader { csum_offset: 2, ..Default::default() };
+        assert!(complete(&mut packet, &vnet));
+        assert_eq!(packet, [0xff; 4]);
+    }
+
+    /// RFC 9260 Appendix A; the check value of CRC-32C over "123456789".
+    #[test]
+    fn sctp_has_a_crc() {
+        assert_eq!(CASTAGNOLI.checksum(b"123456789"), 0xe306_9283);
+        let mut packet = *b"12345678????9";
+        let vnet = VirtioHeader { csum_offset: SCTP_CRC, ..Default::default() };
+        assert!(complete(&mut packet, &vnet));
+        let crc = CASTAGNOLI.checksum(b"12345678\0\0\0\x009");
+        assert_eq!(packet[8..12], crc.to_le_bytes());
     }
 }

@@ -1,8 +1,7 @@
 //! Cuts a packet that was to be segmented by hardware (GSO) into the packets that it stands for.
 
+use clat_packet::checksum::Sum;
 use clat_tun::{GsoType, VirtioHeader};
-
-use crate::checksum::{add, finish, pseudo_header};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -88,15 +87,15 @@ impl<'p> Segments<'p> {
             out[4..6].copy_from_slice(&id.to_be_bytes());
             out[10..12].fill(0);
             let header = usize::from(out[0] & 0xf) * 4;
-            let sum = finish(add(0, &out[..header]));
-            out[10..12].copy_from_slice(&sum);
+            let field = Sum::of(&out[..header]).field();
+            out[10..12].copy_from_slice(&field);
         } else {
             out[4..6].copy_from_slice(&low16(len - 40));
         }
 
-        let pseudo = pseudo_header(out, self.protocol, len - self.l4);
+        let pseudo = Sum::pseudo_header(out, self.protocol, len - self.l4);
         let l4 = &mut out[self.l4..];
-        let field = if self.protocol == TCP {
+        let at = if self.protocol == TCP {
             let seq = u32::from_be_bytes([l4[4], l4[5], l4[6], l4[7]]);
             // The offset is below 64 KiB: it is inside a packet.
             let seq = seq.wrapping_add(u32::try_from(from - self.payload).ok()?);
@@ -113,9 +112,9 @@ impl<'p> Segments<'p> {
             l4[4..6].copy_from_slice(&len);
             6
         };
-        l4[field..field + 2].fill(0);
-        let sum = finish(add(pseudo, l4));
-        l4[field..field + 2].copy_from_slice(&sum);
+        l4[at..at + 2].fill(0);
+        let field = (pseudo + Sum::of(l4)).nonzero_field();
+        l4[at..at + 2].copy_from_slice(&field);
         self.given += 1;
         Some(len)
     }
@@ -136,7 +135,6 @@ fn count16(count: u32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checksum::fold;
     use proptest::prelude::*;
 
     /// A packet of `payload` bytes of counting data, as the kernel hands it over.
@@ -203,12 +201,12 @@ mod tests {
                 if version == 4 {
                     prop_assert_eq!(length(2), segment.len());
                     prop_assert_eq!(length(4), (0xffff + i) & 0xffff);
-                    prop_assert_eq!(fold(add(0, &segment[..20])), 0xffff);
+                    prop_assert_eq!(Sum::of(&segment[..20]).fold(), 0xffff);
                 } else {
                     prop_assert_eq!(length(4) + 40, segment.len());
                 }
-                let pseudo = pseudo_header(segment, if tcp { TCP } else { UDP }, segment.len() - l4);
-                prop_assert_eq!(fold(add(pseudo, &segment[l4..])), 0xffff);
+                let pseudo = Sum::pseudo_header(segment, if tcp { TCP } else { UDP }, segment.len() - l4);
+                prop_assert_eq!((pseudo + Sum::of(&segment[l4..])).fold(), 0xffff);
                 if tcp {
                     let seq = 0xffff_ff00_u32.wrapping_add(u32::try_from(data.len()).unwrap());
                     prop_assert_eq!(&segment[l4 + 4..l4 + 8], &seq.to_be_bytes());
