@@ -204,8 +204,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sums_as_rfc_1071(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn sums_as_rfc_1071(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(Sum::of(&bytes).partial_field(), by_the_book(&bytes));
+        }
+
+        #[test]
+        fn sums_go_on(bytes in proptest::collection::vec(any::<u8>(), 0..300), start: [u8; 4]) {
+            let whole = by_the_book(&[&start[..], &bytes].concat());
+            prop_assert_eq!((Sum::of(&start) + Sum::of(&bytes)).partial_field(), whole);
         }
 
         #[test]

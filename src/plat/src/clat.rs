@@ -8,12 +8,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Instant;
 
+use clat_packet::checksum::Sum;
 use clat_tun::{GsoType, Tun, VirtioHeader};
 use clat_xlat::{Addresses, Config, Gso, Local, Packet, Translator, Verdict, HEADROOM, TAILROOM};
 use nix::errno::Errno;
 
 use crate::flow::fragments::Fragments;
-use crate::flow::wire::{fold, parse, pseudo, sum, ICMP4, ICMP6, IPV6, TCP, UDP};
+use crate::flow::wire::{parse, pseudo, ICMP4, ICMP6, IPV6, TCP, UDP};
 use crate::frame::{Mac, ETHERNET, MAX_FRAME};
 use crate::settings::Settings;
 
@@ -191,8 +192,8 @@ fn whole(fragments: &mut Fragments, buf: &mut [u8], len: usize, now: Instant) ->
         packet[2..4].copy_from_slice(&u16::try_from(IPV4 + message.len()).ok()?.to_be_bytes());
         packet[6..8].fill(0);
         packet[10..12].fill(0);
-        let checksum = !fold(sum(0, &packet[..IPV4]));
-        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+        let checksum = Sum::of(&packet[..IPV4]).field();
+        packet[10..12].copy_from_slice(&checksum);
         IPV4
     } else {
         // The Fragment Header stays, without an offset and without more: the IPv4 packet may be cut, too.
@@ -237,8 +238,8 @@ fn partial(frame: &mut [u8], vnet: &VirtioHeader) -> Option<VirtioHeader> {
         let bytes: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
         Some(Ipv4Addr::from(bytes).to_ipv6_mapped())
     };
-    let sum = fold(pseudo(address(12)?, address(16)?, protocol, frame.len() - header));
-    frame.get_mut(at..at + 2)?.copy_from_slice(&sum.to_be_bytes());
+    let sum = pseudo(address(12)?, address(16)?, protocol, frame.len() - header);
+    frame.get_mut(at..at + 2)?.copy_from_slice(&sum.partial_field());
     // Both had no Ethernet header counted in front of them, the IPv6 packet but its own.
     let shrunk = u16::try_from(IPV6 + ETHERNET - header).ok()?;
     Some(VirtioHeader {

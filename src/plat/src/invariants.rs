@@ -93,7 +93,7 @@ pub fn frame(vnet: &VirtioHeader, frame: &[u8], mtu: usize) {
         let start = usize::from(vnet.csum_start);
         assert_eq!(frame.len() - start, packet.payload.len());
         let field = start + usize::from(vnet.csum_offset);
-        assert_eq!(frame[field..field + 2], wire::fold(pseudo).to_be_bytes());
+        assert_eq!(frame[field..field + 2], pseudo.partial_field());
     } else {
         assert!(wire::verifies(&packet));
     }
@@ -113,7 +113,7 @@ pub fn packet(bytes: &[u8]) {
     let Some(packet) = wire::parse(bytes) else { return };
     assert_eq!(packet.whole, &bytes[..wire::length(bytes)]);
     assert!(packet.whole.ends_with(packet.payload));
-    assert!(packet.fragment.is_none_or(|f| (f.more || f.offset > 0) && f.offset % 8 == 0));
+    assert!(packet.fragment.is_none_or(|f| f.more || f.offset > 0));
     let again = wire::parse(packet.whole).expect("the same");
     assert_eq!(
         (again.src, again.dst, again.protocol, again.fragment, again.payload),

@@ -11,6 +11,7 @@ use crate::fairness::Buckets;
 use crate::frame::Mac;
 use crate::icmp_error::IcmpError;
 use crate::settings::LEAST_MTU;
+use clat_packet::checksum::Sum;
 
 /// Errors to a guest at once.
 pub(crate) const BURST: u32 = 200;
@@ -94,16 +95,13 @@ pub(crate) fn rebuild(
     };
     let mapped = guest.0.to_ipv4_mapped().zip(remote.0.to_ipv4_mapped());
     let pseudo = match (protocol, mapped) {
-        (ICMP6, Some(_)) => 0,
+        (ICMP6, Some(_)) => Sum::default(),
         _ => wire::pseudo(guest.0, remote.0, protocol, body.len()),
     };
-    let check = match !wire::fold(wire::sum(pseudo, &body)) {
-        // None at all, otherwise (RFC 768).
-        0 if protocol == UDP => 0xffff,
-        check => check,
-    };
+    let sum = pseudo + Sum::of(&body);
+    let check = if protocol == UDP { sum.nonzero_field() } else { sum.field() };
     if let Some(field) = body.get_mut(check_at..check_at + 2) {
-        field.copy_from_slice(&check.to_be_bytes());
+        field.copy_from_slice(&check);
     }
     let mut packet = Vec::new();
     if let Some((src, dst)) = mapped {
@@ -113,8 +111,8 @@ pub(crate) fn rebuild(
         packet.extend([0, 0, 0x40, 0, 1, protocol, 0, 0]);
         packet.extend(src.octets());
         packet.extend(dst.octets());
-        let check = !wire::fold(wire::sum(0, &packet));
-        packet[10..12].copy_from_slice(&check.to_be_bytes());
+        let check = Sum::of(&packet).field();
+        packet[10..12].copy_from_slice(&check);
     } else {
         packet.extend([0x60, 0, 0, 0]);
         packet.extend(u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes());

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::time::Duration;
 
+use clat_packet::checksum::Sum;
 use clat_tun::GsoType;
 use nix::sched::{unshare, CloneFlags};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
@@ -143,8 +144,8 @@ fn set_hops(packet: &mut [u8], at: usize, hops: u8) {
     packet[at] = hops;
     if at == 8 {
         packet[10..12].fill(0);
-        let check = !wire::fold(wire::sum(0, &packet[..20]));
-        packet[10..12].copy_from_slice(&check.to_be_bytes());
+        let check = Sum::of(&packet[..20]).field();
+        packet[10..12].copy_from_slice(&check);
     }
 }
 

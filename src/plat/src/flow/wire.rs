@@ -4,30 +4,23 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use clat_packet::checksum::Sum;
+use clat_packet::{ipv4, ipv6, protocol, Fragment};
 use clat_tun::{GsoType, VirtioHeader};
 
 use super::tcp::{self, flag, Incoming, Segment};
 use super::Sink;
 use crate::frame::{Mac, ETHERNET};
 
-pub(crate) const ICMP4: u8 = 1;
-pub(crate) const TCP: u8 = 6;
-pub(crate) const UDP: u8 = 17;
-pub(crate) const ICMP6: u8 = 58;
-const FRAGMENT: u8 = 44;
+pub(crate) const ICMP4: u8 = protocol::ICMP;
+pub(crate) const TCP: u8 = protocol::TCP;
+pub(crate) const UDP: u8 = protocol::UDP;
+pub(crate) const ICMP6: u8 = protocol::ICMPV6;
 
 /// Bytes of an IPv6 header.
-pub(crate) const IPV6: usize = 40;
+pub(crate) const IPV6: usize = ipv6::HEADER;
 /// Bytes of Ethernet, IPv6, Fragment and TCP headers with all options.
-const HEADERS: usize = ETHERNET + IPV6 + 8 + 60;
-
-/// One fragment among others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fragment {
-    pub(crate) id: u32,
-    pub(crate) offset: usize,
-    pub(crate) more: bool,
-}
+const HEADERS: usize = ETHERNET + IPV6 + ipv6::FRAGMENT_HEADER + 60;
 
 /// An IP packet that was read.
 #[derive(Clone, Copy, Debug)]
@@ -64,112 +57,61 @@ pub(crate) fn length(bytes: &[u8]) -> usize {
 }
 
 fn parse6(bytes: &[u8]) -> Option<Packet<'_>> {
-    let header: &[u8; IPV6] = bytes.first_chunk()?;
-    let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    let whole = bytes.get(..IPV6 + len)?;
-    let src: [u8; 16] = header[8..24].try_into().ok()?;
-    let dst: [u8; 16] = header[24..40].try_into().ok()?;
-    let (mut protocol, mut payload) = (header[6], &whole[IPV6..]);
-    let mut fragment = None;
-    // Hop-by-hop options, routing, fragment, destination options, as often as they come: each is 8 bytes at least.
-    while fragment.is_none() && matches!(protocol, 0 | 43 | FRAGMENT | 60) {
-        let head: &[u8; 8] = payload.first_chunk()?;
-        let next = head[0];
-        let len = match protocol {
-            FRAGMENT => {
-                let field = u16::from_be_bytes([head[2], head[3]]);
-                fragment = Some(Fragment {
-                    id: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
-                    offset: usize::from(field & !7),
-                    more: field & 1 != 0,
-                });
-                8
-            }
-            // A source route is nobody's here.
-            43 if head[3] != 0 => return None,
-            _ => (usize::from(head[1]) + 1) * 8,
-        };
-        payload = payload.get(len..)?;
-        protocol = next;
+    let ipv6::Parsed { ip, segments_left_at } = ipv6::parse(bytes).ok()?;
+    let (src, dst) = (Ipv6Addr::from_bits(ip.src), Ipv6Addr::from_bits(ip.dst));
+    // Mapped ones are IPv4's in this program, and nobody's on a link.
+    let mapped = src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some();
+    // A source route is nobody's here.
+    if segments_left_at.is_some() || mapped {
+        return None;
     }
     // An atomic fragment is none (RFC 6946).
-    let fragment = fragment.filter(|f| f.offset != 0 || f.more);
-    let (src, dst) = (Ipv6Addr::from(src), Ipv6Addr::from(dst));
-    // Such are IPv4's in this program, and nobody's on a link.
-    if src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some() {
-        return None;
-    }
-    let (hop_limit, may_cut) = (header[7], fragment.is_some());
-    Some(Packet { src, dst, protocol, hop_limit, fragment, may_cut, payload, whole })
-}
-
-fn parse4(bytes: &[u8]) -> Option<Packet<'_>> {
-    let header: &[u8; 20] = bytes.first_chunk()?;
-    let header_len = usize::from(header[0] & 0xf) * 4;
-    let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let whole = bytes.get(..len)?;
-    if header_len < 20 || fold(sum(0, whole.get(..header_len)?)) != 0xffff {
-        return None;
-    }
-    let field = u16::from_be_bytes([header[6], header[7]]);
-    let (offset, more) = (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0);
-    let id = u32::from(u16::from_be_bytes([header[4], header[5]]));
-    let address = |at: usize| {
-        Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).to_ipv6_mapped()
-    };
+    let fragment = ip.fragment.filter(|fragment| !fragment.is_atomic());
+    let whole = bytes.get(..ip.len)?;
     Some(Packet {
-        src: address(12),
-        dst: address(16),
-        protocol: header[9],
-        hop_limit: header[8],
-        fragment: (offset != 0 || more).then_some(Fragment { id, offset, more }),
-        may_cut: field & 0x4000 == 0 || offset != 0 || more,
-        payload: &whole[header_len..],
+        src,
+        dst,
+        protocol: ip.protocol,
+        hop_limit: ip.hops,
+        fragment,
+        may_cut: fragment.is_some(),
+        payload: whole.get(ip.header_len..)?,
         whole,
     })
 }
 
-/// A one's-complement sum over big-endian words (RFC 1071), not folded.
-pub(crate) fn sum(start: u64, bytes: &[u8]) -> u64 {
-    let mut total = start;
-    let mut chunks = bytes.chunks_exact(4);
-    for chunk in &mut chunks {
-        total += u64::from(u32::from_be_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]));
-    }
-    let mut last = [0; 4];
-    let rest = chunks.remainder();
-    last[..rest.len()].copy_from_slice(rest);
-    total + u64::from(u32::from_be_bytes(last))
+fn parse4(bytes: &[u8]) -> Option<Packet<'_>> {
+    let ip = ipv4::parse(bytes).ok()?;
+    let whole = bytes.get(..ip.len)?;
+    Some(Packet {
+        src: Ipv4Addr::from_bits(ip.src).to_ipv6_mapped(),
+        dst: Ipv4Addr::from_bits(ip.dst).to_ipv6_mapped(),
+        protocol: ip.protocol,
+        hop_limit: ip.hops,
+        fragment: ip.fragment,
+        may_cut: !ip.dont_fragment || ip.fragment.is_some(),
+        payload: whole.get(ip.header_len..)?,
+        whole,
+    })
 }
 
-pub(crate) fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    // Sixteen bits are left.
-    u16::try_from(sum).unwrap_or(0)
-}
-
-/// The sum of the pseudo-header (RFC 8200 §8.1, RFC 793 §3.1; a mapped address sums to its IPv4 form less 0xffff, which
-/// is nothing).
-pub(crate) fn pseudo(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: usize) -> u64 {
-    let start = u64::from(protocol) + len as u64;
-    let mapped = src.to_ipv4_mapped().zip(dst.to_ipv4_mapped());
-    match mapped {
-        Some((src, dst)) => sum(sum(start, &src.octets()), &dst.octets()),
-        None => sum(sum(start, &src.octets()), &dst.octets()),
+/// The sum of the pseudo-header.
+pub(crate) fn pseudo(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: usize) -> Sum {
+    match src.to_ipv4_mapped().zip(dst.to_ipv4_mapped()) {
+        Some((src, dst)) => Sum::pseudo4(src.to_bits(), dst.to_bits(), len, protocol),
+        None => Sum::pseudo6(src.to_bits(), dst.to_bits(), len, protocol),
     }
 }
 
 /// Whether the checksum of a whole L4 packet is right. UDP over IPv4 may have none (RFC 768).
 pub(crate) fn verifies(packet: &Packet<'_>) -> bool {
     match (packet.protocol, packet.payload) {
-        (ICMP4, message) => return fold(sum(0, message)) == 0xffff,
+        (ICMP4, message) => return Sum::of(message).is_right(),
         (UDP, [_, _, _, _, _, _, 0, 0, ..]) => return packet.src.to_ipv4_mapped().is_some(),
         _ => {}
     }
-    let start = pseudo(packet.src, packet.dst, packet.protocol, packet.payload.len());
-    fold(sum(start, packet.payload)) == 0xffff
+    let pseudo = pseudo(packet.src, packet.dst, packet.protocol, packet.payload.len());
+    (pseudo + Sum::of(packet.payload)).is_right()
 }
 
 /// Reads a TCP segment: ports and the rest.
@@ -233,8 +175,8 @@ impl Head {
             head.put(&[0, 0, 0x40, 0, hop_limit, protocol, 0, 0]);
             head.put(&src.octets());
             head.put(&dst.octets());
-            let check = !fold(sum(0, &head.bytes[ETHERNET..ETHERNET + 20]));
-            head.bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&check.to_be_bytes());
+            let check = Sum::of(&head.bytes[ETHERNET..ETHERNET + 20]).field();
+            head.bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&check);
         } else {
             head.put(&[0x86, 0xdd, 0x60, 0, 0, 0]);
             head.put(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
@@ -338,7 +280,7 @@ fn finish(
     let len = head.len - start + a.len() + b.len();
     let mut vnet = VirtioHeader::default();
     let pseudo = match protocol {
-        ICMP4 => 0,
+        ICMP4 => Sum::default(),
         protocol => pseudo(addresses.src, addresses.dst, protocol, len),
     };
     let check = if partial {
@@ -353,22 +295,17 @@ fn finish(
             csum_start: short(start),
             csum_offset: short(csum_at),
         };
-        fold(pseudo)
+        pseudo.partial_field()
     } else {
-        let mut total = sum(pseudo, &head.bytes[start..head.len]);
-        total = sum(total, a);
-        if a.len() % 2 == 0 {
-            total = sum(total, b);
+        let b = if a.len() % 2 == 0 { Sum::of(b) } else { Sum::of(b).at_odd_byte() };
+        let total = pseudo + Sum::of(&head.bytes[start..head.len]) + Sum::of(a) + b;
+        if protocol == UDP {
+            total.nonzero_field()
         } else {
-            // The second piece begins at an odd byte: its sum counts byte-swapped (RFC 1071 §2(B)).
-            total += u64::from(fold(sum(0, b)).swap_bytes());
-        }
-        match !fold(total) {
-            0 if protocol == UDP => 0xffff,
-            check => check,
+            total.field()
         }
     };
-    head.bytes[start + csum_at..start + csum_at + 2].copy_from_slice(&check.to_be_bytes());
+    head.bytes[start + csum_at..start + csum_at + 2].copy_from_slice(&check);
     sink.frame(&vnet, &[&head.bytes[..head.len], a, b]);
 }
 
@@ -397,11 +334,9 @@ pub(crate) fn send_udp(
     if whole && len + IPV6 > mtu {
         let mut l4 = udp.to_vec();
         l4.extend_from_slice(data);
-        let check = match !fold(sum(pseudo(addresses.src, addresses.dst, UDP, len), &l4)) {
-            0 => 0xffff,
-            check => check,
-        };
-        l4[6..8].copy_from_slice(&check.to_be_bytes());
+        let pseudo = pseudo(addresses.src, addresses.dst, UDP, len);
+        let check = (pseudo + Sum::of(&l4)).nonzero_field();
+        l4[6..8].copy_from_slice(&check);
         return send_fragments(sink, addresses, UDP, &l4, mtu);
     }
     let mut head = Head::new(addresses, UDP, len, 64);
@@ -421,10 +356,14 @@ pub(crate) fn send_icmp(
     mtu: usize,
 ) {
     let ipv4 = addresses.dst.to_ipv4_mapped().is_some();
-    let start = if ipv4 { 0 } else { pseudo(addresses.src, addresses.dst, ICMP6, message.len()) };
-    let check = !fold(sum(start, message));
+    let pseudo = if ipv4 {
+        Sum::default()
+    } else {
+        pseudo(addresses.src, addresses.dst, ICMP6, message.len())
+    };
+    let check = (pseudo + Sum::of(message)).field();
     if let Some(field) = message.get_mut(2..4) {
-        field.copy_from_slice(&check.to_be_bytes());
+        field.copy_from_slice(&check);
     }
     if message.len() + IPV6 > mtu {
         return send_fragments(sink, addresses, ICMP6, message, mtu);
@@ -448,11 +387,11 @@ fn send_fragments(sink: &mut dyn Sink, addresses: &Addresses, protocol: u8, l4: 
             ip[4..6].copy_from_slice(&id.to_be_bytes()[2..]);
             ip[6..8].copy_from_slice(&field.to_be_bytes());
             ip[10..12].fill(0);
-            let check = !fold(sum(0, ip));
-            ip[10..12].copy_from_slice(&check.to_be_bytes());
+            let check = Sum::of(ip).field();
+            ip[10..12].copy_from_slice(&check);
             sink.frame(&VirtioHeader::default(), &[&head.bytes[..head.len], piece]);
         } else {
-            let mut head = Head::new(addresses, FRAGMENT, 8 + piece.len(), 64);
+            let mut head = Head::new(addresses, protocol::FRAGMENT, 8 + piece.len(), 64);
             let field = u16::try_from(at).unwrap_or(0) | u16::from(more);
             head.put(&[protocol, 0]);
             head.put(&field.to_be_bytes());
