@@ -7,6 +7,7 @@
 mod address;
 mod default_route;
 mod link;
+mod link_kind;
 mod neighbour;
 mod next_hop;
 mod request;
@@ -15,6 +16,7 @@ mod subscription;
 pub use address::add_address;
 pub use default_route::{DefaultRoute, Existing};
 pub use link::{delete_link, link, set_up, tun_queues, Link};
+pub use link_kind::LinkKind;
 pub use neighbour::{neighbour, Neighbour};
 pub use next_hop::{next_hop, NextHop, Target};
 pub use request::request;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 
 use clat_netlink::{
-    link, neighbour, next_hop, Change, Neighbour, NextHop, Subscription, Target, Topic,
+    link, neighbour, next_hop, Change, LinkKind, Neighbour, NextHop, Subscription, Target, Topic,
 };
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{unshare, CloneFlags};
@@ -258,4 +258,19 @@ fn a_link_as_it_is() {
         assert!(!link(10).expect("there").is_up);
         assert_eq!(link(99).map_err(|e| e.raw_os_error()), Err(Some(nix::libc::ENODEV)));
     });
+}
+
+#[test]
+fn kinds_of_links_by_number() {
+    for (hardware, kind) in [
+        (1, Some(LinkKind::Ethernet)),
+        (0xfffe, Some(LinkKind::RawIp)),
+        (519, Some(LinkKind::RawIp)),
+        (530, Some(LinkKind::RawIp)),
+        // Loopback, 6LoWPAN.
+        (772, None),
+        (825, None),
+    ] {
+        assert_eq!(LinkKind::from_hardware(hardware), kind, "{hardware}");
+    }
 }

@@ -13,6 +13,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+pub use clat_netlink::LinkKind;
 use clat_xlat::Prefix;
 
 use crate::ebpf_mode::KernelVersion;
@@ -267,15 +268,6 @@ pub struct EgressEntry {
     pub pfx96: Ipv6Addr,
     /// Whether the uplink has Ethernet headers.
     pub oif_is_ethernet: bool,
-}
-
-/// What the packets of an interface begin with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkKind {
-    /// An Ethernet header.
-    Ethernet,
-    /// The IP header.
-    RawIp,
 }
 
 /// Where a program is attached.

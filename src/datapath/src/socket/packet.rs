@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use clat_netlink::LinkKind;
 use clat_sys::{mmsg, packet_socket as sys, socket};
 use clat_tun::VirtioHeader;
 use clat_xlat::TAILROOM;
@@ -27,16 +28,12 @@ const PACKET_FANOUT_CBPF: c_int = 6;
 const PACKET_FANOUT_FLAG_UNIQUEID: c_int = 0x2000;
 const PACKET_FANOUT_DATA: c_int = 22;
 const PACKET_IGNORE_OUTGOING: c_int = 23;
-/// Raw IP devices of phones: `ARPHRD_RAWIP`, and what Qualcomm used before that existed.
-const ARPHRD_RAWIP: u16 = 519;
-const ARPHRD_RAWIP_OLD: u16 = 530;
 
 /// Where IPv6 packets for the CLAT's address come in, and super-packets go out.
 #[derive(Debug)]
 pub struct PacketSocket {
     fd: OwnedFd,
-    link_header: usize,
-    hardware: u16,
+    link: LinkKind,
 }
 
 impl PacketSocket {
@@ -82,15 +79,15 @@ impl PacketSocket {
     /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&fd)?;
-        let (link_header, hardware) = link_of(&fd)?;
+        let link = link_of(&fd)?;
         socket::set_int(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
-        Ok(Self { fd, link_header, hardware })
+        Ok(Self { fd, link })
     }
 
     /// Whether the uplink is Ethernet, where addresses are resolved.
     #[must_use]
     pub fn is_ethernet(&self) -> bool {
-        self.hardware == libc::ARPHRD_ETHER
+        self.link == LinkKind::Ethernet
     }
 
     /// Whether the interface is still there (it may be down).
@@ -124,13 +121,13 @@ impl PacketSocket {
     /// `EAGAIN` when none waits, `ENETDOWN` when the interface has gone down, `EINVAL` for a kind of segmentation that
     /// the kernel cannot describe.
     pub fn recv(&self, slots: &mut Slots, count: usize) -> Result<(), Errno> {
-        let start = FRONT - self.link_header;
+        let start = FRONT - header_len(self.link);
         let room = start - VirtioHeader::LEN..STRIDE - TAILROOM;
         let mut lens = [0; BATCH];
         let lens = &mut lens[..count.min(BATCH)];
         let got = mmsg::receive(&self.fd, (slots.memory(), STRIDE), &room, lens)?;
         // At most 14: it fits.
-        let link_header = u16::try_from(self.link_header).unwrap_or_default();
+        let link_header = u16::try_from(header_len(self.link)).unwrap_or_default();
         for (at, len) in lens[..got].iter().enumerate() {
             let head = &slots.memory()[at * STRIDE + room.start..];
             let mut vnet = VirtioHeader::from_bytes(head).unwrap_or_default();
@@ -138,7 +135,7 @@ impl PacketSocket {
             vnet.hdr_len = vnet.hdr_len.saturating_sub(link_header);
             // One that fills the room may have been cut; it counts as one of no bytes.
             let len = if *len < room.len() { *len } else { 0 };
-            slots.note(vnet, len.saturating_sub(VirtioHeader::LEN + self.link_header));
+            slots.note(vnet, len.saturating_sub(VirtioHeader::LEN + header_len(self.link)));
         }
         Ok(())
     }
@@ -184,8 +181,7 @@ pub fn configure_packet_socket(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> 
 
 /// The filter and the queues of a packet socket that is bound to an interface.
 fn tune_packet_socket(fd: BorrowedFd<'_>, v6: Ipv6Addr) -> io::Result<()> {
-    let (link_header, _) = link_of(&fd)?;
-    attach(&fd, &filter::destination(link_header, v6))?;
+    attach(&fd, &filter::destination(header_len(link_of(&fd)?), v6))?;
     // Before 4.20 there is no such option; what we send is not ETH_P_IPV6 traffic to v6 anyway.
     let _ = socket::set_int(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1);
     set_queue(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)?;
@@ -196,12 +192,16 @@ fn attach(fd: &impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
     Ok(socket::set_program(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)?)
 }
 
-/// Length of the link header on the interface that a packet socket is bound to, and that interface's ARPHRD type.
-fn link_of(fd: &impl AsFd) -> io::Result<(usize, u16)> {
+/// The kind of the interface that a packet socket is bound to.
+fn link_of(fd: &impl AsFd) -> io::Result<LinkKind> {
     let hardware = sys::interface(fd)?.hardware;
-    match hardware {
-        libc::ARPHRD_ETHER => Ok((LINK_HEADER, hardware)),
-        libc::ARPHRD_NONE | libc::ARPHRD_PPP | ARPHRD_RAWIP | ARPHRD_RAWIP_OLD => Ok((0, hardware)),
-        _ => Err(Errno::EAFNOSUPPORT.into()),
+    LinkKind::from_hardware(hardware).ok_or_else(|| Errno::EAFNOSUPPORT.into())
+}
+
+/// Length of its link header in bytes.
+fn header_len(link: LinkKind) -> usize {
+    match link {
+        LinkKind::Ethernet => LINK_HEADER,
+        LinkKind::RawIp => 0,
     }
 }

@@ -216,15 +216,11 @@ impl Programs for Objects {
     type Filter = tc::Filter;
 
     fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
-        // linux/if_arp.h: ETHER; NONE, RAWIP, and what older Android kernels had in its place.
-        match clat_netlink::link(index)?.hardware {
-            1 => Ok(LinkKind::Ethernet),
-            0xfffe | 519 | 530 => Ok(LinkKind::RawIp),
-            other => Err(worded(
-                Errno::EAFNOSUPPORT,
-                format!("it is neither Ethernet nor raw IP, but of ARPHRD type {other}"),
-            )),
-        }
+        let hardware = clat_netlink::link(index)?.hardware;
+        LinkKind::from_hardware(hardware).ok_or_else(|| {
+            let cause = format!("it is neither Ethernet nor raw IP, but of ARPHRD type {hardware}");
+            worded(Errno::EAFNOSUPPORT, cause)
+        })
     }
 
     fn next_hop(&self, entry: &EgressEntry) -> io::Result<Option<NextHop>> {

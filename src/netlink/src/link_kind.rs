@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the packets of an interface begin with.
+
+/// The kinds of link that a CLAT can have as its uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header.
+    RawIp,
+}
+
+impl LinkKind {
+    /// The kind by an interface's ARPHRD number (linux/if_arp.h); `None` for one that a CLAT cannot use.
+    #[must_use]
+    pub fn from_hardware(hardware: u16) -> Option<Self> {
+        match hardware {
+            // ETHER
+            1 => Some(Self::Ethernet),
+            // NONE; RAWIP, and what older Android kernels had in its place.
+            0xfffe | 519 | 530 => Some(Self::RawIp),
+            _ => None,
+        }
+    }
+}
