@@ -18,8 +18,8 @@ impl LinkKind {
         match hardware {
             // ETHER
             1 => Some(Self::Ethernet),
-            // NONE; RAWIP, and what older Android kernels had in its place.
-            0xfffe | 519 | 530 => Some(Self::RawIp),
+            // NONE, PPP, RAWIP; what MediaTek's and older Android kernels have in RAWIP's place (AOSP, TcUtils).
+            0xfffe | 512 | 519 | 520 | 530 => Some(Self::RawIp),
             _ => None,
         }
     }

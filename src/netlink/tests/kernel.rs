@@ -265,7 +265,9 @@ fn kinds_of_links_by_number() {
     for (hardware, kind) in [
         (1, Some(LinkKind::Ethernet)),
         (0xfffe, Some(LinkKind::RawIp)),
+        (512, Some(LinkKind::RawIp)),
         (519, Some(LinkKind::RawIp)),
+        (520, Some(LinkKind::RawIp)),
         (530, Some(LinkKind::RawIp)),
         // Loopback, 6LoWPAN.
         (772, None),
