@@ -11,6 +11,7 @@ use clat_controller::binder_adapter::{
 };
 use clat_controller::SERVICE_NAME;
 use nix::errno::Errno;
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 /// wlan0 can be started and stopped; what else there is fails in its own way.
@@ -105,9 +106,9 @@ struct Service {
 impl Service {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server =
-            serve(&Transport::Rpc(folder.path().join("socket")), SERVICE_NAME, &new_binder(Fixed))
-                .unwrap();
+        let transport = Transport::Rpc(folder.path().join("socket"));
+        let callers = [geteuid().as_raw()];
+        let server = serve(&transport, SERVICE_NAME, &new_binder(Fixed), &callers).unwrap();
         Self { folder, _server: server }
     }
 

@@ -53,29 +53,26 @@ pub fn errno(status: &Status) -> Option<Errno> {
 
 #[cfg(not(soong))]
 mod imp {
-    use std::io;
-    use std::os::fd::{AsRawFd, RawFd};
+    use std::fs;
+    use std::io::{self, BufRead, BufReader, Read};
     use std::os::unix::fs::MetadataExt;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
     use std::time::Duration;
 
     use android_net_clat_aidl::aidl::android::net::clat;
     use nix::errno::Errno;
-    use nix::fcntl::{fcntl, FcntlArg, OFlag};
-    use nix::sys::socket::{
-        self as sys, getpeername, getsockname, AddressFamily, Shutdown, SockFlag, SockType,
-        UnixAddr,
-    };
     use nix::sys::stat::{umask, Mode};
     use rsbinder::entry::{WireProfile, WireVersion};
+    use rsbinder::rpc::RpcServer;
     use rsbinder::{
         Client, Endpoint, FromIBinder, ProcessState, ServerGuard, TransportCaps, Uri, WIBinder,
     };
 
     use super::Transport;
     use crate::errors::{explain, worded};
+    use crate::gate::Gate;
 
     pub use clat::ClatStatus::ClatStatus;
     pub use clat::ControllerStatus::ControllerStatus;
@@ -179,14 +176,14 @@ mod imp {
         Ok(DeathLink { _recipient: recipient })
     }
 
-    /// Connections at one time; more wait in the kernel's queue. Each costs a thread.
-    const MAX_CONNECTIONS: usize = 64;
-
-    /// How long a new connection gets for its handshake; also how long one that says nothing can hold up the end.
+    /// How long a new connection gets for its handshake.
     const HANDSHAKE: Duration = Duration::from_secs(5);
 
     /// How long a client waits for an answer. A start waits for duplicate address detection and the firewall's lock.
     const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// How long a client waits for words of refusal.
+    const REFUSAL: Duration = Duration::from_secs(1);
 
     /// Whether there is a binder driver, and behind it a service manager that answers.
     #[must_use]
@@ -220,67 +217,35 @@ mod imp {
 
     /// A service that answers until dropped. Then its connections are closed and the socket is removed; of kernel binder
     /// a process takes its leave by ending.
-    pub struct Server {
-        guard: ServerGuard,
-        listener: Option<Listener>,
+    pub enum Server {
+        /// Kernel binder's.
+        Binder(ServerGuard),
+        /// On a socket.
+        Rpc(Gate, SocketFile),
     }
 
-    impl Drop for Server {
-        fn drop(&mut self) {
-            if let (Some(rpc), Some(listener)) = (self.guard.server(), &self.listener) {
-                rpc.stop_accepting();
-                listener.wake();
-            }
-        }
-    }
-
-    /// The library's listening socket.
-    struct Listener {
-        fd: RawFd,
+    /// A socket's file, which goes when this is dropped.
+    pub struct SocketFile {
         path: PathBuf,
-        /// Which file it is: device and inode.
+        /// Which file it is: device and inode. Another controller may have replaced it.
         file: (u64, u64),
     }
 
-    impl Listener {
-        /// Finds the one at `path`, and has the library's loop wait in accept(2), where it would ask 200 times a second
-        /// whether somebody has come.
-        fn wait_in_accept(path: &Path) -> Option<Self> {
-            let listens = |fd: &RawFd| {
-                getsockname::<UnixAddr>(*fd).is_ok_and(|name| name.path() == Some(path))
-                    && getpeername::<UnixAddr>(*fd) == Err(Errno::ENOTCONN)
-            };
-            let open = std::fs::read_dir("/proc/self/fd").ok()?;
-            let open = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-            let fd = open.into_iter().find(listens)?;
-            let file = file_id(path)?;
-            let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).ok()?);
-            fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).ok()?;
-            Some(Self { fd, path: path.to_owned(), file })
-        }
-
-        /// Has the loop see that it is to end: somebody comes once more. Where nobody can, it sees an error.
-        fn wake(&self) {
-            let come = || {
-                let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-                let client = sys::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-                sys::connect(client.as_raw_fd(), &UnixAddr::new(&self.path)?)
-            };
-            let is_ours = file_id(&self.path) == Some(self.file);
-            // With EAGAIN others wait already.
-            if !is_ours || !matches!(come(), Ok(()) | Err(Errno::EAGAIN)) {
-                let _ = sys::shutdown(self.fd, Shutdown::Both);
+    impl Drop for SocketFile {
+        fn drop(&mut self) {
+            if file_id(&self.path).is_ok_and(|file| file == self.file) {
+                let _ = fs::remove_file(&self.path);
             }
         }
     }
 
-    fn file_id(path: &Path) -> Option<(u64, u64)> {
-        let file = std::fs::symlink_metadata(path).ok()?;
-        Some((file.dev(), file.ino()))
+    fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+        let file = fs::symlink_metadata(path)?;
+        Ok((file.dev(), file.ino()))
     }
 
-    /// Offers `service` under `name`: to the service manager, or on a Unix socket of mode 0660. A socket that nobody
-    /// listens on is replaced.
+    /// Offers `service` under `name`: to the service manager, or on a Unix socket of mode 0660 to the users `callers`. A
+    /// socket that nobody listens on is replaced.
     ///
     /// # Errors
     /// EADDRINUSE when somebody listens there, EEXIST when it is no socket, and those of bind(2); EACCES when the service
@@ -289,34 +254,48 @@ mod imp {
         transport: &Transport,
         name: &str,
         service: &Strong<dyn IClatdController>,
+        callers: &[u32],
     ) -> io::Result<Server> {
-        let mut server = rsbinder::serve(uri(transport)?)
-            .and_then(|server| server.add(name, service.as_binder()))
-            .map_err(|code| failed(code, transport))?;
         let Transport::Rpc(socket) = transport else {
-            let guard = server.spawn().map_err(|code| failed(code, transport))?;
-            return Ok(Server { guard, listener: None });
+            let guard = rsbinder::serve(uri(transport)?)
+                .and_then(|server| server.add(name, service.as_binder())?.spawn());
+            return Ok(Server::Binder(guard.map_err(|code| failed(code, transport))?));
         };
-        server = server.with(|options| {
-            options.max_connections = Some(MAX_CONNECTIONS);
-            options.handshake_timeout = Some(HANDSHAKE);
-        });
         // The socket comes to be with its mode; there is no moment at which it is open to all.
         let before = umask(Mode::S_IXUSR | Mode::S_IXGRP | Mode::S_IRWXO);
-        let guard = server.spawn();
+        let bound = bind(transport, socket);
         umask(before);
-        let guard = guard.map_err(|code| match failed(code, transport) {
-            e if e.kind() == io::ErrorKind::AddrInUse => worded(
-                Errno::EADDRINUSE,
-                format!("another controller answers on {}", socket.display()),
-            ),
-            e if e.kind() == io::ErrorKind::AlreadyExists => {
-                worded(Errno::EEXIST, format!("{} exists and is no socket", socket.display()))
+        let (server, listener, file) = bound?;
+        server.set_android13plus(WireVersion::MAX.get());
+        server.set_handshake_timeout(Some(HANDSHAKE));
+        server.add_service(name, service.as_binder()).map_err(|code| failed(code, transport))?;
+        Ok(Server::Rpc(Gate::open(listener, server, callers)?, file))
+    }
+
+    /// The library's server, and a socket that it does not know of. It wants one of its own, and looks who is there before
+    /// it makes it; that one's file is removed, so that nobody gets past the gate.
+    fn bind(
+        transport: &Transport,
+        socket: &Path,
+    ) -> io::Result<(Arc<RpcServer>, UnixListener, SocketFile)> {
+        let path = std::path::absolute(socket)?;
+        let server = RpcServer::setup_unix_server(&path).map_err(|code| {
+            let error = failed(code, transport);
+            let socket = socket.display();
+            match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    worded(Errno::EADDRINUSE, format!("another controller answers on {socket}"))
+                }
+                io::ErrorKind::AlreadyExists => {
+                    worded(Errno::EEXIST, format!("{socket} exists and is no socket"))
+                }
+                _ => error,
             }
-            e => e,
         })?;
-        let listener = guard.server().and_then(|rpc| Listener::wait_in_accept(rpc.path()?));
-        Ok(Server { guard, listener })
+        fs::remove_file(&path)?;
+        let listener = UnixListener::bind(&path)?;
+        let file = file_id(&path)?;
+        Ok((server, listener, SocketFile { path, file }))
     }
 
     /// Connects to the service `name`. With `callbacks`, it can call this process at any time; the connection then stays
@@ -339,12 +318,20 @@ mod imp {
         match (service, transport) {
             (Ok(service), _) => service.ok_or_else(|| failed(StatusCode::NameNotFound, transport)),
             (Err(code), Transport::Binder) => Err(failed(code, transport)),
-            // The system's error, where there is one, says more than the library's.
+            // The system's error, where there is one, says more than the library's, and so does a controller that refuses.
             (Err(code), Transport::Rpc(socket)) => Err(match UnixStream::connect(socket) {
                 Err(e) => explain(e, socket.display()),
-                Ok(_) => failed(code, transport),
+                Ok(stream) => refusal(stream).unwrap_or_else(|| failed(code, transport)),
             }),
         }
+    }
+
+    /// What the gate says to whom it does not let in; a controller that does let this process in says nothing unasked.
+    fn refusal(stream: UnixStream) -> Option<io::Error> {
+        stream.set_read_timeout(Some(REFUSAL)).ok()?;
+        let mut why = String::new();
+        BufReader::new(stream.take(1000)).read_line(&mut why).ok()?;
+        (!why.is_empty()).then(|| worded(Errno::EPERM, why.trim_end()))
     }
 }
 
@@ -482,7 +469,7 @@ mod imp {
     /// A service that answers until the process ends.
     pub struct Server;
 
-    /// Offers `service` under `name` to the service manager.
+    /// Offers `service` under `name` to the service manager. Who may call, the service says.
     ///
     /// # Errors
     /// EACCES when the service manager refuses.
@@ -490,6 +477,7 @@ mod imp {
         transport: &Transport,
         name: &str,
         service: &Strong<dyn IClatdController>,
+        _callers: &[u32],
     ) -> io::Result<Server> {
         need_kernel(transport)?;
         ProcessState::start_thread_pool();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use crate::binder_adapter::{self, has_service_manager, IClatdController, Strong, Transport};
-use crate::errors::worded;
+use crate::errors::{errno_of, worded};
 use crate::{DEFAULT_SOCKET, SERVICE_NAME};
 
 pub use crate::binder_adapter::{describe, errno};
@@ -49,13 +49,17 @@ fn connect_by(transport: &Transport, callbacks: bool) -> io::Result<Strong<dyn I
                 socket.display()
             ),
         ),
-        (io::ErrorKind::PermissionDenied, Transport::Rpc(socket)) => worded(
-            Errno::EACCES,
-            format!(
-                "you may not use {}; try as root, or as a member of the socket's group",
-                socket.display()
-            ),
-        ),
+        (io::ErrorKind::PermissionDenied, Transport::Rpc(socket))
+            if errno_of(&e) == Errno::EACCES =>
+        {
+            worded(
+                Errno::EACCES,
+                format!(
+                    "you may not use {}; try as root, or as a member of the socket's group",
+                    socket.display()
+                ),
+            )
+        }
         _ => e,
     };
     binder_adapter::connect(transport, SERVICE_NAME, callbacks).map_err(failed)

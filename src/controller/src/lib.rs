@@ -12,8 +12,11 @@ pub mod dump;
 pub mod ebpf_mode;
 pub mod errors;
 pub mod fwmark;
+#[cfg(not(soong))]
+pub mod gate;
 pub mod host;
 pub mod listeners;
+pub mod logging;
 pub mod names;
 mod offload;
 pub mod service;

@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::binder_adapter::{
-    can_call_back, link_to_death, service_specific, BinderResult, IClatdEventListener, Strong,
-    STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN,
+    calling_uid, can_call_back, link_to_death, service_specific, BinderResult, IClatdEventListener,
+    Strong, STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN,
 };
 use crate::controller::{Event, Reason};
 
-/// Listeners at one time. Each costs a thread, and callers may be many.
+/// Listeners at one time. Each costs a thread.
 const MOST: usize = 64;
+
+/// Of these, listeners of one user.
+const MOST_OF_ONE: usize = 8;
 
 /// Events that may wait for a listener to take them.
 const QUEUE: usize = 64;
@@ -25,6 +28,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 struct Entry {
     id: u64,
+    uid: u32,
     listener: Strong<dyn IClatdEventListener>,
     /// The listener's thread ends when this is dropped.
     queue: SyncSender<Event>,
@@ -55,19 +59,21 @@ impl Listeners {
             let message = "there is no connection to tell this listener by";
             return Err(service_specific(Errno::ENOTCONN, message));
         }
+        let uid = calling_uid();
         let (queue, events) = sync_channel::<Event>(QUEUE);
         let id = {
             let mut state = self.state();
             if state.entries.iter().any(|entry| entry.listener == *listener) {
                 return Ok(());
             }
-            if state.entries.len() >= MOST {
-                let message = format!("{MOST} listeners are enough");
+            let theirs = state.entries.iter().filter(|entry| entry.uid == uid).count();
+            if state.entries.len() >= MOST || theirs >= MOST_OF_ONE {
+                let message = format!("{MOST} listeners are enough, and {MOST_OF_ONE} of a user");
                 return Err(service_specific(Errno::EUSERS, &message));
             }
             state.last_id += 1;
             let id = state.last_id;
-            state.entries.push(Entry { id, listener: listener.clone(), queue, thread: None });
+            state.entries.push(Entry { id, uid, listener: listener.clone(), queue, thread: None });
             id
         };
         let left = Arc::downgrade(self);

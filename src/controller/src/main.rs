@@ -10,9 +10,9 @@ use clap::Parser;
 use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::controller::Controller;
 use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, BPF_DIR, HAS_NETD};
-use clat_controller::host::logging;
 use clat_controller::listeners::Listeners;
-use clat_controller::service::ClatdService;
+use clat_controller::logging;
+use clat_controller::service::{ClatdService, CALLERS};
 use clat_controller::{DEFAULT_SOCKET, SERVICE_NAME};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -68,19 +68,24 @@ struct Args {
 }
 
 fn main() {
-    if let Err(e) = try_main() {
+    let result = try_main();
+    if let Err(e) = &result {
         log::error!("{e:#}");
+    }
+    log::logger().flush();
+    if result.is_err() {
         std::process::exit(1);
     }
 }
 
 fn try_main() -> Result<()> {
     let args = Args::parse();
-    logging::init();
 
     // Blocked in every thread from the first on, and waited for below. clatd gets an empty mask.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    signals.thread_block().context("cannot block signals")?;
+    let blocked = signals.thread_block();
+    logging::init();
+    blocked.context("cannot block signals")?;
 
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
@@ -106,10 +111,11 @@ fn try_main() -> Result<()> {
     };
     let controller = Arc::new(Controller::new(Arc::new(host), standalone, observer));
     controller.recover(args.keep);
+    let callers = [&CALLERS[..], &args.allow_uid[..]].concat();
     let service =
-        ClatdService::new(Arc::clone(&controller), Arc::clone(&listeners), args.allow_uid);
+        ClatdService::new(Arc::clone(&controller), Arc::clone(&listeners), callers.clone());
     let service = binder_adapter::new_binder(service);
-    let server = binder_adapter::serve(&transport, SERVICE_NAME, &service)?;
+    let server = binder_adapter::serve(&transport, SERVICE_NAME, &service, &callers)?;
     log::info!("ready on {transport}");
 
     let signal = signals.wait().context("cannot wait for signals")?;

@@ -21,19 +21,19 @@ pub const CALLERS: [u32; 3] = [0, 1000, 1073];
 pub struct ClatdService<H: Host> {
     controller: Arc<Controller<H>>,
     listeners: Arc<Listeners>,
-    more_callers: Vec<u32>,
+    callers: Vec<u32>,
 }
 
 impl<H: Host> ClatdService<H> {
-    /// A service for [`CALLERS`] and `more_callers`, by their user ids. `listeners` are those that the controller tells
+    /// A service for `callers`, by their user ids. `listeners` are those that the controller tells
     /// of events.
     #[must_use]
     pub fn new(
         controller: Arc<Controller<H>>,
         listeners: Arc<Listeners>,
-        more_callers: Vec<u32>,
+        callers: Vec<u32>,
     ) -> Self {
-        Self { controller, listeners, more_callers }
+        Self { controller, listeners, callers }
     }
 
     /// The controller, for a caller who may.
@@ -45,7 +45,7 @@ impl<H: Host> ClatdService<H> {
     /// The controller, or the user id of a caller who may not.
     fn check_caller(&self) -> Result<&Controller<H>, u32> {
         let uid = calling_uid();
-        if CALLERS.contains(&uid) || self.more_callers.contains(&uid) {
+        if self.callers.contains(&uid) {
             return Ok(&self.controller);
         }
         log::warn!("refused a call by uid {uid}");

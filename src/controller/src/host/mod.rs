@@ -2,7 +2,6 @@
 //! undoes it. Linux and Android implement them in [`linux`]; tests do so with a host that fails on demand.
 
 pub mod linux;
-pub mod logging;
 
 #[cfg(test)]
 pub(crate) mod fake;

@@ -295,8 +295,14 @@ fn other_users_are_refused() {
     }
     for uid in [10123, 2000, 65534] {
         let (lines, said) = results(uid);
+        let end = format!("uid {uid} may not use the CLAT controller");
+        if place.socket().exists() {
+            // Before a byte of theirs is looked at.
+            assert!(lines.is_empty() && said.contains(&end), "{lines:?} {said}");
+            continue;
+        }
         assert_eq!(lines.len(), 8, "{said}");
-        let end = format!("Security uid {uid} may not use the CLAT controller");
+        let end = format!("Security {end}");
         assert!(lines.iter().all(|line| line.ends_with(&end)), "{lines:?}");
     }
     assert_eq!(place.taken(), "");

@@ -28,7 +28,7 @@ exec -a "clatd-$2" sleep 1000
 const TRANSPORT: &str = "CLAT_TEST_TRANSPORT";
 
 /// Names the variable that tells a process that a test started how to reach the controller.
-const PEER: &str = "CLAT_TEST_PEER";
+pub(crate) const PEER: &str = "CLAT_TEST_PEER";
 
 /// The program, which the virtual device has elsewhere than where it was built.
 fn program() -> PathBuf {
@@ -94,6 +94,16 @@ impl Place {
         Controller { child, transport }
     }
 
+    /// This program, as a copy that others can run, wherever the build is. Made by another process, as in `write_script`.
+    pub(crate) fn peer_program(&self) -> PathBuf {
+        let program = self.dir.join("peer");
+        if !program.exists() {
+            let this = std::env::current_exe().expect("this program");
+            sh(&format!("cp {} {}", this.display(), program.display()));
+        }
+        program
+    }
+
     pub(crate) fn command(&self, transport: &Transport, args: &[&str]) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.netns]).arg(program());
@@ -149,12 +159,7 @@ impl Controller {
 
     /// One of this program's functions, as a process of its own.
     pub(crate) fn peer(&self, place: &Place, test: &str) -> Command {
-        // A copy that others can run, wherever the build is. Made by another process, as in `write_script`.
-        let program = place.dir.join("peer");
-        if !program.exists() {
-            let this = std::env::current_exe().expect("this program");
-            sh(&format!("cp {} {}", this.display(), program.display()));
-        }
+        let program = place.peer_program();
         let mut command = Command::new(program);
         command.args([test, "--exact", "--nocapture"]).current_dir("/").env(
             PEER,

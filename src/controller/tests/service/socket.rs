@@ -1,18 +1,23 @@
 //! What there is only on a socket.
 
+mod attacks;
+
 use std::fs;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use clat_controller::binder_adapter::{new_listener, IClatdController, Transport};
 use clat_controller::client;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::fcntl::{fcntl, FcntlArg};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
 
 use crate::common::{is_root, sh};
 use crate::errno_of;
@@ -132,4 +137,28 @@ fn the_socket_is_not_for_all() {
     assert_eq!(socket.permissions().mode() & 0o777, 0o660);
     assert!(socket.file_type().is_socket());
     assert_eq!(fs::metadata("/run/clat").expect("there").permissions().mode() & 0o007, 0);
+}
+
+#[test]
+fn whoever_does_not_read_the_log_holds_up_nobody() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    // A pipe that is full after the first lines, which nobody reads any more.
+    let mut command = place.command(&Transport::Rpc(place.socket()), &[]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
+    let stderr = child.stderr.take().expect("piped");
+    fcntl(stderr.as_raw_fd(), FcntlArg::F_SETPIPE_SZ(4096)).expect("a small pipe");
+    wait_until("the socket", || UnixStream::connect(place.socket()).is_ok());
+    let service = client::connect(Some(&Transport::Rpc(place.socket())), false).expect("connects");
+    for _ in 0..100 {
+        assert_eq!(errno_of(service.clatdStop("up0")), Some(Errno::ENODEV));
+    }
+    service.clatdStart("up0", "64:ff9b::/96").expect("starts");
+    drop(service);
+    kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGTERM).expect("runs");
+    assert!(child.wait().expect("waits").success());
+    assert_eq!(place.taken(), "");
+    drop(stderr);
 }
