@@ -1,7 +1,7 @@
 //! `clat_controller`: starts and stops CLATs for whoever asks by binder.
 
 use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use clat_controller::logging;
 use clat_controller::service::{ClatdService, CALLERS};
 use clat_controller::{DEFAULT_SOCKET, SERVICE_NAME};
 use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::geteuid;
 
 /// Where clatd is, when it is not beside this program.
 const CLATD_PLACES: [&str; 4] =
@@ -82,7 +83,10 @@ fn try_main() -> Result<()> {
     let args = Args::parse();
 
     // Blocked in every thread from the first on, and waited for below. clatd gets an empty mask.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    let mut signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    if !ignores_hangup() {
+        signals.add(Signal::SIGHUP);
+    }
     let blocked = signals.thread_block();
     logging::init();
     blocked.context("cannot block signals")?;
@@ -94,6 +98,7 @@ fn try_main() -> Result<()> {
     let host = LinuxHost::new(clatd, properties, offload.then_some(args.bpf_dir));
 
     make_dir(Path::new(RUN_DIR))?;
+    check_owner(Path::new(RUN_DIR))?;
     let transport = match args.socket {
         Some(socket) => Transport::Rpc(socket),
         None if args.binder || has_service_manager() => Transport::Binder,
@@ -138,6 +143,29 @@ fn make_dir(dir: &Path) -> Result<()> {
         .mode(0o750)
         .create(dir)
         .with_context(|| format!("cannot make {} (clat_controller runs as root)", dir.display()))
+}
+
+/// Whoever owns the directory, or may write to it, could take the lock away and put another socket in place.
+fn check_owner(dir: &Path) -> Result<()> {
+    let about = || format!("cannot use {}", dir.display());
+    let found = std::fs::symlink_metadata(dir).with_context(about)?;
+    let cause = if !found.is_dir() {
+        "it is no directory".to_owned()
+    } else if found.uid() != geteuid().as_raw() {
+        format!("it belongs to uid {}", found.uid())
+    } else if found.mode() & 0o022 != 0 {
+        format!("others may write to it (mode {:o})", found.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(anyhow!("{cause}; remove it, and it will be made anew").context(about()))
+}
+
+/// Whether a hangup is to be survived, as nohup(1) arranges. What is ignored could otherwise still be waited for.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|m| m & 1 != 0)
 }
 
 fn find_clatd() -> Result<PathBuf> {

@@ -19,7 +19,7 @@ use nix::fcntl::{fcntl, FcntlArg};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use crate::common::{is_root, sh};
+use crate::common::{self, is_root, sh};
 use crate::errno_of;
 use crate::events::Told;
 use crate::place::{wait_until, Place};
@@ -137,6 +137,31 @@ fn the_socket_is_not_for_all() {
     assert_eq!(socket.permissions().mode() & 0o777, 0o660);
     assert!(socket.file_type().is_socket());
     assert_eq!(fs::metadata("/run/clat").expect("there").permissions().mode() & 0o007, 0);
+}
+
+#[test]
+fn a_hangup_ends_it_cleanly_unless_it_is_ignored() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let mut controller = place.controller(&[]);
+    controller.connect().clatdStart("up0", "64:ff9b::/96").expect("starts");
+    controller.signal(Signal::SIGHUP);
+    assert!(controller.child.wait().expect("waits").success());
+    assert_eq!(place.taken(), "");
+
+    let command = place.command(&Transport::Rpc(place.socket()), &[]);
+    let mut nohup = Command::new("nohup");
+    nohup.arg(command.get_program()).args(command.get_args());
+    let mut child = common::start(&mut nohup);
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    kill(pid, Signal::SIGHUP).expect("it runs");
+    let service = client::connect(Some(&Transport::Rpc(place.socket())), false).expect("connects");
+    service.getStatus().expect("still there");
+    assert!(child.try_wait().expect("waits").is_none());
+    kill(pid, Signal::SIGTERM).expect("it runs");
+    assert!(child.wait().expect("waits").success());
 }
 
 #[test]
