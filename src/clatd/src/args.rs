@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The command line: the original's options, and a long name for each.
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The line of counters, on SIGUSR1 and at the end.
 
 use std::fmt::Write;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The daemon: what it opens, in which order it gives up its privileges, and its loop.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -9,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, Context};
 use clat_datapath::forward::Forwarder;
-use clat_datapath::next_hop::Way;
+use clat_datapath::next_hop::NextHopCache;
+use clat_datapath::path::ClatPath;
 use clat_datapath::socket::{join_anycast, path_mtu, PacketSocket, RawSocket};
 use clat_datapath::tally::Tally;
 use clat_datapath::uplink::Uplink;
@@ -97,7 +100,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         router6: args.ipv6_addr,
         ..Default::default()
     };
-    let trains = tun.take_offloads().unwrap_or_else(|errno| {
+    let uso = tun.take_offloads().unwrap_or_else(|errno| {
         log::warn!("{} keeps its checksums to itself: {errno}", tun.name());
         false
     });
@@ -105,10 +108,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let shares = u32::try_from(ends.len()).unwrap_or(u32::MAX);
     let queues = (0..).zip(ends).map(|(number, (tun, packet, raw))| {
         let translator = Translator::new(config, addresses.clone(), random16());
-        let uplink6 = Uplink::new(packet, raw, Way::new(args.ipv6_addr, args.plat_prefix, mtu6));
-        let mut forwarder = Forwarder::new(translator, args.ipv4_addr, tun, uplink6, trains);
-        forwarder.share_limits(shares);
-        Queue::new(number, forwarder)
+        let mut path = ClatPath::new(translator, args.ipv4_addr, uso);
+        path.share_limits(shares);
+        let next_hop = NextHopCache::new(args.ipv6_addr, args.plat_prefix, mtu6);
+        Queue::new(number, Forwarder::new(path, tun, Uplink::new(packet, raw, next_hop)))
     });
     let queues: Vec<_> = queues.collect::<Result<_, _>>().context("cannot make an epoll")?;
     let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -117,11 +120,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     privileges::drop_all()?;
     let result = thread::scope(|scope| {
         let _end = End(&ended);
-        let crew = Crew::new(scope, &queues, &ended, uplink)?;
+        let workers = Workers::new(scope, &queues, &ended, uplink)?;
         privileges::filter_all_threads()?;
-        serve(args, &signals, &ended, &queues, &crew, neighbour)?;
+        serve(args, &signals, &ended, &queues, &workers, neighbour)?;
         drop(End(&ended));
-        crew.join()
+        workers.join()
     });
     say(&counters(uplink, &queues));
     result
@@ -209,12 +212,12 @@ impl Drop for End<'_> {
 }
 
 /// The threads that serve the other queues while there is much to do. They are asleep otherwise.
-struct Crew<'s> {
+struct Workers<'s> {
     wake: Vec<mpsc::Sender<()>>,
     threads: Vec<ScopedJoinHandle<'s, anyhow::Result<()>>>,
 }
 
-impl<'s> Crew<'s> {
+impl<'s> Workers<'s> {
     /// Returns when all of them have begun, so that a filter of system calls need not let them.
     fn new(
         scope: &'s Scope<'s, '_>,
@@ -222,8 +225,8 @@ impl<'s> Crew<'s> {
         ended: &'s EventFd,
         uplink: &'s str,
     ) -> anyhow::Result<Self> {
-        let mut crew = Self { wake: Vec::new(), threads: Vec::new() };
-        let Some((first, others)) = queues.split_first() else { return Ok(crew) };
+        let mut workers = Self { wake: Vec::new(), threads: Vec::new() };
+        let Some((first, others)) = queues.split_first() else { return Ok(workers) };
         let calm = CALM.0 / queues.len() as u128;
         let (started, starts) = mpsc::channel();
         for queue in others {
@@ -244,13 +247,13 @@ impl<'s> Crew<'s> {
                 Ok(())
             };
             let thread = thread::Builder::new().spawn_scoped(scope, work);
-            crew.threads.push(thread.context("cannot start a thread")?);
-            crew.wake.push(wake);
+            workers.threads.push(thread.context("cannot start a thread")?);
+            workers.wake.push(wake);
         }
         for _ in others {
             starts.recv()?;
         }
-        Ok(crew)
+        Ok(workers)
     }
 
     /// The end of all, which has been announced.
@@ -275,7 +278,7 @@ fn serve_while_busy(queue: &Queue, calm: u128, uplink: &str) -> anyhow::Result<b
             return Ok(false);
         }
         // The first queue's socket hears of a link that is down, too.
-        queue.turn(queue.epoll(), events, uplink)?;
+        queue.poll(queue.epoll(), events, uplink, now)?;
         load.waited(now - before);
         if load.busy(now, CALM.1).is_some_and(|busy| busy < calm) {
             return Ok(true);
@@ -289,7 +292,7 @@ fn serve(
     signals: &SignalFd,
     ended: &EventFd,
     queues: &[Queue],
-    crew: &Crew<'_>,
+    workers: &Workers<'_>,
     mut neighbour: Option<Neighbour>,
 ) -> anyhow::Result<()> {
     let Some((own, others)) = queues.split_first() else { return Ok(()) };
@@ -313,7 +316,7 @@ fn serve(
         let now = Instant::now();
         let probing = neighbour.as_ref().and_then(Neighbour::deadline);
         if probing.is_some_and(|until| until <= now) {
-            neighbour.as_mut().map_or(Ok(()), |neighbour| neighbour.turn(now))?;
+            neighbour.as_mut().map_or(Ok(()), |neighbour| neighbour.poll(now))?;
         }
         if recheck.is_some_and(|at| at <= now) {
             recheck = None;
@@ -331,7 +334,7 @@ fn serve(
         for event in events {
             match event.data() {
                 NEIGHBOUR => {
-                    neighbour.as_mut().map_or(Ok(()), |neighbour| neighbour.turn(now))?;
+                    neighbour.as_mut().map_or(Ok(()), |neighbour| neighbour.poll(now))?;
                 }
                 SIGNALS => {
                     while let Some(signal) = signals.read_signal()? {
@@ -350,7 +353,7 @@ fn serve(
                 continue;
             }
             *served = true;
-            if queue.turn(epoll, events, uplink)? && recheck.is_none() {
+            if queue.poll(epoll, events, uplink, now)? && recheck.is_none() {
                 log::warn!("{uplink} is down");
                 recheck = Some(Instant::now() + RECHECK);
             }
@@ -363,7 +366,7 @@ fn serve(
             for (at, queue) in others.iter().enumerate() {
                 if served[1 + at] && busy >= BUSY.0 && !alone {
                     queue.leave(epoll)?;
-                    crew.wake[at].send(())?;
+                    workers.wake[at].send(())?;
                 }
             }
             served.fill(false);

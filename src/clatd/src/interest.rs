@@ -1,8 +1,10 @@
-//! What the loop waits for: something to read, or room for what was read. A side whose packets find no room is not read
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the loop waits for: something to read, or room for what was read. A direction whose packets find no room is not read
 //! until they do.
 
-use clat_datapath::forward::{Forwarder, Side};
-use clat_datapath::uplink::Full;
+use clat_datapath::forward::Forwarder;
+use clat_datapath::path::{Direction, Full};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 /// What the descriptors of a queue are called in an epoll, behind the queue's number times [`NAMES`].
@@ -15,19 +17,19 @@ const NAMES: u64 = 4;
 /// Shown whether wanted or not.
 const BROKEN: EpollFlags = EpollFlags::EPOLLERR.union(EpollFlags::EPOLLHUP);
 
-/// What each side of a queue waits for, none for something to read.
+/// What each direction of a queue waits for, `None` for something to read.
 #[derive(Debug)]
 pub struct Interest {
     first_name: u64,
-    up: Option<Full>,
-    down: Option<Full>,
+    egress: Option<Full>,
+    ingress: Option<Full>,
 }
 
 impl Interest {
-    /// Waits for something to read on both sides of the queue of this number.
+    /// Waits for something to read in both directions of the queue of this number.
     #[must_use]
     pub fn new(queue: u32) -> Self {
-        Self { first_name: u64::from(queue) * NAMES, up: None, down: None }
+        Self { first_name: u64::from(queue) * NAMES, egress: None, ingress: None }
     }
 
     /// The number of the queue that an event is of; none has that of a name from `u64::MAX` down.
@@ -57,12 +59,12 @@ impl Interest {
         epoll.delete(forwarder.uplink().raw_socket())
     }
 
-    /// Whether one of these events is what `side` waits for.
+    /// Whether one of these events is what `direction` waits for.
     #[must_use]
-    pub fn is_met(&self, side: Side, events: &[EpollEvent]) -> bool {
-        let (own, full) = match side {
-            Side::Tun => (TUN, self.up),
-            Side::Uplink => (UPLINK, self.down),
+    pub fn is_met(&self, direction: Direction, events: &[EpollEvent]) -> bool {
+        let (own, full) = match direction {
+            Direction::Egress => (TUN, self.egress),
+            Direction::Ingress => (UPLINK, self.ingress),
         };
         let (source, wanted) = match full {
             None => (own, EpollFlags::EPOLLIN),
@@ -75,7 +77,7 @@ impl Interest {
         })
     }
 
-    /// Has `side` wait for something to read, or for room.
+    /// Has `direction` wait for something to read, or for room.
     ///
     /// # Errors
     /// What the kernel said.
@@ -83,12 +85,12 @@ impl Interest {
         &mut self,
         epoll: &Epoll,
         forwarder: &Forwarder,
-        side: Side,
+        direction: Direction,
         full: Option<Full>,
     ) -> nix::Result<()> {
-        let before = match side {
-            Side::Tun => std::mem::replace(&mut self.up, full),
-            Side::Uplink => std::mem::replace(&mut self.down, full),
+        let before = match direction {
+            Direction::Egress => std::mem::replace(&mut self.egress, full),
+            Direction::Ingress => std::mem::replace(&mut self.ingress, full),
         };
         if before == full && full != Some(Full::Raw) {
             return Ok(());
@@ -103,11 +105,12 @@ impl Interest {
     fn events(&self) -> [EpollEvent; 3] {
         let of = |wanted, flags| if wanted { flags } else { EpollFlags::empty() };
         let (readable, writable) = (EpollFlags::EPOLLIN, EpollFlags::EPOLLOUT);
-        let tun = of(self.up.is_none(), readable) | of(self.down == Some(Full::Tun), writable);
+        let tun =
+            of(self.egress.is_none(), readable) | of(self.ingress == Some(Full::Tun), writable);
         let packet =
-            of(self.down.is_none(), readable) | of(self.up == Some(Full::Packet), writable);
+            of(self.ingress.is_none(), readable) | of(self.egress == Some(Full::Packet), writable);
         // Only heard while wanted.
-        let raw = of(self.up == Some(Full::Raw), writable) | EpollFlags::EPOLLONESHOT;
+        let raw = of(self.egress == Some(Full::Raw), writable) | EpollFlags::EPOLLONESHOT;
         [(tun, TUN), (packet, UPLINK), (raw, RAW)]
             .map(|(flags, name)| EpollEvent::new(flags, self.first_name + name))
     }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device are translated and leave by the uplink as
 //! IPv6, and back.
 //!

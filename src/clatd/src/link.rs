@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The TUN device's address, MTU and state, and the path MTU of the uplink.
 
 use std::io;

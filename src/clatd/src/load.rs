@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! How busy a thread is: the part of the time that it does not wait. It is told the time.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `clatd`: parses the command line, runs the daemon, says in one line what went wrong.
 
 use std::io::Write;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What the CLAT's IPv6 address is to its neighbours, where the kernel, which has it as anycast, does too little:
 //!
 //! - It does not look for duplicates. This does (RFC 4862 §5.4), in the optimistic way of RFC 4429: the address is used at
@@ -68,7 +70,7 @@ impl Neighbour {
     ///
     /// # Errors
     /// [`Duplicate`] when another node has the address.
-    pub fn turn(&mut self, now: Instant) -> Result<(), Duplicate> {
+    pub fn poll(&mut self, now: Instant) -> Result<(), Duplicate> {
         let mut buf = [0; 1500];
         for _ in 0..BATCH {
             let packet = match self.socket.recv(&mut buf) {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Giving up what the loop does not need: user, groups, capabilities, and most system calls.
 
 use anyhow::{bail, Context};

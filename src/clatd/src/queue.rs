@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! One queue of the TUN device, its packet socket, and the forwarder between them.
 //!
 //! Which queue a packet comes by is the kernel's choice, and stays the same however many threads there are: what changes
@@ -7,7 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context};
-use clat_datapath::forward::{Forwarder, Side, Turn};
+use clat_datapath::forward::{Forwarder, Progress};
+use clat_datapath::path::Direction;
 use clat_datapath::tally::Tally;
 use clat_xlat::Counters;
 use nix::errno::Errno;
@@ -95,34 +98,40 @@ impl Queue {
         Ok(&events[..count])
     }
 
-    /// One batch from each side that has something or has something left: neither starves the other. Says whether the
-    /// uplink was found to be down. `epoll` is the one that tells of the queue.
+    /// Forwards one batch of each direction that has something to read, or something left: neither starves the other. Says
+    /// whether the uplink was found to be down. `epoll` is the one that tells of the queue.
     ///
     /// # Errors
     /// What can no longer be read.
-    pub fn turn(&self, epoll: &Epoll, events: &[EpollEvent], uplink: &str) -> anyhow::Result<bool> {
+    pub fn poll(
+        &self,
+        epoll: &Epoll,
+        events: &[EpollEvent],
+        uplink: &str,
+        now: Instant,
+    ) -> anyhow::Result<bool> {
         let mut work = self.lock();
         let Work { forwarder, interest } = &mut *work;
         let mut down = false;
-        for side in [Side::Tun, Side::Uplink] {
-            if !interest.is_met(side, events) {
+        for direction in [Direction::Egress, Direction::Ingress] {
+            if !interest.is_met(direction, events) {
                 continue;
             }
-            let full = match forwarder.turn(side) {
-                Ok(Turn::Full(full)) => Some(full),
-                Ok(Turn::Done) | Err(Errno::EAGAIN) => None,
+            let full = match forwarder.poll(direction, now) {
+                Ok(Progress::Full(full)) => Some(full),
+                Ok(Progress::Done) | Err(Errno::EAGAIN) => None,
                 Err(Errno::ENETDOWN) => {
                     down = true;
                     None
                 }
                 // Also EBADFD, of a device that was removed.
-                Err(errno) if side == Side::Tun => {
+                Err(errno) if direction == Direction::Egress => {
                     let name = forwarder.tun().name();
                     bail!("cannot read {name}: {errno}; was the device removed?");
                 }
                 Err(errno) => bail!("cannot receive on {uplink}: {errno}"),
             };
-            interest.wait(epoll, forwarder, side, full)?;
+            interest.wait(epoll, forwarder, direction, full)?;
         }
         Ok(down)
     }

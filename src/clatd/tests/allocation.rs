@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Forwarding takes no memory: all that it needs is there from the start.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
@@ -6,10 +8,12 @@ mod common;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use allocation_counter::measure;
-use clat_datapath::forward::{Forwarder, Side, Turn};
-use clat_datapath::next_hop::Way;
+use clat_datapath::forward::{Forwarder, Progress};
+use clat_datapath::next_hop::NextHopCache;
+use clat_datapath::path::{ClatPath, Direction};
 use clat_datapath::socket::{join_anycast, PacketSocket, RawSocket};
 use clat_datapath::uplink::Uplink;
 use clat_tun::Options;
@@ -35,15 +39,15 @@ fn no_memory_is_taken() {
     let raw = RawSocket::open("up0", 0).unwrap();
     join_anycast(raw.as_fd(), index, v6).unwrap();
     configure(device.name(), v4, 1472).unwrap();
-    let trains = device.take_offloads().unwrap();
+    let uso = device.take_offloads().unwrap();
     route();
     let prefixes = vec![prefix];
     let local = Some(Local { v4, v6 });
     let addresses = Addresses { local, prefixes, ..Default::default() };
     let config = Config { mtu4: 65535, mtu6: 1500, router6: v6, ..Default::default() };
-    let uplink = Uplink::new(packet, raw, Way::new(v6, prefix, 1500));
+    let uplink = Uplink::new(packet, raw, NextHopCache::new(v6, prefix, 1500));
     let translator = Translator::new(config, addresses, 1);
-    let mut forwarder = Forwarder::new(translator, v4, device, uplink, trains);
+    let mut forwarder = Forwarder::new(ClatPath::new(translator, v4, uso), device, uplink);
 
     let (round, done) = (AtomicU32::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -55,23 +59,26 @@ fn no_memory_is_taken() {
             }
             done.store(true, Ordering::Relaxed);
         });
-        let (mut turns, mut taken) = (0, 0);
+        let (mut polls, mut taken) = (0, 0);
         while !done.load(Ordering::Relaxed) {
             let tun = PollFd::new(forwarder.tun().as_fd(), PollFlags::POLLIN);
             let packet = PollFd::new(forwarder.uplink().packet_socket().as_fd(), PollFlags::POLLIN);
             poll(&mut [tun, packet], 20u8).unwrap();
-            for side in [Side::Tun, Side::Uplink] {
-                let mut turn = Err(Errno::EAGAIN);
-                let memory = measure(|| turn = forwarder.turn(side));
-                assert!(matches!(turn, Ok(Turn::Done | Turn::Full(_)) | Err(Errno::EAGAIN)));
-                // At first the way is looked for.
+            for direction in [Direction::Egress, Direction::Ingress] {
+                let mut polled = Err(Errno::EAGAIN);
+                let memory = measure(|| polled = forwarder.poll(direction, Instant::now()));
+                assert!(matches!(
+                    polled,
+                    Ok(Progress::Done | Progress::Full(_)) | Err(Errno::EAGAIN)
+                ));
+                // At first the next hop is looked for.
                 if round.load(Ordering::Relaxed) > 0 {
-                    turns += u32::from(turn.is_ok());
+                    polls += u32::from(polled.is_ok());
                     taken += memory.count_total;
                 }
             }
         }
-        assert!(turns > 100, "{turns}");
-        assert_eq!(taken, 0, "in {turns} turns");
+        assert!(polls > 100, "{polls}");
+        assert_eq!(taken, 0, "in {polls} polls");
     });
 }

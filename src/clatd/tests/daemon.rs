@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The daemon itself: what it sets up, what it survives, what ends it, and every kind of packet.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 

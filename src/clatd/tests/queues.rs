@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Several queues: nothing is lost or overtaken, however many threads serve them, and none is awake without need.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clat_datapath::batch::Slots;
+use clat_datapath::batch::Batch;
 use clat_datapath::socket::{join_anycast, PacketSocket, RawSocket};
 use clat_tun::{Options, Tun};
 use common::*;
@@ -142,17 +144,17 @@ fn flows_are_shared_out() {
     });
     // By the ports, and by nothing for fragments: which sockets heard it, and how often.
     let mut heard: HashMap<Option<[u8; 4]>, Vec<usize>> = HashMap::new();
-    let mut slots = Slots::default();
+    let mut batch = Batch::default();
     until("all of them", || {
         for (socket, number) in sockets.iter().zip(0..) {
-            while socket.recv(&mut slots, 32).is_ok() {
-                for i in 0..slots.len() {
-                    let range = slots.packet(i).1;
-                    let packet = &slots.slot(i)[range];
+            while socket.recv(&mut batch, 32).is_ok() {
+                for i in 0..batch.len() {
+                    let range = batch.packet(i).1;
+                    let packet = &batch.slot(i)[range];
                     let ports = (packet[6] == 17).then(|| packet[40..44].try_into().unwrap());
                     heard.entry(ports).or_default().push(number);
                 }
-                slots.clear();
+                batch.clear();
             }
         }
         let count: usize = heard.values().map(Vec::len).sum();

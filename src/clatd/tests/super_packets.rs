@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What stands for many packets on its way through the daemon, seen from an uplink that is a TUN device, whose far end is
 //! this test.
 #![allow(clippy::unwrap_used)] // a test fails by panicking

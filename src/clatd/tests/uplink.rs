@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What becomes of the daemon's way to the PLAT when routes, neighbours and the link itself change, and when it is full.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
@@ -9,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clat_datapath::batch::Slots;
+use clat_datapath::batch::Batch;
 use clat_datapath::socket::{configure_packet_socket, open_packet_socket, PacketSocket};
 use clat_tun::{GsoType, Options};
 use common::*;
@@ -63,16 +65,16 @@ impl Pair {
     /// Waits until a train of datagrams leaves whole, which no raw socket takes.
     fn leaves_whole(&self, what: &str) {
         setsockopt(&self.client, sockopt::UdpGsoSegment, &100).unwrap();
-        let mut slots = Slots::default();
+        let mut batch = Batch::default();
         until(what, || {
             self.client.send(&data(1000)).ok()?;
             thread::sleep(Duration::from_millis(20));
             let mut whole = false;
             loop {
-                slots.clear();
-                match self.wire.recv(&mut slots, 32) {
+                batch.clear();
+                match self.wire.recv(&mut batch, 32) {
                     Ok(()) => {
-                        let mut all = (0..slots.len()).map(|i| slots.packet(i).0);
+                        let mut all = (0..batch.len()).map(|i| batch.packet(i).0);
                         whole |= all.any(|vnet| vnet.gso_type == GsoType::UdpL4);
                     }
                     Err(Errno::EAGAIN) => break,

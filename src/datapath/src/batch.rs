@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Room for a batch of packets, each in a slot of its own, where it is translated in place.
 
 use std::ops::Range;
@@ -6,7 +8,7 @@ use clat_tun::VirtioHeader;
 use clat_xlat::{HEADROOM, TAILROOM};
 
 /// Packets that are read from one side before the other gets its turn.
-pub const BATCH: usize = clat_sys::mmsg::MAX_MESSAGES;
+pub const CAPACITY: usize = clat_sys::mmsg::MAX_MESSAGES;
 
 /// The longest link header that is understood, Ethernet's.
 pub const LINK_HEADER: usize = 14;
@@ -23,18 +25,18 @@ pub const STRIDE: usize = (FRONT + 40 + 65535 + 1 + TAILROOM).next_multiple_of(1
 
 /// The slots, of which the first some hold packets.
 #[derive(Debug)]
-pub struct Slots {
+pub struct Batch {
     memory: Vec<u8>,
     packets: Vec<(VirtioHeader, usize)>,
 }
 
-impl Default for Slots {
+impl Default for Batch {
     fn default() -> Self {
-        Self { memory: vec![0; BATCH * STRIDE], packets: Vec::with_capacity(BATCH) }
+        Self { memory: vec![0; CAPACITY * STRIDE], packets: Vec::with_capacity(CAPACITY) }
     }
 }
 
-impl Slots {
+impl Batch {
     /// All of the memory.
     pub fn memory(&mut self) -> &mut [u8] {
         &mut self.memory
@@ -64,8 +66,8 @@ impl Slots {
         (vnet, FRONT..FRONT + len)
     }
 
-    /// Notes that the next slot has a packet of `len` bytes now.
-    pub fn note(&mut self, vnet: VirtioHeader, len: usize) {
+    /// The next slot has a packet of `len` bytes now.
+    pub fn push(&mut self, vnet: VirtioHeader, len: usize) {
         self.packets.push((vnet, len));
     }
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Translated packets that wait to be sent together. Equal datagrams of one flow that come one behind the other become a
 //! train (UDP_SEGMENT), which costs the kernel as much as one packet.
 
@@ -6,7 +8,7 @@ use std::ops::Range;
 use clat_packet::checksum::Sum;
 use clat_tun::{GsoType, VirtioHeader};
 
-use crate::batch::BATCH;
+use crate::batch::CAPACITY;
 use crate::partial_checksum::{be16, IPV4_HEADER, IPV6_HEADER, UDP, UDP_HEADER};
 
 /// The largest IP packet that the kernel takes whole as a rule (GSO_LEGACY_MAX_SIZE), with room for a link header.
@@ -56,7 +58,7 @@ pub struct Group {
 
 impl Default for Group {
     fn default() -> Self {
-        let (messages, pieces) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let (messages, pieces) = (Vec::with_capacity(CAPACITY), Vec::with_capacity(CAPACITY));
         Self { messages, pieces, sent: 0 }
     }
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Classic BPF: which packets a packet socket hears, and which of several hears them.
 
 use std::net::Ipv6Addr;

@@ -1,4 +1,6 @@
-//! The way to the PLAT past the kernel's IPv6: whom the uplink has as next hop, and what to put in front of a packet.
+// SPDX-License-Identifier: Apache-2.0
+
+//! Whom the uplink has as next hop towards the PLAT, and what link header a packet needs that is sent past the kernel's IPv6.
 //!
 //! The kernel is asked when it has told of a change, and that is looked at only while there is something to send: what
 //! changes on an idle link wakes nobody.
@@ -16,11 +18,11 @@ use crate::socket::PacketSocket;
 /// The least MTU of an IPv6 link (RFC 8200 §5), which is what a path is believed to have when it cannot be asked.
 pub const MIN_MTU6: u32 = 1280;
 
-/// How old what is known of the way may be.
+/// How old what is known of the next hop may be.
 const FRESH: Duration = Duration::from_millis(50);
 
 /// Whom IPv6 packets to the NAT64 prefix are sent to, as far as that can be done past the kernel.
-pub struct Way {
+pub struct NextHopCache {
     /// None where the kernel does not tell of changes.
     subscription: Option<Subscription>,
     source: Ipv6Addr,
@@ -40,7 +42,7 @@ struct Link {
     confirm: bool,
 }
 
-impl Way {
+impl NextHopCache {
     /// Subscribes to changes. `path_mtu` is that of the way to the prefix by now, in bytes.
     #[must_use]
     pub fn new(source: Ipv6Addr, prefix: Prefix, path_mtu: u32) -> Self {
@@ -117,8 +119,8 @@ impl Way {
     }
 }
 
-impl std::fmt::Debug for Way {
+impl std::fmt::Debug for NextHopCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Way").field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("NextHopCache").field("prefix", &self.prefix).finish_non_exhaustive()
     }
 }

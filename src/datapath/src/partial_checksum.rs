@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Packets of which something is left open, a checksum or how they are to be cut, and which are handed on as such.
 
 use clat_packet::checksum::Sum;

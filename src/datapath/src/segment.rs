@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Cuts a packet that was to be segmented by hardware (GSO) into the packets that it stands for.
 
 use clat_packet::checksum::Sum;

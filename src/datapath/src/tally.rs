@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+
 //! What happened to packets beside translation.
 
 use std::ops::AddAssign;

@@ -1,4 +1,7 @@
-//! Sending on the uplink: whole batches past the kernel's IPv6 where the way is known, else packet by packet through it.
+// SPDX-License-Identifier: Apache-2.0
+
+//! The uplink as an end of a CLAT: batches leave past the kernel's IPv6 by the packet socket where the next hop is known,
+//! else each packet by the raw socket, through the kernel.
 
 use std::io::IoSlice;
 use std::time::Instant;
@@ -6,32 +9,22 @@ use std::time::Instant;
 use clat_tun::VirtioHeader;
 use nix::errno::Errno;
 
-use crate::batch::{BATCH, LINK_HEADER};
+use crate::batch::{CAPACITY, LINK_HEADER};
 use crate::coalesce::Group;
-use crate::next_hop::Way;
+use crate::next_hop::NextHopCache;
+use crate::path::{Full, Output};
 use crate::socket::{PacketSocket, RawSocket};
 
 /// How many packets are sent through the raw socket before it is asked again whether it has room: it has if half of its
 /// queue is free, which is far more than these.
 const ASK_EVERY: u32 = 16;
 
-/// What takes no more for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
-    /// The TUN device.
-    Tun,
-    /// The packet socket of the uplink.
-    Packet,
-    /// The raw socket of the uplink.
-    Raw,
-}
-
-/// Both sockets of the uplink, and the way from there.
+/// Both sockets of the uplink, and the next hop from there.
 #[derive(Debug)]
 pub struct Uplink {
     packet: PacketSocket,
     raw: RawSocket,
-    way: Way,
+    next_hop: NextHopCache,
     /// What stands in front of the packets of this batch, and its length; none if they go through the raw socket.
     link_header: Option<([u8; LINK_HEADER], usize)>,
     /// Packets sent through the raw socket since it was asked.
@@ -41,10 +34,10 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// Sends by `packet` where `way` knows how, else by `raw`.
+    /// Sends by `packet` where `next_hop` is known, else by `raw`.
     #[must_use]
-    pub fn new(packet: PacketSocket, raw: RawSocket, way: Way) -> Self {
-        Self { packet, raw, way, link_header: None, unasked: 0, went_down: false }
+    pub fn new(packet: PacketSocket, raw: RawSocket, next_hop: NextHopCache) -> Self {
+        Self { packet, raw, next_hop, link_header: None, unasked: 0, went_down: false }
     }
 
     /// The packet socket.
@@ -60,8 +53,8 @@ impl Uplink {
     }
 
     /// Decides by which socket a new batch will leave.
-    pub fn begin(&mut self) {
-        self.link_header = self.way.link_header(&self.packet, Instant::now()).map(|known| {
+    pub fn begin(&mut self, now: Instant) {
+        self.link_header = self.next_hop.link_header(&self.packet, now).map(|known| {
             let mut header = [0; LINK_HEADER];
             header[..known.len()].copy_from_slice(known);
             (header, known.len())
@@ -71,42 +64,42 @@ impl Uplink {
     /// The longest packet that may leave, in bytes.
     #[must_use]
     pub fn mtu6(&self) -> u32 {
-        self.way.mtu6()
+        self.next_hop.mtu6()
     }
 
-    /// Whether this batch may leave as a [`Group`].
-    #[must_use]
-    pub fn takes_groups(&self) -> bool {
+    /// Whether the interface was found to be down since this was last asked.
+    pub fn went_down(&mut self) -> bool {
+        std::mem::take(&mut self.went_down)
+    }
+}
+
+impl Output for Uplink {
+    fn takes_batches(&self) -> bool {
         self.link_header.is_some()
     }
 
-    /// Sends what waits in `group`, whose packets lie in `memory`. Those that the kernel does not take are counted in
-    /// `lost`.
-    ///
-    /// # Errors
-    /// [`Full::Packet`]: the rest is still waiting.
-    pub fn send_group(
+    fn send_batch(
         &mut self,
-        group: &mut Group,
+        coalescer: &mut Group,
         memory: &mut [u8],
         lost: &mut u64,
     ) -> Result<(), Full> {
         let Some((header, len)) = self.link_header else { return Ok(()) };
-        for message in group.waiting() {
-            let Some(start) = group.pieces(message).first().map(|piece| piece.start) else {
+        for message in coalescer.waiting() {
+            let Some(start) = coalescer.pieces(message).first().map(|piece| piece.start) else {
                 continue;
             };
             memory[start - len..start].copy_from_slice(&header[..len]);
             let vnet = behind(message.vnet, len).to_bytes();
             memory[start - len - vnet.len()..start - len].copy_from_slice(&vnet);
         }
-        while !group.waiting().is_empty() {
-            let mut pieces = [IoSlice::new(&[]); BATCH];
-            let mut ends = [0; BATCH];
+        while !coalescer.waiting().is_empty() {
+            let mut pieces = [IoSlice::new(&[]); CAPACITY];
+            let mut ends = [0; CAPACITY];
             let (mut used, mut count) = (0, 0);
-            for (message, end) in group.waiting().iter().zip(&mut ends) {
+            for (message, end) in coalescer.waiting().iter().zip(&mut ends) {
                 let mut head = VirtioHeader::LEN + len;
-                for piece in group.pieces(message) {
+                for piece in coalescer.pieces(message) {
                     // There are no more pieces than slots.
                     pieces[used] = IoSlice::new(&memory[piece.start - head..piece.end]);
                     (used, head) = (used + 1, 0);
@@ -114,30 +107,21 @@ impl Uplink {
                 (*end, count) = (used, count + 1);
             }
             match self.packet.send(&pieces[..used], &ends[..count]) {
-                Ok(taken) => group.leave(taken),
+                Ok(taken) => coalescer.leave(taken),
                 Err(Errno::EAGAIN) => return Err(Full::Packet),
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
                     // Who sends is told instead of who receives, and only once.
                     self.went_down |= matches!(errno, Errno::ENETDOWN | Errno::ENXIO);
-                    *lost += group.waiting()[0].count as u64;
-                    group.leave(1);
+                    *lost += coalescer.waiting()[0].count as u64;
+                    coalescer.leave(1);
                 }
             }
         }
         Ok(())
     }
 
-    /// Whether the interface was found to be down since this was last asked.
-    pub fn went_down(&mut self) -> bool {
-        std::mem::take(&mut self.went_down)
-    }
-
-    /// Makes sure that the raw socket takes another packet.
-    ///
-    /// # Errors
-    /// [`Full::Raw`].
-    pub fn make_room(&mut self) -> Result<(), Full> {
+    fn make_room(&mut self) -> Result<(), Full> {
         self.unasked += 1;
         if self.unasked >= ASK_EVERY {
             if !self.raw.has_room() {
@@ -148,11 +132,7 @@ impl Uplink {
         Ok(())
     }
 
-    /// Sends one packet, complete with its checksums, by the raw socket.
-    ///
-    /// # Errors
-    /// What the kernel said; the packet is lost then.
-    pub fn send(&self, packet: &[u8]) -> Result<(), Errno> {
+    fn send(&mut self, packet: &[u8]) -> Result<(), Errno> {
         self.raw.send(packet)
     }
 }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A daemon in a network namespace of its own, with another at the far end of its uplink.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses its part, and fails by panicking
 

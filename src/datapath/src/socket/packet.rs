@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::libc::{self, c_int};
 
 use super::{packet_socket, set_nonblocking, set_queue, set_send_queue, ETH_P_IPV6};
-use crate::batch::{Slots, BATCH, FRONT, LINK_HEADER, STRIDE};
+use crate::batch::{Batch, CAPACITY, FRONT, LINK_HEADER, STRIDE};
 use crate::filter;
 
 /// Not in `libc` for every C library (linux/if_packet.h).
@@ -120,22 +120,22 @@ impl PacketSocket {
     /// # Errors
     /// `EAGAIN` when none waits, `ENETDOWN` when the interface has gone down, `EINVAL` for a kind of segmentation that
     /// the kernel cannot describe.
-    pub fn recv(&self, slots: &mut Slots, count: usize) -> Result<(), Errno> {
+    pub fn recv(&self, batch: &mut Batch, count: usize) -> Result<(), Errno> {
         let start = FRONT - header_len(self.link);
         let room = start - VirtioHeader::LEN..STRIDE - TAILROOM;
-        let mut lens = [0; BATCH];
-        let lens = &mut lens[..count.min(BATCH)];
-        let got = mmsg::receive(&self.fd, (slots.memory(), STRIDE), &room, lens)?;
+        let mut lens = [0; CAPACITY];
+        let lens = &mut lens[..count.min(CAPACITY)];
+        let got = mmsg::receive(&self.fd, (batch.memory(), STRIDE), &room, lens)?;
         // At most 14: it fits.
         let link_header = u16::try_from(header_len(self.link)).unwrap_or_default();
         for (at, len) in lens[..got].iter().enumerate() {
-            let head = &slots.memory()[at * STRIDE + room.start..];
+            let head = &batch.memory()[at * STRIDE + room.start..];
             let mut vnet = VirtioHeader::from_bytes(head).unwrap_or_default();
             vnet.csum_start = vnet.csum_start.wrapping_sub(link_header);
             vnet.hdr_len = vnet.hdr_len.saturating_sub(link_header);
             // One that fills the room may have been cut; it counts as one of no bytes.
             let len = if *len < room.len() { *len } else { 0 };
-            slots.note(vnet, len.saturating_sub(VirtioHeader::LEN + header_len(self.link)));
+            batch.push(vnet, len.saturating_sub(VirtioHeader::LEN + header_len(self.link)));
         }
         Ok(())
     }

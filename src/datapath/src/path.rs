@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What becomes of packets between the TUN device and the uplink. No system call is made here: packets are given in a
+//! [`Pending`], and what they become goes to an [`Output`].
+//!
+//! A packet is translated where it lies, and leaves in a batch. What cannot leave as it is (a checksum or segments that nobody
+//! behind this completes, fragments) takes the slow path: one by one, and never before what came earlier.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use clat_packet::rate_limit::{Bucket, Rate};
+use clat_packet::reassembly::{Outcome, Policy, Reassembly};
+use clat_packet::source;
+use clat_tun::{GsoType, VirtioHeader};
+use clat_xlat::{Counters, Packet, Reason, Translator, Verdict, HEADROOM, TAILROOM};
+use nix::errno::Errno;
+
+use crate::batch::{Batch, CAPACITY, STRIDE};
+use crate::coalesce::{Group, Kind};
+use crate::partial_checksum::{complete, stays_whole, Open, IPV4_HEADER, IPV6_HEADER};
+use crate::segment::Segments;
+use crate::tally::Tally;
+
+/// What may be kept of fragments that cannot be translated one by one: those of ICMP messages, whose checksum covers the
+/// whole, and those with an extension header behind the Fragment Header.
+const FRAGMENTS: Policy = Policy {
+    // RFC 8200 §4.5 and RFC 1122 §3.3.2.
+    timeout: Duration::from_secs(60),
+    datagrams: 64,
+    bytes: 1 << 20,
+    share: 4,
+};
+
+/// How many ICMP errors are sent (RFC 4443 §2.4 (f)): at once as many as Linux does (`icmp_msgs_burst`).
+const ERRORS: Rate = Rate { interval: Duration::from_millis(10), burst: 50 };
+
+/// Which way packets go. ICMP errors about them go the other way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// IPv4 packets from the TUN device become IPv6 packets for the uplink.
+    Egress,
+    /// IPv6 packets from the uplink become IPv4 packets for the TUN device.
+    Ingress,
+}
+
+/// An output takes no more for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// The TUN device.
+    Tun,
+    /// The packet socket of the uplink.
+    Packet,
+    /// The raw socket of the uplink.
+    Raw,
+}
+
+/// Where packets go: the TUN device or the uplink.
+pub trait Output {
+    /// Whether packets may be given in batches now ([`Self::send_batch`]); else each by itself ([`Self::send`]).
+    fn takes_batches(&self) -> bool {
+        true
+    }
+
+    /// Whether packets of a batch may have a partial checksum, or be still to be segmented.
+    fn takes_partial_checksums(&self) -> bool {
+        true
+    }
+
+    /// Sends all that waits in `coalescer`, whose packets lie in `memory`, and adds to `lost` those that cannot be sent.
+    ///
+    /// # Errors
+    /// [`Full`]: what has not been sent is still waiting.
+    fn send_batch(
+        &mut self,
+        coalescer: &mut Group,
+        memory: &mut [u8],
+        lost: &mut u64,
+    ) -> Result<(), Full>;
+
+    /// Makes sure that [`Self::send`] finds room for another packet.
+    ///
+    /// # Errors
+    /// [`Full`].
+    fn make_room(&mut self) -> Result<(), Full> {
+        Ok(())
+    }
+
+    /// Sends one packet, complete with its checksums.
+    ///
+    /// # Errors
+    /// Why the packet is lost.
+    fn send(&mut self, packet: &[u8]) -> Result<(), Errno>;
+}
+
+/// Packets of one direction that have been read, and what has become of them but not left yet.
+#[derive(Debug)]
+pub struct Pending {
+    /// The packets as they were read.
+    pub batch: Batch,
+    /// How many packets to read next: as many as the last read makes likely.
+    pub(crate) read_size: usize,
+    /// The first packet that is still to be translated.
+    next: usize,
+    /// How many segments of that one have left.
+    segments_sent: u32,
+    coalescer: Group,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            batch: Batch::default(),
+            read_size: CAPACITY,
+            next: 0,
+            segments_sent: 0,
+            coalescer: Group::default(),
+        }
+    }
+}
+
+/// One CLAT, both ways.
+#[derive(Debug)]
+pub struct ClatPath {
+    translator: Translator,
+    v4: [u8; 4],
+    /// Owned by their sources.
+    reassembly: Reassembly<IpAddr>,
+    /// ICMP errors to IPv4 and to IPv6: one side must not use up the other's.
+    errors4: Bucket,
+    errors6: Bucket,
+    errors: Rate,
+    tally: Tally,
+    /// Whether outputs take UDP_SEGMENT packets at all.
+    uso: bool,
+    segment: Vec<u8>,
+    datagram: Vec<u8>,
+}
+
+impl ClatPath {
+    /// A CLAT with the address `v4`. `uso` says whether the outputs take [`GsoType::UdpL4`] (see
+    /// [`clat_tun::Tun::take_offloads`]).
+    #[must_use]
+    pub fn new(translator: Translator, v4: Ipv4Addr, uso: bool) -> Self {
+        Self {
+            translator,
+            v4: v4.octets(),
+            reassembly: Reassembly::new(FRAGMENTS),
+            errors4: Bucket::default(),
+            errors6: Bucket::default(),
+            errors: ERRORS,
+            tally: Tally::default(),
+            uso,
+            segment: vec![0; STRIDE],
+            datagram: vec![0; STRIDE],
+        }
+    }
+
+    /// Has several paths together send as many ICMP errors as one.
+    pub fn share_limits(&mut self, paths: u32) {
+        self.errors = ERRORS.shared_by(paths);
+    }
+
+    /// Has what leaves by the uplink be no longer than this, in bytes of IPv6.
+    pub fn set_mtu6(&mut self, mtu6: u32) {
+        self.translator.set_mtu6(mtu6);
+    }
+
+    /// What happened to packets so far.
+    #[must_use]
+    pub fn counters(&self) -> (Counters, Tally) {
+        let tally = Tally { reassembly: self.reassembly.abandoned(), ..self.tally };
+        (self.translator.counters().clone(), tally)
+    }
+
+    /// Counts what happens beside translation.
+    pub fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// Forwards all packets of `pending` to `output`, and sends ICMP errors about them `back`. What cannot leave yet stays,
+    /// with all behind it, until this is called again.
+    ///
+    /// # Errors
+    /// What takes no more.
+    pub fn forward(
+        &mut self,
+        direction: Direction,
+        pending: &mut Pending,
+        output: &mut impl Output,
+        back: &mut impl Output,
+        now: Instant,
+    ) -> Result<(), Full> {
+        while pending.next < pending.batch.len() {
+            if pending.segments_sent > 0 || !self.fast_path(direction, pending, output, back, now) {
+                self.flush(direction, pending, output)?;
+                self.slow_path(direction, pending, output, back, now)?;
+            }
+            (pending.next, pending.segments_sent) = (pending.next + 1, 0);
+        }
+        self.flush(direction, pending, output)?;
+        pending.batch.clear();
+        pending.next = 0;
+        Ok(())
+    }
+
+    fn flush(
+        &mut self,
+        direction: Direction,
+        pending: &mut Pending,
+        output: &mut impl Output,
+    ) -> Result<(), Full> {
+        let lost = lost(&mut self.tally, direction);
+        output.send_batch(&mut pending.coalescer, pending.batch.memory(), lost)
+    }
+
+    /// Translates the next packet as it is, if what it becomes may leave in a batch.
+    fn fast_path(
+        &mut self,
+        direction: Direction,
+        pending: &mut Pending,
+        output: &mut impl Output,
+        back: &mut impl Output,
+        now: Instant,
+    ) -> bool {
+        let (vnet, range) = pending.batch.packet(pending.next);
+        let slot = pending.batch.slot(pending.next);
+        let packet = &slot[range.clone()];
+        if packet.is_empty() {
+            self.tally.receive += 1;
+            return true;
+        }
+        let mut partial = None;
+        if vnet != VirtioHeader::default() {
+            let taken =
+                output.takes_partial_checksums() && (self.uso || vnet.gso_type != GsoType::UdpL4);
+            partial = Open::of(packet, &vnet).filter(|_| taken);
+            if partial.is_none() && (vnet.needs_csum || vnet.gso_type != GsoType::None) {
+                return false;
+            }
+        }
+        // One that becomes fragments does not fit its slot; and the next hop is not that of packets to this host itself.
+        let fits = direction == Direction::Ingress
+            || (partial.is_some() || stays_whole(packet, packet.len()))
+                && packet.get(16..20) != Some(&self.v4);
+        if !fits || !output.takes_batches() {
+            return false;
+        }
+
+        let Ok(mut packet) = Packet::new(slot, range.clone()) else {
+            self.tally.receive += 1;
+            return true;
+        };
+        let header = if direction == Direction::Egress { IPV4_HEADER } else { IPV6_HEADER };
+        if let Some(gso) = partial.and_then(|partial| partial.gso(header)) {
+            packet = packet.with_gso(gso);
+        }
+        match self.translate(direction, &mut packet) {
+            Verdict::Forward { mut frames, .. } => {
+                let Some(frame) = frames.next() else { return true };
+                let vnet = match partial.map(|partial| partial.leave(frame.bytes)) {
+                    None => VirtioHeader::default(),
+                    Some(Some(vnet)) => vnet,
+                    Some(None) => {
+                        self.tally.offload += 1;
+                        return true;
+                    }
+                };
+                let kind = match partial {
+                    None => Kind::Complete,
+                    Some(partial) if partial.is_datagram() => Kind::OpenDatagram,
+                    Some(partial) => Kind::Closed(partial.count()),
+                };
+                let start = pending.next * STRIDE;
+                let at = start + frame.range.start..start + frame.range.end;
+                pending.coalescer.push(pending.batch.memory(), at, vnet, kind, self.uso);
+            }
+            Verdict::Reply { error, .. } => self.reply(direction, error, back, now),
+            Verdict::Drop(reason) => {
+                let packet = &pending.batch.slot(pending.next)[range];
+                self.hold((direction, reason), packet, output, back, now);
+            }
+        }
+        true
+    }
+
+    /// Completes and segments the next packet and forwards what it becomes, one by one.
+    fn slow_path(
+        &mut self,
+        direction: Direction,
+        pending: &mut Pending,
+        output: &mut impl Output,
+        back: &mut impl Output,
+        now: Instant,
+    ) -> Result<(), Full> {
+        let (vnet, range) = pending.batch.packet(pending.next);
+        let slot = pending.batch.slot(pending.next);
+        if vnet.gso_type == GsoType::None {
+            output.make_room()?;
+            if vnet.needs_csum && !complete(&mut slot[range.clone()], &vnet) {
+                self.tally.offload += 1;
+            } else if let Some(why) =
+                self.forward_one(direction, slot, range.clone(), output, back, now)
+            {
+                self.hold((direction, why), &slot[range], output, back, now);
+            }
+            return Ok(());
+        }
+        let sent = pending.segments_sent;
+        let Some(mut segments) = Segments::behind(&slot[range], &vnet, sent) else {
+            self.tally.offload += 1;
+            return Ok(());
+        };
+        let mut segment = std::mem::take(&mut self.segment);
+        let done = loop {
+            if let Err(full) = output.make_room() {
+                break Err(full);
+            }
+            let Some(len) = segments.next(&mut segment[HEADROOM..STRIDE - TAILROOM]) else {
+                break Ok(());
+            };
+            pending.segments_sent += 1;
+            let range = HEADROOM..HEADROOM + len;
+            self.forward_one(direction, &mut segment, range, output, back, now);
+        };
+        self.segment = segment;
+        done
+    }
+
+    /// Translates a whole packet and sends what it becomes. If it is dropped: why, and the buffer holds it as it was.
+    fn forward_one(
+        &mut self,
+        direction: Direction,
+        buf: &mut [u8],
+        range: Range<usize>,
+        output: &mut impl Output,
+        back: &mut impl Output,
+        now: Instant,
+    ) -> Option<Reason> {
+        let Ok(mut packet) = Packet::new(buf, range) else {
+            self.tally.receive += 1;
+            return None;
+        };
+        match self.translate(direction, &mut packet) {
+            Verdict::Forward { mut frames, .. } => {
+                while let Some(frame) = frames.next() {
+                    if output.send(frame.bytes).is_err() {
+                        *lost(&mut self.tally, direction) += 1;
+                    }
+                }
+            }
+            Verdict::Reply { error, .. } => self.reply(direction, error, back, now),
+            Verdict::Drop(reason) => return Some(reason),
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn translate<'p>(&mut self, direction: Direction, packet: &'p mut Packet<'_>) -> Verdict<'p> {
+        match direction {
+            Direction::Egress => self.translator.to_ipv6(packet),
+            Direction::Ingress => self.translator.to_ipv4(packet),
+        }
+    }
+
+    /// Gives a packet that was dropped to the reassembly, if it is a fragment that cannot be translated by itself, and
+    /// forwards what that makes of it.
+    fn hold(
+        &mut self,
+        (direction, reason): (Direction, Reason),
+        packet: &[u8],
+        output: &mut impl Output,
+        back: &mut impl Output,
+        now: Instant,
+    ) {
+        let Some(source) = source(packet) else { return };
+        let held = match reason {
+            Reason::FragmentedIcmp => &mut self.tally.held_icmp,
+            Reason::ExtensionBehindFragment => &mut self.tally.held_extension,
+            _ => return,
+        };
+        let room = &mut self.datagram[HEADROOM..STRIDE - TAILROOM];
+        let outcome = self.reassembly.offer(source, packet, now, room);
+        if outcome == Outcome::Dropped {
+            return;
+        }
+        *held += 1;
+        if let Outcome::Whole(len) = outcome {
+            let mut datagram = std::mem::take(&mut self.datagram);
+            let range = HEADROOM..HEADROOM + len;
+            self.forward_one(direction, &mut datagram, range, output, back, now);
+            self.datagram = datagram;
+        }
+    }
+
+    /// Sends an ICMP error about a packet of `direction` back to where that came from.
+    fn reply(&mut self, direction: Direction, error: &[u8], back: &mut impl Output, now: Instant) {
+        let (bucket, opposite) = match direction {
+            Direction::Egress => (&mut self.errors4, Direction::Ingress),
+            Direction::Ingress => (&mut self.errors6, Direction::Egress),
+        };
+        if !bucket.take(self.errors, now) {
+            self.tally.rate_limited += 1;
+        } else if back.send(error).is_err() {
+            *lost(&mut self.tally, opposite) += 1;
+        }
+    }
+}
+
+/// The counter of packets that were not taken where `direction` leads.
+fn lost(tally: &mut Tally, direction: Direction) -> &mut u64 {
+    match direction {
+        Direction::Egress => &mut tally.send,
+        Direction::Ingress => &mut tally.tun_write,
+    }
+}
