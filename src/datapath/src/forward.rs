@@ -84,9 +84,10 @@ impl Forwarder {
 
     fn forward(&mut self, direction: Direction, now: Instant) -> Result<(), Full> {
         let Self { path, tun, uplink, egress, ingress } = self;
+        let mut tun = &*tun;
         match direction {
-            Direction::Egress => path.forward(direction, egress, uplink, tun, now),
-            Direction::Ingress => path.forward(direction, ingress, tun, uplink, now),
+            Direction::Egress => path.forward(direction, egress, uplink, &mut tun, now),
+            Direction::Ingress => path.forward(direction, ingress, &mut tun, uplink, now),
         }
     }
 

@@ -27,6 +27,14 @@ pub struct Tally {
     pub rate_limited: u64,
 }
 
+impl Tally {
+    /// Fragments that the reassembly kept.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held_icmp + self.held_extension
+    }
+}
+
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.held_icmp += other.held_icmp;

@@ -46,7 +46,7 @@ impl Pending {
     }
 }
 
-impl Output for Tun {
+impl Output for &Tun {
     fn takes_partial_checksums(&self) -> bool {
         self.vnet_header_len() > 0
     }

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! A CLAT of our own for a namespace: what a phone has inside, here between a TUN device in the namespace and the network. IPv4
-//! packets become IPv6 packets from an address in the network's prefix, so the network itself stays IPv6-only.
+//! packets become IPv6 packets from an address in the network's prefix, so the network itself stays IPv6-only. What happens
+//! to them on the way is clatd's too: [`clat_datapath`].
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Instant;
 
-use clat_packet::checksum::Sum;
-use clat_tun::{GsoType, Tun, VirtioHeader};
-use clat_xlat::{Addresses, Config, Gso, Local, Packet, Translator, Verdict, HEADROOM, TAILROOM};
+use clat_datapath::batch::{FRONT, STRIDE};
+use clat_datapath::coalesce::Group;
+use clat_datapath::path::{ClatPath, Direction, Full, Output, Pending};
+use clat_tun::{Tun, VirtioHeader};
+use clat_xlat::{Addresses, Config, Local, Translator, TAILROOM};
 use nix::errno::Errno;
 
-use crate::flow::fragments::Fragments;
-use crate::flow::wire::{parse, pseudo, ICMP4, ICMP6, IPV6, TCP, UDP};
-use crate::frame::{Mac, ETHERNET, MAX_FRAME};
+use crate::frame::{Mac, ETHERNET};
 use crate::settings::Settings;
 
 /// The first address of a CLAT (RFC 7335).
@@ -25,24 +26,15 @@ const GROWTH: u16 = 28;
 /// The station that its frames come from.
 pub const MAC: Mac = Mac([0x02, 0, 0, 0, 0x04, 0x66]);
 
-/// Bytes of an IPv4 header without options, and of a Fragment Header; the number that announces that.
-const IPV4: usize = 20;
-const FRAGMENT_HEADER: usize = 8;
-const FRAGMENT: u8 = 44;
-
-/// Bytes of the longest packet.
-const LARGEST: usize = MAX_FRAME - ETHERNET;
-
 /// MTU of the CLAT's device.
 #[must_use]
 pub fn mtu(settings: &Settings) -> u16 {
     settings.mtu - GROWTH
 }
 
-/// A CLAT on `tun` in this network: its way up and its way down.
+/// A CLAT on `tun` in this network, in two halves: up and down.
 #[must_use]
 pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
-    let tun = Rc::new(tun);
     let random = fastrand::u64(..).to_be_bytes();
     let local = Local::neutral(V4, settings.prefix, &settings.prefix64, random);
     let config = Config {
@@ -55,21 +47,20 @@ pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
     };
     let addresses =
         Addresses { local: Some(local), prefixes: vec![settings.prefix64], ..Addresses::default() };
+    let uso = tun.take_offloads().unwrap_or(false);
+    let tun = Rc::new(tun);
     let half = || Half {
         tun: Rc::clone(&tun),
-        translator: Translator::new(config, addresses.clone(), fastrand::u16(..)),
-        buf: vec![0; HEADROOM + LARGEST + 1 + TAILROOM],
-        fragments: Fragments::default(),
+        path: ClatPath::new(Translator::new(config, addresses.clone(), fastrand::u16(..)), V4, uso),
+        pending: Pending::default(),
     };
     (Up(half()), Down { half: half(), local })
 }
 
 struct Half {
     tun: Rc<Tun>,
-    translator: Translator,
-    buf: Vec<u8>,
-    /// ICMP messages in pieces: their checksums are of the whole, and so is their translation.
-    fragments: Fragments,
+    path: ClatPath,
+    pending: Pending,
 }
 
 /// From IPv4 to the network.
@@ -82,53 +73,21 @@ impl Up {
         &self.0.tun
     }
 
-    /// Reads what waits, and gives each packet as IPv6 to `each`. At most `most` are read at `now`; whether there may be more.
+    /// Reads a batch of what waits, and gives each packet as IPv6 to `each`.
     ///
     /// # Errors
     /// When the device is gone.
-    pub fn recv(
-        &mut self,
-        most: usize,
-        now: Instant,
-        mut each: impl FnMut(&VirtioHeader, &[u8]),
-    ) -> io::Result<bool> {
-        let Half { tun, translator, buf, fragments } = &mut self.0;
-        let end = buf.len() - TAILROOM;
-        for _ in 0..most {
-            let (vnet, len) = match tun.recv(&mut buf[HEADROOM..end]) {
-                Ok(read) => read,
-                Err(Errno::EAGAIN | Errno::EIO) => return Ok(false),
-                Err(Errno::EBADMSG | Errno::EINTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            let Some(len) = whole(fragments, buf, len, now) else { continue };
-            let gso = gso(&vnet, &buf[HEADROOM..HEADROOM + len]);
-            let Ok(packet) = Packet::new(buf, HEADROOM..HEADROOM + len) else { continue };
-            let mut packet = match gso {
-                Some(gso) => packet.with_gso(gso),
-                None => packet,
-            };
-            match translator.to_ipv6(&mut packet) {
-                Verdict::Forward { mut frames, .. } => {
-                    // The flows do not look at more of it.
-                    let vnet = VirtioHeader {
-                        needs_csum: vnet.needs_csum,
-                        data_valid: vnet.data_valid,
-                        gso_type: vnet.gso_type,
-                        gso_size: vnet.gso_size,
-                        ..VirtioHeader::default()
-                    };
-                    while let Some(frame) = frames.next() {
-                        each(&vnet, frame.bytes);
-                    }
-                }
-                Verdict::Reply { error, .. } => {
-                    let _ = tun.send(&VirtioHeader::default(), error);
-                }
-                Verdict::Drop(reason) => log::trace!("the CLAT drops a packet: {reason:?}"),
-            }
+    pub fn recv(&mut self, now: Instant, each: impl FnMut(&VirtioHeader, &[u8])) -> io::Result<()> {
+        let Half { tun, path, pending } = &mut self.0;
+        match pending.read(tun, path.tally()) {
+            Ok(()) => {}
+            Err(Errno::EAGAIN | Errno::EIO) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
         }
-        Ok(true)
+        let mut tun = Device { tun, sent: false };
+        // The network takes all that it is given.
+        let _ = path.forward(Direction::Egress, pending, &mut Network(each), &mut tun, now);
+        Ok(())
     }
 }
 
@@ -145,110 +104,105 @@ impl Down {
         self.local.v6
     }
 
-    /// Translates an IPv6 packet in pieces, and writes it.
+    /// Translates an IPv6 packet that lies in pieces, and writes it. In `vnet`, offsets count an Ethernet header. Says whether
+    /// it has arrived, or is kept until the rest of it comes.
     pub fn send(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3], now: Instant) -> bool {
-        let Half { tun, translator, buf, fragments } = &mut self.half;
-        let mut end = HEADROOM;
+        let Half { tun, path, pending } = &mut self.half;
+        let room = &mut pending.batch.slot(0)[FRONT..STRIDE - TAILROOM];
+        let mut len = 0;
         for part in parts {
-            let Some(room) = buf.get_mut(end..end + part.len()) else { return false };
-            room.copy_from_slice(part);
-            end += part.len();
+            let Some(place) = room.get_mut(len..len + part.len()) else { return false };
+            place.copy_from_slice(part);
+            len += part.len();
         }
-        // One that waits for the rest is not lost.
-        let Some(len) = whole(fragments, buf, end - HEADROOM, now) else { return true };
-        end = HEADROOM + len;
-        let gso = gso(vnet, &buf[HEADROOM..end]);
-        let Ok(packet) = Packet::new(buf, HEADROOM..end) else { return false };
-        let mut packet = match gso {
-            Some(gso) => packet.with_gso(gso),
-            None => packet,
+        let ethernet = u16::try_from(ETHERNET).unwrap_or_default();
+        let vnet = VirtioHeader {
+            hdr_len: vnet.hdr_len.saturating_sub(ethernet),
+            csum_start: vnet.csum_start.saturating_sub(ethernet),
+            ..*vnet
         };
-        let Verdict::Forward { mut frames, .. } = translator.to_ipv4(&mut packet) else {
-            return false;
-        };
-        let mut sent = true;
-        while let Some(frame) = frames.next() {
-            let vnet = partial(frame.bytes, vnet).unwrap_or_default();
-            sent &= tun.send(&vnet, frame.bytes).is_ok();
-        }
-        sent
+        pending.batch.push(vnet, len);
+        let held = path.tally().held();
+        let mut tun = Device { tun, sent: false };
+        // The device takes all that it is given, or loses it.
+        let _ = path.forward(Direction::Ingress, pending, &mut tun, &mut Nobody, now);
+        tun.sent || path.tally().held() > held
     }
 }
 
-/// The length of the packet of `len` bytes in the buffer once it is whole: at once, unless it is a fragment of an ICMP message.
-fn whole(fragments: &mut Fragments, buf: &mut [u8], len: usize, now: Instant) -> Option<usize> {
-    let bytes = &buf[HEADROOM..HEADROOM + len];
-    let is_piece = match bytes {
-        [0x40..=0x4f, _, _, _, _, _, place, low, _, ICMP4, ..] => place & 0x3f != 0 || *low != 0,
-        [0x60..=0x6f, _, _, _, _, _, FRAGMENT, ..] => bytes.get(IPV6) == Some(&ICMP6),
-        _ => false,
-    };
-    let piece = if is_piece { parse(bytes).filter(|p| p.fragment.is_some()) } else { None };
-    let Some(piece) = piece else { return Some(len) };
-    let (_, message) = fragments.offer(MAC, piece.whole, now)?;
-    let packet = buf.get_mut(HEADROOM..)?;
-    let header = if packet[0] >> 4 == 4 {
-        packet[0] = 0x45;
-        packet[2..4].copy_from_slice(&u16::try_from(IPV4 + message.len()).ok()?.to_be_bytes());
-        packet[6..8].fill(0);
-        packet[10..12].fill(0);
-        let checksum = Sum::of(&packet[..IPV4]).field();
-        packet[10..12].copy_from_slice(&checksum);
-        IPV4
-    } else {
-        // The Fragment Header stays, without an offset and without more: the IPv4 packet may be cut, too.
-        let len = u16::try_from(FRAGMENT_HEADER + message.len()).ok()?;
-        packet[4..6].copy_from_slice(&len.to_be_bytes());
-        packet[IPV6 + 2..IPV6 + 4].fill(0);
-        IPV6 + FRAGMENT_HEADER
-    };
-    packet.get_mut(header..header + message.len())?.copy_from_slice(&message);
-    Some(header + message.len())
-}
+/// The network: a function that takes packets.
+struct Network<F>(F);
 
-/// How a super-packet is to be cut.
-fn gso(vnet: &VirtioHeader, packet: &[u8]) -> Option<Gso> {
-    let (ip, protocol) = match packet {
-        [first, ..] if first >> 4 == 4 => (usize::from(first & 0xf) * 4, *packet.get(9)?),
-        _ => (IPV6, *packet.get(6)?),
-    };
-    let l4 = match (vnet.gso_type, protocol) {
-        (GsoType::TcpV4 | GsoType::TcpV6, TCP) => usize::from(packet.get(ip + 12)? >> 4) * 4,
-        (GsoType::UdpL4, UDP) => 8,
-        _ => return None,
-    };
-    Some(Gso { headers: ip + l4, size: usize::from(vnet.gso_size).max(1) })
-}
-
-/// What is left open of an IPv4 packet after it was left open of the IPv6 packet that it was: the sum of the pseudo-header is
-/// written into it. `None` if nothing is.
-fn partial(frame: &mut [u8], vnet: &VirtioHeader) -> Option<VirtioHeader> {
-    if !vnet.needs_csum {
-        return None;
+impl<F: FnMut(&VirtioHeader, &[u8])> Output for Network<F> {
+    fn send_batch(
+        &mut self,
+        coalescer: &mut Group,
+        memory: &mut [u8],
+        _lost: &mut u64,
+    ) -> Result<(), Full> {
+        for message in coalescer.waiting() {
+            let Some((first, more)) = coalescer.pieces(message).split_first() else { continue };
+            // Behind the first piece there is room for the longest packet.
+            let mut end = first.end;
+            for piece in more {
+                memory.copy_within(piece.clone(), end);
+                end += piece.len();
+            }
+            self.0(&message.vnet, &memory[first.start..end]);
+        }
+        coalescer.leave(coalescer.waiting().len());
+        Ok(())
     }
-    let header = usize::from(frame.first()? & 0xf) * 4;
-    let protocol = *frame.get(9)?;
-    let at = header
-        + match protocol {
-            TCP => 16,
-            UDP => 6,
-            _ => return None,
-        };
-    let address = |at: usize| {
-        let bytes: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
-        Some(Ipv4Addr::from(bytes).to_ipv6_mapped())
-    };
-    let sum = pseudo(address(12)?, address(16)?, protocol, frame.len() - header);
-    frame.get_mut(at..at + 2)?.copy_from_slice(&sum.partial_field());
-    // Both had no Ethernet header counted in front of them, the IPv6 packet but its own.
-    let shrunk = u16::try_from(IPV6 + ETHERNET - header).ok()?;
-    Some(VirtioHeader {
-        gso_type: match vnet.gso_type {
-            GsoType::TcpV6 => GsoType::TcpV4,
-            other => other,
-        },
-        hdr_len: vnet.hdr_len.saturating_sub(shrunk),
-        csum_start: vnet.csum_start.saturating_sub(shrunk),
-        ..*vnet
-    })
+
+    fn send(&mut self, packet: &[u8]) -> Result<(), Errno> {
+        self.0(&VirtioHeader::default(), packet);
+        Ok(())
+    }
+}
+
+/// The TUN device. What it has no room for is lost: a network does not wait for its guest.
+struct Device<'t> {
+    tun: &'t Tun,
+    /// Whether it has taken something.
+    sent: bool,
+}
+
+impl Output for Device<'_> {
+    fn takes_partial_checksums(&self) -> bool {
+        self.tun.takes_partial_checksums()
+    }
+
+    fn send_batch(
+        &mut self,
+        coalescer: &mut Group,
+        memory: &mut [u8],
+        lost: &mut u64,
+    ) -> Result<(), Full> {
+        let (waiting, before) = (coalescer.waiting().len(), *lost);
+        if self.tun.send_batch(coalescer, memory, lost).is_err() {
+            *lost += coalescer.waiting().len() as u64;
+            coalescer.leave(coalescer.waiting().len());
+        }
+        self.sent |= waiting > 0 && *lost == before;
+        Ok(())
+    }
+
+    fn send(&mut self, packet: &[u8]) -> Result<(), Errno> {
+        self.tun.send(&VirtioHeader::default(), packet)?;
+        self.sent = true;
+        Ok(())
+    }
+}
+
+/// Where ICMP errors about the network's own packets would go: it sends none that deserves one.
+struct Nobody;
+
+impl Output for Nobody {
+    fn send_batch(&mut self, _: &mut Group, _: &mut [u8], _: &mut u64) -> Result<(), Full> {
+        Ok(())
+    }
+
+    fn send(&mut self, _: &[u8]) -> Result<(), Errno> {
+        Err(Errno::EHOSTUNREACH)
+    }
 }

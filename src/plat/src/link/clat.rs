@@ -13,9 +13,6 @@ use super::{Event, Link};
 use crate::clat::{Down, Up};
 use crate::frame::ETHERNET;
 
-/// Packets that are read before it is others' turn.
-const BATCH: usize = 64;
-
 /// The link: IPv4 packets of a TUN device on one side, IPv6 on the other. What it gives are packets, without an Ethernet
 /// header, since nobody looks at that; what it is sent are frames.
 pub struct Clat {
@@ -52,7 +49,7 @@ impl Link for Clat {
         now: Instant,
         each: &mut dyn FnMut(&VirtioHeader, &[u8]),
     ) -> io::Result<Event> {
-        self.up.recv(BATCH, now, |vnet, packet| each(vnet, packet))?;
+        self.up.recv(now, |vnet, packet| each(vnet, packet))?;
         Ok(Event::Frames)
     }
 
