@@ -4,6 +4,9 @@
 
 use std::net::IpAddr;
 
+use clat_packet::icmp::{v4, v6};
+use clat_packet::ipv6::{self, Extensions};
+use clat_packet::protocol;
 use smoltcp::wire::{IpProtocol, TcpPacket, TcpSeqNumber};
 
 use super::wire::Packet;
@@ -32,9 +35,12 @@ pub(super) fn error(error: IcmpError, packet: &Packet<'_>) -> Option<(IpProtocol
         }
         IpAddr::V4(dst) => {
             let later_fragment = packet.whole[6] & 0x1f != 0 || packet.whole[7] != 0;
-            // Echo and its reply, timestamp and its reply are no errors.
-            let is_error =
-                packet.next == 1 && !matches!(packet.payload.first(), Some(0 | 8 | 13 | 14));
+            // All but these may be an error.
+            let known = matches!(
+                packet.payload.first(),
+                Some(&(v4::ECHO | v4::ECHO_REPLY | v4::TIMESTAMP | v4::TIMESTAMP_REPLY))
+            );
+            let is_error = packet.next == protocol::ICMP && !known;
             if dst.is_multicast() || dst.is_broadcast() || later_fragment || is_error {
                 return None;
             }
@@ -50,10 +56,10 @@ pub(super) fn error(error: IcmpError, packet: &Packet<'_>) -> Option<(IpProtocol
 /// Errors have types below 128 (RFC 4443 §2.1); a redirect counts as one here. One that is cut off could be one.
 fn is_icmpv6_error(packet: &Packet<'_>) -> bool {
     match walk(packet) {
-        Walk::Upper { protocol: 58, payload, .. } => {
-            payload.first().is_none_or(|kind| *kind < 128 || *kind == 137)
+        Walk::Upper { protocol: protocol::ICMPV6, payload, .. } => {
+            payload.first().is_none_or(|kind| v6::is_error(*kind))
         }
-        Walk::Fragment { protocol, .. } => protocol == 58,
+        Walk::Fragment { protocol } => protocol == protocol::ICMPV6,
         _ => false,
     }
 }
@@ -73,42 +79,44 @@ pub(super) enum Walk<'a> {
 
 /// Walks the extension headers of a packet for us (RFC 8200 §4).
 pub(super) fn walk<'a>(packet: &Packet<'a>) -> Walk<'a> {
-    const FIXED: usize = 40;
-    let (mut protocol, mut named_at, mut rest) = (packet.next, 6, packet.payload);
     if packet.src.is_ipv4() {
-        return Walk::Upper { protocol, payload: rest, named_at: 9 };
+        return Walk::Upper { protocol: packet.next, payload: packet.payload, named_at: 9 };
     }
+    let Some(mut extensions) = Extensions::of(packet.whole) else { return Walk::Broken };
     loop {
-        // All headers end where the payload does.
-        let at = packet.payload.len() - rest.len() + FIXED;
-        let len = match (protocol, rest) {
-            (0 | 43 | 60, [_, len, ..]) => (usize::from(*len) + 1) * 8,
-            (44, [_, ..]) => 8,
-            (0 | 43 | 44 | 60, _) => return Walk::Broken,
-            _ => return Walk::Upper { protocol, payload: rest, named_at },
+        let named_at = extensions.named_at;
+        let extension = match extensions.next() {
+            Some(Ok(extension)) => extension,
+            Some(Err(_)) => return Walk::Broken,
+            None => {
+                let payload = packet.whole.get(extensions.at..).unwrap_or_default();
+                return Walk::Upper { protocol: extensions.protocol, payload, named_at };
+            }
         };
-        let Some((header, behind)) = rest.split_at_checked(len) else { return Walk::Broken };
-        match protocol {
-            // Hop-by-hop options come first, or not at all.
-            0 if at != FIXED => {
-                let pointer = u32::try_from(named_at).unwrap_or(0);
-                return Walk::Error(IcmpError::Parameter { code: 1, pointer });
+        let problem = |code, at: usize| {
+            let pointer = u32::try_from(at).unwrap_or(0);
+            Walk::Error(IcmpError::Parameter { code, pointer })
+        };
+        match extension.protocol {
+            // They come first, or not at all.
+            protocol::HOP_BY_HOP if extension.at != ipv6::HEADER => {
+                return problem(v6::NEXT_HEADER, named_at);
             }
-            0 | 60 => match options(header, at, packet.dst.is_multicast()) {
-                Ok(()) => {}
-                Err(error) => return error.map_or(Walk::Broken, Walk::Error),
-            },
-            43 if header[3] != 0 => {
-                let pointer = u32::try_from(at + 2).unwrap_or(0);
-                return Walk::Error(IcmpError::Parameter { code: 0, pointer });
+            protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS => {
+                match options(extension.bytes, extension.at, packet.dst.is_multicast()) {
+                    Ok(()) => {}
+                    Err(error) => return error.map_or(Walk::Broken, Walk::Error),
+                }
             }
-            // Neither an offset nor more fragments: a whole packet (RFC 6946).
-            44 if header[2] != 0 || header[3] & 0xf9 != 0 => {
-                return Walk::Fragment { protocol: header[0] };
+            protocol::ROUTING if extension.bytes[3] != 0 => {
+                return problem(v6::FIELD, extension.at + 2);
             }
             _ => {}
         }
-        (protocol, named_at, rest) = (header[0], at, behind);
+        // An atomic one is a whole packet (RFC 6946).
+        if extension.fragment().is_some_and(|fragment| !fragment.is_atomic()) {
+            return Walk::Fragment { protocol: extensions.protocol };
+        }
     }
 }
 

@@ -237,7 +237,7 @@ impl Network {
 
     /// Asks for the Ethernet address of a neighbour.
     pub fn solicit(&self, addr: Ipv6Addr, out: &mut Out) {
-        let to = wire::solicited_node(addr);
+        let to = clat_packet::nd::solicited_node(addr);
         let message = nd::solicitation(addr, self.settings.mac);
         self.send_nd(self.everybody().to(wire::group(to)), self.settings.router, to, message, out);
     }
@@ -302,7 +302,7 @@ impl Network {
                 let addrs = packet.reply_addrs(router.into());
                 wire::send(out, packet.link, addrs, wire::HOP_LIMIT, IpProtocol::Icmpv6, reply);
             }
-            [133..=137, ..] => match self.neighbours.read(packet, &icmp) {
+            [133..=137, ..] => match self.neighbours.read(packet, payload) {
                 Some(Asked::Router) if src.is_unspecified() => {
                     self.advertise(self.everybody(), ALL_NODES, out);
                 }

@@ -3,11 +3,11 @@
 //! Neighbour discovery (RFC 4861) and the other side of duplicate address detection (RFC 4862 §5.4).
 
 use std::collections::HashMap;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use smoltcp::wire::{Icmpv6Packet, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress};
+use clat_packet::nd::{self, option, Message};
 
-use super::wire::{solicited_node, Packet};
+use super::wire::Packet;
 use crate::fairness;
 use crate::frame::Mac;
 
@@ -57,82 +57,60 @@ impl Neighbours {
         self.known.insert(addr, Neighbour { mac, by, said: self.next });
     }
 
-    /// Reads one of the five messages, by the rules of RFC 4861 §6.1.1, §7.1.1 and §7.1.2. `None` for one that breaks
-    /// them.
-    pub(super) fn read(
-        &mut self,
-        packet: &Packet<'_>,
-        icmp: &Icmpv6Packet<&[u8]>,
-    ) -> Option<Asked> {
-        let (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) = (packet.src, packet.dst)
-        else {
-            return None;
-        };
-        if packet.hops != 255 || icmp.msg_code() != 0 {
-            return None;
-        }
-        match NdiscRepr::parse(icmp).ok()? {
-            NdiscRepr::RouterSolicit { lladdr } => {
+    /// Reads one of the five messages, whose checksum is right, by the rules of RFC 4861 §6.1.1, §7.1.1 and §7.1.2. `None`
+    /// for one that breaks them.
+    pub(super) fn read(&mut self, packet: &Packet<'_>, message: &[u8]) -> Option<Asked> {
+        let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else { return None };
+        let by = packet.link.guest;
+        match Message::read(message, packet.hops)? {
+            Message::RouterSolicitation { options } => {
                 if src.is_unspecified() {
-                    return lladdr.is_none().then_some(Asked::Router);
+                    return (!has_source(options)).then_some(Asked::Router);
                 }
-                if let Some(mac) = lladdr.and_then(ethernet) {
-                    self.learn(src, mac, packet.link.guest);
+                if let Some(mac) = nd::ethernet_address(options, option::SOURCE) {
+                    self.learn(src, Mac(mac), by);
                 }
                 Some(Asked::Router)
             }
-            NdiscRepr::NeighborSolicit { target_addr, lladdr } => {
-                if target_addr.is_multicast() {
-                    return None;
-                }
+            Message::NeighbourSolicitation { target, options } => {
                 if src.is_unspecified() {
-                    let valid = lladdr.is_none() && dst == solicited_node(target_addr);
-                    return valid.then_some(Asked::Neighbour(target_addr));
+                    let valid = !has_source(options) && dst == nd::solicited_node(target);
+                    return valid.then_some(Asked::Neighbour(target));
                 }
-                if let Some(mac) = lladdr.and_then(ethernet) {
-                    self.learn(src, mac, packet.link.guest);
+                if let Some(mac) = nd::ethernet_address(options, option::SOURCE) {
+                    self.learn(src, Mac(mac), by);
                 }
-                Some(Asked::Neighbour(target_addr))
+                Some(Asked::Neighbour(target))
             }
-            NdiscRepr::NeighborAdvert { flags, target_addr, lladdr } => {
-                let to_all = flags.contains(NdiscNeighborFlags::SOLICITED) && dst.is_multicast();
-                if target_addr.is_multicast() || to_all {
+            Message::NeighbourAdvertisement { flags, target, options } => {
+                if flags & nd::SOLICITED != 0 && dst.is_multicast() {
                     return None;
                 }
                 // Without the option it is the frame's (RFC 4861 §7.2.4: it may be left out towards who knows it).
-                let by = packet.link.guest;
-                self.learn(target_addr, lladdr.and_then(ethernet).unwrap_or(by), by);
+                self.learn(
+                    target,
+                    nd::ethernet_address(options, option::TARGET).map_or(by, Mac),
+                    by,
+                );
                 Some(Asked::Nothing)
             }
             // Other routers' advertisements, and redirects, are not for a router.
-            NdiscRepr::RouterAdvert { .. } | NdiscRepr::Redirect { .. } => Some(Asked::Nothing),
+            Message::RouterAdvertisement { .. } | Message::Redirect { .. } => Some(Asked::Nothing),
         }
     }
 }
 
+fn has_source(options: &[u8]) -> bool {
+    nd::options(options).any(|(kind, _)| kind == option::SOURCE)
+}
+
 /// An advertisement of `target` as a router's, without its checksum (RFC 4861 §4.4).
 pub(super) fn advertisement(target: Ipv6Addr, mac: Mac, solicited: bool) -> Vec<u8> {
-    const ROUTER: u8 = 0x80;
-    const SOLICITED: u8 = 0x40;
-    const OVERRIDE: u8 = 0x20;
-    let flags = ROUTER | OVERRIDE | if solicited { SOLICITED } else { 0 };
-    message(136, flags, target, 2, mac)
+    let flags = nd::ROUTER | nd::OVERRIDE | if solicited { nd::SOLICITED } else { 0 };
+    nd::advertisement(target, flags, mac.0).to_vec()
 }
 
 /// A solicitation for `target`, without its checksum (RFC 4861 §4.3).
 pub(super) fn solicitation(target: Ipv6Addr, mac: Mac) -> Vec<u8> {
-    message(135, 0, target, 1, mac)
-}
-
-fn message(kind: u8, flags: u8, target: Ipv6Addr, option: u8, mac: Mac) -> Vec<u8> {
-    let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
-    message.extend_from_slice(&target.octets());
-    message.extend_from_slice(&[option, 1]);
-    message.extend_from_slice(&mac.0);
-    message
-}
-
-fn ethernet(addr: RawHardwareAddress) -> Option<Mac> {
-    let mac = Mac(*addr.as_bytes().first_chunk()?);
-    (!mac.is_multicast()).then_some(mac)
+    nd::solicitation(target, option::SOURCE, mac.0).to_vec()
 }

@@ -5,15 +5,12 @@
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use clat_xlat::Prefix;
+use clat_packet::ra;
 use rand::Rng;
 
 use super::wire::HOP_LIMIT;
-use crate::frame::Mac;
 use crate::settings::Settings;
 
-/// The number of the PREF64 option (RFC 8781 §4).
-const PREF64: u8 = 38;
 /// Seconds that the router, its DNS server and PREF64 are good for without another advertisement: three times the
 /// longest interval (RFC 8781 §5.1, RFC 8106 §5.1).
 const LIFETIME: u16 = 1800;
@@ -76,76 +73,36 @@ impl Advertiser {
         &self.old
     }
 
-    /// The message, without its checksum.
+    /// The message, without its checksum: other configuration by DHCPv6, but addresses by autoconfiguration.
     pub(super) fn message(&self, settings: &Settings) -> Vec<u8> {
-        let mut message = header(LIFETIME);
-        source_address(&mut message, settings.mac);
-        // MTU (RFC 4861 §4.6.4)
-        message.extend_from_slice(&[5, 1, 0, 0]);
-        message.extend_from_slice(&u32::from(settings.mtu).to_be_bytes());
-        prefix_information(&mut message, settings.prefix, VALID, PREFERRED);
-        rdnss(&mut message, settings.dns(), LIFETIME.into());
+        let mut message = Vec::new();
+        message.extend(ra::header(HOP_LIMIT, ra::OTHER, LIFETIME));
+        message.extend(ra::source_address(settings.mac.0));
+        message.extend(ra::mtu(settings.mtu.into()));
+        message.extend(prefix(settings.prefix, VALID, PREFERRED));
+        message.extend(ra::rdnss(settings.dns(), LIFETIME.into()));
         for old in &self.old {
-            prefix_information(&mut message, *old, 0, 0);
+            message.extend(prefix(*old, 0, 0));
             let dns = Settings { prefix: *old, ..settings.clone() }.dns();
-            rdnss(&mut message, dns, 0);
+            message.extend(ra::rdnss(dns, 0));
         }
         if settings.pref64 {
-            pref64(&mut message, settings.prefix64, LIFETIME);
+            let prefix64 = settings.prefix64;
+            message.extend(
+                ra::pref64(prefix64.addr(), prefix64.bits(), LIFETIME).into_iter().flatten(),
+            );
         }
         message
     }
 
     /// The last one (RFC 4861 §6.2.5): no router any more.
     pub(super) fn farewell(settings: &Settings) -> Vec<u8> {
-        let mut message = header(0);
-        source_address(&mut message, settings.mac);
-        message
+        let header = ra::header(HOP_LIMIT, ra::OTHER, 0);
+        [&header[..], &ra::source_address(settings.mac.0)].concat()
     }
 }
 
-/// RFC 4861 §4.2: other configuration by DHCPv6, but addresses by autoconfiguration.
-fn header(lifetime: u16) -> Vec<u8> {
-    let [high, low] = lifetime.to_be_bytes();
-    let mut message = vec![134, 0, 0, 0, HOP_LIMIT, 0x40, high, low];
-    // Reachable time and retransmission timer: unspecified.
-    message.extend_from_slice(&[0; 8]);
-    message
-}
-
-fn source_address(message: &mut Vec<u8>, mac: Mac) {
-    message.extend_from_slice(&[1, 1]);
-    message.extend_from_slice(&mac.0);
-}
-
-/// RFC 4861 §4.6.2, without the on-link flag: all that is not the guest's own is the router's, as on a mobile network.
-fn prefix_information(message: &mut Vec<u8>, prefix: Ipv6Addr, valid: u32, preferred: u32) {
-    const AUTONOMOUS: u8 = 0x40;
-    message.extend_from_slice(&[3, 4, 64, AUTONOMOUS]);
-    message.extend_from_slice(&valid.to_be_bytes());
-    message.extend_from_slice(&preferred.to_be_bytes());
-    message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(&prefix.octets());
-}
-
-/// RFC 8106 §5.1.
-fn rdnss(message: &mut Vec<u8>, server: Ipv6Addr, lifetime: u32) {
-    message.extend_from_slice(&[25, 3, 0, 0]);
-    message.extend_from_slice(&lifetime.to_be_bytes());
-    message.extend_from_slice(&server.octets());
-}
-
-/// RFC 8781 §4: a lifetime in units of 8 seconds, a code for the prefix length, and the prefix's first 96 bits.
-fn pref64(message: &mut Vec<u8>, prefix: Prefix, lifetime: u16) {
-    let code = match prefix.bits() {
-        96 => 0,
-        64 => 1,
-        56 => 2,
-        48 => 3,
-        40 => 4,
-        _ => 5,
-    };
-    message.extend_from_slice(&[PREF64, 2]);
-    message.extend_from_slice(&(lifetime & !7 | code).to_be_bytes());
-    message.extend_from_slice(&prefix.addr().octets()[..12]);
+/// Without the on-link flag: all that is not the guest's own is the router's, as on a mobile network.
+fn prefix(prefix: Ipv6Addr, valid: u32, preferred: u32) -> [u8; 32] {
+    ra::prefix_information(prefix, 64, ra::AUTONOMOUS, valid, preferred)
 }

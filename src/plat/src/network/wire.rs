@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use clat_packet::nd::ethernet_group;
 use clat_tun::VirtioHeader;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -173,15 +174,9 @@ pub(super) fn udp_with(src_port: u16, dst_port: u16, payload: &[u8]) -> Vec<u8> 
     packet
 }
 
-/// The Ethernet address of an IPv6 group (RFC 2464 §7).
+/// The Ethernet address of an IPv6 group.
 pub(super) fn group(addr: Ipv6Addr) -> Mac {
-    let [.., a, b, c, d] = addr.octets();
-    Mac([0x33, 0x33, a, b, c, d])
-}
-
-/// The group in which the neighbours of an address are asked for it (RFC 4291 §2.7.1).
-pub(super) fn solicited_node(addr: Ipv6Addr) -> Ipv6Addr {
-    Ipv6Addr::from_bits(0xff02 << 112 | 0x1_ff00_0000 | addr.to_bits() & 0xff_ffff)
+    Mac(ethernet_group(addr))
 }
 
 /// Whether two addresses are in one /64.
