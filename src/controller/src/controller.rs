@@ -11,9 +11,12 @@ use crate::address::Pool;
 use crate::dump::Dump;
 use crate::ebpf_mode::{decide, EbpfMode};
 use crate::errors::{Error, Step};
-use crate::host::{Child, Hook, Host, Offload, OffloadCounters, Orphan, Programs, Traffic};
+use crate::host::{
+    Child, Hook, Host, LinkKind, Offload, OffloadCounters, Orphan, Programs, Traffic,
+};
 use crate::names::IfaceName;
 use crate::offload::{self, Attached};
+use crate::original;
 use crate::tracker::{Request, Tracker};
 
 pub use crate::tracker::Clat;
@@ -63,6 +66,8 @@ pub struct Controller<H: Host> {
     observer: Observer,
     standalone: bool,
     mode: EbpfMode,
+    /// Why there were no programs at the start, where there were none.
+    no_programs: Option<String>,
     /// Of the translation in the kernel, until the end of the controller.
     programs: Mutex<Option<Arc<ProgramsOf<H>>>>,
     pool: Arc<Pool>,
@@ -120,7 +125,11 @@ impl<H: Host> Controller<H> {
     /// A controller that runs nothing yet. When `standalone`, every interface that exists has a network, and the IPv4
     /// default route is set and taken away with a CLAT. `observer` is told of what happens.
     pub fn new(host: Arc<H>, standalone: bool, observer: Observer) -> Self {
-        let (mode, programs) = get_programs(host.as_ref(), decide_mode(host.as_ref()));
+        let decided = decide_mode(host.as_ref());
+        let (mode, programs, no_programs) = match get_programs(host.as_ref(), decided) {
+            Ok(programs) => (decided, Some(programs), None),
+            Err((mode, why)) => (mode, None, Some(why)),
+        };
         log::info!("eBPF mode: {mode}; {}", if standalone { "standalone" } else { "with netd" });
         let state = State {
             closed: false,
@@ -133,6 +142,7 @@ impl<H: Host> Controller<H> {
             observer,
             standalone,
             mode,
+            no_programs,
             programs: Mutex::new(programs.map(Arc::new)),
             pool: Arc::default(),
             state: Mutex::new(state),
@@ -280,8 +290,18 @@ impl<H: Host> Controller<H> {
 
     /// Has the kernel translate for a CLAT; failing to leaves a working, slower one.
     fn offload(&self, clat: &Clat) -> Option<Attached<ProgramsOf<H>>> {
-        let attached = Attached::attach(self.programs()?.as_ref(), clat);
-        attached.inspect_err(|e| log::log!(offload::severity(self.mode, e), "{e}")).ok()
+        let programs = self.programs()?;
+        let attached = Attached::attach(programs.as_ref(), clat);
+        let told = attached.inspect_err(|e| {
+            let level = offload::severity(self.mode, e);
+            let is_ethernet =
+                programs.link_kind(clat.index).is_ok_and(|kind| kind == LinkKind::Ethernet);
+            if let Some(line) = original::no_offload(e, level, clat, is_ethernet) {
+                log::log!(level, "{line}");
+            }
+            log::log!(level, "{e}");
+        });
+        told.ok()
     }
 
     /// Starts no more, and leaves every CLAT as it is, for the next controller to go on with. To be called at the end of the
@@ -464,8 +484,11 @@ impl<H: Host> Controller<H> {
         let running = self.running();
         let clats: Vec<_> = running.iter().map(|running| running.clat.clone()).collect();
         let programs = self.programs();
-        let maps = if programs.is_some() { "maps present" } else { "no maps, clatd translates" };
-        let mut more = vec![format!("eBPF mode: {} ({maps})", self.mode)];
+        let mode = match &self.no_programs {
+            None => format!("{} (maps and programs present)", self.mode),
+            Some(why) => format!("Disabled: {why}"),
+        };
+        let mut more = vec![format!("eBPF mode: {mode}")];
         for Running { clat, pid, restarts, egress, ingress, .. } in &running {
             let (iface, up) = (&clat.iface, clat.since.elapsed().as_secs());
             more.push(format!("{iface}: clatd pid {pid}, {restarts} restarts, up {up} s"));
@@ -501,16 +524,19 @@ fn own_net_id(index: u32) -> u16 {
     u16::try_from(index.saturating_sub(1) % 0xffff + 1).unwrap_or(u16::MAX)
 }
 
-/// The programs, unless they are not to be used; the mode is `Disabled` where they cannot be had.
-fn get_programs<H: Host>(host: &H, mode: EbpfMode) -> (EbpfMode, Option<ProgramsOf<H>>) {
+/// The programs, or why there are none. The mode is `Disabled` where they cannot be had; what is possible is shown even
+/// where it is not wanted.
+fn get_programs<H: Host>(host: &H, mode: EbpfMode) -> Result<ProgramsOf<H>, (EbpfMode, String)> {
     if mode == EbpfMode::Disabled {
-        return (mode, None);
+        return Err((mode, "kernel or first API level is too old".to_owned()));
     }
     match host.programs() {
-        Ok(programs) => (mode, programs),
+        Ok(Some(programs)) => Ok(programs),
+        Ok(None) => Err((mode, host.why_no_programs().to_owned())),
         Err(e) => {
+            log::error!("{}", original::no_maps(&e));
             log::error!("no translation in the kernel, clatd does it all: {e}");
-            (EbpfMode::Disabled, None)
+            Err((EbpfMode::Disabled, e.to_string()))
         }
     }
 }
@@ -520,9 +546,11 @@ fn decide_mode<H: Host>(host: &H) -> EbpfMode {
     let number = |name| host.property(name).and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let first_api_level = number("ro.product.first_api_level");
     if first_api_level == 0 {
-        log::error!("ro.product.first_api_level is not known; going by ro.build.version.sdk");
+        log::error!("{}", original::NO_API_LEVEL);
     }
-    decide(host.kernel_version(), first_api_level, number("ro.build.version.sdk"))
+    let mode = decide(host.kernel_version(), first_api_level, number("ro.build.version.sdk"));
+    log::info!("{}", original::mode(mode));
+    mode
 }
 
 #[cfg(test)]

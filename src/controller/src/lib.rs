@@ -19,6 +19,7 @@ pub mod listeners;
 pub mod logging;
 pub mod names;
 mod offload;
+mod original;
 pub mod service;
 pub mod status;
 mod supervisor;

@@ -12,7 +12,7 @@ use clat_controller::controller::Controller;
 use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, BPF_DIR, HAS_NETD};
 use clat_controller::listeners::Listeners;
 use clat_controller::logging;
-use clat_controller::service::{ClatdService, CALLERS};
+use clat_controller::service::{ClatdService, CALLERS, SHELL};
 use clat_controller::{DEFAULT_SOCKET, SERVICE_NAME};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
@@ -56,10 +56,11 @@ struct Args {
     /// Where the programs and maps of the translation in the kernel are pinned
     #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
     bpf_dir: PathBuf,
-    /// Translate in the kernel what it can (the default)
+    /// Translate in the kernel what it can (the default off Android)
     #[arg(long, overrides_with = "no_offload")]
     offload: bool,
-    /// Do without translation in the kernel: clatd does it all
+    /// Do without translation in the kernel: clatd does it all (the default on Android, whose policy lets no domain but its
+    /// own use BPF)
     #[arg(long, overrides_with = "offload")]
     no_offload: bool,
     /// Leave the CLATs running at the end, and go on at the start with those that were left so or by a controller that was
@@ -94,7 +95,7 @@ fn try_main() -> Result<()> {
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
     let properties = Properties::new(args.build_prop.as_deref(), args.first_api_level)?;
-    let offload = args.offload || !args.no_offload;
+    let offload = args.offload || !(args.no_offload || HAS_NETD);
     let host = LinuxHost::new(clatd, properties, offload.then_some(args.bpf_dir));
 
     make_dir(Path::new(RUN_DIR))?;
@@ -117,8 +118,13 @@ fn try_main() -> Result<()> {
     let controller = Arc::new(Controller::new(Arc::new(host), standalone, observer));
     controller.recover(args.keep);
     let callers = [&CALLERS[..], &args.allow_uid[..]].concat();
-    let service =
-        ClatdService::new(Arc::clone(&controller), Arc::clone(&listeners), callers.clone());
+    let dumpers = if HAS_NETD { vec![SHELL] } else { Vec::new() };
+    let service = ClatdService::new(
+        Arc::clone(&controller),
+        Arc::clone(&listeners),
+        callers.clone(),
+        dumpers,
+    );
     let service = binder_adapter::new_binder(service);
     let server = binder_adapter::serve(&transport, SERVICE_NAME, &service, &callers)?;
     log::info!("ready on {transport}");

@@ -17,35 +17,48 @@ use crate::status;
 /// Who may call on every machine: root, system and network_stack (AOSP, android_filesystem_config.h).
 pub const CALLERS: [u32; 3] = [0, 1000, 1073];
 
+/// Android's shell, which dumpstate becomes too before it makes a bug report (AID_SHELL).
+pub const SHELL: u32 = 2000;
+
 /// A controller as a binder service.
 pub struct ClatdService<H: Host> {
     controller: Arc<Controller<H>>,
     listeners: Arc<Listeners>,
     callers: Vec<u32>,
+    dumpers: Vec<u32>,
 }
 
 impl<H: Host> ClatdService<H> {
-    /// A service for `callers`, by their user ids. `listeners` are those that the controller tells
-    /// of events.
+    /// A service for `callers`, by their user ids; `dumpers` may have it dump, and nothing else. `listeners` are those
+    /// that the controller tells of events.
     #[must_use]
     pub fn new(
         controller: Arc<Controller<H>>,
         listeners: Arc<Listeners>,
         callers: Vec<u32>,
+        dumpers: Vec<u32>,
     ) -> Self {
-        Self { controller, listeners, callers }
+        Self { controller, listeners, callers, dumpers }
     }
 
     /// The controller, for a caller who may.
     fn for_caller(&self) -> BinderResult<&Controller<H>> {
-        self.check_caller()
+        self.check(|uid| self.may_call(uid))
             .map_err(|uid| security(&format!("uid {uid} may not use the CLAT controller")))
     }
 
+    fn may_call(&self, uid: u32) -> bool {
+        self.callers.contains(&uid)
+    }
+
+    fn may_dump(&self, uid: u32) -> bool {
+        self.may_call(uid) || self.dumpers.contains(&uid)
+    }
+
     /// The controller, or the user id of a caller who may not.
-    fn check_caller(&self) -> Result<&Controller<H>, u32> {
+    fn check(&self, may: impl FnOnce(u32) -> bool) -> Result<&Controller<H>, u32> {
         let uid = calling_uid();
-        if self.callers.contains(&uid) {
+        if may(uid) {
             return Ok(&self.controller);
         }
         log::warn!("refused a call by uid {uid}");
@@ -140,7 +153,7 @@ impl From<Running> for ClatStatus {
 impl<H: Host> Interface for ClatdService<H> {
     /// What `dumpsys clatd_controller` shows.
     fn dump(&self, out: &mut dyn Write, args: &[DumpArg<'_>]) -> Result<(), StatusCode> {
-        let text = self.check_caller().map(|controller| {
+        let text = self.check(|uid| self.may_dump(uid)).map(|controller| {
             let args: Vec<_> = args.iter().map(dump_arg).collect();
             self.dump_text(controller, &args)
         });
@@ -204,5 +217,25 @@ impl<H: Host> IClatdController for ClatdService<H> {
     ) -> BinderResult<()> {
         self.for_caller()?;
         self.listeners.leave(listener)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    #[test]
+    fn a_shell_may_dump_and_nothing_else() {
+        let host = Arc::new(FakeHost::default());
+        let controller = Arc::new(Controller::new(host, false, Arc::new(|_| ())));
+        let service = ClatdService::new(controller, Arc::default(), CALLERS.to_vec(), vec![SHELL]);
+        for uid in [0, 1000, 1073] {
+            assert!(service.may_call(uid) && service.may_dump(uid), "{uid}");
+        }
+        assert!(service.may_dump(SHELL) && !service.may_call(SHELL));
+        for uid in [1, 1001, 1029, 10_000] {
+            assert!(!service.may_call(uid) && !service.may_dump(uid), "{uid}");
+        }
     }
 }

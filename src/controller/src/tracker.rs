@@ -17,6 +17,7 @@ use crate::fwmark::Fwmark;
 use crate::host::{Child, ClatdArgs, Host, Orphan};
 use crate::names::IfaceName;
 use crate::offload::Attached;
+use crate::original;
 use crate::supervisor::Supervisor;
 
 /// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one, and unlike one another.
@@ -90,7 +91,7 @@ impl<H: Host> Tracker<H> {
             fail(Errno::ENODEV, Step::CreateTun, "it vanished as soon as it was there")
         })?;
         if let Err(e) = host.disable_ipv6(&v4iface) {
-            log::warn!("{v4iface}: cannot turn IPv6 off: {e}");
+            log::error!("{}", original::ipv6_stays(&v4iface, &e));
         }
 
         let prefix = parse_prefix(prefix)
@@ -110,10 +111,11 @@ impl<H: Host> Tracker<H> {
         let v4 = lease.addr();
         let mark = Fwmark::new(net_id);
         let source = host.source_towards(&iface, mark, prefix.addr()).map_err(|e| {
+            log::error!("{}", original::no_source(&iface, prefix.addr()));
             fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("it has no route to {prefix}: {e}"))
         })?;
         if !address::is_usable_source(source) {
-            log::error!("Unable to find global source address on {iface} for {}", prefix.addr());
+            log::error!("{}", original::no_source(&iface, prefix.addr()));
             let cause = format!("it has no global IPv6 address, only {source}");
             return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &cause));
         }
@@ -125,7 +127,9 @@ impl<H: Host> Tracker<H> {
 
         log::info!("starting clatd on {iface} v4={v4} v6={v6} pfx96={}", prefix.addr());
         let args = ClatdArgs { uplink: iface.clone(), mark, prefix, v4, v6 };
-        let mut child = host.spawn_clatd(&args, &tun).map_err(failed(Step::Spawn))?;
+        let spawned = host.spawn_clatd(&args, &tun);
+        let spawned = spawned.inspect_err(|e| log::error!("{}", original::no_clatd(e)));
+        let mut child = spawned.map_err(failed(Step::Spawn))?;
 
         let clat = Clat {
             iface: iface.clone(),

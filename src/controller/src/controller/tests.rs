@@ -420,7 +420,8 @@ fn dump_shows_what_runs() {
     assert_eq!(lines.next(), Some(header));
     let tracker = format!("      21[wlan0] 64:ff9b::/96 {v6} -> 192.0.0.4 101[v4-wlan0] [0xf0064]");
     assert_eq!(lines.next(), Some(tracker.as_str()));
-    assert_eq!(lines.next(), Some("    eBPF mode: Disabled (no maps, clatd translates)"));
+    let mode = "    eBPF mode: Disabled: kernel or first API level is too old";
+    assert_eq!(lines.next(), Some(mode));
     let pid = controller.running()[0].pid;
     assert_eq!(
         lines.next(),
@@ -566,12 +567,12 @@ fn a_start_that_fails_late_takes_the_offload_back() {
 
 #[test]
 fn no_offload_without_programs() {
-    for (level, errno, no_offload) in [
-        (36, Some(Errno::EPERM), false),
-        (28, Some(Errno::ENOENT), false),
-        (36, None, true),
+    for (level, errno, no_offload, why) in [
+        (36, Some(Errno::EPERM), false, "Operation not permitted (os error 1)"),
+        (28, Some(Errno::ENOENT), false, "No such file or directory (os error 2)"),
+        (36, None, true, "policy"),
         // Not even asked for.
-        (27, None, false),
+        (27, None, false, "kernel or first API level is too old"),
     ] {
         let host = offloading_host(level);
         host.inner().no_offload = no_offload;
@@ -583,7 +584,9 @@ fn no_offload_without_programs() {
         controller.start("wlan0", PREFIX).expect("starts");
         assert!(!controller.running()[0].offloaded);
         assert!(!host.inner().log.iter().any(|l| l.contains("filter") || l.contains("programs")));
-        assert!(!controller.dump().contains("BPF ingress map"));
+        let dump = controller.dump();
+        assert!(!dump.contains("BPF ingress map"));
+        assert!(dump.contains(&format!("    eBPF mode: Disabled: {why}\n")), "{dump}");
     }
 }
 

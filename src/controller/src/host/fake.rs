@@ -363,6 +363,10 @@ impl Offload for FakeHost {
         let wanted = !self.inner().no_offload;
         Ok(wanted.then(|| FakePrograms(self.hold_or_adopt("programs".to_owned()))))
     }
+
+    fn why_no_programs(&self) -> &'static str {
+        "policy"
+    }
 }
 
 /// Maps and filters that exist only in memory.

@@ -343,6 +343,9 @@ pub trait Offload {
     /// # Errors
     /// Those of bpf(2) and of the BPF file system; EBUSY where another controller has them.
     fn programs(&self) -> io::Result<Option<Self::Programs>>;
+
+    /// Why the host was told to do without, in a word or two.
+    fn why_no_programs(&self) -> &'static str;
 }
 
 /// A clatd of a former life, and the TUN device that it holds. Dropping it ends the one and removes the other.

@@ -10,7 +10,7 @@ use super::{find_program, LinuxHost, HAS_NETD, PATH};
 use crate::host::{ClatdArgs, Firewall};
 use crate::names::IfaceName;
 
-/// The chain that netd makes for CLATs. Where it does not, we do.
+/// The chain that netd made for CLATs until Android 12. Where it does not, we do.
 const CHAIN: &str = "clat_raw_PREROUTING";
 
 /// Runs an iptables program and returns what it prints.
@@ -104,12 +104,14 @@ pub(super) fn adopt(kept: &[ClatdArgs]) -> io::Result<Option<(Chain, Vec<Rule>)>
         return Ok(None);
     }
     let rules = kept.iter().map(|args| Rule { removal: rule("-D", args) }).collect();
-    Ok(Some((Chain(()), rules)))
+    Ok(Some((Chain { is_ours: !HAS_NETD }, rules)))
 }
 
-/// Our chain and the jump to it; netd's is not touched.
+/// The chain and the jump to it. netd's is not touched.
 #[derive(Debug)]
-pub struct Chain(());
+pub struct Chain {
+    is_ours: bool,
+}
 
 /// A drop rule.
 #[derive(Debug)]
@@ -122,17 +124,19 @@ impl Firewall for LinuxHost {
     type Rule = Rule;
 
     fn chain(&self) -> io::Result<Chain> {
-        if !HAS_NETD {
+        // From Android 13 on netd has none.
+        let is_ours = !HAS_NETD || !has_chain(&save()?);
+        if is_ours {
             make_chain()?;
         }
-        Ok(Chain(()))
+        Ok(Chain { is_ours })
     }
 
     fn drop_rule(&self, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Rule> {
         let addition = [drop_rule("-A", uplink, prefix, v6)];
         if let Err(e) = restore(&addition) {
             // Firewalls that reload their rules take ours away, and the chain.
-            if HAS_NETD || has_chain(&save()?) {
+            if has_chain(&save()?) {
                 return Err(e);
             }
             log::warn!("the firewall chain {CHAIN} was gone; making it again");
@@ -153,7 +157,7 @@ impl Drop for Rule {
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        if HAS_NETD {
+        if !self.is_ours {
             return;
         }
         if let Err(e) = restore(&removal(1)) {

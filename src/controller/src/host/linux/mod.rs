@@ -140,7 +140,16 @@ pub struct Device {
 
 impl Device {
     fn of(tun: Result<Tun, clat_tun::Error>) -> io::Result<Self> {
-        let tun = tun.map_err(|e| worded(e.errno(), e.to_string()))?;
+        let tun = tun.map_err(|e| {
+            // AOSP's words.
+            match &e {
+                clat_tun::Error::Open(errno) => {
+                    log::error!("open of tun device failed ({})", errno.desc());
+                }
+                _ => log::error!("ioctl(TUNSETIFF) failed ({})", e.errno().desc()),
+            }
+            worded(e.errno(), e.to_string())
+        })?;
         let index = if_nametoindex(tun.name())?;
         Ok(Self { tun, index })
     }
@@ -191,6 +200,15 @@ impl Offload for LinuxHost {
 
     fn programs(&self) -> io::Result<Option<bpf::Objects>> {
         self.bpf_dir.as_deref().map(bpf::Objects::get).transpose()
+    }
+
+    fn why_no_programs(&self) -> &'static str {
+        // SELinux lets no domain but a few of AOSP's own use BPF.
+        if HAS_NETD {
+            "policy"
+        } else {
+            "not wanted"
+        }
     }
 }
 

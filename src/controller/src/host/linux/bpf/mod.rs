@@ -105,6 +105,15 @@ impl Objects {
         let pins = load::Pins::make(dir)?;
         let egress = EGRESS_MAP.open(dir)?;
         let ingress = INGRESS_MAP.open(dir)?;
+        // Maps without programs translate nothing: a loader may have left them out (they are optional), or be of another
+        // kind.
+        for (hook, link) in
+            PROGRAMS.into_iter().filter(|used| *used != (Hook::Egress, LinkKind::Ethernet))
+        {
+            let path = dir.join(program_name(hook, link));
+            let program = Program::fd_from_pinned_path(&path);
+            program.map_err(|e| explain(from_libbpf(e), path.display()))?;
+        }
         let next_hops = NEXT_HOP_MAP
             .open(dir)
             .inspect_err(|e| log::info!("the kernel's own routes will do: {e}"))
