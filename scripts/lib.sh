@@ -94,6 +94,7 @@ apt_rustc() {
 }
 
 # What the build needs of Debian.
+# shellcheck disable=SC2034 # used by who sources this
 BUILD=(cc=gcc ld=binutils /usr/include/stdio.h=libc6-dev clang=clang make=make pkg-config=pkg-config
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/include/bpf/bpf_helpers.h=libbpf-dev
 	/usr/include/libelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev)
