@@ -6,6 +6,10 @@
 //! whatever is sent, it stays there. (Needs root.)
 #![no_main]
 
+#[path = "../../src/plat/tests/invariants/mod.rs"]
+#[allow(dead_code)]
+mod invariants;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,7 +17,7 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use clat_plat::invariants::{self, Frames};
+use invariants::Frames;
 use clat_plat::flow::{Bounds, Context, Engine, Id, Offload};
 use clat_plat::frame::Mac;
 use clat_plat::host_sockets::{HostDatagrams, HostSockets};

@@ -3,6 +3,10 @@
 //! Fragments of a guest for platd's flows, in any order: three bytes before each.
 #![no_main]
 
+#[path = "../../src/plat/tests/invariants/mod.rs"]
+#[allow(dead_code)]
+mod invariants;
+
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| clat_plat::invariants::fragments(data));
+fuzz_target!(|data: &[u8]| invariants::fragments(data));

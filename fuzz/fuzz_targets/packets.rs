@@ -4,7 +4,10 @@
 //! error, one whether a router tells of it, the rest is the packet.
 #![no_main]
 
-use clat_plat::invariants;
+#[path = "../../src/plat/tests/invariants/mod.rs"]
+#[allow(dead_code)]
+mod invariants;
+
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -10,7 +10,7 @@ use crate::frame::Mac;
 
 /// Who has to give up one of `all` (whose it is, how old, its name) where there are too many: the oldest of the guest that
 /// has most. With it, how many that guest has.
-pub(crate) fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N, usize)> {
+pub fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N, usize)> {
     let mut guests = HashMap::new();
     for (guest, age, name) in all {
         match guests.entry(guest) {
@@ -37,7 +37,7 @@ const INTERVAL: Duration = Duration::from_millis(1);
 
 /// How often errors may be sent to each guest.
 #[derive(Debug)]
-pub(crate) struct Buckets {
+pub struct Buckets {
     /// How many at once.
     burst: u32,
     /// When a guest's bucket is full again, if it is not.
@@ -45,12 +45,12 @@ pub(crate) struct Buckets {
 }
 
 impl Buckets {
-    pub(crate) fn new(burst: u32) -> Self {
+    pub fn new(burst: u32) -> Self {
         Self { burst, full_at: HashMap::new() }
     }
 
     /// Takes one token of a guest's, if there is one.
-    pub(crate) fn take(&mut self, guest: Mac, now: Instant) -> bool {
+    pub fn take(&mut self, guest: Mac, now: Instant) -> bool {
         if self.full_at.len() >= GUESTS && !self.full_at.contains_key(&guest) {
             self.full_at.retain(|_, at| *at > now);
             if self.full_at.len() >= GUESTS {

@@ -60,7 +60,8 @@ impl IcmpError {
     }
 
     /// What an ICMP message said (RFC 7915 §4.2).
-    pub(crate) fn from_icmp4(kind: u8, code: u8, info: u32) -> Option<Self> {
+    #[must_use]
+    pub fn from_icmp4(kind: u8, code: u8, info: u32) -> Option<Self> {
         Some(match (kind, code) {
             (3, 0 | 1 | 5..=8 | 11 | 12) => Self::NoRoute,
             (3, 2) => Self::PROTOCOL,
@@ -73,7 +74,8 @@ impl IcmpError {
     }
 
     /// What an ICMPv6 message said.
-    pub(crate) fn from_icmp6(kind: u8, code: u8, info: u32) -> Option<Self> {
+    #[must_use]
+    pub fn from_icmp6(kind: u8, code: u8, info: u32) -> Option<Self> {
         Some(match (kind, code) {
             (1, 0 | 2 | 6) => Self::NoRoute,
             (1, 1 | 5) => Self::Prohibited,

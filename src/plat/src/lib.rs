@@ -11,17 +11,17 @@ pub mod carrier;
 pub mod clat;
 pub mod cli;
 pub mod daemon;
-mod dns_server;
+#[doc(hidden)] // for tests and fuzz targets
+pub mod dns_server;
 mod dns_stream;
 pub mod driver;
-mod fairness;
+#[doc(hidden)]
+pub mod fairness;
 pub mod flow;
 pub mod forward;
 pub mod frame;
 pub mod host_sockets;
 pub mod icmp_error;
-#[cfg(any(test, fuzzing))]
-pub mod invariants;
 pub mod link;
 mod netlink;
 mod netns_helper;

@@ -14,7 +14,7 @@ use crate::settings::LEAST_MTU;
 use clat_packet::checksum::Sum;
 
 /// Errors to a guest at once.
-pub(crate) const BURST: u32 = 200;
+pub const BURST: u32 = 200;
 
 impl From<Refused> for IcmpError {
     fn from(refused: Refused) -> Self {
@@ -27,13 +27,13 @@ impl From<Refused> for IcmpError {
 
 /// Whether a packet of `len` bytes from this guest is cut where a hop takes less: one of IPv6 cannot be told of less than any
 /// link takes (RFC 7915 §5.1).
-pub(crate) fn is_cut_anyway(guest: Ipv6Addr, len: usize) -> bool {
+pub fn is_cut_anyway(guest: Ipv6Addr, len: usize) -> bool {
     guest.to_ipv4_mapped().is_none() && len <= usize::from(LEAST_MTU)
 }
 
 /// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from` a router on the way, or
 /// from ours. Nothing is sent about an error, or to nobody (RFC 4443 §2.4(e)).
-pub(crate) fn send(
+pub fn send(
     cx: Context<'_>,
     sink: &mut dyn Sink,
     buckets: &mut Buckets,
@@ -74,7 +74,7 @@ pub(crate) fn send(
 }
 
 /// The packet that a guest once sent, as far as it is known: for an error to quote.
-pub(crate) fn rebuild(
+pub fn rebuild(
     guest: (Ipv6Addr, u16),
     remote: (Ipv6Addr, u16),
     protocol: u8,

@@ -24,7 +24,7 @@ const POLICY: Policy = Policy {
 const LARGEST: usize = 40 + 65_535;
 
 /// Datagrams on their way to be whole.
-pub(crate) struct Fragments {
+pub struct Fragments {
     reassembly: Reassembly<Mac>,
     buf: Vec<u8>,
 }
@@ -38,7 +38,7 @@ impl Default for Fragments {
 impl Fragments {
     /// Takes a fragment of a guest, from its IP header on, and returns the protocol and the whole
     /// L4 packet with the last of them.
-    pub(crate) fn offer(&mut self, mac: Mac, packet: &[u8], now: Instant) -> Option<(u8, Vec<u8>)> {
+    pub fn offer(&mut self, mac: Mac, packet: &[u8], now: Instant) -> Option<(u8, Vec<u8>)> {
         match self.reassembly.offer(mac, packet, now, &mut self.buf) {
             Outcome::Whole(len) => {
                 let whole = wire::parse(&self.buf[..len])?;
@@ -51,12 +51,34 @@ impl Fragments {
 
 #[cfg(test)]
 mod tests {
+    use clat_packet::{ipv6, Ip};
+
     use super::*;
-    use crate::invariants::fragment;
 
     const MAC: Mac = Mac([2; 6]);
     const MOST: usize = POLICY.datagrams;
     const PATIENCE: Duration = POLICY.timeout;
+
+    /// A fragment of a UDP datagram; `offset` is in bytes.
+    fn fragment(id: u32, offset: usize, more: bool, payload: &[u8]) -> Vec<u8> {
+        let fragment =
+            clat_packet::Fragment { offset: u16::try_from(offset / 8).unwrap(), more, id };
+        let ip = Ip {
+            src: 0x2001_0db8 << 96 | 1,
+            dst: 0x2001_0db8 << 96 | 2,
+            class: 0,
+            hops: 64,
+            protocol: wire::UDP,
+            fragment: Some(fragment),
+            dont_fragment: true,
+            header_len: 0,
+            len: 0,
+        };
+        let mut packet = vec![0; ipv6::header_len(&ip)];
+        ipv6::write(&mut packet, &ip, payload.len());
+        packet.extend_from_slice(payload);
+        packet
+    }
 
     #[test]
     fn in_any_order_but_never_overlapping() {

@@ -8,17 +8,21 @@
 //! [`Sockets`], frames to a [`Sink`]. [`Engine::poll_timeout`] says when it wants to be asked again.
 
 mod engine;
-pub(crate) mod errors;
-pub(crate) mod fragments;
+#[doc(hidden)] // for tests and fuzz targets
+pub mod errors;
+#[doc(hidden)]
+pub mod fragments;
 pub(crate) mod key;
 mod memory;
 mod ring;
 pub(crate) mod sockets;
 mod stats;
 mod table;
-pub(crate) mod target;
+#[doc(hidden)]
+pub mod target;
 pub mod tcp;
-pub(crate) mod wire;
+#[doc(hidden)]
+pub mod wire;
 
 use std::time::Instant;
 
@@ -29,7 +33,7 @@ use crate::settings::Settings;
 pub use engine::{Bounds, Engine, FlowStatus};
 pub use key::Id;
 pub use sockets::{Connection, Datagrams, Ready, Received, Report, Sockets};
-pub use stats::{DropReason, Stats};
+pub use stats::{DropReason, Drops, Stats};
 pub use wire::Offload;
 
 /// Where frames for the guest go.
@@ -52,10 +56,3 @@ pub struct Context<'a> {
     /// The time.
     pub now: Instant,
 }
-
-#[cfg(test)]
-mod fairness;
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod tests;

@@ -8,7 +8,7 @@ use crate::settings::Settings;
 
 /// Why a destination is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// It would be the host itself, or this link.
     Forbidden,
     /// Nobody has it.
@@ -16,7 +16,7 @@ pub(crate) enum Refused {
 }
 
 /// The host's address for what a guest calls `remote`.
-pub(crate) fn target(settings: &Settings, remote: Ipv6Addr) -> Result<IpAddr, Refused> {
+pub fn target(settings: &Settings, remote: Ipv6Addr) -> Result<IpAddr, Refused> {
     let (address, mapped) = if let Some(v4) = settings.prefix64.extract(remote) {
         (IpAddr::V4(v4), false)
     } else if let Some(v4) = remote.to_ipv4_mapped() {
@@ -75,7 +75,7 @@ fn is_forbidden6(v6: Ipv6Addr) -> bool {
 }
 
 /// How a guest sees an address of the world; `like` is an address of the guest itself.
-pub(crate) fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
+pub fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
     let name = |address| match address {
         IpAddr::V6(v6) => v6,
         IpAddr::V4(v4) if like.to_ipv4_mapped().is_some() => v4.to_ipv6_mapped(),
@@ -92,10 +92,10 @@ pub(crate) fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6
 }
 
 /// Stands for the host itself where it visits a guest: an address of nobody (RFC 7600 §4.8).
-pub(crate) const STAND_IN: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+pub const STAND_IN: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// Whether an address is the host itself, or of its link: no guest can name it.
-pub(crate) fn is_local(address: IpAddr) -> bool {
+pub fn is_local(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => is_forbidden4(v4),
         IpAddr::V6(v6) => is_forbidden6(v6),
@@ -103,7 +103,7 @@ pub(crate) fn is_local(address: IpAddr) -> bool {
 }
 
 /// How a guest sees someone who came by a forwarded port.
-pub(crate) fn visitor(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
+pub fn visitor(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
     let address = address.to_canonical();
     seen(settings, if is_local(address) { STAND_IN.into() } else { address }, like)
 }

@@ -12,34 +12,34 @@ use super::tcp::{self, flag, Incoming, Segment};
 use super::Sink;
 use crate::frame::{Mac, ETHERNET};
 
-pub(crate) const ICMP4: u8 = protocol::ICMP;
-pub(crate) const TCP: u8 = protocol::TCP;
-pub(crate) const UDP: u8 = protocol::UDP;
-pub(crate) const ICMP6: u8 = protocol::ICMPV6;
+pub const ICMP4: u8 = protocol::ICMP;
+pub const TCP: u8 = protocol::TCP;
+pub const UDP: u8 = protocol::UDP;
+pub const ICMP6: u8 = protocol::ICMPV6;
 
 /// Bytes of an IPv6 header.
-pub(crate) const IPV6: usize = ipv6::HEADER;
+pub const IPV6: usize = ipv6::HEADER;
 /// Bytes of Ethernet, IPv6, Fragment and TCP headers with all options.
 const HEADERS: usize = ETHERNET + IPV6 + ipv6::FRAGMENT_HEADER + 60;
 
 /// An IP packet that was read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Packet<'a> {
-    pub(crate) src: Ipv6Addr,
-    pub(crate) dst: Ipv6Addr,
-    pub(crate) protocol: u8,
-    pub(crate) hop_limit: u8,
-    pub(crate) fragment: Option<Fragment>,
+pub struct Packet<'a> {
+    pub src: Ipv6Addr,
+    pub dst: Ipv6Addr,
+    pub protocol: u8,
+    pub hop_limit: u8,
+    pub fragment: Option<Fragment>,
     /// Whether routers may cut what it carries: it is cut already, or IPv4's don't-fragment bit is clear.
-    pub(crate) may_cut: bool,
+    pub may_cut: bool,
     /// Behind all IP headers.
-    pub(crate) payload: &'a [u8],
+    pub payload: &'a [u8],
     /// The packet from its IP header on, without padding.
-    pub(crate) whole: &'a [u8],
+    pub whole: &'a [u8],
 }
 
 /// Reads an IP packet of either version. `None` for what lies.
-pub(crate) fn parse(bytes: &[u8]) -> Option<Packet<'_>> {
+pub fn parse(bytes: &[u8]) -> Option<Packet<'_>> {
     match bytes.first()? >> 4 {
         6 => parse6(bytes),
         4 => parse4(bytes),
@@ -48,7 +48,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Packet<'_>> {
 }
 
 /// How long an IP packet says it is; padding may follow it.
-pub(crate) fn length(bytes: &[u8]) -> usize {
+pub fn length(bytes: &[u8]) -> usize {
     match bytes {
         [first, _, a, b, ..] if first >> 4 == 4 => usize::from(u16::from_be_bytes([*a, *b])),
         [_, _, _, _, a, b, ..] => IPV6 + usize::from(u16::from_be_bytes([*a, *b])),
@@ -96,7 +96,7 @@ fn parse4(bytes: &[u8]) -> Option<Packet<'_>> {
 }
 
 /// The sum of the pseudo-header.
-pub(crate) fn pseudo(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: usize) -> Sum {
+pub fn pseudo(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: usize) -> Sum {
     match src.to_ipv4_mapped().zip(dst.to_ipv4_mapped()) {
         Some((src, dst)) => Sum::pseudo4(src.to_bits(), dst.to_bits(), len, protocol),
         None => Sum::pseudo6(src.to_bits(), dst.to_bits(), len, protocol),
@@ -104,7 +104,7 @@ pub(crate) fn pseudo(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: usize) -> 
 }
 
 /// Whether the checksum of a whole L4 packet is right. UDP over IPv4 may have none (RFC 768).
-pub(crate) fn verifies(packet: &Packet<'_>) -> bool {
+pub fn verifies(packet: &Packet<'_>) -> bool {
     match (packet.protocol, packet.payload) {
         (ICMP4, message) => return Sum::of(message).is_right(),
         (UDP, [_, _, _, _, _, _, 0, 0, ..]) => return packet.src.to_ipv4_mapped().is_some(),
@@ -115,7 +115,7 @@ pub(crate) fn verifies(packet: &Packet<'_>) -> bool {
 }
 
 /// Reads a TCP segment: ports and the rest.
-pub(crate) fn parse_tcp(payload: &[u8]) -> Option<(u16, u16, Incoming<'_>)> {
+pub fn parse_tcp(payload: &[u8]) -> Option<(u16, u16, Incoming<'_>)> {
     let head: &[u8; 20] = payload.first_chunk()?;
     let header_len = usize::from(head[12] >> 4) * 4;
     let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
@@ -132,7 +132,7 @@ pub(crate) fn parse_tcp(payload: &[u8]) -> Option<(u16, u16, Incoming<'_>)> {
 }
 
 /// Reads a UDP datagram: ports and data. The length in its header counts, unless it is a super-packet's.
-pub(crate) fn parse_udp(payload: &[u8], whole: bool) -> Option<(u16, u16, &[u8])> {
+pub fn parse_udp(payload: &[u8], whole: bool) -> Option<(u16, u16, &[u8])> {
     let head: &[u8; 8] = payload.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
     let len = if whole { payload.len() } else { usize::from(word(4)) };
@@ -141,11 +141,11 @@ pub(crate) fn parse_udp(payload: &[u8], whole: bool) -> Option<(u16, u16, &[u8])
 
 /// Whom a packet goes to, and from whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Addresses {
-    pub(crate) guest_mac: Mac,
-    pub(crate) mac: Mac,
-    pub(crate) src: Ipv6Addr,
-    pub(crate) dst: Ipv6Addr,
+pub struct Addresses {
+    pub guest_mac: Mac,
+    pub mac: Mac,
+    pub src: Ipv6Addr,
+    pub dst: Ipv6Addr,
 }
 
 /// The headers of a packet while they are written.
@@ -202,7 +202,7 @@ pub struct Offload {
 }
 
 /// Sends a TCP segment, whole as a super-packet or cut here.
-pub(crate) fn send_tcp(
+pub fn send_tcp(
     sink: &mut dyn Sink,
     addresses: &Addresses,
     ports: (u16, u16),
@@ -310,7 +310,7 @@ fn finish(
 }
 
 /// Sends datagrams: `data` is one, or a train of such with `size` bytes each (but the last).
-pub(crate) fn send_udp(
+pub fn send_udp(
     sink: &mut dyn Sink,
     addresses: &Addresses,
     ports: (u16, u16),
@@ -348,7 +348,7 @@ pub(crate) fn send_udp(
 }
 
 /// Sends an ICMP message (its checksum still zero), in fragments if it must be.
-pub(crate) fn send_icmp(
+pub fn send_icmp(
     sink: &mut dyn Sink,
     addresses: &Addresses,
     message: &mut [u8],
@@ -403,11 +403,11 @@ fn send_fragments(sink: &mut dyn Sink, addresses: &Addresses, protocol: u8, l4: 
 }
 
 /// The adapter between [`tcp::Tcp`] and frames.
-pub(crate) struct TcpWire<'a> {
-    pub(crate) sink: &'a mut dyn Sink,
-    pub(crate) addresses: Addresses,
-    pub(crate) ports: (u16, u16),
-    pub(crate) offload: Offload,
+pub struct TcpWire<'a> {
+    pub sink: &'a mut dyn Sink,
+    pub addresses: Addresses,
+    pub ports: (u16, u16),
+    pub offload: Offload,
 }
 
 impl tcp::Wire for TcpWire<'_> {

@@ -491,7 +491,7 @@ fn refusal(asked: &[u8], code: ResponseCode) -> Vec<u8> {
 }
 
 /// Whether this is long enough for a question, and not too long. A response is nobody's question; there may be no loop.
-pub(crate) fn is_question(message: &[u8]) -> bool {
+pub fn is_question(message: &[u8]) -> bool {
     (HEADER..=MAX_QUESTION).contains(&message.len()) && message[2] & 0x80 == 0
 }
 

@@ -27,8 +27,7 @@ use crate::frame::{Mac, Out};
 use crate::icmp_error::IcmpError;
 use crate::settings::{DualStack, Settings};
 
-pub(crate) use self::dns64::is_question;
-pub use self::dns64::MAX_QUESTION;
+pub use self::dns64::{is_question, MAX_QUESTION};
 
 /// All nodes of the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);

@@ -136,8 +136,8 @@ impl<S: Sockets> Engine<S> {
     }
 
     /// Takes it that the host does, or does not, cut trains of datagrams.
-    #[cfg(test)]
-    pub(super) fn assume_cuts_trains(&mut self, cuts_trains: bool) {
+    #[doc(hidden)] // for tests
+    pub fn assume_cuts_trains(&mut self, cuts_trains: bool) {
         self.cuts_trains = Some(cuts_trains);
     }
 

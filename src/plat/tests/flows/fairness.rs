@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
 
-use super::tcp::flag;
-use super::tests::{Lab, GUEST, HOST6};
-use super::*;
-use crate::frame::Mac;
+use clat_plat::flow::tcp::flag;
+use clat_plat::flow::{errors, wire, Bounds};
+use clat_plat::frame::Mac;
+use clat_tun::VirtioHeader;
+
+use crate::lab::{Lab, GUEST, HOST6};
 
 const GREEDY: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const MODEST: Mac = Mac([2, 0, 0, 0, 0, 2]);

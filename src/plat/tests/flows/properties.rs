@@ -9,12 +9,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpAddress, Ipv4Packet, TcpPacket, UdpPacket};
 
-use super::errors;
-use super::fragments::Fragments;
-use super::tcp::Segment;
-use super::wire::{self, Addresses, Offload, Packet};
-use crate::frame::Mac;
 use crate::invariants::{self, Frames};
+use clat_plat::flow::errors;
+use clat_plat::flow::fragments::Fragments;
+use clat_plat::flow::tcp::Segment;
+use clat_plat::flow::wire::{self, Addresses, Offload, Packet};
+use clat_plat::frame::Mac;
 
 const MTU: usize = 1500;
 

@@ -6,38 +6,38 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clat_packet::checksum::Sum;
-use clat_tun::GsoType;
+use clat_plat::flow::tcp::flag;
+use clat_plat::flow::{errors, target, wire, Bounds, Context, Drops, Engine, Id, Offload, Sockets};
+use clat_plat::frame::Mac;
+use clat_plat::host_sockets::{HostDatagrams, HostSockets};
+use clat_plat::settings::{DualStack, Settings};
+use clat_tun::{GsoType, VirtioHeader};
 use nix::sched::{unshare, CloneFlags};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::tcp::flag;
-use super::*;
-use crate::frame::Mac;
-use crate::host_sockets::{HostDatagrams, HostSockets};
 use crate::invariants::Frames;
-use crate::settings::DualStack;
 
-pub(super) const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
+pub(crate) const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// This host, as the guest calls it.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-pub(super) const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
+pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// The guest's port.
 const PORT: u16 = 5000;
 
-pub(super) struct Lab {
-    pub(super) engine: Engine<HostSockets>,
+pub(crate) struct Lab {
+    pub(crate) engine: Engine<HostSockets>,
     epoll: Rc<Epoll>,
     settings: Settings,
-    pub(super) frames: Frames,
+    pub(crate) frames: Frames,
     start: Instant,
     /// Since the start.
     now: Duration,
@@ -48,7 +48,7 @@ impl Lab {
         Self::with(Bounds::default())
     }
 
-    pub(super) fn with(bounds: Bounds) -> Self {
+    pub(crate) fn with(bounds: Bounds) -> Self {
         let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
         Self {
             engine: Engine::new(HostSockets::new(Rc::clone(&epoll)), Offload::default(), bounds),
@@ -65,7 +65,7 @@ impl Lab {
     }
 
     /// Lets the engine take a step, and send what comes of it.
-    pub(super) fn step<R>(
+    pub(crate) fn step<R>(
         &mut self,
         step: impl FnOnce(&mut Engine<HostSockets>, Context<'_>) -> R,
     ) -> R {
@@ -92,12 +92,12 @@ impl Lab {
     }
 
     /// Lets the engine see to its sockets, the first of which is ready within seconds.
-    pub(super) fn events(&mut self) {
+    pub(crate) fn events(&mut self) {
         self.see_to(5000);
     }
 
     /// Lets the engine see to those that are ready now.
-    pub(super) fn poll(&mut self) {
+    pub(crate) fn poll(&mut self) {
         self.see_to(0);
     }
 
@@ -118,7 +118,7 @@ impl Lab {
         self.engine.load().0
     }
 
-    fn drops(&self) -> &stats::Drops {
+    fn drops(&self) -> &Drops {
         &self.engine.stats().drops
     }
 }
@@ -345,7 +345,10 @@ fn ping_is_allowed() -> bool {
         return true;
     }
     let allowed = unshare(CloneFlags::CLONE_NEWNET).is_ok()
-        && crate::netlink::up("lo", None).is_ok()
+        && std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .is_ok_and(|s| s.success())
         && std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").is_ok();
     if !allowed {
         eprintln!("SKIPPED: needs root, or net.ipv4.ping_group_range, for ping sockets");

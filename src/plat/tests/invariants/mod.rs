@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use clat_packet::{ipv6, Ip};
 use clat_tun::VirtioHeader;
 
-use crate::dns_server::DnsServer;
-use crate::fairness::Buckets;
-use crate::flow::errors;
-use crate::flow::fragments::Fragments;
-use crate::flow::tcp::{Segment, Tcp};
-use crate::flow::wire;
-use crate::flow::{Context, Sink};
-use crate::frame::{Mac, Out, ETHERNET};
-use crate::icmp_error::IcmpError;
-use crate::network::{is_question, Network, MAX_QUESTION};
-use crate::settings::{DualStack, Settings};
+use clat_plat::dns_server::DnsServer;
+use clat_plat::fairness::Buckets;
+use clat_plat::flow::errors;
+use clat_plat::flow::fragments::Fragments;
+use clat_plat::flow::tcp::{Segment, Tcp};
+use clat_plat::flow::wire;
+use clat_plat::flow::{Context, Sink};
+use clat_plat::frame::{Mac, Out, ETHERNET};
+use clat_plat::icmp_error::IcmpError;
+use clat_plat::network::{is_question, Network, MAX_QUESTION};
+use clat_plat::settings::{DualStack, Settings};
 
 /// The bytes of a UDP header.
 const UDP_HEADER: usize = 8;
@@ -52,7 +52,7 @@ pub(crate) fn fragment(id: u32, offset: usize, more: bool, payload: &[u8]) -> Ve
 
 /// A sink that keeps what comes: each frame with what is left to the link.
 #[derive(Debug, Default)]
-pub struct Frames(pub Vec<(VirtioHeader, Vec<u8>)>);
+pub(crate) struct Frames(pub(crate) Vec<(VirtioHeader, Vec<u8>)>);
 
 impl Sink for Frames {
     fn frame(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]) {
@@ -66,7 +66,7 @@ impl Sink for Frames {
 
 impl Frames {
     /// The IP packets in them.
-    pub fn packets(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn packets(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().map(|(_, frame)| &frame[ETHERNET..])
     }
 }
@@ -74,12 +74,12 @@ impl Frames {
 /// Where segments go that nobody looks at.
 struct Nowhere;
 
-impl crate::flow::tcp::Wire for Nowhere {
+impl clat_plat::flow::tcp::Wire for Nowhere {
     fn send(&mut self, _: &Segment<'_>) {}
 }
 
 /// A frame for the guest: its lengths are true, it fits the link, its checksums are right or left to the link.
-pub fn frame(vnet: &VirtioHeader, frame: &[u8], mtu: usize) {
+pub(crate) fn frame(vnet: &VirtioHeader, frame: &[u8], mtu: usize) {
     let packet = wire::parse(&frame[ETHERNET..]).expect("a packet that can be read");
     assert_eq!(packet.whole.len(), frame.len() - ETHERNET, "no padding");
     assert_eq!(frame[12..14] == [8, 0], packet.src.to_ipv4_mapped().is_some());
@@ -109,7 +109,7 @@ pub fn frame(vnet: &VirtioHeader, frame: &[u8], mtu: usize) {
 }
 
 /// Any bytes as a packet of the guest: what is read of it lies in it, and is the same without padding.
-pub fn packet(bytes: &[u8]) {
+pub(crate) fn packet(bytes: &[u8]) {
     let Some(packet) = wire::parse(bytes) else { return };
     assert_eq!(packet.whole, &bytes[..wire::length(bytes)]);
     assert!(packet.whole.ends_with(packet.payload));
@@ -137,7 +137,7 @@ pub fn packet(bytes: &[u8]) {
 }
 
 /// The packet that `packet` is an answer to is quoted to its sender, and to nobody else; nothing is answered to an error.
-pub fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u8]) {
+pub(crate) fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u8]) {
     let ipv4 = bytes.first().is_some_and(|first| first >> 4 == 4);
     let error = if ipv4 {
         IcmpError::from_icmp4(kind, code, info)
@@ -167,7 +167,7 @@ pub fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u
 
 /// Fragments in any order, each behind three bytes: whose, whether more follow and how long it was waited for it; its
 /// offset; its length. What becomes whole is made of fragments that lie side by side, none of them older than allowed.
-pub fn fragments(bytes: &[u8]) {
+pub(crate) fn fragments(bytes: &[u8]) {
     let mut now = Instant::now();
     let mut all = Fragments::default();
     let mut offered: Vec<(u32, usize, Vec<u8>, Instant)> = Vec::new();
@@ -202,7 +202,7 @@ pub fn fragments(bytes: &[u8]) {
 
 /// Questions of a guest over TCP, cut before each of `cuts`: they have the same answers as if they had come at once. Those
 /// before something that is no question may have theirs, or not.
-pub fn dns_over_tcp(stream: &[u8], cuts: &[u16]) {
+pub(crate) fn dns_over_tcp(stream: &[u8], cuts: &[u16]) {
     let sound = &stream[..questions(stream)];
     let all = answers(sound, &[]);
     assert_eq!(answers(sound, cuts), all);

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Flows through the engine: what becomes of packets, who gets how much, what is built and read.
+#![allow(clippy::unwrap_used)] // helpers are tests too
+
+mod fairness;
+#[path = "../invariants/mod.rs"]
+#[allow(dead_code)] // what DNS over TCP must hold to
+mod invariants;
+mod lab;
+mod properties;
