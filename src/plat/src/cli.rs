@@ -59,6 +59,9 @@ pub enum Command {
         /// The network.
         #[command(flatten)]
         net: Net,
+        /// Leave the command's processes in the PID namespace of platd: some may outlive the command
+        #[arg(long)]
+        no_pid_ns: bool,
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<String>,
@@ -74,6 +77,9 @@ pub enum Command {
     /// (Internal) prepares a namespace.
     #[command(name = "__netns-helper", hide = true)]
     NetnsHelper(crate::netns_helper::NetnsHelper),
+    /// (Internal) is the first process of a namespace.
+    #[command(name = "__init", hide = true)]
+    Init(crate::netns_helper::Init),
 }
 
 /// The network.

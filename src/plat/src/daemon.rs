@@ -54,7 +54,7 @@ pub fn serve(args: &LinkArgs, net: &Net) -> anyhow::Result<ExitCode> {
             "no way in: give --socket, --frames, --packets or --netns, or `platd run -- COMMAND`; see --help"
         );
     };
-    let mut devices = Devices::make(net, &settings, Some(netns), net.clat, &[])?;
+    let mut devices = Devices::make(net, &settings, Some(netns), net.clat, (&[], false))?;
     let status = devices.helper.wait()?;
     if !status.success() {
         bail!("the namespace could not be prepared");
@@ -63,13 +63,13 @@ pub fn serve(args: &LinkArgs, net: &Net) -> anyhow::Result<ExitCode> {
     run(net, settings, Box::new(Tap::new(devices.tap)), devices.clat, None)
 }
 
-/// Runs a network and a command in it.
+/// Runs a network and a command in it, with a PID namespace or without.
 ///
 /// # Errors
 /// What could not be made ready, or ended it.
-pub fn run_command(net: &Net, command: &[String]) -> anyhow::Result<ExitCode> {
+pub fn run_command(net: &Net, command: &[String], pid_ns: bool) -> anyhow::Result<ExitCode> {
     let settings = net.settings()?;
-    let devices = Devices::make(net, &settings, None, !net.no_clat, command)?;
+    let devices = Devices::make(net, &settings, None, !net.no_clat, (command, pid_ns))?;
     let command = RunningCommand { helper: devices.helper, _control: devices.control };
     run(net, settings, Box::new(Tap::new(devices.tap)), devices.clat, Some(command))
 }
@@ -94,7 +94,7 @@ impl Devices {
         settings: &Settings,
         netns: Option<&str>,
         with_clat: bool,
-        command: &[String],
+        (command, pid_ns): (&[String], bool),
     ) -> anyhow::Result<Self> {
         let (control, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty())
@@ -112,6 +112,9 @@ impl Devices {
         }
         if net.loss > 0.0 {
             helper.arg("--plain");
+        }
+        if pid_ns {
+            helper.arg("--pid-ns");
         }
         if command.is_empty() {
             helper.stdin(Stdio::null());

@@ -8,7 +8,6 @@ use std::fs;
 use std::io::Write;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -21,8 +20,11 @@ use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::mount::{mount, MsFlags};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{setns, unshare, CloneFlags};
+use nix::sys::prctl;
+use nix::sys::signal::{kill, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{getegid, geteuid};
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::unistd::{getegid, geteuid, Pid};
 
 use crate::{clat, netlink};
 
@@ -53,6 +55,9 @@ pub struct NetnsHelper {
     /// The DNS server.
     #[arg(long)]
     pub dns: Ipv6Addr,
+    /// With processes of its own: none outlives the command.
+    #[arg(long)]
+    pub pid_ns: bool,
     /// What to run.
     #[arg(trailing_var_arg = true)]
     pub command: Vec<String>,
@@ -68,7 +73,7 @@ impl NetnsHelper {
         fcntl(self.control, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("--control")?;
         match &self.netns {
             Some(netns) => enter(netns)?,
-            None => make()?,
+            None => make(self.pid_ns)?,
         }
         let tap = Tun::create_tap(&self.ifname, !self.plain)?;
         let clat = match self.clat_mtu {
@@ -88,7 +93,12 @@ impl NetnsHelper {
         if let Err(e) = self.set_resolver() {
             log::warn!("the command has the host's /etc/resolv.conf: {e:#}");
         }
-        self.supervise()
+        let [program, arguments @ ..] = &self.command[..] else { bail!("no command") };
+        if !self.pid_ns {
+            return supervise(Command::new(program).args(arguments), Some(self.control));
+        }
+        let mut init = Command::new(own_program());
+        supervise(init.args(["__init", "--"]).args(&self.command), Some(self.control))
     }
 
     fn clat_name(&self) -> String {
@@ -150,38 +160,75 @@ impl NetnsHelper {
             .with_context(|| format!("cannot mount over {}", target.display()))?;
         Ok(())
     }
+}
 
-    /// Runs the command until it ends, or the network does.
-    fn supervise(&self) -> anyhow::Result<ExitCode> {
-        let Some((program, arguments)) = self.command.split_first() else { bail!("no command") };
-        // Before signals are blocked, and before there is a descriptor for them: the command inherits both.
-        let mut child = match Command::new(program).args(arguments).spawn() {
-            Ok(child) => child,
-            Err(e) => {
-                log::error!("cannot run {program}: {e}");
-                // As shells say it.
-                let is_missing = e.kind() == std::io::ErrorKind::NotFound;
-                return Ok(ExitCode::from(if is_missing { 127 } else { 126 }));
-            }
-        };
-        let mask = signals();
-        mask.thread_block()?;
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
+/// The first process of a PID namespace: when it ends, all others there are ended by the kernel.
+#[derive(Args, Debug)]
+pub struct Init {
+    /// What to run.
+    #[arg(trailing_var_arg = true, required = true)]
+    pub command: Vec<String>,
+}
+
+impl Init {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        // It is not to be there without who waits for it.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let none: Option<&str> = None;
+        if let Err(errno) = mount(Some("proc"), "/proc", Some("proc"), flags, none) {
+            // A container that covers parts of its own /proc lets nobody mount a whole one.
+            log::warn!(
+                "the command sees the host's /proc ({}); --no-pid-ns may serve",
+                errno.desc()
+            );
+        }
+        let [program, arguments @ ..] = &self.command[..] else { bail!("no command") };
+        supervise(Command::new(program).args(arguments), None)
+    }
+}
+
+/// Runs a command until it ends, or the network does, which `control` tells. Whatever else has become a child of this process
+/// is waited for, too.
+fn supervise(command: &mut Command, control: Option<RawFd>) -> anyhow::Result<ExitCode> {
+    // Before signals are blocked, and before there is a descriptor for them: the command inherits both.
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(e) => {
+            log::error!("cannot run {}: {e}", command.get_program().to_string_lossy());
+            // As shells say it.
+            let is_missing = e.kind() == std::io::ErrorKind::NotFound;
+            return Ok(ExitCode::from(if is_missing { 127 } else { 126 }));
+        }
+    };
+    let pid = Pid::from_raw(i32::try_from(child.id())?);
+    let mask = signals();
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
+    loop {
         loop {
-            if let Some(status) = child.try_wait()? {
-                let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(1);
-                return Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)));
-            }
-            if wait(signals.as_fd(), self.control)? {
+            let code = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(ended, code)) if ended == pid => code,
+                Ok(WaitStatus::Signaled(ended, signal, _)) if ended == pid => 128 + signal as i32,
+                Ok(WaitStatus::StillAlive) | Err(_) => break,
+                Ok(_) => continue,
+            };
+            return Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)));
+        }
+        if let Some(control) = control {
+            if wait(signals.as_fd(), control)? {
                 let _ = child.kill();
                 let _ = child.wait();
                 bail!("the network is gone");
             }
-            if let Some(signal) = signals.read_signal()? {
-                if i32::try_from(signal.ssi_signo) == Ok(nix::libc::SIGTERM) {
-                    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
-                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-                }
+        }
+        if let Some(signal) = signals.read_signal()? {
+            if i32::try_from(signal.ssi_signo) == Ok(nix::libc::SIGTERM) {
+                let _ = kill(pid, Signal::SIGTERM);
             }
         }
     }
@@ -189,7 +236,6 @@ impl NetnsHelper {
 
 /// The signals that matter to both processes. An interrupt from the terminal is the command's.
 pub(crate) fn signals() -> nix::sys::signal::SigSet {
-    use nix::sys::signal::Signal;
     let mut mask = nix::sys::signal::SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         mask.add(signal);
@@ -220,10 +266,12 @@ fn wait(signals: BorrowedFd<'_>, control: RawFd) -> anyhow::Result<bool> {
     }
 }
 
-/// Makes namespaces of our own, in which we are root.
-fn make() -> anyhow::Result<()> {
+/// Makes namespaces of our own, in which we are root. Only children are in the new PID namespace, if there is one.
+fn make(pid_ns: bool) -> anyhow::Result<()> {
     let (uid, gid) = (geteuid(), getegid());
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+    let mut flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    flags.set(CloneFlags::CLONE_NEWPID, pid_ns);
+    unshare(flags)
         .context(
             "cannot make namespaces; an administrator may have to allow unprivileged ones \
              (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",

@@ -146,3 +146,29 @@ fn a_command_that_is_missing_or_no_program_has_its_own_codes() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(program), "{output:?}");
     }
 }
+
+/// What has been left in the background ends with the command, though nobody waits for it.
+#[test]
+fn nothing_outlives_the_command() {
+    if !can_run() {
+        return;
+    }
+    // An argument that no other process has.
+    let seconds = format!("1000.{}", std::process::id());
+    let is_there = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok()).any(
+            |line| {
+                line.starts_with(b"sleep")
+                    && line.split(|b| *b == 0).any(|w| w == seconds.as_bytes())
+            },
+        )
+    };
+    let script = format!("setsid sleep {seconds} >/dev/null 2>&1 & sleep 0.1; exit 9");
+    let (code, said) = run(&script);
+    assert_eq!(code, Some(9), "{said}");
+    assert!(!is_there(), "a process was left: {said}");
+    // It has process numbers of its own, and sees those alone.
+    let (_, first) = run("tr '\\0' ' ' < /proc/1/cmdline");
+    assert!(first.contains("__init"), "{first}");
+}

@@ -126,7 +126,8 @@ fn none_outlives_the_other() -> Result<()> {
     let mut others = world.host.pids();
     others.sort_unstable();
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
-        let command = world.command(&["run", "--", "sh", "-c", "echo $$; exec sleep 1000"]);
+        let command =
+            world.command(&["run", "--no-pid-ns", "--", "sh", "-c", "echo $$; exec sleep 1000"]);
         let mut platd = world.host.spawn(&command, &world.path(&format!("{signal}.log")))?;
         wait_until("the command runs", || {
             Ok(platd.log().lines().any(|l| l.parse::<i32>().is_ok()))
