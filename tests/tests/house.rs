@@ -22,8 +22,6 @@ const ROWS: &[&[&str]] = &[
 const BESIDE: &[(&str, &str)] = &[
     // The client's side of the service: errors, transports.
     ("clatctl", "clat_controller"),
-    ("clat_jni", "clat_controller"),
-    ("clat_jni", "clatd"),
 ];
 
 /// Files that are in a circle today. To be emptied, never to grow.
@@ -441,5 +439,24 @@ fn no_circle_of_files() -> Result<()> {
         }
     }
     ensure!(wrong.is_empty(), "files that use each other: {wrong:#?}");
+    Ok(())
+}
+
+/// Its users put it into system_server.
+#[test]
+fn the_natives_link_neither_binder_nor_bpf() -> Result<()> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--package", "clat_jni", "--format", "{lib}"])
+        .current_dir(root())
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout)?;
+    let crates: BTreeSet<_> = tree.split_whitespace().collect();
+    ensure!(crates.contains("clat_host") && crates.contains("jni"), "{crates:?}");
+    for part in ["binder", "aidl", "bpf", "clat_controller", "clat_offload", "clatd"] {
+        let found: Vec<_> = crates.iter().filter(|name| name.contains(part)).collect();
+        ensure!(found.is_empty(), "libclat_jni.so has {found:?}");
+    }
     Ok(())
 }

@@ -71,8 +71,8 @@ mod imp {
     };
 
     use super::Transport;
-    use crate::errors::{explain, worded};
     use crate::gate::Gate;
+    use clat_sys::HostError;
 
     pub use clat::ClatStatus::ClatStatus;
     pub use clat::ControllerStatus::ControllerStatus;
@@ -212,7 +212,7 @@ mod imp {
             StatusCode::NameNotFound => Errno::ENOENT,
             _ => Errno::EIO,
         };
-        worded(errno, format!("{transport}: {code}"))
+        HostError::because(errno, format!("{transport}: {code}"))
     }
 
     /// A service that answers until dropped. Then its connections are closed and the socket is removed; of kernel binder
@@ -283,11 +283,12 @@ mod imp {
             let error = failed(code, transport);
             let socket = socket.display();
             match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    worded(Errno::EADDRINUSE, format!("another controller answers on {socket}"))
-                }
+                io::ErrorKind::AddrInUse => HostError::because(
+                    Errno::EADDRINUSE,
+                    format!("another controller answers on {socket}"),
+                ),
                 io::ErrorKind::AlreadyExists => {
-                    worded(Errno::EEXIST, format!("{socket} exists and is no socket"))
+                    HostError::because(Errno::EEXIST, format!("{socket} exists and is no socket"))
                 }
                 _ => error,
             }
@@ -320,7 +321,7 @@ mod imp {
             (Err(code), Transport::Binder) => Err(failed(code, transport)),
             // The system's error, where there is one, says more than the library's, and so does a controller that refuses.
             (Err(code), Transport::Rpc(socket)) => Err(match UnixStream::connect(socket) {
-                Err(e) => explain(e, socket.display()),
+                Err(e) => HostError::during(socket.display(), e),
                 Ok(stream) => refusal(stream).unwrap_or_else(|| failed(code, transport)),
             }),
         }
@@ -331,7 +332,7 @@ mod imp {
         stream.set_read_timeout(Some(REFUSAL)).ok()?;
         let mut why = String::new();
         BufReader::new(stream.take(1000)).read_line(&mut why).ok()?;
-        (!why.is_empty()).then(|| worded(Errno::EPERM, why.trim_end()))
+        (!why.is_empty()).then(|| HostError::because(Errno::EPERM, why.trim_end()))
     }
 }
 
@@ -345,7 +346,7 @@ mod imp {
     use nix::errno::Errno;
 
     use super::Transport;
-    use crate::errors::worded;
+    use clat_sys::HostError;
 
     pub use binder::{ExceptionCode, Interface, Status, StatusCode, Strong};
     pub use clat::ClatStatus::ClatStatus;
@@ -454,14 +455,14 @@ mod imp {
             StatusCode::NAME_NOT_FOUND => Errno::ENOENT,
             _ => Errno::EIO,
         };
-        worded(errno, format!("kernel binder: {code:?}"))
+        HostError::because(errno, format!("kernel binder: {code:?}"))
     }
 
     fn need_kernel(transport: &Transport) -> io::Result<()> {
         match transport {
             Transport::Binder => Ok(()),
             Transport::Rpc(_) => {
-                Err(worded(Errno::EOPNOTSUPP, "there is only kernel binder on Android"))
+                Err(HostError::because(Errno::EOPNOTSUPP, "there is only kernel binder on Android"))
             }
         }
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use crate::binder_adapter::{self, has_service_manager, IClatdController, Strong, Transport};
-use crate::errors::{errno_of, worded};
 use crate::{DEFAULT_SOCKET, SERVICE_NAME};
+use clat_sys::{errno_of, HostError};
 
 pub use crate::binder_adapter::{describe, errno};
 
@@ -34,15 +34,15 @@ pub fn connect(
 
 fn connect_by(transport: &Transport, callbacks: bool) -> io::Result<Strong<dyn IClatdController>> {
     let failed = |e: io::Error| match (e.kind(), transport) {
-        (io::ErrorKind::NotFound, Transport::Binder) => worded(
+        (io::ErrorKind::NotFound, Transport::Binder) => HostError::because(
             Errno::ENOENT,
             format!("the service manager knows no {SERVICE_NAME}; start clat_controller as root"),
         ),
-        (io::ErrorKind::NotFound, Transport::Rpc(socket)) => worded(
+        (io::ErrorKind::NotFound, Transport::Rpc(socket)) => HostError::because(
             Errno::ENOENT,
             format!("no controller listens on {}; start clat_controller as root", socket.display()),
         ),
-        (io::ErrorKind::ConnectionRefused, Transport::Rpc(socket)) => worded(
+        (io::ErrorKind::ConnectionRefused, Transport::Rpc(socket)) => HostError::because(
             Errno::ECONNREFUSED,
             format!(
                 "the controller that made {} is gone; start clat_controller as root",
@@ -52,7 +52,7 @@ fn connect_by(transport: &Transport, callbacks: bool) -> io::Result<Strong<dyn I
         (io::ErrorKind::PermissionDenied, Transport::Rpc(socket))
             if errno_of(&e) == Errno::EACCES =>
         {
-            worded(
+            HostError::because(
                 Errno::EACCES,
                 format!(
                     "you may not use {}; try as root, or as a member of the socket's group",

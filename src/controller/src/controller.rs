@@ -7,17 +7,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
-use crate::address::Pool;
 use crate::dump::Dump;
 use crate::ebpf_mode::{decide, EbpfMode};
 use crate::errors::{Error, Step};
 use crate::host::{
     Child, Hook, Host, LinkKind, Offload, OffloadCounters, Orphan, Programs, Traffic,
 };
-use crate::names::IfaceName;
 use crate::offload::{self, Attached};
 use crate::original;
 use crate::tracker::{Request, Tracker};
+use clat_host::address::Pool;
+use clat_host::IfaceName;
 
 pub use crate::tracker::Clat;
 

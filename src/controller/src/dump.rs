@@ -103,9 +103,9 @@ mod tests {
     use clat_xlat::Prefix;
 
     use super::*;
-    use crate::fwmark::Fwmark;
     use crate::host::fake::FakeHost;
-    use crate::names::IfaceName;
+    use clat_host::Fwmark;
+    use clat_host::IfaceName;
 
     fn clat() -> Clat {
         Clat {

@@ -1,7 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What a caller is told when a request fails: a number for programs, a line for people.
 
 use std::io;
 
+use clat_sys::errno_of;
 use nix::errno::Errno;
 
 /// The step of a request that failed.
@@ -103,41 +106,15 @@ impl Error {
     }
 }
 
-/// The number of an I/O error, also of one with words of its own.
-pub fn errno_of(error: &io::Error) -> Errno {
-    let raw = error.raw_os_error().map(Errno::from_raw);
-    let worded = || error.get_ref()?.downcast_ref::<Worded>().map(|worded| worded.errno);
-    raw.or_else(worded).unwrap_or(Errno::EIO)
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-struct Worded {
-    errno: Errno,
-    message: String,
-}
-
-/// An I/O error with a number and words of its own.
-pub fn worded(errno: Errno, message: impl Into<String>) -> io::Error {
-    io::Error::new(io::Error::from(errno).kind(), Worded { errno, message: message.into() })
-}
-
-/// Puts `what` in front of an error; its number stays.
-pub fn explain(error: impl Into<io::Error>, what: impl std::fmt::Display) -> io::Error {
-    let error = error.into();
-    worded(errno_of(&error), format!("{what}: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
+    use clat_sys::HostError;
+
     use super::*;
 
     #[test]
-    fn an_explained_error_keeps_its_number() {
-        let error = explain(Errno::EPERM, "/dev/net/tun");
-        assert_eq!(errno_of(&error), Errno::EPERM);
-        assert_eq!(error.to_string(), "/dev/net/tun: Operation not permitted (os error 1)");
-        assert_eq!(errno_of(&io::Error::other("no number")), Errno::EIO);
+    fn an_error_says_where_and_which_step() {
+        let error = HostError::during("/dev/net/tun", Errno::EPERM);
         let error = Error::io(&error, "wlan0", Step::CreateTun);
         assert_eq!(
             error.to_string(),

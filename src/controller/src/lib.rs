@@ -4,20 +4,17 @@
 //! [`controller::Controller`] holds one tracker for each running CLAT. Whatever a CLAT needs of its
 //! surroundings comes from a [`host::Host`]; every such thing is a value, and dropping it undoes it.
 
-pub mod address;
 pub mod binder_adapter;
 pub mod client;
 pub mod controller;
 pub mod dump;
 pub mod ebpf_mode;
 pub mod errors;
-pub mod fwmark;
 #[cfg(not(soong))]
 pub mod gate;
 pub mod host;
 pub mod listeners;
 pub mod logging;
-pub mod names;
 mod offload;
 mod original;
 pub mod service;

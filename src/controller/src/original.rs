@@ -9,9 +9,10 @@ use log::Level;
 use nix::errno::Errno;
 
 use crate::ebpf_mode::EbpfMode;
-use crate::errors::{errno_of, Error, Step};
-use crate::names::IfaceName;
+use crate::errors::{Error, Step};
 use crate::tracker::Clat;
+use clat_host::IfaceName;
+use clat_sys::errno_of;
 
 /// The level is not known.
 pub(crate) const NO_API_LEVEL: &str = "Cannot determine initial API level of the device.";
@@ -86,7 +87,7 @@ mod tests {
     use clat_xlat::Prefix;
 
     use super::*;
-    use crate::fwmark::Fwmark;
+    use clat_host::Fwmark;
 
     fn name(text: &str) -> IfaceName {
         IfaceName::parse(text).expect("a name")

@@ -10,15 +10,16 @@ use clat_sys::wait_readable;
 use clat_xlat::{Local, Prefix, PrefixError};
 use nix::errno::Errno;
 
-use crate::address::{self, Lease, Pool};
 use crate::controller::{Event, Observer};
-use crate::errors::{worded, Error, Step};
-use crate::fwmark::Fwmark;
+use crate::errors::{Error, Step};
 use crate::host::{Child, ClatdArgs, Host, Orphan};
-use crate::names::IfaceName;
 use crate::offload::Attached;
 use crate::original;
 use crate::supervisor::Supervisor;
+use clat_host::address::{self, Lease, Pool};
+use clat_host::Fwmark;
+use clat_host::IfaceName;
+use clat_sys::HostError;
 
 /// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one, and unlike one another.
 const ROUTE_METRIC: u32 = 2048;
@@ -248,7 +249,7 @@ fn await_clatd<H: Host>(
         }
         if Instant::now() > deadline {
             let cause = format!("{v4iface} still has no address {v4}");
-            return Err(worded(Errno::ETIMEDOUT, cause));
+            return Err(HostError::because(Errno::ETIMEDOUT, cause));
         }
     }
     Ok(())

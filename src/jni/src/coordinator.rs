@@ -7,13 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use clat_controller::address::{is_usable_source, pick};
-use clat_controller::errors::errno_of;
-use clat_controller::fwmark::Fwmark;
-use clat_controller::host::linux::{spawn, LinuxChild, LinuxHost, Properties};
-use clat_controller::host::{Child, Links, System};
-use clat_controller::names::IfaceName;
 use clat_datapath::socket;
+use clat_host::address::{is_usable_source, pick};
+use clat_host::links::{has_address, source_towards};
+use clat_host::{spawn, ClatdProcess, Fwmark, IfaceName};
+use clat_sys::{errno_of, random_bytes};
 use clat_tun::{Error as TunError, Options, Tun};
 use clat_xlat::{Local, Prefix};
 use nix::errno::Errno;
@@ -27,9 +25,9 @@ const ANDROIDS_CLATD: &str = "/apex/com.android.tethering/bin/for-system/clatd";
 const CLATD_VARIABLE: &str = "CLATD";
 
 /// The clatds that run. Whoever stops one drops it; and a number that Java makes up is nobody's to kill.
-static RUNNING: Mutex<BTreeMap<i32, LinuxChild>> = Mutex::new(BTreeMap::new());
+static RUNNING: Mutex<BTreeMap<i32, ClatdProcess>> = Mutex::new(BTreeMap::new());
 
-fn running() -> MutexGuard<'static, BTreeMap<i32, LinuxChild>> {
+fn running() -> MutexGuard<'static, BTreeMap<i32, ClatdProcess>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -46,17 +44,12 @@ fn failed(step: &'static str) -> impl Fn(io::Error) -> Thrown {
     move |error| Thrown::io(format!("{step}: {}", strerror(errno_of(&error))))
 }
 
-fn host() -> LinuxHost {
-    LinuxHost::new(PathBuf::new(), Properties::default(), None)
-}
-
 /// The first address from `v4addr` on, wrapping inside its prefix, that no interface has.
 pub(crate) fn select_ipv4_address(v4addr: &str, prefixlen: i32) -> Result<Ipv4Addr, Thrown> {
     let first: Ipv4Addr = v4addr
         .parse()
         .map_err(|_| Thrown::io(format!("invalid address: {}", strerror(Errno::EINVAL))))?;
-    let host = host();
-    let free = |addr| !host.has_address(addr).unwrap_or(true);
+    let free = |addr| !has_address(addr).unwrap_or(true);
     u8::try_from(prefixlen)
         .ok()
         .and_then(|len| pick(first, len, free))
@@ -74,17 +67,14 @@ pub(crate) fn generate_ipv6_address(
         v4.parse().map_err(|_| Thrown::io(format!("Invalid clat v4 address {v4}")))?;
     let prefix = prefix64.parse().ok().and_then(|addr| Prefix::new(addr, 96).ok());
     let prefix = prefix.ok_or_else(|| Thrown::io(format!("Invalid prefix {prefix64}")))?;
-    let host = host();
     let source = IfaceName::parse(iface)
         .ok()
-        .and_then(|uplink| {
-            host.source_towards(&uplink, Fwmark::from_bits(mark), prefix.addr()).ok()
-        })
+        .and_then(|uplink| source_towards(&uplink, Fwmark::from_bits(mark), prefix.addr()).ok())
         .filter(|source| is_usable_source(*source))
         .ok_or_else(|| {
             Thrown::io(format!("Unable to find global source address on {iface} for {prefix64}"))
         })?;
-    let random = host.random().map_err(failed("no random numbers"))?;
+    let random = random_bytes().map_err(io::Error::from).map_err(failed("no random numbers"))?;
     Ok(Local::neutral(v4, source, &prefix, random).v6)
 }
 

@@ -1,7 +1,7 @@
 //! `libclat_jni.so`: the natives of `com.android.server.connectivity.ClatCoordinator`, by which Android's ConnectivityService
 //! runs CLATs itself (AOSP, packages/modules/Connectivity, service/jni).
 //!
-//! Names, signatures, checks and exceptions are AOSP's. The work is that of `clat_controller` and `clatd`: `coordinator`
+//! Names, signatures, checks and exceptions are AOSP's. The work is that of `clat_host` and `clat_datapath`: `coordinator`
 //! calls it, `natives` is what Java sees of it, `java` is all that touches Java's values and exceptions.
 
 mod coordinator;

@@ -6,6 +6,7 @@
 //! Errors are what the kernel said. Descriptors that are made here are close-on-exec.
 
 mod fd;
+mod host_error;
 pub mod mmsg;
 pub mod packet_socket;
 pub mod pidfd;
@@ -16,6 +17,7 @@ pub mod socket;
 mod spawn;
 
 pub use fd::adopt;
+pub use host_error::{errno_of, HostError};
 pub use poll::wait_readable;
 pub use random::random_bytes;
 pub use spawn::spawn;

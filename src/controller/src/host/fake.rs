@@ -16,8 +16,8 @@ use super::{
     OffloadCounters, Orphan, Processes, Programs, Recovery, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
-use crate::fwmark::Fwmark;
-use crate::names::IfaceName;
+use clat_host::Fwmark;
+use clat_host::IfaceName;
 
 /// What can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What the controller needs of the machine it runs on, as small traits. What must be undone is a value whose `Drop`
 //! undoes it. Linux and Android implement them in [`linux`]; tests do so with a host that fails on demand.
 
@@ -12,12 +14,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+pub use clat_host::links::Traffic;
+pub use clat_host::ClatdArgs;
+use clat_host::{Fwmark, IfaceName};
 pub use clat_netlink::LinkKind;
 use clat_xlat::Prefix;
 
 use crate::ebpf_mode::KernelVersion;
-use crate::fwmark::Fwmark;
-use crate::names::IfaceName;
 
 /// All of it.
 pub trait Host:
@@ -43,19 +46,6 @@ pub trait System {
     /// # Errors
     /// Those of getrandom(2).
     fn random(&self) -> io::Result<[u8; 8]>;
-}
-
-/// How much passed an interface since it came to be, seen from the kernel: `tx` is what it sent into it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Packets sent.
-    pub tx_packets: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Packets received.
-    pub rx_packets: u64,
-    /// Bytes received.
-    pub rx_bytes: u64,
 }
 
 /// Interfaces, addresses and routes.
@@ -155,58 +145,6 @@ pub trait Firewall {
         prefix: &Prefix,
         v6: Ipv6Addr,
     ) -> io::Result<Self::Rule>;
-}
-
-/// What a clatd is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClatdArgs {
-    /// The uplink.
-    pub uplink: IfaceName,
-    /// Mark of what it sends.
-    pub mark: Fwmark,
-    /// The NAT64 prefix, a /96.
-    pub prefix: Prefix,
-    /// Its IPv4 address.
-    pub v4: Ipv4Addr,
-    /// Its IPv6 address.
-    pub v6: Ipv6Addr,
-}
-
-impl ClatdArgs {
-    /// The argument list, from `argv[0]` on, for a clatd that finds its TUN device at descriptor `tun`.
-    #[must_use]
-    pub fn argv(&self, tun: i32) -> Vec<String> {
-        let options = [
-            ("-i", self.uplink.to_string()),
-            ("-m", self.mark.to_string()),
-            ("-p", self.prefix.addr().to_string()),
-            ("-4", self.v4.to_string()),
-            ("-6", self.v6.to_string()),
-            ("-t", tun.to_string()),
-        ];
-        let argv0 = format!("clatd-{}", self.uplink);
-        std::iter::once(argv0)
-            .chain(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
-            .collect()
-    }
-
-    /// What [`ClatdArgs::argv`] makes, taken apart: what clatd was told, and the descriptor of its TUN device. `None` for
-    /// anything else.
-    #[must_use]
-    pub fn parse(argv: &[&str]) -> Option<(Self, i32)> {
-        let [_, "-i", uplink, "-m", mark, "-p", pfx96, "-4", v4, "-6", v6, "-t", tun] = argv else {
-            return None;
-        };
-        let args = Self {
-            uplink: IfaceName::parse(uplink).ok()?,
-            mark: Fwmark::parse(mark)?,
-            prefix: Prefix::new(pfx96.parse().ok()?, 96).ok()?,
-            v4: v4.parse().ok()?,
-            v6: v6.parse().ok()?,
-        };
-        let tun = tun.parse().ok()?;
-        (args.argv(tun) == argv).then_some((args, tun))
-    }
 }
 
 /// A running process. Its descriptor becomes readable when it ends (pidfd). Dropping it ends it, and reaps it unless a

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
+use clat_host::{Fwmark, IfaceName};
 use clat_tun::default_queues;
 use clat_xlat::Prefix;
 use nix::sched::{unshare, CloneFlags};
 
-use super::{create_with_queues, tun_queues, LinuxHost, Properties};
-use crate::fwmark::Fwmark;
+use super::{LinuxHost, Properties};
 use crate::host::{Devices, Firewall, Links, Recovery};
-use crate::names::IfaceName;
 
 const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 
@@ -44,26 +43,6 @@ fn sh(command: &str) -> String {
 
 fn name(text: &str) -> IfaceName {
     IfaceName::parse(text).expect("a name")
-}
-
-#[test]
-fn queues_of_a_device_are_ours_alone() {
-    in_namespace(|_| {
-        let v4iface = name("v4-up0");
-        let device = create_with_queues(&v4iface).expect("created").expect("nobody else is here");
-        assert_eq!(tun_queues(device.index).expect("told"), Some(1));
-        let another = device.tun.add_queue().expect("a queue");
-        assert_eq!(tun_queues(device.index).expect("told"), Some(2));
-        drop(another);
-        assert_eq!(tun_queues(device.index).expect("told"), Some(1));
-        let index = device.index;
-        drop(device);
-        assert!(tun_queues(index).is_err(), "it is gone");
-        let single = clat_tun::Tun::create("t0", clat_tun::Options::default()).expect("created");
-        let index = nix::net::if_::if_nametoindex("t0").expect("there");
-        assert_eq!(tun_queues(index).expect("told"), None);
-        drop(single);
-    });
 }
 
 #[test]
@@ -140,7 +119,9 @@ fn source_addresses() {
         );
         // Another interface's route does not count, and the mark chooses the table.
         let other = host.source_towards(&name("up1"), mark, Prefix::WELL_KNOWN.addr());
-        assert!(other.is_err() || other.is_ok_and(|addr| !crate::address::is_usable_source(addr)));
+        assert!(
+            other.is_err() || other.is_ok_and(|addr| !clat_host::address::is_usable_source(addr))
+        );
         sh(&format!("ip -6 rule add pref 1 fwmark {mark} prohibit"));
         let refused = source().expect_err("the mark's rule");
         assert_eq!(refused.raw_os_error(), Some(libc::EACCES), "{refused}");

@@ -17,11 +17,11 @@ use nix::sched::{unshare, CloneFlags};
 
 use super::bpf::{program_name, PROGRAMS};
 use super::{LinuxHost, Properties};
-use crate::fwmark::Fwmark;
 use crate::host::{Hook, LinkKind, Links, Offload, OffloadCounters, Programs, Recovery};
-use crate::names::IfaceName;
 use crate::offload::Attached;
 use crate::tracker::Clat;
+use clat_host::Fwmark;
+use clat_host::IfaceName;
 
 const MAPS: [&str; 4] = [
     "map_clatd_clat_egress_map",

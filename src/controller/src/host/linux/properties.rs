@@ -45,7 +45,7 @@ mod area {
     use std::io;
     use std::path::Path;
 
-    use crate::errors::explain;
+    use clat_sys::HostError;
 
     /// Where Android's init keeps properties.
     const DIR: &str = "/dev/__properties__";
@@ -68,7 +68,7 @@ mod area {
     pub(super) fn read_file(path: &Path) -> io::Result<HashMap<String, String>> {
         let mut properties = HashMap::new();
         rsproperties::load_properties_from_file(path, None, "", &mut properties)
-            .map_err(|e| explain(io::Error::other(e), path.display()))?;
+            .map_err(|e| HostError::during(path.display(), io::Error::other(e)))?;
         Ok(properties)
     }
 }
@@ -81,7 +81,7 @@ mod area {
 
     use nix::errno::Errno;
 
-    use crate::errors::worded;
+    use clat_sys::HostError;
 
     /// Android's properties.
     #[derive(Debug)]
@@ -104,7 +104,7 @@ mod area {
     /// There is no need for one.
     pub(super) fn read_file(path: &Path) -> io::Result<HashMap<String, String>> {
         let words = format!("{}: Android has properties of its own", path.display());
-        Err(worded(Errno::EOPNOTSUPP, words))
+        Err(HostError::because(Errno::EOPNOTSUPP, words))
     }
 }
 

@@ -158,7 +158,7 @@ mod tests {
     use libbpf_rs::{Btf, HasSize};
 
     use super::*;
-    use crate::address::{FIRST_V4, POOL_LEN};
+    use clat_host::address::{FIRST_V4, POOL_LEN};
 
     /// A struct's size, and its members with their offsets in bytes.
     type Layout = (usize, Vec<(String, usize)>);

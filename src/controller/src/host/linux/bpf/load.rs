@@ -21,8 +21,8 @@ use super::{
     from_libbpf, program_name, PinnedMap, BPF_DIR, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP,
     NEXT_HOP_MAP, PROGRAMS,
 };
-use crate::errors::{explain, worded};
 use crate::host::{Hook, LinkKind};
+use clat_sys::HostError;
 
 /// What libbpf-cargo makes of bpf_progs/clatd.c.
 #[allow(
@@ -55,13 +55,13 @@ impl Pins {
     /// Makes sure that this build's objects are pinned in `dir`.
     pub(super) fn make(dir: &Path) -> io::Result<Self> {
         prepare(dir)?;
-        let lock = File::open(dir).map_err(|e| explain(e, dir.display()))?;
+        let lock = File::open(dir).map_err(|e| HostError::during(dir.display(), e))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
             let cause = format!(
                 "another clat_controller has its programs in {}; give this one a --bpf-dir of its own",
                 dir.display()
             );
-            if errno == Errno::EAGAIN { worded(Errno::EBUSY, cause) } else { explain(errno, dir.display()) }
+            if errno == Errno::EAGAIN { HostError::because(Errno::EBUSY, cause) } else { HostError::during(dir.display(), errno) }
         })?;
         let pins = Self { dir: dir.to_owned(), _lock: lock };
         pins.load()?;
@@ -92,8 +92,9 @@ impl Pins {
             self.reuse(&mut maps.clat_next_hop_map, &NEXT_HOP_MAP)?,
             self.reuse(&mut maps.clat_counters_map, &COUNTERS_MAP)?,
         ];
-        let mut loaded =
-            open.load().map_err(|e| explain(from_libbpf(e), "cannot load bpf_progs/clatd.c"))?;
+        let mut loaded = open
+            .load()
+            .map_err(|e| HostError::during("cannot load bpf_progs/clatd.c", from_libbpf(e)))?;
 
         let maps = &mut loaded.maps;
         let new: [(&mut MapMut<'_>, _); 4] = [
@@ -154,7 +155,7 @@ impl Pins {
         // Of a former life that was killed right here.
         let _ = fs::remove_file(&new);
         pin(&new).map_err(from_libbpf)?;
-        fs::rename(&new, &path).map_err(|e| explain(e, path.display()))
+        fs::rename(&new, &path).map_err(|e| HostError::during(path.display(), e))
     }
 }
 
@@ -193,7 +194,7 @@ fn info(program: BorrowedFd<'_>) -> Option<ProgramInfo> {
 
 /// Makes sure that `dir` is there, on a BPF file system; mounts one where it usually is.
 fn prepare(dir: &Path) -> io::Result<()> {
-    let failed = |e: io::Error| explain(e, dir.display());
+    let failed = |e: io::Error| HostError::during(dir.display(), e);
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let is_bpf_fs = || Ok::<_, io::Error>(statfs(dir)?.filesystem_type() == BPF_FS);
     if is_bpf_fs().map_err(failed)? {
@@ -201,13 +202,14 @@ fn prepare(dir: &Path) -> io::Result<()> {
     }
     if dir == Path::new(BPF_DIR) {
         let none = None::<&str>;
-        return mount(Some("bpf"), dir, Some("bpf"), MsFlags::empty(), none)
-            .map_err(|e| explain(e, format!("cannot mount a BPF file system on {BPF_DIR}")));
+        return mount(Some("bpf"), dir, Some("bpf"), MsFlags::empty(), none).map_err(|e| {
+            HostError::during(format!("cannot mount a BPF file system on {BPF_DIR}"), e)
+        });
     }
     let cause = format!(
         "{} is not on a BPF file system; make it a folder in {BPF_DIR}, or mount -t bpf bpf {}",
         dir.display(),
         dir.display()
     );
-    Err(worded(Errno::EINVAL, cause))
+    Err(HostError::because(Errno::EINVAL, cause))
 }

@@ -19,12 +19,12 @@ use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::tc;
-use crate::errors::{explain, worded};
 use crate::host::{EgressEntry, Hook, IngressEntry, LinkKind, OffloadCounters, Programs};
 use abi::{
     counters_slot, slot, Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue,
     Plain,
 };
+use clat_sys::HostError;
 use next_hop::{NextHop, NextHops};
 
 /// Where bpfloader pins things, and where we do unless told otherwise.
@@ -55,14 +55,14 @@ impl<K, V> PinnedMap<K, V> {
     fn open(&self, dir: &Path) -> io::Result<MapHandle> {
         let path = dir.join(self.name);
         let map = MapHandle::from_pinned_path(&path)
-            .map_err(|e| explain(from_libbpf(e), path.display()))?;
+            .map_err(|e| HostError::during(path.display(), from_libbpf(e)))?;
         let found = (map.map_type(), map.key_size() as usize, map.value_size() as usize);
         let wanted = (self.kind, size_of::<K>(), size_of::<V>());
         if found == wanted {
             Ok(map)
         } else {
             let cause = format!("{}: {found:?} where {wanted:?} is wanted", path.display());
-            Err(worded(Errno::EINVAL, cause))
+            Err(HostError::because(Errno::EINVAL, cause))
         }
     }
 }
@@ -112,7 +112,7 @@ impl Objects {
         {
             let path = dir.join(program_name(hook, link));
             let program = Program::fd_from_pinned_path(&path);
-            program.map_err(|e| explain(from_libbpf(e), path.display()))?;
+            program.map_err(|e| HostError::during(path.display(), from_libbpf(e)))?;
         }
         let next_hops = NEXT_HOP_MAP
             .open(dir)
@@ -201,7 +201,7 @@ fn from_libbpf(error: libbpf_rs::Error) -> io::Error {
         ErrorKind::OutOfMemory => Errno::ENOMEM,
         _ => Errno::EIO,
     };
-    worded(errno, format!("{error:#}"))
+    HostError::because(errno, format!("{error:#}"))
 }
 
 /// An entry of a map, which goes away when dropped.
@@ -228,7 +228,7 @@ impl Programs for Objects {
         let hardware = clat_netlink::link(index)?.hardware;
         LinkKind::from_hardware(hardware).ok_or_else(|| {
             let cause = format!("it is neither Ethernet nor raw IP, but of ARPHRD type {hardware}");
-            worded(Errno::EAFNOSUPPORT, cause)
+            HostError::because(Errno::EAFNOSUPPORT, cause)
         })
     }
 
@@ -262,7 +262,7 @@ impl Programs for Objects {
         let path = self.dir.join(name);
         // Not ENOENT, which would speak of a kernel without NET_CLS_BPF.
         let program = Program::fd_from_pinned_path(&path)
-            .map_err(|e| worded(Errno::EIO, format!("{}: {e:#}", path.display())))?;
+            .map_err(|e| HostError::because(Errno::EIO, format!("{}: {e:#}", path.display())))?;
         tc::Filter::attach(index, hook, program.as_fd(), name)
     }
 

@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 
 use super::abi::{NextHopValue, SLOTS};
 use super::from_libbpf;
-use crate::errors::worded;
+use clat_sys::HostError;
 
 /// After a change, how long the next ones are gathered: they come in bursts.
 const GATHERING: Duration = Duration::from_millis(20);
@@ -139,7 +139,9 @@ fn follow(map: &Map, subscription: &Subscription, end: &EventFd) {
         for followed in map.targets().iter_mut() {
             let set = match &news {
                 Ok(_) => map.set(followed),
-                Err(e) => Err(worded(Errno::EIO, format!("routes are no longer told: {e}"))),
+                Err(e) => {
+                    Err(HostError::because(Errno::EIO, format!("routes are no longer told: {e}")))
+                }
             };
             if let Err(e) = set {
                 log::error!("the next hop of interface {} is lost: {e}", followed.target.oif);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What a former life left running: its clatds, and with them their TUN devices.
 
 use std::fs;
@@ -6,61 +8,55 @@ use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use clat_sys::{pidfd, wait_readable};
+use clat_sys::{pidfd, wait_readable, HostError};
 use clat_tun::Tun;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::{Pid, User};
 
-use super::process::LinuxChild;
-use super::{firewall, tc, Device, LinuxHost};
-use crate::errors::{explain, worded};
-use crate::host::{ClatdArgs, Hook, Orphan, Recovery};
-use crate::names::IfaceName;
+use crate::{ClatdArgs, ClatdProcess, Device, IfaceName};
 
 /// Whom clatd becomes, the first that exists.
 const USERS: [&str; 2] = ["clat", "nobody"];
 
-impl Recovery for LinuxHost {
-    fn orphans(&self) -> Vec<Orphan<LinuxChild, Device>> {
-        let processes = match fs::read_dir("/proc") {
-            Ok(processes) => processes,
-            Err(e) => {
-                log::warn!("cannot look for clatd processes of a former life: {e}");
-                return Vec::new();
-            }
-        };
-        let pids = processes.flatten().filter_map(|p| p.file_name().to_str()?.parse().ok());
-        pids.filter_map(|pid| orphan(Pid::from_raw(pid))).collect()
-    }
+/// A clatd of a former life, and the TUN device that it holds. Dropping it ends the one and removes the other.
+#[derive(Debug)]
+pub struct Orphan {
+    /// The process.
+    pub child: ClatdProcess,
+    /// Its device.
+    pub tun: Device,
+    /// What it was told.
+    pub args: ClatdArgs,
+}
 
-    fn remove_filters(&self, kept: &[(u32, Hook)]) {
-        if let Err(e) = tc::remove_leftovers(kept) {
-            log::warn!("cannot look for filters of a former life: {e}");
+/// Takes over every clatd of ours, and ends those that cannot be taken over.
+#[must_use]
+pub fn orphans() -> Vec<Orphan> {
+    let processes = match fs::read_dir("/proc") {
+        Ok(processes) => processes,
+        Err(e) => {
+            log::warn!("cannot look for clatd processes of a former life: {e}");
+            return Vec::new();
         }
-    }
-
-    fn adopt_rules(
-        &self,
-        kept: &[ClatdArgs],
-    ) -> io::Result<Option<(firewall::Chain, Vec<firewall::Rule>)>> {
-        firewall::adopt(kept)
-    }
+    };
+    let pids = processes.flatten().filter_map(|p| p.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| orphan(Pid::from_raw(pid))).collect()
 }
 
 /// The process, if it is a clatd of ours; one that cannot be taken over is ended.
-fn orphan(pid: Pid) -> Option<Orphan<LinuxChild, Device>> {
+fn orphan(pid: Pid) -> Option<Orphan> {
     let process = format!("/proc/{pid}");
     let process = Path::new(&process);
     let found = identify(process)?;
     let pidfd =
         pidfd::open(pid).inspect_err(|e| log::error!("pidfd_open of pid {pid}: {e}")).ok()?;
-    let child = LinuxChild::adopt(pid, pidfd);
+    let child = ClatdProcess::adopt(pid, pidfd);
     // A second look: the number may have gone to someone else meanwhile.
     if identify(process).as_ref() != Some(&found)
         || wait_readable(&[child.as_fd()], Some(Duration::ZERO)).is_some()
     {
-        child.let_go();
+        child.detach();
         return None;
     }
     let (uplink, fd) = found;
@@ -75,7 +71,7 @@ fn orphan(pid: Pid) -> Option<Orphan<LinuxChild, Device>> {
 
 /// What a clatd was told, and a copy of its descriptor `fd`, which is its TUN device's.
 fn take(
-    child: &LinuxChild,
+    child: &ClatdProcess,
     process: &Path,
     uplink: &IfaceName,
     fd: RawFd,
@@ -85,11 +81,12 @@ fn take(
     // Not the number that it was told: it has moved the device.
     let (args, _) = ClatdArgs::parse(&argv)
         .filter(|(args, _)| args.uplink == *uplink)
-        .ok_or_else(|| worded(Errno::EINVAL, "its arguments are not ours"))?;
-    let fd = pidfd::get_fd(child.as_fd(), fd).map_err(|e| explain(e, "its TUN device"))?;
-    let tun = Tun::from_fd(fd).map_err(|e| worded(e.errno(), e.to_string()))?;
+        .ok_or_else(|| HostError::because(Errno::EINVAL, "its arguments are not ours"))?;
+    let fd =
+        pidfd::get_fd(child.as_fd(), fd).map_err(|e| HostError::during("its TUN device", e))?;
+    let tun = Tun::from_fd(fd).map_err(|e| HostError::because(e.errno(), e.to_string()))?;
     if uplink.v4iface().map_or(true, |v4iface| v4iface.as_str() != tun.name()) {
-        return Err(worded(Errno::EINVAL, format!("it holds {}", tun.name())));
+        return Err(HostError::because(Errno::EINVAL, format!("it holds {}", tun.name())));
     }
     let index = if_nametoindex(tun.name())?;
     Ok((args, Device { tun, index }))

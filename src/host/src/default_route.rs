@@ -11,8 +11,11 @@ use clat_netlink::Existing;
 pub struct DefaultRoute(clat_netlink::DefaultRoute);
 
 impl DefaultRoute {
-    /// Sets it.
-    pub(super) fn set(route: clat_netlink::DefaultRoute, existing: Existing) -> io::Result<Self> {
+    /// Sets it; `existing` says what becomes of one of the same metric.
+    ///
+    /// # Errors
+    /// Those of [`clat_netlink::DefaultRoute::set`].
+    pub fn set(route: clat_netlink::DefaultRoute, existing: Existing) -> io::Result<Self> {
         route.set(existing)?;
         Ok(Self(route))
     }

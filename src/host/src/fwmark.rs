@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The routing mark of a CLAT's packets, as Android's netd makes it (AOSP, system/netd/include/Fwmark.h).
 
 use std::fmt;

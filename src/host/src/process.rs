@@ -1,22 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! clatd as a process: started with vfork semantics and nothing but the descriptors meant for it, watched by a pidfd.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use clat_sys::{pidfd, wait_readable};
+use clat_sys::{pidfd, wait_readable, HostError};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag, WaitStatus};
 use nix::unistd::{pipe2, Pid};
 
-use super::{Device, LinuxHost, PATH};
-use crate::errors::explain;
-use crate::host::{Child, ClatdArgs, Processes};
+use crate::PATH;
 
 /// How long a process gets to end by itself.
 const GRACE: Duration = Duration::from_secs(3);
@@ -26,7 +26,7 @@ const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 
 /// A child process. Dropping it sends SIGTERM, then SIGKILL, and reaps it.
 #[derive(Debug)]
-pub struct LinuxChild {
+pub struct ClatdProcess {
     pid: Pid,
     /// Becomes readable when it ends.
     pidfd: OwnedFd,
@@ -35,14 +35,14 @@ pub struct LinuxChild {
     adopted: bool,
 }
 
-impl LinuxChild {
+impl ClatdProcess {
     /// A process that a former life has started.
-    pub(super) fn adopt(pid: Pid, pidfd: OwnedFd) -> Self {
+    pub(crate) fn adopt(pid: Pid, pidfd: OwnedFd) -> Self {
         Self { pid, pidfd, reaped: false, adopted: true }
     }
 
-    /// Has it go on.
-    pub(super) fn let_go(mut self) {
+    /// Has it go on without us.
+    pub fn detach(mut self) {
         self.reaped = true;
     }
 
@@ -67,18 +67,21 @@ impl LinuxChild {
     }
 }
 
-impl AsFd for LinuxChild {
+impl AsFd for ClatdProcess {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 }
 
-impl Child for LinuxChild {
-    fn pid(&self) -> i32 {
+impl ClatdProcess {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
         self.pid.as_raw()
     }
 
-    fn reap(&mut self) -> String {
+    /// Reaps the process after it has ended, and says how it did, as in "exited with status 1".
+    pub fn reap(&mut self) -> String {
         self.reaped = true;
         if self.adopted {
             return "ended".to_owned();
@@ -93,7 +96,7 @@ impl Child for LinuxChild {
     }
 }
 
-impl Drop for LinuxChild {
+impl Drop for ClatdProcess {
     fn drop(&mut self) {
         if self.reaped {
             return;
@@ -102,15 +105,6 @@ impl Drop for LinuxChild {
         if let Err(e) = ended {
             log::error!("cannot end pid {}: {e}", self.pid);
         }
-    }
-}
-
-impl Processes for LinuxHost {
-    type Child = LinuxChild;
-
-    fn spawn_clatd(&self, args: &ClatdArgs, tun: &Device) -> io::Result<LinuxChild> {
-        spawn(&self.clatd, &args.argv(tun.as_fd().as_raw_fd()), &[tun.as_fd()])
-            .map_err(|e| explain(e, self.clatd.display()))
     }
 }
 
@@ -133,7 +127,7 @@ fn end_of(pid: Pid) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// Those of posix_spawn(3): ENOENT when the program is not there.
-pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Result<LinuxChild> {
+pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Result<ClatdProcess> {
     let passed_on = PASSED_ON.iter().filter_map(|name| {
         let value = std::env::var_os(name)?;
         Some([name.as_bytes(), b"=", value.as_bytes()].concat())
@@ -143,10 +137,10 @@ pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Re
     let pid = clat_sys::spawn(program, argv, &environment, kept)?;
     let pidfd = match pidfd::open(pid) {
         Err(Errno::ENOSYS) => end_of(pid),
-        pidfd => pidfd.map_err(|e| explain(e, "pidfd_open")),
+        pidfd => pidfd.map_err(|e| HostError::during("pidfd_open", e)),
     };
     match pidfd {
-        Ok(pidfd) => Ok(LinuxChild { pid, pidfd, reaped: false, adopted: false }),
+        Ok(pidfd) => Ok(ClatdProcess { pid, pidfd, reaped: false, adopted: false }),
         Err(e) => {
             // Without a pidfd it could not be watched.
             let _ = kill(pid, Signal::SIGKILL);
@@ -160,6 +154,7 @@ pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Re
 mod tests {
     use std::collections::BTreeSet;
     use std::fs;
+    use std::os::fd::AsRawFd;
     use std::time::Instant;
 
     use nix::sys::signal::{SigSet, SigmaskHow};
@@ -167,12 +162,12 @@ mod tests {
 
     use super::*;
 
-    fn start(program: &str, argv: &[&str], fd: &impl AsFd) -> LinuxChild {
+    fn start(program: &str, argv: &[&str], fd: &impl AsFd) -> ClatdProcess {
         let argv: Vec<_> = argv.iter().map(|&arg| arg.to_owned()).collect();
         spawn(Path::new(program), &argv, &[fd.as_fd()]).expect("starts")
     }
 
-    fn proc_text(child: &LinuxChild, file: &str) -> String {
+    fn proc_text(child: &ClatdProcess, file: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{file}", child.pid)).expect("it runs")
     }
 
@@ -224,7 +219,7 @@ mod tests {
             u64::from_str_radix(line.trim(), 16).expect("a mask")
         };
         assert_eq!(mask("SigBlk:"), 0);
-        assert_eq!(mask("SigIgn:") >> (libc::SIGPIPE - 1) & 1, 0);
+        assert_eq!(mask("SigIgn:") >> (nix::libc::SIGPIPE - 1) & 1, 0);
 
         let pid = child.pid;
         assert!(wait_readable(&[child.as_fd()], Some(Duration::ZERO)).is_none());
@@ -264,7 +259,7 @@ mod tests {
         assert_eq!(wait_readable(&[child.as_fd()], None), Some(0));
         assert_eq!(child.reap(), "exited with status 3");
         let error = spawn(Path::new("/nonexistent"), &[], &[read.as_fd()]).expect_err("no program");
-        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ENOENT));
         assert!(spawn(Path::new("/bin/sleep"), &["a\0b".to_owned()], &[read.as_fd()]).is_err());
     }
 

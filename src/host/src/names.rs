@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Names of network interfaces, checked once, so that whoever holds an [`IfaceName`] may put it into a firewall
 //! rule, a path or an argument list.
 

@@ -1,14 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The packet filter, by ip6tables-restore, as netd does it.
 
 use std::io::{self, Write};
 use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use clat_sys::HostError;
 use clat_xlat::Prefix;
+use nix::errno::Errno;
 
-use super::{find_program, LinuxHost, HAS_NETD, PATH};
-use crate::host::{ClatdArgs, Firewall};
-use crate::names::IfaceName;
+use crate::{ClatdArgs, IfaceName, HAS_NETD, PATH};
 
 /// The chain that netd made for CLATs until Android 12. Where it does not, we do.
 const CHAIN: &str = "clat_raw_PREROUTING";
@@ -33,6 +36,18 @@ fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     }
     written?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Finds a program in [`PATH`].
+fn find_program(name: &str) -> io::Result<PathBuf> {
+    PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file()).ok_or_else(
+        || {
+            HostError::because(
+                Errno::ENOENT,
+                format!("{name} is not installed (on Debian: apt-get install iptables)"),
+            )
+        },
+    )
 }
 
 /// Applies changes to the raw table, all or none of them.
@@ -78,8 +93,12 @@ fn leftovers(saved: &str, has_netd: bool) -> Vec<String> {
     }
 }
 
-/// Takes over what a controller left behind: see [`crate::host::Recovery::adopt_rules`].
-pub(super) fn adopt(kept: &[ClatdArgs]) -> io::Result<Option<(Chain, Vec<Rule>)>> {
+/// Takes over what a controller left behind: the chain, and in it one rule for each of `kept`, in this order, and no other;
+/// in one transaction. Without any, the chain goes, too, unless it is netd's.
+///
+/// # Errors
+/// Those of running ip6tables-save and ip6tables-restore.
+pub fn adopt(kept: &[ClatdArgs]) -> io::Result<Option<(Chain, Vec<Rule>)>> {
     let saved = save()?;
     let rule = |change, ClatdArgs { uplink, prefix, v6, .. }: &ClatdArgs| {
         drop_rule(change, uplink, prefix, *v6)
@@ -119,32 +138,35 @@ pub struct Rule {
     removal: String,
 }
 
-impl Firewall for LinuxHost {
-    type Chain = Chain;
-    type Rule = Rule;
-
-    fn chain(&self) -> io::Result<Chain> {
-        // From Android 13 on netd has none.
-        let is_ours = !HAS_NETD || !has_chain(&save()?);
-        if is_ours {
-            make_chain()?;
-        }
-        Ok(Chain { is_ours })
+/// Makes sure of the chain that drop rules live in.
+///
+/// # Errors
+/// Those of running ip6tables-restore.
+pub fn chain() -> io::Result<Chain> {
+    // From Android 13 on netd has none.
+    let is_ours = !HAS_NETD || !has_chain(&save()?);
+    if is_ours {
+        make_chain()?;
     }
+    Ok(Chain { is_ours })
+}
 
-    fn drop_rule(&self, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Rule> {
-        let addition = [drop_rule("-A", uplink, prefix, v6)];
-        if let Err(e) = restore(&addition) {
-            // Firewalls that reload their rules take ours away, and the chain.
-            if has_chain(&save()?) {
-                return Err(e);
-            }
-            log::warn!("the firewall chain {CHAIN} was gone; making it again");
-            make_chain()?;
-            restore(&addition)?;
+/// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to `v6` on `uplink` are dropped.
+///
+/// # Errors
+/// Those of running ip6tables-restore.
+pub fn add_drop_rule(uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Rule> {
+    let addition = [drop_rule("-A", uplink, prefix, v6)];
+    if let Err(e) = restore(&addition) {
+        // Firewalls that reload their rules take ours away, and the chain.
+        if has_chain(&save()?) {
+            return Err(e);
         }
-        Ok(Rule { removal: drop_rule("-D", uplink, prefix, v6) })
+        log::warn!("the firewall chain {CHAIN} was gone; making it again");
+        make_chain()?;
+        restore(&addition)?;
     }
+    Ok(Rule { removal: drop_rule("-D", uplink, prefix, v6) })
 }
 
 impl Drop for Rule {

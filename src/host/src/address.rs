@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Which addresses a CLAT gets: an IPv4 one out of RFC 7335's 192.0.0.0/29, and whether the uplink's own will do to
 //! make the IPv6 one of.
 

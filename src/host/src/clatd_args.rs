@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a clatd is told on its command line.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use clat_xlat::Prefix;
+
+use crate::{Fwmark, IfaceName};
+
+/// What a clatd is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClatdArgs {
+    /// The uplink.
+    pub uplink: IfaceName,
+    /// Mark of what it sends.
+    pub mark: Fwmark,
+    /// The NAT64 prefix, a /96.
+    pub prefix: Prefix,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+}
+
+impl ClatdArgs {
+    /// The argument list, from `argv[0]` on, for a clatd that finds its TUN device at descriptor `tun`.
+    #[must_use]
+    pub fn argv(&self, tun: i32) -> Vec<String> {
+        let options = [
+            ("-i", self.uplink.to_string()),
+            ("-m", self.mark.to_string()),
+            ("-p", self.prefix.addr().to_string()),
+            ("-4", self.v4.to_string()),
+            ("-6", self.v6.to_string()),
+            ("-t", tun.to_string()),
+        ];
+        let argv0 = format!("clatd-{}", self.uplink);
+        std::iter::once(argv0)
+            .chain(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))
+            .collect()
+    }
+
+    /// What [`ClatdArgs::argv`] makes, taken apart: what clatd was told, and the descriptor of its TUN device. `None` for
+    /// anything else.
+    #[must_use]
+    pub fn parse(argv: &[&str]) -> Option<(Self, i32)> {
+        let [_, "-i", uplink, "-m", mark, "-p", pfx96, "-4", v4, "-6", v6, "-t", tun] = argv else {
+            return None;
+        };
+        let args = Self {
+            uplink: IfaceName::parse(uplink).ok()?,
+            mark: Fwmark::parse(mark)?,
+            prefix: Prefix::new(pfx96.parse().ok()?, 96).ok()?,
+            v4: v4.parse().ok()?,
+            v6: v6.parse().ok()?,
+        };
+        let tun = tun.parse().ok()?;
+        (args.argv(tun) == argv).then_some((args, tun))
+    }
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One controller in a network namespace.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use clat_sys::HostError;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// Shows that this is the only controller in its network namespace; two would share the firewall's chain and the pool
+/// of addresses. Given back when dropped, or by the kernel when the process dies.
+#[derive(Debug)]
+pub struct NamespaceLock {
+    path: PathBuf,
+    _file: Flock<File>,
+}
+
+impl NamespaceLock {
+    /// Takes the lock, a file in `dir`.
+    ///
+    /// # Errors
+    /// EBUSY when another controller has it; those of the file system.
+    pub fn take(dir: &Path) -> io::Result<Self> {
+        let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
+        let path = dir.join(format!("netns-{namespace}.lock"));
+        loop {
+            let file =
+                File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+            let file = file.map_err(|e| HostError::during(path.display(), e))?;
+            let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(
+                |(_, errno)| match errno {
+                    Errno::EAGAIN => HostError::because(
+                        Errno::EBUSY,
+                        format!(
+                            "another clat_controller runs in this network namespace (it holds {})",
+                            path.display()
+                        ),
+                    ),
+                    errno => HostError::during(path.display(), errno),
+                },
+            )?;
+            // The last holder may have removed the file between our open and our lock.
+            let is_there = fs::metadata(&path).is_ok_and(|there| {
+                file.metadata()
+                    .is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+            });
+            if is_there {
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for NamespaceLock {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_file(&self.path) {
+            log::warn!("{}: {e}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_controller_a_namespace() {
+        let dir = std::env::temp_dir().join(format!("clat-lock-{}", std::process::id()));
+        fs::create_dir(&dir).expect("a directory");
+        let first = NamespaceLock::take(&dir).expect("free");
+        let second = NamespaceLock::take(&dir).expect_err("taken");
+        assert!(second.to_string().contains("another clat_controller"), "{second}");
+        drop(first);
+        drop(NamespaceLock::take(&dir).expect("free again"));
+        fs::remove_dir(&dir).expect("nothing is left in it");
+    }
+}
