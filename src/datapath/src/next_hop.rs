@@ -9,7 +9,7 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use clat_netlink::{link, neighbour, next_hop, NextHop, Subscription, Target, Topic};
+use clat_netlink::{Connection, NextHop, Subscription, Target, Topic};
 use clat_xlat::Prefix;
 
 use crate::batch::LINK_HEADER;
@@ -23,8 +23,8 @@ const FRESH: Duration = Duration::from_millis(50);
 
 /// Whom IPv6 packets to the NAT64 prefix are sent to, as far as that can be done past the kernel.
 pub struct NextHopCache {
-    /// None where the kernel does not tell of changes.
-    subscription: Option<Subscription>,
+    /// By which the kernel tells of changes, and answers; `None` where it does not. Made at the start: later, no socket can be.
+    kernel: Option<(Subscription, Connection)>,
     source: Ipv6Addr,
     prefix: Prefix,
     looked: Option<Instant>,
@@ -47,18 +47,19 @@ impl NextHopCache {
     #[must_use]
     pub fn new(source: Ipv6Addr, prefix: Prefix, path_mtu: u32) -> Self {
         let topics = [Topic::Links, Topic::Routes6, Topic::Neighbours];
-        let subscription = Subscription::new(&topics)
+        let kernel = Subscription::new(&topics)
+            .and_then(|subscription| Ok((subscription, Connection::new()?)))
             .inspect_err(|e| {
                 log::warn!("cannot follow routes and neighbours ({e}): sending is slower");
             })
             .ok();
-        Self { subscription, source, prefix, looked: None, link: None, path_mtu, mtu6: path_mtu }
+        Self { kernel, source, prefix, looked: None, link: None, path_mtu, mtu6: path_mtu }
     }
 
     /// The link header of what is sent by `socket` now, empty on an uplink that has none. `None` if it is the kernel
     /// that has to send: without a route or a neighbour's address, and every now and then.
     pub fn link_header(&mut self, socket: &PacketSocket, now: Instant) -> Option<&[u8]> {
-        let subscription = self.subscription.as_ref()?;
+        let (subscription, _) = self.kernel.as_ref()?;
         if self.looked.map_or(true, |at| now.duration_since(at) >= FRESH) {
             let first = self.looked.replace(now).is_none();
             let found = subscription.read().and_then(|changes| {
@@ -69,7 +70,7 @@ impl NextHopCache {
             });
             if let Err(e) = found {
                 log::warn!("cannot ask for routes and neighbours ({e}): sending is slower");
-                self.subscription = None;
+                self.kernel = None;
                 return None;
             }
         }
@@ -89,6 +90,7 @@ impl NextHopCache {
 
     fn look(&mut self, socket: &PacketSocket) -> io::Result<()> {
         self.link = None;
+        let Some((_, kernel)) = &self.kernel else { return Ok(()) };
         let (oif, own) = match socket.link_address() {
             Ok(found) => found,
             // Whoever receives there will notice.
@@ -96,19 +98,19 @@ impl NextHopCache {
             Err(e) => return Err(e),
         };
         // With less than 1280 a link has no IPv6 (RFC 8200 §5).
-        self.mtu6 = self.path_mtu.min(link(oif)?.mtu.max(MIN_MTU6));
+        self.mtu6 = self.path_mtu.min(kernel.link(oif)?.mtu.max(MIN_MTU6));
         let target = Target {
             oif,
             source: self.source,
             prefix: self.prefix.addr(),
             prefix_len: self.prefix.bits(),
         };
-        let Some(hop) = next_hop(&target)? else { return Ok(()) };
+        let Some(hop) = kernel.next_hop(&target)? else { return Ok(()) };
         let mut link = Link { header: [0; LINK_HEADER], len: 0, confirm: false };
         if socket.is_ethernet() {
             // Where each destination is a neighbour of its own, the kernel knows its way about them.
             let NextHop::Gateway(router) = hop else { return Ok(()) };
-            let Some(router) = neighbour(oif, router)? else { return Ok(()) };
+            let Some(router) = kernel.neighbour(oif, router)? else { return Ok(()) };
             link.header[..6].copy_from_slice(&router.address);
             link.header[6..12].copy_from_slice(&own);
             link.header[12..].copy_from_slice(&[0x86, 0xdd]);

@@ -19,5 +19,5 @@ pub use link::{delete_link, link, set_up, tun_queues, Link};
 pub use link_kind::LinkKind;
 pub use neighbour::{neighbour, Neighbour};
 pub use next_hop::{next_hop, NextHop, Target};
-pub use request::request;
+pub use request::{request, Connection};
 pub use subscription::{Change, Subscription, Topic};

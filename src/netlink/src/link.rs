@@ -8,7 +8,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
 
-use crate::request::{attribute, number, number_at, request};
+use crate::request::{attribute, number, number_at, request, Connection};
 
 /// struct ifinfomsg (linux/rtnetlink.h): family, padding, type of 16 bits, index, flags, change; attributes follow.
 const TYPE: std::ops::Range<usize> = 2..4;
@@ -57,7 +57,25 @@ impl Link {
 /// # Errors
 /// `ENODEV` where there is none; those of netlink(7).
 pub fn link(index: u32) -> io::Result<Link> {
-    Link::parse(&message_of(index)?).ok_or_else(|| Errno::ENODEV.into())
+    Connection::new()?.link(index)
+}
+
+impl Connection {
+    /// The interface with this index.
+    ///
+    /// # Errors
+    /// `ENODEV` where there is none; those of netlink(7).
+    pub fn link(&self, index: u32) -> io::Result<Link> {
+        Link::parse(&self.message_of(index)?).ok_or_else(|| Errno::ENODEV.into())
+    }
+
+    fn message_of(&self, index: u32) -> io::Result<Vec<u8>> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        let mut message = Vec::new();
+        self.request(RouteNetlinkMessage::GetLink(link), 0, |link| message = link.to_vec())?;
+        Ok(message)
+    }
 }
 
 /// How many queues of a TUN device are open, whether in use or not; `None` where the kernel does not tell (before 4.17, or of
@@ -66,7 +84,7 @@ pub fn link(index: u32) -> io::Result<Link> {
 /// # Errors
 /// `ENODEV` where there is none; those of netlink(7).
 pub fn tun_queues(index: u32) -> io::Result<Option<u32>> {
-    let message = message_of(index)?;
+    let message = Connection::new()?.message_of(index)?;
     let info = attribute(message.get(HEADER_LEN..).unwrap_or_default(), IFLA_LINKINFO);
     let tun = attribute(info.unwrap_or_default(), IFLA_INFO_DATA).unwrap_or_default();
     let (used, disabled) = (IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES);
@@ -97,12 +115,4 @@ pub fn delete_link(index: u32) -> io::Result<()> {
         Err(e) if e.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(()),
         done => done,
     }
-}
-
-fn message_of(index: u32) -> io::Result<Vec<u8>> {
-    let mut link = LinkMessage::default();
-    link.header.index = index;
-    let mut message = Vec::new();
-    request(RouteNetlinkMessage::GetLink(link), 0, |link| message = link.to_vec())?;
-    Ok(message)
 }

@@ -11,7 +11,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::request::request;
+use crate::request::Connection;
 
 /// A neighbour whose link address is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,27 +23,37 @@ pub struct Neighbour {
     pub is_stale: bool,
 }
 
-/// Looks up `address` among the neighbours on the interface `oif`; `None` while it is not resolved.
+impl Connection {
+    /// Looks up `address` among the neighbours on the interface `oif`; `None` while it is not resolved.
+    ///
+    /// # Errors
+    /// Those of netlink(7).
+    pub fn neighbour(&self, oif: u32, address: Ipv6Addr) -> io::Result<Option<Neighbour>> {
+        let mut neighbours = NeighbourMessage::default();
+        neighbours.header.family = AddressFamily::Inet6;
+        neighbours.attributes = vec![NeighbourAttribute::IfIndex(oif)];
+        let mut found = None;
+        self.request(RouteNetlinkMessage::GetNeighbour(neighbours), NLM_F_DUMP, |message| {
+            let parsed = NeighbourMessageBuffer::new_checked(&message)
+                .and_then(|m| NeighbourMessage::parse(&m));
+            match parsed {
+                Ok(message) if message.header.ifindex == oif => {
+                    found = found.or_else(|| resolved(&message, address));
+                }
+                Ok(_) => {}
+                Err(e) => log::debug!("a neighbour that cannot be read: {e}"),
+            }
+        })?;
+        Ok(found)
+    }
+}
+
+/// The same by a [`Connection`] of its own.
 ///
 /// # Errors
 /// Those of netlink(7).
 pub fn neighbour(oif: u32, address: Ipv6Addr) -> io::Result<Option<Neighbour>> {
-    let mut neighbours = NeighbourMessage::default();
-    neighbours.header.family = AddressFamily::Inet6;
-    neighbours.attributes = vec![NeighbourAttribute::IfIndex(oif)];
-    let mut found = None;
-    request(RouteNetlinkMessage::GetNeighbour(neighbours), NLM_F_DUMP, |message| {
-        let parsed =
-            NeighbourMessageBuffer::new_checked(&message).and_then(|m| NeighbourMessage::parse(&m));
-        match parsed {
-            Ok(message) if message.header.ifindex == oif => {
-                found = found.or_else(|| resolved(&message, address));
-            }
-            Ok(_) => {}
-            Err(e) => log::debug!("a neighbour that cannot be read: {e}"),
-        }
-    })?;
-    Ok(found)
+    Connection::new()?.neighbour(oif, address)
 }
 
 fn resolved(message: &NeighbourMessage, wanted: Ipv6Addr) -> Option<Neighbour> {

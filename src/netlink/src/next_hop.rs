@@ -14,7 +14,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::request::request;
+use crate::request::Connection;
 
 /// Where to packets go, by which interface, and from where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,29 +49,42 @@ impl NextHop {
     }
 }
 
-/// Looks up the next hop in the kernel's routes, those of all tables: the longest prefix wins, then the more specific
-/// source, the lower metric, the router that prefers itself (RFC 4191), the first. `None` where no route leads there.
+impl Connection {
+    /// Looks up the next hop in the kernel's routes, those of all tables: the longest prefix wins, then the more specific
+    /// source, the lower metric, the router that prefers itself (RFC 4191), the first. `None` where no route leads there.
+    ///
+    /// # Errors
+    /// Those of netlink(7).
+    pub fn next_hop(&self, target: &Target) -> io::Result<Option<NextHop>> {
+        let mut routes = RouteMessage::default();
+        routes.header.address_family = AddressFamily::Inet6;
+        routes.attributes = vec![RouteAttribute::Oif(target.oif)];
+        let mut best = None;
+        self.request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP, |route| {
+            let parsed =
+                RouteMessageBuffer::new_checked(&route).and_then(|r| RouteMessage::parse(&r));
+            match parsed {
+                Ok(route) => {
+                    let candidate = candidate(target, &route);
+                    if candidate.as_ref().map(|(rank, _)| rank)
+                        > best.as_ref().map(|(rank, _)| rank)
+                    {
+                        best = candidate;
+                    }
+                }
+                Err(e) => log::debug!("a route that cannot be read: {e}"),
+            }
+        })?;
+        Ok(best.map(|(_, next_hop)| next_hop))
+    }
+}
+
+/// The same by a [`Connection`] of its own.
 ///
 /// # Errors
 /// Those of netlink(7).
 pub fn next_hop(target: &Target) -> io::Result<Option<NextHop>> {
-    let mut routes = RouteMessage::default();
-    routes.header.address_family = AddressFamily::Inet6;
-    routes.attributes = vec![RouteAttribute::Oif(target.oif)];
-    let mut best = None;
-    request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP, |route| {
-        let parsed = RouteMessageBuffer::new_checked(&route).and_then(|r| RouteMessage::parse(&r));
-        match parsed {
-            Ok(route) => {
-                let candidate = candidate(target, &route);
-                if candidate.as_ref().map(|(rank, _)| rank) > best.as_ref().map(|(rank, _)| rank) {
-                    best = candidate;
-                }
-            }
-            Err(e) => log::debug!("a route that cannot be read: {e}"),
-        }
-    })?;
-    Ok(best.map(|(_, next_hop)| next_hop))
+    Connection::new()?.next_hop(target)
 }
 
 /// How good a route is; more is better.

@@ -18,35 +18,58 @@ const NLMSG_DONE: u16 = 3;
 const NLMSG_ALIGN: usize = 4;
 const NLA_HEADER_LEN: usize = 4;
 
-/// Sends one request, with `flags` beside those that any has, gives what each message of the answer holds to `each`, and
-/// returns when the kernel has said that it is done. [`NLM_F_DUMP`] asks for a list.
+/// A socket for requests, one after the other: for who may make no more when there is something to ask.
+pub struct Connection(Socket);
+
+impl Connection {
+    /// Makes one, in the network namespace of this thread.
+    ///
+    /// # Errors
+    /// Those of netlink(7).
+    pub fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        // The kernel then lists only what was asked for (4.20). Where it does not, whoever reads sorts it out.
+        let _ = socket.set_netlink_get_strict_chk(true);
+        Ok(Self(socket))
+    }
+
+    /// Sends one request, with `flags` beside those that any has, gives what each message of the answer holds to `each`, and
+    /// returns when the kernel has said that it is done. [`NLM_F_DUMP`] asks for a list.
+    ///
+    /// # Errors
+    /// What the kernel answered; those of netlink(7).
+    pub fn request(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        let mut header = NetlinkHeader::default();
+        // A list has an end of its own.
+        let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
+        header.flags = NLM_F_REQUEST | flags | if is_dump { 0 } else { NLM_F_ACK };
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.0.send(&bytes, 0)?;
+        while !read(&self.0.recv_from_full()?.0, &mut each)? {}
+        Ok(())
+    }
+}
+
+/// One request by a [`Connection`] of its own.
 ///
 /// # Errors
 /// What the kernel answered; those of netlink(7).
 pub fn request(
     message: RouteNetlinkMessage,
     flags: u16,
-    mut each: impl FnMut(&[u8]),
+    each: impl FnMut(&[u8]),
 ) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
-    if is_dump {
-        // The kernel then lists only what was asked for (4.20). Where it does not, whoever reads sorts it out.
-        let _ = socket.set_netlink_get_strict_chk(true);
-    }
-
-    let mut header = NetlinkHeader::default();
-    // A list has an end of its own.
-    header.flags = NLM_F_REQUEST | flags | if is_dump { 0 } else { NLM_F_ACK };
-    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    while !read(&socket.recv_from_full()?.0, &mut each)? {}
-    Ok(())
+    Connection::new()?.request(message, flags, each)
 }
 
 /// Reads messages that came together; true when the last of them ends the answer.
