@@ -13,7 +13,7 @@ use anyhow::{anyhow, bail, Context};
 use clat_datapath::forward::Forwarder;
 use clat_datapath::next_hop::NextHopCache;
 use clat_datapath::path::ClatPath;
-use clat_datapath::socket::{join_anycast, path_mtu, PacketSocket, RawSocket};
+use clat_datapath::socket::{join_anycast, lock_filter, path_mtu, PacketSocket, RawSocket};
 use clat_datapath::tally::Tally;
 use clat_datapath::uplink::Uplink;
 use clat_sys::adopt;
@@ -29,7 +29,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::args::Args;
 use crate::counters;
 use crate::load::Load;
-use crate::neighbour::Neighbour;
+use crate::neighbour::{self, Neighbour};
 use crate::queue::{Queue, EVENTS};
 use crate::{link, privileges};
 
@@ -70,6 +70,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             })?;
             let raw = RawSocket::from_fd(named("--write-sock", write)?)
                 .with_context(|| format!("--write-sock {write} is not a raw IPv6 socket"))?;
+            // Some networks look for an address only when its duplicate address detection was seen, as AOSP's clatd knows.
+            // Who answers cannot be heard: the socket is the caller's, and so is the filter.
+            let probe = neighbour::solicitation(args.ipv6_addr, neighbour::nonce());
+            if let Err(errno) = raw.send_on(&probe, index) {
+                log::info!("cannot send a neighbour solicitation on {uplink}: {errno}");
+            }
             (packet, raw, None)
         }
         _ => {
@@ -105,6 +111,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         false
     });
     let ends: Vec<_> = std::iter::once((tun, packet, raw)).chain(more).collect();
+    let packet_sockets = ends.iter().map(|(_, packet, _)| packet.as_fd());
+    for socket in packet_sockets.chain(neighbour.as_ref().map(AsFd::as_fd)) {
+        lock_filter(socket).context("cannot lock a filter")?;
+    }
     let shares = u32::try_from(ends.len()).unwrap_or(u32::MAX);
     let queues = (0..).zip(ends).map(|(number, (tun, packet, raw))| {
         let translator = Translator::new(config, addresses.clone(), random16());

@@ -3,12 +3,15 @@
 //! What the CLAT's IPv6 address is to its neighbours, where the kernel, which has it as anycast, does too little:
 //!
 //! - It does not look for duplicates. This does (RFC 4862 §5.4), in the optimistic way of RFC 4429: the address is used at
-//!   once, but an answer ends the daemon.
+//!   once. Whoever else has it ends the daemon, then and at any later time.
 //! - It answers who asks for an anycast address after up to 0.8 s (`proxy_delay`), lest all that have it answer at once
 //!   (RFC 4861 §7.2.7). Nobody else has this one, and the first packet of the first connection is waiting for the answer:
-//!   so this answers at once. The kernel's answer says the same when it comes.
+//!   so this answers at once.
+//! - It answers from another address than the one that was asked for. RFC 4861 §7.2.4 wants that one, and there are networks
+//!   that forget the address otherwise.
+//! - It does not tell routers of the address before it is used (RFC 9131).
 //!
-//! Neither sets the Override flag, as RFC 4429 asks.
+//! The Override flag is set when no duplicate has been found, and not before (RFC 4429 §2.2).
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -30,6 +33,8 @@ const RETRANS_TIMER: Duration = Duration::from_secs(1);
 const MESSAGE: usize = ipv6::HEADER + nd::LEN;
 /// Where the options begin.
 const OPTIONS: usize = ipv6::HEADER + nd::HEADER;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 /// Packets that are read before others get their turn.
 const BATCH: usize = 16;
 
@@ -48,7 +53,7 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    /// Asks on the Ethernet interface `index` who has `address`, and answers who asks for it from then on.
+    /// Asks on the Ethernet interface `index` who has `address`, tells routers of it, and answers who asks for it from then on.
     ///
     /// # Errors
     /// What the kernel said.
@@ -57,7 +62,10 @@ impl Neighbour {
         let nonce = nonce();
         let group = nd::ethernet_group(nd::solicited_node(address));
         socket.send(&solicitation(address, nonce), group)?;
-        Ok(Self { socket, address, nonce, probing: Some(Instant::now() + RETRANS_TIMER) })
+        let neighbour =
+            Self { socket, address, nonce, probing: Some(Instant::now() + RETRANS_TIMER) };
+        neighbour.announce(ALL_ROUTERS);
+        Ok(neighbour)
     }
 
     /// Until when another node may say that it has the address; `None` once none did.
@@ -79,19 +87,47 @@ impl Neighbour {
                 Err(_) => break,
             };
             let Some(packet) = packet else { continue };
-            if self.probing.is_some() && claims(packet, self.nonce) {
+            // Without an address of its own it is down, and the answer would not leave.
+            let Ok(own) = self.socket.own_address() else { continue };
+            if claims(packet, own) || self.probing.is_some() && probes(packet, self.nonce) {
                 return Err(Duplicate(self.address));
             }
-            if let Some((asker, to)) = asks(packet) {
-                // Without it, the kernel's answer remains.
-                let _ = self
-                    .socket
-                    .own_address()
-                    .and_then(|own| self.socket.send(&advertisement(self.address, own, asker), to));
+            if probes(packet, self.nonce) {
+                self.announce(ALL_NODES);
+            } else if let Some((asker, to)) = asks(packet) {
+                let answer = advertisement(self.address, nd::SOLICITED | self.flag(), own, asker);
+                self.send(&answer, to);
             }
         }
-        self.probing = self.probing.filter(|until| *until > now);
+        if self.probing.is_some_and(|until| until <= now) {
+            self.probing = None;
+            self.announce(ALL_ROUTERS);
+        }
         Ok(())
+    }
+
+    /// Override, once the address is known to be ours alone.
+    fn flag(&self) -> u8 {
+        if self.probing.is_some() {
+            0
+        } else {
+            nd::OVERRIDE
+        }
+    }
+
+    /// Tells a group of the address, unasked.
+    fn announce(&self, group: Ipv6Addr) {
+        if let Ok(own) = self.socket.own_address() {
+            let message = advertisement(self.address, self.flag(), own, group);
+            self.send(&message, nd::ethernet_group(group));
+        }
+    }
+
+    /// What is lost is asked for again, and the kernel answers as well.
+    fn send(&self, packet: &[u8], to: [u8; 6]) {
+        if let Err(error) = self.socket.send(packet, to) {
+            log::debug!("cannot advertise {}: {error}", self.address);
+        }
     }
 }
 
@@ -103,15 +139,15 @@ impl AsFd for Neighbour {
 
 /// RFC 4861 §4.3 from the unspecified address, with the nonce of RFC 7527 §4.1, by which a probe that
 /// the network reflects is known as ours.
-fn solicitation(address: Ipv6Addr, nonce: [u8; 6]) -> [u8; MESSAGE] {
+pub(crate) fn solicitation(address: Ipv6Addr, nonce: [u8; 6]) -> [u8; MESSAGE] {
     let group = nd::solicited_node(address);
     let message = nd::solicitation(address, option::NONCE, nonce);
     packet(Ipv6Addr::UNSPECIFIED, group, &message)
 }
 
-/// RFC 4861 §4.4 to who has asked.
-fn advertisement(address: Ipv6Addr, own: [u8; 6], asker: Ipv6Addr) -> [u8; MESSAGE] {
-    packet(address, asker, &nd::advertisement(address, nd::SOLICITED, own))
+/// RFC 4861 §4.4 to who has asked, or to a group.
+fn advertisement(address: Ipv6Addr, flags: u8, own: [u8; 6], to: Ipv6Addr) -> [u8; MESSAGE] {
+    packet(address, to, &nd::advertisement(address, flags, own))
 }
 
 fn packet(from: Ipv6Addr, to: Ipv6Addr, message: &[u8; nd::LEN]) -> [u8; MESSAGE] {
@@ -158,35 +194,32 @@ fn sound(packet: &[u8], address: Ipv6Addr) -> Option<&[u8]> {
     }
 }
 
-/// Whether a sound packet says that another node has the address or is probing for it (RFC 4862 §5.4.3, §5.4.4).
-fn claims(packet: &[u8], nonce: [u8; 6]) -> bool {
-    match packet[40] {
-        NEIGHBOUR_ADVERTISEMENT => true,
-        // With a source it only resolves the address; without one it probes for it, unless it is our own probe.
-        NEIGHBOUR_SOLICITATION => {
-            packet[8..24] == [0; 16]
-                && !nd::options(&packet[OPTIONS..]).any(|it| it == (option::NONCE, &nonce[..]))
-        }
-        _ => false,
-    }
+/// Whether a sound packet says that another node has the address (RFC 4862 §5.4.4). What we have said ourselves, from the
+/// Ethernet address `own`, a network may reflect.
+fn claims(packet: &[u8], own: [u8; 6]) -> bool {
+    packet[40] == NEIGHBOUR_ADVERTISEMENT
+        && nd::ethernet_address(&packet[OPTIONS..], option::TARGET) != Some(own)
 }
 
-/// Who looks for the address with a sound packet, and at which Ethernet address it waits for the answer. To the address
-/// itself (RFC 4861 §7.3.3) only the kernel answers, which does so at once.
+/// Whether a sound packet asks if the address is free (RFC 4862 §5.4.3), and is not our own probe.
+fn probes(packet: &[u8], nonce: [u8; 6]) -> bool {
+    // With a source it only resolves the address.
+    packet[40] == NEIGHBOUR_SOLICITATION
+        && packet[8..24] == [0; 16]
+        && !nd::options(&packet[OPTIONS..]).any(|it| it == (option::NONCE, &nonce[..]))
+}
+
+/// Who looks for the address with a sound packet, and at which Ethernet address it waits for the answer.
 fn asks(packet: &[u8]) -> Option<(Ipv6Addr, [u8; 6])> {
     let asker = Ipv6Addr::from(<[u8; 16]>::try_from(&packet[8..24]).ok()?);
-    if packet[40] != NEIGHBOUR_SOLICITATION
-        || packet[24] != 0xff
-        || asker.is_unspecified()
-        || asker.is_multicast()
-    {
+    if packet[40] != NEIGHBOUR_SOLICITATION || asker.is_unspecified() || asker.is_multicast() {
         return None;
     }
     Some((asker, nd::ethernet_address(&packet[OPTIONS..], option::SOURCE)?))
 }
 
 /// Six bytes that no other node has: the standard library's hash keys are random.
-fn nonce() -> [u8; 6] {
+pub(crate) fn nonce() -> [u8; 6] {
     let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
     [a, b, c, d, e, f]
 }
@@ -198,6 +231,7 @@ mod tests {
 
     const ADDRESS: &str = "2001:db8::1234:5678:9abc";
     const NONCE: [u8; 6] = [1, 2, 3, 4, 5, 6];
+    const OWN: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
     fn address() -> Ipv6Addr {
         ADDRESS.parse().unwrap()
@@ -216,7 +250,7 @@ mod tests {
     }
 
     fn claimed(packet: &[u8]) -> bool {
-        sound(packet, address()).is_some_and(|packet| claims(packet, NONCE))
+        sound(packet, address()).is_some_and(|packet| claims(packet, OWN) || probes(packet, NONCE))
     }
 
     #[test]
@@ -233,6 +267,8 @@ mod tests {
             !claimed(&changed(&[(40, NEIGHBOUR_ADVERTISEMENT), (7, 254)])),
             "from afar (RFC 4861 §7.1)"
         );
+        let reflected = advertisement(address(), nd::OVERRIDE, OWN, ALL_ROUTERS);
+        assert!(!claimed(&reflected), "what we have said ourselves");
         let mut broken = changed(&[(40, NEIGHBOUR_ADVERTISEMENT)]);
         broken[42] ^= 1;
         assert!(!claimed(&broken), "with a wrong checksum");
@@ -250,19 +286,19 @@ mod tests {
             asks(sound(&packet, address()).expect("sound"))
         };
         assert_eq!(asked(router, group, (option::SOURCE, at)), Some((router, at)));
-        assert_eq!(asked(router, address(), (option::SOURCE, at)), None, "the kernel answers that");
+        assert_eq!(asked(router, address(), (option::SOURCE, at)), Some((router, at)), "unicast");
         assert_eq!(asked(Ipv6Addr::UNSPECIFIED, group, (option::SOURCE, at)), None, "a probe");
         assert_eq!(asked(group, group, (option::SOURCE, at)), None, "from a group");
         assert_eq!(asked(router, group, (option::NONCE, at)), None, "from nowhere");
         assert_eq!(asked(router, group, (option::SOURCE, [0xff; 6])), None, "for everybody");
 
-        let answer = advertisement(address(), at, router);
+        let answer = advertisement(address(), nd::SOLICITED | nd::OVERRIDE, at, router);
         let answer = sound(&answer, address()).expect("sound");
         assert_eq!(asks(answer), None);
         assert_eq!(answer[8..24], address().octets());
         assert_eq!(answer[24..40], router.octets());
         assert_eq!(answer[40..42], [NEIGHBOUR_ADVERTISEMENT, 0]);
-        assert_eq!(answer[44..48], [nd::SOLICITED, 0, 0, 0]);
+        assert_eq!(answer[44..48], [nd::SOLICITED | nd::OVERRIDE, 0, 0, 0]);
         let options: Vec<_> = nd::options(&answer[OPTIONS..]).collect();
         assert_eq!(options, [(option::TARGET, &at[..])]);
     }

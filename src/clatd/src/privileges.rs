@@ -61,11 +61,119 @@ pub fn filter_all_threads() -> anyhow::Result<()> {
         // How many processors there are, as glibc's allocator asks when it serves another thread.
         libc::SYS_sched_getaffinity,
     ])?
-    // Questions about routes and neighbours.
-    .only(libc::SYS_socket, 0, &[libc::AF_NETLINK])?
     // The standard library asks before it closes, in debug builds.
     .only(libc::SYS_fcntl, 1, &[libc::F_GETFD])?
     // Android's allocator names its mappings.
     .only(libc::SYS_prctl, 0, &[PR_SET_VMA])?
     .apply()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::Ipv6Addr;
+    use std::os::fd::AsFd;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, ExitStatus};
+
+    use clat_datapath::socket::{lock_filter, NeighbourSocket};
+    use nix::net::if_::if_nametoindex;
+    use nix::sys::signal::{kill, raise, Signal};
+    use nix::unistd::getppid;
+
+    use super::*;
+
+    /// What [`attempts_from_inside`] is to try; without it there is nothing for that to do.
+    const ATTEMPT: &str = "CLATD_ATTEMPT";
+
+    /// Runs this test program once more, in the sandbox, where it tries something.
+    fn attempt(what: &str) -> ExitStatus {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "privileges::tests::attempts_from_inside", "--nocapture"])
+            .env(ATTEMPT, what)
+            .output()
+            .unwrap()
+            .status
+    }
+
+    /// The other half of the tests below, in a process of its own.
+    #[test]
+    fn attempts_from_inside() {
+        let Ok(what) = std::env::var(ATTEMPT) else { return };
+        let (parent, lo) = (getppid(), if_nametoindex("lo").unwrap());
+        let socket = NeighbourSocket::open(lo, Ipv6Addr::LOCALHOST).unwrap();
+        lock_filter(&socket).unwrap();
+        let open = clat_sys::socket::open;
+        let fd = socket.as_fd();
+        drop_all().unwrap();
+        filter_all_threads().unwrap();
+        let done = match what.as_str() {
+            // What is allowed.
+            "nothing" => true,
+            "abort" => raise(Signal::SIGABRT).is_ok(),
+            "own-address" => socket.own_address().is_ok(),
+            // What is not.
+            "bind" => clat_sys::packet_socket::bind(fd, lo, 3).is_ok(),
+            "detach-filter" => {
+                let (level, name) = (libc::SOL_SOCKET, libc::SO_DETACH_FILTER);
+                clat_sys::socket::set_int(fd, level, name, 0).is_ok()
+            }
+            "netlink-socket" => open(libc::AF_NETLINK, libc::SOCK_RAW, 16).is_ok(),
+            "route-socket" => open(libc::AF_NETLINK, libc::SOCK_RAW, 0).is_ok(),
+            "packet-socket" => open(libc::AF_PACKET, libc::SOCK_RAW, 0).is_ok(),
+            "udp-socket" => open(libc::AF_INET, libc::SOCK_DGRAM, 0).is_ok(),
+            "kill" => kill(parent, Signal::SIGUSR1).is_ok(),
+            "open" => File::open("/etc/hostname").is_ok(),
+            "run" => Command::new("true").status().is_ok(),
+            "root" => nix::unistd::setuid(Uid::from_raw(0)).is_ok(),
+            "dumpable" => set_dumpable(true).is_ok(),
+            other => panic!("{other}"),
+        };
+        // Without any more of the test program.
+        std::process::exit(if done { 0 } else { 3 });
+    }
+
+    /// Where this test may do what the daemon does first.
+    fn is_root() -> bool {
+        let root = geteuid().is_root();
+        assert!(root || std::env::var_os("CI").is_none(), "needs root");
+        root
+    }
+
+    #[test]
+    fn what_the_loop_needs_is_left() {
+        if !is_root() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        for what in ["nothing", "own-address"] {
+            assert!(attempt(what).success(), "{what}: {:?}", attempt(what));
+        }
+        assert_eq!(attempt("abort").signal(), Some(libc::SIGABRT));
+    }
+
+    /// Each ends the process before it is done.
+    #[test]
+    fn what_is_forbidden_ends_the_process() {
+        if !is_root() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        for what in [
+            "bind",
+            "detach-filter",
+            "netlink-socket",
+            "route-socket",
+            "packet-socket",
+            "udp-socket",
+            "kill",
+            "open",
+            "run",
+            "root",
+            "dumpable",
+        ] {
+            let status = attempt(what);
+            assert_eq!(status.signal(), Some(libc::SIGSYS), "{what}: {status:?}");
+        }
+    }
 }

@@ -12,10 +12,11 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use clat_datapath::socket::{join_anycast, PacketSocket, RawSocket};
+use clat_datapath::socket::{join_anycast, NeighbourSocket, PacketSocket, RawSocket};
 use clat_packet::checksum::Sum;
 use clat_tun::{Options, Tun, VirtioHeader};
 use common::*;
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
 #[test]
@@ -110,6 +111,72 @@ fn a_duplicate_ends_it() {
     let log = clatd.log();
     assert_eq!(status.code(), Some(3), "{log}");
     assert!(log.contains(&format!("{V6} is in use by another node")), "{log}");
+}
+
+/// Sends a neighbour discovery message about the CLAT's address from the peer, by its link-local address.
+fn advertise(network: &Network, kind: u8, flags: u8, to: &str) {
+    let line = network.run_peer("ip -o link show dev down0");
+    let mac = line.split_once("link/ether ").unwrap().1.split_whitespace().next().unwrap();
+    let mac = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
+    let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
+    message.extend(V6.parse::<Ipv6Addr>().unwrap().octets());
+    // The link-layer address of the source of a solicitation, of the target of an advertisement.
+    message.extend([if kind == 135 { 1 } else { 2 }, 1]);
+    message.extend(mac);
+    let mut packet = vec![0x60, 0, 0, 0, 0, 32, 58, 255];
+    let from: Ipv6Addr = "2001:db8:1::1".parse().unwrap();
+    for address in [from, to.parse().unwrap()] {
+        packet.extend(address.octets());
+    }
+    packet.extend(&message);
+    let sum = Sum::pseudo_header(&packet, 58, message.len()) + Sum::of(&message);
+    packet[42..44].copy_from_slice(&sum.field());
+    network.in_peer(|| {
+        let index = if_nametoindex("down0").unwrap();
+        RawSocket::open("down0", 0).unwrap().send_on(&packet, index).unwrap();
+    });
+}
+
+/// At any time, not only while the address is probed for.
+#[test]
+fn an_advertisement_of_another_ends_it() {
+    let Some(network) = Network::new() else { return };
+    let mut clatd = Clatd::start("foreign-na", tun(Options::default()), None);
+    clatd.ready();
+    thread::sleep(Duration::from_millis(1500));
+    advertise(&network, 136, 0x20, "ff02::1");
+    let status = clatd.wait();
+    let log = clatd.log();
+    assert_eq!(status.code(), Some(3), "{log}");
+    assert!(log.contains(&format!("{V6} is in use by another node")), "{log}");
+}
+
+/// RFC 4861 §7.2.4: the source of the answer is the address that was asked for. RFC 9131: routers are told unasked.
+#[test]
+fn neighbours_are_answered_from_the_address() {
+    let Some(network) = Network::new() else { return };
+    let seen = network.in_peer(|| {
+        let seen = NeighbourSocket::open(if_nametoindex("down0").unwrap(), V6.parse().unwrap());
+        seen.unwrap()
+    });
+    let mut clatd = Clatd::start("unicast-ns", tun(Options::default()), None);
+    clatd.ready();
+    let v6: Ipv6Addr = V6.parse().unwrap();
+    let advertisement = |to: &str, flags: u8| {
+        let to: Ipv6Addr = to.parse().unwrap();
+        let mut buf = [0; 1500];
+        until(&format!("an advertisement to {to}"), || {
+            let len = seen.recv(&mut buf).ok()?;
+            let ours = buf[40] == 136 && buf[8..24] == v6.octets() && buf[24..40] == to.octets();
+            (len >= 72 && ours && buf[44] == flags).then_some(())
+        });
+    };
+    advertisement("ff02::2", 0);
+    // Once no duplicate was found.
+    advertisement("ff02::2", 0x20);
+    advertise(&network, 135, 0, V6);
+    advertisement("2001:db8:1::1", 0x60);
+    clatd.stop();
 }
 
 #[test]
@@ -395,5 +462,32 @@ fn garbage_does_not_end_it() {
         (!line.contains("drops=0")).then_some(line)
     });
     assert!(line.contains(" drop."), "{line}");
+    clatd.stop();
+}
+
+/// AOSP's clatd sends a solicitation with the sockets of its caller: some networks look for an address only behind that. And
+/// nobody takes the filter off a socket that the daemon has taken over.
+#[test]
+fn sockets_of_the_caller() {
+    let Some(network) = Network::new() else { return };
+    let seen = network.in_peer(|| {
+        let seen = NeighbourSocket::open(if_nametoindex("down0").unwrap(), V6.parse().unwrap());
+        seen.unwrap()
+    });
+    let tun = tun(Options::default());
+    run("ip addr add 192.0.0.4/32 dev v4-up0; ip link set v4-up0 mtu 1472 up");
+    let (read, write) = sockets();
+    let copy = read.try_clone().unwrap();
+    let detach = |fd: &OwnedFd| {
+        clat_sys::socket::set_int(fd, nix::libc::SOL_SOCKET, nix::libc::SO_DETACH_FILTER, 0)
+    };
+    let mut clatd = Clatd::start("callers-sockets", tun, Some((read, write)));
+    clatd.ready();
+    let mut buf = [0; 1500];
+    until("a solicitation", || {
+        seen.recv(&mut buf).ok()?;
+        (buf[40] == 135 && buf[8..24] == [0; 16]).then_some(())
+    });
+    assert_eq!(detach(&copy), Err(Errno::EPERM));
     clatd.stop();
 }

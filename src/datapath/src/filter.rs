@@ -77,13 +77,12 @@ pub fn flow() -> Vec<sock_filter> {
     ]
 }
 
-/// Neighbour solicitations (135) and advertisements (136) about `target` to groups, without extension headers, for a socket
-/// that sees no link headers.
+/// Neighbour solicitations (135) and advertisements (136) about `target`, without extension headers, for a socket that sees no
+/// link headers.
 #[must_use]
 pub fn neighbours(target: Ipv6Addr) -> Vec<sock_filter> {
     let mut filter = Vec::new();
     require(&mut filter, LOAD_BYTE, 6, ICMPV6, ICMPV6);
-    require(&mut filter, LOAD_BYTE, 24, 0xff, 0xff);
     require(&mut filter, LOAD_BYTE, 40, 135, 136);
     require_address(&mut filter, 48, target);
     accept(filter)

@@ -51,6 +51,9 @@ fn change_user(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
 fn filter() -> anyhow::Result<Filter> {
     Filter::new(&[
         // Links and flows.
+        libc::SYS_bind,
+        libc::SYS_connect,
+        libc::SYS_setsockopt,
         libc::SYS_accept4,
         libc::SYS_sendmsg,
         libc::SYS_sendmmsg,

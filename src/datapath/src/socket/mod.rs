@@ -23,7 +23,16 @@ const QUEUE: c_int = 8 << 20;
 
 const ETH_P_IPV6: u16 = 0x86dd;
 /// Not in `libc` for every C library (asm-generic/socket.h).
+const SO_LOCK_FILTER: c_int = 44;
 const SO_COOKIE: c_int = 57;
+
+/// Has the filter of a socket stay for good: nobody can take it off, or put on another (SO_LOCK_FILTER).
+///
+/// # Errors
+/// What the kernel said.
+pub fn lock_filter(fd: impl AsFd) -> io::Result<()> {
+    Ok(socket::set_int(fd, libc::SOL_SOCKET, SO_LOCK_FILTER, 1)?)
+}
 
 /// The kernel's number of a socket (SO_COOKIE), which no other socket ever gets.
 ///

@@ -60,9 +60,17 @@ impl RawSocket {
     /// # Errors
     /// What the kernel said; the packet is lost then. `EINVAL` for what is shorter than an IPv6 header.
     pub fn send(&self, packet: &[u8]) -> Result<(), Errno> {
+        self.send_on(packet, 0)
+    }
+
+    /// The same on the interface `index`, which a destination on the link needs.
+    ///
+    /// # Errors
+    /// As of [`Self::send`].
+    pub fn send_on(&self, packet: &[u8], index: u32) -> Result<(), Errno> {
         let destination = packet.get(24..40).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
         let destination = Ipv6Addr::from(destination.ok_or(Errno::EINVAL)?);
-        let to = SockaddrIn6::from(SocketAddrV6::new(destination, 0, 0, 0));
+        let to = SockaddrIn6::from(SocketAddrV6::new(destination, 0, 0, index));
         sys::sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty())?;
         Ok(())
     }
