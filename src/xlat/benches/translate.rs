@@ -84,7 +84,7 @@ fn bench_one<const FROM: u8>(
             let mut verdict = if FROM == 4 { t.to_ipv6(p) } else { t.to_ipv4(p) };
             match &mut verdict {
                 Verdict::Forward { frames, .. } => {
-                    black_box(frames.next());
+                    black_box(frames.next().map(|frame| frame.bytes));
                 }
                 other => panic!("{other:?}"),
             }
