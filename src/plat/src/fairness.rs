@@ -2,9 +2,13 @@
 
 //! What all guests share, and none may use up. A guest is an Ethernet address.
 
+use std::cell::RefCell;
 use std::collections::hash_map::Entry;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
+
+use clat_packet::rate_limit::{Bucket, Rate};
 
 use crate::frame::Mac;
 
@@ -32,44 +36,45 @@ pub fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N,
 
 /// Guests whose errors are counted at a time.
 const GUESTS: usize = 256;
-/// A token every millisecond: a router's limit (RFC 4443 §2.4(f)), not a slow one's.
-const INTERVAL: Duration = Duration::from_millis(1);
+/// A router's limit (RFC 4443 §2.4(f)), not a slow one's.
+pub const ICMP_ERRORS: Rate = Rate { interval: Duration::from_millis(1), burst: 200 };
 
-/// How often errors may be sent to each guest.
-#[derive(Debug)]
+/// How often errors may be sent to each guest, whoever sends them: a copy counts with the original.
+#[derive(Clone, Debug)]
 pub struct Buckets {
-    /// How many at once.
-    burst: u32,
-    /// When a guest's bucket is full again, if it is not.
-    full_at: HashMap<Mac, Instant>,
+    rate: Rate,
+    buckets: Rc<RefCell<HashMap<Mac, Bucket>>>,
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self::new(ICMP_ERRORS)
+    }
 }
 
 impl Buckets {
-    pub fn new(burst: u32) -> Self {
-        Self { burst, full_at: HashMap::new() }
+    pub fn new(rate: Rate) -> Self {
+        Self { rate, buckets: Rc::default() }
     }
 
     /// Takes one token of a guest's, if there is one.
-    pub fn take(&mut self, guest: Mac, now: Instant) -> bool {
-        if self.full_at.len() >= GUESTS && !self.full_at.contains_key(&guest) {
-            self.full_at.retain(|_, at| *at > now);
-            if self.full_at.len() >= GUESTS {
+    pub fn take(&self, guest: Mac, now: Instant) -> bool {
+        let mut buckets = self.buckets.borrow_mut();
+        if buckets.len() >= GUESTS && !buckets.contains_key(&guest) {
+            buckets.retain(|_, bucket| !bucket.is_full(now));
+            if buckets.len() >= GUESTS {
                 return false;
             }
         }
-        let full_at = self.full_at.entry(guest).or_insert(now);
-        *full_at = (*full_at).max(now);
-        if *full_at - now > INTERVAL * (self.burst - 1) {
-            return false;
-        }
-        *full_at += INTERVAL;
-        true
+        buckets.entry(guest).or_default().take(self.rate, now)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const INTERVAL: Duration = ICMP_ERRORS.interval;
 
     fn mac(n: u8) -> Mac {
         Mac([2, 0, 0, 0, 0, n])
@@ -89,8 +94,8 @@ mod tests {
     #[test]
     fn errors_of_one_guest_are_not_counted_as_anothers() {
         let mut now = Instant::now();
-        let mut buckets = Buckets::new(10);
-        let mut count = |guest, now| (0..100).filter(|_| buckets.take(guest, now)).count();
+        let buckets = Buckets::new(Rate { interval: INTERVAL, burst: 10 });
+        let count = |guest, now| (0..100).filter(|_| buckets.take(guest, now)).count();
         assert_eq!((count(mac(1), now), count(mac(2), now)), (10, 10));
         now += 4 * INTERVAL;
         assert_eq!((count(mac(1), now), count(mac(3), now)), (4, 10));
@@ -100,6 +105,15 @@ mod tests {
         }
         assert!(!buckets.take(Mac([9; 6]), now));
         assert!(buckets.take(Mac([9; 6]), now + 2 * INTERVAL));
-        assert!(buckets.full_at.len() <= GUESTS);
+        assert!(buckets.buckets.borrow().len() <= GUESTS);
+    }
+
+    /// The network's own errors and those about flows come out of one budget.
+    #[test]
+    fn a_copy_counts_with_the_original() {
+        let (now, buckets) = (Instant::now(), Buckets::default());
+        let copy = buckets.clone();
+        let taken = |buckets: &Buckets| (0..150).filter(|_| buckets.take(mac(1), now)).count();
+        assert_eq!((taken(&buckets), taken(&copy)), (150, 50));
     }
 }

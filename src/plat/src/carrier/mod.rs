@@ -180,9 +180,12 @@ impl Carrier {
     ) -> Self {
         let super_packets = link.takes_super_packets();
         let offload = Offload { tso: super_packets, uso: super_packets };
+        let network = Network::new(settings, now);
+        // A guest has one budget of ICMP errors.
+        let buckets = network.buckets().clone();
         Self {
-            network: Network::new(settings, now),
-            engine: Engine::new(HostSockets::new(epoll), offload, bounds),
+            network,
+            engine: Engine::new(HostSockets::new(epoll), offload, bounds).with_buckets(buckets),
             ports: Ports {
                 link,
                 clat: clat.map(|(address, link)| ClatPort { address, link }),

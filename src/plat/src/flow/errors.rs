@@ -4,6 +4,9 @@
 
 use std::net::Ipv6Addr;
 
+use clat_packet::checksum::Sum;
+use clat_packet::icmp::{v4, v6};
+
 use super::target::Refused;
 use super::wire::{self, Addresses, ICMP6, IPV6, UDP};
 use super::{Context, Sink};
@@ -11,10 +14,6 @@ use crate::fairness::Buckets;
 use crate::frame::Mac;
 use crate::icmp_error::IcmpError;
 use crate::settings::LEAST_MTU;
-use clat_packet::checksum::Sum;
-
-/// Errors to a guest at once.
-pub const BURST: u32 = 200;
 
 impl From<Refused> for IcmpError {
     fn from(refused: Refused) -> Self {
@@ -36,7 +35,7 @@ pub fn is_cut_anyway(guest: Ipv6Addr, len: usize) -> bool {
 pub fn send(
     cx: Context<'_>,
     sink: &mut dyn Sink,
-    buckets: &mut Buckets,
+    buckets: &Buckets,
     error: IcmpError,
     packet: &[u8],
     mac: Mac,
@@ -45,8 +44,10 @@ pub fn send(
     let Some(parsed) = wire::parse(packet) else { return false };
     let ipv4 = parsed.src.to_ipv4_mapped().is_some();
     let is_error = match parsed.protocol {
-        ICMP6 => parsed.payload.first().is_none_or(|kind| *kind < 128),
-        wire::ICMP4 => parsed.payload.first().is_none_or(|kind| *kind != 8 && *kind != 0),
+        ICMP6 => parsed.payload.first().is_none_or(|kind| v6::is_error(*kind)),
+        wire::ICMP4 => {
+            parsed.payload.first().is_none_or(|kind| *kind != v4::ECHO && *kind != v4::ECHO_REPLY)
+        }
         _ => false,
     };
     let to_many =

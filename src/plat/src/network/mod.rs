@@ -32,8 +32,6 @@ pub use self::dns64::{is_question, MAX_QUESTION};
 /// All nodes of the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const DNS_PORT: u16 = 53;
-/// Errors to a guest at once.
-const BURST: u32 = 100;
 
 /// Whose a frame was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +87,13 @@ impl Network {
             dhcpv4: dhcpv4::Server::default(),
             dns: Dns64::default(),
             dns_answers: Vec::new(),
-            errors: Buckets::new(BURST),
+            errors: Buckets::default(),
         }
+    }
+
+    /// What its ICMP errors come out of.
+    pub(crate) fn buckets(&self) -> &Buckets {
+        &self.errors
     }
 
     /// Its settings as they are now.

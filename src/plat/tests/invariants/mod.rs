@@ -150,7 +150,7 @@ pub(crate) fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, byt
     let now = Instant::now();
     let cx = Context { settings: &settings, now };
     let guest = Mac([2, 0, 0, 0, 0, 9]);
-    let sent = errors::send(cx, &mut frames, &mut Buckets::new(1), error, bytes, guest, router);
+    let sent = errors::send(cx, &mut frames, &Buckets::default(), error, bytes, guest, router);
     assert_eq!(frames.0.len(), usize::from(sent));
     let Some((vnet, frame)) = frames.0.first() else { return };
     self::frame(vnet, frame, if ipv4 { 576 } else { 1280 });
@@ -162,7 +162,7 @@ pub(crate) fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, byt
     // An error about it is an error about an error.
     let mut nowhere = Frames::default();
     let packet = &frame[ETHERNET..];
-    assert!(!errors::send(cx, &mut nowhere, &mut Buckets::new(1), error, packet, guest, router));
+    assert!(!errors::send(cx, &mut nowhere, &Buckets::default(), error, packet, guest, router));
 }
 
 /// Fragments in any order, each behind three bytes: whose, whether more follow and how long it was waited for it; its

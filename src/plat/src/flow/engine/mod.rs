@@ -128,11 +128,17 @@ impl<S: Sockets> Engine<S> {
             queue: Queue::default(),
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
-            buckets: Buckets::new(errors::BURST),
+            buckets: Buckets::default(),
             random: RandomState::new(),
             told_of_ping: false,
             stats: Stats::default(),
         }
+    }
+
+    /// Has its ICMP errors count with those of `buckets`.
+    #[must_use]
+    pub(crate) fn with_buckets(self, buckets: Buckets) -> Self {
+        Self { buckets, ..self }
     }
 
     /// Takes it that the host does, or does not, cut trains of datagrams.
@@ -324,7 +330,7 @@ impl<S: Sockets> Engine<S> {
 
     /// Tells a guest what is wrong with a packet of its own.
     fn report(&mut self, cx: Context<'_>, error: IcmpError, packet: &[u8], mac: Mac) {
-        errors::send(cx, &mut self.queue, &mut self.buckets, error, packet, mac, None);
+        errors::send(cx, &mut self.queue, &self.buckets, error, packet, mac, None);
     }
 
     /// What is wrong with a packet to `to` that the host did not take.
@@ -372,7 +378,7 @@ impl<S: Sockets> Engine<S> {
                 echo::as_request(data, &key);
             }
             let packet = errors::rebuild(key.guest, remote, key.protocol, data);
-            let (queue, buckets) = (&mut self.queue, &mut self.buckets);
+            let (queue, buckets) = (&mut self.queue, &self.buckets);
             errors::send(cx, queue, buckets, report.error, &packet, mac, router);
         }
         own
