@@ -28,8 +28,6 @@ const BESIDE: &[(&str, &str)] = &[
 const CIRCLES: &[&str] = &[
     "src/controller/src/controller.rs",
     "src/controller/src/dump.rs",
-    "src/controller/src/host/linux/bpf/mod.rs",
-    "src/controller/src/host/linux/tc.rs",
     "src/controller/src/offload.rs",
     "src/controller/src/tracker.rs",
 ];

@@ -500,7 +500,7 @@ fn the_programs_compile_as_soong_does_it() -> Result<()> {
     let object = folder.path().join("clatd.o");
     compile_bpf("bpf_progs/clatd.c".as_ref(), &["-DCLAT_SOONG", "-Itests/soong"], &object)?;
     let object = fs::read(&object)?;
-    let loader = fs::read_to_string(root.join("src/controller/src/host/linux/bpf/mod.rs"))?;
+    let loader = fs::read_to_string(root.join("src/offload/src/pins.rs"))?;
     for hook in ["egress", "ingress"] {
         for link in ["rawip", "ether"] {
             let section = format!("schedcls/{hook}/clat_{link}");

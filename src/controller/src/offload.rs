@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use crate::ebpf_mode::EbpfMode;
 use crate::errors::{Error, Step};
-use crate::host::{EgressEntry, Hook, IngressEntry, LinkKind, Programs};
+use crate::host::{AttachError, EgressEntry, Hook, IngressEntry, LinkKind, Programs};
 use crate::tracker::Clat;
 
 /// What is in place for one CLAT. The fields are in the order in which they have to go: the map entries last, so that a
@@ -44,15 +44,16 @@ impl<P: Programs> Attached<P> {
         };
         let ingress_entry =
             programs.ingress_entry(&entry6).map_err(failed(Step::AddIngressEntry))?;
-        programs.add_clsact(clat.v4index).map_err(failed(Step::AddClsact))?;
+        let attach = |index, hook, link, step| {
+            programs.attach(index, hook, link).map_err(|e| match e {
+                AttachError::Qdisc(e) => Error::io(&e, &clat.iface, Step::AddClsact),
+                AttachError::Program(e) => Error::io(&e, &clat.iface, step),
+            })
+        };
         // A TUN device has no link header.
-        let egress_filter = programs
-            .add_filter(clat.v4index, Hook::Egress, LinkKind::RawIp)
-            .map_err(failed(Step::AddEgressFilter))?;
-        programs.add_clsact(clat.index).map_err(failed(Step::AddClsact))?;
-        let ingress_filter = programs
-            .add_filter(clat.index, Hook::Ingress, link)
-            .map_err(failed(Step::AddIngressFilter))?;
+        let egress_filter =
+            attach(clat.v4index, Hook::Egress, LinkKind::RawIp, Step::AddEgressFilter)?;
+        let ingress_filter = attach(clat.index, Hook::Ingress, link, Step::AddIngressFilter)?;
         Ok(Self {
             ingress_filter,
             egress_filter,

@@ -106,20 +106,18 @@ impl Max for i64 {
     const MAX: Self = i64::MAX;
 }
 
-impl From<OffloadCounters> for AidlCounters {
-    fn from(counters: OffloadCounters) -> Self {
-        let reason = |(reason, count): (&str, u64)| ReasonCount {
-            reason: reason.to_owned(),
-            count: signed(count),
-        };
-        Self {
-            passed: counters.passed_by_reason().map(reason).collect(),
-            packets: signed(counters.packets),
-            bytes: signed(counters.bytes),
-            superPackets: signed(counters.super_packets),
-            neighbour: signed(counters.neighbour),
-            lost: signed(counters.lost),
-        }
+fn aidl_counters(counters: &OffloadCounters) -> AidlCounters {
+    let reason = |(reason, count): (&str, u64)| ReasonCount {
+        reason: reason.to_owned(),
+        count: signed(count),
+    };
+    AidlCounters {
+        passed: counters.passed_by_reason().map(reason).collect(),
+        packets: signed(counters.packets),
+        bytes: signed(counters.bytes),
+        superPackets: signed(counters.super_packets),
+        neighbour: signed(counters.neighbour),
+        lost: signed(counters.lost),
     }
 }
 
@@ -144,8 +142,8 @@ impl From<Running> for ClatStatus {
             rxPackets: signed(traffic.rx_packets),
             rxBytes: signed(traffic.rx_bytes),
             offloaded,
-            egress: egress.map(AidlCounters::from),
-            ingress: ingress.map(AidlCounters::from),
+            egress: egress.as_ref().map(aidl_counters),
+            ingress: ingress.as_ref().map(aidl_counters),
         }
     }
 }

@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
-    Child, ClatdArgs, Devices, EgressEntry, Firewall, Hook, IngressEntry, LinkKind, Links, Offload,
-    OffloadCounters, Orphan, Processes, Programs, Recovery, System, Traffic,
+    AttachError, Child, ClatdArgs, Devices, EgressEntry, Firewall, Hook, IngressEntry, LinkKind,
+    Links, Offload, OffloadCounters, Orphan, Processes, Programs, Recovery, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 use clat_host::Fwmark;
@@ -406,18 +406,15 @@ impl Programs for FakePrograms {
         Ok(held)
     }
 
-    fn add_clsact(&self, index: u32) -> io::Result<()> {
-        self.0.host.fault(Fault::Clsact(index))?;
+    fn attach(&self, index: u32, hook: Hook, link: LinkKind) -> Result<Held, AttachError> {
+        self.0.host.fault(Fault::Clsact(index)).map_err(AttachError::Qdisc)?;
         self.0.host.inner().log.push(format!("clsact on {index}"));
-        Ok(())
-    }
-
-    fn add_filter(&self, index: u32, hook: Hook, link: LinkKind) -> io::Result<Held> {
         let fault = match hook {
             Hook::Egress => Fault::EgressFilter,
             Hook::Ingress => Fault::IngressFilter,
         };
         self.hold(fault, format!("{hook:?} {link:?} filter on {index}"))
+            .map_err(AttachError::Program)
     }
 
     fn is_attached(&self, _: &Held) -> io::Result<bool> {

@@ -8,7 +8,6 @@ pub mod linux;
 #[cfg(test)]
 pub(crate) mod fake;
 
-use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
@@ -18,6 +17,9 @@ pub use clat_host::links::Traffic;
 pub use clat_host::ClatdArgs;
 use clat_host::{Fwmark, IfaceName};
 pub use clat_netlink::LinkKind;
+pub use clat_offload::{
+    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, PASSED_REASONS,
+};
 use clat_xlat::Prefix;
 
 use crate::ebpf_mode::KernelVersion;
@@ -175,101 +177,6 @@ pub trait Processes: Devices {
     }
 }
 
-/// An entry of the ingress map.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IngressEntry {
-    /// Index of the uplink.
-    pub iif: u32,
-    /// The NAT64 prefix, a /96.
-    pub pfx96: Ipv6Addr,
-    /// The CLAT's IPv6 address.
-    pub local6: Ipv6Addr,
-    /// Index of the TUN device.
-    pub oif: u32,
-    /// The CLAT's IPv4 address.
-    pub local4: Ipv4Addr,
-}
-
-/// An entry of the egress map.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EgressEntry {
-    /// Index of the TUN device.
-    pub iif: u32,
-    /// The CLAT's IPv4 address.
-    pub local4: Ipv4Addr,
-    /// Index of the uplink.
-    pub oif: u32,
-    /// The CLAT's IPv6 address.
-    pub local6: Ipv6Addr,
-    /// The NAT64 prefix, a /96.
-    pub pfx96: Ipv6Addr,
-    /// Whether the uplink has Ethernet headers.
-    pub oif_is_ethernet: bool,
-}
-
-/// Where a program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// To the TUN device, for IPv4 packets that leave by it.
-    Egress,
-    /// To the uplink, for IPv6 packets that arrive there.
-    Ingress,
-}
-
-/// Why the programs leave packets to clatd, in the order of `enum clat_reason` in bpf_progs/clatd.h.
-pub const PASSED_REASONS: [&str; 13] = [
-    "foreign-source",
-    "header",
-    "address",
-    "options",
-    "protocol",
-    "fragment",
-    "icmp",
-    "checksum",
-    "size",
-    "gso",
-    "ethernet",
-    "next-hop",
-    "kernel",
-];
-
-/// What a program has done for a CLAT since that was started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OffloadCounters {
-    /// Packets translated; each segment of a super-packet counts.
-    pub packets: u64,
-    /// Their bytes as they came: IPv4 for egress, IPv6 for ingress. The headers of a super-packet count once.
-    pub bytes: u64,
-    /// Super-packets (GSO, GRO) among them.
-    pub super_packets: u64,
-    /// Packets whose neighbour the kernel resolved, super-packets counting once.
-    pub neighbour: u64,
-    /// Packets that were lost: the kernel failed when they had been changed already.
-    pub lost: u64,
-    /// Packets left to clatd, by [`PASSED_REASONS`].
-    pub passed: [u64; PASSED_REASONS.len()],
-}
-
-impl OffloadCounters {
-    /// How many packets were left to clatd, by reason; only reasons that occurred.
-    pub fn passed_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        PASSED_REASONS.into_iter().zip(self.passed).filter(|(_, count)| *count > 0)
-    }
-}
-
-impl fmt::Display for OffloadCounters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { packets, bytes, super_packets, neighbour, lost, .. } = self;
-        write!(f, "{packets} packets {bytes} bytes, {super_packets} super-packets, ")?;
-        write!(f, "{neighbour} neighbours resolved, {lost} lost, passed to clatd:")?;
-        let mut reasons = self.passed_by_reason().peekable();
-        if reasons.peek().is_none() {
-            return f.write_str(" none");
-        }
-        reasons.try_for_each(|(reason, count)| write!(f, " {reason}={count}"))
-    }
-}
-
 /// The translation in the kernel.
 pub trait Offload {
     /// The programs and maps.
@@ -351,17 +258,12 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of bpf(2): E2BIG where it is full.
     fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Self::Entry>;
 
-    /// Makes sure of an interface's clsact qdisc, which filters hang on. It goes with the interface.
+    /// Attaches the program for this hook and this kind of link to an interface, with what programs hang on there, which goes
+    /// with the interface.
     ///
     /// # Errors
-    /// Those of netlink.
-    fn add_clsact(&self, index: u32) -> io::Result<()>;
-
-    /// Attaches the program for this hook and this kind of link to an interface.
-    ///
-    /// # Errors
-    /// Those of bpf(2) and of netlink: ENOENT where the kernel lacks NET_CLS_BPF.
-    fn add_filter(&self, index: u32, hook: Hook, link: LinkKind) -> io::Result<Self::Filter>;
+    /// Those of bpf(2) and of netlink: ENOENT of the program where the kernel lacks NET_CLS_BPF.
+    fn attach(&self, index: u32, hook: Hook, link: LinkKind) -> Result<Self::Filter, AttachError>;
 
     /// Whether a filter is still attached; others may have taken it away.
     ///

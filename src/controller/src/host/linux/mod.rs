@@ -2,9 +2,7 @@
 
 //! The host as it is: Linux, with or without Android on it.
 
-mod bpf;
 mod properties;
-mod tc;
 
 #[cfg(test)]
 mod kernel_tests;
@@ -20,16 +18,20 @@ use clat_host::{
     firewall, links, recovery, spawn, ClatdArgs, ClatdProcess, DefaultRoute, Device, Fwmark,
     IfaceName,
 };
-use clat_netlink::Existing;
+use clat_netlink::{Existing, LinkKind};
+use clat_offload::{
+    AttachError, EgressEntry, Entry, Filter, IngressEntry, NextHop, Objects, OffloadCounters,
+};
 use clat_sys::HostError;
 use clat_xlat::Prefix;
 
-pub use bpf::BPF_DIR;
 pub use clat_host::{NamespaceLock, HAS_NETD};
+pub use clat_offload::BPF_DIR;
 pub use properties::Properties;
 
 use super::{
-    Child, Devices, Firewall, Hook, Links, Offload, Orphan, Processes, Recovery, System, Traffic,
+    Child, Devices, Firewall, Hook, Links, Offload, Orphan, Processes, Programs, Recovery, System,
+    Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 
@@ -168,7 +170,7 @@ impl Recovery for LinuxHost {
     }
 
     fn remove_filters(&self, kept: &[(u32, Hook)]) {
-        if let Err(e) = tc::remove_leftovers(kept) {
+        if let Err(e) = clat_offload::remove_leftovers(kept) {
             log::warn!("cannot look for filters of a former life: {e}");
         }
     }
@@ -182,10 +184,10 @@ impl Recovery for LinuxHost {
 }
 
 impl Offload for LinuxHost {
-    type Programs = bpf::Objects;
+    type Programs = Objects;
 
-    fn programs(&self) -> io::Result<Option<bpf::Objects>> {
-        self.bpf_dir.as_deref().map(bpf::Objects::get).transpose()
+    fn programs(&self) -> io::Result<Option<Objects>> {
+        self.bpf_dir.as_deref().map(Objects::get).transpose()
     }
 
     fn why_no_programs(&self) -> &'static str {
@@ -195,6 +197,52 @@ impl Offload for LinuxHost {
         } else {
             "not wanted"
         }
+    }
+}
+
+impl Programs for Objects {
+    type Entry = Entry;
+    type NextHop = Option<NextHop>;
+    type Filter = Filter;
+
+    fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
+        Self::link_kind(index)
+    }
+
+    fn next_hop(&self, entry: &EgressEntry) -> io::Result<Option<NextHop>> {
+        self.next_hop(entry)
+    }
+
+    fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Entry> {
+        self.egress_entry(entry)
+    }
+
+    fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Entry> {
+        self.ingress_entry(entry)
+    }
+
+    fn attach(&self, index: u32, hook: Hook, link: LinkKind) -> Result<Filter, AttachError> {
+        self.attach(index, hook, link)
+    }
+
+    fn is_attached(&self, filter: &Filter) -> io::Result<bool> {
+        filter.is_attached()
+    }
+
+    fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {
+        self.clear_maps(kept)
+    }
+
+    fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {
+        self.ingress_map()
+    }
+
+    fn egress_map(&self) -> io::Result<Vec<EgressEntry>> {
+        self.egress_map()
+    }
+
+    fn counters(&self, hook: Hook, local4: Ipv4Addr) -> io::Result<Option<OffloadCounters>> {
+        self.counters(hook, local4)
     }
 }
 

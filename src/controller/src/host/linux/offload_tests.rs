@@ -15,13 +15,13 @@ use nix::errno::Errno;
 use nix::mount::{mount, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 
-use super::bpf::{program_name, PROGRAMS};
 use super::{LinuxHost, Properties};
 use crate::host::{Hook, LinkKind, Links, Offload, OffloadCounters, Programs, Recovery};
 use crate::offload::Attached;
 use crate::tracker::Clat;
 use clat_host::Fwmark;
 use clat_host::IfaceName;
+use clat_offload::{program_name, Objects, PROGRAMS};
 
 const MAPS: [&str; 4] = [
     "map_clatd_clat_egress_map",
@@ -76,7 +76,7 @@ fn sh(command: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn programs(host: &LinuxHost) -> super::bpf::Objects {
+fn programs(host: &LinuxHost) -> Objects {
     host.programs().expect("programs").expect("wanted")
 }
 
@@ -235,7 +235,7 @@ fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
         std::mem::forget(Attached::attach(&first, &clat(host)).expect("attached"));
         let busy = host.programs().expect_err("the lock");
         assert!(busy.to_string().contains("another clat_controller"), "{busy}");
-        first.abandon();
+        first.detach();
 
         host.remove_filters(&[]);
         assert_eq!(filters(), ["", ""]);
@@ -254,7 +254,7 @@ fn counters_begin_with_a_clat_and_outlive_a_controller() {
         sh(VETH);
         sh("ip tuntap add v4-up0 mode tun");
         let clat = clat(host);
-        let counted = |programs: &super::bpf::Objects| {
+        let counted = |programs: &Objects| {
             [Hook::Egress, Hook::Ingress]
                 .map(|hook| programs.counters(hook, clat.v4).expect("readable").expect("counted"))
         };
@@ -277,7 +277,7 @@ fn counters_begin_with_a_clat_and_outlive_a_controller() {
         assert!(!before.contains(&none), "{before:?}");
         // As a killed process leaves it.
         std::mem::forget(attached);
-        first.abandon();
+        first.detach();
 
         let second = programs(host);
         let attached = Attached::attach(&second, &clat).expect("taken over");
@@ -316,7 +316,7 @@ fn pins_of_another_kind_are_replaced() {
         }
         assert!(!dir.join("map_clatd_clat_egress_map_new").exists());
         drop(Attached::attach(&first, &clat(host)).expect("works"));
-        first.abandon();
+        first.detach();
 
         // One map is another now: its programs follow, the others stay.
         fs::remove_file(dir.join(MAPS[1])).expect("there");

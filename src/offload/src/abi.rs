@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What the maps hold: bpf_progs/clatd.h once more, in the machine's byte order, addresses as on the wire. A test below
 //! compares both.
 
@@ -6,17 +8,17 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use clat_netlink::NextHop;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::host::{EgressEntry, Hook, IngressEntry, OffloadCounters, PASSED_REASONS};
+use crate::model::{EgressEntry, Hook, IngressEntry, OffloadCounters, PASSED_REASONS};
 
 /// A key or a value of a map.
-pub(super) trait Plain: FromBytes + IntoBytes + Immutable + KnownLayout {}
+pub(crate) trait Plain: FromBytes + IntoBytes + Immutable + KnownLayout {}
 
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Plain for T {}
 
 /// `struct clat_egress_key`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct EgressKey {
+pub(crate) struct EgressKey {
     iif: u32,
     local4: [u8; 4],
 }
@@ -24,7 +26,7 @@ pub(super) struct EgressKey {
 /// `struct clat_egress_value`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct EgressValue {
+pub(crate) struct EgressValue {
     oif: u32,
     local6: [u8; 16],
     pfx96: [u8; 16],
@@ -35,7 +37,7 @@ pub(super) struct EgressValue {
 /// `struct clat_ingress_key`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct IngressKey {
+pub(crate) struct IngressKey {
     iif: u32,
     pfx96: [u8; 16],
     local6: [u8; 16],
@@ -44,21 +46,21 @@ pub(super) struct IngressKey {
 /// `struct clat_ingress_value`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct IngressValue {
+pub(crate) struct IngressValue {
     oif: u32,
     local4: [u8; 4],
 }
 
 /// CLAT_SLOTS: how many addresses there are, and so CLATs.
-pub(super) const SLOTS: u32 = 8;
+pub(crate) const SLOTS: u32 = 8;
 
 /// What numbers that which a CLAT has in the arrays.
-pub(super) fn slot(local4: Ipv4Addr) -> u32 {
+pub(crate) fn slot(local4: Ipv4Addr) -> u32 {
     local4.to_bits() % SLOTS
 }
 
 /// The same in the array of counters, which has two for each CLAT.
-pub(super) fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
+pub(crate) fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
     match hook {
         Hook::Egress => slot(local4),
         Hook::Ingress => SLOTS + slot(local4),
@@ -70,7 +72,7 @@ pub(super) fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
-pub(super) struct NextHopValue {
+pub(crate) struct NextHopValue {
     router: [u8; 16],
     known: u32,
 }
@@ -84,7 +86,7 @@ impl From<NextHop> for NextHopValue {
 /// `struct clat_counters`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct Counters {
+pub(crate) struct Counters {
     packets: u64,
     bytes: u64,
     super_packets: u64,
@@ -94,7 +96,7 @@ pub(super) struct Counters {
 }
 
 impl EgressEntry {
-    pub(super) fn to_abi(&self) -> (EgressKey, EgressValue) {
+    pub(crate) fn to_abi(&self) -> (EgressKey, EgressValue) {
         let key = EgressKey { iif: self.iif, local4: self.local4.octets() };
         let value = EgressValue {
             oif: self.oif,
@@ -106,7 +108,7 @@ impl EgressEntry {
         (key, value)
     }
 
-    pub(super) fn from_abi(key: EgressKey, value: EgressValue) -> Self {
+    pub(crate) fn from_abi(key: EgressKey, value: EgressValue) -> Self {
         Self {
             iif: key.iif,
             local4: Ipv4Addr::from(key.local4),
@@ -119,13 +121,13 @@ impl EgressEntry {
 }
 
 impl IngressEntry {
-    pub(super) fn to_abi(&self) -> (IngressKey, IngressValue) {
+    pub(crate) fn to_abi(&self) -> (IngressKey, IngressValue) {
         let key =
             IngressKey { iif: self.iif, pfx96: self.pfx96.octets(), local6: self.local6.octets() };
         (key, IngressValue { oif: self.oif, local4: self.local4.octets() })
     }
 
-    pub(super) fn from_abi(key: IngressKey, value: IngressValue) -> Self {
+    pub(crate) fn from_abi(key: IngressKey, value: IngressValue) -> Self {
         Self {
             iif: key.iif,
             pfx96: Ipv6Addr::from(key.pfx96),
@@ -138,7 +140,7 @@ impl IngressEntry {
 
 impl OffloadCounters {
     /// Adds what one CPU has counted.
-    pub(super) fn add(&mut self, cpu: &Counters) {
+    pub(crate) fn add(&mut self, cpu: &Counters) {
         self.packets += cpu.packets;
         self.bytes += cpu.bytes;
         self.super_packets += cpu.super_packets;
@@ -216,7 +218,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_the_header() {
-        let header = include_str!("../../../../../../bpf_progs/clatd.h");
+        let header = include_str!("../../../bpf_progs/clatd.h");
         assert!(header.contains(&format!("#define CLAT_SLOTS {SLOTS}\n")));
         let pool = FIRST_V4.to_bits() & !(SLOTS - 1);
         assert!(header.contains(&format!("#define CLAT_POOL {pool:#x}\n")));
@@ -225,7 +227,7 @@ mod tests {
 
     #[test]
     fn reasons_are_those_of_the_header() {
-        let header = include_str!("../../../../../../bpf_progs/clatd.h");
+        let header = include_str!("../../../bpf_progs/clatd.h");
         let (_, rest) = header.split_once("enum clat_reason {").expect("the reasons");
         let (reasons, _) = rest.split_once('}').expect("their end");
         let names: Vec<_> = reasons

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Keeps the map of next hops as the kernel's routes are.
 
 use std::io;
@@ -13,8 +15,8 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use zerocopy::IntoBytes;
 
-use super::abi::{NextHopValue, SLOTS};
-use super::from_libbpf;
+use crate::abi::{NextHopValue, SLOTS};
+use crate::pins::from_libbpf;
 use clat_sys::HostError;
 
 /// After a change, how long the next ones are gathered: they come in bursts.
@@ -25,7 +27,7 @@ type Found = Option<clat_netlink::NextHop>;
 
 /// Follows the routes of uplinks in a thread of its own.
 #[derive(Debug)]
-pub(super) struct NextHops {
+pub(crate) struct NextHops {
     map: Arc<Map>,
     end: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
@@ -55,7 +57,7 @@ pub struct NextHop {
 }
 
 impl NextHops {
-    pub(super) fn new(handle: MapHandle) -> io::Result<Self> {
+    pub(crate) fn new(handle: MapHandle) -> io::Result<Self> {
         let map = Arc::new(Map { handle, targets: Mutex::default() });
         let end = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
         let subscription = Subscription::new(&[Topic::Links, Topic::Routes6])?;
@@ -66,14 +68,14 @@ impl NextHops {
     }
 
     /// Removes from the map what is not followed.
-    pub(super) fn clear(&self) -> io::Result<()> {
+    pub(crate) fn clear(&self) -> io::Result<()> {
         let targets = self.map.targets();
         let is_followed = |slot: &u32| targets.iter().any(|followed| followed.slot == *slot);
         (0..SLOTS).filter(|slot| !is_followed(slot)).try_for_each(|slot| self.map.put(slot, None))
     }
 
     /// Puts the next hop of `target` into the map as `slot`, where it has one, now and whenever it changes.
-    pub(super) fn follow(&self, slot: u32, target: Target) -> io::Result<NextHop> {
+    pub(crate) fn follow(&self, slot: u32, target: Target) -> io::Result<NextHop> {
         let mut targets = self.map.targets();
         let oif = target.oif;
         let mut followed = Followed { slot, target, known: None };

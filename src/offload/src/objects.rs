@@ -1,89 +1,28 @@
-//! The tc programs and their maps (docs/contract.md, "Maps and programs"): pinned by bpfloader on Android, elsewhere loaded and pinned by us.
+// SPDX-License-Identifier: Apache-2.0
 
-mod abi;
-#[cfg(not(target_os = "android"))]
-mod load;
-mod next_hop;
+//! The programs and maps as values (docs/contract.md, "Maps and programs"): pinned by bpfloader on Android, elsewhere loaded and pinned by us.
 
 use std::io;
-use std::marker::PhantomData;
 use std::mem::size_of;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clat_netlink::Target;
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType, Program};
+use clat_netlink::{LinkKind, Target};
+use clat_sys::HostError;
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Program};
 use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::tc;
-use crate::host::{EgressEntry, Hook, IngressEntry, LinkKind, OffloadCounters, Programs};
-use abi::{
-    counters_slot, slot, Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue,
-    Plain,
+use crate::abi::{counters_slot, slot, Counters, Plain};
+#[cfg(not(target_os = "android"))]
+use crate::load;
+use crate::model::{EgressEntry, Hook, IngressEntry, OffloadCounters};
+use crate::next_hop::{NextHop, NextHops};
+use crate::pins::{
+    from_libbpf, program_name, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, PROGRAMS,
 };
-use clat_sys::HostError;
-use next_hop::{NextHop, NextHops};
-
-/// Where bpfloader pins things, and where we do unless told otherwise.
-pub const BPF_DIR: &str = "/sys/fs/bpf";
-
-const EGRESS_MAP: PinnedMap<EgressKey, EgressValue> =
-    PinnedMap::new("map_clatd_clat_egress_map", MapType::Hash);
-const INGRESS_MAP: PinnedMap<IngressKey, IngressValue> =
-    PinnedMap::new("map_clatd_clat_ingress_map", MapType::Hash);
-const NEXT_HOP_MAP: PinnedMap<u32, NextHopValue> =
-    PinnedMap::new("map_clatd_clat_next_hop_map", MapType::Array);
-const COUNTERS_MAP: PinnedMap<u32, Counters> =
-    PinnedMap::new("map_clatd_clat_counters_map", MapType::PercpuArray);
-
-/// The name that a map is pinned under, and what it is.
-struct PinnedMap<K, V> {
-    name: &'static str,
-    kind: MapType,
-    layout: PhantomData<(K, V)>,
-}
-
-impl<K, V> PinnedMap<K, V> {
-    const fn new(name: &'static str, kind: MapType) -> Self {
-        Self { name, kind, layout: PhantomData }
-    }
-
-    /// The one in `dir`; EINVAL where it is of another kind.
-    fn open(&self, dir: &Path) -> io::Result<MapHandle> {
-        let path = dir.join(self.name);
-        let map = MapHandle::from_pinned_path(&path)
-            .map_err(|e| HostError::during(path.display(), from_libbpf(e)))?;
-        let found = (map.map_type(), map.key_size() as usize, map.value_size() as usize);
-        let wanted = (self.kind, size_of::<K>(), size_of::<V>());
-        if found == wanted {
-            Ok(map)
-        } else {
-            let cause = format!("{}: {found:?} where {wanted:?} is wanted", path.display());
-            Err(HostError::because(Errno::EINVAL, cause))
-        }
-    }
-}
-
-/// The name that a program is pinned under.
-pub(super) fn program_name(hook: Hook, link: LinkKind) -> &'static str {
-    match (hook, link) {
-        (Hook::Egress, LinkKind::RawIp) => "prog_clatd_schedcls_egress_clat_rawip",
-        (Hook::Egress, LinkKind::Ethernet) => "prog_clatd_schedcls_egress_clat_ether",
-        (Hook::Ingress, LinkKind::RawIp) => "prog_clatd_schedcls_ingress_clat_rawip",
-        (Hook::Ingress, LinkKind::Ethernet) => "prog_clatd_schedcls_ingress_clat_ether",
-    }
-}
-
-/// All four programs.
-pub(super) const PROGRAMS: [(Hook, LinkKind); 4] = [
-    (Hook::Egress, LinkKind::RawIp),
-    (Hook::Egress, LinkKind::Ethernet),
-    (Hook::Ingress, LinkKind::RawIp),
-    (Hook::Ingress, LinkKind::Ethernet),
-];
+use crate::tc::{AttachError, Filter};
 
 /// The programs and maps in a folder of the BPF file system.
 #[derive(Debug)]
@@ -100,7 +39,10 @@ pub struct Objects {
 
 impl Objects {
     /// Gets hold of the objects in `dir`. The maps hold what they held.
-    pub(super) fn get(dir: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of bpf(2) and of the BPF file system; EBUSY where another controller has them.
+    pub fn get(dir: &Path) -> io::Result<Self> {
         #[cfg(not(target_os = "android"))]
         let pins = load::Pins::make(dir)?;
         let egress = EGRESS_MAP.open(dir)?;
@@ -133,10 +75,10 @@ impl Objects {
         })
     }
 
-    /// Goes as a process does that is killed: the pins stay.
-    #[cfg(test)]
-    pub(super) fn abandon(mut self) {
-        self._pins.abandon();
+    /// Lets go of the objects, whose pins stay for the next controller.
+    pub fn detach(self) {
+        #[cfg(not(target_os = "android"))]
+        self._pins.detach();
     }
 
     /// Adds an entry to `map`, and has what is counted for it in `slot` begin with zeros.
@@ -190,20 +132,6 @@ fn entries<K: Plain, V: Plain, E>(map: &MapHandle, entry: fn(K, V) -> E) -> io::
     Ok(entries)
 }
 
-/// libbpf-rs tells the kind of an error, and the rest in words.
-#[allow(clippy::needless_pass_by_value)] // for map_err
-fn from_libbpf(error: libbpf_rs::Error) -> io::Error {
-    let errno = match error.kind() {
-        ErrorKind::NotFound => Errno::ENOENT,
-        ErrorKind::PermissionDenied => Errno::EPERM,
-        ErrorKind::AlreadyExists => Errno::EEXIST,
-        ErrorKind::InvalidInput => Errno::EINVAL,
-        ErrorKind::OutOfMemory => Errno::ENOMEM,
-        _ => Errno::EIO,
-    };
-    HostError::because(errno, format!("{error:#}"))
-}
-
 /// An entry of a map, which goes away when dropped.
 #[derive(Debug)]
 pub struct Entry {
@@ -219,12 +147,12 @@ impl Drop for Entry {
     }
 }
 
-impl Programs for Objects {
-    type Entry = Entry;
-    type NextHop = Option<NextHop>;
-    type Filter = tc::Filter;
-
-    fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
+impl Objects {
+    /// What the packets of an interface begin with.
+    ///
+    /// # Errors
+    /// EAFNOSUPPORT where it is neither Ethernet nor raw IP; ENODEV where there is none.
+    pub fn link_kind(index: u32) -> io::Result<LinkKind> {
         let hardware = clat_netlink::link(index)?.hardware;
         LinkKind::from_hardware(hardware).ok_or_else(|| {
             let cause = format!("it is neither Ethernet nor raw IP, but of ARPHRD type {hardware}");
@@ -232,7 +160,12 @@ impl Programs for Objects {
         })
     }
 
-    fn next_hop(&self, entry: &EgressEntry) -> io::Result<Option<NextHop>> {
+    /// Has the map of next hops say who gets what leaves by the entry's uplink, and goes on saying so as routes change, until
+    /// the value is dropped.
+    ///
+    /// # Errors
+    /// Those of bpf(2) and of netlink.
+    pub fn next_hop(&self, entry: &EgressEntry) -> io::Result<Option<NextHop>> {
         let follow = |next_hops: &NextHops| {
             let target = Target {
                 oif: entry.oif,
@@ -245,32 +178,42 @@ impl Programs for Objects {
         self.next_hops.as_ref().map(follow).transpose()
     }
 
-    fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Entry> {
+    /// Adds an entry to the egress map.
+    ///
+    /// # Errors
+    /// Those of bpf(2): E2BIG where it is full.
+    pub fn egress_entry(&self, entry: &EgressEntry) -> io::Result<Entry> {
         self.insert(&self.egress, counters_slot(Hook::Egress, entry.local4), entry.to_abi())
     }
 
-    fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Entry> {
+    /// Adds an entry to the ingress map.
+    ///
+    /// # Errors
+    /// Those of bpf(2): E2BIG where it is full.
+    pub fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Entry> {
         self.insert(&self.ingress, counters_slot(Hook::Ingress, entry.local4), entry.to_abi())
     }
 
-    fn add_clsact(&self, index: u32) -> io::Result<()> {
-        tc::add_clsact(index)
-    }
-
-    fn add_filter(&self, index: u32, hook: Hook, link: LinkKind) -> io::Result<tc::Filter> {
+    /// Attaches the program for this hook and this kind of link to an interface.
+    ///
+    /// # Errors
+    /// Those of bpf(2) and of netlink: ENOENT of the program where the kernel lacks NET_CLS_BPF.
+    pub fn attach(&self, index: u32, hook: Hook, link: LinkKind) -> Result<Filter, AttachError> {
         let name = program_name(hook, link);
         let path = self.dir.join(name);
         // Not ENOENT, which would speak of a kernel without NET_CLS_BPF.
-        let program = Program::fd_from_pinned_path(&path)
-            .map_err(|e| HostError::because(Errno::EIO, format!("{}: {e:#}", path.display())))?;
-        tc::Filter::attach(index, hook, program.as_fd(), name)
+        let program = Program::fd_from_pinned_path(&path).map_err(|e| {
+            let cause = format!("{}: {e:#}", path.display());
+            AttachError::Program(HostError::because(Errno::EIO, cause))
+        });
+        Filter::attach(index, hook, program, name)
     }
 
-    fn is_attached(&self, filter: &tc::Filter) -> io::Result<bool> {
-        filter.is_attached()
-    }
-
-    fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {
+    /// Removes what is in the maps, but not what belongs to the entries that are `kept`.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {
         let bytes = |key: &dyn AsRef<[u8]>| key.as_ref().to_vec();
         let egress: Vec<_> = kept.iter().map(|(e, _)| bytes(&e.to_abi().0.as_bytes())).collect();
         let ingress: Vec<_> = kept.iter().map(|(_, i)| bytes(&i.to_abi().0.as_bytes())).collect();
@@ -280,15 +223,27 @@ impl Programs for Objects {
         self.next_hops.as_ref().map_or(Ok(()), NextHops::clear)
     }
 
-    fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {
+    /// The entries of the ingress map.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {
         entries(&self.ingress, IngressEntry::from_abi)
     }
 
-    fn egress_map(&self) -> io::Result<Vec<EgressEntry>> {
+    /// The entries of the egress map.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn egress_map(&self) -> io::Result<Vec<EgressEntry>> {
         entries(&self.egress, EgressEntry::from_abi)
     }
 
-    fn counters(&self, hook: Hook, local4: Ipv4Addr) -> io::Result<Option<OffloadCounters>> {
+    /// What was counted one way for the CLAT that has an address; `None` where nothing is.
+    ///
+    /// # Errors
+    /// Those of bpf(2).
+    pub fn counters(&self, hook: Hook, local4: Ipv4Addr) -> io::Result<Option<OffloadCounters>> {
         let Some(counters) = &self.counters else { return Ok(None) };
         let slot = counters_slot(hook, local4);
         let cpus = counters.lookup_percpu(slot.as_bytes(), MapFlags::ANY).map_err(from_libbpf)?;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Loads the programs of this build and pins them. What an earlier life has pinned stays where it is the same, so that
 //! nobody who uses it notices, and is replaced at one blow where it is not.
 
@@ -17,12 +19,14 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{mount, MsFlags};
 use nix::sys::statfs::{statfs, FsType};
 
-use super::{
+use clat_netlink::LinkKind;
+use clat_sys::HostError;
+
+use crate::model::Hook;
+use crate::pins::{
     from_libbpf, program_name, PinnedMap, BPF_DIR, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP,
     NEXT_HOP_MAP, PROGRAMS,
 };
-use crate::host::{Hook, LinkKind};
-use clat_sys::HostError;
 
 /// What libbpf-cargo makes of bpf_progs/clatd.c.
 #[allow(
@@ -46,14 +50,14 @@ const NEW: &str = "_new";
 /// Our objects, pinned in a folder that no other controller uses. The pins go away when this is dropped, but not under
 /// who uses the objects.
 #[derive(Debug)]
-pub(super) struct Pins {
+pub(crate) struct Pins {
     dir: PathBuf,
     _lock: Flock<File>,
 }
 
 impl Pins {
     /// Makes sure that this build's objects are pinned in `dir`.
-    pub(super) fn make(dir: &Path) -> io::Result<Self> {
+    pub(crate) fn make(dir: &Path) -> io::Result<Self> {
         prepare(dir)?;
         let lock = File::open(dir).map_err(|e| HostError::during(dir.display(), e))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
@@ -69,8 +73,7 @@ impl Pins {
     }
 
     /// Has the pins stay.
-    #[cfg(test)]
-    pub(super) fn abandon(&mut self) {
+    pub(crate) fn detach(mut self) {
         self.dir = PathBuf::from("/nonexistent");
     }
 

@@ -1,9 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Filters of the clsact qdisc, by netlink. libbpf's own way to attach them lets nobody choose name and protocol, which
 //! others look for.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use clat_netlink::request;
 use netlink_packet_core::{DefaultNla, NlasIterator, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
@@ -12,8 +14,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 
-use super::bpf::{program_name, PROGRAMS};
-use crate::host::Hook;
+use crate::model::Hook;
+use crate::pins::{program_name, PROGRAMS};
 
 /// After tethering's (AOSP, libnetdutils and TcUtils).
 const PRIORITY: u32 = 4;
@@ -31,8 +33,8 @@ const TCA_OPTIONS: u16 = 2;
 /// Of a message about filters: family and padding, ifindex, handle, parent, info; attributes follow.
 const HEADER_LEN: usize = 20;
 
-/// Makes sure of the clsact qdisc.
-pub(super) fn add_clsact(index: u32) -> io::Result<()> {
+/// Makes sure of the clsact qdisc, which goes with its interface.
+fn add_clsact(index: u32) -> io::Result<()> {
     let mut qdisc = message(index, TcHandle::CLSACT)?;
     qdisc.header.handle = TcHandle { major: 0xffff, minor: 0 };
     qdisc.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
@@ -41,6 +43,15 @@ pub(super) fn add_clsact(index: u32) -> io::Result<()> {
         Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         done => done,
     }
+}
+
+/// Why a program could not be attached.
+#[derive(Debug)]
+pub enum AttachError {
+    /// What programs hang on could not be had: the clsact qdisc.
+    Qdisc(io::Error),
+    /// The program itself.
+    Program(io::Error),
 }
 
 /// A filter that is removed when dropped.
@@ -53,12 +64,17 @@ pub struct Filter {
 impl Filter {
     /// Attaches `program`, direct-action, under `name` and our priority; in place of one of ours that is there, so that
     /// every packet meets the one or the other.
-    pub(super) fn attach(
+    pub(crate) fn attach(
         index: u32,
         hook: Hook,
-        program: BorrowedFd<'_>,
+        program: Result<OwnedFd, AttachError>,
         name: &str,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, AttachError> {
+        add_clsact(index).map_err(AttachError::Qdisc)?;
+        Self::attach_to_clsact(index, hook, &program?, name).map_err(AttachError::Program)
+    }
+
+    fn attach_to_clsact(index: u32, hook: Hook, program: &OwnedFd, name: &str) -> io::Result<Self> {
         let old = ours(index, hook)?.first().copied();
         let mut filter = message(index, parent(hook))?;
         filter.header.info = info(hook);
@@ -81,7 +97,10 @@ impl Filter {
 
 impl Filter {
     /// Whether it is still there: others can take it away, or all of the clsact.
-    pub(super) fn is_attached(&self) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// Those of netlink: ENODEV where its interface is gone.
+    pub fn is_attached(&self) -> io::Result<bool> {
         Ok(!ours(self.index, self.hook)?.is_empty())
     }
 }
@@ -99,7 +118,10 @@ impl Drop for Filter {
 }
 
 /// Removes our filters from every interface, but not those that are `kept`.
-pub(super) fn remove_leftovers(kept: &[(u32, Hook)]) -> io::Result<()> {
+///
+/// # Errors
+/// Those of netlink.
+pub fn remove_leftovers(kept: &[(u32, Hook)]) -> io::Result<()> {
     // Each has a link address at least; nix has no if_nameindex(3) for Android.
     let names: BTreeSet<_> = getifaddrs()?.map(|address| address.interface_name).collect();
     for name in names {

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What is pinned, and under which names (docs/contract.md, "Maps and programs").
+
+use std::io;
+use std::marker::PhantomData;
+use std::mem::size_of;
+use std::path::Path;
+
+use clat_netlink::LinkKind;
+use clat_sys::HostError;
+use libbpf_rs::{ErrorKind, MapCore, MapHandle, MapType};
+use nix::errno::Errno;
+
+use crate::abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue};
+use crate::model::Hook;
+
+/// Where bpfloader pins things, and where we do unless told otherwise.
+pub const BPF_DIR: &str = "/sys/fs/bpf";
+
+pub(crate) const EGRESS_MAP: PinnedMap<EgressKey, EgressValue> =
+    PinnedMap::new("map_clatd_clat_egress_map", MapType::Hash);
+pub(crate) const INGRESS_MAP: PinnedMap<IngressKey, IngressValue> =
+    PinnedMap::new("map_clatd_clat_ingress_map", MapType::Hash);
+pub(crate) const NEXT_HOP_MAP: PinnedMap<u32, NextHopValue> =
+    PinnedMap::new("map_clatd_clat_next_hop_map", MapType::Array);
+pub(crate) const COUNTERS_MAP: PinnedMap<u32, Counters> =
+    PinnedMap::new("map_clatd_clat_counters_map", MapType::PercpuArray);
+
+/// The name that a map is pinned under, and what it is.
+pub(crate) struct PinnedMap<K, V> {
+    pub(crate) name: &'static str,
+    kind: MapType,
+    layout: PhantomData<(K, V)>,
+}
+
+impl<K, V> PinnedMap<K, V> {
+    const fn new(name: &'static str, kind: MapType) -> Self {
+        Self { name, kind, layout: PhantomData }
+    }
+
+    /// The one in `dir`; EINVAL where it is of another kind.
+    pub(crate) fn open(&self, dir: &Path) -> io::Result<MapHandle> {
+        let path = dir.join(self.name);
+        let map = MapHandle::from_pinned_path(&path)
+            .map_err(|e| HostError::during(path.display(), from_libbpf(e)))?;
+        let found = (map.map_type(), map.key_size() as usize, map.value_size() as usize);
+        let wanted = (self.kind, size_of::<K>(), size_of::<V>());
+        if found == wanted {
+            Ok(map)
+        } else {
+            let cause = format!("{}: {found:?} where {wanted:?} is wanted", path.display());
+            Err(HostError::because(Errno::EINVAL, cause))
+        }
+    }
+}
+
+/// The name that a program is pinned under.
+#[must_use]
+pub fn program_name(hook: Hook, link: LinkKind) -> &'static str {
+    match (hook, link) {
+        (Hook::Egress, LinkKind::RawIp) => "prog_clatd_schedcls_egress_clat_rawip",
+        (Hook::Egress, LinkKind::Ethernet) => "prog_clatd_schedcls_egress_clat_ether",
+        (Hook::Ingress, LinkKind::RawIp) => "prog_clatd_schedcls_ingress_clat_rawip",
+        (Hook::Ingress, LinkKind::Ethernet) => "prog_clatd_schedcls_ingress_clat_ether",
+    }
+}
+
+/// All four programs.
+pub const PROGRAMS: [(Hook, LinkKind); 4] = [
+    (Hook::Egress, LinkKind::RawIp),
+    (Hook::Egress, LinkKind::Ethernet),
+    (Hook::Ingress, LinkKind::RawIp),
+    (Hook::Ingress, LinkKind::Ethernet),
+];
+
+/// libbpf-rs tells the kind of an error, and the rest in words.
+#[allow(clippy::needless_pass_by_value)] // for map_err
+pub(crate) fn from_libbpf(error: libbpf_rs::Error) -> io::Error {
+    let errno = match error.kind() {
+        ErrorKind::NotFound => Errno::ENOENT,
+        ErrorKind::PermissionDenied => Errno::EPERM,
+        ErrorKind::AlreadyExists => Errno::EEXIST,
+        ErrorKind::InvalidInput => Errno::EINVAL,
+        ErrorKind::OutOfMemory => Errno::ENOMEM,
+        _ => Errno::EIO,
+    };
+    HostError::because(errno, format!("{error:#}"))
+}
