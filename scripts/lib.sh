@@ -24,7 +24,7 @@ need_root() {
 	[ "$(id -u)" = 0 ] || die "needs root for network namespaces and TUN devices: run it with sudo"
 }
 
-# quietly COMMAND...: its output is shown only if it fails; on a terminal, the newest line meanwhile.
+# quietly COMMAND...: shows its output only if it fails; on a terminal, the newest line meanwhile.
 quietly() {
 	local log width line status=0
 	log=$(mktemp)
@@ -125,7 +125,7 @@ need_rust() {
 	rust_is_new_enough || die "Rust $(rust_version) is what runs, and $RUST_NEEDED is needed"
 }
 
-# need_component NAME PROGRAM DEBIAN: a tool that comes with the Rust that is here, from where that came.
+# need_component NAME PROGRAM DEBIAN: a tool that comes with Rust, from where the Rust here is from.
 need_component() {
 	local suffix
 	"$2" --version >/dev/null 2>&1 && return
