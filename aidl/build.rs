@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Generates the Rust side of `android/net/clat/*.aidl`.
 
 use std::path::PathBuf;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The binder interface `android.net.clat`, under the paths that Soong's `aidl_interface` gives it:
 //! `android_net_clat_aidl::aidl::android::net::clat::IClatdController`.
 

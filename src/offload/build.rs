@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Compiles the tc programs, and generates what loads them.
 
 use std::env;

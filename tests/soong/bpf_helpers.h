@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 /*
  * What bpf_progs uses of the bpf_helpers.h that Soong's bpf modules are compiled with, as far as its users can tell: the same
  * names, sections and types. It only shows that the programs compile; nobody loads them.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The controller's service, seen from here: calls, and errors as one line that says what to do.
 
 use std::io;

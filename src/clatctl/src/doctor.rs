@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `clatctl doctor`: what a CLAT needs and this machine lacks, with the command that mends it.
 
 mod ask;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The command line of clat: starts, stops and shows CLATs through the controller's binder service, says what a machine
 //! lacks for one, and translates capture files.
 //!

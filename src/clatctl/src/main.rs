@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `clatctl`: see the library.
 
 fn main() -> std::process::ExitCode {

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `clatctl status`: the controller and its CLATs as a table or as JSON, once or again and again with rates.
 
 use std::io::{self, IsTerminal, Write};

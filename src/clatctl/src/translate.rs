@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `clatctl translate`: a whole SIIT (RFC 7915) on capture files.
 
 mod capture;

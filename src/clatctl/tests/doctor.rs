@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `clatctl doctor` on this machine's kernel: what it says is missing is mended by the command that it gives.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `clatctl` against a service on a real socket, one that gives fixed answers.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 

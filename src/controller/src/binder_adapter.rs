@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! All that differs between binder libraries: rsbinder under Cargo, AOSP's libbinder_rs under Soong (`--cfg soong`). The
 //! rest of the crate uses only what stands here, and compiles unchanged against both.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The other side: how a program reaches a running controller.
 
 use std::io;

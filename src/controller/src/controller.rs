@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The controller: one tracker for each CLAT, and the requests that make and end them.
 
 use std::collections::{BTreeMap, BTreeSet};

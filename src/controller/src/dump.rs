@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The text of `dumpsys clatd_controller`, which `dumpsys netd` shows too. People's scripts parse it (docs/contract.md, "dump").
 
 use std::fmt::{self, Write as _};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Whether packets may be translated in the kernel: decided once, from what the device is.
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The ClatdController: what starts, supervises and stops CLATs on network interfaces (464XLAT, RFC 6877), and the
 //! binder service that offers it.
 //!

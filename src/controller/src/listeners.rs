@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Who is told of events. Each listener has a queue and a thread of its own: one that does not listen holds up neither a
 //! start nor the others.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `clat_controller`: starts and stops CLATs for whoever asks by binder.
 
 use std::fs::DirBuilder;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A CLAT's translation in the kernel: what is put in place for it, and in which order (docs/contract.md, "Maps and programs").
 
 use nix::errno::Errno;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The binder service: checks who calls, and turns requests and errors into what the transport carries.
 
 use std::io::Write;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The controller's status as JSON: what `clatctl status --json` and `dumpsys clatd_controller --json` print.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Watches over one clatd: a death is noticed at once, and a new one is started with the same addresses, sooner at
 //! first and then ever later.
 

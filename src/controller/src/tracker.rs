@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! All that one running CLAT holds, and how it comes to hold it.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The real program with its real tc programs between two network namespaces. clatd is a stand-in that translates
 //! nothing: what arrives has been translated in the kernel.
 

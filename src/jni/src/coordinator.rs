@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What the natives do. What is said when something fails is AOSP's, to the letter.
 
 use std::collections::BTreeMap;

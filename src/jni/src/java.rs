@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Java's side of a native: its values in, ours out, and what went wrong as an exception.
 
 use std::any::Any;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! `libclat_jni.so`: the natives of `com.android.server.connectivity.ClatCoordinator`, by which Android's ConnectivityService
 //! runs CLATs itself (AOSP, packages/modules/Connectivity, service/jni).
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The natives as Java sees them: eleven entries, each of which only fetches its arguments.
 
 use std::os::fd::IntoRawFd;

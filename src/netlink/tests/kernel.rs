@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Next hops against the kernel's own routes, each test in a network namespace of its own.
 
 use std::collections::BTreeSet;

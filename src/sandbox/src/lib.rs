@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What a daemon gives up before its loop: user, groups and capabilities, then most system calls. Which of those it
 //! needs is its own to say.
 #![forbid(unsafe_code)]

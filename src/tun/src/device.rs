@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A TUN/TAP device that lives inside the process: for tests, and for sandboxes that have no `/dev/net/tun`.
 //!
 //! It has Linux's two sides. A program opens a [`Device`], names it ([`Device::set_iff`], which is TUNSETIFF), reads and

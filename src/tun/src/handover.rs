@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Descriptors given from one process to another over a Unix socket (SCM_RIGHTS, unix(7)).
 
 use std::io::{IoSlice, IoSliceMut};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! TUN/TAP devices.
 //!
 //! A [`Tun`] is one descriptor (a queue) of a kernel device: made here ([`Tun::create`]) or handed over by whoever made it

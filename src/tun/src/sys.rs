@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The ioctls of a TUN device, and nothing else that is unsafe.
 
 use std::mem::size_of;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The virtio header that the kernel puts in front of packets whose checksum or segmentation is not done yet.
 
 /// How a packet is to be cut into segments.

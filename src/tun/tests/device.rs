@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The in-process device, beside what tun(4) says of Linux's.
 
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The kernel's own TUN driver, through `/dev/net/tun`.
 
 use std::fs::File;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Asking the machine: programs, packages, and a network namespace in which things can be tried without a trace.
 
 use std::io::Write;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What a CLAT needs of a machine. The kernel is asked to do each thing, not what its version is.
 
 use std::fs::{self, File};

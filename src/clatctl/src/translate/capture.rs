@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Reading captures: pcap of either byte order and time resolution, and pcapng.
 
 use std::borrow::Cow;

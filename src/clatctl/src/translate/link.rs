@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What stands in front of an IP packet in a capture, and what has to change there.
 
 use anyhow::bail;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! What happened to each packet, as lines for people or as JSON, and the counts at the end.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Where the output goes: nothing is seen of it before it is whole.
 
 use std::fs::{self, File, Permissions};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Whole packets through the whole program: addresses, checksums and lengths of what comes out.
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Files in, files out: a folder for each test, captures by hand, and the program.
 
 use std::borrow::Cow;

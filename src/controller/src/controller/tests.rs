@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Starting and stopping on a host that fails on demand.
 
 use std::sync::mpsc;

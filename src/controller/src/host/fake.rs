@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! A host that exists only in memory, counts what is taken from it, and fails on demand.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Who listens is told; who dies or leaves is told no more.
 
 use std::process::Stdio;

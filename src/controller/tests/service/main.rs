@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The real program over its real transport, with real TUN devices, firewall rules and routes in a network namespace:
 //! one contract, which the virtual device tests over kernel binder as well. Only clatd is a stand-in: a script that sets
 //! its device up and then sleeps under clatd's name.

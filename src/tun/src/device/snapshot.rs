@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! Devices saved and restored, with what waits in their queues.
 
 use std::sync::OnceLock;

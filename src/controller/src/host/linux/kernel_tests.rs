@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The Linux host against the kernel, each test in a network namespace of its own.
 
 use std::net::Ipv4Addr;

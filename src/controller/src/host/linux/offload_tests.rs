@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! The translation in the kernel, against the kernel, with bpftool and tc as outside observers. Each test has a network
 //! namespace and a BPF file system of its own.
 

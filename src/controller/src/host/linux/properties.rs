@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 //! System properties: Android's where there are some, else those of a build.prop file, else those of the newest device.
 
 use std::collections::HashMap;
