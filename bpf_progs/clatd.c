@@ -22,7 +22,6 @@
 #include "ingress.h"
 
 LICENSE("Apache 2.0");
-CRITICAL("Connectivity (CLAT)");
 
 PROGRAM(egress, rawip)(struct __sk_buff *skb)
 {

@@ -7,6 +7,13 @@
 /* Up to this size an IPv4 packet may be fragmented further on (RFC 7915 §5.1). */
 #define MOST_WITHOUT_DF 1260
 
+/* Leaves the packet to the daemon. */
+INLINE int pass_up(struct __sk_buff *skb, struct clat_counters *counters, enum clat_reason reason)
+{
+	MARK_FOR_DAEMON(skb);
+	return pass(counters, reason);
+}
+
 INLINE struct clat_counters *ingress_counters(const struct clat_ingress_value *clat)
 {
 	__u32 slot = CLAT_SLOTS + slot_of(clat->local4.s_addr);
@@ -33,7 +40,7 @@ INLINE int pass_unknown(struct __sk_buff *skb, const __u32 at, struct clat_ingre
 	if (!clat)
 		return TC_ACT_PIPE;
 	counters = ingress_counters(clat);
-	return counters ? pass(counters, CLAT_ICMP) : TC_ACT_PIPE;
+	return counters ? pass_up(skb, counters, CLAT_ICMP) : TC_ACT_PIPE;
 }
 
 /* Steps over a Fragment Header, the only extension header that is common. */
@@ -168,7 +175,7 @@ INLINE int translate_and_receive(struct __sk_buff *skb, const struct iphdr *new,
 
 	/* To [second half of the IPv6 header][payload]. */
 	if (skb_change_proto(skb, net16(ETH_P_IP), 0))
-		return pass(counters, CLAT_KERNEL);
+		return pass_up(skb, counters, CLAT_KERNEL);
 	if (t->has_fragment && skb_adjust_room(skb, -(__s32)sizeof(struct fragment_header),
 					       BPF_ADJ_ROOM_NET, 0))
 		return drop(counters);
@@ -215,10 +222,10 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	const __u32 len = skb->len - link;
 
 	if (len != sizeof(*ip) + net16(ip->payload_len))
-		return pass(counters, CLAT_HEADER);
+		return pass_up(skb, counters, CLAT_HEADER);
 	reason = check_extensions(skb, link + sizeof(*ip), ip->nexthdr, &fragment, &t);
 	if (reason != NO_REASON)
-		return pass(counters, reason);
+		return pass_up(skb, counters, reason);
 	FORGET(t);
 	FORGET(fragment);
 
@@ -226,7 +233,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 
 	reason = check_ipv6_fragment(&fragment, len - headers, &t);
 	if (reason != NO_REASON)
-		return pass(counters, reason);
+		return pass_up(skb, counters, reason);
 	make_ipv4(&new, ip, &t, clat);
 
 	const __u64 addresses = sum_words(&ip->saddr, 8);
@@ -234,7 +241,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 
 	reason = check_transport6(skb, link + headers, &t);
 	if (reason != NO_REASON)
-		return pass(counters, reason);
+		return pass_up(skb, counters, reason);
 	FORGET(t);
 	FORGET(new);
 	if (t.has_fragment)

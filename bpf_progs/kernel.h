@@ -11,17 +11,20 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* All that differs between Soong's bpf module, loaded by bpfloader, and clang with libbpf. */
+/* All that differs between Soong's bpf module, for Android's network loader, and libbpf. */
 #ifdef CLAT_SOONG
 #include <bpf_helpers.h>
 #define MAP(name, type, key, value, entries) \
 	DEFINE_BPF_MAP_GRW(name, type, key, value, entries, AID_SYSTEM)
 #define LOOKUP(map, key) bpf_##map##_lookup_elem(key)
-#define PROGRAM(hook, link)                                                          \
-	DEFINE_BPF_PROG_KVER("schedcls/" #hook "/clat_" #link, AID_ROOT, AID_SYSTEM, \
-			     schedcls_##hook##_clat_##link, KVER(5, 10, 0))
-/* No variables there; bpfloader passes over the programs on kernels that would need one. */
+/* OPTIONAL: a kernel whose verifier refuses a program boots without it. */
+#define PROGRAM(hook, link)                                                                  \
+	DEFINE_OPTIONAL_BPF_PROG_KVER("schedcls/" #hook "/clat_" #link, AID_ROOT, AID_SYSTEM, \
+				      schedcls_##hook##_clat_##link, KVER(5, 10, 0))
+/* No variables there; the loader passes over the programs on kernels that would need one. */
 #define SWITCH(name) enum { name = 1 }
+/* netd's CLAT_MARK: what the daemon has seen, bw_raw_PREROUTING drops before the stack does. */
+#define MARK_FOR_DAEMON(skb) ((skb)->mark = 0xdeadc1a7)
 #else
 #define SEC(name) __attribute__((section(name), used))
 #define MAP(name, map_type, map_key, map_value, entries)  \
@@ -36,7 +39,8 @@
 /* Read-only by the time the program is verified, so that what is off is not even looked at. */
 #define SWITCH(name) const volatile __u8 name = 1
 #define LICENSE(text) char _license[] SEC("license") = text
-#define CRITICAL(text) struct clat_no_marker
+/* The controller's drop rule needs no mark. */
+#define MARK_FOR_DAEMON(skb) ((void)(skb))
 static void *(*const map_lookup_elem)(const void *map, const void *key) =
 	(void *)BPF_FUNC_map_lookup_elem;
 #endif

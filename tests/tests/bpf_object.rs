@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The programs as Soong makes them of `bpf_progs/clatrs.c`, read as Android's network loader reads
+//! an object: what it would refuse, skip or pass over without a word fails here. Its rules are those
+//! of bpf/loader/NetBpfLoad.cpp in packages/modules/Connectivity, main of 2025-03 and
+//! android15-qpr2, by reading.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{ensure, Context, Result};
+use clat_tests::{can_run, compile_bpf};
+use libbpf_rs::btf::types::{Composite, DataSec, Int, Struct, Var};
+use libbpf_rs::btf::{Btf, BtfType};
+use libbpf_rs::HasSize;
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolKind};
+
+/// sizeof(struct bpf_map_def) and of bpf_prog_def: the loader reads arrays of them.
+const MAP_DEF: usize = 120;
+const PROG_DEF: usize = 92;
+
+/// What the network loader calls itself on Android 13, the first that has net_shared.
+const LOADER: u32 = 43;
+
+/// Bytes of an instruction, and two codes (linux/bpf.h).
+const INSTRUCTION: usize = 8;
+const LD_IMM64: u8 = 0x18;
+const CALL: u8 = 0x85;
+
+/// What the pins are named after: the file's name up to the dot.
+const NAME: &str = "clatrs";
+
+/// An object as the loader sees it.
+struct Loaded<'d> {
+    file: ElfFile64<'d>,
+}
+
+impl<'d> Loaded<'d> {
+    fn section(&self, name: &str) -> Result<&'d [u8]> {
+        let section = self.file.section_by_name(name).with_context(|| format!("no {name}"))?;
+        Ok(section.data()?)
+    }
+
+    fn number(&self, section: &str) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.section(section)?.try_into().context("not four bytes")?))
+    }
+
+    /// The symbols of a section by address: the loader takes one for each record there.
+    fn symbols(&self, section: &str, kind: Option<SymbolKind>) -> Result<Vec<String>> {
+        let index = self.file.section_by_name(section).map(|section| section.index());
+        let index = index.with_context(|| format!("no {section}"))?;
+        let mut symbols: Vec<_> = self
+            .file
+            .symbols()
+            .filter(|symbol| symbol.section_index() == Some(index))
+            .filter(|symbol| kind.map_or(true, |kind| symbol.kind() == kind))
+            .collect();
+        symbols.sort_by_key(ObjectSymbol::address);
+        symbols.iter().map(|symbol| Ok(symbol.name()?.to_owned())).collect()
+    }
+
+    /// The records of a section, with the names that they have.
+    fn defs(&self, section: &str, size: usize) -> Result<Vec<(String, &'d [u8])>> {
+        let data = self.section(section)?;
+        ensure!(data.len() % size == 0, "{section}: {} bytes, not of {size} each", data.len());
+        let names = self.symbols(section, None)?;
+        ensure!(names.len() == data.len() / size, "{section}: {names:?} for {} bytes", data.len());
+        Ok(names.into_iter().zip(data.chunks(size)).collect())
+    }
+}
+
+/// The number that many bytes into a record.
+fn word(record: &[u8], at: usize) -> u32 {
+    record[at..at + 4].try_into().map_or(0, u32::from_le_bytes)
+}
+
+/// The object as it is after Soong: compiled, and stripped of what the loader does not read.
+fn build(folder: &Path) -> Result<PathBuf> {
+    let (object, stripped) = (folder.join("unstripped.o"), folder.join("stripped.o"));
+    let source = format!("bpf_progs/{NAME}.c");
+    compile_bpf(source.as_ref(), &["-Wextra", "-Itests/soong"], &object)?;
+    let status = Command::new("llvm-strip")
+        .args(["--strip-unneeded", "--remove-section=.rel.BTF", "--remove-section=.rel.BTF.ext"])
+        .arg("--remove-section=.BTF.ext")
+        .arg(&object)
+        .arg("-o")
+        .arg(&stripped)
+        .status()?;
+    ensure!(status.success(), "llvm-strip");
+    Ok(stripped)
+}
+
+/// The size of a type of a key or value.
+fn size(ty: BtfType<'_>) -> Result<usize> {
+    let ty = ty.skip_mods_and_typedefs();
+    let composite = Composite::try_from(ty).map(|composite| composite.size());
+    composite
+        .or_else(|ty| Int::try_from(ty).map(|int| int.size()))
+        .map_err(|ty| anyhow::anyhow!("neither struct nor number: {ty:?}"))
+}
+
+/// Whether the loader gets through, and takes the object for what it is.
+fn check_object(loaded: &Loaded<'_>) -> Result<()> {
+    ensure!(loaded.section("license")? == b"Apache 2.0\0");
+    // An object that says it is critical, and does not load, ends the boot.
+    ensure!(loaded.file.section_by_name("critical").is_none(), "critical");
+    let versions = loaded.number("bpfloader_min_ver")?..loaded.number("bpfloader_max_ver")?;
+    ensure!(versions.contains(&LOADER), "for loaders {versions:?}");
+    for (section, size) in [("size_of_bpf_map_def", MAP_DEF), ("size_of_bpf_prog_def", PROG_DEF)] {
+        ensure!(loaded.section(section)? == size.to_le_bytes(), "{section}");
+    }
+    // What it knows nothing of, and would load the programs without.
+    for section in loaded.file.sections() {
+        let name = section.name()?;
+        let unknown = [".text", ".data", ".bss", ".rodata"].iter().any(|s| name.starts_with(s));
+        ensure!(!unknown || section.size() == 0, "{} bytes of {name}", section.size());
+    }
+    Ok(())
+}
+
+/// The types, which go to the kernel: it wants to know where every variable is.
+fn check_variables(loaded: &Loaded<'_>, btf: &Btf<'_>) -> Result<()> {
+    for section in btf.type_by_kind::<DataSec<'_>>() {
+        let name = section.name().context("a section without a name")?.to_string_lossy();
+        loaded.section(&name)?;
+        let symbols = loaded.symbols(&name, None)?;
+        for variable in section.iter() {
+            let variable: Var<'_> = btf.type_by_id(variable.ty).context("no variable")?;
+            let variable = variable.name().unwrap_or_default().to_string_lossy().into_owned();
+            ensure!(symbols.contains(&variable), "{name}: {variable} is not in {symbols:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The maps, each of which has a struct of its key and its value among the types. Gives their pins.
+fn check_maps(loaded: &Loaded<'_>, btf: &Btf<'_>) -> Result<Vec<String>> {
+    let mut pins = Vec::new();
+    for (name, def) in loaded.defs("maps", MAP_DEF)? {
+        let pair: Struct<'_> = btf
+            .type_by_name(&format!("____btf_map_{name}"))
+            .with_context(|| format!("map {name}: no types of key and value"))?;
+        let member = |member: libbpf_rs::btf::types::StructMember<'_>| {
+            Ok(u32::try_from(size(btf.type_by_id(member.ty).context("no type")?)?)?)
+        };
+        let sizes = pair.iter().map(member).collect::<Result<Vec<u32>>>()?;
+        ensure!(sizes == [word(def, 4), word(def, 8)], "map {name}: types of {sizes:?} bytes");
+        // "zero": the loader aborts where it is not.
+        ensure!(word(def, 20) == 0, "map {name}");
+        // The group is AID_SYSTEM's, which reads and writes.
+        ensure!((word(def, 24), word(def, 28)) == (1000, 0o660), "map {name}: group, mode");
+        ensure!((word(def, 32)..word(def, 36)).contains(&LOADER), "map {name}: loaders");
+        ensure!((word(def, 40), word(def, 44)) == (0, u32::MAX), "map {name}: kernels");
+        // No other context, folder or build than the object's.
+        ensure!(def[48..116].iter().all(|byte| *byte == 0), "map {name}");
+        pins.push(format!("map_{NAME}_{name}"));
+    }
+    Ok(pins)
+}
+
+/// The programs: a section each, with one function, whose record has its name. Gives their pins.
+fn check_programs(loaded: &Loaded<'_>) -> Result<Vec<String>> {
+    let defs = loaded.defs("progs", PROG_DEF)?;
+    let maps = loaded.symbols("maps", None)?;
+    let sections: Vec<_> = loaded.file.sections().collect();
+    let mut pins = Vec::new();
+    for (at, section) in sections.iter().enumerate() {
+        let name = section.name()?;
+        // What netd's and the controller's filters are of.
+        if !name.starts_with("schedcls/") {
+            continue;
+        }
+        let functions = loaded.symbols(name, Some(SymbolKind::Text))?;
+        ensure!(functions.len() == 1, "{name}: {functions:?}");
+        let def = defs.iter().find(|(def, _)| *def == format!("{}_def", functions[0]));
+        let (_, def) = def.with_context(|| format!("{name}: no record"))?;
+        ensure!((word(def, 0), word(def, 4)) == (0, 1000), "{name}: owner, group");
+        // bpf_redirect_neigh.
+        ensure!((word(def, 8), word(def, 12)) == (0x050a_0000, u32::MAX), "{name}: kernels");
+        ensure!(def[16] == 1, "{name}: not optional: a kernel that refuses it does not boot");
+        ensure!((word(def, 20)..word(def, 24)).contains(&LOADER), "{name}: loaders");
+        ensure!(def[17..20].iter().chain(&def[28..]).all(|byte| *byte == 0), "{name}");
+
+        // It takes the section behind for the relocations, and of these those of maps.
+        let next = sections.get(at + 1).context("no relocations")?;
+        ensure!(next.name()? == format!(".rel{name}"), "{name} is before {}", next.name()?);
+        let code = section.data()?;
+        let instruction = |at: usize| &code[at..at + INSTRUCTION];
+        for (offset, relocation) in section.relocations() {
+            let RelocationTarget::Symbol(symbol) = relocation.target() else {
+                anyhow::bail!("{name}: {relocation:?}")
+            };
+            let symbol = loaded.file.symbol_by_index(symbol)?.name()?;
+            ensure!(maps.iter().any(|map| map == symbol), "{name}: {symbol} is no map");
+            let offset = usize::try_from(offset)?;
+            ensure!(instruction(offset)[0] == LD_IMM64, "{name}: {symbol} at {offset}");
+        }
+        // Of other functions it knows nothing: each program is one.
+        let calls = (0..code.len()).step_by(INSTRUCTION).map(instruction);
+        let mut calls = calls.filter(|code| code[0] == CALL);
+        ensure!(calls.all(|call| call[1] >> 4 == 0), "{name}: a call of a function");
+        pins.push(format!("prog_{NAME}_{}", name.replace('/', "_")));
+    }
+    ensure!(pins.len() == defs.len(), "{pins:?} of {} records", defs.len());
+    Ok(pins)
+}
+
+#[test]
+fn the_network_loader_takes_it() -> Result<()> {
+    if !can_run(&["clang", "llvm-strip"]) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let path = build(folder.path())?;
+    let data = std::fs::read(&path)?;
+    let loaded = Loaded { file: ElfFile64::parse(&*data)? };
+    let btf = Btf::from_path(&path)?;
+    check_object(&loaded)?;
+    check_variables(&loaded, &btf)?;
+    let mut pins = check_maps(&loaded, &btf)?;
+    pins.extend(check_programs(&loaded)?);
+    pins.sort();
+    // What is looked for in /sys/fs/bpf/net_shared.
+    let expected = [
+        "map_clatrs_clat_counters_map",
+        "map_clatrs_clat_egress_map",
+        "map_clatrs_clat_ingress_map",
+        "map_clatrs_clat_next_hop_map",
+        "map_clatrs_clat_scratch_map",
+        "prog_clatrs_schedcls_egress_clat_ether",
+        "prog_clatrs_schedcls_egress_clat_rawip",
+        "prog_clatrs_schedcls_ingress_clat_ether",
+        "prog_clatrs_schedcls_ingress_clat_rawip",
+    ];
+    ensure!(pins == expected, "pinned: {pins:#?}");
+    Ok(())
+}
