@@ -2,8 +2,8 @@
 
 //! `clatctl doctor`: what a CLAT needs and this machine lacks, with the command that mends it.
 
-mod ask;
 mod checks;
+mod probe;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

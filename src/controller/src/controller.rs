@@ -15,52 +15,12 @@ use crate::errors::{Error, Step};
 use crate::host::{
     Child, Hook, Host, LinkKind, Offload, OffloadCounters, Orphan, Programs, Traffic,
 };
+use crate::model::{Clat, Event, Observer, StopReason};
 use crate::offload::{self, Attached};
 use crate::original;
 use crate::tracker::{Request, Tracker};
 use clat_host::address::Pool;
 use clat_host::IfaceName;
-
-pub use crate::tracker::Clat;
-
-/// What became of a CLAT.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// It was started.
-    Started(Clat),
-    /// It has ended, and all that it held is gone.
-    Stopped {
-        /// Its uplink.
-        iface: IfaceName,
-        /// Why it ended.
-        reason: Reason,
-    },
-    /// Its clatd died, and another one was started.
-    Restarted {
-        /// Its uplink.
-        iface: IfaceName,
-        /// Process id of the new clatd.
-        pid: i32,
-        /// How often that has happened to it.
-        restarts: u32,
-        /// How the last clatd ended, as in "exited with status 1".
-        cause: String,
-    },
-}
-
-/// Why a CLAT ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Somebody asked for it.
-    Requested,
-    /// The controller is ending.
-    Shutdown,
-    /// Its uplink left its network, or that is gone.
-    NetworkGone,
-}
-
-/// Is told of every [`Event`]; must not wait for anybody.
-pub type Observer = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Starts and stops CLATs on a host.
 pub struct Controller<H: Host> {
@@ -110,13 +70,13 @@ pub struct Running {
     pub ingress: Option<OffloadCounters>,
 }
 
-/// A turn at an interface. Others wait for theirs until it is dropped.
-struct Turn<'c, H: Host> {
+/// The right to work on an interface. Others wait for theirs until it is dropped.
+struct InterfaceLock<'c, H: Host> {
     controller: &'c Controller<H>,
     iface: IfaceName,
 }
 
-impl<H: Host> Drop for Turn<'_, H> {
+impl<H: Host> Drop for InterfaceLock<'_, H> {
     fn drop(&mut self) {
         self.controller.state().busy.remove(&self.iface);
         self.controller.idle.notify_all();
@@ -162,14 +122,14 @@ impl<H: Host> Controller<H> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for a turn at `iface`.
-    fn turn(&self, iface: &IfaceName) -> Turn<'_, H> {
+    /// Waits for the right to work on `iface`.
+    fn lock(&self, iface: &IfaceName) -> InterfaceLock<'_, H> {
         let mut state = self
             .idle
             .wait_while(self.state(), |state| state.busy.contains(iface))
             .unwrap_or_else(PoisonError::into_inner);
         state.busy.insert(iface.clone());
-        Turn { controller: self, iface: iface.clone() }
+        InterfaceLock { controller: self, iface: iface.clone() }
     }
 
     /// Starts a CLAT (docs/contract.md, "start") and returns its IPv6 address.
@@ -183,7 +143,7 @@ impl<H: Host> Controller<H> {
         let v4iface = iface
             .v4iface()
             .map_err(|e| Error::new(e.errno(), &iface, Step::CheckName, e.to_string()))?;
-        let _turn = self.turn(&iface);
+        let _lock = self.lock(&iface);
 
         let net_id = {
             let state = self.state();
@@ -308,7 +268,7 @@ impl<H: Host> Controller<H> {
 
     /// Starts no more, and leaves every CLAT as it is, for the next controller to go on with. To be called at the end of the
     /// process: nobody watches over them meanwhile.
-    pub fn leave(&self) {
+    pub fn detach(&self) {
         let trackers = self.close();
         if trackers.is_empty() {
             return self.shut_down();
@@ -346,17 +306,17 @@ impl<H: Host> Controller<H> {
     /// ENODEV where none runs, EINVAL and ENAMETOOLONG for the name.
     pub fn stop(&self, iface: &str) -> Result<(), Error> {
         let iface = parse_name(iface)?;
-        let _turn = self.turn(&iface);
+        let _lock = self.lock(&iface);
         let tracker = self.state().trackers.remove(&iface);
         let Some(tracker) = tracker else {
             log::error!("clatd already stopped");
             return Err(Error::new(Errno::ENODEV, &iface, Step::Stop, "none runs there"));
         };
-        self.end(tracker, Reason::Requested);
+        self.end(tracker, StopReason::Requested);
         Ok(())
     }
 
-    fn end(&self, tracker: Tracker<H>, reason: Reason) {
+    fn end(&self, tracker: Tracker<H>, reason: StopReason) {
         let iface = tracker.clat.iface.clone();
         log::info!("Stopping clatd pid={} on {iface}", tracker.clatd.pid());
         drop(tracker);
@@ -366,7 +326,7 @@ impl<H: Host> Controller<H> {
 
     /// Stops every CLAT and starts no more.
     pub fn shut_down(&self) {
-        self.close().into_values().for_each(|tracker| self.end(tracker, Reason::Shutdown));
+        self.close().into_values().for_each(|tracker| self.end(tracker, StopReason::Shutdown));
         *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -421,7 +381,7 @@ impl<H: Host> Controller<H> {
 
     /// Takes `iface` out of network `net_id`, and returns whether it was in it.
     fn leave_network(&self, net_id: u16, iface: &IfaceName) -> bool {
-        let _turn = self.turn(iface);
+        let _lock = self.lock(iface);
         let tracker = {
             let mut state = self.state();
             if state.networks.get(iface) != Some(&net_id) {
@@ -431,7 +391,7 @@ impl<H: Host> Controller<H> {
             state.trackers.remove(iface)
         };
         if let Some(tracker) = tracker {
-            self.end(tracker, Reason::NetworkGone);
+            self.end(tracker, StopReason::NetworkGone);
         }
         true
     }

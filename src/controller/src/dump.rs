@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 
 use crate::host::{EgressEntry, IngressEntry, Links};
-use crate::tracker::Clat;
+use crate::model::Clat;
 
 /// What is shown.
 pub(crate) struct Dump<'d, L: Links> {

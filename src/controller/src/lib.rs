@@ -17,6 +17,7 @@ pub mod gate;
 pub mod host;
 pub mod listeners;
 pub mod logging;
+pub mod model;
 mod offload;
 mod original;
 pub mod service;

@@ -14,7 +14,7 @@ use crate::binder_adapter::{
     calling_uid, can_call_back, link_to_death, service_specific, BinderResult, IClatdEventListener,
     Strong, STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN,
 };
-use crate::controller::{Event, Reason};
+use crate::model::{Event, StopReason};
 
 /// Listeners at one time. Each costs a thread.
 const MOST: usize = 64;
@@ -154,8 +154,8 @@ impl Listeners {
         }
     }
 
-    /// Lets all listeners go, after what is left to be told.
-    pub fn let_go(&self) {
+    /// Detaches all listeners, after what is left to be told.
+    pub fn detach(&self) {
         let entries = std::mem::take(&mut self.state().entries);
         let threads: Vec<_> = entries.into_iter().filter_map(|entry| entry.thread).collect();
         let deadline = Instant::now() + LAST_WORDS;
@@ -181,9 +181,9 @@ fn tell(listener: &Strong<dyn IClatdEventListener>, event: &Event) -> BinderResu
         Event::Stopped { iface, reason } => listener.onClatdStopped(
             iface.as_str(),
             match reason {
-                Reason::Requested => STOP_REQUESTED,
-                Reason::Shutdown => STOP_SHUTDOWN,
-                Reason::NetworkGone => STOP_NETWORK_GONE,
+                StopReason::Requested => STOP_REQUESTED,
+                StopReason::Shutdown => STOP_SHUTDOWN,
+                StopReason::NetworkGone => STOP_NETWORK_GONE,
             },
         ),
         Event::Restarted { iface, pid, restarts, cause } => {

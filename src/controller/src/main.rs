@@ -135,11 +135,11 @@ fn try_main() -> Result<()> {
     log::info!("{signal}: {}", if args.keep { "leaving" } else { "stopping" });
     // First the CLATs: a client that waits for a start or a stop still gets its answer.
     if args.keep {
-        controller.leave();
+        controller.detach();
     } else {
         controller.shut_down();
     }
-    listeners.let_go();
+    listeners.detach();
     drop(server);
     Ok(())
 }

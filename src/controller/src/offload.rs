@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use crate::ebpf_mode::EbpfMode;
 use crate::errors::{Error, Step};
 use crate::host::{AttachError, EgressEntry, Hook, IngressEntry, LinkKind, Programs};
-use crate::tracker::Clat;
+use crate::model::Clat;
 
 /// What is in place for one CLAT. The fields are in the order in which they have to go: the map entries last, so that a
 /// scan of the maps always shows what still needs cleaning.

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use crate::ebpf_mode::EbpfMode;
 use crate::errors::{Error, Step};
-use crate::tracker::Clat;
+use crate::model::Clat;
 use clat_host::IfaceName;
 use clat_sys::errno_of;
 

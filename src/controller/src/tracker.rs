@@ -3,7 +3,7 @@
 //! All that one running CLAT holds, and how it comes to hold it.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +12,9 @@ use clat_sys::wait_readable;
 use clat_xlat::{Local, Prefix, PrefixError};
 use nix::errno::Errno;
 
-use crate::controller::{Event, Observer};
 use crate::errors::{Error, Step};
 use crate::host::{Child, ClatdArgs, Host, Orphan};
+use crate::model::{Clat, Event, Observer};
 use crate::offload::Attached;
 use crate::original;
 use crate::supervisor::Supervisor;
@@ -25,29 +25,6 @@ use clat_sys::HostError;
 
 /// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one, and unlike one another.
 const ROUTE_METRIC: u32 = 2048;
-
-/// What a CLAT is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Clat {
-    /// The uplink.
-    pub iface: IfaceName,
-    /// Its index.
-    pub index: u32,
-    /// The TUN device.
-    pub v4iface: IfaceName,
-    /// Its index.
-    pub v4index: u32,
-    /// The NAT64 prefix.
-    pub prefix: Prefix,
-    /// The CLAT's IPv4 address.
-    pub v4: Ipv4Addr,
-    /// The CLAT's IPv6 address.
-    pub v6: Ipv6Addr,
-    /// Mark of the packets it sends.
-    pub mark: Fwmark,
-    /// When it was started.
-    pub since: Instant,
-}
 
 /// A running CLAT. The fields are in the order in which they have to go, which is the order that Rust drops them in:
 /// the reverse of how they came.

@@ -10,7 +10,7 @@ use clat_controller::binder_adapter::Transport;
 use nix::errno::Errno;
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn6};
 
-use super::ask::{attempt, find, in_namespace, install, is_program, program, sysctl};
+use super::probe::{attempt, find, in_namespace, install, is_program, program, sysctl};
 use super::{Answer, Check, Trouble};
 use crate::client::Client;
 

@@ -278,7 +278,7 @@ fn a_network_goes_with_its_clats() {
 
     // It ends what it is about, and a second network on the same interface works.
     controller.destroy_network(100).expect("there");
-    assert_eq!(*events.lock().expect("no panic"), [("rmnet0".to_owned(), Reason::NetworkGone)]);
+    assert_eq!(*events.lock().expect("no panic"), [("rmnet0".to_owned(), StopReason::NetworkGone)]);
     assert_eq!(controller.running().len(), 1);
     assert_eq!(controller.start("rmnet0", PREFIX).map_err(|e| e.errno), Err(Errno::ENODEV));
     controller.add_interface(101, "rmnet0").expect("it belongs to none");
@@ -719,7 +719,7 @@ fn leaving_takes_nothing_along() {
     let controller = controller(&host, true);
     controller.start("wlan0", PREFIX).expect("starts");
     let before = host.inner().live.clone();
-    controller.leave();
+    controller.detach();
     assert_eq!(controller.start("wlan0", PREFIX).map_err(|e| e.errno), Err(Errno::ESHUTDOWN));
     drop(controller);
     assert_eq!(host.inner().live, before);
@@ -729,7 +729,7 @@ fn leaving_takes_nothing_along() {
     let controller = self::controller(&host, true);
     controller.start("wlan0", PREFIX).expect("starts");
     controller.stop("wlan0").expect("stops");
-    controller.leave();
+    controller.detach();
     assert_eq!(live(&host), [""; 0]);
     assert!(!host.inner().live.contains("chain"));
 }

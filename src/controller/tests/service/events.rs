@@ -16,7 +16,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
 use crate::common::is_root;
-use crate::place::{self, wait_until, Place};
+use crate::fixture::{self, wait_until, Fixture};
 use crate::{errno_of, PREFIX};
 
 /// Keeps what it was told.
@@ -59,8 +59,8 @@ fn what_happens_is_told_in_order() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.listen();
     let told = Told::default();
     let events = std::sync::Arc::clone(&told.0);
@@ -97,7 +97,7 @@ fn what_happens_is_told_in_order() {
 /// Not a test: listens until it is killed.
 #[test]
 fn as_a_listener() {
-    let Some(transport) = place::of_the_test_that_started_this() else { return };
+    let Some(transport) = fixture::of_the_test_that_started_this() else { return };
     let service = clat_controller::client::connect(Some(&transport), true).expect("connects");
     let listener = new_listener(Told::default());
     service.registerEventListener(&listener).expect("registers");
@@ -109,11 +109,11 @@ fn a_listener_that_dies_is_dropped() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.connect();
     let peer = || {
-        let mut peer = controller.peer(&place, "events::as_a_listener");
+        let mut peer = controller.peer(&fixture, "events::as_a_listener");
         peer.stdout(Stdio::null()).spawn().expect("the peer starts")
     };
     let mut peers = [peer(), peer()];
@@ -132,10 +132,10 @@ fn a_listener_that_does_not_listen_holds_up_nobody() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.connect();
-    let mut peer = controller.peer(&place, "events::as_a_listener");
+    let mut peer = controller.peer(&fixture, "events::as_a_listener");
     let mut peer = peer.stdout(Stdio::null()).spawn().expect("the peer starts");
     wait_until("it", || listeners(&service) == 1);
     let pid = Pid::from_raw(i32::try_from(peer.id()).expect("a pid"));

@@ -7,7 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod events;
-mod place;
+mod fixture;
 mod socket;
 
 use std::fs;
@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 
 use common::{is_root, sh, write_script};
 use events::Told;
-use place::{wait_until, Place};
+use fixture::{wait_until, Fixture};
 
 const PREFIX: &str = "64:ff9b::/96";
 
@@ -37,14 +37,14 @@ fn a_clat_from_start_to_stop() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.connect();
-    assert_eq!(place.taken(), "");
+    assert_eq!(fixture.taken(), "");
 
     let v6 = service.clatdStart("up0", PREFIX).expect("starts");
     assert!(v6.starts_with("2001:db8:0:1:"), "{v6}");
-    let rules = place.sh("ip6tables -t raw -S");
+    let rules = fixture.sh("ip6tables -t raw -S");
     assert!(rules.contains("-A PREROUTING -j clat_raw_PREROUTING"), "{rules}");
     assert!(
         rules.contains(&format!(
@@ -52,12 +52,12 @@ fn a_clat_from_start_to_stop() {
         )),
         "{rules}"
     );
-    let route = place.sh("ip -4 route");
+    let route = fixture.sh("ip -4 route");
     assert!(
         route.starts_with("default dev v4-up0 proto static scope link src 192.0.0.4 metric 20"),
         "{route}"
     );
-    assert_eq!(place.sh("cat /proc/sys/net/ipv6/conf/v4-up0/disable_ipv6").trim(), "1");
+    assert_eq!(fixture.sh("cat /proc/sys/net/ipv6/conf/v4-up0/disable_ipv6").trim(), "1");
 
     let status = service.getStatus().expect("status");
     assert!(status.standalone);
@@ -68,7 +68,7 @@ fn a_clat_from_start_to_stop() {
         ("up0", "v4-up0", "192.0.0.4")
     );
     assert_eq!((&clat.v6, clat.nat64Prefix.as_str(), clat.restarts), (&v6, PREFIX, 0));
-    assert_eq!(place.clatds(), [clat.pid]);
+    assert_eq!(fixture.clatds(), [clat.pid]);
     let open = sh(&format!("ls /proc/{}/fd", clat.pid));
     let open: Vec<_> = open.split_whitespace().filter(|fd| !["0", "1", "2"].contains(fd)).collect();
     let [tun] = open[..] else { panic!("{open:?}") };
@@ -88,7 +88,7 @@ fn a_clat_from_start_to_stop() {
     let message = client::describe(&again);
     assert!(message.starts_with("up0: ") && message.contains(&clat.pid.to_string()), "{message}");
 
-    place.add_uplink("up1", 2);
+    fixture.add_uplink("up1", 2);
     let other = service.clatdStart("up1", "2001:db8:64::/96").expect("starts");
     assert!(other.starts_with("2001:db8:0:2:"), "{other}");
     let status = service.getStatus().expect("status");
@@ -97,11 +97,11 @@ fn a_clat_from_start_to_stop() {
     service.clatdStop("up1").expect("stops");
 
     service.clatdStop("up0").expect("stops");
-    assert_eq!(place.taken(), "");
+    assert_eq!(fixture.taken(), "");
     assert_eq!(errno_of(service.clatdStop("up0")), Some(Errno::ENODEV));
     controller.end();
-    assert_eq!(place.sh("ip6tables-save -t raw | grep clat || true"), "");
-    assert!(!place.socket().exists(), "it goes with its server");
+    assert_eq!(fixture.sh("ip6tables-save -t raw | grep clat || true"), "");
+    assert!(!fixture.socket().exists(), "it goes with its server");
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn bad_input() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.connect();
     for (iface, prefix, expected) in [
         ("up 0", PREFIX, Errno::EINVAL),
@@ -132,16 +132,16 @@ fn bad_input() {
             Some(expected),
             "{iface:?} {prefix:?}"
         );
-        assert_eq!(place.taken(), "");
+        assert_eq!(fixture.taken(), "");
     }
-    fs::remove_file(place.dir.join("clatd")).expect("there");
+    fs::remove_file(fixture.dir.join("clatd")).expect("there");
     let error = service.clatdStart("up0", PREFIX).expect_err("no clatd");
     assert_eq!(errno(&error), Some(Errno::ENOENT));
     assert!(client::describe(&error).contains("cannot start clatd"), "{error}");
-    assert_eq!(place.taken(), "");
-    write_script(&place.dir.join("clatd"), "#!/bin/sh\nexit 3\n");
+    assert_eq!(fixture.taken(), "");
+    write_script(&fixture.dir.join("clatd"), "#!/bin/sh\nexit 3\n");
     assert_eq!(errno_of(service.clatdStart("up0", PREFIX)), Some(Errno::EIO));
-    assert_eq!(place.taken(), "");
+    assert_eq!(fixture.taken(), "");
 }
 
 #[test]
@@ -149,8 +149,8 @@ fn with_netd_interfaces_have_to_be_assigned() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&["--no-standalone", "--first-api-level", "28"]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&["--no-standalone", "--first-api-level", "28"]);
     let service = controller.connect();
     assert_eq!(errno_of(service.clatdStart("up0", PREFIX)), Some(Errno::ENODEV));
     assert_eq!(errno_of(service.networkAddInterface(0, "up0")), Some(Errno::EINVAL));
@@ -164,7 +164,7 @@ fn with_netd_interfaces_have_to_be_assigned() {
     );
     assert_eq!(errno_of(service.networkRemoveInterface(101, "up0")), Some(Errno::ENOENT));
     service.networkRemoveInterface(100, "up0").expect("there");
-    let route = place.sh("ip -4 route");
+    let route = fixture.sh("ip -4 route");
     assert!(!route.contains("default"), "{route}");
     // It took the CLAT along, and so does a network that is gone; another network on the same interface works.
     for net_id in [200, 300] {
@@ -181,8 +181,8 @@ fn nothing_piles_up() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.connect();
     service.clatdStart("up0", PREFIX).expect("starts");
     service.clatdStop("up0").expect("stops");
@@ -192,7 +192,7 @@ fn nothing_piles_up() {
         service.clatdStop("up0").expect("stops");
     }
     assert_eq!(controller.descriptors(), before);
-    assert_eq!(place.taken(), "");
+    assert_eq!(fixture.taken(), "");
 }
 
 #[test]
@@ -200,8 +200,8 @@ fn a_dead_clatd_comes_back() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.connect();
     let v6 = service.clatdStart("up0", PREFIX).expect("starts");
     let pid = service.getStatus().expect("status").clats[0].pid;
@@ -209,13 +209,13 @@ fn a_dead_clatd_comes_back() {
     assert!(pid > 0, "it does not run");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
     wait_until("the restart", || service.getStatus().expect("status").clats[0].restarts == 1);
-    wait_until("its setup", || place.clatds().len() == 1);
+    wait_until("its setup", || fixture.clatds().len() == 1);
     let clat = &service.getStatus().expect("status").clats[0];
     assert_eq!((&clat.v6, clat.v4.as_str()), (&v6, "192.0.0.4"));
-    assert_eq!(place.clatds(), [clat.pid]);
+    assert_eq!(fixture.clatds(), [clat.pid]);
     assert_ne!(clat.pid, pid);
     service.clatdStop("up0").expect("stops");
-    assert_eq!(place.taken(), "");
+    assert_eq!(fixture.taken(), "");
 }
 
 #[test]
@@ -223,39 +223,39 @@ fn what_a_killed_controller_left_is_removed() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let mut controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let mut controller = fixture.controller(&[]);
     controller.connect().clatdStart("up0", PREFIX).expect("starts");
     // Looks like one, but is not: no TUN device of that name.
-    let netns = &place.netns;
+    let netns = &fixture.netns;
     let mut bystander = Command::new("ip")
         .args(["netns", "exec", netns, "bash", "-c", "exec -a clatd-other sleep 1000"])
         .spawn()
         .expect("starts");
     controller.signal(Signal::SIGKILL);
     controller.child.wait().expect("waits");
-    assert_ne!(place.taken(), "");
-    wait_until("the bystander", || place.clatds().len() == 2);
+    assert_ne!(fixture.taken(), "");
+    wait_until("the bystander", || fixture.clatds().len() == 2);
 
-    let controller = place.controller(&[]);
+    let controller = fixture.controller(&[]);
     let bystander_pid = i32::try_from(bystander.id()).expect("a pid");
-    assert_eq!(place.taken(), format!("clatd {bystander_pid}\n"));
+    assert_eq!(fixture.taken(), format!("clatd {bystander_pid}\n"));
     bystander.kill().expect("it runs");
     bystander.wait().expect("waits");
-    assert_eq!(place.sh("ip6tables-save -t raw | grep clat || true"), "");
+    assert_eq!(fixture.sh("ip6tables-save -t raw | grep clat || true"), "");
     let service = controller.connect();
     service.clatdStart("up0", PREFIX).expect("starts");
-    assert_eq!(place.sh("ip6tables-save -t raw | grep -c PREROUTING.*clat").trim(), "1");
+    assert_eq!(fixture.sh("ip6tables-save -t raw | grep -c PREROUTING.*clat").trim(), "1");
     // With a CLAT running, the end takes all of it away.
     controller.end();
-    assert_eq!(place.taken(), "");
-    assert_eq!(place.sh("ip6tables-save -t raw | grep clat || true"), "");
+    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.sh("ip6tables-save -t raw | grep clat || true"), "");
 }
 
 /// Not a test: what another user does, in a process of its own.
 #[test]
 fn as_another_user() {
-    let Some(transport) = place::of_the_test_that_started_this() else { return };
+    let Some(transport) = fixture::of_the_test_that_started_this() else { return };
     let service = client::connect(Some(&transport), true).expect("a way in");
     let show = |name: &str, error: Option<Status>| {
         let (exception, message) = error.map_or((ExceptionCode::None, String::new()), |e| {
@@ -279,26 +279,26 @@ fn other_users_are_refused() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&["--allow-uid", "4321"]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&["--allow-uid", "4321"]);
     let results = |uid: u32| {
-        let mut peer = controller.peer(&place, "as_another_user");
+        let mut peer = controller.peer(&fixture, "as_another_user");
         let output = peer.uid(uid).gid(uid).output().expect("runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let lines = text.lines().filter_map(|line| Some(line.split_once("RESULT ")?.1.to_owned()));
         (lines.collect::<Vec<_>>(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
 
-    if place.socket().exists() {
+    if fixture.socket().exists() {
         let (lines, said) = results(10123);
         assert!(lines.is_empty() && said.contains("you may not use"), "{lines:?} {said}");
         // From here on only the check of the peer's credentials is left.
-        fs::set_permissions(place.socket(), fs::Permissions::from_mode(0o666)).expect("opened");
+        fs::set_permissions(fixture.socket(), fs::Permissions::from_mode(0o666)).expect("opened");
     }
     for uid in [10123, 2000, 65534] {
         let (lines, said) = results(uid);
         let end = format!("uid {uid} may not use the CLAT controller");
-        if place.socket().exists() {
+        if fixture.socket().exists() {
             // Before a byte of theirs is looked at.
             assert!(lines.is_empty() && said.contains(&end), "{lines:?} {said}");
             continue;
@@ -307,7 +307,7 @@ fn other_users_are_refused() {
         let end = format!("Security {end}");
         assert!(lines.iter().all(|line| line.ends_with(&end)), "{lines:?}");
     }
-    assert_eq!(place.taken(), "");
+    assert_eq!(fixture.taken(), "");
     for uid in [4321, 1000, 1073] {
         let (lines, said) = results(uid);
         assert_eq!(lines.len(), 8, "{said}");
@@ -323,15 +323,15 @@ fn a_slow_start_holds_up_nobody() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
-    let wait = place.dir.join("clatd.wait");
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
+    let wait = fixture.dir.join("clatd.wait");
     fs::write(&wait, "").expect("written");
-    place.add_uplink("up1", 2);
+    fixture.add_uplink("up1", 2);
     thread::scope(|scope| {
         let start = || controller.connect().clatdStart("up0", PREFIX);
         let first = scope.spawn(start);
-        wait_until("the device", || place.taken().contains("v4-up0"));
+        wait_until("the device", || fixture.taken().contains("v4-up0"));
         // On the same interface calls wait for their turn.
         let second = scope.spawn(start);
         let stop = scope.spawn(|| controller.connect().clatdStop("up1"));
@@ -353,8 +353,8 @@ fn dump_and_status_tell_the_same_as_json() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.connect();
     let v6 = service.clatdStart("up0", PREFIX).expect("starts");
     let json = service.dumpText(&["-a".to_owned(), "--json".to_owned()]).expect("dump");

@@ -24,19 +24,19 @@ use nix::unistd::Pid;
 use crate::common::{self, is_root, sh};
 use crate::errno_of;
 use crate::events::Told;
-use crate::place::{wait_until, Place};
+use crate::fixture::{wait_until, Fixture};
 
 #[test]
 fn garbage_on_the_socket() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.connect();
-    let _silent = UnixStream::connect(place.socket()).expect("connects");
+    let _silent = UnixStream::connect(fixture.socket()).expect("connects");
     for bytes in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 4096], &[0xff; 100_000]] {
-        let mut stream = UnixStream::connect(place.socket()).expect("connects");
+        let mut stream = UnixStream::connect(fixture.socket()).expect("connects");
         // It may be hung up on before it has said everything.
         let _ = stream.write_all(bytes);
     }
@@ -50,18 +50,18 @@ fn one_controller_a_socket_and_a_namespace() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let first = place.controller(&[]);
+    let fixture = Fixture::new();
+    let first = fixture.controller(&[]);
     let refused = |mut command: Command| {
         let output = command.output().expect("runs");
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    let said = refused(place.command(&Transport::Rpc(place.socket()), &[]));
+    let said = refused(fixture.command(&Transport::Rpc(fixture.socket()), &[]));
     assert!(said.contains("another clat_controller runs in this network namespace"), "{said}");
 
-    let other = Place::new();
-    let said = refused(other.command(&Transport::Rpc(place.socket()), &[]));
+    let other = Fixture::new();
+    let said = refused(other.command(&Transport::Rpc(fixture.socket()), &[]));
     assert!(said.contains("another controller answers on"), "{said}");
     first.connect().getStatus().expect("the first still answers");
 
@@ -77,14 +77,14 @@ fn a_socket_that_nobody_listens_on_is_replaced() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let mut controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let mut controller = fixture.controller(&[]);
     controller.signal(Signal::SIGKILL);
     controller.child.wait().expect("waits");
-    assert!(place.socket().exists(), "a stale socket");
-    let error = client::connect(Some(&Transport::Rpc(place.socket())), false).expect_err("gone");
+    assert!(fixture.socket().exists(), "a stale socket");
+    let error = client::connect(Some(&Transport::Rpc(fixture.socket())), false).expect_err("gone");
     assert!(error.to_string().contains("is gone; start clat_controller"), "{error}");
-    place.controller(&[]).connect().getStatus().expect("answers");
+    fixture.controller(&[]).connect().getStatus().expect("answers");
 }
 
 #[test]
@@ -92,8 +92,8 @@ fn without_a_connection_to_call_back_by_there_are_no_events() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let listener = new_listener(Told::default());
     let refused = controller.connect().registerEventListener(&listener);
     assert_eq!(errno_of(refused), Some(Errno::ENOTCONN));
@@ -104,8 +104,8 @@ fn nothing_wakes_it_when_idle() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
     let service = controller.connect();
     service.clatdStart("up0", "64:ff9b::/96").expect("starts");
     let switches =
@@ -117,7 +117,7 @@ fn nothing_wakes_it_when_idle() {
     });
     // Others still get in, and it still ends, whether or not its socket is where it was.
     controller.connect().getStatus().expect("answers");
-    fs::remove_file(place.socket()).expect("there");
+    fs::remove_file(fixture.socket()).expect("there");
     controller.end();
 }
 
@@ -133,9 +133,9 @@ fn the_socket_is_not_for_all() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let _controller = place.controller(&[]);
-    let socket = fs::metadata(place.socket()).expect("there");
+    let fixture = Fixture::new();
+    let _controller = fixture.controller(&[]);
+    let socket = fs::metadata(fixture.socket()).expect("there");
     assert_eq!(socket.permissions().mode() & 0o777, 0o660);
     assert!(socket.file_type().is_socket());
     assert_eq!(fs::metadata("/run/clat").expect("there").permissions().mode() & 0o007, 0);
@@ -146,20 +146,21 @@ fn a_hangup_ends_it_cleanly_unless_it_is_ignored() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
-    let mut controller = place.controller(&[]);
+    let fixture = Fixture::new();
+    let mut controller = fixture.controller(&[]);
     controller.connect().clatdStart("up0", "64:ff9b::/96").expect("starts");
     controller.signal(Signal::SIGHUP);
     assert!(controller.child.wait().expect("waits").success());
-    assert_eq!(place.taken(), "");
+    assert_eq!(fixture.taken(), "");
 
-    let command = place.command(&Transport::Rpc(place.socket()), &[]);
+    let command = fixture.command(&Transport::Rpc(fixture.socket()), &[]);
     let mut nohup = Command::new("nohup");
     nohup.arg(command.get_program()).args(command.get_args());
     let mut child = common::start(&mut nohup);
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     kill(pid, Signal::SIGHUP).expect("it runs");
-    let service = client::connect(Some(&Transport::Rpc(place.socket())), false).expect("connects");
+    let service =
+        client::connect(Some(&Transport::Rpc(fixture.socket())), false).expect("connects");
     service.getStatus().expect("still there");
     assert!(child.try_wait().expect("waits").is_none());
     kill(pid, Signal::SIGTERM).expect("it runs");
@@ -171,14 +172,15 @@ fn whoever_does_not_read_the_log_holds_up_nobody() {
     if !is_root() {
         return;
     }
-    let place = Place::new();
+    let fixture = Fixture::new();
     // A pipe that is full after the first lines, which nobody reads any more.
-    let mut command = place.command(&Transport::Rpc(place.socket()), &[]);
+    let mut command = fixture.command(&Transport::Rpc(fixture.socket()), &[]);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
     let stderr = child.stderr.take().expect("piped");
     fcntl(stderr.as_raw_fd(), FcntlArg::F_SETPIPE_SZ(4096)).expect("a small pipe");
-    wait_until("the socket", || UnixStream::connect(place.socket()).is_ok());
-    let service = client::connect(Some(&Transport::Rpc(place.socket())), false).expect("connects");
+    wait_until("the socket", || UnixStream::connect(fixture.socket()).is_ok());
+    let service =
+        client::connect(Some(&Transport::Rpc(fixture.socket())), false).expect("connects");
     for _ in 0..100 {
         assert_eq!(errno_of(service.clatdStop("up0")), Some(Errno::ENODEV));
     }
@@ -186,6 +188,6 @@ fn whoever_does_not_read_the_log_holds_up_nobody() {
     drop(service);
     kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGTERM).expect("runs");
     assert!(child.wait().expect("waits").success());
-    assert_eq!(place.taken(), "");
+    assert_eq!(fixture.taken(), "");
     drop(stderr);
 }

@@ -19,8 +19,8 @@ use nix::sched::{unshare, CloneFlags};
 
 use super::{LinuxHost, Properties};
 use crate::host::{Hook, LinkKind, Links, Offload, OffloadCounters, Programs, Recovery};
+use crate::model::Clat;
 use crate::offload::Attached;
-use crate::tracker::Clat;
 use clat_host::Fwmark;
 use clat_host::IfaceName;
 use clat_offload::{program_name, Objects, PROGRAMS};

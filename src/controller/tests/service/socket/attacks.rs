@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 
 use crate::common::{is_root, sh};
 use crate::events::Told;
-use crate::place::{self, wait_until, Place};
+use crate::fixture::{self, wait_until, Fixture};
 
 /// How long any other user may wait for an answer, connecting included.
 const WAIT: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ const LARGEST: [u8; 16] = *b"\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\0";
 /// Not a test: attacks until it is killed.
 #[test]
 fn as_an_attacker() {
-    let Some(transport) = place::of_the_test_that_started_this() else { return };
+    let Some(transport) = fixture::of_the_test_that_started_this() else { return };
     let Transport::Rpc(socket) = &transport else { panic!("there is only a socket to attack") };
     let attack = std::env::var(ATTACK).expect("an attack");
     let open = || UnixStream::connect(socket).ok();
@@ -117,7 +117,7 @@ fn as_an_attacker() {
 }
 
 struct Victim {
-    place: Place,
+    fixture: Fixture,
     transport: Transport,
     log: PathBuf,
     child: Child,
@@ -125,16 +125,16 @@ struct Victim {
 
 impl Victim {
     fn new() -> Self {
-        let place = Place::new();
-        let log = place.dir.join("log");
-        let transport = Transport::Rpc(place.socket());
+        let fixture = Fixture::new();
+        let log = fixture.dir.join("log");
+        let transport = Transport::Rpc(fixture.socket());
         let uid = ALLOWED.to_string();
-        let mut command = place.command(&transport, &["--allow-uid", &uid]);
+        let mut command = fixture.command(&transport, &["--allow-uid", &uid]);
         let child = command.stderr(File::create(&log).expect("a log")).spawn().expect("starts");
-        let victim = Self { place, transport, log, child };
+        let victim = Self { fixture, transport, log, child };
         wait_until("the controller", || victim.said().contains("ready on "));
         // From here on only the check of the peer's credentials is left.
-        fs::set_permissions(victim.place.socket(), fs::Permissions::from_mode(0o666))
+        fs::set_permissions(victim.fixture.socket(), fs::Permissions::from_mode(0o666))
             .expect("opened");
         victim
     }
@@ -162,9 +162,9 @@ impl Victim {
     }
 
     fn attack(&self, attack: &str, uid: u32) -> Child {
-        let mut command = Command::new(self.place.peer_program());
+        let mut command = Command::new(self.fixture.peer_program());
         command.args(["socket::attacks::as_an_attacker", "--exact", "--nocapture"]);
-        command.current_dir("/").env(place::PEER, self.place.socket()).env(ATTACK, attack);
+        command.current_dir("/").env(fixture::PEER, self.fixture.socket()).env(ATTACK, attack);
         command.stdout(Stdio::null()).stderr(Stdio::null()).uid(uid).gid(uid);
         command.spawn().expect("the attacker starts")
     }
@@ -246,7 +246,7 @@ fn many_at_once_are_all_served() {
         let asked: Vec<_> = (0..40).map(|_| scope.spawn(|| victim.ask())).collect();
         asked.into_iter().for_each(|asked| assert!(asked.join().is_ok()));
     });
-    let mut stream = UnixStream::connect(victim.place.socket()).expect("connects");
+    let mut stream = UnixStream::connect(victim.fixture.socket()).expect("connects");
     stream.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
     // Whoever is let in is told nothing unasked.
     stream.read(&mut [0]).expect_err("nothing to read");

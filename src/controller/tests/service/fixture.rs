@@ -53,23 +53,23 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// A network namespace with the uplink `up0`, and a directory for sockets.
-pub(crate) struct Place {
+pub(crate) struct Fixture {
     pub(crate) netns: String,
     pub(crate) dir: PathBuf,
 }
 
-impl Place {
+impl Fixture {
     pub(crate) fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let netns = format!("ctl-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(&netns);
         fs::create_dir(&dir).expect("a new directory");
-        let place = Self { netns, dir };
-        sh(&format!("ip netns add {}", place.netns));
-        place.sh("ip link set lo up");
-        place.add_uplink("up0", 1);
-        write_script(&place.dir.join("clatd"), STAND_IN);
-        place
+        let fixture = Self { netns, dir };
+        sh(&format!("ip netns add {}", fixture.netns));
+        fixture.sh("ip link set lo up");
+        fixture.add_uplink("up0", 1);
+        write_script(&fixture.dir.join("clatd"), STAND_IN);
+        fixture
     }
 
     pub(crate) fn add_uplink(&self, name: &str, net: u16) {
@@ -136,7 +136,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Fixture {
     fn drop(&mut self) {
         let netns = &self.netns;
         sh(&format!("ip netns pids {netns} | xargs -r kill -9; ip netns del {netns}"));
@@ -160,8 +160,8 @@ impl Controller {
     }
 
     /// One of this program's functions, as a process of its own.
-    pub(crate) fn peer(&self, place: &Place, test: &str) -> Command {
-        let program = place.peer_program();
+    pub(crate) fn peer(&self, fixture: &Fixture, test: &str) -> Command {
+        let program = fixture.peer_program();
         let mut command = Command::new(program);
         command.args([test, "--exact", "--nocapture"]).current_dir("/").env(
             PEER,

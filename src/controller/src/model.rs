@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a CLAT is, what becomes of it, and who is told.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clat_host::{Fwmark, IfaceName};
+use clat_xlat::Prefix;
+
+/// What a CLAT is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clat {
+    /// The uplink.
+    pub iface: IfaceName,
+    /// Its index.
+    pub index: u32,
+    /// The TUN device.
+    pub v4iface: IfaceName,
+    /// Its index.
+    pub v4index: u32,
+    /// The NAT64 prefix.
+    pub prefix: Prefix,
+    /// The CLAT's IPv4 address.
+    pub v4: Ipv4Addr,
+    /// The CLAT's IPv6 address.
+    pub v6: Ipv6Addr,
+    /// Mark of the packets it sends.
+    pub mark: Fwmark,
+    /// When it was started.
+    pub since: Instant,
+}
+
+/// What became of a CLAT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was started.
+    Started(Clat),
+    /// It has ended, and all that it held is gone.
+    Stopped {
+        /// Its uplink.
+        iface: IfaceName,
+        /// Why it ended.
+        reason: StopReason,
+    },
+    /// Its clatd died, and another one was started.
+    Restarted {
+        /// Its uplink.
+        iface: IfaceName,
+        /// Process id of the new clatd.
+        pid: i32,
+        /// How often that has happened to it.
+        restarts: u32,
+        /// How the last clatd ended, as in "exited with status 1".
+        cause: String,
+    },
+}
+
+/// Why a CLAT ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Somebody asked for it.
+    Requested,
+    /// The controller is ending.
+    Shutdown,
+    /// Its uplink left its network, or that is gone.
+    NetworkGone,
+}
+
+/// Is told of every [`Event`]; must not wait for anybody.
+pub type Observer = Arc<dyn Fn(Event) + Send + Sync>;
