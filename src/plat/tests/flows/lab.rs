@@ -356,6 +356,87 @@ fn ping_is_allowed() -> bool {
     allowed
 }
 
+/// Packet Too Big about this packet.
+fn too_big(mtu: u32, about: &[u8]) -> Vec<u8> {
+    let mut message = vec![2, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend(&about[..about.len().min(1232)]);
+    packet(HOST6.into(), wire::ICMP6, &message)
+}
+
+/// RFC 8201: a hop behind the guest takes less than the link. Datagrams go in fragments then, for ten minutes.
+#[test]
+fn datagrams_fit_the_path_behind_the_guest() {
+    let (host, port) = host_udp();
+    let mut lab = Lab::new();
+    lab.send(&[datagram(HOST6, port, b"hello")]);
+    let (_, mapped) = host.recv_from(&mut [0; 16]).unwrap();
+    let answer = |lab: &mut Lab| {
+        host.send_to(&[7; 1400], mapped).unwrap();
+        lab.events();
+        lab.got()
+    };
+    let whole = answer(&mut lab).remove(0);
+    assert_eq!(whole.len(), 48 + 1400);
+    // About a flow that is none it says nothing.
+    let mut other = whole.clone();
+    other[42] ^= 1;
+    lab.send(&[too_big(1300, &other)]);
+    assert_eq!(answer(&mut lab).len(), 1);
+    lab.send(&[too_big(1300, &whole)]);
+    assert!(lab.got().is_empty(), "an error is not answered");
+    let pieces = answer(&mut lab);
+    assert_eq!(pieces.len(), 2);
+    assert!(pieces.iter().all(|piece| piece.len() <= 1300));
+    // No hop of IPv6 takes less than 1280.
+    lab.send(&[too_big(1000, &whole)]);
+    assert!(answer(&mut lab).iter().any(|piece| piece.len() > 1200));
+    lab.send(&[datagram(HOST6, port, b"still there")]);
+    lab.wait_until(299 * SECOND);
+    lab.send(&[datagram(HOST6, port, b"still there")]);
+    lab.wait_until(598 * SECOND);
+    lab.send(&[datagram(HOST6, port, b"still there")]);
+    lab.wait_until(601 * SECOND);
+    assert_eq!(answer(&mut lab).len(), 1);
+}
+
+/// The same of a connection: what was sent is sent again at once, in packets that fit.
+#[test]
+fn segments_fit_the_path_behind_the_guest() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut lab = Lab::new();
+    let [p0, p1] = PORT.to_be_bytes();
+    let [q0, q1] = port.to_be_bytes();
+    let mut syn = vec![p0, p1, q0, q1, 0, 0, 3, 232, 0, 0, 0, 0, 0x60, flag::SYN, 255, 255];
+    // MSS 1440.
+    syn.extend([0, 0, 0, 0, 2, 4, 5, 160]);
+    lab.send(&[packet(HOST6.into(), wire::TCP, &syn)]);
+    lab.events();
+    let syn_ack = lab.got().remove(0);
+    let isn = u32::from_be_bytes(syn_ack[44..48].try_into().unwrap());
+    lab.send(&[segment(port, 1001, isn.wrapping_add(1), flag::ACK)]);
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(&[9; 3000]).unwrap();
+    let mut first = Vec::new();
+    while first.iter().map(|packet: &Vec<u8>| packet.len() - 60).sum::<usize>() < 3000 {
+        lab.events();
+        // Those with data.
+        first.extend(lab.got().into_iter().filter(|packet| packet.len() > 60));
+    }
+    assert_eq!(first[0].len(), 1500);
+    // What is not under way is somebody's guess.
+    let mut guess = first[0].clone();
+    guess[44] ^= 0x40;
+    lab.send(&[too_big(1300, &guess)]);
+    assert!(lab.got().is_empty());
+    lab.send(&[too_big(1300, &first[0])]);
+    let again = lab.got();
+    assert!(again.iter().all(|packet| packet.len() <= 1300));
+    assert_eq!(again.iter().map(|packet| packet.len() - 60).sum::<usize>(), 3000);
+    assert_eq!(again[0][44..48], first[0][44..48]);
+}
+
 /// RFC 6146 §4, TCP_TRANS and TCP_EST; RFC 5382 REQ-5.
 #[test]
 fn tcp_mappings_end_after_their_time() {

@@ -140,6 +140,7 @@ impl<S: Sockets> Engine<S> {
         let Some(entry) = self.table.get(id) else { return };
         let (key, mac) = (entry.key, entry.mac);
         let ipv4_guest = key.guest.0.to_ipv4_mapped().is_some();
+        let mtu = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
         for _ in 0..READS {
             let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return };
             let Ok(received) = echo.socket.recv(&mut self.scratch) else { return };
@@ -153,7 +154,7 @@ impl<S: Sockets> Engine<S> {
             rewrite(message, if ipv4_guest { REPLY4 } else { REPLY6 }, key.guest.1);
             let src = seen(cx.settings, from.ip(), key.guest.0);
             let addresses = Addresses { src, ..addresses(cx.settings, mac, &key) };
-            wire::send_icmp(sink, &addresses, message, 64, cx.settings.mtu.into());
+            wire::send_icmp(sink, &addresses, message, 64, mtu.into());
         }
     }
 }

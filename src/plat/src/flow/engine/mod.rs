@@ -4,6 +4,7 @@
 
 mod admission;
 mod echo;
+mod path_mtu;
 mod tcp;
 mod udp;
 
@@ -106,6 +107,7 @@ pub struct Engine<S: Sockets> {
     queue: Queue,
     scratch: Vec<u8>,
     fragments: Fragments,
+    paths: path_mtu::PathMtus,
     buckets: Buckets,
     random: RandomState,
     told_of_ping: bool,
@@ -128,6 +130,7 @@ impl<S: Sockets> Engine<S> {
             queue: Queue::default(),
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
+            paths: path_mtu::PathMtus::default(),
             buckets: Buckets::default(),
             random: RandomState::new(),
             told_of_ping: false,
@@ -195,6 +198,10 @@ impl<S: Sockets> Engine<S> {
     }
 
     fn dispatch(&mut self, cx: Context<'_>, mac: Mac, vnet: &VirtioHeader, packet: &Packet<'_>) {
+        let is_icmp = matches!(packet.protocol, wire::ICMP4 | wire::ICMP6);
+        if is_icmp && self.packet_too_big(cx, mac, packet) {
+            return;
+        }
         match packet.protocol {
             wire::TCP => self.tcp_input(cx, mac, packet, Peer::World),
             wire::UDP => self.udp_input(cx, mac, vnet, packet),

@@ -125,7 +125,9 @@ impl<S: Sockets> Engine<S> {
                 return;
             }
         };
-        let tcp = Tcp::accept(syn, self.isn(&key, cx.now), own_mss(cx.settings, &key), cx.now);
+        let mut tcp = Tcp::accept(syn, self.isn(&key, cx.now), own_mss(cx.settings, &key), cx.now);
+        let path = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
+        tcp.limit_mss(path - headers(&key));
         log::debug!("{key} begins");
         self.tcp_insert(key, mac, tcp, connection);
     }
@@ -306,6 +308,14 @@ fn errno(error: &io::Error) -> Errno {
 
 /// What we tell a guest to put into a segment.
 fn own_mss(settings: &Settings, key: &Key) -> u16 {
-    let headers = if key.guest.0.to_ipv4_mapped().is_some() { 40 } else { 60 };
-    settings.mtu - headers
+    settings.mtu - headers(key)
+}
+
+/// Bytes of headers in a packet of a connection, without options.
+fn headers(key: &Key) -> u16 {
+    if key.guest.0.to_ipv4_mapped().is_some() {
+        40
+    } else {
+        60
+    }
 }

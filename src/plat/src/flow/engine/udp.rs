@@ -420,6 +420,7 @@ impl<S: Sockets> Engine<S> {
         let mut visitors = Vec::new();
         // A train: its sender, the length of each, where it ends in the buffer.
         let mut train: Option<(SocketAddr, usize, usize)> = None;
+        let mtu = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
         let mut send = |stats: &mut Stats, from: SocketAddr, size: usize, data: &[u8]| {
             stats.bytes_down += data.len() as u64;
             let src = if udp.open {
@@ -429,7 +430,7 @@ impl<S: Sockets> Engine<S> {
             };
             let addresses = Addresses { src, ..addresses(cx.settings, mac, &key) };
             let ports = (from.port(), key.guest.1);
-            let mtu = usize::from(cx.settings.mtu);
+            let mtu = usize::from(mtu);
             wire::send_udp(sink, &addresses, ports, data, size, mtu, self.offload);
         };
         let mut count = 0;

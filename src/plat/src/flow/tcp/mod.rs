@@ -130,6 +130,26 @@ impl Tcp {
         self.sender.mss
     }
 
+    /// Puts no more into a packet to the guest: a hop on the way takes no more.
+    pub fn limit_mss(&mut self, mss: u16) {
+        self.sender.mss = self.sender.mss.min(mss);
+    }
+
+    /// A hop on the way has not taken the packet that began with this number, for no more than `mss` bytes of data fit: what was
+    /// sent is sent again in smaller ones (RFC 8201 §5.4). `false` if no such packet is under way.
+    pub fn handle_path_mtu(&mut self, seq: u32, mss: u16) -> bool {
+        let sender = &mut self.sender;
+        let under_way = !before(seq, sender.una) && before(seq, sender.max);
+        if self.state != State::Established || !under_way {
+            return false;
+        }
+        if mss < sender.mss {
+            self.limit_mss(mss);
+            self.sender.rewind();
+        }
+        true
+    }
+
     /// Bytes of memory that its data takes.
     #[must_use]
     pub fn held(&self) -> usize {

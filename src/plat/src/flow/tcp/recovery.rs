@@ -80,6 +80,11 @@ impl Recovery {
         }
     }
 
+    /// What is timed is sent again, and tells nothing any more.
+    pub(super) fn forget_time(&mut self) {
+        self.timed = None;
+    }
+
     /// RFC 6298 §2, with Karn's rule: nothing that was sent twice is timed.
     fn measure(&mut self, ack: u32, now: Instant) {
         let Some((seq, sent)) = self.timed else { return };

@@ -297,6 +297,12 @@ impl Sender {
         sent
     }
 
+    /// Has all that is not acknowledged sent again.
+    pub(super) fn rewind(&mut self) {
+        self.nxt = self.una;
+        self.recovery.forget_time();
+    }
+
     /// The timer went off: sends all again from what is oldest on, as the window allows, or asks whether it is still closed.
     pub(super) fn retransmit(
         &mut self,
