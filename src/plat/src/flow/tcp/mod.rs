@@ -373,9 +373,8 @@ impl Tcp {
             self.receiver.acknowledged(own);
             more = self.sender.readable && round + 1 == ROUNDS;
         }
-        // The window has opened by enough to tell (RFC 9293 §3.8.6.2.2).
-        let enough = (2 * usize::from(self.own_mss)).max(limits.buffer / 2).min(MOST / 2);
-        if self.receiver.fin.is_none() && self.receiver.opened(self.room(limits)) >= enough {
+        let room = self.room(limits);
+        if self.receiver.fin.is_none() && self.receiver.has_opened(room, self.own_mss, MOST / 2) {
             self.receiver.ack_due = true;
         }
         if self.receiver.ack_due {
@@ -441,13 +440,13 @@ impl Tcp {
         if self.sender.recovery.retries > if syn { SYN_RETRIES } else { RETRIES } {
             return self.break_off(wire);
         }
-        self.sender.recovery.back_off();
         if syn {
+            self.sender.recovery.back_off();
             self.send_syn(wire, limits, now);
             return Disposition::Open;
         }
         let own = self.receiver.acknowledgement(self.room(limits));
-        self.sender.retransmit(wire, own, limits.burst, now);
+        self.sender.handle_timeout(wire, own, limits.burst, now);
         self.receiver.acknowledged(own);
         Disposition::Open
     }

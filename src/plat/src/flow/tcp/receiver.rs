@@ -128,8 +128,8 @@ impl Receiver {
         Ok(false)
     }
 
-    /// Gives data in order to the stream; what that does not take waits, as far as there is room. What does not fit counts
-    /// as lost.
+    /// Gives data in order to the stream; what that does not take waits, as far as there is memory. What does not fit counts
+    /// as lost; that is not where the window ends, for what it allows is taken, or the guest would wait for its time-out.
     fn deliver<S: Stream>(
         &mut self,
         data: &[u8],
@@ -145,9 +145,7 @@ impl Receiver {
             }
             self.writable = taken == data.len();
         }
-        let most = room.buffer.saturating_sub(self.ring.len());
         let waits = &data[taken..];
-        let waits = &waits[..waits.len().min(most)];
         let kept = if waits.is_empty() { 0 } else { self.ring.extend(waits, self.spare(room)) };
         self.nxt = self.nxt.wrapping_add(distance(taken + kept));
         Ok(())
@@ -206,23 +204,29 @@ impl Receiver {
         }
     }
 
-    /// Bytes by which the window has opened beyond what the guest was told.
-    pub(super) fn opened(&self, room: Room) -> usize {
-        self.window(room).saturating_sub(self.told_window() as usize)
+    /// Whether the window has opened by enough to tell (RFC 9293 §3.8.6.2.2): at once, if it was closed.
+    pub(super) fn has_opened(&self, room: Room, mss: u16, most: usize) -> bool {
+        let (told, least) = (self.told_window() as usize, 2 * usize::from(mss));
+        let enough = if told < least { least } else { least.max(room.buffer / 2).min(most) };
+        self.window(room).saturating_sub(told) >= enough
     }
 
-    /// What the next segment is to say. A window that was told is never taken back.
+    /// What the next segment is to say. The header counts in units of the scale: a part of one is not offered, or it would have
+    /// to be taken (RFC 7323 §2.4).
     pub(super) fn acknowledgement(&self, room: Room) -> Ack {
         let window = u32::try_from(self.window(room)).unwrap_or(u32::MAX >> 2);
         let told = self.told_window();
         let told = if told as i32 > 0 { told } else { 0 };
-        let field = window.max(told).div_ceil(1 << self.scale).min(u16::MAX.into());
+        let field = (window.max(told) >> self.scale).min(u16::MAX.into());
         Ack { number: self.nxt, window: u16::try_from(field).unwrap_or(u16::MAX) }
     }
 
-    /// A segment has said so.
+    /// A segment has said so. What was told before holds as well.
     pub(super) fn acknowledged(&mut self, ack: Ack) {
-        self.edge = ack.number.wrapping_add(u32::from(ack.window) << self.scale);
+        let edge = ack.number.wrapping_add(u32::from(ack.window) << self.scale);
+        if before(self.edge, edge) {
+            self.edge = edge;
+        }
         self.ack_due = false;
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Recovery {
     /// The number whose acknowledgement is timed, and since when.
     timed: Option<(u32, Instant)>,
     pub(super) retries: u8,
+    /// How often it was asked in a row whether the window is still closed.
+    probes: u32,
     pub(super) timer: Option<Instant>,
 }
 
@@ -56,6 +58,7 @@ impl Recovery {
             rtt: None,
             timed: None,
             retries: 0,
+            probes: 0,
             timer: None,
         }
     }
@@ -71,6 +74,20 @@ impl Recovery {
     /// Starts the timer.
     pub(super) fn start_timer(&mut self, now: Instant) {
         self.timer = Some(now + self.rto);
+    }
+
+    /// Starts the timer for another look at a window that is closed: later each time, but that says nothing of when a segment
+    /// is lost (RFC 9293 §3.8.6.1).
+    pub(super) fn start_probe_timer(&mut self, now: Instant) {
+        self.probes += 1;
+        let factor = 1 << self.probes.min(16);
+        self.timer = Some(now + self.rto.saturating_mul(factor).min(RTO_MOST));
+    }
+
+    /// The window is open again: what is sent now has its own time.
+    pub(super) fn window_opened(&mut self) {
+        self.probes = 0;
+        self.timer = None;
     }
 
     /// Times the acknowledgement of `seq`, sent now for the first time, unless another is timed.

@@ -240,13 +240,16 @@ impl Sender {
     ) -> bool {
         let ack = segment.ack;
         let edge = ack.wrapping_add(u32::from(segment.window) << self.scale);
-        let same_window = edge == self.edge;
+        let (same_window, was_closed) = (edge == self.edge, self.is_closed());
         if !before(ack, self.una)
             && (before(self.edge_seq, segment.seq)
                 || (self.edge_seq == segment.seq && !before(ack, self.edge_ack)))
         {
             self.edge = edge;
             (self.edge_seq, self.edge_ack) = (segment.seq, ack);
+            if was_closed && before(ack, edge) {
+                self.recovery.window_opened();
+            }
         }
         if sack && !segment.options.is_empty() {
             self.recovery.take_sack(segment.options, self.una, self.max);
@@ -303,20 +306,33 @@ impl Sender {
         self.recovery.forget_time();
     }
 
-    /// The timer went off: sends all again from what is oldest on, as the window allows, or asks whether it is still closed.
-    pub(super) fn retransmit(
+    /// Whether the guest takes nothing now.
+    fn is_closed(&self) -> bool {
+        !before(self.una, self.edge)
+    }
+
+    /// The timer went off: sends all again from what is oldest on, as the window allows, or asks whether that is still closed.
+    pub(super) fn handle_timeout(
         &mut self,
         wire: &mut impl Wire,
         ack: Ack,
         burst: usize,
         now: Instant,
     ) {
+        // What is sent next begins with what is oldest, whatever was sent to ask.
+        self.nxt = self.una;
+        if self.is_closed() {
+            self.recovery.start_probe_timer(now);
+            let first = self.una.wrapping_add(1);
+            self.send_data(self.una, first, wire, ack);
+            if before(self.max, first) {
+                self.max = first;
+            }
+            return;
+        }
+        self.recovery.back_off();
         self.recovery.start_timer(now);
         self.recovery.restart(self.una, self.mss);
-        self.nxt = self.una;
-        if !self.transmit(wire, ack, burst, now) {
-            // The window is closed: one byte to ask.
-            self.send_next(self.una.wrapping_add(1), wire, ack, now);
-        }
+        self.transmit(wire, ack, burst, now);
     }
 }

@@ -425,6 +425,69 @@ fn closed_windows_hold_everybody_back() {
     assert!(data.starts_with(&got) && data.starts_with(&world.host.got));
 }
 
+/// A reader that pauses has what waits for it as soon as it reads again, however long it has slept.
+#[test]
+fn a_reader_that_paused_goes_on_at_once() {
+    for seconds in [1, 8, 33, 200] {
+        let mut world = World::new(7, SOUND, 16 * 1024);
+        world.host.gives = pattern(1_000_000).into();
+        for _ in 0..seconds * 1000 {
+            world.step();
+        }
+        let (begin, mut got) = (world.now, Vec::new());
+        while got.len() < 100_000 {
+            world.step();
+            let guest = world.guest();
+            while guest.can_recv() {
+                guest.recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
+            }
+            assert!(world.now < begin + 400, "{} bytes after {seconds} s", got.len());
+        }
+        assert!(pattern(1_000_000).starts_with(&got));
+    }
+}
+
+/// So does a sender whose reader at the host has paused: nothing that it was allowed to send has to be sent again.
+#[test]
+fn a_sender_whose_reader_paused_goes_on_at_once() {
+    /// How long it takes to send more than anybody keeps, and all, after a pause of so many seconds.
+    fn time_after(pause: u64) -> [u64; 2] {
+        let mut world = World::new(9, SOUND, 1 << 20);
+        world.host.room = if pause > 0 { 10_007 } else { usize::MAX };
+        let data = pattern(2_000_000);
+        let mut sent = 0;
+        let mut feed = |world: &mut World| {
+            world.step();
+            let guest = world.guest();
+            if guest.can_send() && sent < data.len() {
+                sent += guest.send_slice(&data[sent..]).unwrap();
+            }
+        };
+        for _ in 0..pause * 1000 {
+            feed(&mut world);
+        }
+        assert_eq!(world.disposition, Disposition::Open);
+        world.host.room = usize::MAX;
+        let (begin, had) = (world.now, world.host.got.len());
+        let mut first = None;
+        while world.host.got.len() < data.len() {
+            feed(&mut world);
+            if first.is_none() && world.host.got.len() > had + LIMITS.buffer {
+                first = Some(world.now - begin);
+            }
+            assert!(world.now < begin + 60_000, "{} bytes", world.host.got.len());
+        }
+        assert!(world.host.got == data);
+        [first.unwrap(), world.now - begin]
+    }
+    let without = time_after(0);
+    for pause in [1, 8, 33, 200] {
+        let with = time_after(pause);
+        let late = with.iter().zip(without).any(|(with, without)| *with > without * 6 / 5);
+        assert!(!late, "{with:?} ms after {pause} s, {without:?} ms without");
+    }
+}
+
 /// A reset goes through, and one that only guesses does not.
 #[test]
 fn resets() {
