@@ -2,10 +2,12 @@
 
 //! The command line: the original's options, and a long name for each.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use clat_tun::Options;
 use clat_xlat::{Local, Prefix};
 
 /// The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device leave the uplink as IPv6, and back.
@@ -30,6 +32,9 @@ pub struct Args {
     /// Descriptor of the TUN device
     #[arg(short, long, value_name = "FD", value_parser = descriptor)]
     pub tunfd: RawFd,
+    /// What stands in front of each packet of the TUN device, for where the kernel may not be asked
+    #[arg(long, value_name = "LAYOUT", default_value = "packet-info")]
+    pub tun_layout: TunLayout,
     /// Descriptor of a packet socket, bound and filtered by the caller, who has also set up the TUN device and
     /// looks after neighbour discovery
     #[arg(short, long, value_name = "FD", value_parser = descriptor, requires = "write_sock")]
@@ -41,6 +46,43 @@ pub struct Args {
     /// half as many as there are processors, at least 2 and at most 8; 1 on one processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub queues: Option<u16>,
+}
+
+/// What stands in front of each packet of a TUN device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TunLayout {
+    /// Nothing
+    Plain,
+    /// Packet info, 4 bytes: a device made without IFF_NO_PI, as AOSP's are
+    PacketInfo,
+    /// A virtio header, 10 bytes: IFF_NO_PI and IFF_VNET_HDR
+    Vnet,
+}
+
+impl From<TunLayout> for Options {
+    fn from(layout: TunLayout) -> Self {
+        Self {
+            packet_info: layout == TunLayout::PacketInfo,
+            vnet_header: layout == TunLayout::Vnet,
+        }
+    }
+}
+
+/// The options that AOSP's clatd of 2026 takes in this order and without their names.
+const POSITIONAL: [&str; 7] = ["-i", "-p", "-4", "-6", "-t", "-r", "-w"];
+
+/// A command line with the names of all options: one that has seven arguments and no name is as AOSP's clatd of 2026 has it.
+#[must_use]
+pub fn named(line: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let line: Vec<OsString> = line.collect();
+    let Some((program, values)) = line.split_first() else { return line };
+    let is_name = |value: &OsString| value.as_encoded_bytes().starts_with(b"-");
+    if values.len() != POSITIONAL.len() || values.iter().any(is_name) {
+        return line;
+    }
+    let pairs =
+        POSITIONAL.iter().zip(values).flat_map(|(name, value)| [name.into(), value.clone()]);
+    std::iter::once(program.clone()).chain(pairs).collect()
 }
 
 impl Args {
@@ -122,6 +164,19 @@ mod tests {
     }
 
     #[test]
+    fn seven_values_without_names() {
+        let line = "clatd wlan0 64:ff9b:: 192.0.0.4 2001:db8::1:2:3:4 5 6 7";
+        let args = Args::try_parse_from(named(line.split(' ').map(OsString::from))).unwrap();
+        let named_line = GOOD.replace(" -m 0xf0064", "");
+        assert_eq!(args, parse(&format!("{named_line} -r 6 -w 7")).unwrap());
+        for other in [GOOD, "clatd", "clatd 1 2 3 4 5 6", "clatd -i wlan0 -p 64:ff9b:: -4 1 -t"] {
+            let words = || other.split(' ').map(OsString::from);
+            assert_eq!(named(words()), words().collect::<Vec<_>>());
+        }
+        assert!(named(std::iter::empty()).is_empty());
+    }
+
+    #[test]
     fn bad_values() {
         for (good, bad) in [
             ("wlan0", "wlan0:1"),
@@ -147,6 +202,7 @@ mod tests {
             ("-t 5", "-t 5 -w 6"),
             ("-t 5", "-t 5 --queues 0"),
             ("-t 5", "-t 5 --queues 257"),
+            ("-t 5", "-t 5 --tun-layout tap"),
         ] {
             let line = GOOD.replacen(good, bad, 1);
             assert!(parse(&line).is_err(), "{line}");

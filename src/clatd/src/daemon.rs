@@ -79,11 +79,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             (packet, raw, None)
         }
         _ => {
-            let (packet, raw, neighbour) = open_sockets(args, index)?;
             link::configure(tun.name(), args.ipv4_addr, link::tun_mtu(mtu6))?;
             // What is up tells more (see Tun::from_fd).
-            tun = Tun::from_fd(tun.into())?;
-            more = more_queues(args, index, &tun, &packet);
+            let name = tun.name().to_owned();
+            tun = Tun::from_fd_as(tun.into(), &name, args.tun_layout.into())?;
+            // /dev/net/tun may be root's alone.
+            let queues = more_queues(args, &tun);
+            privileges::become_user_for_sockets()?;
+            let (packet, raw, neighbour) = open_sockets(args, index)?;
+            more = with_sockets(args, index, queues, &packet);
             (packet, raw, neighbour)
         }
     };
@@ -140,30 +144,40 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     result
 }
 
-/// More queues of the TUN device with sockets of their own, as many as are wanted. Without them it goes on with one.
-fn more_queues(
-    args: &Args,
-    index: u32,
-    tun: &Tun,
-    packet: &PacketSocket,
-) -> Vec<(Tun, PacketSocket, RawSocket)> {
+/// More queues of the TUN device, as many as are wanted. Without them it goes on with one.
+fn more_queues(args: &Args, tun: &Tun) -> Vec<Tun> {
     let count = args.queues.map_or_else(default_queues, usize::from).saturating_sub(1);
-    if count == 0 {
-        return Vec::new();
-    }
-    if !tun.takes_queues() {
+    if count > 0 && !tun.takes_queues() {
         log::info!("{} takes one queue only: one thread", tun.name());
         return Vec::new();
     }
+    (0..count).map(|_| tun.add_queue()).collect::<Result<_, _>>().unwrap_or_else(|error| {
+        log::warn!("cannot have {} queues: {error}; one thread", count + 1);
+        Vec::new()
+    })
+}
+
+/// Gives each queue sockets of its own, which share with `packet` what arrives.
+fn with_sockets(
+    args: &Args,
+    index: u32,
+    queues: Vec<Tun>,
+    packet: &PacketSocket,
+) -> Vec<(Tun, PacketSocket, RawSocket)> {
+    if queues.is_empty() {
+        return Vec::new();
+    }
+    let count = queues.len();
     let open = || -> anyhow::Result<Vec<_>> {
         let packets = packet.share(index, args.ipv6_addr, count)?;
-        let more = packets.into_iter().map(|packet| {
-            Ok((tun.add_queue()?, packet, RawSocket::open(&args.interface, args.mark)?))
-        });
+        let more = queues
+            .into_iter()
+            .zip(packets)
+            .map(|(tun, packet)| Ok((tun, packet, RawSocket::open(&args.interface, args.mark)?)));
         more.collect()
     };
     open().unwrap_or_else(|error| {
-        log::warn!("cannot have {} queues: {error}; one thread", count + 1);
+        log::warn!("cannot have sockets for {} queues: {error}; one thread", count + 1);
         Vec::new()
     })
 }
@@ -171,7 +185,9 @@ fn more_queues(
 /// The device that was handed over; who misses the descriptor gets a clear line.
 fn open_tun(args: &Args) -> anyhow::Result<Tun> {
     let fd = adopt(args.tunfd).with_context(|| format!("--tunfd {} is not open", args.tunfd))?;
-    Tun::from_fd(fd).with_context(|| format!("--tunfd {} is of no use", args.tunfd))
+    let name = format!("v4-{}", args.interface);
+    Tun::from_fd_as(fd, &name, args.tun_layout.into())
+        .with_context(|| format!("--tunfd {} is of no use", args.tunfd))
 }
 
 /// Our own sockets, the address on the uplink, and who speaks for it there.
@@ -399,9 +415,13 @@ fn counters(uplink: &str, queues: &[Queue]) -> String {
     counters::line(uplink, &counters, &tally)
 }
 
-/// Prints a line to stderr; if nobody can read it, that is no reason to fail.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+/// Has a line read by whoever reads the log. If nobody can, that is no reason to fail.
+pub fn say(line: &str) {
+    if cfg!(target_os = "android") {
+        log::info!("{line}");
+    } else {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
 }
 
 fn random16() -> u16 {

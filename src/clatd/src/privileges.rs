@@ -3,7 +3,7 @@
 //! Giving up what the loop does not need: user, groups, capabilities, and most system calls.
 
 use anyhow::{bail, Context};
-use clat_sandbox::{become_user, drop_privileges, Filter};
+use clat_sandbox::{become_user, become_user_with, drop_privileges, Capability, Filter};
 use nix::libc::{self, c_int};
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::unistd::{getegid, geteuid, Gid, Uid, User};
@@ -14,6 +14,16 @@ const USERS: [&str; 2] = ["clat", "nobody"];
 
 /// Not in `libc` for every C library (linux/prctl.h).
 const PR_SET_VMA: c_int = 0x5356_4d41;
+
+/// Becomes the user whom the daemon runs as, with what it takes to open sockets: theirs is what they send, and not root's, for
+/// whoever counts traffic and has rules by user.
+///
+/// # Errors
+/// The step that failed; the caller must not go on.
+pub fn become_user_for_sockets() -> anyhow::Result<()> {
+    let (uid, gid) = target()?;
+    become_user_with(&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW], uid, gid)
+}
 
 /// Drops user, groups and capabilities. Threads that are made from then on have none either.
 ///

@@ -38,6 +38,24 @@ fn privileges_are_gone() {
     clatd.stop();
 }
 
+/// Its traffic counts for its user, not for root.
+#[test]
+fn sockets_belong_to_its_user() {
+    let Some(_network) = Network::new() else { return };
+    let mut clatd = Clatd::start("owner", tun(Options::default()), None);
+    clatd.ready();
+    let uid = clatd.status("Uid:").split(' ').next().unwrap().to_owned();
+    assert_ne!(uid, "0");
+    // proc(5), net/packet and net/raw6: where the user stands in a line.
+    for (file, at) in [("packet", 7), ("raw6", 7)] {
+        let all = fs::read_to_string(format!("/proc/{}/net/{file}", clatd.child.id())).unwrap();
+        let users: Vec<&str> =
+            all.lines().skip(1).map(|line| line.split_whitespace().nth(at).unwrap()).collect();
+        assert!(!users.is_empty() && users.iter().all(|user| *user == uid), "{file}: {all}");
+    }
+    clatd.stop();
+}
+
 #[test]
 fn the_device_is_set_up() {
     let Some(_network) = Network::new() else { return };

@@ -161,6 +161,8 @@ impl Clatd<'_> {
             ("-t", self.tun.as_raw_fd().to_string()),
             ("-r", self.read_sock.as_raw_fd().to_string()),
             ("-w", self.write_sock.as_raw_fd().to_string()),
+            // As create_tun_interface makes it; Android's policy lets clatd not ask.
+            ("--tun-layout", "vnet".to_owned()),
         ];
         std::iter::once(format!("clatd-{}", self.iface))
             .chain(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]))

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{bail, Context};
 use caps::CapSet;
+pub use caps::Capability;
 use nix::libc::{self, c_int};
+use nix::sys::prctl;
 use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid};
 use seccompiler::{
     apply_filter_all_threads, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
@@ -51,16 +53,41 @@ const COMMON: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
+/// Becomes another user and keeps these capabilities over it, until [`drop_privileges`]: what is opened from then on belongs
+/// to that user. Without root it does nothing.
+///
+/// # Errors
+/// The step that failed; the caller must not go on.
+pub fn become_user_with(kept: &[Capability], uid: Uid, gid: Gid) -> anyhow::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let kept = kept.iter().copied().collect();
+    drop_inheritable()?;
+    prctl::set_keepcaps(true).context("cannot keep capabilities")?;
+    become_user(uid, gid)?;
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &kept).with_context(|| format!("cannot keep {kept:?}"))?;
+    }
+    prctl::set_keepcaps(false).context("cannot stop keeping capabilities")
+}
+
+/// What a program run by this one could have, or get by its file.
+fn drop_inheritable() -> anyhow::Result<()> {
+    caps::clear(None, CapSet::Ambient).context("cannot drop the ambient capabilities")?;
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        caps::clear(None, CapSet::Bounding).context("cannot drop the bounding capabilities")?;
+    }
+    Ok(())
+}
+
 /// Drops all capabilities, those that remain without root and those that changing the user takes; `change_user` does
 /// that in between, since it takes some.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
 pub fn drop_privileges(change_user: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    caps::clear(None, CapSet::Ambient).context("cannot drop the ambient capabilities")?;
-    if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP)? {
-        caps::clear(None, CapSet::Bounding).context("cannot drop the bounding capabilities")?;
-    }
+    drop_inheritable()?;
     change_user()?;
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set).with_context(|| format!("cannot drop the {set:?} capabilities"))?;

@@ -207,9 +207,15 @@ impl Tun {
             Errno::EBUSY | Errno::EEXIST | Errno::EINVAL => Error::Exists { name: name.to_owned() },
             errno => Error::Create { name: name.to_owned(), errno },
         })?;
-        let tun = Self::adopt(fd, kind)?;
-        tun.take_offloads().map_err(|errno| Error::Create { name: name.to_owned(), errno })?;
-        Ok(tun)
+        // Android's policy lets system_server do this much and no more.
+        let tun = match sys::get_iff(fd.as_fd()) {
+            Err(errno) if is_denied(errno) => Self::told(fd, name, options, more != 0)?,
+            _ => Self::adopt(fd, kind)?,
+        };
+        match tun.take_offloads() {
+            Err(errno) if !is_denied(errno) => Err(Error::Create { name: name.to_owned(), errno }),
+            _ => Ok(tun),
+        }
     }
 
     /// Takes over a descriptor of a device that someone else made, asks the kernel what it is (TUNGETIFF,
@@ -222,6 +228,26 @@ impl Tun {
     /// [`Error::NotTun`], [`Error::Tap`] or [`Error::HeaderSize`].
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         Self::adopt(fd, libc::IFF_TUN)
+    }
+
+    /// The same where the kernel may not be asked, as Android's policy has it for clatd (EACCES): then the device is what its
+    /// maker says, `name` and `layout`, with virtio headers of the kernel's own size.
+    ///
+    /// # Errors
+    /// As of [`Tun::from_fd`].
+    pub fn from_fd_as(fd: OwnedFd, name: &str, layout: Options) -> Result<Self, Error> {
+        match sys::get_iff(fd.as_fd()) {
+            Err(errno) if is_denied(errno) => Self::told(fd, name, layout, false),
+            _ => Self::from_fd(fd),
+        }
+    }
+
+    /// A device that is known without asking the kernel.
+    fn told(fd: OwnedFd, name: &str, layout: Options, takes_queues: bool) -> Result<Self, Error> {
+        set_nonblocking(&fd).map_err(|errno| Error::NotTun { fd: fd.as_raw_fd(), errno })?;
+        let vnet_header_len = if layout.vnet_header { VirtioHeader::LEN } else { 0 };
+        let (name, packet_info) = (name.to_owned(), layout.packet_info);
+        Ok(Self { fd, name, packet_info, vnet_header_len, takes_queues })
     }
 
     /// Takes over a descriptor of a TAP device that was made by [`Tun::create_tap`].
@@ -243,16 +269,18 @@ impl Tun {
             });
         }
         let vnet_header_len = if flags & libc::IFF_VNET_HDR != 0 {
-            sys::vnet_header_len(fd.as_fd()).map_err(not_tun)?
+            match sys::vnet_header_len(fd.as_fd()) {
+                // The kernel's own size, which nobody has changed.
+                Err(errno) if is_denied(errno) => VirtioHeader::LEN,
+                len => len.map_err(not_tun)?,
+            }
         } else {
             0
         };
         if !matches!(vnet_header_len, 0 | VirtioHeader::LEN..=MAX_VNET) {
             return Err(Error::HeaderSize(vnet_header_len));
         }
-        let status = fcntl(fd.as_raw_fd(), FcntlArg::F_GETFL).map_err(not_tun)?;
-        let status = OFlag::from_bits_truncate(status) | OFlag::O_NONBLOCK;
-        fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(status)).map_err(not_tun)?;
+        set_nonblocking(&fd).map_err(not_tun)?;
         let packet_info = kind == libc::IFF_TUN
             && (flags & libc::IFF_NO_PI == 0 || takes_packet_info(&fd, vnet_header_len));
         let takes_queues = flags & libc::IFF_MULTI_QUEUE != 0;
@@ -392,6 +420,17 @@ impl From<Tun> for OwnedFd {
     fn from(tun: Tun) -> Self {
         tun.fd
     }
+}
+
+/// Whether a policy forbids what was asked, as against a kernel that cannot do it.
+fn is_denied(errno: Errno) -> bool {
+    matches!(errno, Errno::EACCES | Errno::EPERM)
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
+    let status = OFlag::from_bits_truncate(fcntl(fd.as_raw_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(status | OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 /// Whether a device has packet info. TUNGETIFF does not tell: the bit of IFF_NO_PI is that of IFF_NOFILTER too, which

@@ -144,6 +144,17 @@ impl Clatd {
         sockets: Option<(OwnedFd, OwnedFd)>,
         more: &str,
     ) -> Self {
+        Self::start_by("", test, tun, sockets, more)
+    }
+
+    /// The same, by a program that is to run it: its arguments follow those of `wrapper`.
+    pub fn start_by(
+        wrapper: &str,
+        test: &str,
+        tun: Tun,
+        sockets: Option<(OwnedFd, OwnedFd)>,
+        more: &str,
+    ) -> Self {
         let log = std::env::temp_dir().join(format!("clatd-{test}-{}.log", std::process::id()));
         // Descriptors arrive as stdin, stdout and stderr and are moved to where they are announced: thus no other
         // test's child can inherit them.
@@ -156,11 +167,9 @@ impl Clatd {
             script += "exec 4<&1 5<&2 1>/dev/null; ";
             options += " -r 4 -w 5";
         }
-        script += &format!(
-            "exec {} -i up0 -p 64:ff9b:: -4 192.0.0.4 -6 {V6} {options} {more} 2>{}",
-            env!("CARGO_BIN_EXE_clatd"),
-            log.display()
-        );
+        let (program, log_file) = (env!("CARGO_BIN_EXE_clatd"), log.display());
+        let line = format!("{program} -i up0 -p 64:ff9b:: -4 192.0.0.4 -6 {V6} {options} {more}");
+        script += &format!("exec {wrapper} {line} 2>{log_file}");
         let child = command.args(["-c", &script]).spawn().unwrap();
         Self { child, log }
     }

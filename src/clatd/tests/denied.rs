@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a policy denies (here a filter of system calls, as SELinux denies it to clatd on Android) makes the daemon slower, never
+//! dead.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod common;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use clat_datapath::socket::{join_anycast, PacketSocket, RawSocket};
+use clat_tun::Options;
+use common::*;
+use nix::libc;
+use nix::net::if_::if_nametoindex;
+use seccompiler::{
+    apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule,
+};
+
+/// linux/if_tun.h
+const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+const TUNGETIFF: u64 = 0x8004_54d2;
+const TUNGETVNETHDRSZ: u64 = 0x8004_54d7;
+
+/// Numbers of ioctls, each with a blank behind it.
+const DENIED: &str = "CLATD_DENIED_IOCTLS";
+/// The program and its arguments.
+const LINE: &str = "CLATD_LINE";
+
+/// In a process of its own: runs a program to which ioctls are denied.
+#[test]
+fn with_ioctls_denied() {
+    let (Ok(denied), Ok(line)) = (std::env::var(DENIED), std::env::var(LINE)) else { return };
+    let rule = |number: &str| {
+        let number = number.parse().unwrap();
+        let (length, is) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq);
+        SeccompRule::new(vec![SeccompCondition::new(1, length, is, number).unwrap()]).unwrap()
+    };
+    let rules = denied.split_whitespace().map(rule).collect();
+    let filter = SeccompFilter::new(
+        [(libc::SYS_ioctl, rules)].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EACCES.try_into().unwrap()),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    apply_filter(&program).unwrap();
+    let mut words = line.split_whitespace();
+    panic!("{}", Command::new(words.next().unwrap()).args(words).exec());
+}
+
+fn sockets() -> (OwnedFd, OwnedFd) {
+    let (index, v6) = (if_nametoindex("up0").unwrap(), V6.parse().unwrap());
+    let packet = PacketSocket::open(index, v6).unwrap();
+    let raw = RawSocket::open("up0", 0).unwrap();
+    join_anycast(raw.as_fd(), index, v6).unwrap();
+    let raw = raw.as_fd().try_clone_to_owned().unwrap();
+    (packet.as_fd().try_clone_to_owned().unwrap(), raw)
+}
+
+#[test]
+fn traffic_flows_whatever_is_denied() {
+    let Some(network) = Network::new() else { return };
+    let all = [TUNSETOFFLOAD, TUNGETIFF, TUNGETVNETHDRSZ];
+    let plain = Options { packet_info: false, vnet_header: false };
+    let packet_info = Options { packet_info: true, vnet_header: false };
+    for (what, denied, layout, options) in [
+        ("offload", &all[..1], "vnet", Options::default()),
+        ("iff", &all[1..2], "vnet", Options::default()),
+        ("vnethdrsz", &all[2..], "vnet", Options::default()),
+        ("all-vnet", &all, "vnet", Options::default()),
+        ("all-plain", &all, "plain", plain),
+        ("all-packet-info", &all, "packet-info", packet_info),
+    ] {
+        for handed_over in [false, true] {
+            let tun = tun(options);
+            let sockets = handed_over.then(|| {
+                run("ip addr add 192.0.0.4/32 dev v4-up0; ip link set v4-up0 mtu 1472 up");
+                sockets()
+            });
+            let numbers: String = denied.iter().map(|number| format!("{number} ")).collect();
+            let test = std::env::current_exe().unwrap();
+            let wrapper = format!(
+                "sh -c '{DENIED}=\"{numbers}\" {LINE}=\"$*\" exec {} --exact with_ioctls_denied' -",
+                test.display()
+            );
+            let more = format!("--tun-layout {layout}");
+            let mut clatd = Clatd::start_by(&wrapper, what, tun, sockets, &more);
+            clatd.ready();
+            // The filter of ioctls alone looks as ready.
+            until("the loop", || clatd.log().contains("IPv6 MTU").then_some(()));
+            clatd.counters();
+            route();
+            eprintln!("{what}, sockets handed over: {handed_over}");
+            ping();
+            udp_echo(&network);
+            tcp_echo(&network);
+            unroute();
+            let line = clatd.stop();
+            assert!(!line.contains("receive") && !line.contains("offload"), "{what}: {line}");
+            until("the device to go", || if_nametoindex("v4-up0").is_err().then_some(()));
+        }
+    }
+}
