@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// From the top down: a crate may use those of the rows below its own.
 const ROWS: &[&[&str]] = &[
-    &["clat_controller", "clatctl", "clat_jni", "clatd", "clat_plat"],
+    &["clat_controller", "clatctl", "clat_jni", "clat_natives", "clatd", "clat_plat"],
     &["clat_host", "clat_offload", "clat_datapath"],
     &["clat_netlink", "clat_tun", "clat_sandbox", "clat_sys", "android_net_clat_aidl"],
     &["clat_xlat"],
@@ -22,6 +22,8 @@ const ROWS: &[&[&str]] = &[
 const BESIDE: &[(&str, &str)] = &[
     // The client's side of the service: errors, transports.
     ("clatctl", "clat_controller"),
+    // The face that registers the natives itself.
+    ("clat_jni", "clat_natives"),
 ];
 
 /// Files that are in a circle today. To be emptied, never to grow.

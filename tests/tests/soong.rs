@@ -275,7 +275,7 @@ fn the_modules_are_the_workspace() -> Result<()> {
     for package in shipped {
         compared += compare(package, &modules, &mut wrong)?;
     }
-    let rust = ["rust_library", "rust_binary", "rust_ffi_shared", "rust_test"];
+    let rust = ["rust_library", "rust_binary", "rust_ffi_shared", "rust_ffi_static", "rust_test"];
     let rust = modules.iter().filter(|module| rust.contains(&module.kind.as_str())).count();
     if compared != rust {
         wrong.push(format!("{rust} Rust modules, but {compared} that belong to a shipped package"));
@@ -295,14 +295,21 @@ fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Re
     };
     // A module of each kind for each target, under the name that others expect, and none that has
     // no target.
-    let kinds = [("lib", "rust_library"), ("cdylib", "rust_ffi_shared"), ("bin", "rust_binary")];
+    let kinds = [
+        ("lib", "rust_library"),
+        ("cdylib", "rust_ffi_shared"),
+        ("staticlib", "rust_ffi_static"),
+        ("bin", "rust_binary"),
+    ];
     let mut count = 0;
     for (cargo, soong) in kinds {
         let prefix = if cargo == "bin" { "" } else { "lib" };
+        // A crate that C++ links is one to Rust too, and their modules need two names.
+        let suffix = if cargo == "staticlib" { "_ffi" } else { "" };
         let targets: BTreeSet<(String, PathBuf)> = package
             .targets(cargo)
             .into_iter()
-            .map(|(name, source)| (format!("{prefix}{name}"), source))
+            .map(|(name, source)| (format!("{prefix}{name}{suffix}"), source))
             .collect();
         let mut found = BTreeSet::new();
         for module in of(soong) {

@@ -8,6 +8,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::OnceLock;
 
+use clat_natives::Failure;
 use jni::errors::Error;
 use jni::objects::{JFieldID, JObject, JString};
 use jni::signature::{Primitive, ReturnType};
@@ -19,12 +20,8 @@ const DESCRIPTOR_FIELDS: [&str; 2] = ["descriptor", "fd"];
 /// Why a native throws.
 #[derive(Debug)]
 pub(crate) enum Thrown {
-    /// `java.io.IOException` with this message.
-    Io(String),
-    /// `java.lang.IllegalArgumentException` with this message.
-    IllegalArgument(&'static str),
-    /// `java.lang.NullPointerException`: an argument is null.
-    Null,
+    /// What the native says.
+    Failure(Failure),
     /// `java.lang.IllegalStateException`: a panic, which is a fault of ours.
     Panic(String),
     /// Java itself failed; as a rule it has its exception pending.
@@ -34,16 +31,19 @@ pub(crate) enum Thrown {
 impl Thrown {
     /// An IOException that says which step failed, and how.
     pub(crate) fn io(message: impl Into<String>) -> Self {
-        Self::Io(message.into())
+        Self::Failure(Failure::io(message))
     }
 
     fn class_and_message(&self) -> (&'static str, String) {
         match self {
-            Self::Io(message) => ("java/io/IOException", message.clone()),
-            Self::IllegalArgument(message) => {
-                ("java/lang/IllegalArgumentException", (*message).to_owned())
+            Self::Failure(failure) => {
+                let class = match failure {
+                    Failure::Io(_) => "java/io/IOException",
+                    Failure::IllegalArgument(_) => "java/lang/IllegalArgumentException",
+                    Failure::Null => "java/lang/NullPointerException",
+                };
+                (class, failure.to_string())
             }
-            Self::Null => ("java/lang/NullPointerException", "null argument".to_owned()),
             Self::Panic(message) => ("java/lang/IllegalStateException", message.clone()),
             Self::Java(error) => ("java/lang/IllegalStateException", error.to_string()),
         }
@@ -57,17 +57,24 @@ impl fmt::Display for Thrown {
     }
 }
 
+impl From<Failure> for Thrown {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
 impl From<Error> for Thrown {
     fn from(error: Error) -> Self {
         match error {
-            Error::NullPtr(_) => Self::Null,
+            Error::NullPtr(_) => Self::Failure(Failure::Null),
             error => Self::Java(error),
         }
     }
 }
 
-/// Runs what Java called. No panic goes on into Java's frames: it becomes an error here, where the program is built to
-/// unwind at all; where it is not (Soong builds for devices with `panic=abort`), it ends the process.
+/// Runs what Java called. No panic goes on into Java's frames: it becomes an error here, where the
+/// program is built to unwind at all; where it is not (Soong builds for devices with
+/// `panic=abort`), it ends the process.
 pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, Thrown>) -> Result<T, Thrown> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(Thrown::Panic(text_of(panic.as_ref()))))
@@ -127,8 +134,8 @@ pub(crate) fn descriptor<'o>(
     if number < 0 {
         return Err(Thrown::io(otherwise));
     }
-    // SAFETY: not -1. Java's object owns the descriptor and outlives the borrow; if another thread closes it meanwhile,
-    // what the kernel is told is a number that it answers with EBADF.
+    // SAFETY: not -1. Java's object owns the descriptor and outlives the borrow; if another thread
+    // closes it meanwhile, what the kernel is told is a number that it answers with EBADF.
     Ok(unsafe { BorrowedFd::borrow_raw(number) })
 }
 

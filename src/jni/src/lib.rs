@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `libclat_jni.so`: the natives of `com.android.server.connectivity.ClatCoordinator`, by which Android's ConnectivityService
-//! runs CLATs itself (AOSP, packages/modules/Connectivity, service/jni).
+//! `libclat_jni.so`: the natives of `com.android.server.connectivity.ClatCoordinator`, by which
+//! Android's ConnectivityService runs CLATs itself (AOSP, packages/modules/Connectivity,
+//! service/jni).
 //!
-//! Names, signatures, checks and exceptions are AOSP's. The work is that of `clat_host` and `clat_datapath`: `coordinator`
-//! calls it, `natives` is what Java sees of it, `java` is all that touches Java's values and exceptions.
+//! Names, signatures, checks and exceptions are AOSP's. The work is `clat_natives`'; `natives` is
+//! what Java sees of it, `java` is all that touches Java's values and exceptions. Inside
+//! com.android.tethering, where the crate jni may not enter, AOSP's own C++ calls `clat_natives`
+//! instead.
 
-mod coordinator;
 mod java;
 mod natives;
 
@@ -16,16 +18,18 @@ use jni::errors::Error;
 use jni::sys::{jint, JNI_ERR, JNI_VERSION_1_6};
 use jni::{JNIEnv, JavaVM};
 
-/// Under which names the class may be there: as Android's build renames it inside the module, and as it is in the source.
+/// Under which names the class may be there: as Android's build renames it inside the module, and
+/// as it is in the source.
 const CLASSES: [&str; 2] = [
     "android/net/connectivity/com/android/server/connectivity/ClatCoordinator",
     "com/android/server/connectivity/ClatCoordinator",
 ];
 
-/// Registers the natives; called by the JVM when the library is loaded (JNI specification, "Invocation API").
+/// Registers the natives; called by the JVM when the library is loaded (JNI specification,
+/// "Invocation API").
 #[no_mangle]
 pub extern "system" fn JNI_OnLoad(vm: JavaVM, _reserved: *mut c_void) -> jint {
-    init_log();
+    clat_natives::init_log();
     java::caught(|| Ok(register(&mut vm.get_env()?)?)).unwrap_or_else(|error| {
         log::error!("cannot register the natives of ClatCoordinator: {error}");
         JNI_ERR
@@ -51,15 +55,3 @@ fn register(env: &mut JNIEnv<'_>) -> Result<jint, Error> {
         Ok(JNI_ERR)
     }
 }
-
-#[cfg(target_os = "android")]
-fn init_log() {
-    let config = android_logger::Config::default()
-        .with_tag("jniClatCoordinator")
-        .with_max_level(log::LevelFilter::Info);
-    android_logger::init_once(config);
-}
-
-/// Elsewhere whoever made the JVM says where the log goes.
-#[cfg(not(target_os = "android"))]
-fn init_log() {}

@@ -4,11 +4,11 @@
 
 use std::os::fd::IntoRawFd;
 
+use clat_natives::coordinator as clat;
 use jni::objects::{JClass, JObject, JString};
 use jni::sys::{jint, jlong, jstring};
 use jni::{JNIEnv, NativeMethod};
 
-use crate::coordinator as clat;
 use crate::java::{descriptor, native, text, Thrown};
 
 /// What RegisterNatives is told: AOSP's names and signatures.
@@ -108,7 +108,7 @@ extern "system" fn detect_mtu(
 ) -> jint {
     native(&mut env, -1, |env| {
         let plat_subnet = text(env, &plat_subnet)?;
-        clat::detect_mtu(&plat_subnet, plat_suffix as u32, mark as u32)
+        Ok(clat::detect_mtu(&plat_subnet, plat_suffix as u32, mark as u32)?)
     })
 }
 
@@ -129,7 +129,7 @@ extern "system" fn add_anycast_setsockopt(
 ) {
     native(&mut env, (), |env| {
         let fd = descriptor(env, &sock, "Invalid file descriptor")?;
-        clat::add_anycast_setsockopt(fd, &text(env, &v6)?, ifindex as u32)
+        Ok(clat::add_anycast_setsockopt(fd, &text(env, &v6)?, ifindex as u32)?)
     });
 }
 
@@ -142,7 +142,7 @@ extern "system" fn configure_packet_socket(
 ) {
     native(&mut env, (), |env| {
         let fd = descriptor(env, &sock, "Invalid file descriptor")?;
-        clat::configure_packet_socket(fd, &text(env, &v6)?, ifindex as u32)
+        Ok(clat::configure_packet_socket(fd, &text(env, &v6)?, ifindex as u32)?)
     });
 }
 
@@ -160,7 +160,7 @@ extern "system" fn start_clatd(
     v6: JString<'_>,
 ) -> jint {
     native(&mut env, -1, |env| {
-        clat::start_clatd(&clat::Clatd {
+        Ok(clat::start_clatd(&clat::Clatd {
             tun: descriptor(env, &tunfd, "Invalid tun file descriptor")?,
             read_sock: descriptor(env, &readsock6, "Invalid read socket")?,
             write_sock: descriptor(env, &writesock6, "Invalid write socket")?,
@@ -168,12 +168,12 @@ extern "system" fn start_clatd(
             pfx96: &text(env, &pfx96)?,
             v4: &text(env, &v4)?,
             v6: &text(env, &v6)?,
-        })
+        })?)
     })
 }
 
 extern "system" fn stop_clatd(mut env: JNIEnv<'_>, _class: JClass<'_>, pid: jint) {
-    native(&mut env, (), |_| clat::stop_clatd(pid));
+    native(&mut env, (), |_| Ok(clat::stop_clatd(pid)?));
 }
 
 extern "system" fn get_socket_cookie(

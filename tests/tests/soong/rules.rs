@@ -21,7 +21,8 @@ const APEX_MIN_SDK: u32 = 30;
 
 /// What names modules of ours in AOSP's own files, once a tree has been changed as docs/android.md
 /// says.
-const USED_BY: [(&str, &str); 4] = [
+const USED_BY: [(&str, &str); 5] = [
+    ("libclat_natives_ffi", "//packages/modules/Connectivity/service"),
     ("clatd-rs_for_system", "//packages/modules/Connectivity/Tethering/apex"),
     ("clatrs.o", "//packages/modules/Connectivity/Tethering/apex"),
     (INTERFACE, "//system/netd/server"),

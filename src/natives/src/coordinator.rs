@@ -18,7 +18,7 @@ use clat_tun::{Error as TunError, Options, Tun};
 use clat_xlat::{Local, Prefix};
 use nix::errno::Errno;
 
-use crate::java::Thrown;
+use crate::Failure;
 
 /// Where the module that ClatCoordinator is in has its clatd.
 const ANDROIDS_CLATD: &str = "/apex/com.android.tethering/bin/for-system/clatd";
@@ -42,112 +42,111 @@ fn strerror(errno: Errno) -> String {
 }
 
 /// "step: strerror", as most of AOSP's messages are.
-fn failed(step: &'static str) -> impl Fn(io::Error) -> Thrown {
-    move |error| Thrown::io(format!("{step}: {}", strerror(errno_of(&error))))
+fn failed(step: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::io(format!("{step}: {}", strerror(errno_of(&error))))
 }
 
 /// The first address from `v4addr` on, wrapping inside its prefix, that no interface has.
-pub(crate) fn select_ipv4_address(v4addr: &str, prefixlen: i32) -> Result<Ipv4Addr, Thrown> {
+pub fn select_ipv4_address(v4addr: &str, prefixlen: i32) -> Result<Ipv4Addr, Failure> {
     let first: Ipv4Addr = v4addr
         .parse()
-        .map_err(|_| Thrown::io(format!("invalid address: {}", strerror(Errno::EINVAL))))?;
+        .map_err(|_| Failure::io(format!("invalid address: {}", strerror(Errno::EINVAL))))?;
     let free = |addr| !has_address(addr).unwrap_or(true);
     u8::try_from(prefixlen)
         .ok()
         .and_then(|len| pick(first, len, free))
-        .ok_or_else(|| Thrown::io(format!("No free IPv4 address in {v4addr}/{prefixlen}")))
+        .ok_or_else(|| Failure::io(format!("No free IPv4 address in {v4addr}/{prefixlen}")))
 }
 
 /// The IPv6 address of a CLAT on `iface`: checksum-neutral, in the /64 of the source address towards the prefix.
-pub(crate) fn generate_ipv6_address(
+pub fn generate_ipv6_address(
     iface: &str,
     v4: &str,
     prefix64: &str,
     mark: u32,
-) -> Result<Ipv6Addr, Thrown> {
+) -> Result<Ipv6Addr, Failure> {
     let v4: Ipv4Addr =
-        v4.parse().map_err(|_| Thrown::io(format!("Invalid clat v4 address {v4}")))?;
+        v4.parse().map_err(|_| Failure::io(format!("Invalid clat v4 address {v4}")))?;
     let prefix = prefix64.parse().ok().and_then(|addr| Prefix::new(addr, 96).ok());
-    let prefix = prefix.ok_or_else(|| Thrown::io(format!("Invalid prefix {prefix64}")))?;
+    let prefix = prefix.ok_or_else(|| Failure::io(format!("Invalid prefix {prefix64}")))?;
     let source = IfaceName::parse(iface)
         .ok()
         .and_then(|uplink| source_towards(&uplink, Fwmark::from_bits(mark), prefix.addr()).ok())
         .filter(|source| is_usable_source(*source))
         .ok_or_else(|| {
-            Thrown::io(format!("Unable to find global source address on {iface} for {prefix64}"))
+            Failure::io(format!("Unable to find global source address on {iface} for {prefix64}"))
         })?;
     let random = random_bytes().map_err(io::Error::from).map_err(failed("no random numbers"))?;
     Ok(Local::neutral(v4, source, &prefix, random).v6)
 }
 
 /// A TUN device that did not exist, as clatd wants it: non-blocking, with a virtio header.
-pub(crate) fn create_tun_interface(tuniface: &str) -> Result<OwnedFd, Thrown> {
+pub fn create_tun_interface(tuniface: &str) -> Result<OwnedFd, Failure> {
     let tun = Tun::create(tuniface, Options::default()).map_err(|error| {
         let step = match error {
             TunError::Open(_) => "open tun device failed",
             _ => "ioctl(TUNSETIFF) failed",
         };
-        Thrown::io(format!("{step} ({})", strerror(error.errno())))
+        Failure::io(format!("{step} ({})", strerror(error.errno())))
     })?;
     Ok(tun.into())
 }
 
 /// The MTU of the path to the IPv4 address `plat_suffix` (8.8.8.8 is 0x08080808) inside a prefix of 96 bits.
-pub(crate) fn detect_mtu(plat_subnet: &str, plat_suffix: u32, mark: u32) -> Result<i32, Thrown> {
+pub fn detect_mtu(plat_subnet: &str, plat_suffix: u32, mark: u32) -> Result<i32, Failure> {
     let subnet: Ipv6Addr = plat_subnet
         .parse()
-        .map_err(|_| Thrown::io(format!("Invalid plat prefix address {plat_subnet}")))?;
+        .map_err(|_| Failure::io(format!("Invalid plat prefix address {plat_subnet}")))?;
     let to = Ipv6Addr::from_bits(subnet.to_bits() >> 32 << 32 | u128::from(plat_suffix));
     let mtu = socket::path_mtu(None, mark, to).map_err(failed("detect mtu failed"))?;
-    i32::try_from(mtu).map_err(|e| Thrown::io(format!("detect mtu failed: {e}")))
+    i32::try_from(mtu).map_err(|e| Failure::io(format!("detect mtu failed: {e}")))
 }
 
 /// A packet socket that hears nothing before it is configured.
-pub(crate) fn open_packet_socket() -> Result<OwnedFd, Thrown> {
+pub fn open_packet_socket() -> Result<OwnedFd, Failure> {
     socket::open_packet_socket().map_err(failed("packet socket failed"))
 }
 
 /// A raw IPv6 socket with the mark.
-pub(crate) fn open_raw_socket6(mark: u32) -> Result<OwnedFd, Thrown> {
+pub fn open_raw_socket6(mark: u32) -> Result<OwnedFd, Failure> {
     let fd = socket::open_raw_socket().map_err(failed("raw socket failed"))?;
     clat_sys::socket::set_mark(fd.as_fd(), mark)
         .map_err(|errno| failed("could not set mark on raw socket")(errno.into()))?;
     Ok(fd)
 }
 
-fn ipv6(text: &str) -> Result<Ipv6Addr, Thrown> {
-    text.parse().map_err(|_| Thrown::io(format!("Invalid IPv6 address {text}")))
+fn ipv6(text: &str) -> Result<Ipv6Addr, Failure> {
+    text.parse().map_err(|_| Failure::io(format!("Invalid IPv6 address {text}")))
 }
 
 /// Makes `v6` an anycast address of the interface, for as long as the socket is open.
-pub(crate) fn add_anycast_setsockopt(
-    fd: BorrowedFd<'_>,
-    v6: &str,
-    ifindex: u32,
-) -> Result<(), Thrown> {
+pub fn add_anycast_setsockopt(fd: BorrowedFd<'_>, v6: &str, ifindex: u32) -> Result<(), Failure> {
     socket::join_anycast(fd, ifindex, ipv6(v6)?)
         .map_err(failed("setsockopt IPV6_JOIN_ANYCAST failed"))
 }
 
 /// Binds the packet socket to the interface, for packets to `v6` and no others.
-pub(crate) fn configure_packet_socket(
-    fd: BorrowedFd<'_>,
-    v6: &str,
-    ifindex: u32,
-) -> Result<(), Thrown> {
+pub fn configure_packet_socket(fd: BorrowedFd<'_>, v6: &str, ifindex: u32) -> Result<(), Failure> {
     socket::configure_packet_socket(fd, ifindex, ipv6(v6)?)
         .map_err(failed("configure packet socket failed"))
 }
 
 /// What a clatd is started with.
-pub(crate) struct Clatd<'a> {
-    pub(crate) tun: BorrowedFd<'a>,
-    pub(crate) read_sock: BorrowedFd<'a>,
-    pub(crate) write_sock: BorrowedFd<'a>,
-    pub(crate) iface: &'a str,
-    pub(crate) pfx96: &'a str,
-    pub(crate) v4: &'a str,
-    pub(crate) v6: &'a str,
+pub struct Clatd<'a> {
+    /// The TUN device.
+    pub tun: BorrowedFd<'a>,
+    /// The packet socket that it reads.
+    pub read_sock: BorrowedFd<'a>,
+    /// The raw socket that it writes.
+    pub write_sock: BorrowedFd<'a>,
+    /// The uplink's name.
+    pub iface: &'a str,
+    /// The NAT64 prefix, without its length.
+    pub pfx96: &'a str,
+    /// The CLAT's IPv4 address.
+    pub v4: &'a str,
+    /// The CLAT's IPv6 address.
+    pub v6: &'a str,
 }
 
 impl Clatd<'_> {
@@ -171,7 +170,7 @@ impl Clatd<'_> {
 }
 
 /// Starts clatd with copies of the descriptors, and returns its process id.
-pub(crate) fn start_clatd(clatd: &Clatd<'_>) -> Result<i32, Thrown> {
+pub fn start_clatd(clatd: &Clatd<'_>) -> Result<i32, Failure> {
     let kept = [clatd.tun, clatd.read_sock, clatd.write_sock];
     let child = spawn(&program(), &clatd.argv(), &kept).map_err(failed("posix_spawn failed"))?;
     let pid = child.pid();
@@ -185,9 +184,9 @@ fn program() -> PathBuf {
 }
 
 /// Ends a clatd and reaps it: SIGTERM, a grace, SIGKILL. That there is none is no error.
-pub(crate) fn stop_clatd(pid: i32) -> Result<(), Thrown> {
+pub fn stop_clatd(pid: i32) -> Result<(), Failure> {
     if pid <= 0 {
-        return Err(Thrown::IllegalArgument("Invalid pid"));
+        return Err(Failure::IllegalArgument("Invalid pid"));
     }
     // Not while the lock is held: it may take its time.
     let child = running().remove(&pid);
@@ -199,6 +198,6 @@ pub(crate) fn stop_clatd(pid: i32) -> Result<(), Thrown> {
 }
 
 /// The kernel's number of a socket.
-pub(crate) fn get_socket_cookie(fd: BorrowedFd<'_>) -> Result<u64, Thrown> {
+pub fn get_socket_cookie(fd: BorrowedFd<'_>) -> Result<u64, Failure> {
     socket::socket_cookie(fd).map_err(failed("get socket cookie failed"))
 }
