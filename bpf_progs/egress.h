@@ -52,8 +52,6 @@ INLINE enum clat_reason check_uplink(const struct clat_egress_value *clat,
 /* The header of a packet of `len` bytes. */
 INLINE enum clat_reason check_ipv4(const struct iphdr *ip, __u32 len)
 {
-	const __u32 dst = net32(ip->daddr);
-
 	/* RFC 1812 §5.2.2. */
 	if (ip->version != 4 || ip->ihl * 4 < sizeof(*ip) || ip->ihl * 4 > len ||
 	    net16(ip->tot_len) != len)
@@ -63,9 +61,8 @@ INLINE enum clat_reason check_ipv4(const struct iphdr *ip, __u32 len)
 	if (fold(sum_words(ip, sizeof(*ip) / 4)) != 0xffff)
 		return CLAT_HEADER;
 
-	/* RFC 1812 §5.3.7; one's own address is not for the prefix. */
-	if (dst >> 28 == 14 || dst >> 24 == 0 || dst >> 24 == 127 || dst == 0xffffffff ||
-	    ip->daddr == ip->saddr)
+	/* One's own address is not for the prefix. */
+	if (is_martian(net32(ip->daddr)) || ip->daddr == ip->saddr)
 		return CLAT_ADDRESS;
 
 	/* What is an extension header there, or has no counterpart. */

@@ -54,6 +54,13 @@ struct icmp_header {
 	__u32 rest;
 };
 
+/* RFC 1812 §5.3.7, RFC 3927 §2.7: no packet on its way has such an address. */
+INLINE bool is_martian(__u32 addr)
+{
+	return addr >> 24 == 0 || addr >> 24 == 127 || addr >> 16 == 0xa9fe || addr >> 28 == 14 ||
+	       addr == 0xffffffff;
+}
+
 /* What is behind the IP headers. */
 struct transport {
 	__u32 payload; /* bytes */

@@ -93,6 +93,14 @@ pub fn parse_quoted(bytes: &[u8]) -> Result<Ip<u32>, Malformed> {
     })
 }
 
+/// Whether no packet on its way may have this address, as its source or its destination (RFC 1812
+/// §5.3.7, RFC 3927 §2.7): "this network", loopback, link-local, multicast, the limited broadcast.
+#[must_use]
+#[inline(always)]
+pub const fn is_martian(addr: u32) -> bool {
+    matches!(addr >> 24, 0 | 127 | 224..=239) || addr >> 16 == 0xa9fe || addr == u32::MAX
+}
+
 /// The identification, which a packet carries even where it is no fragment; zero where it is cut
 /// off.
 #[must_use]
@@ -182,4 +190,27 @@ pub fn mark(packet: &mut [u8], offset: u16, more: bool) {
     header.flags_offset = (offset & OFFSET | if more { MORE_FRAGMENTS } else { 0 }).into();
     header.checksum = [0; 2];
     header.checksum = Sum::of(header.as_bytes()).field();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_martian;
+    use core::net::Ipv4Addr;
+
+    #[test]
+    fn rfc_1812_5_3_7_martians() {
+        for (martian, addresses) in [
+            (true, ["0.0.0.0", "0.1.2.3", "127.0.0.1", "127.255.255.255"]),
+            (true, ["169.254.0.0", "169.254.255.255", "224.0.0.1", "239.255.255.255"]),
+            (true, ["255.255.255.255"; 4]),
+            (false, ["1.0.0.0", "126.255.255.255", "128.0.0.0", "169.253.255.255"]),
+            (false, ["169.255.0.0", "223.255.255.255", "240.0.0.1", "255.255.255.254"]),
+            (false, ["10.0.0.1", "192.168.0.1", "192.0.0.4", "8.8.8.8"]),
+        ] {
+            for address in addresses {
+                let address: Ipv4Addr = address.parse().expect(address);
+                assert_eq!(is_martian(address.to_bits()), martian, "{address}");
+            }
+        }
+    }
 }

@@ -40,17 +40,26 @@ impl Shape {
         extensible: &[v6::UNREACHABLE, v6::TIME_EXCEEDED],
     };
 
-    /// Cuts the body of an error into the quoted packet (with its padding) and the extensions. A
-    /// length beyond the message is taken for a router's noise, and everything for the quoted
-    /// packet.
-    pub(crate) fn split(&self, head: Head, body: Range<usize>) -> (Range<usize>, Range<usize>) {
+    /// Cuts the body of an error, which lies at `body`, into the quoted packet (with its padding) and
+    /// the extensions.
+    ///
+    /// Routers that do not know RFC 4884 may leave anything in the byte that was unused before. So a
+    /// length counts where it is at least what RFC 4884 §4 asks for, or where what follows is an
+    /// extension structure beyond doubt; else all is the quoted packet (RFC 4884 §5.5).
+    pub(crate) fn split(
+        &self,
+        buf: &[u8],
+        head: Head,
+        body: Range<usize>,
+    ) -> (Range<usize>, Range<usize>) {
         let len = usize::from(head.rest[self.length_at]) * self.unit;
         if self.extensible.contains(&head.kind) && len > 0 && len <= body.len() {
             let middle = body.start + len;
-            (body.start..middle, middle..body.end)
-        } else {
-            (body.clone(), body.end..body.end)
+            if len >= MIN_QUOTE || is_extension_structure(&buf[middle..body.end]) {
+                return (body.start..middle, middle..body.end);
+            }
         }
+        (body.clone(), body.end..body.end)
     }
 
     /// Arranges an error around the payload of the packet that it quotes, which lies at `payload`
@@ -119,6 +128,14 @@ const MIN_QUOTE: usize = 128;
 /// Version, reserved bits, checksum (RFC 4884 §7).
 const EXTENSION_HEADER: usize = 4;
 const EXTENSION_VERSION: u8 = 2;
+
+/// Whether these bytes are extensions: of the version, and with a right checksum (RFC 4884 §7).
+fn is_extension_structure(bytes: &[u8]) -> bool {
+    bytes.len() > EXTENSION_HEADER
+        && bytes[0] >> 4 == EXTENSION_VERSION
+        && bytes[2..4] != [0, 0]
+        && Sum::of(bytes).is_right()
+}
 
 /// The address of the router that sent an error, where the header cannot carry it: a Node
 /// Identification Object (draft-ietf-intarea-extended-icmp-nodeid §3, as

@@ -95,17 +95,8 @@ pub(crate) fn translate(
 /// are nobody's: they help to find the trouble (RFC 7915 §4.1).
 #[inline(always)]
 fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128), Reason> {
-    // What RFC 1812 §5.3.7 calls martian.
-    let nobody = |a: Ipv4Addr| a.octets()[0] == 0 || a.is_loopback() || a.is_broadcast();
-    let (src, dst) = (Ipv4Addr::from_bits(ip.src), Ipv4Addr::from_bits(ip.dst));
-    if src.is_multicast() || (nobody(src) && !is_error) {
-        return Err(Reason::IllegalSource);
-    }
-    if dst.is_multicast() {
-        return Err(Reason::Multicast);
-    }
-    if nobody(dst) {
-        return Err(Reason::IllegalDestination);
+    if ipv4::is_martian(ip.src) || ipv4::is_martian(ip.dst) {
+        check_martians(ip, is_error)?;
     }
     let src = t.addresses.own_v6_of(ip.src).map_err(|e| match e {
         NoCounterpart::Foreign => Reason::ForeignSource,
@@ -117,6 +108,22 @@ fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128
         NoCounterpart::Foreign | NoCounterpart::Unmapped => Reason::DestinationUnmapped,
     })?;
     Ok((src, dst))
+}
+
+/// What is wrong with addresses of which one is a martian; nothing is, with the source of an error.
+#[cold]
+fn check_martians(ip: &Ip<u32>, is_error: bool) -> Result<(), Reason> {
+    let is_multicast = |addr: u32| Ipv4Addr::from_bits(addr).is_multicast();
+    if is_multicast(ip.src) || ipv4::is_martian(ip.src) && !is_error {
+        return Err(Reason::IllegalSource);
+    }
+    if is_multicast(ip.dst) {
+        return Err(Reason::Multicast);
+    }
+    if ipv4::is_martian(ip.dst) {
+        return Err(Reason::IllegalDestination);
+    }
+    Ok(())
 }
 
 /// The same header with IPv6 addresses.
@@ -196,8 +203,11 @@ fn error(
     new: &Ip<u128>,
 ) -> Result<Output, Stop> {
     let body = message.start + HEADER..message.end;
-    let (quote, extensions) = Shape::V4.split(head, body);
+    let (quote, extensions) = Shape::V4.split(buf, head, body);
     let inner = ipv4::parse_quoted(&buf[quote.clone()]).map_err(|_| Reason::QuotedPacket)?;
+    if ipv4::is_martian(inner.src) || ipv4::is_martian(inner.dst) {
+        return Err(Reason::QuotedAddress.into());
+    }
     let payload = quote.start + inner.header_len..quote.end.min(quote.start + inner.len);
     let mut new_head = icmp::error_to_v6(head, inner.len, &t.config)?;
 

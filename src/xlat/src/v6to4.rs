@@ -111,10 +111,18 @@ fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u3
         NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
         NoCounterpart::Foreign | NoCounterpart::Unmapped => Reason::DestinationUnmapped,
     })?;
+    if ipv4::is_martian(dst) {
+        return Err(Reason::IllegalDestination);
+    }
     let src = match t.addresses.v4_of(ip.src) {
+        // The CLAT's own address inside the prefix comes from somebody else (RFC 2827).
+        Ok(src) if ipv4::is_martian(src) || src == dst && ip.src != ip.dst => {
+            return Err(Reason::IllegalSource)
+        }
         Ok(src) => Some(src),
-        Err(_) if is_error => None,
+        // From nobody's router either (RFC 6052 §3.1).
         Err(NoCounterpart::NonGlobal) => return Err(Reason::NonGlobalInWellKnownPrefix),
+        Err(_) if is_error => None,
         Err(NoCounterpart::Foreign | NoCounterpart::Unmapped) => {
             return Err(Reason::SourceUnmapped)
         }
@@ -194,7 +202,7 @@ fn error(
     origin: Option<u128>,
 ) -> Result<Output, Stop> {
     let body = message.start + HEADER..message.end;
-    let (quote, extensions) = Shape::V6.split(head, body);
+    let (quote, extensions) = Shape::V6.split(buf, head, body);
     let mut new_head = icmp::error_to_v4(head, &t.config)?;
     let inner = ipv6::parse_quoted(&buf[quote.clone()]).map_err(|_| Reason::QuotedPacket)?.ip;
     if inner.len < inner.header_len || protocol::is_extension(inner.protocol) {
@@ -205,6 +213,9 @@ fn error(
     // The quoted packet went the other way: its source is on our IPv4 side.
     let src = t.addresses.own_v4_of(inner.src).map_err(|_| Reason::QuotedAddress)?;
     let dst = t.addresses.v4_of(inner.dst).map_err(|_| Reason::QuotedAddress)?;
+    if ipv4::is_martian(src) || ipv4::is_martian(dst) {
+        return Err(Reason::QuotedAddress.into());
+    }
     let mut new_inner = readdressed(&inner, src, dst, 0);
     let mut echo = None;
     if inner.protocol == protocol::ICMPV6 {
@@ -235,7 +246,7 @@ fn error(
     let field = icmp::equally_wrong(was, Sum::of(&buf[start..end]));
     buf[start + CHECKSUM..][..2].copy_from_slice(&field);
 
-    new.fragment = None;
+    // In an atomic fragment it has an identification already (RFC 7915 §5.1.1).
     new.dont_fragment = false;
     identify(t, new);
     let rule = if origin.is_some() { Rule::To4ErrorUnmapped } else { Rule::To4Error };

@@ -59,7 +59,7 @@ causes! {
         IllegalSource "illegal-source" "source address that no packet may have"
             "RFC 7915 §4.1, §5.1",
         IllegalDestination "illegal-destination" "destination that is never forwarded"
-            "RFC 1812 §5.3.7",
+            "RFC 1812 §5.3.7, RFC 3927 §2.7",
         Multicast "multicast" "multicast is not translated" "RFC 7915 §1.2",
         ForeignSource "foreign-source" "source is not the CLAT's address" "RFC 6877 §6.3",
         SourceUnmapped "source-unmapped" "source has no address in the other family"

@@ -148,7 +148,7 @@ fn rfc6052_s3_1_well_known_prefix_is_for_global_addresses() {
         ([172, 31, 255, 255], false),
         ([192, 168, 1, 1], false),
         ([100, 64, 0, 1], false),
-        ([169, 254, 0, 1], false),
+        ([198, 18, 0, 1], false),
     ] {
         let dst = Ipv4Addr::from(v4);
         let out = run(&mut strict, &V4 { dst, ..V4::default() }.build(&udp(1)));
@@ -168,6 +168,18 @@ fn rfc6052_s3_1_well_known_prefix_is_for_global_addresses() {
         // Any other prefix may carry it, and so may the well-known one where nobody is strict.
         run(&mut translator(), &V4 { dst, ..V4::default() }.build(&udp(1))).one();
     }
+}
+
+/// Also where it is a router that says so.
+#[test]
+fn rfc6052_s3_1_errors_from_non_global_addresses() {
+    let src = Prefix::WELL_KNOWN.embed([10, 1, 2, 3].into());
+    let quoted = V6::outward().build(&udp(9));
+    let error = V6 { src, protocol: ICMPV6, ..V6::default() }.build(&icmp(3, 0, [0; 4], &quoted));
+    let addresses = Addresses { strict_wkp: true, ..clat() };
+    let out = run(&mut Translator::new(config(), addresses, 1), &error);
+    assert_eq!(out, Out::Drop(Reason::NonGlobalInWellKnownPrefix));
+    run(&mut translator(), &error).one();
 }
 
 #[test]

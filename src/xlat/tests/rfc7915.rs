@@ -140,6 +140,44 @@ fn s4_1_illegal_addresses() {
     assert_eq!(to6(&to([127, 0, 0, 1])), Out::Drop(Reason::IllegalDestination));
 }
 
+/// What RFC 1812 §5.3.7 calls martian, and RFC 3927 §2.7 forbids to forward.
+const MARTIANS: [[u8; 4]; 5] =
+    [[0, 1, 2, 3], [127, 0, 0, 1], [169, 254, 1, 1], [224, 0, 0, 1], [255, 255, 255, 255]];
+
+#[test]
+fn s4_1_martians_go_no_further() {
+    for martian in MARTIANS.map(Ipv4Addr::from) {
+        let to = to6(&V4 { dst: martian, ..V4::default() }.build(&udp(5)));
+        let multicast = martian.is_multicast();
+        let reason = if multicast { Reason::Multicast } else { Reason::IllegalDestination };
+        assert_eq!(to, Out::Drop(reason), "{martian}");
+        let from = to6(&V4 { src: martian, ..V4::default() }.build(&udp(5)));
+        assert_eq!(from, Out::Drop(Reason::IllegalSource), "{martian}");
+        let quoted = V4 { src: martian, ..V4::inward() }.build(&udp(5));
+        let error = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(3, 1, [0; 4], &quoted));
+        assert_eq!(to6(&error), Out::Drop(Reason::QuotedAddress), "{martian}");
+    }
+}
+
+#[test]
+fn s5_1_martians_go_no_further() {
+    let addresses = Addresses { prefixes: vec![Prefix::WELL_KNOWN], ..Addresses::default() };
+    let mut siit = Translator::new(config(), addresses, 1);
+    for martian in MARTIANS {
+        let embedded = Prefix::WELL_KNOWN.embed(martian.into());
+        let from = to4(&V6 { src: embedded, ..V6::default() }.build(&udp(5)));
+        assert_eq!(from, Out::Drop(Reason::IllegalSource), "{embedded}");
+        let quoted = V6 { dst: embedded, ..V6::outward() }.build(&udp(5));
+        let error = V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(1, 4, [0; 4], &quoted));
+        assert_eq!(to4(&error), Out::Drop(Reason::QuotedAddress), "{embedded}");
+        let to = run(&mut siit, &V6 { dst: embedded, ..V6::default() }.build(&udp(5)));
+        assert_eq!(to, Out::Drop(Reason::IllegalDestination), "{embedded}");
+    }
+    // Nobody but the CLAT has its address.
+    let own = V6 { src: Prefix::WELL_KNOWN.embed(LOCAL4), ..V6::default() }.build(&udp(5));
+    assert_eq!(to4(&own), Out::Drop(Reason::IllegalSource));
+}
+
 #[test]
 fn s4_1_icmp_errors_may_come_from_illegal_sources() {
     let prefixes = vec![Prefix::WELL_KNOWN];
@@ -674,6 +712,16 @@ fn s5_1_1_extension_header_behind_fragment_header() {
     assert_eq!(out.reply().0, Reason::AuthenticationHeader);
 }
 
+#[test]
+fn s5_1_1_error_in_an_atomic_fragment() {
+    let quoted = V6::outward().build(&udp(32));
+    let extensions = vec![V6::fragment(0, false, 0xdead_beef)];
+    let packet =
+        V6 { protocol: ICMPV6, extensions, ..V6::default() }.build(&icmp(1, 4, [0; 4], &quoted));
+    let seen = check(&to4(&packet).one());
+    assert_eq!((seen.id, seen.df, seen.mf), (0xbeef, false, false));
+}
+
 /// What is whole can be translated, whatever stands behind its Fragment Header; the identification
 /// is the header's.
 #[test]
@@ -858,6 +906,26 @@ fn s5_3_routers_without_an_ipv4_form() {
     // Only errors may come from there.
     let packet = V6 { src: router, ..V6::default() }.build(&udp(1));
     assert_eq!(to4(&packet), Out::Drop(Reason::SourceUnmapped));
+}
+
+/// RFC 4884 §5.5: routers that do not know it leave anything in the byte that was unused. A length
+/// below 128 bytes is none, unless extensions stand behind it.
+#[test]
+fn rfc4884_s5_5_what_is_no_length() {
+    let quoted = V6::outward().build(&udp(200));
+    for noise in [1, 6, 15] {
+        let message = icmp(3, 0, [noise, 0, 0, 0], &quoted);
+        let seen = check(&to4(&V6 { protocol: ICMPV6, ..V6::default() }.build(&message)).one());
+        assert_eq!(seen.payload[4..8], [0; 4], "{noise}");
+        assert_eq!(seen.payload[8..], V4 { id: 0, ..V4::default() }.build(&udp(200)), "{noise}");
+    }
+    let quoted = V4::inward().build(&udp(200));
+    for noise in [5, 9, 31] {
+        let message = icmp(11, 0, [0, noise, 0, 0], &quoted);
+        let seen = check(&to6(&V4 { protocol: ICMP, ..V4::default() }.build(&message)).one());
+        assert_eq!(seen.payload[4..8], [0; 4], "{noise}");
+        assert_eq!(seen.payload[8..], V6::default().build(&udp(200)), "{noise}");
+    }
 }
 
 #[test]

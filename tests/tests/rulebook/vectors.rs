@@ -2,7 +2,7 @@
 
 //! The packets: by hand one of every kind, with what is to become of it, and generated ones.
 
-use clat_xlat::Local;
+use clat_xlat::{Local, Prefix};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, Index};
@@ -167,7 +167,7 @@ fn outward(add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
         V4 { src: [192, 0, 0, 5].into(), ..udp4() }.build(&udp(9)),
         Some(Passed::ForeignSource),
     );
-    for dst in [[224, 0, 0, 1], [0, 1, 2, 3], [127, 0, 0, 1], [255; 4], [192, 0, 0, 4]] {
+    for dst in MARTIANS.into_iter().chain([[192, 0, 0, 4]]) {
         let packet = V4 { dst: dst.into(), ..udp4() }.build(&udp(9));
         add(&format!("to {dst:?}"), packet, Some(Passed::Address));
     }
@@ -198,6 +198,10 @@ fn outward(add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
     damaged[40] ^= 0x10;
     add("a wrong UDP checksum stays as wrong", damaged, None);
 }
+
+/// Addresses that no packet on its way may have, each of another kind.
+const MARTIANS: [[u8; 4]; 5] =
+    [[224, 0, 0, 1], [0, 1, 2, 3], [127, 0, 0, 1], [169, 254, 169, 254], [255; 4]];
 
 /// IPv6 on its way in.
 fn inward(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
@@ -265,6 +269,11 @@ fn inward(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
     let beyond = with(253, vec![V6::fragment(65528, false, 7)]);
     add("fragment beyond the end", beyond.raw(&data(16)), Some(Passed::Fragment));
 
+    for src in MARTIANS.into_iter().chain([[192, 0, 0, 4]]) {
+        let src = Prefix::WELL_KNOWN.embed(src.into());
+        let packet = V6 { src, ..of(UDP) }.build(&udp(9));
+        add(&format!("from {src}"), packet, Some(Passed::Address));
+    }
     add("UDP without checksum in", of(UDP).raw(&udp(30)), None);
     for protocol in [1, 2, 51] {
         add(
