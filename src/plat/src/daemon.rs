@@ -170,7 +170,8 @@ fn run(
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let status = net.status.as_ref().map(|path| Server::listen(path, SockType::Stream));
     let status = status.transpose()?;
-    let forwards = net.forward.iter().map(Forward::open).collect::<anyhow::Result<_>>()?;
+    let forwards = net.forward.iter().map(Forward::open).collect::<anyhow::Result<Vec<_>>>()?;
+    let forwards = forwards.into_iter().flatten().collect();
     let clat = clat.map(|tun| clat::new(tun, &settings));
     let prefix = settings.prefix;
     let extras = Extras { clat, impairment: net.impairment(), bounds: bounds(net), forwards };

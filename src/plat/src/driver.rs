@@ -31,11 +31,11 @@ const DNS6: u64 = 0xffff_ff06;
 /// With the number of a connection in the upper half: a resolver's, a guest's.
 const RESOLVER: u64 = 0xffff_ff07;
 const QUESTIONS: u64 = 0xffff_ff08;
-const FORWARD: u64 = 0xffff_ff10;
+const FORWARD: u64 = 0xffff_e000;
 /// The lower half.
 const SLOT: u64 = 0xffff_ffff;
-/// Ports that may be forwarded.
-const FORWARDS: usize = 200;
+/// Sockets of ports that are forwarded: 200 ports, of both families.
+const FORWARDS: usize = 400;
 /// The first of those that are the owner's.
 const OWNER: u64 = 0xffff_fff0;
 
@@ -52,7 +52,7 @@ pub struct Extras {
     pub impairment: Impairment,
     /// How many flows there may be.
     pub bounds: Bounds,
-    /// Ports of the host for the guest; at most 200.
+    /// Sockets of ports of the host for the guest; at most 400.
     pub forwards: Vec<Open>,
 }
 
@@ -116,7 +116,7 @@ impl Driver {
             watch(&epoll, clat.fd(), CLAT)?;
         }
         if forwards.len() > FORWARDS {
-            bail!("more than {FORWARDS} ports cannot be forwarded");
+            bail!("more than {} ports cannot be forwarded", FORWARDS / 2);
         }
         for (token, open) in (FORWARD..).zip(&forwards) {
             if let Open::Tcp(listener, _) = open {

@@ -14,6 +14,9 @@ pub const GRACE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(3);
 
+/// How soon another is asked for the address that it should have.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Who has the ports.
 struct Guest {
     /// An address of the network.
@@ -38,17 +41,28 @@ enum GuestExpiry {
 /// The guest, once it has been heard of.
 pub(super) struct Guests {
     guest: Option<Guest>,
+    /// When somebody was last asked for the address that it should have.
+    sought: Option<Instant>,
     expiry: GuestExpiry,
 }
 
 impl Guests {
     pub(super) fn new() -> Self {
-        Self { guest: None, expiry: GuestExpiry::Over }
+        Self { guest: None, sought: None, expiry: GuestExpiry::Over }
     }
 
     /// Its address and its station.
     pub(super) fn known(&self) -> Option<(Ipv6Addr, Mac)> {
         self.guest.as_ref().map(|guest| (guest.address, guest.mac))
+    }
+
+    /// Whether a station may be asked for its address: as long as no guest is known, once a second.
+    pub(super) fn may_ask(&mut self, now: Instant) -> bool {
+        let asks = self.guest.is_none() && self.sought.is_none_or(|at| now >= at + AGAIN);
+        if asks {
+            self.sought = Some(now);
+        }
+        asks
     }
 
     /// Somebody has plugged in, who may be another.

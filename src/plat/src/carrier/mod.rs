@@ -156,15 +156,31 @@ impl Inner<'_> {
         }
     }
 
-    /// Remembers the guest, for `--forward`.
+    /// Remembers the guest, for `--forward`: also one that only listens.
     fn meet(&mut self, frame: &[u8], mac: Mac, now: Instant) {
         let prefix = self.network.settings().prefix.to_bits() >> 64;
         let served = |address: Ipv6Addr| address.to_bits() >> 64 == prefix;
-        let Some(address) = source(frame).filter(|address| served(*address)) else { return };
-        if let Some(silent) = self.guests.hear(address, mac, served, now) {
-            self.network.solicit(silent, self.out);
+        let Some(src) = source(frame) else { return };
+        let claimed = if src.is_unspecified() { duplicate_sought(frame) } else { Some(src) };
+        if let Some(address) = claimed.filter(|address| served(*address)) {
+            if let Some(silent) = self.guests.hear(address, mac, served, now) {
+                self.network.solicit(silent, self.out);
+            }
+        } else if src.is_unicast_link_local() && self.guests.may_ask(now) {
+            // Most have the same interface identifier in both.
+            let identifier = src.to_bits() & u128::from(u64::MAX);
+            self.network.solicit((prefix << 64 | identifier).into(), self.out);
         }
     }
+}
+
+/// The address that a guest wants to have, if it asks whether another has it (RFC 4862 §5.4.2).
+fn duplicate_sought(frame: &[u8]) -> Option<Ipv6Addr> {
+    const NEXT_HEADER: usize = ETHERNET + 6;
+    const MESSAGE: usize = ETHERNET + 40;
+    let is_solicitation = frame.get(NEXT_HEADER) == Some(&58) && frame.get(MESSAGE) == Some(&135);
+    let target: [u8; 16] = frame.get(MESSAGE + 8..MESSAGE + 24)?.try_into().ok()?;
+    is_solicitation.then(|| target.into())
 }
 
 impl Carrier {
@@ -409,6 +425,49 @@ mod tests {
         frame.extend(Ipv6Addr::from(settings.prefix.to_bits() | u128::from(end)).octets());
         frame.extend(settings.router.octets());
         frame
+    }
+
+    /// It asks for duplicates of its address; or it does not, and is asked for the one that it should have.
+    #[test]
+    fn a_guest_that_only_listens_is_found() {
+        let (start, settings) = (Instant::now(), Settings::default());
+        let own = Ipv6Addr::from(settings.prefix.to_bits() | 7);
+        let link_local = Ipv6Addr::from(0xfe80 << 112 | 7);
+        for (src, target) in [(Ipv6Addr::UNSPECIFIED, own), (link_local, link_local)] {
+            let devices = Devices::default();
+            let device = devices.open();
+            device.set_iff("", Flags { tun: false, tap: true, no_packet_info: true }).unwrap();
+            let interface = devices.interface(device.name()).unwrap();
+            let link = Box::new(InProcess::new(interface, &settings));
+            let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap());
+            let bounds = Bounds::default();
+            let mut carrier = Carrier::new(settings.clone(), link, None, bounds, epoll, start);
+            let mut frame = vec![0x33, 0x33, 0xff, 0, 0, 7, 2, 0, 0, 0, 0, 7, 0x86, 0xdd];
+            frame.extend([0x60, 0, 0, 0, 0, 24, 58, 255]);
+            frame.extend(src.octets());
+            frame.extend(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 7).octets());
+            frame.extend([135, 0, 0, 0, 0, 0, 0, 0]);
+            frame.extend(target.octets());
+            let mut asked = 0;
+            for _ in 0..3 {
+                device.write(&frame).unwrap();
+                carrier.read(start).unwrap();
+                carrier.finish(start).unwrap();
+                let mut got = [0; 2000];
+                while let Ok(len) = device.read(&mut got) {
+                    asked += usize::from(
+                        got[..len].get(54) == Some(&135) && got[62..78] == own.octets(),
+                    );
+                }
+            }
+            let mac = Mac([2, 0, 0, 0, 0, 7]);
+            if src.is_unspecified() {
+                assert_eq!((carrier.guest(), asked), (Some((own, mac)), 0));
+            } else {
+                // Not each time that it says something.
+                assert_eq!((carrier.guest(), asked), (None, 1));
+            }
+        }
     }
 
     /// It is the same guest as long as it is there, and another once it is gone or has another address.
