@@ -5,7 +5,7 @@
 #![no_main]
 
 use clat_tun::{GsoType, VirtioHeader};
-use clat_datapath::coalesce::{Group, Kind};
+use clat_datapath::coalesce::{Coalescer, Kind};
 use clat_datapath::segment::Segments;
 use libfuzzer_sys::fuzz_target;
 
@@ -14,7 +14,7 @@ const STRIDE: usize = 512;
 
 fuzz_target!(|data: &[u8]| {
     let mut memory = vec![0; 32 * STRIDE];
-    let mut group = Group::default();
+    let mut coalescer = Coalescer::default();
     let mut payloads = 0;
     let mut rest = data;
     for slot in (0..32 * STRIDE).step_by(STRIDE) {
@@ -27,13 +27,13 @@ fuzz_target!(|data: &[u8]| {
         }
         let at = slot + 64..slot + 64 + packet.len();
         memory[at.clone()].copy_from_slice(packet);
-        group.push(&mut memory, at, VirtioHeader::default(), Kind::Complete, true);
+        coalescer.push(&mut memory, at, VirtioHeader::default(), Kind::Complete, true);
         payloads += 1;
     }
     let (mut count, mut segments) = (0, 0);
-    for message in group.waiting() {
+    for message in coalescer.waiting() {
         count += message.count;
-        let pieces = group.pieces(message).iter().flat_map(|piece| &memory[piece.clone()]);
+        let pieces = coalescer.pieces(message).iter().flat_map(|piece| &memory[piece.clone()]);
         let packet: Vec<u8> = pieces.copied().collect();
         if message.vnet.gso_type == GsoType::None {
             segments += 1;

@@ -5,7 +5,7 @@
 #![no_main]
 
 use clat_tun::VirtioHeader;
-use clat_datapath::partial_checksum::{complete, Open};
+use clat_datapath::partial_checksum::{complete, PartialChecksum};
 use clat_datapath::segment::Segments;
 use libfuzzer_sys::fuzz_target;
 
@@ -16,10 +16,10 @@ fuzz_target!(|data: &[u8]| {
     if !complete(&mut completed, &vnet) {
         assert_eq!(completed, packet, "what cannot be completed stays as it was");
     }
-    if let Some(open) = Open::of(packet, &vnet) {
-        assert!(open.count() > 0);
+    if let Some(partial) = PartialChecksum::of(packet, &vnet) {
+        assert!(partial.count() > 0);
         let mut left = packet.to_vec();
-        let again = open.leave(&mut left).expect("what was sound stays so");
+        let again = partial.carry_over(&mut left).expect("what was sound stays so");
         assert!(again.needs_csum && complete(&mut left, &again));
     }
     let Some(mut segments) = Segments::new(packet, &vnet) else { return };

@@ -10,7 +10,8 @@ use clap::{Parser, ValueEnum};
 use clat_tun::Options;
 use clat_xlat::{Local, Prefix};
 
-/// The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device leave the uplink as IPv6, and back.
+/// The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device leave the uplink as
+/// IPv6, and back.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "clatd", version)]
 pub struct Args {
@@ -35,15 +36,16 @@ pub struct Args {
     /// What stands in front of each packet of the TUN device, for where the kernel may not be asked
     #[arg(long, value_name = "LAYOUT", default_value = "packet-info")]
     pub tun_layout: TunLayout,
-    /// Descriptor of a packet socket, bound and filtered by the caller, who has also set up the TUN device and
-    /// looks after neighbour discovery
+    /// Descriptor of a packet socket, bound and filtered by the caller, who has also set up the TUN
+    /// device and looks after neighbour discovery
     #[arg(short, long, value_name = "FD", value_parser = descriptor, requires = "write_sock")]
     pub read_sock: Option<RawFd>,
     /// Descriptor of a raw IPv6 socket, bound by the caller
     #[arg(short, long, value_name = "FD", value_parser = descriptor, requires = "read_sock")]
     pub write_sock: Option<RawFd>,
-    /// Queues of a TUN device that takes several, each served by a thread of its own while there is much to do [default:
-    /// half as many as there are processors, at least 2 and at most 8; 1 on one processor]
+    /// Queues of a TUN device that takes several, each served by a thread of its own while there is
+    /// much to do [default: half as many as there are processors, at least 2 and at most 8; 1 on
+    /// one processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub queues: Option<u16>,
 }
@@ -71,7 +73,8 @@ impl From<TunLayout> for Options {
 /// The options that AOSP's clatd of 2026 takes in this order and without their names.
 const POSITIONAL: [&str; 7] = ["-i", "-p", "-4", "-6", "-t", "-r", "-w"];
 
-/// A command line with the names of all options: one that has seven arguments and no name is as AOSP's clatd of 2026 has it.
+/// A command line with the names of all options: one that has seven arguments and no name is as
+/// AOSP's clatd of 2026 has it.
 #[must_use]
 pub fn named(line: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let line: Vec<OsString> = line.collect();

@@ -33,15 +33,15 @@ use crate::neighbour::{self, Neighbour};
 use crate::queue::{Queue, EVENTS};
 use crate::{link, privileges};
 
-/// An interface that is removed goes down first, and the kernel tells of that only. When it comes up again, so do its
-/// packets.
+/// An interface that is removed goes down first, and the kernel tells of that only. When it comes
+/// up again, so do its packets.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// In percent of so long, a thread has to have worked to be given company: a thread for each of the other queues that had
-/// something.
+/// In percent of so long, a thread has to have worked to be given company: a thread for each of the
+/// other queues that had something.
 const BUSY: (u128, Duration) = (75, Duration::from_millis(50));
-/// And it is sent to sleep, its queue the first thread's again, when all such threads together would work less than so much
-/// of so long.
+/// And it is sent to sleep, its queue the first thread's again, when all such threads together
+/// would work less than so much of so long.
 const CALM: (u128, Duration) = (50, Duration::from_secs(1));
 
 /// What the descriptors are called in the loop that are of no queue (see `Interest::queue`).
@@ -52,7 +52,8 @@ const ENDED: u64 = u64::MAX - 2;
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What could not be had or has gone; [`crate::neighbour::Duplicate`] when another node has the address.
+/// What could not be had or has gone; [`crate::neighbour::Duplicate`] when another node has the
+/// address.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let uplink = args.interface.as_str();
     let index =
@@ -70,8 +71,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             })?;
             let raw = RawSocket::from_fd(named("--write-sock", write)?)
                 .with_context(|| format!("--write-sock {write} is not a raw IPv6 socket"))?;
-            // Some networks look for an address only when its duplicate address detection was seen, as AOSP's clatd knows.
-            // Who answers cannot be heard: the socket is the caller's, and so is the filter.
+            // Some networks look for an address only when its duplicate address detection was seen,
+            // as AOSP's clatd knows. Who answers cannot be heard: the socket is the caller's, and
+            // so is the filter.
             let probe = neighbour::solicitation(args.ipv6_addr, neighbour::nonce());
             if let Err(errno) = raw.send_on(&probe, index) {
                 log::info!("cannot send a neighbour solicitation on {uplink}: {errno}");
@@ -214,7 +216,8 @@ fn open_sockets(
     Ok((packet, raw, neighbour))
 }
 
-/// Whether neighbours are looked up on the interface (not IFF_NOARP), as the kernel asks before its own detection.
+/// Whether neighbours are looked up on the interface (not IFF_NOARP), as the kernel asks before its
+/// own detection.
 fn resolves_addresses(interface: &str) -> bool {
     getifaddrs().is_ok_and(|mut all| {
         !all.any(|a| a.interface_name == interface && a.flags.contains(InterfaceFlags::IFF_NOARP))

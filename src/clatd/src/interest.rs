@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the loop waits for: something to read, or room for what was read. A direction whose packets find no room is not read
-//! until they do.
+//! What the loop waits for: something to read, or room for what was read. A direction whose packets
+//! find no room is not read until they do.
 
 use clat_datapath::forward::Forwarder;
 use clat_datapath::path::{Direction, Full};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
-/// What the descriptors of a queue are called in an epoll, behind the queue's number times [`NAMES`].
+/// What the descriptors of a queue are called in an epoll, behind the queue's number times
+/// [`NAMES`].
 const TUN: u64 = 0;
 const UPLINK: u64 = 1;
 const RAW: u64 = 2;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device are translated and leave by the uplink as
-//! IPv6, and back.
+//! The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device are translated and leave
+//! by the uplink as IPv6, and back.
 //!
-//! [`daemon::run`] opens everything, gives up its privileges and then forwards packets by [`clat_datapath`].
+//! [`daemon::run`] opens everything, gives up its privileges and then forwards packets by
+//! [`clat_datapath`].
 
 pub mod args;
 pub mod counters;

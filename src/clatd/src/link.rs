@@ -10,7 +10,8 @@ use clat_datapath::next_hop::MIN_MTU6;
 use clat_netlink::{add_address, set_up};
 use nix::net::if_::if_nametoindex;
 
-/// What translation adds to an IPv4 packet at most: IPv6's longer header and a Fragment Header (RFC 7915 §4.1).
+/// What translation adds to an IPv4 packet at most: IPv6's longer header and a Fragment Header (RFC
+/// 7915 §4.1).
 const GROWTH: u32 = 28;
 
 /// MTU of the TUN device for a path MTU of the uplink, both in bytes of IP.

@@ -23,7 +23,8 @@ impl Load {
         self.waited += time;
     }
 
-    /// The part of the time, in percent, that was not waited, if it has been at least `window` until `now`; and begins anew.
+    /// The part of the time, in percent, that was not waited, if it has been at least `window`
+    /// until `now`; and begins anew.
     pub fn busy(&mut self, now: Instant, window: Duration) -> Option<u128> {
         let all = now.duration_since(self.since);
         if all < window {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the CLAT's IPv6 address is to its neighbours, where the kernel, which has it as anycast, does too little:
+//! What the CLAT's IPv6 address is to its neighbours, where the kernel, which has it as anycast,
+//! does too little:
 //!
-//! - It does not look for duplicates. This does (RFC 4862 §5.4), in the optimistic way of RFC 4429: the address is used at
-//!   once. Whoever else has it ends the daemon, then and at any later time.
-//! - It answers who asks for an anycast address after up to 0.8 s (`proxy_delay`), lest all that have it answer at once
-//!   (RFC 4861 §7.2.7). Nobody else has this one, and the first packet of the first connection is waiting for the answer:
-//!   so this answers at once.
-//! - It answers from another address than the one that was asked for. RFC 4861 §7.2.4 wants that one, and there are networks
-//!   that forget the address otherwise.
+//! - It does not look for duplicates. This does (RFC 4862 §5.4), in the optimistic way of RFC 4429:
+//!   the address is used at once. Whoever else has it ends the daemon, then and at any later time.
+//! - It answers who asks for an anycast address after up to 0.8 s (`proxy_delay`), lest all that
+//!   have it answer at once (RFC 4861 §7.2.7). Nobody else has this one, and the first packet of
+//!   the first connection is waiting for the answer: so this answers at once.
+//! - It answers from another address than the one that was asked for. RFC 4861 §7.2.4 wants that
+//!   one, and there are networks that forget the address otherwise.
 //! - It does not tell routers of the address before it is used (RFC 9131).
 //!
 //! The Override flag is set when no duplicate has been found, and not before (RFC 4429 §2.2).
@@ -53,7 +54,8 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    /// Asks on the Ethernet interface `index` who has `address`, tells routers of it, and answers who asks for it from then on.
+    /// Asks on the Ethernet interface `index` who has `address`, tells routers of it, and answers
+    /// who asks for it from then on.
     ///
     /// # Errors
     /// What the kernel said.
@@ -137,8 +139,8 @@ impl AsFd for Neighbour {
     }
 }
 
-/// RFC 4861 §4.3 from the unspecified address, with the nonce of RFC 7527 §4.1, by which a probe that
-/// the network reflects is known as ours.
+/// RFC 4861 §4.3 from the unspecified address, with the nonce of RFC 7527 §4.1, by which a probe
+/// that the network reflects is known as ours.
 pub(crate) fn solicitation(address: Ipv6Addr, nonce: [u8; 6]) -> [u8; MESSAGE] {
     let group = nd::solicited_node(address);
     let message = nd::solicitation(address, option::NONCE, nonce);
@@ -176,8 +178,8 @@ fn sum(packet: &[u8]) -> Sum {
     Sum::pseudo_header(packet, ICMPV6, message.len()) + Sum::of(message)
 }
 
-/// The packet without padding, if it is a solicitation or an advertisement about `address` that may be
-/// believed (RFC 4861 §7.1).
+/// The packet without padding, if it is a solicitation or an advertisement about `address` that may
+/// be believed (RFC 4861 §7.1).
 fn sound(packet: &[u8], address: Ipv6Addr) -> Option<&[u8]> {
     let ip = ipv6::parse(packet).ok()?.ip;
     // Behind the Ethernet header there may be padding.
@@ -194,8 +196,8 @@ fn sound(packet: &[u8], address: Ipv6Addr) -> Option<&[u8]> {
     }
 }
 
-/// Whether a sound packet says that another node has the address (RFC 4862 §5.4.4). What we have said ourselves, from the
-/// Ethernet address `own`, a network may reflect.
+/// Whether a sound packet says that another node has the address (RFC 4862 §5.4.4). What we have
+/// said ourselves, from the Ethernet address `own`, a network may reflect.
 fn claims(packet: &[u8], own: [u8; 6]) -> bool {
     packet[40] == NEIGHBOUR_ADVERTISEMENT
         && nd::ethernet_address(&packet[OPTIONS..], option::TARGET) != Some(own)
@@ -209,7 +211,8 @@ fn probes(packet: &[u8], nonce: [u8; 6]) -> bool {
         && !nd::options(&packet[OPTIONS..]).any(|it| it == (option::NONCE, &nonce[..]))
 }
 
-/// Who looks for the address with a sound packet, and at which Ethernet address it waits for the answer.
+/// Who looks for the address with a sound packet, and at which Ethernet address it waits for the
+/// answer.
 fn asks(packet: &[u8]) -> Option<(Ipv6Addr, [u8; 6])> {
     let asker = Ipv6Addr::from(<[u8; 16]>::try_from(&packet[8..24]).ok()?);
     if packet[40] != NEIGHBOUR_SOLICITATION || asker.is_unspecified() || asker.is_multicast() {

@@ -8,15 +8,15 @@ use nix::libc::{self, c_int};
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::unistd::{getegid, geteuid, Gid, Uid, User};
 
-/// Whom to become, the first that exists: Android's own user (AID_CLAT, 1029, which its C library knows by this name),
-/// or whoever owns nothing.
+/// Whom to become, the first that exists: Android's own user (AID_CLAT, 1029, which its C library
+/// knows by this name), or whoever owns nothing.
 const USERS: [&str; 2] = ["clat", "nobody"];
 
 /// Not in `libc` for every C library (linux/prctl.h).
 const PR_SET_VMA: c_int = 0x5356_4d41;
 
-/// Becomes the user whom the daemon runs as, with what it takes to open sockets: theirs is what they send, and not root's, for
-/// whoever counts traffic and has rules by user.
+/// Becomes the user whom the daemon runs as, with what it takes to open sockets: theirs is what
+/// they send, and not root's, for whoever counts traffic and has rules by user.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -44,7 +44,8 @@ pub fn drop_all() -> anyhow::Result<()> {
 
 fn target() -> anyhow::Result<(Uid, Gid)> {
     if !geteuid().is_root() {
-        // Of a set-user-id program, which Android's module has: whoever started it remains its real user otherwise.
+        // Of a set-user-id program, which Android's module has: whoever started it remains its real
+        // user otherwise.
         return Ok((geteuid(), getegid()));
     }
     for name in USERS {

@@ -2,8 +2,9 @@
 
 //! One queue of the TUN device, its packet socket, and the forwarder between them.
 //!
-//! Which queue a packet comes by is the kernel's choice, and stays the same however many threads there are: what changes
-//! with the load is who serves a queue. So no packet is lost or overtaken when a thread takes one over.
+//! Which queue a packet comes by is the kernel's choice, and stays the same however many threads
+//! there are: what changes with the load is who serves a queue. So no packet is lost or overtaken
+//! when a thread takes one over.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -98,8 +99,9 @@ impl Queue {
         Ok(&events[..count])
     }
 
-    /// Forwards one batch of each direction that has something to read, or something left: neither starves the other. Says
-    /// whether the uplink was found to be down. `epoll` is the one that tells of the queue.
+    /// Forwards one batch of each direction that has something to read, or something left: neither
+    /// starves the other. Says whether the uplink was found to be down. `epoll` is the one that
+    /// tells of the queue.
     ///
     /// # Errors
     /// What can no longer be read.

@@ -98,7 +98,8 @@ fn neighbours_find_it() {
     clatd.stop();
 }
 
-/// The kernel alone would take up to proxy_delay (here a quarter of an hour) for an anycast address.
+/// The kernel alone would take up to proxy_delay (here a quarter of an hour) for an anycast
+/// address.
 #[test]
 fn neighbours_find_it_at_once() {
     let Some(network) = Network::new() else { return };
@@ -131,7 +132,8 @@ fn a_duplicate_ends_it() {
     assert!(log.contains(&format!("{V6} is in use by another node")), "{log}");
 }
 
-/// Sends a neighbour discovery message about the CLAT's address from the peer, by its link-local address.
+/// Sends a neighbour discovery message about the CLAT's address from the peer, by its link-local
+/// address.
 fn advertise(network: &Network, kind: u8, flags: u8, to: &str) {
     let line = network.run_peer("ip -o link show dev down0");
     let mac = line.split_once("link/ether ").unwrap().1.split_whitespace().next().unwrap();
@@ -169,7 +171,8 @@ fn an_advertisement_of_another_ends_it() {
     assert!(log.contains(&format!("{V6} is in use by another node")), "{log}");
 }
 
-/// RFC 4861 §7.2.4: the source of the answer is the address that was asked for. RFC 9131: routers are told unasked.
+/// RFC 4861 §7.2.4: the source of the answer is the address that was asked for. RFC 9131: routers
+/// are told unasked.
 #[test]
 fn neighbours_are_answered_from_the_address() {
     let Some(network) = Network::new() else { return };
@@ -324,7 +327,8 @@ fn a_foreign_source_stays_inside() {
     assert!(clatd.stop().contains("egress4=0/0"));
 }
 
-/// Destination options behind a Fragment Header, which only the whole datagram shows the end of (RFC 8200 §4.5).
+/// Destination options behind a Fragment Header, which only the whole datagram shows the end of
+/// (RFC 8200 §4.5).
 #[test]
 fn extensions_behind_a_fragment_header() {
     let Some(network) = Network::new() else { return };
@@ -394,7 +398,8 @@ fn nothing_wakes_it_when_idle() {
     clatd.stop();
 }
 
-/// An uplink without link headers, as a phone's modem: here a TUN device whose far end is this test.
+/// An uplink without link headers, as a phone's modem: here a TUN device whose far end is this
+/// test.
 #[test]
 fn a_raw_ip_uplink() {
     if !namespace() {
@@ -483,8 +488,9 @@ fn garbage_does_not_end_it() {
     clatd.stop();
 }
 
-/// AOSP's clatd sends a solicitation with the sockets of its caller: some networks look for an address only behind that. And
-/// nobody takes the filter off a socket that the daemon has taken over.
+/// AOSP's clatd sends a solicitation with the sockets of its caller: some networks look for an
+/// address only behind that. And nobody takes the filter off a socket that the daemon has taken
+/// over.
 #[test]
 fn sockets_of_the_caller() {
     let Some(network) = Network::new() else { return };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a policy denies (here a filter of system calls, as SELinux denies it to clatd on Android) makes the daemon slower, never
-//! dead.
+//! What a policy denies (here a filter of system calls, as SELinux denies it to clatd on Android)
+//! makes the daemon slower, never dead.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;

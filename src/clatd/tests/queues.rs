@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Several queues: nothing is lost or overtaken, however many threads serve them, and none is awake without need.
+//! Several queues: nothing is lost or overtaken, however many threads serve them, and none is awake
+//! without need.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -102,8 +103,8 @@ fn every_kind_of_packet() {
 const FLOWS: usize = 32;
 const ROUNDS: u32 = 300;
 
-/// Numbered datagrams of many flows, each with its number behind that of its flow, some at a time, so that no queue
-/// overflows.
+/// Numbered datagrams of many flows, each with its number behind that of its flow, some at a time,
+/// so that no queue overflows.
 fn numbered(round: u32) -> Vec<u8> {
     let mut datagram = round.to_be_bytes().to_vec();
     // Of all sizes that leave whole.
@@ -122,8 +123,8 @@ fn all_in_order(socket: &UdpSocket, flows: &mut HashMap<SocketAddr, u32>, until:
     }
 }
 
-/// Of the sockets that queues have on the uplink each hears some of the flows, and a flow is heard by one of them; so are the
-/// fragments from one source.
+/// Of the sockets that queues have on the uplink each hears some of the flows, and a flow is heard
+/// by one of them; so are the fragments from one source.
 #[test]
 fn flows_are_shared_out() {
     let Some(network) = Network::new() else { return };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What stands for many packets on its way through the daemon, seen from an uplink that is a TUN device, whose far end is
-//! this test.
+//! What stands for many packets on its way through the daemon, seen from an uplink that is a TUN
+//! device, whose far end is this test.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -96,8 +96,9 @@ fn ipv6(protocol: u8, l4: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The kernel forwards what this writes to another TUN device: thus the daemon gets a super-packet made by hand. Cut by
-/// whom it may be, each segment is what it should be: RFC 3168 §6.1.2 wants CWR in the first only.
+/// The kernel forwards what this writes to another TUN device: thus the daemon gets a super-packet
+/// made by hand. Cut by whom it may be, each segment is what it should be: RFC 3168 §6.1.2 wants
+/// CWR in the first only.
 #[test]
 fn every_segment_is_right() {
     let Some((modem, clatd)) = modem("every_segment_is_right") else { return };
@@ -199,7 +200,8 @@ fn equal_datagrams_leave_as_one() {
     assert!(line.contains("egress4=20/") && line.contains("drops=0"), "{line}");
 }
 
-/// The same inward. A train has its checksums made anew, so that a datagram with a wrong one must not be in it.
+/// The same inward. A train has its checksums made anew, so that a datagram with a wrong one must
+/// not be in it.
 #[test]
 fn equal_datagrams_arrive_as_one() {
     let Some((modem, clatd)) = modem("equal_datagrams_arrive_as_one") else { return };
@@ -246,8 +248,8 @@ fn equal_datagrams_arrive_as_one() {
     clatd.stop();
 }
 
-/// What arrives whole is handed on whole, and as open as it was: nobody has computed a checksum. Here the kernel forwards
-/// to another TUN device, which shows that.
+/// What arrives whole is handed on whole, and as open as it was: nobody has computed a checksum.
+/// Here the kernel forwards to another TUN device, which shows that.
 #[test]
 fn what_arrives_whole_stays_whole() {
     let Some((modem, clatd)) = modem("what_arrives_whole_stays_whole") else { return };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What becomes of the daemon's way to the PLAT when routes, neighbours and the link itself change, and when it is full.
+//! What becomes of the daemon's way to the PLAT when routes, neighbours and the link itself change,
+//! and when it is full.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -111,8 +112,9 @@ fn a_route_that_goes_and_comes() {
     clatd.stop();
 }
 
-/// Routes as netd has them: a table for the uplink, and rules by mark. What the raw socket sends finds its way by the mark
-/// and only by it, and so does the question for the neighbour whom all else is sent to.
+/// Routes as netd has them: a table for the uplink, and rules by mark. What the raw socket sends
+/// finds its way by the mark and only by it, and so does the question for the neighbour whom all
+/// else is sent to.
 #[test]
 fn the_mark_chooses_the_route() {
     let Some(network) = Network::new() else { return };
@@ -157,7 +159,8 @@ fn a_neighbour_that_changes() {
     let clatd = start("neighbour");
     let pair = Pair::new(&network);
     pair.leaves_whole("a first train");
-    // Another router in its place, which says nothing of it: only who asks finds out (RFC 4861 §7.3).
+    // Another router in its place, which says nothing of it: only who asks finds out (RFC 4861
+    // §7.3).
     network.run_peer("ip link set down0 address 02:00:00:00:00:77");
     pair.works("the new neighbour");
     pair.leaves_whole("a train to the new neighbour");
@@ -232,8 +235,8 @@ fn ticks(clatd: &Clatd) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// An uplink slower than what is to be sent: the daemon waits for it, neither turning in circles nor dropping, and what
-/// arrives meanwhile is delivered.
+/// An uplink slower than what is to be sent: the daemon waits for it, neither turning in circles
+/// nor dropping, and what arrives meanwhile is delivered.
 #[test]
 fn a_full_uplink_holds_nobody_up() {
     let Some(network) = Network::new() else { return };
@@ -266,7 +269,8 @@ fn a_full_uplink_holds_nobody_up() {
         slices += 1;
     }
     assert!(delivered >= slices, "{delivered} of {slices}");
-    // Ticks are hundredths of a second: in circles, it would have taken all twenty of the last slice.
+    // Ticks are hundredths of a second: in circles, it would have taken all twenty of the last
+    // slice.
     assert!(busy <= 10, "processor time a slice: {waiting:?}");
     let line = clatd.counters();
     assert!(!line.contains("drop.send"), "{line}");

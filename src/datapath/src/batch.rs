@@ -13,14 +13,15 @@ pub const CAPACITY: usize = clat_sys::mmsg::MAX_MESSAGES;
 /// The longest link header that is understood, Ethernet's.
 pub const LINK_HEADER: usize = 14;
 
-/// Where in its slot a packet's IP header is read to. In front of that the translator wants some room; what it makes of
-/// the packet gets a link header and a virtio header in front.
+/// Where in its slot a packet's IP header is read to. In front of that the translator wants some
+/// room; what it makes of the packet gets a link header and a virtio header in front.
 pub const FRONT: usize = 128;
 
 const _: () = assert!(FRONT >= HEADROOM + LINK_HEADER + VirtioHeader::LEN);
 
-/// Bytes from slot to slot: room for the largest packet, and a byte by which to notice a larger one. An odd multiple of a
-/// cache line, lest the headers of all slots compete for the same few lines.
+/// Bytes from slot to slot: room for the largest packet, and a byte by which to notice a larger
+/// one. An odd multiple of a cache line, lest the headers of all slots compete for the same few
+/// lines.
 pub const STRIDE: usize = (FRONT + 40 + 65535 + 1 + TAILROOM).next_multiple_of(128) + 64;
 
 /// The slots, of which the first some hold packets.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Translated packets that wait to be sent together. Equal datagrams of one flow that come one behind the other become a
-//! train (UDP_SEGMENT), which costs the kernel as much as one packet.
+//! Translated packets that wait to be sent together. Consecutive UDP datagrams of one flow and one
+//! size become one packet with UDP_SEGMENT, which costs the kernel as much as a single datagram.
 
 use std::ops::Range;
 
@@ -11,13 +11,14 @@ use clat_tun::{GsoType, VirtioHeader};
 use crate::batch::CAPACITY;
 use crate::partial_checksum::{be16, IPV4_HEADER, IPV6_HEADER, UDP, UDP_HEADER};
 
-/// The largest IP packet that the kernel takes whole as a rule (GSO_LEGACY_MAX_SIZE), with room for a link header.
+/// The largest IP packet that the kernel takes whole as a rule (GSO_LEGACY_MAX_SIZE), with room for
+/// a link header.
 const LARGEST: usize = 65_000;
 
 /// One packet, which may lie in pieces.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// What is left open.
+    /// What is left to whoever sends it.
     pub vnet: VirtioHeader,
     /// Which of the pieces are its.
     pub pieces: Range<usize>,
@@ -26,7 +27,7 @@ pub struct Message {
     /// Bytes of IP.
     len: usize,
     /// Whether a datagram may still follow, and if so whether its checksum is known to be right.
-    train: Follow,
+    follow: Follow,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,15 +41,15 @@ enum Follow {
 pub enum Kind {
     /// It stays as it is, and stands for this many.
     Closed(usize),
-    /// A datagram whose checksum is left open, so that it need not be looked at.
-    OpenDatagram,
+    /// A datagram with a partial checksum, which is right by definition.
+    PartialDatagram,
     /// It may be a datagram; its checksum is there.
     Complete,
 }
 
 /// The packets, in the order in which they are to leave.
 #[derive(Debug)]
-pub struct Group {
+pub struct Coalescer {
     messages: Vec<Message>,
     /// Where in the memory of all slots they lie.
     pieces: Vec<Range<usize>>,
@@ -56,26 +57,27 @@ pub struct Group {
     sent: usize,
 }
 
-impl Default for Group {
+impl Default for Coalescer {
     fn default() -> Self {
         let (messages, pieces) = (Vec::with_capacity(CAPACITY), Vec::with_capacity(CAPACITY));
         Self { messages, pieces, sent: 0 }
     }
 }
 
-impl Group {
-    /// Adds the packet at `at` in `memory`, to a train if it may (`trains`) and fits.
+impl Coalescer {
+    /// Adds the packet at `at` in `memory`: to the last one, if it continues that and the output
+    /// takes UDP_SEGMENT (`uso`).
     pub fn push(
         &mut self,
         memory: &mut [u8],
         at: Range<usize>,
         vnet: VirtioHeader,
         kind: Kind,
-        trains: bool,
+        uso: bool,
     ) {
         let follow = match kind {
-            Kind::OpenDatagram if trains => Follow::Datagram { sound: true },
-            Kind::Complete if trains && is_datagram(&memory[at.clone()]) => {
+            Kind::PartialDatagram if uso => Follow::Datagram { sound: true },
+            Kind::Complete if uso && is_datagram(&memory[at.clone()]) => {
                 Follow::Datagram { sound: false }
             }
             _ => Follow::Nothing,
@@ -88,20 +90,20 @@ impl Group {
         let len = at.len();
         self.pieces.push(at);
         let pieces = first..self.pieces.len();
-        self.messages.push(Message { vnet, pieces, count, len, train: follow });
+        self.messages.push(Message { vnet, pieces, count, len, follow });
     }
 
-    /// Lets a datagram leave behind the last message, in the same train.
+    /// Makes a datagram another segment of the last message.
     fn append(&mut self, memory: &mut [u8], at: &Range<usize>, follow: Follow) -> bool {
         let (Some(last), Follow::Datagram { sound }) = (self.messages.last_mut(), follow) else {
             return false;
         };
-        let Follow::Datagram { sound: last_sound } = last.train else { return false };
+        let Follow::Datagram { sound: last_sound } = last.follow else { return false };
         let Some(first) = self.pieces.get(last.pieces.start).cloned() else { return false };
         let Some(size) = follows(&memory[first.clone()], &memory[at.clone()]) else { return false };
         let headers = at.len() - size;
         if last.len + size > LARGEST
-            // A train's checksums are made anew: they must have been right.
+            // The kernel computes the checksums of segments anew, so they must have been right.
             || !(last_sound || is_sound(&memory[first.clone()]))
             || !(sound || is_sound(&memory[at.clone()]))
         {
@@ -112,7 +114,7 @@ impl Group {
         last.count += 1;
         last.len += size;
         let full = first.len() - headers;
-        last.train = if size == full { Follow::Datagram { sound: true } } else { Follow::Nothing };
+        last.follow = if size == full { Follow::Datagram { sound: true } } else { Follow::Nothing };
         if let Some(vnet) = lengthen(&mut memory[first], last.len, full) {
             last.vnet = vnet;
         }
@@ -132,7 +134,7 @@ impl Group {
     }
 
     /// Notes that the first `count` of those that wait have left, one way or another.
-    pub fn leave(&mut self, count: usize) {
+    pub fn remove(&mut self, count: usize) {
         self.sent += count;
         if self.sent >= self.messages.len() {
             self.messages.clear();
@@ -166,8 +168,9 @@ fn is_sound(datagram: &[u8]) -> bool {
     })
 }
 
-/// Whether `next`, a datagram, may leave behind `first` in one train; if so, the bytes of its payload. What the kernel
-/// makes anew for each (lengths, checksums, IPv4's identification) may differ, nothing else.
+/// Whether `next`, a datagram, may be another segment behind `first`; if so, the bytes of its
+/// payload. What the kernel makes anew for each (lengths, checksums, IPv4's identification) may
+/// differ, nothing else.
 fn follows(first: &[u8], next: &[u8]) -> Option<usize> {
     let (header, _) = ip_header(next)?;
     let headers = header + UDP_HEADER;
@@ -180,7 +183,8 @@ fn follows(first: &[u8], next: &[u8]) -> Option<usize> {
     (same && size > 0 && next.len() <= first.len()).then_some(size)
 }
 
-/// Makes the headers at the start of `first` those of a train of `len` bytes and `size` bytes in each datagram.
+/// Makes the headers at the start of `first` those of a packet of `len` bytes with `size` bytes in
+/// each segment.
 fn lengthen(first: &mut [u8], len: usize, size: usize) -> Option<VirtioHeader> {
     let (header, protocol) = ip_header(first)?;
     let total = u16::try_from(len).ok()?;
@@ -242,25 +246,26 @@ mod tests {
         packet
     }
 
-    /// Puts packets into a group, each at a place of its own, and returns what comes out: vnet header and packet.
-    fn through(packets: &[(Vec<u8>, Kind)], trains: bool) -> Vec<(VirtioHeader, Vec<u8>)> {
+    /// Puts packets into a group, each at a place of its own, and returns what comes out: vnet
+    /// header and packet.
+    fn through(packets: &[(Vec<u8>, Kind)], uso: bool) -> Vec<(VirtioHeader, Vec<u8>)> {
         let mut memory = vec![0; packets.len().max(1) * STRIDE];
-        let mut group = Group::default();
+        let mut coalescer = Coalescer::default();
         for (slot, (packet, kind)) in packets.iter().enumerate() {
             let at = slot * STRIDE + 100..slot * STRIDE + 100 + packet.len();
             memory[at.clone()].copy_from_slice(packet);
-            group.push(&mut memory, at, VirtioHeader::default(), *kind, trains);
+            coalescer.push(&mut memory, at, VirtioHeader::default(), *kind, uso);
         }
-        let messages = group.waiting().iter();
+        let messages = coalescer.waiting().iter();
         let out = messages.map(|message| {
-            let pieces = group.pieces(message).iter().flat_map(|piece| &memory[piece.clone()]);
+            let pieces = coalescer.pieces(message).iter().flat_map(|piece| &memory[piece.clone()]);
             (message.vnet, pieces.copied().collect::<Vec<u8>>())
         });
         let out: Vec<_> = out.collect();
-        let count: usize = group.waiting().iter().map(|message| message.count).sum();
+        let count: usize = coalescer.waiting().iter().map(|message| message.count).sum();
         assert_eq!(count, packets.len());
-        group.leave(out.len());
-        assert!(group.waiting().is_empty());
+        coalescer.remove(out.len());
+        assert!(coalescer.waiting().is_empty());
         out
     }
 
@@ -288,7 +293,7 @@ mod tests {
         fn what_goes_in_comes_out(
             v6: bool,
             packets in proptest::collection::vec((0u8..2, 0usize..4, any::<bool>(), any::<u8>()), 0..32),
-            trains: bool,
+            uso: bool,
         ) {
             let packets: Vec<_> = packets
                 .into_iter()
@@ -302,8 +307,8 @@ mod tests {
                     (packet, if fill % 2 == 0 { kind } else { Kind::Complete })
                 })
                 .collect();
-            let out = through(&packets, trains);
-            prop_assert!(trains || out.len() == packets.len());
+            let out = through(&packets, uso);
+            prop_assert!(uso || out.len() == packets.len());
             let out = out.into_iter().flat_map(|(vnet, packet)| cut(&vnet, packet));
             let expected = packets.into_iter().map(|(packet, _)| blank_identification(packet));
             prop_assert!(out.map(blank_identification).eq(expected));
@@ -330,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_train_ends_with_the_first_shorter_one() {
+    fn segments_end_with_the_first_shorter_one() {
         let packets: Vec<_> = [30, 30, 20, 20, 30, 0, 0]
             .map(|size| (datagram(true, 1, &vec![7; size]), Kind::Complete))
             .into();
@@ -341,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn no_train_exceeds_what_a_packet_may_have() {
+    fn no_packet_becomes_longer_than_may_be() {
         let packets: Vec<_> =
             (0..32).map(|_| (datagram(true, 1, &[7; 3000]), Kind::Complete)).collect();
         let out = through(&packets, true);

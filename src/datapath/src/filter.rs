@@ -6,8 +6,9 @@ use std::net::Ipv6Addr;
 
 use nix::libc::sock_filter;
 
-/// linux/bpf_common.h: load an absolute word or byte; jump always, if equal, at least, or more; keep what is loaded as an operand, and
-/// add that; multiply by a constant, shift right by one; return a constant, or what is loaded.
+/// linux/bpf_common.h: load an absolute word or byte; jump always, if equal, at least, or more;
+/// keep what is loaded as an operand, and add that; multiply by a constant, shift right by one;
+/// return a constant, or what is loaded.
 const LOAD_WORD: u16 = 0x20;
 const LOAD_BYTE: u16 = 0x30;
 const JUMP_IF_EQUAL: u16 = 0x15;
@@ -22,8 +23,8 @@ const SHIFT_RIGHT: u16 = 0x74;
 const RETURN: u16 = 0x06;
 const RETURN_LOADED: u16 = 0x16;
 
-/// linux/filter.h: SKF_AD_OFF, at which the kernel shows what is not in the packet, and of that the protocol and the
-/// packet type.
+/// linux/filter.h: SKF_AD_OFF, at which the kernel shows what is not in the packet, and of that the
+/// protocol and the packet type.
 const ANCILLARY: u32 = 0xffff_f000;
 const PROTOCOL: u32 = ANCILLARY;
 const PACKET_TYPE: u32 = ANCILLARY + 4;
@@ -34,10 +35,11 @@ const TCP: u32 = 6;
 const UDP: u32 = 17;
 const ICMPV6: u32 = 58;
 
-/// IPv6 packets for this host (as the kernel takes none with another's link address either) to `v6`.
+/// IPv6 packets for this host (as the kernel takes none with another's link address either) to
+/// `v6`.
 ///
-/// Offsets count from the start of the frame, not from SKF_NET_OFF: before Linux 6.16 the latter does not reach into
-/// the fragments of a buffer, where iwlwifi leaves the IP header.
+/// Offsets count from the start of the frame, not from SKF_NET_OFF: before Linux 6.16 the latter
+/// does not reach into the fragments of a buffer, where iwlwifi leaves the IP header.
 #[must_use]
 pub fn destination(link_header: usize, v6: Ipv6Addr) -> Vec<sock_filter> {
     // 0 or 14.
@@ -55,8 +57,9 @@ pub fn nothing() -> Vec<sock_filter> {
     vec![sock_filter { code: RETURN, jt: 0, jf: 0, k: 0 }]
 }
 
-/// A number for the flow of an IPv6 packet without link header: from the IPv4 address that the end of its source is, and of TCP
-/// and UDP the ports. A fragment has no ports, nor has what comes behind extension headers.
+/// A number for the flow of an IPv6 packet without link header: from the IPv4 address that the end
+/// of its source is, and of TCP and UDP the ports. A fragment has no ports, nor has what comes
+/// behind extension headers.
 #[must_use]
 pub fn flow() -> Vec<sock_filter> {
     let step = |code, k| sock_filter { code, jt: 0, jf: 0, k };
@@ -77,8 +80,8 @@ pub fn flow() -> Vec<sock_filter> {
     ]
 }
 
-/// Neighbour solicitations (135) and advertisements (136) about `target`, without extension headers, for a socket that sees no
-/// link headers.
+/// Neighbour solicitations (135) and advertisements (136) about `target`, without extension
+/// headers, for a socket that sees no link headers.
 #[must_use]
 pub fn neighbours(target: Ipv6Addr) -> Vec<sock_filter> {
     let mut filter = Vec::new();

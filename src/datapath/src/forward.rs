@@ -62,7 +62,8 @@ impl Forwarder {
     /// Forwards a batch that comes by one direction, after what is left of the last one.
     ///
     /// # Errors
-    /// What reading said: `EAGAIN` when nothing waits, `ENETDOWN` when the uplink is down (what was read is lost then).
+    /// What reading said: `EAGAIN` when nothing waits, `ENETDOWN` when the uplink is down (what was
+    /// read is lost then).
     pub fn poll(&mut self, direction: Direction, now: Instant) -> Result<Progress, Errno> {
         if let Err(full) = self.forward(direction, now) {
             return Ok(Progress::Full(full));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a CLAT does to packets between its TUN device and its uplink, beside translating them: checksums and segmentation
-//! that a sender has left to its hardware, reassembly, and sending in batches to the next hop.
+//! What a CLAT does to packets between its TUN device and its uplink, beside translating them:
+//! checksums and segmentation that a sender has left to its hardware, reassembly, and sending in
+//! batches to the next hop.
 #![forbid(unsafe_code)]
 
 pub mod batch;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whom the uplink has as next hop towards the PLAT, and what link header a packet needs that is sent past the kernel's IPv6.
+//! Whom the uplink has as next hop towards the PLAT, and what link header a packet needs that is
+//! sent past the kernel's IPv6.
 //!
-//! The kernel is asked when it has told of a change, and that is looked at only while there is something to send: what
-//! changes on an idle link wakes nobody.
+//! The kernel is asked when it has told of a change, and that is looked at only while there is
+//! something to send: what changes on an idle link wakes nobody.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -15,7 +16,8 @@ use clat_xlat::Prefix;
 use crate::batch::LINK_HEADER;
 use crate::socket::PacketSocket;
 
-/// The least MTU of an IPv6 link (RFC 8200 §5), which is what a path is believed to have when it cannot be asked.
+/// The least MTU of an IPv6 link (RFC 8200 §5), which is what a path is believed to have when it
+/// cannot be asked.
 pub const MIN_MTU6: u32 = 1280;
 
 /// How old what is known of the next hop may be.
@@ -23,7 +25,8 @@ const FRESH: Duration = Duration::from_millis(50);
 
 /// Whom IPv6 packets to the NAT64 prefix are sent to, as far as that can be done past the kernel.
 pub struct NextHopCache {
-    /// By which the kernel tells of changes, and answers; `None` where it does not. Made at the start: later, no socket can be.
+    /// By which the kernel tells of changes, and answers; `None` where it does not. Made at the
+    /// start: later, no socket can be.
     kernel: Option<(Subscription, Connection)>,
     source: Ipv6Addr,
     prefix: Prefix,
@@ -38,7 +41,8 @@ pub struct NextHopCache {
 struct Link {
     header: [u8; LINK_HEADER],
     len: usize,
-    /// The kernel is to send the next packet, which makes it see whether the neighbour is still there.
+    /// The kernel is to send the next packet, which makes it see whether the neighbour is still
+    /// there.
     confirm: bool,
 }
 
@@ -56,8 +60,9 @@ impl NextHopCache {
         Self { kernel, source, prefix, looked: None, link: None, path_mtu, mtu6: path_mtu }
     }
 
-    /// The link header of what is sent by `socket` now, empty on an uplink that has none. `None` if it is the kernel
-    /// that has to send: without a route or a neighbour's address, and every now and then.
+    /// The link header of what is sent by `socket` now, empty on an uplink that has none. `None` if
+    /// it is the kernel that has to send: without a route or a neighbour's address, and every now
+    /// and then.
     pub fn link_header(&mut self, socket: &PacketSocket, now: Instant) -> Option<&[u8]> {
         let (subscription, _) = self.kernel.as_ref()?;
         if self.looked.map_or(true, |at| now.duration_since(at) >= FRESH) {
@@ -81,8 +86,8 @@ impl NextHopCache {
         Some(&link.header[..link.len])
     }
 
-    /// The longest packet that may leave, in bytes: the path MTU that there was at the start, or less where the uplink's
-    /// own has become smaller.
+    /// The longest packet that may leave, in bytes: the path MTU that there was at the start, or
+    /// less where the uplink's own has become smaller.
     #[must_use]
     pub fn mtu6(&self) -> u32 {
         self.mtu6
@@ -108,7 +113,8 @@ impl NextHopCache {
         let Some(hop) = kernel.next_hop(&target)? else { return Ok(()) };
         let mut link = Link { header: [0; LINK_HEADER], len: 0, confirm: false };
         if socket.is_ethernet() {
-            // Where each destination is a neighbour of its own, the kernel knows its way about them.
+            // Where each destination is a neighbour of its own, the kernel knows its way about
+            // them.
             let NextHop::Gateway(router) = hop else { return Ok(()) };
             let Some(router) = kernel.neighbour(oif, router)? else { return Ok(()) };
             link.header[..6].copy_from_slice(&router.address);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets of which something is left open, a checksum or how they are to be cut, and which are handed on as such.
+//! Partial checksums: packets whose checksum, and maybe whose segmentation, the kernel has left to
+//! hardware (CHECKSUM_PARTIAL, GSO), and which are handed on as such.
 
 use clat_packet::checksum::Sum;
 use clat_tun::{GsoType, VirtioHeader};
@@ -23,21 +24,22 @@ pub(crate) const UDP: u8 = 17;
 /// The longest IPv4 packet without DF that is not fragmented on its way (RFC 7915 §4.1).
 pub(crate) const MOST_WITHOUT_DF: usize = 1260;
 
-/// A TCP or UDP packet right behind an IP header without anything between, whose checksum is left to whoever sends it, and
-/// maybe its cutting.
+/// What is known of a TCP or UDP packet whose checksum is left to whoever sends it, and maybe its
+/// segmentation. Nothing stands between its IP header and its L4 header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Open {
+pub struct PartialChecksum {
     udp: bool,
     l4_header: usize,
     l4_len: usize,
     vnet: VirtioHeader,
 }
 
-impl Open {
-    /// What is to be kept of an IPv4 or IPv6 packet while it is translated. `None` for a packet that leaves nothing open, that
-    /// is to be fragmented, or is not as it should be: those take the long way.
+impl PartialChecksum {
+    /// What is to be remembered of an IPv4 or IPv6 packet while it is translated. `None` for a
+    /// packet that leaves nothing to others, that is to be fragmented, or whose headers contradict
+    /// `vnet`: those take the slow path.
     ///
-    /// A checksum that was seen to be right counts as left open: nobody needs to look again.
+    /// A checksum that was seen to be right becomes a partial one: nobody needs to look again.
     #[must_use]
     pub fn of(packet: &[u8], vnet: &VirtioHeader) -> Option<Self> {
         let whole = vnet.gso_type == GsoType::None;
@@ -64,8 +66,8 @@ impl Open {
             GsoType::UdpL4 => udp,
             GsoType::Other(_) => false,
         };
-        let open = Self { udp, l4_header, l4_len: l4.len(), vnet: *vnet };
-        // UDP without a checksum leaves nothing open.
+        let partial = Self { udp, l4_header, l4_len: l4.len(), vnet: *vnet };
+        // UDP without a checksum leaves nothing partial.
         let has_checksum = vnet.needs_csum || !udp || be16(l4, 6)? != 0;
         let sound = known
             && has_checksum
@@ -74,9 +76,10 @@ impl Open {
             && (whole || vnet.gso_size > 0 && l4_header < l4.len())
             && (!vnet.needs_csum
                 || usize::from(vnet.csum_start) == header
-                    && vnet.csum_offset == open.checksum_offset());
-        let plain = version == 6 || packet[0] == 0x45 && stays_whole(packet, open.longest(header));
-        (sound && plain).then_some(open)
+                    && vnet.csum_offset == partial.checksum_offset());
+        let plain =
+            version == 6 || packet[0] == 0x45 && stays_whole(packet, partial.longest(header));
+        (sound && plain).then_some(partial)
     }
 
     /// How it is to be cut, if its IP header has `header` bytes.
@@ -115,10 +118,11 @@ impl Open {
         }
     }
 
-    /// Leaves open in the translated packet what was open before: puts the sum of the pseudo-header into the checksum
-    /// field, as the kernel wants it, and says so in a virtio header. `None` if the packet is not what it should be.
+    /// Leaves the same to others in the translated packet: puts the sum of the pseudo-header into
+    /// the checksum field, as the kernel wants it, and says so in a virtio header. `None` if the
+    /// packet's length is not what it should be.
     #[must_use]
-    pub fn leave(&self, frame: &mut [u8]) -> Option<VirtioHeader> {
+    pub fn carry_over(&self, frame: &mut [u8]) -> Option<VirtioHeader> {
         let (header, protocol) = match frame.first()? >> 4 {
             4 => (usize::from(frame[0] & 0xf) * 4, *frame.get(9)?),
             _ => (IPV6_HEADER, *frame.get(6)?),
@@ -130,7 +134,7 @@ impl Open {
         let field = Sum::pseudo_header(frame, protocol, self.l4_len).partial_field();
         frame.get_mut(at..at + 2)?.copy_from_slice(&field);
         let gso_type = match self.vnet.gso_type {
-            // Of a single one there is nothing to cut, and the kernel would not like to be told so.
+            // The kernel refuses a packet of one segment that claims to have several.
             _ if self.count() == 1 => GsoType::None,
             GsoType::TcpV4 => GsoType::TcpV6,
             GsoType::TcpV6 => GsoType::TcpV4,
@@ -150,10 +154,12 @@ impl Open {
     }
 }
 
-/// Computes the checksum that `vnet` leaves open. Returns whether the offsets were inside the packet.
+/// Computes the checksum that `vnet` leaves partial. Returns whether the offsets were inside the
+/// packet.
 ///
-/// The field holds the folded sum of the pseudo-header. A checksum of 0 becomes 0xffff, which means the same to TCP
-/// and not "none" to UDP. For SCTP, whose CRC the kernel leaves open by the same means, it is that which is computed.
+/// The field holds the folded sum of the pseudo-header. A checksum of 0 becomes 0xffff, which means
+/// the same to TCP and not "none" to UDP. For SCTP, whose CRC the kernel leaves open by the same
+/// means, it is that which is computed.
 #[must_use]
 pub fn complete(packet: &mut [u8], vnet: &VirtioHeader) -> bool {
     let at = usize::from(vnet.csum_offset);
@@ -173,7 +179,8 @@ pub fn complete(packet: &mut [u8], vnet: &VirtioHeader) -> bool {
     true
 }
 
-/// Whether an IPv4 packet that has to be cut into packets of `longest` bytes will not be fragmented, and is no fragment.
+/// Whether an IPv4 packet that has to be cut into packets of `longest` bytes will not be
+/// fragmented, and is no fragment.
 #[must_use]
 pub fn stays_whole(packet: &[u8], longest: usize) -> bool {
     let Some(flags) = be16(packet, 6) else { return false };
@@ -193,7 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// An IPv4 packet with DF, and how to cut it.
-    fn train(udp: bool, payload: usize, size: u16) -> (Vec<u8>, VirtioHeader) {
+    fn super_packet(udp: bool, payload: usize, size: u16) -> (Vec<u8>, VirtioHeader) {
         let l4_header = if udp { 8 } else { 32 };
         let mut packet = vec![0x5a; 20 + l4_header + payload];
         let len = u16::try_from(packet.len()).unwrap();
@@ -228,24 +235,25 @@ mod tests {
         out
     }
 
-    /// What was to be completed with IPv4 addresses is completed with IPv6 addresses, and back: checksums are right.
+    /// What was to be completed with IPv4 addresses is completed with IPv6 addresses, and back:
+    /// checksums are right.
     #[test]
     fn what_is_left_open_verifies() {
         for udp in [false, true] {
-            let (packet4, vnet4) = train(udp, 3001, 1000);
+            let (packet4, vnet4) = super_packet(udp, 3001, 1000);
             let l4_header = if udp { 8 } else { 32 };
-            let open = Open::of(&packet4, &vnet4).unwrap();
-            assert_eq!(open.gso(20), Some(Gso { headers: 20 + l4_header, size: 1000 }));
-            assert_eq!(open.count(), 4);
+            let partial = PartialChecksum::of(&packet4, &vnet4).unwrap();
+            assert_eq!(partial.gso(20), Some(Gso { headers: 20 + l4_header, size: 1000 }));
+            assert_eq!(partial.count(), 4);
 
             let mut packet6 = to_ipv6(&packet4);
-            let vnet6 = open.leave(&mut packet6).unwrap();
+            let vnet6 = partial.carry_over(&mut packet6).unwrap();
             assert_eq!((vnet6.csum_start, usize::from(vnet6.hdr_len)), (40, 40 + l4_header));
             assert_eq!(vnet6.gso_type, if udp { GsoType::UdpL4 } else { GsoType::TcpV6 });
             assert_eq!(vnet6.gso_ecn, !udp);
-            let back = Open::of(&packet6, &vnet6).unwrap();
+            let back = PartialChecksum::of(&packet6, &vnet6).unwrap();
             let mut packet4 = packet4;
-            let again = back.leave(&mut packet4).unwrap();
+            let again = back.carry_over(&mut packet4).unwrap();
             assert_eq!(VirtioHeader { hdr_len: 0, ..again }, vnet4);
 
             for (mut packet, vnet) in [(packet4, vnet4), (packet6, vnet6)] {
@@ -266,21 +274,21 @@ mod tests {
     #[test]
     fn what_takes_the_long_way() {
         for udp in [false, true] {
-            let (packet, vnet) = train(udp, 3001, 1300);
-            assert!(Open::of(&packet, &vnet).is_some());
+            let (packet, vnet) = super_packet(udp, 3001, 1300);
+            assert!(PartialChecksum::of(&packet, &vnet).is_some());
             let with = |at: usize, value: u8| {
                 let mut packet = packet.clone();
                 packet[at] = value;
-                Open::of(&packet, &vnet)
+                PartialChecksum::of(&packet, &vnet)
             };
             assert_eq!(with(0, 0x46), None, "options");
             assert_eq!(with(6, 0), None, "to be fragmented");
             assert_eq!(with(6, 0x60), None, "a fragment");
             assert_eq!(with(9, 132), None, "another protocol");
             assert_eq!(with(3, 1), None, "another length");
-            assert_eq!(Open::of(&packet[..60], &vnet), None);
+            assert_eq!(PartialChecksum::of(&packet[..60], &vnet), None);
             let nothing = VirtioHeader::default();
-            assert_eq!(Open::of(&packet, &nothing), None, "nothing is open");
+            assert_eq!(PartialChecksum::of(&packet, &nothing), None, "nothing is open");
             for vnet in [
                 VirtioHeader { csum_start: 24, ..vnet },
                 VirtioHeader { csum_offset: 8, ..vnet },
@@ -288,21 +296,21 @@ mod tests {
                 VirtioHeader { gso_type: GsoType::TcpV6, ..vnet },
                 VirtioHeader { gso_type: GsoType::Other(3), ..vnet },
             ] {
-                assert_eq!(Open::of(&packet, &vnet), None);
+                assert_eq!(PartialChecksum::of(&packet, &vnet), None);
             }
         }
         // Small segments are fragmented by nobody.
-        let (mut packet, vnet) = train(true, 3001, 1232);
+        let (mut packet, vnet) = super_packet(true, 3001, 1232);
         packet[6] = 0;
-        assert!(Open::of(&packet, &vnet).is_some());
+        assert!(PartialChecksum::of(&packet, &vnet).is_some());
     }
 
     #[test]
     fn one_that_need_not_be_cut() {
-        let (packet, vnet) = train(false, 1000, 1000);
-        let open = Open::of(&packet, &vnet).unwrap();
-        let out = open.leave(&mut to_ipv6(&packet)).unwrap();
-        assert_eq!((open.count(), out.gso_type, out.gso_size), (1, GsoType::None, 0));
+        let (packet, vnet) = super_packet(false, 1000, 1000);
+        let partial = PartialChecksum::of(&packet, &vnet).unwrap();
+        let out = partial.carry_over(&mut to_ipv6(&packet)).unwrap();
+        assert_eq!((partial.count(), out.gso_type, out.gso_size), (1, GsoType::None, 0));
         assert!(out.needs_csum && !out.gso_ecn);
     }
 
@@ -346,9 +354,9 @@ mod tests {
             let mut vnet = vnet;
             vnet[1] = gso;
             let vnet = VirtioHeader::from_bytes(&vnet).unwrap();
-            if let Some(open) = Open::of(&packet, &vnet) {
-                prop_assert!(open.count() > 0);
-                prop_assert!(open.leave(&mut packet).is_some());
+            if let Some(partial) = PartialChecksum::of(&packet, &vnet) {
+                prop_assert!(partial.count() > 0);
+                prop_assert!(partial.carry_over(&mut packet).is_some());
             }
         }
     }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What becomes of packets between the TUN device and the uplink. No system call is made here: packets are given in a
-//! [`Pending`], and what they become goes to an [`Output`].
+//! What becomes of packets between the TUN device and the uplink. No system call is made here:
+//! packets are given in a [`Pending`], and what they become goes to an [`Output`].
 //!
-//! A packet is translated where it lies, and leaves in a batch. What cannot leave as it is (a checksum or segments that nobody
-//! behind this completes, fragments) takes the slow path: one by one, and never before what came earlier.
+//! A packet is translated where it lies, and leaves in a batch. What cannot leave as it is (a
+//! checksum or segments that nobody behind this completes, fragments) takes the slow path: one by
+//! one, and never before what came earlier.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
@@ -18,13 +19,13 @@ use clat_xlat::{Counters, Packet, Reason, Translator, Verdict, HEADROOM, TAILROO
 use nix::errno::Errno;
 
 use crate::batch::{Batch, CAPACITY, STRIDE};
-use crate::coalesce::{Group, Kind};
-use crate::partial_checksum::{complete, stays_whole, Open, IPV4_HEADER, IPV6_HEADER};
+use crate::coalesce::{Coalescer, Kind};
+use crate::partial_checksum::{complete, stays_whole, PartialChecksum, IPV4_HEADER, IPV6_HEADER};
 use crate::segment::Segments;
 use crate::tally::Tally;
 
-/// What may be kept of fragments that cannot be translated one by one: those of ICMP messages, whose checksum covers the
-/// whole, and those with an extension header behind the Fragment Header.
+/// What may be kept of fragments that cannot be translated one by one: those of ICMP messages,
+/// whose checksum covers the whole, and those with an extension header behind the Fragment Header.
 const FRAGMENTS: Policy = Policy {
     // RFC 8200 §4.5 and RFC 1122 §3.3.2.
     timeout: Duration::from_secs(60),
@@ -33,7 +34,8 @@ const FRAGMENTS: Policy = Policy {
     share: 4,
 };
 
-/// How many ICMP errors are sent (RFC 4443 §2.4 (f)): at once as many as Linux does (`icmp_msgs_burst`).
+/// How many ICMP errors are sent (RFC 4443 §2.4 (f)): at once as many as Linux does
+/// (`icmp_msgs_burst`).
 const ERRORS: Rate = Rate { interval: Duration::from_millis(10), burst: 50 };
 
 /// Which way packets go. ICMP errors about them go the other way.
@@ -58,7 +60,8 @@ pub enum Full {
 
 /// Where packets go: the TUN device or the uplink.
 pub trait Output {
-    /// Whether packets may be given in batches now ([`Self::send_batch`]); else each by itself ([`Self::send`]).
+    /// Whether packets may be given in batches now ([`Self::send_batch`]); else each by itself
+    /// ([`Self::send`]).
     fn takes_batches(&self) -> bool {
         true
     }
@@ -68,13 +71,14 @@ pub trait Output {
         true
     }
 
-    /// Sends all that waits in `coalescer`, whose packets lie in `memory`, and adds to `lost` those that cannot be sent.
+    /// Sends all that waits in `coalescer`, whose packets lie in `memory`, and adds to `lost` those
+    /// that cannot be sent.
     ///
     /// # Errors
     /// [`Full`]: what has not been sent is still waiting.
     fn send_batch(
         &mut self,
-        coalescer: &mut Group,
+        coalescer: &mut Coalescer,
         memory: &mut [u8],
         lost: &mut u64,
     ) -> Result<(), Full>;
@@ -105,7 +109,7 @@ pub struct Pending {
     next: usize,
     /// How many segments of that one have left.
     segments_sent: u32,
-    coalescer: Group,
+    coalescer: Coalescer,
 }
 
 impl Default for Pending {
@@ -115,7 +119,7 @@ impl Default for Pending {
             read_size: CAPACITY,
             next: 0,
             segments_sent: 0,
-            coalescer: Group::default(),
+            coalescer: Coalescer::default(),
         }
     }
 }
@@ -179,8 +183,8 @@ impl ClatPath {
         &mut self.tally
     }
 
-    /// Forwards all packets of `pending` to `output`, and sends ICMP errors about them `back`. What cannot leave yet stays,
-    /// with all behind it, until this is called again.
+    /// Forwards all packets of `pending` to `output`, and sends ICMP errors about them `back`. What
+    /// cannot leave yet stays, with all behind it, until this is called again.
     ///
     /// # Errors
     /// What takes no more.
@@ -235,12 +239,13 @@ impl ClatPath {
         if vnet != VirtioHeader::default() {
             let taken =
                 output.takes_partial_checksums() && (self.uso || vnet.gso_type != GsoType::UdpL4);
-            partial = Open::of(packet, &vnet).filter(|_| taken);
+            partial = PartialChecksum::of(packet, &vnet).filter(|_| taken);
             if partial.is_none() && (vnet.needs_csum || vnet.gso_type != GsoType::None) {
                 return false;
             }
         }
-        // One that becomes fragments does not fit its slot; and the next hop is not that of packets to this host itself.
+        // One that becomes fragments does not fit its slot; and the next hop is not that of packets
+        // to this host itself.
         let fits = direction == Direction::Ingress
             || (partial.is_some() || stays_whole(packet, packet.len()))
                 && packet.get(16..20) != Some(&self.v4);
@@ -259,7 +264,7 @@ impl ClatPath {
         match self.translate(direction, &mut packet) {
             Verdict::Forward { mut frames, .. } => {
                 let Some(frame) = frames.next() else { return true };
-                let vnet = match partial.map(|partial| partial.leave(frame.bytes)) {
+                let vnet = match partial.map(|partial| partial.carry_over(frame.bytes)) {
                     None => VirtioHeader::default(),
                     Some(Some(vnet)) => vnet,
                     Some(None) => {
@@ -269,7 +274,7 @@ impl ClatPath {
                 };
                 let kind = match partial {
                     None => Kind::Complete,
-                    Some(partial) if partial.is_datagram() => Kind::OpenDatagram,
+                    Some(partial) if partial.is_datagram() => Kind::PartialDatagram,
                     Some(partial) => Kind::Closed(partial.count()),
                 };
                 let start = pending.next * STRIDE;
@@ -328,7 +333,8 @@ impl ClatPath {
         done
     }
 
-    /// Translates a whole packet and sends what it becomes. If it is dropped: why, and the buffer holds it as it was.
+    /// Translates a whole packet and sends what it becomes. If it is dropped: why, and the buffer
+    /// holds it as it was.
     fn forward_one(
         &mut self,
         direction: Direction,
@@ -364,8 +370,8 @@ impl ClatPath {
         }
     }
 
-    /// Gives a packet that was dropped to the reassembly, if it is a fragment that cannot be translated by itself, and
-    /// forwards what that makes of it.
+    /// Gives a packet that was dropped to the reassembly, if it is a fragment that cannot be
+    /// translated by itself, and forwards what that makes of it.
     fn hold(
         &mut self,
         (direction, reason): (Direction, Reason),

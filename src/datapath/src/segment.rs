@@ -25,8 +25,9 @@ pub struct Segments<'p> {
 }
 
 impl<'p> Segments<'p> {
-    /// Prepares to cut `packet`, which begins with its IP header, as `vnet` says; offsets in `vnet` are from there.
-    /// `None` where both do not agree, or for a kind of segmentation other than TCP and UDP_SEGMENT.
+    /// Prepares to cut `packet`, which begins with its IP header, as `vnet` says; offsets in `vnet`
+    /// are from there. `None` where both do not agree, or for a kind of segmentation other than TCP
+    /// and UDP_SEGMENT.
     #[must_use]
     pub fn new(packet: &'p [u8], vnet: &VirtioHeader) -> Option<Self> {
         let version = packet.first()? >> 4;
@@ -68,8 +69,8 @@ impl<'p> Segments<'p> {
         Self::new(packet, vnet).map(|segments| Self { given, ..segments })
     }
 
-    /// Writes the next segment, complete with its checksums, to the start of `out` and returns its length in bytes;
-    /// `None` after the last, or when `out` is too small.
+    /// Writes the next segment, complete with its checksums, to the start of `out` and returns its
+    /// length in bytes; `None` after the last, or when `out` is too small.
     pub fn next(&mut self, out: &mut [u8]) -> Option<usize> {
         let from = self.payload + self.given as usize * self.size;
         let data = self.packet.get(from..)?;
@@ -122,7 +123,8 @@ impl<'p> Segments<'p> {
     }
 }
 
-/// A length of at most 65,535 for a header; a segment is no longer than the packet that it was cut from.
+/// A length of at most 65,535 for a header; a segment is no longer than the packet that it was cut
+/// from.
 fn low16(len: usize) -> [u8; 2] {
     let [.., high, low] = len.to_be_bytes();
     [high, low]
@@ -140,7 +142,12 @@ mod tests {
     use proptest::prelude::*;
 
     /// A packet of `payload` bytes of counting data, as the kernel hands it over.
-    fn train(version: u8, gso_type: GsoType, payload: usize, size: u16) -> (Vec<u8>, VirtioHeader) {
+    fn super_packet(
+        version: u8,
+        gso_type: GsoType,
+        payload: usize,
+        size: u16,
+    ) -> (Vec<u8>, VirtioHeader) {
         let (header, tcp) = (if version == 4 { 20 } else { 40 }, gso_type != GsoType::UdpL4);
         let l4 = if tcp { 32 } else { 8 };
         let mut packet = vec![0; header + l4 + payload];
@@ -192,7 +199,7 @@ mod tests {
             payload in 1usize..20_000,
             size in 100u16..9000,
         ) {
-            let (packet, vnet) = train(version, gso_type, payload, size);
+            let (packet, vnet) = super_packet(version, gso_type, payload, size);
             let segments = cut(&packet, &vnet);
             prop_assert_eq!(segments.len(), payload.div_ceil(size.into()));
             let l4 = usize::from(vnet.csum_start);
@@ -248,7 +255,7 @@ mod tests {
 
     #[test]
     fn what_does_not_agree_is_refused() {
-        let (packet, vnet) = train(6, GsoType::TcpV6, 3000, 1400);
+        let (packet, vnet) = super_packet(6, GsoType::TcpV6, 3000, 1400);
         for gso_type in [GsoType::None, GsoType::TcpV4, GsoType::UdpL4, GsoType::Other(3)] {
             assert!(Segments::new(&packet, &VirtioHeader { gso_type, ..vnet }).is_none());
         }

@@ -9,18 +9,20 @@ use clat_xlat::TAILROOM;
 use nix::errno::Errno;
 
 use crate::batch::{CAPACITY, FRONT, STRIDE};
-use crate::coalesce::Group;
+use crate::coalesce::Coalescer;
 use crate::path::{Full, Output, Pending};
 use crate::tally::Tally;
 
-/// A batch ends when it has so many bytes, so that they are still in the processor's cache when they are written.
+/// A batch ends when it has so many bytes, so that they are still in the processor's cache when
+/// they are written.
 pub(crate) const BATCH_BYTES: usize = 128 << 10;
 
 impl Pending {
     /// Reads a batch of packets.
     ///
     /// # Errors
-    /// What reading the first said: `EAGAIN` when none waits, `EIO` when the device is down, `EBADFD` when it is gone.
+    /// What reading the first said: `EAGAIN` when none waits, `EIO` when the device is down,
+    /// `EBADFD` when it is gone.
     pub fn read(&mut self, tun: &Tun, tally: &mut Tally) -> Result<(), Errno> {
         let batch = &mut self.batch;
         let mut bytes = 0;
@@ -38,8 +40,8 @@ impl Pending {
                 Err(_) => break,
             }
         }
-        // Each read is a system call, and one that finds nothing costs as much: so no more than the last time, unless all
-        // of them found something.
+        // Each read is a system call, and one that finds nothing costs as much: so no more than the
+        // last time, unless all of them found something.
         let len = batch.len();
         self.read_size = if len == self.read_size { (2 * len).min(CAPACITY) } else { len };
         Ok(())
@@ -53,7 +55,7 @@ impl Output for &Tun {
 
     fn send_batch(
         &mut self,
-        coalescer: &mut Group,
+        coalescer: &mut Coalescer,
         memory: &mut [u8],
         lost: &mut u64,
     ) -> Result<(), Full> {
@@ -69,7 +71,7 @@ impl Output for &Tun {
                 Err(Errno::EAGAIN) => return Err(Full::Tun),
                 Err(_) => *lost += message.count as u64,
             }
-            coalescer.leave(1);
+            coalescer.remove(1);
         }
         Ok(())
     }

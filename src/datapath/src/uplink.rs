@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The uplink as an end of a CLAT: batches leave past the kernel's IPv6 by the packet socket where the next hop is known,
-//! else each packet by the raw socket, through the kernel.
+//! The uplink as an end of a CLAT: batches leave past the kernel's IPv6 by the packet socket where
+//! the next hop is known, else each packet by the raw socket, through the kernel.
 
 use std::io::IoSlice;
 use std::time::Instant;
@@ -10,13 +10,13 @@ use clat_tun::VirtioHeader;
 use nix::errno::Errno;
 
 use crate::batch::{CAPACITY, LINK_HEADER};
-use crate::coalesce::Group;
+use crate::coalesce::Coalescer;
 use crate::next_hop::NextHopCache;
 use crate::path::{Full, Output};
 use crate::socket::{PacketSocket, RawSocket};
 
-/// How many packets are sent through the raw socket before it is asked again whether it has room: it has if half of its
-/// queue is free, which is far more than these.
+/// How many packets are sent through the raw socket before it is asked again whether it has room:
+/// it has if half of its queue is free, which is far more than these.
 const ASK_EVERY: u32 = 16;
 
 /// Both sockets of the uplink, and the next hop from there.
@@ -25,7 +25,8 @@ pub struct Uplink {
     packet: PacketSocket,
     raw: RawSocket,
     next_hop: NextHopCache,
-    /// What stands in front of the packets of this batch, and its length; none if they go through the raw socket.
+    /// What stands in front of the packets of this batch, and its length; none if they go through
+    /// the raw socket.
     link_header: Option<([u8; LINK_HEADER], usize)>,
     /// Packets sent through the raw socket since it was asked.
     unasked: u32,
@@ -80,7 +81,7 @@ impl Output for Uplink {
 
     fn send_batch(
         &mut self,
-        coalescer: &mut Group,
+        coalescer: &mut Coalescer,
         memory: &mut [u8],
         lost: &mut u64,
     ) -> Result<(), Full> {
@@ -107,14 +108,14 @@ impl Output for Uplink {
                 (*end, count) = (used, count + 1);
             }
             match self.packet.send(&pieces[..used], &ends[..count]) {
-                Ok(taken) => coalescer.leave(taken),
+                Ok(taken) => coalescer.remove(taken),
                 Err(Errno::EAGAIN) => return Err(Full::Packet),
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
                     // Who sends is told instead of who receives, and only once.
                     self.went_down |= matches!(errno, Errno::ENETDOWN | Errno::ENXIO);
                     *lost += coalescer.waiting()[0].count as u64;
-                    coalescer.leave(1);
+                    coalescer.remove(1);
                 }
             }
         }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT of our own for a namespace: what a phone has inside, here between a TUN device in the namespace and the network. IPv4
-//! packets become IPv6 packets from an address in the network's prefix, so the network itself stays IPv6-only. What happens
-//! to them on the way is clatd's too: [`clat_datapath`].
+//! A CLAT of our own for a namespace: what a phone has inside, here between a TUN device in the
+//! namespace and the network. IPv4 packets become IPv6 packets from an address in the network's
+//! prefix, so the network itself stays IPv6-only. What happens to them on the way is clatd's too:
+//! [`clat_datapath`].
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -10,7 +11,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use clat_datapath::batch::{FRONT, STRIDE};
-use clat_datapath::coalesce::Group;
+use clat_datapath::coalesce::Coalescer;
 use clat_datapath::path::{ClatPath, Direction, Full, Output, Pending};
 use clat_tun::{Tun, VirtioHeader};
 use clat_xlat::{Addresses, Config, Local, Translator, TAILROOM};
@@ -38,7 +39,8 @@ pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
     let random = fastrand::u64(..).to_be_bytes();
     let local = Local::neutral(V4, settings.prefix, &settings.prefix64, random);
     let config = Config {
-        // What comes from the network fits, but for what was put together here, which the device takes as well.
+        // What comes from the network fits, but for what was put together here, which the device
+        // takes as well.
         mtu4: u16::MAX.into(),
         mtu6: settings.mtu.into(),
         // There is one hop to the other end, and its MTU is known.
@@ -104,8 +106,8 @@ impl Down {
         self.local.v6
     }
 
-    /// Translates an IPv6 packet that lies in pieces, and writes it. In `vnet`, offsets count an Ethernet header. Says whether
-    /// it has arrived, or is kept until the rest of it comes.
+    /// Translates an IPv6 packet that lies in pieces, and writes it. In `vnet`, offsets count an
+    /// Ethernet header. Says whether it has arrived, or is kept until the rest of it comes.
     pub fn send(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3], now: Instant) -> bool {
         let Half { tun, path, pending } = &mut self.half;
         let room = &mut pending.batch.slot(0)[FRONT..STRIDE - TAILROOM];
@@ -136,7 +138,7 @@ struct Network<F>(F);
 impl<F: FnMut(&VirtioHeader, &[u8])> Output for Network<F> {
     fn send_batch(
         &mut self,
-        coalescer: &mut Group,
+        coalescer: &mut Coalescer,
         memory: &mut [u8],
         _lost: &mut u64,
     ) -> Result<(), Full> {
@@ -150,7 +152,7 @@ impl<F: FnMut(&VirtioHeader, &[u8])> Output for Network<F> {
             }
             self.0(&message.vnet, &memory[first.start..end]);
         }
-        coalescer.leave(coalescer.waiting().len());
+        coalescer.remove(coalescer.waiting().len());
         Ok(())
     }
 
@@ -174,14 +176,14 @@ impl Output for Device<'_> {
 
     fn send_batch(
         &mut self,
-        coalescer: &mut Group,
+        coalescer: &mut Coalescer,
         memory: &mut [u8],
         lost: &mut u64,
     ) -> Result<(), Full> {
         let (waiting, before) = (coalescer.waiting().len(), *lost);
         if self.tun.send_batch(coalescer, memory, lost).is_err() {
             *lost += coalescer.waiting().len() as u64;
-            coalescer.leave(coalescer.waiting().len());
+            coalescer.remove(coalescer.waiting().len());
         }
         self.sent |= waiting > 0 && *lost == before;
         Ok(())
@@ -198,7 +200,7 @@ impl Output for Device<'_> {
 struct Nobody;
 
 impl Output for Nobody {
-    fn send_batch(&mut self, _: &mut Group, _: &mut [u8], _: &mut u64) -> Result<(), Full> {
+    fn send_batch(&mut self, _: &mut Coalescer, _: &mut [u8], _: &mut u64) -> Result<(), Full> {
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a daemon gives up before its loop: user, groups and capabilities, then most system calls. Which of those it
-//! needs is its own to say.
+//! What a daemon gives up before its loop: user, groups and capabilities, then most system calls.
+//! Which of those it needs is its own to say.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -53,8 +53,8 @@ const COMMON: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// Becomes another user and keeps these capabilities over it, until [`drop_privileges`]: what is opened from then on belongs
-/// to that user. Without root it does nothing.
+/// Becomes another user and keeps these capabilities over it, until [`drop_privileges`]: what is
+/// opened from then on belongs to that user. Without root it does nothing.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -81,8 +81,8 @@ fn drop_inheritable() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Drops all capabilities, those that remain without root and those that changing the user takes; `change_user` does
-/// that in between, since it takes some.
+/// Drops all capabilities, those that remain without root and those that changing the user takes;
+/// `change_user` does that in between, since it takes some.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -110,8 +110,8 @@ pub fn become_user(uid: Uid, gid: Gid) -> anyhow::Result<()> {
     setresuid(uid, uid, uid).with_context(|| format!("cannot become user {uid}"))
 }
 
-/// System calls that are left. Any other ends the process, with a line in the kernel's log (`type=1326`): its loop
-/// never needs it, so it would be someone else's code.
+/// System calls that are left. Any other ends the process, with a line in the kernel's log
+/// (`type=1326`): its loop never needs it, so it would be someone else's code.
 #[derive(Debug)]
 pub struct Filter(BTreeMap<i64, Vec<SeccompRule>>);
 

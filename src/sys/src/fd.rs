@@ -6,13 +6,14 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-/// Takes over a descriptor that the caller of this program has left open for it; close-on-exec from now on.
+/// Takes over a descriptor that the caller of this program has left open for it; close-on-exec from
+/// now on.
 ///
 /// # Errors
 /// `EBADF` when there is none of that number.
 pub fn adopt(number: RawFd) -> nix::Result<OwnedFd> {
-    // A copy is ours alone whatever the number stood for; the original is closed, so that no second owner remains.
-    // SAFETY: no memory is passed.
+    // A copy is ours alone whatever the number stood for; the original is closed, so that no second
+    // owner remains. SAFETY: no memory is passed.
     let copy = Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
     // SAFETY: F_DUPFD_CLOEXEC has just made it, nobody else has it.
     let copy = unsafe { OwnedFd::from_raw_fd(copy) };

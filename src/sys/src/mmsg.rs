@@ -2,7 +2,8 @@
 
 //! Many packets a call: recvmmsg and sendmmsg.
 //!
-//! nix has both, but what it prepares for a call is bound to the buffers of that call, so that each would allocate.
+//! nix has both, but what it prepares for a call is bound to the buffers of that call, so that each
+//! would allocate.
 
 use std::io::IoSlice;
 use std::mem::zeroed;
@@ -15,8 +16,9 @@ use nix::errno::Errno;
 /// The most messages that one call takes.
 pub const MAX_MESSAGES: usize = 32;
 
-/// Reads up to as many messages as `lens` has room for, [`MAX_MESSAGES`] at most, without waiting: each into the bytes
-/// `room` of its own `stride` of `memory`. Notes their lengths and returns their number.
+/// Reads up to as many messages as `lens` has room for, [`MAX_MESSAGES`] at most, without waiting:
+/// each into the bytes `room` of its own `stride` of `memory`. Notes their lengths and returns
+/// their number.
 ///
 /// # Errors
 /// `EAGAIN` when none waits; what else the kernel said.
@@ -26,7 +28,8 @@ pub fn receive(
     room: &Range<usize>,
     lens: &mut [usize],
 ) -> nix::Result<usize> {
-    // SAFETY: integers and pointers, for which all zeroes are a value; the kernel is shown only those set below.
+    // SAFETY: integers and pointers, for which all zeroes are a value; the kernel is shown only
+    // those set below.
     let (mut headers, mut places): ([mmsghdr; MAX_MESSAGES], [iovec; MAX_MESSAGES]) =
         unsafe { zeroed() };
     let mut count = 0;
@@ -39,7 +42,8 @@ pub fn receive(
         header.msg_hdr.msg_iovlen = 1;
         count += 1;
     }
-    // SAFETY: the first `count` headers each have one place, which is borrowed mutably for the call and as long as said.
+    // SAFETY: the first `count` headers each have one place, which is borrowed mutably for the call
+    // and as long as said.
     let got = unsafe {
         libc::recvmmsg(
             socket.as_fd().as_raw_fd(),
@@ -56,8 +60,8 @@ pub fn receive(
     Ok(got)
 }
 
-/// Sends messages, [`MAX_MESSAGES`] at most and without waiting, that each lie in some of the `pieces`, up to the end of
-/// which `ends` tells. Returns how many were taken.
+/// Sends messages, [`MAX_MESSAGES`] at most and without waiting, that each lie in some of the
+/// `pieces`, up to the end of which `ends` tells. Returns how many were taken.
 ///
 /// # Errors
 /// What the kernel said about the first.

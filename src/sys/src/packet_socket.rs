@@ -21,8 +21,8 @@ pub struct Interface {
     pub address: [u8; 6],
 }
 
-/// Binds a packet socket to the interface `index`, for packets of an Ethernet protocol (host byte order); of protocol 0 it
-/// hears nothing.
+/// Binds a packet socket to the interface `index`, for packets of an Ethernet protocol (host byte
+/// order); of protocol 0 it hears nothing.
 ///
 /// # Errors
 /// What the kernel said.
@@ -66,7 +66,8 @@ pub fn interface(socket: impl AsFd) -> nix::Result<Interface> {
     })
 }
 
-/// Sends a packet without link header by a socket of SOCK_DGRAM to an Ethernet address on the interface `index`.
+/// Sends a packet without link header by a socket of SOCK_DGRAM to an Ethernet address on the
+/// interface `index`.
 ///
 /// # Errors
 /// What the kernel said.

@@ -22,14 +22,14 @@ pub const V6: &str = "2001:db8:1::c1a7";
 /// Far longer than anything here takes, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// This thread's network namespace with the uplink `up0`, and another with its peer `down0`, which owns the IPv6
-/// addresses inside the prefix.
+/// This thread's network namespace with the uplink `up0`, and another with its peer `down0`, which
+/// owns the IPv6 addresses inside the prefix.
 pub struct Network {
     peer: Child,
 }
 
-/// Moves this thread into a network namespace of its own; false where that is not to be had, which is a failure with CI
-/// in the environment.
+/// Moves this thread into a network namespace of its own; false where that is not to be had, which
+/// is a failure with CI in the environment.
 pub fn namespace() -> bool {
     let tried = unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|e| e.to_string())
@@ -65,8 +65,8 @@ impl Network {
              ip link set up0 up
              ip -6 route add default via 2001:db8:1::1 dev up0"
         ));
-        // Not of `default`, which counts for interfaces still to come: while its link-local address is tentative, the
-        // peer asks no neighbour.
+        // Not of `default`, which counts for interfaces still to come: while its link-local address
+        // is tentative, the peer asks no neighbour.
         network.run_peer(
             "echo 0 > /proc/sys/net/ipv6/conf/down0/accept_dad
              ip link set lo up
@@ -156,8 +156,8 @@ impl Clatd {
         more: &str,
     ) -> Self {
         let log = std::env::temp_dir().join(format!("clatd-{test}-{}.log", std::process::id()));
-        // Descriptors arrive as stdin, stdout and stderr and are moved to where they are announced: thus no other
-        // test's child can inherit them.
+        // Descriptors arrive as stdin, stdout and stderr and are moved to where they are announced:
+        // thus no other test's child can inherit them.
         let mut script = String::from("exec 3<&0 0</dev/null; ");
         let mut options = String::from("-t 3");
         let mut command = Command::new("sh");
@@ -235,7 +235,8 @@ pub fn tun(options: Options) -> Tun {
     Tun::create("v4-up0", options).unwrap()
 }
 
-/// Lets IPv4 go through the CLAT, and keeps the kernel from answering what clatd receives, as the controller does.
+/// Lets IPv4 go through the CLAT, and keeps the kernel from answering what clatd receives, as the
+/// controller does.
 pub fn route() {
     run(&format!(
         "ip route add 203.0.113.0/24 dev v4-up0 src 192.0.0.4

@@ -17,8 +17,8 @@ pub use neighbour::NeighbourSocket;
 pub use packet::{configure_packet_socket, open_packet_socket, PacketSocket};
 pub use raw::{join_anycast, open_raw_socket, path_mtu, RawSocket};
 
-/// What may wait to be received, and to be sent, in bytes. A burst must not be lost while the other direction is served; what
-/// is too much for the link is its queueing discipline's to drop.
+/// What may wait to be received, and to be sent, in bytes. A burst must not be lost while the other
+/// direction is served; what is too much for the link is its queueing discipline's to drop.
 const QUEUE: c_int = 8 << 20;
 
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -26,7 +26,8 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const SO_LOCK_FILTER: c_int = 44;
 const SO_COOKIE: c_int = 57;
 
-/// Has the filter of a socket stay for good: nobody can take it off, or put on another (SO_LOCK_FILTER).
+/// Has the filter of a socket stay for good: nobody can take it off, or put on another
+/// (SO_LOCK_FILTER).
 ///
 /// # Errors
 /// What the kernel said.
@@ -55,7 +56,8 @@ fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the size of a queue: by the first option, which takes a privilege and knows no limit, else by the second.
+/// Sets the size of a queue: by the first option, which takes a privilege and knows no limit, else
+/// by the second.
 fn set_queue(fd: impl AsFd, force: c_int, ask: c_int) -> io::Result<()> {
     if socket::set_int(&fd, libc::SOL_SOCKET, force, QUEUE).is_err() {
         socket::set_int(&fd, libc::SOL_SOCKET, ask, QUEUE)?;

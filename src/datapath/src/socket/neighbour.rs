@@ -22,7 +22,8 @@ pub struct NeighbourSocket {
 }
 
 impl NeighbourSocket {
-    /// Opens one on the Ethernet interface `index` for solicitations and advertisements about `target`.
+    /// Opens one on the Ethernet interface `index` for solicitations and advertisements about
+    /// `target`.
     ///
     /// # Errors
     /// What the kernel said.

@@ -21,8 +21,8 @@ use crate::filter;
 const PACKET_STATISTICS: c_int = 6;
 const PACKET_VNET_HDR: c_int = 15;
 const PACKET_FANOUT: c_int = 18;
-/// By a program: it is asked about every packet that arrives on the interface, whoever it is for, and takes a fraction of
-/// what the kernel's own hash of a flow does.
+/// By a program: it is asked about every packet that arrives on the interface, whoever it is for,
+/// and takes a fraction of what the kernel's own hash of a flow does.
 const PACKET_FANOUT_CBPF: c_int = 6;
 /// The first asks for a number that no other group in the network namespace has.
 const PACKET_FANOUT_FLAG_UNIQUEID: c_int = 0x2000;
@@ -37,8 +37,8 @@ pub struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens one on the interface `index` for packets to `v6`. Nothing else is ever queued: the filter is there
-    /// before the socket hears anything.
+    /// Opens one on the interface `index` for packets to `v6`. Nothing else is ever queued: the
+    /// filter is there before the socket hears anything.
     ///
     /// # Errors
     /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
@@ -48,8 +48,8 @@ impl PacketSocket {
         Self::from_fd(fd)
     }
 
-    /// Opens `count` more that share with this one what arrives for `v6` on the interface `index`: all packets of a flow
-    /// reach the same socket, and all fragments from one source.
+    /// Opens `count` more that share with this one what arrives for `v6` on the interface `index`:
+    /// all packets of a flow reach the same socket, and all fragments from one source.
     ///
     /// # Errors
     /// What the kernel said: `EINVAL` when the interface is down.
@@ -96,7 +96,8 @@ impl PacketSocket {
         sys::interface(&self.fd).is_ok_and(|interface| interface.index.is_some())
     }
 
-    /// How many packets the kernel has dropped since this was last asked, because too many were waiting.
+    /// How many packets the kernel has dropped since this was last asked, because too many were
+    /// waiting.
     #[must_use]
     pub fn overruns(&self) -> u64 {
         // struct tpacket_stats: packets, drops.
@@ -118,8 +119,8 @@ impl PacketSocket {
     /// Reads up to `count` packets, each into a slot of its own, and notes there what they are.
     ///
     /// # Errors
-    /// `EAGAIN` when none waits, `ENETDOWN` when the interface has gone down, `EINVAL` for a kind of segmentation that
-    /// the kernel cannot describe.
+    /// `EAGAIN` when none waits, `ENETDOWN` when the interface has gone down, `EINVAL` for a kind
+    /// of segmentation that the kernel cannot describe.
     pub fn recv(&self, batch: &mut Batch, count: usize) -> Result<(), Errno> {
         let start = FRONT - header_len(self.link);
         let room = start - VirtioHeader::LEN..STRIDE - TAILROOM;
@@ -140,12 +141,13 @@ impl PacketSocket {
         Ok(())
     }
 
-    /// Sends frames, each behind its virtio header and its link header and in some of the `pieces`, up to the end of
-    /// which `ends` tells. Returns how many were taken.
+    /// Sends frames, each behind its virtio header and its link header and in some of the `pieces`,
+    /// up to the end of which `ends` tells. Returns how many were taken.
     ///
     /// # Errors
-    /// What the kernel said about the first: `EAGAIN` when the socket is full, `ENOBUFS` when the queue of the
-    /// interface is, `ENETDOWN` when it is down, `EMSGSIZE` for a frame that is too long for it.
+    /// What the kernel said about the first: `EAGAIN` when the socket is full, `ENOBUFS` when the
+    /// queue of the interface is, `ENETDOWN` when it is down, `EMSGSIZE` for a frame that is too
+    /// long for it.
     pub fn send(&self, pieces: &[IoSlice<'_>], ends: &[usize]) -> Result<usize, Errno> {
         mmsg::send(&self.fd, pieces, ends)
     }
@@ -157,7 +159,8 @@ impl AsFd for PacketSocket {
     }
 }
 
-/// Opens a packet socket with a virtio header in front of each packet. It hears nothing until it is configured.
+/// Opens a packet socket with a virtio header in front of each packet. It hears nothing until it is
+/// configured.
 ///
 /// # Errors
 /// What the kernel said.
@@ -167,8 +170,8 @@ pub fn open_packet_socket() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Binds a packet socket to the interface `index`, for packets to `v6`. Nothing else is ever queued: the filter is
-/// there before the socket hears anything.
+/// Binds a packet socket to the interface `index`, for packets to `v6`. Nothing else is ever
+/// queued: the filter is there before the socket hears anything.
 ///
 /// # Errors
 /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.

@@ -14,7 +14,8 @@ use nix::sys::socket::{self as sys, sockopt, MsgFlags, SockaddrIn6};
 
 use super::{set_nonblocking, set_send_queue};
 
-/// Where IPv6 packets go out: a raw socket on the uplink, with the mark. It also holds the anycast membership.
+/// Where IPv6 packets go out: a raw socket on the uplink, with the mark. It also holds the anycast
+/// membership.
 #[derive(Debug)]
 pub struct RawSocket(OwnedFd);
 
@@ -40,8 +41,8 @@ impl RawSocket {
     }
 
     fn tune(fd: OwnedFd) -> io::Result<Self> {
-        // The path MTU is the sender's to learn, from the Packet Too Big that we translate: the kernel must not
-        // drop what exceeds the one that it remembers.
+        // The path MTU is the sender's to learn, from the Packet Too Big that we translate: the
+        // kernel must not drop what exceeds the one that it remembers.
         let probe = libc::IPV6_PMTUDISC_PROBE;
         socket::set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
         set_send_queue(&fd)?;
@@ -58,7 +59,8 @@ impl RawSocket {
     /// Sends one IPv6 packet, headers and all, to the destination in it.
     ///
     /// # Errors
-    /// What the kernel said; the packet is lost then. `EINVAL` for what is shorter than an IPv6 header.
+    /// What the kernel said; the packet is lost then. `EINVAL` for what is shorter than an IPv6
+    /// header.
     pub fn send(&self, packet: &[u8]) -> Result<(), Errno> {
         self.send_on(packet, 0)
     }
@@ -92,12 +94,12 @@ pub fn open_raw_socket() -> io::Result<OwnedFd> {
     Ok(socket::open(libc::AF_INET6, kind, libc::IPPROTO_RAW)?)
 }
 
-/// Makes `v6` an anycast address of the interface `index`, so that the kernel answers neighbour discovery for it, for
-/// as long as this IPv6 socket is open.
+/// Makes `v6` an anycast address of the interface `index`, so that the kernel answers neighbour
+/// discovery for it, for as long as this IPv6 socket is open.
 ///
 /// # Errors
-/// `EADDRNOTAVAIL` when no prefix of the interface covers it (on a host; see `ipv6_sock_ac_join`), `EINVAL` when
-/// an interface has it already.
+/// `EADDRNOTAVAIL` when no prefix of the interface covers it (on a host; see `ipv6_sock_ac_join`),
+/// `EINVAL` when an interface has it already.
 pub fn join_anycast(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
     // struct ipv6_mreq, whose index has another sign in every C library.
     let mut request = [0; 20];
@@ -106,7 +108,8 @@ pub fn join_anycast(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<
     Ok(socket::set_bytes(fd, libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST, &request)?)
 }
 
-/// What the path of packets with `mark` towards `to` carries, in bytes of IPv6; of the one by `interface`, if given.
+/// What the path of packets with `mark` towards `to` carries, in bytes of IPv6; of the one by
+/// `interface`, if given.
 ///
 /// # Errors
 /// What the kernel said; `ENETUNREACH` without a route.
@@ -115,7 +118,8 @@ pub fn path_mtu(interface: Option<&str>, mark: u32, to: Ipv6Addr) -> io::Result<
     if let Some(interface) = interface {
         sys::setsockopt(&fd, sockopt::BindToDevice, &interface.into())?;
     }
-    // None is there already, and setting it takes a privilege that who was handed its sockets does not have.
+    // None is there already, and setting it takes a privilege that who was handed its sockets does
+    // not have.
     if mark != 0 {
         socket::set_mark(fd.as_fd(), mark)?;
     }
