@@ -24,8 +24,8 @@ impl Client {
         connect(transport, false).map(Self).map_err(Failure::unreachable)
     }
 
-    /// Connects, and calls `put` with each event that the controller tells of, as a line; returns when that fails, or the
-    /// controller is gone.
+    /// Connects, and calls `put` with each event that the controller tells of, as a line; returns
+    /// when that fails, or the controller is gone.
     pub(crate) fn listen(
         transport: Option<&Transport>,
         mut put: impl FnMut(&str) -> io::Result<()>,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The command line of clat: starts, stops and shows CLATs through the controller's binder service, says what a machine
-//! lacks for one, and translates capture files.
+//! The command line of clat: starts, stops and shows CLATs through the controller's binder service,
+//! says what a machine lacks for one, and translates capture files.
 //!
-//! Exit codes are part of the interface (`docs/clatctl.md`): 0 done, 1 failed, 2 usage, 3 controller not reachable.
+//! Exit codes are part of the interface (`docs/clatctl.md`): 0 done, 1 failed, 2 usage, 3
+//! controller not reachable.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -70,8 +71,8 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 3 the controller cannot be reached
 #[derive(Parser)]
 #[command(name = "clatctl", version, max_term_width = 120, after_help = EXAMPLES)]
 struct Cli {
-    /// Reach the controller on this Unix socket [default: by kernel binder where it is registered there, else on
-    /// /run/clat/controller.sock]
+    /// Reach the controller on this Unix socket [default: by kernel binder where it is registered
+    /// there, else on /run/clat/controller.sock]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Reach the controller by kernel binder

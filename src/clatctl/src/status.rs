@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clatctl status`: the controller and its CLATs as a table or as JSON, once or again and again with rates.
+//! `clatctl status`: the controller and its CLATs as a table or as JSON, once or again and again
+//! with rates.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -56,7 +57,8 @@ pub(crate) fn run(args: &Args, client: &Client, out: &mut impl Write) -> Result<
 /// Rates of the CLATs that ran `elapsed` ago already.
 fn add_rates(status: &mut Status, before: &Status, elapsed: Duration) {
     for clat in &mut status.clats {
-        // A CLAT that was stopped and started in between counts from zero again: no rate rather than a wrong one.
+        // A CLAT that was stopped and started in between counts from zero again: no rate rather
+        // than a wrong one.
         let same = |old: &&Clat| {
             old.iface == clat.iface && old.v6 == clat.v6 && old.uptime_millis <= clat.uptime_millis
         };

@@ -54,7 +54,8 @@ pub(crate) struct Args {
     /// The IPv6 address that stands for --local4
     #[arg(long, value_name = "V6", requires = "local4")]
     local6: Option<Ipv6Addr>,
-    /// RFC 6052 prefix of 32, 40, 48, 56, 64 or 96 bits; the first is used towards IPv6, any is known from it
+    /// RFC 6052 prefix of 32, 40, 48, 56, 64 or 96 bits; the first is used towards IPv6, any is
+    /// known from it
     #[arg(long, value_name = "PREFIX/LEN")]
     prefix: Vec<Prefix>,
     /// Explicit mapping (RFC 7757); the longest match wins, and before any prefix
@@ -78,7 +79,8 @@ pub(crate) struct Args {
     /// Source of ICMP errors to IPv4, and stand-in for routers without an IPv4 form
     #[arg(long, value_name = "V4", default_value_t = DUMMY4)]
     router4: Ipv4Addr,
-    /// Source of ICMPv6 errors [default: --local6, else 192.0.0.8 in the first prefix, else in 64:ff9b::/96]
+    /// Source of ICMPv6 errors [default: --local6, else 192.0.0.8 in the first prefix, else in
+    /// 64:ff9b::/96]
     #[arg(long, value_name = "V6")]
     router6: Option<Ipv6Addr>,
     /// Refuse non-global IPv4 addresses inside 64:ff9b::/96 (RFC 6052 §3.1)
@@ -239,7 +241,8 @@ fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
     sink.commit()
 }
 
-/// Why a packet could not be written. pcap-file says of every such error that it was one of reading.
+/// Why a packet could not be written. pcap-file says of every such error that it was one of
+/// reading.
 fn unwritten(err: PcapError) -> anyhow::Error {
     match err {
         PcapError::IoError(err) => err.into(),

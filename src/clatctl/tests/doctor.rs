@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clatctl doctor` on this machine's kernel: what it says is missing is mended by the command that it gives.
+//! `clatctl doctor` on this machine's kernel: what it says is missing is mended by the command that
+//! it gives.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 use std::process::Command;
@@ -30,7 +31,8 @@ fn mend(check: &Value) {
     assert!(output.status.success(), "{command}: {output:?}");
 }
 
-/// Moves this thread into a network namespace of its own; false without the right to, which CI must have.
+/// Moves this thread into a network namespace of its own; false without the right to, which CI must
+/// have.
 fn namespace() -> bool {
     match unshare(CloneFlags::CLONE_NEWNET) {
         Ok(()) => true,

@@ -26,7 +26,8 @@ const ANDROIDS_CLATD: &str = "/apex/com.android.tethering/bin/for-system/clatd";
 /// Elsewhere the environment says where it is.
 const CLATD_VARIABLE: &str = "CLATD";
 
-/// The clatds that run. Whoever stops one drops it; and a number that Java makes up is nobody's to kill.
+/// The clatds that run. Whoever stops one drops it; and a number that Java makes up is nobody's to
+/// kill.
 static RUNNING: Mutex<BTreeMap<i32, ClatdProcess>> = Mutex::new(BTreeMap::new());
 
 fn running() -> MutexGuard<'static, BTreeMap<i32, ClatdProcess>> {
@@ -58,7 +59,8 @@ pub fn select_ipv4_address(v4addr: &str, prefixlen: i32) -> Result<Ipv4Addr, Fai
         .ok_or_else(|| Failure::io(format!("No free IPv4 address in {v4addr}/{prefixlen}")))
 }
 
-/// The IPv6 address of a CLAT on `iface`: checksum-neutral, in the /64 of the source address towards the prefix.
+/// The IPv6 address of a CLAT on `iface`: checksum-neutral, in the /64 of the source address
+/// towards the prefix.
 pub fn generate_ipv6_address(
     iface: &str,
     v4: &str,
@@ -92,7 +94,8 @@ pub fn create_tun_interface(tuniface: &str) -> Result<OwnedFd, Failure> {
     Ok(tun.into())
 }
 
-/// The MTU of the path to the IPv4 address `plat_suffix` (8.8.8.8 is 0x08080808) inside a prefix of 96 bits.
+/// The MTU of the path to the IPv4 address `plat_suffix` (8.8.8.8 is 0x08080808) inside a prefix of
+/// 96 bits.
 pub fn detect_mtu(plat_subnet: &str, plat_suffix: u32, mark: u32) -> Result<i32, Failure> {
     let subnet: Ipv6Addr = plat_subnet
         .parse()
@@ -150,7 +153,8 @@ pub struct Clatd<'a> {
 }
 
 impl Clatd<'_> {
-    /// Its arguments. It checks them itself; none of them can be an option's name, since each stands behind one.
+    /// Its arguments. It checks them itself; none of them can be an option's name, since each
+    /// stands behind one.
     fn argv(&self) -> Vec<String> {
         let options = [
             ("-i", self.iface.to_owned()),

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A TUN/TAP device that lives inside the process: for tests, and for sandboxes that have no `/dev/net/tun`.
+//! A TUN/TAP device that lives inside the process: for tests, and for sandboxes that have no
+//! `/dev/net/tun`.
 //!
-//! It has Linux's two sides. A program opens a [`Device`], names it ([`Device::set_iff`], which is TUNSETIFF), reads and
-//! writes. The network finds the same device by its name ([`Devices::interface`]) and is at the other end of both
-//! queues. Whoever waits polls a descriptor, on either side.
+//! It has Linux's two sides. A program opens a [`Device`], names it ([`Device::set_iff`], which is
+//! TUNSETIFF), reads and writes. The network finds the same device by its name
+//! ([`Devices::interface`]) and is at the other end of both queues. Whoever waits polls a
+//! descriptor, on either side.
 
 mod snapshot;
 
@@ -55,7 +57,8 @@ pub enum Kind {
 /// A frame that a program has written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// Its Ethernet protocol: from the packet info, else from the Ethernet header, else by the IP version.
+    /// Its Ethernet protocol: from the packet info, else from the Ethernet header, else by the IP
+    /// version.
     pub protocol: u16,
     /// The Ethernet source; zeroes on a TUN device.
     pub source: [u8; 6],
@@ -89,7 +92,8 @@ impl Devices {
         Some(Interface { nic: lock(&self.nics).get(name)?.nic.clone() })
     }
 
-    /// Removes a device as `ip link del` does: who still has it open reads and writes EIO. Says whether it was there.
+    /// Removes a device as `ip link del` does: who still has it open reads and writes EIO. Says
+    /// whether it was there.
     pub fn remove(&self, name: &str) -> bool {
         let Some(entry) = lock(&self.nics).remove(name) else { return false };
         entry.nic.remove();
@@ -137,7 +141,8 @@ impl Devices {
     }
 }
 
-/// The first number that is free (`dev_alloc_name`): there is one among as many as there are devices, plus one.
+/// The first number that is free (`dev_alloc_name`): there is one among as many as there are
+/// devices, plus one.
 fn free_name(nics: &HashMap<String, Entry>, before: &str, after: &str) -> String {
     let mut names = (0..=nics.len()).map(|n| format!("{before}{n}{after}"));
     names.find(|name| !nics.contains_key(name)).unwrap_or_default()
@@ -151,12 +156,12 @@ pub struct Device {
 }
 
 impl Device {
-    /// TUNSETIFF: joins the device `name`, or makes it. An empty name is `tun%d` or `tap%d`, and `%d` is the first
-    /// number that is free.
+    /// TUNSETIFF: joins the device `name`, or makes it. An empty name is `tun%d` or `tap%d`, and
+    /// `%d` is the first number that is free.
     ///
     /// # Errors
-    /// `EINVAL` when this is a descriptor of a device already, for neither or both of TUN and TAP, for a name that
-    /// no interface can have, or one of a device of the other kind.
+    /// `EINVAL` when this is a descriptor of a device already, for neither or both of TUN and TAP,
+    /// for a name that no interface can have, or one of a device of the other kind.
     pub fn set_iff(&self, name: &str, flags: Flags) -> Result<(), Errno> {
         let kind = match flags {
             Flags { tun: true, tap: false, .. } => Kind::Tun,
@@ -186,12 +191,13 @@ impl Device {
         self.attached.get().map_or(Flags::default(), |(_, flags)| *flags)
     }
 
-    /// Writes one frame, and returns its length. One that is shorter than its own headers, or finds the queue full,
-    /// is swallowed.
+    /// Writes one frame, and returns its length. One that is shorter than its own headers, or finds
+    /// the queue full, is swallowed.
     ///
     /// # Errors
-    /// `EBADFD` before [`Device::set_iff`], `EIO` once the device is removed, `EINVAL` without packet info for what
-    /// is neither IPv4 nor IPv6 (or nothing at all), `EMSGSIZE` for more than any packet can be.
+    /// `EBADFD` before [`Device::set_iff`], `EIO` once the device is removed, `EINVAL` without
+    /// packet info for what is neither IPv4 nor IPv6 (or nothing at all), `EMSGSIZE` for more than
+    /// any packet can be.
     pub fn write(&self, data: &[u8]) -> Result<usize, Errno> {
         let (nic, flags) = self.attached.get().ok_or(Errno::EBADFD)?;
         let mut queues = nic.queues()?;
@@ -225,11 +231,12 @@ impl Device {
         Ok(data.len())
     }
 
-    /// Reads one frame into `buf`, and returns its length. What does not fit is lost; the packet info says so.
+    /// Reads one frame into `buf`, and returns its length. What does not fit is lost; the packet
+    /// info says so.
     ///
     /// # Errors
-    /// `EBADFD` before [`Device::set_iff`], `EIO` once the device is removed, `EAGAIN` when no frame waits,
-    /// `EINVAL` for a buffer without room for the packet info.
+    /// `EBADFD` before [`Device::set_iff`], `EIO` once the device is removed, `EAGAIN` when no
+    /// frame waits, `EINVAL` for a buffer without room for the packet info.
     pub fn read(&self, buf: &mut [u8]) -> Result<usize, Errno> {
         let (nic, flags) = self.attached.get().ok_or(Errno::EBADFD)?;
         let mut queues = nic.queues()?;
@@ -253,8 +260,8 @@ impl Device {
         Ok(PACKET_INFO + len)
     }
 
-    /// A descriptor that is readable while [`Device::read`] would not say EAGAIN. (Writing never waits.) Not to be
-    /// read itself.
+    /// A descriptor that is readable while [`Device::read`] would not say EAGAIN. (Writing never
+    /// waits.) Not to be read itself.
     ///
     /// # Errors
     /// `EBADFD` before [`Device::set_iff`].
@@ -290,12 +297,12 @@ impl Interface {
         self.nic.kind
     }
 
-    /// Queues a frame for whoever reads the device: an Ethernet frame on a TAP, an IP packet on a TUN. Says whether
-    /// there was room.
+    /// Queues a frame for whoever reads the device: an Ethernet frame on a TAP, an IP packet on a
+    /// TUN. Says whether there was room.
     ///
     /// # Errors
-    /// `EIO` once the device is removed, `EINVAL` for what is no frame or packet of its kind, `EMSGSIZE` for more than
-    /// any packet can be.
+    /// `EIO` once the device is removed, `EINVAL` for what is no frame or packet of its kind,
+    /// `EMSGSIZE` for more than any packet can be.
     pub fn send(&self, frame: &[u8]) -> Result<bool, Errno> {
         let mut queues = self.nic.queues()?;
         if !self.nic.carries(frame) {
@@ -324,13 +331,15 @@ impl Interface {
 }
 
 impl AsFd for Interface {
-    /// A descriptor that is readable while [`Interface::recv`] has something to tell. Not to be read itself.
+    /// A descriptor that is readable while [`Interface::recv`] has something to tell. Not to be
+    /// read itself.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.nic.network_event.as_fd()
     }
 }
 
-/// One device. Its events are readable while their queue holds something, and for ever once it is removed.
+/// One device. Its events are readable while their queue holds something, and for ever once it is
+/// removed.
 #[derive(Debug)]
 struct Nic {
     name: String,

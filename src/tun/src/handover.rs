@@ -14,8 +14,8 @@ use crate::sys;
 /// As many as one message here can have.
 const MOST: usize = 8;
 
-/// Sends `data`, which must not be empty, and with it descriptors. `socket` is the number of a socket of this process:
-/// one that a parent has left open.
+/// Sends `data`, which must not be empty, and with it descriptors. `socket` is the number of a
+/// socket of this process: one that a parent has left open.
 ///
 /// # Errors
 /// What the kernel said.
@@ -27,8 +27,8 @@ pub fn send(socket: RawFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Er
     Ok(())
 }
 
-/// Receives a message into `buf`: its length, 0 when the other end is gone, and the descriptors that came with it;
-/// close-on-exec.
+/// Receives a message into `buf`: its length, 0 when the other end is gone, and the descriptors
+/// that came with it; close-on-exec.
 ///
 /// # Errors
 /// What the kernel said.

@@ -2,8 +2,9 @@
 
 //! TUN/TAP devices.
 //!
-//! A [`Tun`] is one descriptor (a queue) of a kernel device: made here ([`Tun::create`]) or handed over by whoever made it
-//! ([`Tun::from_fd`]), in which case the kernel is asked what it is. The device goes when its last descriptor does.
+//! A [`Tun`] is one descriptor (a queue) of a kernel device: made here ([`Tun::create`]) or handed
+//! over by whoever made it ([`Tun::from_fd`]), in which case the kernel is asked what it is. The
+//! device goes when its last descriptor does.
 
 pub mod device;
 pub mod handover;
@@ -27,10 +28,11 @@ const CLONE_DEVICE: &str = "/dev/net/tun";
 
 const OPEN: OFlag = OFlag::O_RDWR.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
-/// The most bytes that can stand in front of a packet: packet info and the largest virtio header that is understood.
+/// The most bytes that can stand in front of a packet: packet info and the largest virtio header
+/// that is understood.
 pub const MAX_HEAD: usize = PACKET_INFO + MAX_VNET;
-/// Packets up to this, with their heads, are written in one piece: the kernel takes longer to look at more of them than it
-/// takes to copy these bytes.
+/// Packets up to this, with their heads, are written in one piece: the kernel takes longer to look
+/// at more of them than it takes to copy these bytes.
 const SMALL: usize = 256;
 const PACKET_INFO: usize = 4;
 const MAX_VNET: usize = 64;
@@ -38,8 +40,9 @@ const MAX_VNET: usize = 64;
 /// The most pieces that [`Tun::send_pieces`] takes.
 pub const MAX_PIECES: usize = 32;
 
-/// What the kernel may leave to a reader that gets virtio headers (`TUN_F_` of linux/if_tun.h): L4 checksums and the
-/// cutting of TCP, with ECN as well. `bpf_skb_change_proto` needs the first on a packet of UDP_SEGMENT.
+/// What the kernel may leave to a reader that gets virtio headers (`TUN_F_` of linux/if_tun.h): L4
+/// checksums and the cutting of TCP, with ECN as well. `bpf_skb_change_proto` needs the first on a
+/// packet of UDP_SEGMENT.
 const CSUM_AND_TSO: i32 = 0x01 | 0x02 | 0x04 | 0x08;
 /// The cutting of UDP_SEGMENT packets, since Linux 6.2.
 const USO: i32 = 0x20 | 0x40;
@@ -47,7 +50,8 @@ const USO: i32 = 0x20 | 0x40;
 /// Why a device could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The name is empty, too long (16 bytes with its terminator) or has a character that no interface has.
+    /// The name is empty, too long (16 bytes with its terminator) or has a character that no
+    /// interface has.
     #[error("{0:?} cannot name an interface: 1 to 15 bytes, no blanks, '/', ':' or '%'")]
     Name(String),
     /// `/dev/net/tun` does not open.
@@ -112,7 +116,8 @@ impl From<Error> for io::Error {
 pub struct Options {
     /// Four bytes of flags and protocol (`struct tun_pi`).
     pub packet_info: bool,
-    /// A virtio header, and with it checksums and segmentation left to whoever reads the device (TUNSETOFFLOAD).
+    /// A virtio header, and with it checksums and segmentation left to whoever reads the device
+    /// (TUNSETOFFLOAD).
     pub vnet_header: bool,
 }
 
@@ -142,11 +147,13 @@ impl Tun {
         Self::make(name, libc::IFF_TUN, 0, options)
     }
 
-    /// Creates the TUN device `name` as [`Tun::create`] does, but one that takes more queues ([`Tun::add_queue`]); of this
-    /// user alone, since the kernel lets anybody open a queue of a device that nobody owns. There is a moment before that:
-    /// where others may open `/dev/net/tun`, ask the kernel afterwards how many queues there are (`IFLA_TUN_NUM_QUEUES`).
+    /// Creates the TUN device `name` as [`Tun::create`] does, but one that takes more queues
+    /// ([`Tun::add_queue`]); of this user alone, since the kernel lets anybody open a queue of a
+    /// device that nobody owns. There is a moment before that: where others may open
+    /// `/dev/net/tun`, ask the kernel afterwards how many queues there are (`IFLA_TUN_NUM_QUEUES`).
     ///
-    /// The kernel prepares for 256 of them, each with a queueing discipline of its own: 3.5 MB with `pfifo_fast`.
+    /// The kernel prepares for 256 of them, each with a queueing discipline of its own: 3.5 MB with
+    /// `pfifo_fast`.
     ///
     /// # Errors
     /// As of [`Tun::create`].
@@ -157,12 +164,13 @@ impl Tun {
         Ok(tun)
     }
 
-    /// Opens one more queue of the same device. From then on the kernel chooses the queue of a packet that is to be read
-    /// by its flow: the one that has last written packets of that flow, or else by a hash. All fragments of a datagram have
-    /// the same.
+    /// Opens one more queue of the same device. From then on the kernel chooses the queue of a
+    /// packet that is to be read by its flow: the one that has last written packets of that flow,
+    /// or else by a hash. All fragments of a datagram have the same.
     ///
     /// # Errors
-    /// [`Error::Open`]; [`Error::Create`] for a device that has one queue only (`EINVAL`) or belongs to someone else.
+    /// [`Error::Open`]; [`Error::Create`] for a device that has one queue only (`EINVAL`) or
+    /// belongs to someone else.
     pub fn add_queue(&self) -> Result<Self, Error> {
         let (name, flags) = sys::get_iff(self.fd.as_fd())
             .map_err(|errno| Error::NotTun { fd: self.fd.as_raw_fd(), errno })?;
@@ -181,8 +189,8 @@ impl Tun {
         self.takes_queues
     }
 
-    /// Creates the TAP device `name` as [`Tun::create`] does a TUN device. What it carries are Ethernet frames, without packet
-    /// info.
+    /// Creates the TAP device `name` as [`Tun::create`] does a TUN device. What it carries are
+    /// Ethernet frames, without packet info.
     ///
     /// # Errors
     /// As of [`Tun::create`].
@@ -218,11 +226,11 @@ impl Tun {
         }
     }
 
-    /// Takes over a descriptor of a device that someone else made, asks the kernel what it is (TUNGETIFF,
-    /// TUNGETVNETHDRSZ) and makes it non-blocking.
+    /// Takes over a descriptor of a device that someone else made, asks the kernel what it is
+    /// (TUNGETIFF, TUNGETVNETHDRSZ) and makes it non-blocking.
     ///
-    /// Kernels 4.14 to 5.0 tell only of a device that is up whether it has packet info; while it is down there,
-    /// it is believed to have it.
+    /// Kernels 4.14 to 5.0 tell only of a device that is up whether it has packet info; while it is
+    /// down there, it is believed to have it.
     ///
     /// # Errors
     /// [`Error::NotTun`], [`Error::Tap`] or [`Error::HeaderSize`].
@@ -230,8 +238,9 @@ impl Tun {
         Self::adopt(fd, libc::IFF_TUN)
     }
 
-    /// The same where the kernel may not be asked, as Android's policy has it for clatd (EACCES): then the device is what its
-    /// maker says, `name` and `layout`, with virtio headers of the kernel's own size.
+    /// The same where the kernel may not be asked, as Android's policy has it for clatd (EACCES):
+    /// then the device is what its maker says, `name` and `layout`, with virtio headers of the
+    /// kernel's own size.
     ///
     /// # Errors
     /// As of [`Tun::from_fd`].
@@ -287,8 +296,9 @@ impl Tun {
         Ok(Self { fd, name, packet_info, vnet_header_len, takes_queues })
     }
 
-    /// Tells the kernel that whoever reads the device completes checksums and cuts segments, if it has virtio headers
-    /// (TUNSETOFFLOAD). Returns whether that goes for datagrams of UDP_SEGMENT, too, both ways: since Linux 6.2.
+    /// Tells the kernel that whoever reads the device completes checksums and cuts segments, if it
+    /// has virtio headers (TUNSETOFFLOAD). Returns whether that goes for datagrams of UDP_SEGMENT,
+    /// too, both ways: since Linux 6.2.
     ///
     /// # Errors
     /// What the kernel said.
@@ -320,11 +330,12 @@ impl Tun {
         self.vnet_header_len
     }
 
-    /// Reads one packet into `buf` and returns its virtio header (an empty one where the device has none) and its
-    /// length in bytes.
+    /// Reads one packet into `buf` and returns its virtio header (an empty one where the device has
+    /// none) and its length in bytes.
     ///
     /// # Errors
-    /// `EAGAIN` when none waits, `EBADFD` when the device is gone; `EBADMSG` for what is shorter than its own headers.
+    /// `EAGAIN` when none waits, `EBADFD` when the device is gone; `EBADMSG` for what is shorter
+    /// than its own headers.
     pub fn recv(&self, buf: &mut [u8]) -> Result<(VirtioHeader, usize), Errno> {
         let mut head = [0; MAX_HEAD];
         let head = &mut head[..self.head_len()];
@@ -336,8 +347,9 @@ impl Tun {
         Ok((self.vnet(head), len))
     }
 
-    /// Reads one packet as [`Tun::recv`] does, behind what stands in front of it ([`MAX_HEAD`] bytes at most), which takes less
-    /// time where packets come alone. The second value is where in `buf` it lies.
+    /// Reads one packet as [`Tun::recv`] does, behind what stands in front of it ([`MAX_HEAD`]
+    /// bytes at most), which takes less time where packets come alone. The second value is where in
+    /// `buf` it lies.
     ///
     /// # Errors
     /// As of [`Tun::recv`].
@@ -359,13 +371,14 @@ impl Tun {
     /// Writes one packet. The virtio header is left out where the device has none.
     ///
     /// # Errors
-    /// `EIO` when the device is down, `EBADFD` when it is gone, `EAGAIN` when it is full, `EINVAL` for what the kernel does
-    /// not take: an empty packet, or [`GsoType::UdpL4`] before 6.2.
+    /// `EIO` when the device is down, `EBADFD` when it is gone, `EAGAIN` when it is full, `EINVAL`
+    /// for what the kernel does not take: an empty packet, or [`GsoType::UdpL4`] before 6.2.
     pub fn send(&self, vnet: &VirtioHeader, packet: &[u8]) -> Result<(), Errno> {
         self.send_pieces(vnet, &[IoSlice::new(packet)])
     }
 
-    /// Writes one packet that lies in at most [`MAX_PIECES`] pieces, the first of which begins with its IP header.
+    /// Writes one packet that lies in at most [`MAX_PIECES`] pieces, the first of which begins with
+    /// its IP header.
     ///
     /// # Errors
     /// As [`Self::send`]; `EMSGSIZE` for more pieces.
@@ -433,25 +446,26 @@ fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Whether a device has packet info. TUNGETIFF does not tell: the bit of IFF_NO_PI is that of IFF_NOFILTER too, which
-/// is set on every TUN device. But a device without packet info refuses what is no IP packet with EINVAL, while one
-/// with it takes four zeroes for the packet info of an empty packet of no protocol, which reaches nobody.
+/// Whether a device has packet info. TUNGETIFF does not tell: the bit of IFF_NO_PI is that of
+/// IFF_NOFILTER too, which is set on every TUN device. But a device without packet info refuses
+/// what is no IP packet with EINVAL, while one with it takes four zeroes for the packet info of an
+/// empty packet of no protocol, which reaches nobody.
 fn takes_packet_info(fd: &OwnedFd, vnet_header_len: usize) -> bool {
     let zeroes = [0; MAX_HEAD];
     write(fd, &zeroes[..vnet_header_len + PACKET_INFO]) != Err(Errno::EINVAL)
 }
 
-/// How many queues a TUN device gets that is to be served by a thread each when there is much to do: half as many as this
-/// process may use processors, since each end of a connection needs one, too; at least 2, at most 8, and 1 on a single
-/// processor.
+/// How many queues a TUN device gets that is to be served by a thread each when there is much to
+/// do: half as many as this process may use processors, since each end of a connection needs one,
+/// too; at least 2, at most 8, and 1 on a single processor.
 #[must_use]
 pub fn default_queues() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (processors / 2).clamp(processors.min(2), 8)
 }
 
-/// Whether the kernel lets an interface have this name (`dev_valid_name`), and would not take it for a pattern
-/// (`%d`).
+/// Whether the kernel lets an interface have this name (`dev_valid_name`), and would not take it
+/// for a pattern (`%d`).
 #[must_use]
 pub fn is_interface_name(name: &str) -> bool {
     (1..libc::IFNAMSIZ).contains(&name.len())

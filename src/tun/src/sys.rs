@@ -23,7 +23,8 @@ pub(crate) fn own(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// TUNSETIFF: makes `fd` a queue of the device `name`. The name is shorter than IFNAMSIZ, the flags fit 16 bits.
+/// TUNSETIFF: makes `fd` a queue of the device `name`. The name is shorter than IFNAMSIZ, the flags
+/// fit 16 bits.
 pub(crate) fn set_iff(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> Result<(), Errno> {
     let mut request = empty();
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
@@ -46,8 +47,8 @@ pub(crate) fn set_owner(fd: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// TUNSETOFFLOAD: what the reader of the device completes itself, as TUN_F_ flags; `EINVAL` for one that the kernel does not
-/// know.
+/// TUNSETOFFLOAD: what the reader of the device completes itself, as TUN_F_ flags; `EINVAL` for one
+/// that the kernel does not know.
 pub(crate) fn set_offload(fd: BorrowedFd<'_>, flags: c_int) -> Result<(), Errno> {
     // SAFETY: no memory is passed.
     unsafe { tunsetoffload(fd.as_raw_fd(), flags) }?;

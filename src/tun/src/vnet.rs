@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The virtio header that the kernel puts in front of packets whose checksum or segmentation is not done yet.
+//! The virtio header that the kernel puts in front of packets whose checksum or segmentation is not
+//! done yet.
 
 /// How a packet is to be cut into segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,11 +19,12 @@ pub enum GsoType {
     Other(u8),
 }
 
-/// `struct virtio_net_hdr`, in the byte order of the machine. Offsets are bytes from the start of what follows it.
+/// `struct virtio_net_hdr`, in the byte order of the machine. Offsets are bytes from the start of
+/// what follows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VirtioHeader {
-    /// The L4 checksum is still to be computed from [`Self::csum_start`] to the end; its field holds the folded sum
-    /// of the pseudo-header.
+    /// The L4 checksum is still to be computed from [`Self::csum_start`] to the end; its field
+    /// holds the folded sum of the pseudo-header.
     pub needs_csum: bool,
     /// The checksums have been seen to be right.
     pub data_valid: bool,
@@ -48,7 +50,8 @@ const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 impl VirtioHeader {
-    /// Bytes of the header that are understood; longer ones go on with fields that do not matter here.
+    /// Bytes of the header that are understood; longer ones go on with fields that do not matter
+    /// here.
     pub const LEN: usize = 10;
 
     /// Reads a header; `None` when there are fewer than [`Self::LEN`] bytes.

@@ -13,10 +13,12 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{unshare, CloneFlags};
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// A device lives as long as any descriptor of it, and a program that another test starts has copies of all until it runs.
+/// A device lives as long as any descriptor of it, and a program that another test starts has
+/// copies of all until it runs.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Moves this test's thread into a network namespace of its own, alone among the tests; `None` where that is not possible.
+/// Moves this test's thread into a network namespace of its own, alone among the tests; `None`
+/// where that is not possible.
 fn namespace() -> Option<MutexGuard<'static, ()>> {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let tried = unshare(CloneFlags::CLONE_NEWNET).map_err(|e| e.to_string()).and_then(|()| {

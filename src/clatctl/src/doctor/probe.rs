@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Asking the machine: programs, packages, and a network namespace in which things can be tried without a trace.
+//! Asking the machine: programs, packages, and a network namespace in which things can be tried
+//! without a trace.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,8 @@ pub(super) fn sysctl(name: &str) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// Runs `question` in a network namespace of its own, which is gone afterwards with all that was made in it.
+/// Runs `question` in a network namespace of its own, which is gone afterwards with all that was
+/// made in it.
 pub(super) fn in_namespace<T: Send>(question: impl FnOnce() -> T + Send) -> nix::Result<T> {
     std::thread::scope(|scope| {
         // Only this thread, and the children that it starts, move.

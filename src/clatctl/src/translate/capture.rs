@@ -123,7 +123,8 @@ impl Capture {
         Ok(Self { format, count: 0 })
     }
 
-    /// The link type of the packets read so far. A pcapng without any has that of its first interface, if it has one.
+    /// The link type of the packets read so far. A pcapng without any has that of its first
+    /// interface, if it has one.
     pub(super) fn link_type(&self) -> u32 {
         match &self.format {
             // Above stand flags and the length of a frame check sequence.
@@ -136,7 +137,8 @@ impl Capture {
         }
     }
 
-    /// The header of a pcap file for what comes of this capture: the same byte order and times, or nanoseconds for pcapng.
+    /// The header of a pcap file for what comes of this capture: the same byte order and times, or
+    /// nanoseconds for pcapng.
     pub(super) fn header(&self, link_type: u32) -> PcapHeader {
         let (endianness, ts_resolution) = match &self.format {
             Format::Pcap(reader) => (reader.header().endianness, reader.header().ts_resolution),
@@ -209,7 +211,8 @@ fn next_pcapng(
     }
 }
 
-/// Takes a packet out of its block: the interface, and the time in that interface's units where the block has one.
+/// Takes a packet out of its block: the interface, and the time in that interface's units where the
+/// block has one.
 fn read_block<B: ByteOrder>(
     block: RawBlock<'_>,
     record: &mut Record,
@@ -230,7 +233,8 @@ fn read_block<B: ByteOrder>(
     }
 }
 
-/// Seconds and nanoseconds of a time in an interface's units (pcapng §4.2, if_tsresol and if_tsoffset).
+/// Seconds and nanoseconds of a time in an interface's units (pcapng §4.2, if_tsresol and
+/// if_tsoffset).
 fn time(
     units: Option<u64>,
     interface: &InterfaceDescriptionBlock<'_>,
@@ -294,7 +298,8 @@ mod tests {
         [&kind.to_be_bytes()[..], &len, body, &len].concat()
     }
 
-    /// A section in big-endian with blocks of every kind that is known, a name block that does not parse among them.
+    /// A section in big-endian with blocks of every kind that is known, a name block that does not
+    /// parse among them.
     fn pcapng() -> Vec<u8> {
         let section = [&0x1a2b_3c4d_u32.to_be_bytes()[..], &[0, 1, 0, 0], &[0xff; 8]].concat();
         let interface = [

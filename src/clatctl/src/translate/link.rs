@@ -39,7 +39,8 @@ impl Family {
 pub(super) enum Link {
     /// LINKTYPE_ETHERNET, with or without VLAN tags.
     Ethernet,
-    /// IP packets with nothing in front: LINKTYPE_RAW (101), or a number that some systems write for it (12, 14).
+    /// IP packets with nothing in front: LINKTYPE_RAW (101), or a number that some systems write
+    /// for it (12, 14).
     Raw(u32),
     /// LINKTYPE_IPV4 and LINKTYPE_IPV6: raw packets of the one family.
     Only(Family),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Files of every kind, whole and broken; none of this depends on what the translator does with a packet.
+//! Files of every kind, whole and broken; none of this depends on what the translator does with a
+//! packet.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::process::{Command, Stdio};

@@ -46,7 +46,8 @@ fn udp6(from: &str, to: &str, hops: u8, len: usize) -> Vec<u8> {
     packet
 }
 
-/// Source, destination and hop limit of an IPv6 packet with a right length and a right UDP checksum.
+/// Source, destination and hop limit of an IPv6 packet with a right length and a right UDP
+/// checksum.
 #[track_caller]
 fn check6(packet: &[u8]) -> (Ipv6Addr, Ipv6Addr, u8) {
     let sliced = SlicedPacket::from_ip(packet).unwrap();
@@ -79,7 +80,8 @@ fn check4(packet: &[u8]) -> (Ipv4Addr, Ipv4Addr, u8) {
     (net.header().source_addr(), net.header().destination_addr(), header.time_to_live)
 }
 
-/// Runs these packets, as LINKTYPE_RAW, through `clatctl translate WORDS --explain`: what came out, and what it said.
+/// Runs these packets, as LINKTYPE_RAW, through `clatctl translate WORDS --explain`: what came out,
+/// and what it said.
 #[track_caller]
 fn translate(words: &str, packets: &[Vec<u8>]) -> (Vec<Vec<u8>>, String) {
     let folder = Folder::new();

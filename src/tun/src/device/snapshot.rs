@@ -28,7 +28,8 @@ pub struct Snapshot {
 pub struct SavedDevice {
     /// What TUNSETIFF was given.
     pub flags: Flags,
-    /// The device, as an index into [`Snapshot::interfaces`]; `None` before TUNSETIFF, or if it has been removed.
+    /// The device, as an index into [`Snapshot::interfaces`]; `None` before TUNSETIFF, or if it has
+    /// been removed.
     pub interface: Option<usize>,
     /// Whether its device had been removed under it.
     pub removed: bool,
@@ -78,8 +79,8 @@ impl Devices {
         snapshot
     }
 
-    /// Makes a network of what was saved, and gives the descriptors back in their order. A removed device stays
-    /// removed.
+    /// Makes a network of what was saved, and gives the descriptors back in their order. A removed
+    /// device stays removed.
     ///
     /// # Errors
     /// `EINVAL` for a snapshot that no network can have been in.
