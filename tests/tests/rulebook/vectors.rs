@@ -37,6 +37,11 @@ impl Vector {
                 assert_eq!(*outcome, Outcome::Passed, "{name}");
                 expected.passed[reason as usize] += 1;
             }
+            // Before 5.13 the kernel resizes only TCP's, and a test run cannot say that it is.
+            None if self.gso.is_some() && after.passed[Passed::Kernel as usize] > 0 => {
+                assert_eq!(*outcome, Outcome::Passed, "{name}");
+                expected.passed[Passed::Kernel as usize] += 1;
+            }
             None => {
                 assert_ne!(*outcome, Outcome::Passed, "{name}: {:?}", after.passed);
                 expected.packets += u64::from(self.gso.map_or(1, |(_, segments)| segments));
