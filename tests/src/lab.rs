@@ -83,7 +83,7 @@ impl Lab {
         // Errors at full rate: a token bucket would make traceroute a game of luck.
         lab.router.run("sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.icmp.ratelimit=0")?;
         lab.internet.run("sysctl -qw net.ipv6.icmp.ratelimit=0 net.ipv6.ip_nonlocal_bind=1")?;
-        lab.phone.run("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000")?;
+        lab.phone.run("sysctl -qew net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000")?;
 
         lab.link(&lab.router, "in0", &lab.internet, "net0")?;
         lab.router.run("ip -6 addr add 2001:db8:ff::1/64 dev in0 nodad")?;

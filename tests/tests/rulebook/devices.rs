@@ -107,7 +107,8 @@ impl Wires {
             let tun = ns.enter(|| Ok((Tun::create(name, options)?, if_nametoindex(name)?)))?;
             // The kernel completes what is read here.
             ns.run(&format!("ethtool -K {name} tx off"))?;
-            ns.run(&format!("ip link set dev {name} up"))?;
+            // Before 5.12 the kernel drops what is redirected to a device with less.
+            ns.run(&format!("ip link set dev {name} mtu 9000 up"))?;
             Ok(tun)
         };
         let (inject, v4, up, arrived, left) =

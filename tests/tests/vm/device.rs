@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{ensure, Context, Result};
+use clat_tests::compile_bpf;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::fetch::{self, sh, Kernel};
+use crate::fetch::{self, Kernel};
 use crate::image::{source, Image};
 use crate::machine::{all_ok, can_boot, Machine};
 
@@ -46,6 +47,17 @@ fn tests() -> Result<[PathBuf; 2]> {
     Ok([find("src/controller/tests/service/main.rs")?, find("tests/tests/rulebook.rs")?])
 }
 
+/// Adds the rulebook and the programs, compiled in `folder`; gives the contract of the service, built
+/// by the way.
+pub(crate) fn add_rulebook(image: &mut Image, folder: &Path) -> Result<PathBuf> {
+    let [service, rulebook] = tests()?;
+    image.program(&rulebook, "/usr/local/bin/rulebook")?;
+    let object = folder.join("clatd.o");
+    compile_bpf("bpf_progs/clatd.c".as_ref(), &[], &object)?;
+    image.put(&object, "/clatd.o")?;
+    Ok(service)
+}
+
 fn image(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
     let mut image = Image::new(folder.join("root"), PROGRAMS)?;
     image.clat()?;
@@ -53,19 +65,8 @@ fn image(kernel: &Kernel, folder: &Path) -> Result<PathBuf> {
     for name in ["rsb_hub", "rsb_service"] {
         image.program(&tools.join(name), &format!("/usr/local/bin/{name}"))?;
     }
-    let [service, rulebook] = tests()?;
+    let service = add_rulebook(&mut image, folder)?;
     image.program(&service, "/usr/local/bin/service")?;
-    image.program(&rulebook, "/usr/local/bin/rulebook")?;
-
-    let object = folder.join("clatd.o");
-    let compile = format!(
-        "clang -O2 -g -target bpf -I/usr/include/{}-linux-gnu -c bpf_progs/clatd.c -o {}",
-        std::env::consts::ARCH,
-        object.display()
-    );
-    sh(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &compile)?;
-    image.put(&object, "/clatd.o")?;
-
     image.folder(&fetch::foreign(&source("foreign.c"))?, "/sid")?;
     image.script("device.sh")?;
     image.modules(kernel, MODULES)?;

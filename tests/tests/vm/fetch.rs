@@ -65,6 +65,15 @@ pub(crate) fn kernel() -> Result<Kernel> {
     Ok(Kernel { root, release })
 }
 
+/// The stock kernel of another of Debian's suites.
+pub(crate) fn kernel_of(suite: &str) -> Result<Kernel> {
+    let root = cache().join(format!("kernel-{suite}"));
+    let script = source("fetch_suite_kernel.sh");
+    once(&root, |root| sh(root, &format!("{} {suite}", script.display())).map(drop))?;
+    let release = sh(&root, "ls lib/modules")?.trim().to_owned();
+    Ok(Kernel { root, release })
+}
+
 /// A service manager for kernel binder and a dumpsys: the folder of `rsb_hub` and `rsb_service`, as
 /// new as our rsbinder.
 pub(crate) fn tools() -> Result<PathBuf> {

@@ -7,4 +7,5 @@ mod device;
 mod fetch;
 mod guests;
 mod image;
+mod kernels;
 mod machine;
