@@ -65,7 +65,8 @@ struct clat_next_hop {
 enum clat_reason {
 	CLAT_FOREIGN_SOURCE, /* egress: no entry for this source */
 	CLAT_HEADER, /* lengths, version or checksum that are wrong, bytes behind the packet */
-	CLAT_ADDRESS, /* an address that no packet on its way may have */
+	CLAT_ADDRESS, /* egress: a destination that is never forwarded */
+	CLAT_MARTIAN, /* ingress: a source that nobody has, or the CLAT itself */
 	CLAT_OPTIONS, /* IPv4 options, or extension headers other than one Fragment Header */
 	CLAT_PROTOCOL, /* without a counterpart in the other family */
 	CLAT_FRAGMENT, /* of an ICMP message, or one that cannot be part of a packet */

@@ -237,7 +237,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	make_ipv4(&new, ip, &t, clat);
 	/* Nor does the CLAT's own address come from inside the prefix. */
 	if (is_martian(net32(new.saddr)) || new.saddr == new.daddr)
-		return pass(counters, CLAT_ADDRESS);
+		return pass_up(skb, counters, CLAT_MARTIAN);
 
 	const __u64 addresses = sum_words(&ip->saddr, 8);
 	const __u16 second_half = fold(sum_words(&ip->saddr.in6_u.u6_addr32[3], 5));

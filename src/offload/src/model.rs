@@ -47,10 +47,11 @@ pub enum Hook {
 }
 
 /// Why the programs leave packets to clatd, in the order of `enum clat_reason` in bpf_progs/clatd.h.
-pub const PASSED_REASONS: [&str; 13] = [
+pub const PASSED_REASONS: [&str; 14] = [
     "foreign-source",
     "header",
     "address",
+    "martian",
     "options",
     "protocol",
     "fragment",

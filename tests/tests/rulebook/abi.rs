@@ -62,6 +62,7 @@ pub(crate) enum Passed {
     ForeignSource,
     Header,
     Address,
+    Martian,
     Options,
     Protocol,
     Fragment,
@@ -76,10 +77,11 @@ pub(crate) enum Passed {
 }
 
 impl Passed {
-    pub(crate) const NAMES: [&'static str; 13] = [
+    pub(crate) const NAMES: [&'static str; 14] = [
         "CLAT_FOREIGN_SOURCE",
         "CLAT_HEADER",
         "CLAT_ADDRESS",
+        "CLAT_MARTIAN",
         "CLAT_OPTIONS",
         "CLAT_PROTOCOL",
         "CLAT_FRAGMENT",

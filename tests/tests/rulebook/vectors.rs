@@ -277,7 +277,7 @@ fn inward(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<Passed>)) {
     for src in MARTIANS.into_iter().chain([[192, 0, 0, 4]]) {
         let src = Prefix::WELL_KNOWN.embed(src.into());
         let packet = V6 { src, ..of(UDP) }.build(&udp(9));
-        add(&format!("from {src}"), packet, Some(Passed::Address));
+        add(&format!("from {src}"), packet, Some(Passed::Martian));
     }
     add("UDP without checksum in", of(UDP).raw(&udp(30)), None);
     for protocol in [1, 2, 51] {
@@ -403,7 +403,7 @@ fn error6(local: Local) -> impl Strategy<Value = Vec<u8>> {
         // What came from the prefix, as if it had gone there.
         let mut quoted = quoted[..quoted.len().min(cut)].to_vec();
         quoted[8..40].rotate_left(16);
-        let prefix = clat_xlat::Prefix::WELL_KNOWN;
+        let prefix = Prefix::WELL_KNOWN;
         let src = if src % 2 == 0 { prefix.embed(src.into()) } else { ROUTER6 };
         let header = V6 { src, dst: local.v6, protocol: ICMPV6, ..V6::default() };
         let rest = if matches!(kind, 2 | 4) { rest } else { 0 };
@@ -434,7 +434,7 @@ fn v6(local: Local) -> impl Strategy<Value = Vec<u8>> {
             }
             let mut extensions = extensions;
             extensions.extend(fragment.map(|(more, at)| V6::fragment(at, more, id)));
-            let src = clat_xlat::Prefix::WELL_KNOWN.embed(src.into());
+            let src = Prefix::WELL_KNOWN.embed(src.into());
             let header = V6 { src, dst: local.v6, class, flow, hops, protocol, extensions };
             let enough = checksum_at(protocol).is_none_or(|at| body.len() >= at + 2);
             if enough {
