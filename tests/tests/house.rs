@@ -26,9 +26,6 @@ const BESIDE: &[(&str, &str)] = &[
     ("clat_jni", "clat_natives"),
 ];
 
-/// Files that are in a circle today. To be emptied, never to grow.
-const CIRCLES: &[&str] = &[];
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -455,7 +452,6 @@ impl Tree {
 fn no_circle_of_files() -> Result<()> {
     let top = fs::canonicalize(root())?;
     let mut wrong = Vec::new();
-    let mut known = BTreeSet::new();
     for package in metadata()? {
         for target in package["targets"].as_array().context("targets")? {
             let kind = text(&target["kind"][0]);
@@ -468,25 +464,14 @@ fn no_circle_of_files() -> Result<()> {
                     let path = &tree.0[module].path;
                     path.strip_prefix(&top).unwrap_or(path).display().to_string()
                 });
-                let (old, new): (Vec<_>, Vec<_>) =
-                    files.partition(|file| CIRCLES.contains(&file.as_str()));
-                if !new.is_empty() {
-                    wrong.push([old.clone(), new].concat());
-                }
-                known.extend(old);
+                wrong.push(files.collect::<Vec<_>>());
             }
-        }
-    }
-    for file in CIRCLES {
-        if !known.contains(*file) {
-            println!("{file} is in no circle any more: take it out of CIRCLES");
         }
     }
     ensure!(wrong.is_empty(), "files that use each other: {wrong:#?}");
     Ok(())
 }
 
-/// Its users put it into system_server.
 #[test]
 fn the_natives_link_neither_binder_nor_bpf() -> Result<()> {
     let output = Command::new(env!("CARGO"))
