@@ -5,6 +5,7 @@
 //!
 //! [`daemon::run`] opens everything, gives up its privileges and then forwards packets by
 //! [`clat_datapath`].
+#![forbid(unsafe_code)]
 
 pub mod args;
 pub mod counters;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! `clatd`: parses the command line, runs the daemon, says in one line what went wrong.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
