@@ -6,7 +6,7 @@ use clat_packet::checksum::Sum;
 use clat_packet::icmp::{v4, v6, Head, CHECKSUM, HEADER};
 use clat_packet::{ipv4, ipv6, protocol, Fragment, Ip, Malformed};
 
-use crate::Reason;
+use crate::{Reason, Translator};
 
 /// Why translation ends: in silence, or with a word to the sender.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,18 @@ impl From<Reason> for Stop {
 impl From<Malformed> for Stop {
     fn from(malformed: Malformed) -> Self {
         Self::Drop(malformed.into())
+    }
+}
+
+/// What becomes of a packet of which an address has no counterpart: a SIIT says so (RFC 7915 §4.4,
+/// §5.4). A CLAT does not, since what has none is none of its packets.
+#[cold]
+pub(crate) fn answer_unmapped(t: &Translator, reason: Reason, head: Head) -> Stop {
+    match reason {
+        Reason::SourceUnmapped | Reason::DestinationUnmapped if t.addresses.local.is_none() => {
+            Stop::Answer(reason, head)
+        }
+        reason => Stop::Drop(reason),
     }
 }
 

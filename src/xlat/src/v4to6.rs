@@ -11,7 +11,7 @@ use clat_packet::{ipv4, ipv6, protocol, Fragment, Ip};
 
 use crate::addr::NoCounterpart;
 use crate::icmp::{self, Shape};
-use crate::reply::Stop;
+use crate::reply::{self, Stop};
 use crate::{transport, Config, HopPolicy, Output, Reason, Rule, Split, Translator, UdpZero};
 
 /// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
@@ -30,7 +30,9 @@ pub(crate) fn translate(
         _ => None,
     };
     let is_error = message.flatten().is_some_and(|head| v4::is_error(head.kind)) && ip.is_whole();
-    let (src, dst) = addresses(t, &ip, is_error)?;
+    let (src, dst) = addresses(t, &ip, is_error).map_err(|reason| {
+        reply::answer_unmapped(t, reason, Head::new(v4::UNREACHABLE, v4::PROHIBITED, 0))
+    })?;
 
     if t.config.hop == HopPolicy::Decrement && ip.hops <= 1 {
         return Err(Stop::Answer(Reason::HopLimit, Head::new(v4::TIME_EXCEEDED, 0, 0)));

@@ -12,11 +12,9 @@ use serde_json::Value;
 const CASES: &str = include_str!("cases/packets.jsonl");
 
 /// What is not done as the case has it, and why not.
-const NOT_DONE: [&str; 2] = [
+const NOT_DONE: [&str; 1] = [
     // MAY. The packet comes back, as the test `a_neutral_clat_that_sends_to_itself` has it.
     "hold.hairpin.clat-to-itself",
-    // SHOULD be able to. What has no mapping is dropped in silence.
-    "hold.siiterr.unmapped-dst-4.4",
 ];
 
 fn hex(text: &Value) -> Vec<u8> {

@@ -159,6 +159,40 @@ fn s4_1_martians_go_no_further() {
     }
 }
 
+/// A SIIT says so where it has no mapping; a CLAT does not, since such packets are not its own.
+#[test]
+fn s4_4_s5_4_unmapped_addresses_are_answered() {
+    let eams = vec!["192.0.2.0/24=2001:db8:a::/120".parse().unwrap()];
+    let mut siit = Translator::new(config(), Addresses { eams, ..Addresses::default() }, 1);
+    let [known, unknown] = [[192, 0, 2, 7], [198, 51, 100, 7]].map(Ipv4Addr::from);
+    for (src, dst, want) in
+        [(unknown, known, Reason::SourceUnmapped), (known, unknown, Reason::DestinationUnmapped)]
+    {
+        let packet = V4 { src, dst, ..V4::default() }.build(&udp(9));
+        let (reason, error) = run(&mut siit, &packet).reply();
+        let seen = check(&error);
+        assert_eq!((reason, seen.dst), (want, src.octets().to_vec()));
+        assert_eq!(seen.payload[..2], [3, 13]);
+        assert_eq!(seen.payload[8..], packet);
+    }
+    let [known, unknown] = ["2001:db8:a::7", "2001:db8:b::7"].map(|a| a.parse().unwrap());
+    for (src, dst, want) in
+        [(unknown, known, Reason::SourceUnmapped), (known, unknown, Reason::DestinationUnmapped)]
+    {
+        let packet = V6 { src, dst, ..V6::default() }.build(&udp(9));
+        let (reason, error) = run(&mut siit, &packet).reply();
+        let seen = check(&error);
+        assert_eq!((reason, seen.dst), (want, src.octets().to_vec()));
+        assert_eq!(seen.payload[..2], [1, 1]);
+        // Nothing about errors.
+        let error = V6 { src: unknown, dst: unknown, protocol: ICMPV6, ..V6::default() }
+            .build(&icmp(1, 4, [0; 4], &packet));
+        assert!(matches!(run(&mut siit, &error), Out::Drop(_)));
+    }
+    let foreign = V6 { src: unknown, ..V6::default() }.build(&udp(9));
+    assert_eq!(to4(&foreign), Out::Drop(Reason::SourceUnmapped));
+}
+
 #[test]
 fn s5_1_martians_go_no_further() {
     let addresses = Addresses { prefixes: vec![Prefix::WELL_KNOWN], ..Addresses::default() };
