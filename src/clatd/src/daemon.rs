@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, Context};
 use clat_datapath::forward::Forwarder;
+use clat_datapath::next_hop::tun_mtu;
 use clat_datapath::next_hop::NextHopCache;
 use clat_datapath::path::ClatPath;
 use clat_datapath::socket::{join_anycast, lock_filter, path_mtu, PacketSocket, RawSocket};
@@ -81,7 +82,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             (packet, raw, None)
         }
         _ => {
-            link::configure(tun.name(), args.ipv4_addr, link::tun_mtu(mtu6))?;
+            link::configure(tun.name(), args.ipv4_addr, tun_mtu(mtu6))?;
             // What is up tells more (see Tun::from_fd).
             let name = tun.name().to_owned();
             tun = Tun::from_fd_as(tun.into(), &name, args.tun_layout.into())?;

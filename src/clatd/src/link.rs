@@ -10,17 +10,6 @@ use clat_datapath::next_hop::MIN_MTU6;
 use clat_netlink::{add_address, set_up};
 use nix::net::if_::if_nametoindex;
 
-/// What translation adds to an IPv4 packet at most: IPv6's longer header and a Fragment Header (RFC
-/// 7915 §4.1).
-const GROWTH: u32 = 28;
-
-/// MTU of the TUN device for a path MTU of the uplink, both in bytes of IP.
-#[must_use]
-pub fn tun_mtu(mtu6: u32) -> u32 {
-    // 65535 is what an IPv4 packet and a TUN device can have at most.
-    mtu6.clamp(MIN_MTU6, 65535) - GROWTH
-}
-
 /// Gives the device `name` the address `v4`/32 and the MTU, and brings it up.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv6Addr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use nix::errno::Errno;
 
@@ -18,6 +19,7 @@ use crate::host::{
 use crate::model::{Clat, Event, Observer, StopReason};
 use crate::offload::{self, Attached};
 use crate::original;
+use crate::reconcile::{reconcile, Action, Actual};
 use crate::tracker::{Request, Tracker};
 use clat_host::address::Pool;
 use clat_host::IfaceName;
@@ -140,22 +142,31 @@ impl<H: Host> Controller<H> {
     /// end, and those of the host.
     pub fn start(&self, iface: &str, prefix: &str) -> Result<Ipv6Addr, Error> {
         let iface = parse_name(iface)?;
-        let v4iface = iface
+        // Before others are waited for.
+        iface
             .v4iface()
             .map_err(|e| Error::new(e.errno(), &iface, Step::CheckName, e.to_string()))?;
         let _lock = self.lock(&iface);
+        let tracker = self.make(&iface, prefix)?;
+        Ok(self.keep(tracker))
+    }
 
+    /// Makes a CLAT, for who holds the lock of its uplink.
+    fn make(&self, iface: &IfaceName, prefix: &str) -> Result<Tracker<H>, Error> {
+        let v4iface = iface
+            .v4iface()
+            .map_err(|e| Error::new(e.errno(), iface, Step::CheckName, e.to_string()))?;
         let net_id = {
             let state = self.state();
             if state.closed {
                 return Err(Error::new(
                     Errno::ESHUTDOWN,
-                    &iface,
+                    iface,
                     Step::Start,
                     "the controller is ending",
                 ));
             }
-            if let Some(running) = state.trackers.get(&iface) {
+            if let Some(running) = state.trackers.get(iface) {
                 log::error!("clatd pid={} already started on {iface}", running.clatd.pid());
                 let cause = match running.clatd.pid() {
                     0 => {
@@ -163,11 +174,11 @@ impl<H: Host> Controller<H> {
                     }
                     pid => format!("one runs there already, with clatd pid {pid}"),
                 };
-                return Err(Error::new(Errno::EBUSY, &iface, Step::Start, cause));
+                return Err(Error::new(Errno::EBUSY, iface, Step::Start, cause));
             }
-            state.networks.get(&iface).copied()
+            state.networks.get(iface).copied()
         };
-        let index = self.host.index_of(&iface);
+        let index = self.host.index_of(iface);
         let net_id = net_id.or_else(|| index.filter(|_| self.standalone).map(own_net_id));
         let (Some(net_id), Some(index)) = (net_id, index) else {
             log::error!("Interface {iface} not assigned to any netId");
@@ -175,7 +186,7 @@ impl<H: Host> Controller<H> {
                 None => "there is no such interface",
                 Some(_) => "it was assigned to none (networkAddInterface)",
             };
-            return Err(Error::new(Errno::ENODEV, &iface, Step::FindNetwork, cause));
+            return Err(Error::new(Errno::ENODEV, iface, Step::FindNetwork, cause));
         };
 
         let request = Request {
@@ -196,11 +207,112 @@ impl<H: Host> Controller<H> {
             request,
         )?;
         log::info!("clatd started on {iface}");
+        Ok(tracker)
+    }
+
+    /// Keeps a CLAT that was made or has changed, and tells of it.
+    fn keep(&self, tracker: Tracker<H>) -> Ipv6Addr {
         let clat = tracker.clat.clone();
-        self.state().trackers.insert(iface, tracker);
         let v6 = clat.v6;
+        self.state().trackers.insert(clat.iface.clone(), tracker);
         (self.observer)(Event::Started(clat));
-        Ok(v6)
+        v6
+    }
+
+    /// Brings every CLAT to what is wanted of it, as the network is now.
+    pub fn reconcile(&self) {
+        let ifaces: Vec<_> = self.state().trackers.keys().cloned().collect();
+        for iface in ifaces {
+            let _lock = self.lock(&iface);
+            let clat = self.state().trackers.get(&iface).map(|tracker| tracker.clat.clone());
+            // It may have been stopped meanwhile.
+            let Some(clat) = clat else { continue };
+            let actual = Actual::of(self.host.as_ref(), &clat);
+            let actions = reconcile(&actual, self.standalone);
+            if actions.is_empty() {
+                self.restore_route(&iface, true);
+                continue;
+            }
+            log::info!("{iface}: the network has changed: {actions:?}");
+            // It is not shown until it is whole again.
+            let Some(mut tracker) = self.state().trackers.remove(&iface) else { continue };
+            let is_repair =
+                |action: &Action| matches!(action, Action::Remake | Action::Configure(_));
+            if actions.iter().any(is_repair) && !tracker.repairs.note(Instant::now()) {
+                log::error!("{iface}: somebody else keeps changing its device; giving up");
+                self.end(tracker, StopReason::Failed);
+                continue;
+            }
+            self.bring_about(tracker, &actions);
+        }
+    }
+
+    /// Does what is to be done, and keeps the CLAT or ends it.
+    fn bring_about(&self, mut tracker: Tracker<H>, actions: &[Action]) {
+        let Clat { iface, v4index, v4, prefix, v6, .. } = tracker.clat.clone();
+        let (host, observer) = (&self.host, &self.observer);
+        for action in actions {
+            let failed = |e: io::Error| Error::io(&e, &iface, Step::AwaitClatd);
+            let done = match *action {
+                Action::End(reason) => return self.end(tracker, reason),
+                Action::Remake => {
+                    let repairs = tracker.repairs.clone();
+                    drop(tracker);
+                    match self.make(&iface, &prefix.to_string()) {
+                        Ok(mut made) => {
+                            made.repairs = repairs;
+                            self.keep(made);
+                        }
+                        Err(e) => {
+                            log::error!("{e}");
+                            (self.observer)(Event::Stopped { iface, reason: StopReason::Failed });
+                        }
+                    }
+                    return;
+                }
+                Action::Renumber => tracker.renumber(host, observer, |clat| self.offload(clat)),
+                Action::ReplaceClatd => tracker.replace_clatd(host, observer),
+                Action::SetMtu(mtu) => host.set_mtu(v4index, mtu).map_err(failed),
+                Action::Configure(mtu) => host.configure(v4index, v4, mtu).map_err(failed),
+            };
+            if let Err(e) = done {
+                log::error!("{e}");
+                return self.end(tracker, StopReason::Failed);
+            }
+        }
+        let has_moved = tracker.clat.v6 != v6;
+        let iface = tracker.clat.iface.clone();
+        if has_moved {
+            log::info!("{iface}: goes on with {}", tracker.clat.v6);
+            self.keep(tracker);
+        } else {
+            self.state().trackers.insert(iface.clone(), tracker);
+        }
+        // Taken along by what has just been repaired.
+        self.restore_route(&iface, false);
+    }
+
+    /// Puts the default route back where it was taken away, which may count as a repair.
+    fn restore_route(&self, iface: &IfaceName, counts: bool) {
+        let mut state = self.state();
+        let Some(tracker) = state.trackers.get_mut(iface) else { return };
+        let Some(route) = &tracker.route else { return };
+        match self.host.restore_route(route) {
+            Ok(false) => {}
+            Ok(true) => {
+                log::warn!("{iface}: put its IPv4 default route back");
+                if counts && !tracker.repairs.note(Instant::now()) {
+                    log::error!("{iface}: somebody else keeps taking its route away; giving up");
+                    let tracker = state.trackers.remove(iface);
+                    drop(state);
+                    if let Some(tracker) = tracker {
+                        self.end(tracker, StopReason::Failed);
+                    }
+                }
+            }
+            // As while its device is down.
+            Err(e) => log::debug!("{iface}: cannot put its route back: {e}"),
+        }
     }
 
     /// Removes what a former life has left; with `keep`, goes on with those of its CLATs that are whole. To be called

@@ -12,6 +12,7 @@ pub mod controller;
 pub mod dump;
 pub mod ebpf_mode;
 pub mod errors;
+pub mod follow;
 #[cfg(not(soong))]
 pub mod gate;
 pub mod host;
@@ -20,6 +21,7 @@ pub mod logging;
 pub mod model;
 mod offload;
 mod original;
+mod reconcile;
 pub mod service;
 pub mod status;
 mod supervisor;

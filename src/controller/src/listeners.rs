@@ -183,7 +183,10 @@ fn tell(listener: &Strong<dyn IClatdEventListener>, event: &Event) -> BinderResu
             match reason {
                 StopReason::Requested => STOP_REQUESTED,
                 StopReason::Shutdown => STOP_SHUTDOWN,
-                StopReason::NetworkGone => STOP_NETWORK_GONE,
+                // A frozen interface has no other word for them.
+                StopReason::NetworkGone | StopReason::UplinkGone | StopReason::Failed => {
+                    STOP_NETWORK_GONE
+                }
             },
         ),
         Event::Restarted { iface, pid, restarts, cause } => {

@@ -11,6 +11,7 @@ use anyhow::{anyhow, Context, Result};
 use clap::Parser;
 use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::controller::Controller;
+use clat_controller::follow::Follower;
 use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, BPF_DIR, HAS_NETD};
 use clat_controller::listeners::Listeners;
 use clat_controller::logging;
@@ -129,10 +130,12 @@ fn try_main() -> Result<()> {
     );
     let service = binder_adapter::new_binder(service);
     let server = binder_adapter::serve(&transport, SERVICE_NAME, &service, &callers)?;
+    let follower = Follower::start(Arc::clone(&controller)).context("cannot follow the network")?;
     log::info!("ready on {transport}");
 
     let signal = signals.wait().context("cannot wait for signals")?;
     log::info!("{signal}: {}", if args.keep { "leaving" } else { "stopping" });
+    drop(follower);
     // First the CLATs: a client that waits for a start or a stop still gets its answer.
     if args.keep {
         controller.detach();

@@ -35,7 +35,7 @@ pub struct Clat {
 /// What became of a CLAT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It was started.
+    /// It was started, or goes on with another IPv6 address.
     Started(Clat),
     /// It has ended, and all that it held is gone.
     Stopped {
@@ -66,6 +66,10 @@ pub enum StopReason {
     Shutdown,
     /// Its uplink left its network, or that is gone.
     NetworkGone,
+    /// Its uplink is gone, or is another one.
+    UplinkGone,
+    /// It could not be brought to what is wanted of it; the log says why.
+    Failed,
 }
 
 /// Is told of every [`Event`]; must not wait for anybody.

@@ -18,7 +18,7 @@ use crate::host::Child;
 /// Waiting time before the first restart.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// Waiting time that it doubles up to.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(10);
 /// A clatd that lived this long has earned a fresh start.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -73,15 +73,23 @@ impl Supervisor {
     }
 }
 
-impl Drop for Supervisor {
-    fn drop(&mut self) {
+impl Supervisor {
+    /// Ends the clatd for good.
+    pub(crate) fn stop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         if let Err(e) = self.stop.write(1) {
             log::error!("cannot tell the thread that watches over clatd to stop: {e}");
             return;
         }
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        if thread.join().is_err() {
             log::error!("the thread that watched over clatd panicked");
         }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -17,6 +17,7 @@ use crate::host::{Child, ClatdArgs, Host, Orphan};
 use crate::model::{Clat, Event, Observer};
 use crate::offload::Attached;
 use crate::original;
+use crate::reconcile::Repairs;
 use crate::supervisor::Supervisor;
 use clat_host::address::{self, Lease, Pool};
 use clat_host::Fwmark;
@@ -29,12 +30,13 @@ const ROUTE_METRIC: u32 = 2048;
 /// A running CLAT. The fields are in the order in which they have to go, which is the order that Rust drops them in:
 /// the reverse of how they came.
 pub(crate) struct Tracker<H: Host> {
-    _route: Option<H::Route>,
+    pub(crate) route: Option<H::Route>,
     pub(crate) offload: Option<Attached<H::Programs>>,
     pub(crate) clatd: Supervisor,
-    _rule: H::Rule,
+    rule: H::Rule,
     _lease: Lease,
-    _tun: Arc<H::Tun>,
+    tun: Arc<H::Tun>,
+    pub(crate) repairs: Repairs,
     pub(crate) clat: Clat,
 }
 
@@ -136,7 +138,16 @@ impl<H: Host> Tracker<H> {
 
         let clatd =
             supervise(host, observer, args, child, &tun).map_err(failed(Step::Supervise))?;
-        Ok(Self { _route: route, offload, clatd, _rule: rule, _lease: lease, _tun: tun, clat })
+        Ok(Self {
+            route,
+            offload,
+            clatd,
+            rule,
+            _lease: lease,
+            tun,
+            repairs: Repairs::default(),
+            clat,
+        })
     }
 }
 
@@ -189,7 +200,75 @@ impl<H: Host> Tracker<H> {
         let route = route.map_err(|e| Error::io(&e, &clat.iface, Step::AddRoute))?;
         let clatd = supervise(host, observer, args, child, &tun)
             .map_err(|e| Error::io(&e, &clat.iface, Step::Supervise))?;
-        Ok(Self { _route: route, offload, clatd, _rule: rule, _lease: lease, _tun: tun, clat })
+        Ok(Self {
+            route,
+            offload,
+            clatd,
+            rule,
+            _lease: lease,
+            tun,
+            repairs: Repairs::default(),
+            clat,
+        })
+    }
+}
+
+impl<H: Host> Tracker<H> {
+    /// Gives the CLAT an IPv6 address in the /64 that its uplink has now. Its device, its route and its IPv4 address stay.
+    pub(crate) fn renumber(
+        &mut self,
+        host: &Arc<H>,
+        observer: &Observer,
+        offload: impl FnOnce(&Clat) -> Option<Attached<H::Programs>>,
+    ) -> Result<(), Error> {
+        let iface = self.clat.iface.clone();
+        let failed = |step| {
+            let iface = iface.clone();
+            move |e: io::Error| Error::io(&e, &iface, step)
+        };
+        let Clat { mark, prefix, v4, .. } = self.clat;
+        let source = host.source_towards(&iface, mark, prefix.addr());
+        let source = source.map_err(failed(Step::MakeV6))?;
+        let random = host.random().map_err(failed(Step::MakeV6))?;
+        let v6 = Local::neutral(v4, source, &prefix, random).v6;
+        let rule = host.drop_rule(&iface, &prefix, v6).map_err(failed(Step::AddRule))?;
+        let clat = Clat { v6, ..self.clat.clone() };
+        self.clatd.stop();
+        self.clatd = self.new_clatd(host, observer, &clat)?;
+        self.rule = rule;
+        // Its filters take the places of the old ones.
+        self.offload = None;
+        self.offload = offload(&clat);
+        self.clat = clat;
+        Ok(())
+    }
+
+    /// Has another clatd go on with the CLAT.
+    pub(crate) fn replace_clatd(
+        &mut self,
+        host: &Arc<H>,
+        observer: &Observer,
+    ) -> Result<(), Error> {
+        self.clatd.stop();
+        self.clatd = self.new_clatd(host, observer, &self.clat)?;
+        Ok(())
+    }
+
+    /// Starts a clatd for the CLAT as it is to be.
+    fn new_clatd(
+        &self,
+        host: &Arc<H>,
+        observer: &Observer,
+        clat: &Clat,
+    ) -> Result<Supervisor, Error> {
+        let Clat { iface, mark, prefix, v4, v6, .. } = clat.clone();
+        let failed = |step| {
+            let iface = iface.clone();
+            move |e: io::Error| Error::io(&e, &iface, step)
+        };
+        let args = ClatdArgs { uplink: iface.clone(), mark, prefix, v4, v6 };
+        let child = host.spawn_clatd(&args, &self.tun).map_err(failed(Step::Spawn))?;
+        supervise(host, observer, args, child, &self.tun).map_err(failed(Step::Supervise))
     }
 }
 

@@ -20,6 +20,16 @@ use crate::socket::PacketSocket;
 /// cannot be asked.
 pub const MIN_MTU6: u32 = 1280;
 
+/// What translation adds to an IPv4 packet at most: IPv6's longer header and a Fragment Header (RFC 7915 §4.1).
+const GROWTH: u32 = 28;
+
+/// MTU of the TUN device for a path MTU of the uplink, both in bytes of IP.
+#[must_use]
+pub fn tun_mtu(mtu6: u32) -> u32 {
+    // 65535 is what an IPv4 packet and a TUN device can have at most.
+    mtu6.clamp(MIN_MTU6, 65535) - GROWTH
+}
+
 /// How old what is known of the next hop may be.
 const FRESH: Duration = Duration::from_millis(50);
 

@@ -19,6 +19,18 @@ impl DefaultRoute {
         route.set(existing)?;
         Ok(Self(route))
     }
+
+    /// Puts it back where it is missing, and returns whether it was.
+    ///
+    /// # Errors
+    /// Those of netlink(7).
+    pub fn restore(&self) -> io::Result<bool> {
+        if self.0.is_set()? {
+            return Ok(false);
+        }
+        self.0.set(Existing::Replace)?;
+        Ok(true)
+    }
 }
 
 impl Drop for DefaultRoute {

@@ -3,13 +3,13 @@
 //! Addresses of interfaces.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::request::request;
+use crate::request::{attribute, number, number_at, request};
 
 /// Gives the interface `index` the address `v4`/32, if it does not have it.
 ///
@@ -24,4 +24,46 @@ pub fn add_address(index: u32, v4: Ipv4Addr) -> io::Result<()> {
     address.attributes =
         vec![AddressAttribute::Local(IpAddr::V4(v4)), AddressAttribute::Address(IpAddr::V4(v4))];
     request(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_REPLACE, |_| ())
+}
+
+/// An IPv6 address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address6 {
+    /// The address.
+    pub address: Ipv6Addr,
+    /// Whether new connections may be made from it: it is neither deprecated nor tentative, and
+    /// nobody else's (RFC 4862 §2).
+    pub is_preferred: bool,
+}
+
+/// The IPv6 addresses of the interface `index`.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn addresses6(index: u32) -> io::Result<Vec<Address6>> {
+    let mut addresses = AddressMessage::default();
+    addresses.header.family = AddressFamily::Inet6;
+    addresses.header.index = index;
+    let mut found = Vec::new();
+    request(RouteNetlinkMessage::GetAddress(addresses), NLM_F_DUMP, |message| {
+        found.extend(parse6(message, index));
+    })?;
+    Ok(found)
+}
+
+fn parse6(message: &[u8], index: u32) -> Option<Address6> {
+    // struct ifaddrmsg (linux/if_addr.h): family, prefix length, flags, scope, index.
+    const FLAGS: usize = 2;
+    const INDEX: usize = 4;
+    const HEADER_LEN: usize = 8;
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_FLAGS: u16 = 8;
+    /// IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE
+    const NOT_PREFERRED: u32 = 0x08 | 0x20 | 0x40;
+    let attributes = message.get(HEADER_LEN..)?;
+    let address: [u8; 16] = attribute(attributes, IFA_ADDRESS)?.try_into().ok()?;
+    let flags = number(attributes, IFA_FLAGS).unwrap_or_else(|| message[FLAGS].into());
+    let is_preferred = flags & NOT_PREFERRED == 0;
+    (number_at(message, INDEX)? == index)
+        .then(|| Address6 { address: address.into(), is_preferred })
 }

@@ -5,14 +5,14 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use crate::request::request;
+use crate::request::{number, request};
 
 /// A route of the main table for all of IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,27 @@ impl DefaultRoute {
             Err(e) if e.raw_os_error().is_some_and(|errno| GONE.contains(&errno)) => Ok(()),
             done => done,
         }
+    }
+
+    /// Whether the route is there.
+    ///
+    /// # Errors
+    /// Those of netlink(7).
+    pub fn is_set(&self) -> io::Result<bool> {
+        // struct rtmsg (linux/rtnetlink.h): family, destination's length, …; attributes follow.
+        const HEADER_LEN: usize = 12;
+        const RTA_OIF: u16 = 4;
+        const RTA_PRIORITY: u16 = 6;
+        let mut routes = RouteMessage::default();
+        routes.header.address_family = AddressFamily::Inet;
+        let mut is_set = false;
+        request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP, |route| {
+            let attributes = route.get(HEADER_LEN..).unwrap_or_default();
+            is_set |= route.get(1) == Some(&0)
+                && number(attributes, RTA_OIF) == Some(self.oif)
+                && number(attributes, RTA_PRIORITY).unwrap_or(0) == self.metric;
+        })?;
+        Ok(is_set)
     }
 
     fn message(&self) -> RouteMessage {

@@ -13,7 +13,7 @@ mod next_hop;
 mod request;
 mod subscription;
 
-pub use address::add_address;
+pub use address::{add_address, addresses6, Address6};
 pub use default_route::{DefaultRoute, Existing};
 pub use link::{delete_link, link, set_up, tun_queues, Link};
 pub use link_kind::LinkKind;

@@ -733,3 +733,97 @@ fn leaving_takes_nothing_along() {
     assert_eq!(live(&host), [""; 0]);
     assert!(!host.inner().live.contains("chain"));
 }
+
+/// A controller on a host with an uplink, with a CLAT, and what it tells.
+fn following() -> (FakeHost, Controller<FakeHost>, mpsc::Receiver<Event>) {
+    let host = offloading_host(36);
+    let (tell, told) = mpsc::channel();
+    let observer = Arc::new(move |event| drop(tell.send(event)));
+    let controller = Controller::new(Arc::new(host.clone()), true, observer);
+    controller.start("wlan0", PREFIX).expect("starts");
+    controller.reconcile();
+    assert!(matches!(told.recv(), Ok(Event::Started(_))));
+    assert!(told.try_recv().is_err(), "nothing has changed");
+    (host, controller, told)
+}
+
+#[test]
+fn a_clat_follows_its_uplink_into_another_prefix() {
+    let (host, controller, told) = following();
+    let before = controller.running()[0].clat.clone();
+    // While the uplink has no other address, nothing can be done.
+    host.inner().source = None;
+    controller.reconcile();
+    assert_eq!(controller.running()[0].clat, before);
+    host.inner().source = "2001:db8:7:8::5".parse().ok();
+    host.inner().log.clear();
+    controller.reconcile();
+    let running = controller.running();
+    let after = &running[0].clat;
+    assert_eq!(after.v6.segments()[..4], [0x2001, 0xdb8, 7, 8]);
+    assert_eq!((after.v4, after.v4index), (before.v4, before.v4index));
+    assert!(running[0].offloaded);
+    assert!(matches!(told.try_recv(), Ok(Event::Started(clat)) if clat == *after));
+    assert_eq!(host.inner().spawned.last().map(|args| args.v6), Some(after.v6));
+    let log = host.inner().log.clone();
+    assert!(log.contains(&format!("-rule wlan0 {PREFIX} {}", before.v6)), "{log:?}");
+    assert!(!log.iter().any(|line| line.contains("tun ") || line.contains("route ")), "{log:?}");
+    controller.stop("wlan0").expect("stops");
+    assert_eq!(live(&host), ["programs"]);
+}
+
+#[test]
+fn a_clat_follows_the_size_of_its_path() {
+    let (host, controller, _told) = following();
+    let pid = controller.running()[0].pid;
+    host.inner().path_less = 200;
+    controller.reconcile();
+    assert_eq!(host.inner().mtus[&101], 1272);
+    assert_eq!(controller.running()[0].pid, pid, "it knows by itself");
+    host.inner().path_less = 0;
+    controller.reconcile();
+    assert_eq!(host.inner().mtus[&101], 1472);
+    assert_ne!(controller.running()[0].pid, pid, "one that believes in the new path");
+}
+
+#[test]
+fn what_others_take_away_is_put_back_until_it_is_a_fight() {
+    let (host, controller, told) = following();
+    let route = "route by 101 from 192.0.0.4 metric 2069";
+    host.inner().live.remove(route);
+    controller.reconcile();
+    assert!(host.inner().live.contains(route));
+    for _ in 0..4 {
+        host.inner().lazy_clatd = true;
+        controller.reconcile();
+        assert!(!host.inner().lazy_clatd, "configured again");
+    }
+    assert_eq!(controller.running().len(), 1);
+    host.inner().lazy_clatd = true;
+    controller.reconcile();
+    let stopped = Event::Stopped { iface: name("wlan0"), reason: StopReason::Failed };
+    assert_eq!(told.try_recv(), Ok(stopped));
+    assert_eq!(live(&host), ["programs"]);
+}
+
+#[test]
+fn a_clat_without_its_device_is_made_anew_and_one_without_its_uplink_ends() {
+    let (host, controller, told) = following();
+    host.inner().links.remove("v4-wlan0");
+    controller.reconcile();
+    let clat = controller.running()[0].clat.clone();
+    assert_eq!((clat.v4index, clat.v4.octets()), (103, [192, 0, 0, 4]));
+    assert!(matches!(told.try_recv(), Ok(Event::Started(told)) if told == clat));
+
+    // Another interface of this name.
+    host.add_link("wlan0", 22);
+    controller.reconcile();
+    let stopped = Event::Stopped { iface: name("wlan0"), reason: StopReason::UplinkGone };
+    assert_eq!(told.try_recv(), Ok(stopped));
+    assert_eq!(live(&host), ["programs"]);
+    controller.start("wlan0", PREFIX).expect("starts");
+}
+
+fn name(text: &str) -> IfaceName {
+    IfaceName::parse(text).expect("a name")
+}

@@ -76,6 +76,10 @@ pub(crate) struct Inner {
     pub(crate) ingress: Vec<IngressEntry>,
     /// How long making a device takes.
     pub(crate) tun_delay: Duration,
+    /// MTUs of devices that have another than theirs.
+    pub(crate) mtus: BTreeMap<u32, u32>,
+    /// How much less than 1500 bytes the path carries.
+    pub(crate) path_less: u32,
 }
 
 /// See the module.
@@ -243,6 +247,32 @@ impl Links for FakeHost {
         self.inner().source.ok_or_else(|| Errno::ENETUNREACH.into())
     }
 
+    fn has_prefix(&self, _: u32, v6: Ipv6Addr) -> io::Result<bool> {
+        let source = self.inner().source;
+        Ok(source.is_some_and(|source| source.segments()[..4] == v6.segments()[..4]))
+    }
+
+    fn path_mtu(&self, _: &IfaceName, _: Fwmark, _: &Prefix) -> io::Result<u32> {
+        Ok(1500 - self.inner().path_less)
+    }
+
+    fn mtu(&self, index: u32) -> io::Result<u32> {
+        let inner = self.inner();
+        let is_there = inner.links.values().any(|link| *link == index);
+        let mtu = inner.mtus.get(&index).copied().unwrap_or(1472);
+        is_there.then_some(mtu).ok_or_else(|| Errno::ENODEV.into())
+    }
+
+    fn set_mtu(&self, index: u32, mtu: u32) -> io::Result<()> {
+        self.inner().mtus.insert(index, mtu);
+        Ok(())
+    }
+
+    fn configure(&self, index: u32, _: Ipv4Addr, mtu: u32) -> io::Result<()> {
+        self.inner().lazy_clatd = false;
+        self.set_mtu(index, mtu)
+    }
+
     fn disable_ipv6(&self, _: &IfaceName) -> io::Result<()> {
         self.fault(Fault::DisableIpv6)
     }
@@ -260,6 +290,11 @@ impl Links for FakeHost {
     fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Held> {
         self.fault(Fault::Route)?;
         Ok(self.hold(format!("route by {index} from {source} metric {metric}")))
+    }
+
+    fn restore_route(&self, route: &Held) -> io::Result<bool> {
+        self.fault(Fault::Route)?;
+        Ok(self.inner().live.insert(route.name.clone()))
     }
 
     fn adopt_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Held> {

@@ -78,6 +78,36 @@ pub trait Links {
         destination: Ipv6Addr,
     ) -> io::Result<Ipv6Addr>;
 
+    /// Whether an interface has an address to send from in the /64 that `v6` is of.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn has_prefix(&self, index: u32, v6: Ipv6Addr) -> io::Result<bool>;
+
+    /// What the path of packets with `mark` to `prefix` by `uplink` carries, in bytes of IPv6.
+    ///
+    /// # Errors
+    /// Those of connect(2): ENETUNREACH where there is no route.
+    fn path_mtu(&self, uplink: &IfaceName, mark: Fwmark, prefix: &Prefix) -> io::Result<u32>;
+
+    /// The MTU of an interface in bytes of IP.
+    ///
+    /// # Errors
+    /// ENODEV where it is gone.
+    fn mtu(&self, index: u32) -> io::Result<u32>;
+
+    /// Sets the MTU of an interface.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn set_mtu(&self, index: u32, mtu: u32) -> io::Result<()>;
+
+    /// Brings an interface up, with this address and MTU.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn configure(&self, index: u32, addr: Ipv4Addr, mtu: u32) -> io::Result<()>;
+
     /// Turns IPv6 off on an interface.
     ///
     /// # Errors
@@ -102,6 +132,12 @@ pub trait Links {
     /// # Errors
     /// Those of netlink.
     fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route>;
+
+    /// Puts a route back where it is missing, and returns whether it was.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn restore_route(&self, route: &Self::Route) -> io::Result<bool>;
 
     /// Takes over such a route of a former life, and sets it where it is missing.
     ///

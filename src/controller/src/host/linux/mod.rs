@@ -18,7 +18,7 @@ use clat_host::{
     firewall, links, recovery, spawn, ClatdArgs, ClatdProcess, DefaultRoute, Device, Fwmark,
     IfaceName,
 };
-use clat_netlink::{Existing, LinkKind};
+use clat_netlink::{add_address, addresses6, set_up, Address6, Existing, LinkKind};
 use clat_offload::{
     AttachError, EgressEntry, Entry, Filter, IngressEntry, NextHop, Objects, OffloadCounters,
 };
@@ -103,6 +103,32 @@ impl Links for LinuxHost {
         links::source_towards(uplink, mark, destination)
     }
 
+    fn has_prefix(&self, index: u32, v6: Ipv6Addr) -> io::Result<bool> {
+        let is_of_it = |found: &Address6| {
+            found.is_preferred && found.address.segments()[..4] == v6.segments()[..4]
+        };
+        Ok(addresses6(index)?.iter().any(is_of_it))
+    }
+
+    fn path_mtu(&self, uplink: &IfaceName, mark: Fwmark, prefix: &Prefix) -> io::Result<u32> {
+        // Any address will do; that of 8.8.8.8, as the original asks.
+        let to = prefix.embed(Ipv4Addr::new(8, 8, 8, 8));
+        clat_datapath::socket::path_mtu(Some(uplink.as_str()), mark.bits(), to)
+    }
+
+    fn mtu(&self, index: u32) -> io::Result<u32> {
+        Ok(clat_netlink::link(index)?.mtu)
+    }
+
+    fn set_mtu(&self, index: u32, mtu: u32) -> io::Result<()> {
+        set_up(index, Some(mtu))
+    }
+
+    fn configure(&self, index: u32, addr: Ipv4Addr, mtu: u32) -> io::Result<()> {
+        set_up(index, Some(mtu))?;
+        add_address(index, addr)
+    }
+
     fn disable_ipv6(&self, iface: &IfaceName) -> io::Result<()> {
         links::disable_ipv6(iface)
     }
@@ -118,6 +144,10 @@ impl Links for LinuxHost {
     fn default_route(&self, oif: u32, source: Ipv4Addr, metric: u32) -> io::Result<DefaultRoute> {
         let route = clat_netlink::DefaultRoute { oif, source, metric };
         DefaultRoute::set(route, Existing::Refuse)
+    }
+
+    fn restore_route(&self, route: &DefaultRoute) -> io::Result<bool> {
+        route.restore()
     }
 
     fn adopt_route(&self, oif: u32, source: Ipv4Addr, metric: u32) -> io::Result<DefaultRoute> {

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Has CLATs follow the network: what the kernel tells of drives [`Controller::reconcile`].
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use clat_netlink::{Subscription, Topic};
+use clat_sys::wait_readable;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::controller::Controller;
+use crate::host::Host;
+
+/// After a change, how long the next ones are gathered: they come in bursts.
+const GATHERING: Duration = Duration::from_millis(20);
+
+const TOPICS: [Topic; 5] =
+    [Topic::Links, Topic::Addresses4, Topic::Addresses6, Topic::Routes4, Topic::Routes6];
+
+/// A thread that sleeps until the network changes. It ends when dropped.
+#[derive(Debug)]
+pub struct Follower {
+    end: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Begins to follow the network namespace of this thread.
+    ///
+    /// # Errors
+    /// Those of netlink(7) and of starting a thread.
+    pub fn start<H: Host>(controller: Arc<Controller<H>>) -> io::Result<Self> {
+        let subscription = Subscription::new(&TOPICS)?;
+        let end = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let ending = Arc::clone(&end);
+        let follow = move || {
+            let fds = [ending.as_fd(), subscription.as_fd()];
+            while wait_readable(&fds, None) == Some(1) {
+                if wait_readable(&fds[..1], Some(GATHERING)).is_some() {
+                    return;
+                }
+                match subscription.read() {
+                    Ok(_) => controller.reconcile(),
+                    Err(e) => {
+                        log::error!("CLATs no longer follow the network: {e}");
+                        return;
+                    }
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("follow".to_owned()).spawn(follow)?;
+        Ok(Self { end, thread: Some(thread) })
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // A counter that is at most one takes this.
+        let _ = self.end.write(1);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
