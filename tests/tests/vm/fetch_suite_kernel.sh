@@ -17,5 +17,7 @@ package=$(apt-cache "${apt[@]}" depends linux-image-amd64 |
 	sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p')
 apt-get "${apt[@]}" download "$package"
 dpkg-deb -x "$package"_*.deb .
+# Where modules are since Debian 13.
+[ -e lib ] || ln -s usr/lib lib
 rm -r "$package"_*.deb cache state status sources.list
 depmod -b . "${package#linux-image-}"
