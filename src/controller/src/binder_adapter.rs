@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! All that differs between binder libraries: rsbinder under Cargo, AOSP's libbinder_rs under Soong (`--cfg soong`). The
-//! rest of the crate uses only what stands here, and compiles unchanged against both.
+//! All that differs between binder libraries: rsbinder under Cargo, AOSP's libbinder_rs under Soong
+//! (`--cfg soong`). The rest of the crate uses only what stands here, and compiles unchanged
+//! against both.
 
 use std::path::PathBuf;
 
@@ -124,14 +125,15 @@ mod imp {
         status.message().map(str::to_owned)
     }
 
-    /// The user that the transaction in progress came from, as the kernel vouches for it (SO_PEERCRED on a socket);
-    /// `u32::MAX` where nobody does.
+    /// The user that the transaction in progress came from, as the kernel vouches for it
+    /// (SO_PEERCRED on a socket); `u32::MAX` where nobody does.
     #[must_use]
     pub fn calling_uid() -> u32 {
         rsbinder::get_calling_uid()
     }
 
-    /// Whether the transaction in progress came over a transport by which its caller can be called at any time.
+    /// Whether the transaction in progress came over a transport by which its caller can be called
+    /// at any time.
     #[must_use]
     pub fn can_call_back() -> bool {
         rsbinder::thread_state::calling_caps()
@@ -165,7 +167,8 @@ mod imp {
         _recipient: Arc<dyn rsbinder::DeathRecipient>,
     }
 
-    /// Calls `died` when the process dies that offers `binder`. Over RPC that takes a connection with callbacks.
+    /// Calls `died` when the process dies that offers `binder`. Over RPC that takes a connection
+    /// with callbacks.
     ///
     /// # Errors
     /// When it is dead already, or no other process.
@@ -181,7 +184,8 @@ mod imp {
     /// How long a new connection gets for its handshake.
     const HANDSHAKE: Duration = Duration::from_secs(5);
 
-    /// How long a client waits for an answer. A start waits for duplicate address detection and the firewall's lock.
+    /// How long a client waits for an answer. A start waits for duplicate address detection and the
+    /// firewall's lock.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// How long a client waits for words of refusal.
@@ -217,8 +221,8 @@ mod imp {
         HostError::because(errno, format!("{transport}: {code}"))
     }
 
-    /// A service that answers until dropped. Then its connections are closed and the socket is removed; of kernel binder
-    /// a process takes its leave by ending.
+    /// A service that answers until dropped. Then its connections are closed and the socket is
+    /// removed; of kernel binder a process takes its leave by ending.
     pub enum Server {
         /// Kernel binder's.
         Binder(ServerGuard),
@@ -246,12 +250,12 @@ mod imp {
         Ok((file.dev(), file.ino()))
     }
 
-    /// Offers `service` under `name`: to the service manager, or on a Unix socket of mode 0660 to the users `callers`. A
-    /// socket that nobody listens on is replaced.
+    /// Offers `service` under `name`: to the service manager, or on a Unix socket of mode 0660 to
+    /// the users `callers`. A socket that nobody listens on is replaced.
     ///
     /// # Errors
-    /// EADDRINUSE when somebody listens there, EEXIST when it is no socket, and those of bind(2); EACCES when the service
-    /// manager refuses, EIO when there is none.
+    /// EADDRINUSE when somebody listens there, EEXIST when it is no socket, and those of bind(2);
+    /// EACCES when the service manager refuses, EIO when there is none.
     pub fn serve(
         transport: &Transport,
         name: &str,
@@ -274,8 +278,9 @@ mod imp {
         Ok(Server::Rpc(Gate::open(listener, server, callers)?, file))
     }
 
-    /// The library's server, and a socket that it does not know of. It wants one of its own, and looks who is there before
-    /// it makes it; that one's file is removed, so that nobody gets past the gate.
+    /// The library's server, and a socket that it does not know of. It wants one of its own, and
+    /// looks who is there before it makes it; that one's file is removed, so that nobody gets past
+    /// the gate.
     fn bind(
         transport: &Transport,
         socket: &Path,
@@ -301,11 +306,12 @@ mod imp {
         Ok((server, listener, SocketFile { path, file }))
     }
 
-    /// Connects to the service `name`. With `callbacks`, it can call this process at any time; the connection then stays
-    /// until the process ends.
+    /// Connects to the service `name`. With `callbacks`, it can call this process at any time; the
+    /// connection then stays until the process ends.
     ///
     /// # Errors
-    /// ENOENT when the service manager knows no such service; those of connect(2), and of the first exchange.
+    /// ENOENT when the service manager knows no such service; those of connect(2), and of the first
+    /// exchange.
     pub fn connect(
         transport: &Transport,
         name: &str,
@@ -321,7 +327,8 @@ mod imp {
         match (service, transport) {
             (Ok(service), _) => service.ok_or_else(|| failed(StatusCode::NameNotFound, transport)),
             (Err(code), Transport::Binder) => Err(failed(code, transport)),
-            // The system's error, where there is one, says more than the library's, and so does a controller that refuses.
+            // The system's error, where there is one, says more than the library's, and so does a
+            // controller that refuses.
             (Err(code), Transport::Rpc(socket)) => Err(match UnixStream::connect(socket) {
                 Err(e) => HostError::during(socket.display(), e),
                 Ok(stream) => refusal(stream).unwrap_or_else(|| failed(code, transport)),
@@ -329,7 +336,8 @@ mod imp {
         }
     }
 
-    /// What the gate says to whom it does not let in; a controller that does let this process in says nothing unasked.
+    /// What the gate says to whom it does not let in; a controller that does let this process in
+    /// says nothing unasked.
     fn refusal(stream: UnixStream) -> Option<io::Error> {
         stream.set_read_timeout(Some(REFUSAL)).ok()?;
         let mut why = String::new();
@@ -407,7 +415,8 @@ mod imp {
         ThreadState::get_calling_uid()
     }
 
-    /// Whether the transaction in progress came over a transport by which its caller can be called at any time.
+    /// Whether the transaction in progress came over a transport by which its caller can be called
+    /// at any time.
     #[must_use]
     pub fn can_call_back() -> bool {
         true
@@ -432,7 +441,8 @@ mod imp {
         _recipient: DeathRecipient,
     }
 
-    /// Calls `died` when the process dies that offers `binder`. Over RPC that takes a connection with callbacks.
+    /// Calls `died` when the process dies that offers `binder`. Over RPC that takes a connection
+    /// with callbacks.
     ///
     /// # Errors
     /// When it is dead already, or no other process.

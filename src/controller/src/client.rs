@@ -13,11 +13,13 @@ use clat_sys::{errno_of, HostError};
 
 pub use crate::binder_adapter::{describe, errno};
 
-/// Connects to the controller: by `transport`, else by kernel binder where it is registered there, else on its usual
-/// socket. With `callbacks` it can tell this process of events; the connection then stays until the process ends.
+/// Connects to the controller: by `transport`, else by kernel binder where it is registered there,
+/// else on its usual socket. With `callbacks` it can tell this process of events; the connection
+/// then stays until the process ends.
 ///
 /// # Errors
-/// ENOENT or ECONNREFUSED when none is there, EACCES when this user may not, each with words that say what helps.
+/// ENOENT or ECONNREFUSED when none is there, EACCES when this user may not, each with words that
+/// say what helps.
 pub fn connect(
     transport: Option<&Transport>,
     callbacks: bool,

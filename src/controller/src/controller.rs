@@ -36,8 +36,9 @@ pub struct Controller<H: Host> {
     programs: Mutex<Option<Arc<ProgramsOf<H>>>>,
     pool: Arc<Pool>,
     state: Mutex<State<H>>,
-    /// The drop rules' chain, from the first CLAT to the end of the controller; below `state`, to go after the rules.
-    /// Behind its own lock, since making it runs a program and `state` has to stay quick.
+    /// The drop rules' chain, from the first CLAT to the end of the controller; below `state`, to
+    /// go after the rules. Behind its own lock, since making it runs a program and `state` has to
+    /// stay quick.
     chain: Mutex<Option<H::Chain>>,
     /// Told whenever an interface is no longer busy.
     idle: Condvar,
@@ -66,7 +67,8 @@ pub struct Running {
     pub traffic: Option<Traffic>,
     /// Whether packets are translated in the kernel.
     pub offloaded: bool,
-    /// IPv4 packets that were to leave by the TUN device, seen from the program there; `None` without.
+    /// IPv4 packets that were to leave by the TUN device, seen from the program there; `None`
+    /// without.
     pub egress: Option<OffloadCounters>,
     /// IPv6 packets that arrived on the uplink, seen from the program there; `None` without.
     pub ingress: Option<OffloadCounters>,
@@ -86,8 +88,9 @@ impl<H: Host> Drop for InterfaceLock<'_, H> {
 }
 
 impl<H: Host> Controller<H> {
-    /// A controller that runs nothing yet. When `standalone`, every interface that exists has a network, and the IPv4
-    /// default route is set and taken away with a CLAT. `observer` is told of what happens.
+    /// A controller that runs nothing yet. When `standalone`, every interface that exists has a
+    /// network, and the IPv4 default route is set and taken away with a CLAT. `observer` is told of
+    /// what happens.
     pub fn new(host: Arc<H>, standalone: bool, observer: Observer) -> Self {
         let decided = decide_mode(host.as_ref());
         let (mode, programs, no_programs) = match get_programs(host.as_ref(), decided) {
@@ -137,9 +140,9 @@ impl<H: Host> Controller<H> {
     /// Starts a CLAT (docs/contract.md, "start") and returns its IPv6 address.
     ///
     /// # Errors
-    /// EINVAL and ENAMETOOLONG for the name, EBUSY where one runs, ENODEV where the interface has no network, EINVAL
-    /// and EAFNOSUPPORT for the prefix, EADDRNOTAVAIL where no address is left or the uplink has none, ESHUTDOWN at the
-    /// end, and those of the host.
+    /// EINVAL and ENAMETOOLONG for the name, EBUSY where one runs, ENODEV where the interface has
+    /// no network, EINVAL and EAFNOSUPPORT for the prefix, EADDRNOTAVAIL where no address is left
+    /// or the uplink has none, ESHUTDOWN at the end, and those of the host.
     pub fn start(&self, iface: &str, prefix: &str) -> Result<Ipv6Addr, Error> {
         let iface = parse_name(iface)?;
         // Before others are waited for.
@@ -315,9 +318,9 @@ impl<H: Host> Controller<H> {
         }
     }
 
-    /// Removes what a former life has left; with `keep`, goes on with those of its CLATs that are whole. To be called
-    /// before the first start, by the only controller in the network namespace. Nobody is told of it: no listener is there
-    /// yet.
+    /// Removes what a former life has left; with `keep`, goes on with those of its CLATs that are
+    /// whole. To be called before the first start, by the only controller in the network namespace.
+    /// Nobody is told of it: no listener is there yet.
     pub fn recover(&self, keep: bool) {
         let (kept, ended): (Vec<_>, Vec<_>) = self.host.orphans().into_iter().partition(|_| keep);
         let wanted: Vec<_> = kept.iter().map(|orphan| orphan.args.clone()).collect();
@@ -378,8 +381,8 @@ impl<H: Host> Controller<H> {
         told.ok()
     }
 
-    /// Starts no more, and leaves every CLAT as it is, for the next controller to go on with. To be called at the end of the
-    /// process: nobody watches over them meanwhile.
+    /// Starts no more, and leaves every CLAT as it is, for the next controller to go on with. To be
+    /// called at the end of the process: nobody watches over them meanwhile.
     pub fn detach(&self) {
         let trackers = self.close();
         if trackers.is_empty() {
@@ -463,8 +466,8 @@ impl<H: Host> Controller<H> {
         }
     }
 
-    /// Ends a CLAT on `iface`, and notes that it no longer belongs to network `net_id`. A start under way there is waited
-    /// for.
+    /// Ends a CLAT on `iface`, and notes that it no longer belongs to network `net_id`. A start
+    /// under way there is waited for.
     ///
     /// # Errors
     /// ENOENT where it does not belong to that network.
@@ -598,8 +601,8 @@ fn own_net_id(index: u32) -> u16 {
     u16::try_from(index.saturating_sub(1) % 0xffff + 1).unwrap_or(u16::MAX)
 }
 
-/// The programs, or why there are none. The mode is `Disabled` where they cannot be had; what is possible is shown even
-/// where it is not wanted.
+/// The programs, or why there are none. The mode is `Disabled` where they cannot be had; what is
+/// possible is shown even where it is not wanted.
 fn get_programs<H: Host>(host: &H, mode: EbpfMode) -> Result<ProgramsOf<H>, (EbpfMode, String)> {
     if mode == EbpfMode::Disabled {
         return Err((mode, "kernel or first API level is too old".to_owned()));

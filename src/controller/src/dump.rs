@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The text of `dumpsys clatd_controller`, which `dumpsys netd` shows too. People's scripts parse it (docs/contract.md, "dump").
+//! The text of `dumpsys clatd_controller`, which `dumpsys netd` shows too. People's scripts parse
+//! it (docs/contract.md, "dump").
 
 use std::fmt::{self, Write as _};
 use std::io;

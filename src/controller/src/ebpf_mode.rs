@@ -16,7 +16,8 @@ pub const NEWEST_API_LEVEL: u32 = 36;
 pub enum EbpfMode {
     /// Not to be used.
     Disabled,
-    /// May lack NET_CLS_BPF: that a filter cannot be attached (ENOENT) is worth a note, not an error.
+    /// May lack NET_CLS_BPF: that a filter cannot be attached (ENOENT) is worth a note, not an
+    /// error.
     Maybe,
     /// Has to work.
     Enabled,
@@ -47,8 +48,8 @@ impl FromStr for KernelVersion {
     }
 }
 
-/// Decides by the kernel and by the API level that the device was first sold with; where that is 0 (unknown), by the
-/// level of its build. AOSP: ClatdController::init.
+/// Decides by the kernel and by the API level that the device was first sold with; where that is 0
+/// (unknown), by the level of its build. AOSP: ClatdController::init.
 #[must_use]
 pub fn decide(kernel: KernelVersion, first_api_level: u32, build_sdk: u32) -> EbpfMode {
     let level = if first_api_level == 0 { build_sdk } else { first_api_level };

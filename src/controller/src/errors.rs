@@ -43,7 +43,8 @@ pub enum Step {
     /// Starting clatd (8).
     #[error("start clatd")]
     Spawn,
-    /// Telling whether the uplink has Ethernet headers (9). This and what follows on the offload only gets logged.
+    /// Telling whether the uplink has Ethernet headers (9). This and what follows on the offload
+    /// only gets logged.
     #[error("offload its CLAT: tell its kind of link")]
     FindLinkKind,
     /// Finding the next hop of an Ethernet uplink (9).

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What stands before the binder library's server on a Unix socket. The library has one limit for all callers together,
-//! takes messages of 64 MiB and parses what anybody sends; here a caller's user id is looked at before a byte of his, each
-//! user has limits of his own, and what one does is not to be noticed by another. The library gets the accepted sockets
-//! themselves, so that the kernel still vouches for who calls.
+//! What stands before the binder library's server on a Unix socket. The library has one limit for
+//! all callers together, takes messages of 64 MiB and parses what anybody sends; here a caller's
+//! user id is looked at before a byte of his, each user has limits of his own, and what one does is
+//! not to be noticed by another. The library gets the accepted sockets themselves, so that the
+//! kernel still vouches for who calls.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Write};
@@ -21,7 +22,8 @@ use rsbinder::rpc::{PeerIdentity, RpcError, RpcServer, RpcTransport};
 
 type RpcResult<T> = Result<T, RpcError>;
 
-/// Connections of one user at one time. Each costs a thread and up to [`MAX_MESSAGE`]: together 128 KiB.
+/// Connections of one user at one time. Each costs a thread and up to [`MAX_MESSAGE`]: together 128
+/// KiB.
 const MAX_CONNECTIONS: usize = 8;
 
 /// The largest message, header included. The largest that the interface needs is far below 4 KiB.
@@ -36,14 +38,17 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// What counts as idle.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// Messages of one user that are taken at once, and how often one more is, on all connections together.
+/// Messages of one user that are taken at once, and how often one more is, on all connections
+/// together.
 const BURST: u32 = 200;
 const PACE: Duration = Duration::from_millis(1);
 
-/// Connections that wait for the gate in the kernel, of all users together: what it looks at before the next one.
+/// Connections that wait for the gate in the kernel, of all users together: what it looks at before
+/// the next one.
 const BACKLOG: i32 = 16;
 
-/// How often those that wait are looked after, in milliseconds. There is no timer while nobody waits.
+/// How often those that wait are looked after, in milliseconds. There is no timer while nobody
+/// waits.
 const LOOK: u8 = 10;
 
 /// Accepts connections until dropped; then all of them are closed.
@@ -164,7 +169,8 @@ impl Shared {
         self.server.serve_connection(Box::new(Guarded { uid, connection, shared }));
     }
 
-    /// Ends the longest idle connections of a user who has others that wait, one of them for long enough.
+    /// Ends the longest idle connections of a user who has others that wait, one of them for long
+    /// enough.
     fn make_room(&self) {
         let now = self.now();
         for caller in self.callers().values() {
@@ -241,7 +247,8 @@ impl Caller {
     }
 }
 
-/// Says why, to people and to our own client, which reads it when the library cannot make sense of it.
+/// Says why, to people and to our own client, which reads it when the library cannot make sense of
+/// it.
 fn refuse(mut stream: UnixStream, why: &str) {
     log::warn!("refused a connection: {why}");
     if stream.set_nonblocking(true).is_ok() {
@@ -326,7 +333,8 @@ impl RpcTransport for Guarded {
         self.sent(self.transport().send_raw_draining(buf, fds, drain))
     }
 
-    /// The library asks for a message's body at one time, into memory that is not touched before the bytes are there.
+    /// The library asks for a message's body at one time, into memory that is not touched before
+    /// the bytes are there.
     fn recv_raw(&self, buf: &mut [u8]) -> RpcResult<usize> {
         if buf.len() > MAX_MESSAGE {
             return Err(RpcError::FrameTooLarge { declared: buf.len(), max: MAX_MESSAGE });
@@ -379,7 +387,8 @@ impl RpcTransport for Guarded {
     }
 }
 
-/// Finds the messages in what a caller sends (AOSP, RpcWireFormat.h, from Android 13 on), as far as limits need that.
+/// Finds the messages in what a caller sends (AOSP, RpcWireFormat.h, from Android 13 on), as far as
+/// limits need that.
 struct Messages {
     state: State,
     head: [u8; Messages::MOST],
@@ -430,7 +439,8 @@ impl Messages {
         self.state == State::Header && self.have == 0 && self.skip == 0
     }
 
-    /// Takes the next bytes, unless they are beyond the limits; then nothing after them has a meaning.
+    /// Takes the next bytes, unless they are beyond the limits; then nothing after them has a
+    /// meaning.
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), &'static str> {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The ClatdController: what starts, supervises and stops CLATs on network interfaces (464XLAT, RFC 6877), and the
-//! binder service that offers it.
+//! The ClatdController: what starts, supervises and stops CLATs on network interfaces (464XLAT, RFC
+//! 6877), and the binder service that offers it.
 //!
 //! [`controller::Controller`] holds one tracker for each running CLAT. Whatever a CLAT needs of its
-//! surroundings comes from a [`host::Host`]; every such thing is a value, and dropping it undoes it.
+//! surroundings comes from a [`host::Host`]; every such thing is a value, and dropping it undoes
+//! it.
 
 pub mod binder_adapter;
 pub mod client;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who is told of events. Each listener has a queue and a thread of its own: one that does not listen holds up neither a
-//! start nor the others.
+//! Who is told of events. Each listener has a queue and a thread of its own: one that does not
+//! listen holds up neither a start nor the others.
 
 use std::sync::mpsc::{sync_channel, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Where the log goes: Android's under the tag that the original has, the journal where stderr is connected to it, else
-//! stderr. What scripts look for in the original's log stands there in the original's words.
+//! Where the log goes: Android's under the tag that the original has, the journal where stderr is
+//! connected to it, else stderr. What scripts look for in the original's log stands there in the
+//! original's words.
 //!
-//! Nobody waits for the log: whoever does not read stderr loses lines, and so does a caller who causes too many.
+//! Nobody waits for the log: whoever does not read stderr loses lines, and so does a caller who
+//! causes too many.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -31,8 +31,8 @@ const RUN_DIR: &str = if HAS_NETD { "/data/misc/clat" } else { "/run/clat" };
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Listen on this Unix socket (mode 0660, in the group that the controller runs with) [default: kernel binder where
-    /// there is a service manager, else /run/clat/controller.sock]
+    /// Listen on this Unix socket (mode 0660, in the group that the controller runs with) [default:
+    /// kernel binder where there is a service manager, else /run/clat/controller.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Register with the service manager of kernel binder
@@ -41,13 +41,16 @@ struct Args {
     /// The clatd to start [default: beside this program, else where it is usually installed]
     #[arg(long, value_name = "PATH")]
     clatd: Option<PathBuf>,
-    /// Work without netd: every interface has a network, and the IPv4 default route is set (the default off Android)
+    /// Work without netd: every interface has a network, and the IPv4 default route is set (the
+    /// default off Android)
     #[arg(long, overrides_with = "no_standalone")]
     standalone: bool,
-    /// Work with netd, which tells which interface belongs to which network (the default on Android)
+    /// Work with netd, which tells which interface belongs to which network (the default on
+    /// Android)
     #[arg(long, overrides_with = "standalone")]
     no_standalone: bool,
-    /// One more user who may call, besides root, system (1000) and network_stack (1073); has to be in the socket's group
+    /// One more user who may call, besides root, system (1000) and network_stack (1073); has to be
+    /// in the socket's group
     #[arg(long, value_name = "UID")]
     allow_uid: Vec<u32>,
     /// The API level that the device was first sold with, for the choice of the eBPF mode
@@ -62,12 +65,12 @@ struct Args {
     /// Translate in the kernel what it can (the default off Android)
     #[arg(long, overrides_with = "no_offload")]
     offload: bool,
-    /// Do without translation in the kernel: clatd does it all (the default on Android, whose policy lets no domain but its
-    /// own use BPF)
+    /// Do without translation in the kernel: clatd does it all (the default on Android, whose
+    /// policy lets no domain but its own use BPF)
     #[arg(long, overrides_with = "offload")]
     no_offload: bool,
-    /// Leave the CLATs running at the end, and go on at the start with those that were left so or by a controller that was
-    /// killed [default: both are removed]
+    /// Leave the CLATs running at the end, and go on at the start with those that were left so or
+    /// by a controller that was killed [default: both are removed]
     #[arg(long)]
     keep: bool,
 }
@@ -156,7 +159,8 @@ fn make_dir(dir: &Path) -> Result<()> {
         .with_context(|| format!("cannot make {} (clat_controller runs as root)", dir.display()))
 }
 
-/// Whoever owns the directory, or may write to it, could take the lock away and put another socket in place.
+/// Whoever owns the directory, or may write to it, could take the lock away and put another socket
+/// in place.
 fn check_owner(dir: &Path) -> Result<()> {
     let about = || format!("cannot use {}", dir.display());
     let found = std::fs::symlink_metadata(dir).with_context(about)?;
@@ -172,7 +176,8 @@ fn check_owner(dir: &Path) -> Result<()> {
     Err(anyhow!("{cause}; remove it, and it will be made anew").context(about()))
 }
 
-/// Whether a hangup is to be survived, as nohup(1) arranges. What is ignored could otherwise still be waited for.
+/// Whether a hangup is to be survived, as nohup(1) arranges. What is ignored could otherwise still
+/// be waited for.
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

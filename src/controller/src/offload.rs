@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT's translation in the kernel: what is put in place for it, and in which order (docs/contract.md, "Maps and programs").
+//! A CLAT's translation in the kernel: what is put in place for it, and in which order
+//! (docs/contract.md, "Maps and programs").
 
 use nix::errno::Errno;
 
@@ -9,8 +10,8 @@ use crate::errors::{Error, Step};
 use crate::host::{AttachError, EgressEntry, Hook, IngressEntry, LinkKind, Programs};
 use crate::model::Clat;
 
-/// What is in place for one CLAT. The fields are in the order in which they have to go: the map entries last, so that a
-/// scan of the maps always shows what still needs cleaning.
+/// What is in place for one CLAT. The fields are in the order in which they have to go: the map
+/// entries last, so that a scan of the maps always shows what still needs cleaning.
 pub(crate) struct Attached<P: Programs> {
     ingress_filter: P::Filter,
     egress_filter: P::Filter,
@@ -21,8 +22,9 @@ pub(crate) struct Attached<P: Programs> {
 }
 
 impl<P: Programs> Attached<P> {
-    /// Puts it in place, or takes over what a former life has put there: entries and filters are replaced at one blow.
-    /// Returning early is the rollback; only a clsact stays, until its interface goes.
+    /// Puts it in place, or takes over what a former life has put there: entries and filters are
+    /// replaced at one blow. Returning early is the rollback; only a clsact stays, until its
+    /// interface goes.
     pub(crate) fn attach(programs: &P, clat: &Clat) -> Result<Self, Error> {
         let failed = |step| move |e: std::io::Error| Error::io(&e, &clat.iface, step);
         let link = programs.link_kind(clat.index).map_err(failed(Step::FindLinkKind))?;
@@ -74,7 +76,8 @@ impl<P: Programs> Attached<P> {
     }
 }
 
-/// How bad it is that `error` leaves a CLAT without translation in the kernel: it works all the same, but slower.
+/// How bad it is that `error` leaves a CLAT without translation in the kernel: it works all the
+/// same, but slower.
 pub(crate) fn severity(mode: EbpfMode, error: &Error) -> log::Level {
     let is_filter = matches!(error.step, Step::AddEgressFilter | Step::AddIngressFilter);
     if mode == EbpfMode::Maybe && is_filter && error.errno == Errno::ENOENT {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lines of the log that are AOSP's ClatdController's, word for word, since scripts look for them. Lines of our own, with the
-//! interface and what helps, stand beside them.
+//! Lines of the log that are AOSP's ClatdController's, word for word, since scripts look for them.
+//! Lines of our own, with the interface and what helps, stand beside them.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -46,7 +46,8 @@ pub(crate) fn no_clatd(error: &io::Error) -> String {
     format!("posix_spawn failed ({})", strerror(errno_of(error)))
 }
 
-/// A step of the offload failed; `None` where the original has no such step. `level` says whether that is excused.
+/// A step of the offload failed; `None` where the original has no such step. `level` says whether
+/// that is excused.
 pub(crate) fn no_offload(
     error: &Error,
     level: Level,

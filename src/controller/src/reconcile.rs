@@ -78,8 +78,8 @@ pub(crate) enum Action {
     Configure(u32),
 }
 
-/// What brings a CLAT to what is wanted of it, in this order. `is_standalone` where its device and its route are ours to put
-/// back.
+/// What brings a CLAT to what is wanted of it, in this order. `is_standalone` where its device and
+/// its route are ours to put back.
 pub(crate) fn reconcile(actual: &Actual, is_standalone: bool) -> Vec<Action> {
     if !actual.has_uplink {
         return vec![Action::End(StopReason::UplinkGone)];

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The binder service: checks who calls, and turns requests and errors into what the transport carries.
+//! The binder service: checks who calls, and turns requests and errors into what the transport
+//! carries.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use crate::host::{Host, OffloadCounters};
 use crate::listeners::Listeners;
 use crate::status;
 
-/// Who may call on every machine: root, system and network_stack (AOSP, android_filesystem_config.h).
+/// Who may call on every machine: root, system and network_stack (AOSP,
+/// android_filesystem_config.h).
 pub const CALLERS: [u32; 3] = [0, 1000, 1073];
 
 /// Android's shell, which dumpstate becomes too before it makes a bug report (AID_SHELL).
@@ -31,8 +33,8 @@ pub struct ClatdService<H: Host> {
 }
 
 impl<H: Host> ClatdService<H> {
-    /// A service for `callers`, by their user ids; `dumpers` may have it dump, and nothing else. `listeners` are those
-    /// that the controller tells of events.
+    /// A service for `callers`, by their user ids; `dumpers` may have it dump, and nothing else.
+    /// `listeners` are those that the controller tells of events.
     #[must_use]
     pub fn new(
         controller: Arc<Controller<H>>,

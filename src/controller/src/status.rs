@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The controller's status as JSON: what `clatctl status --json` and `dumpsys clatd_controller --json` print.
+//! The controller's status as JSON: what `clatctl status --json` and `dumpsys clatd_controller
+//! --json` print.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +77,8 @@ fn by_both(packets: i64, bytes: i64, offload: Option<&Offload>) -> (i64, i64) {
     (packets.saturating_add(more.0), bytes.saturating_add(more.1))
 }
 
-/// What a program in the kernel has done; the fields are those of `OffloadCounters.aidl`, and `passed` by reason.
+/// What a program in the kernel has done; the fields are those of `OffloadCounters.aidl`, and
+/// `passed` by reason.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)] // the names say it, or the AIDL does

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Watches over one clatd: a death is noticed at once, and a new one is started with the same addresses, sooner at
-//! first and then ever later.
+//! Watches over one clatd: a death is noticed at once, and a new one is started with the same
+//! addresses, sooner at first and then ever later.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -38,8 +38,8 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Takes over `child`. `respawn` starts its successors, and `restarted` is told of each: its process id, how many there
-    /// were, and how the one before ended. `name` is for the log.
+    /// Takes over `child`. `respawn` starts its successors, and `restarted` is told of each: its
+    /// process id, how many there were, and how the one before ended. `name` is for the log.
     pub(crate) fn watch<C: Child>(
         name: String,
         child: C,

@@ -24,11 +24,12 @@ use clat_host::Fwmark;
 use clat_host::IfaceName;
 use clat_sys::HostError;
 
-/// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one, and unlike one another.
+/// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one,
+/// and unlike one another.
 const ROUTE_METRIC: u32 = 2048;
 
-/// A running CLAT. The fields are in the order in which they have to go, which is the order that Rust drops them in:
-/// the reverse of how they came.
+/// A running CLAT. The fields are in the order in which they have to go, which is the order that
+/// Rust drops them in: the reverse of how they came.
 pub(crate) struct Tracker<H: Host> {
     pub(crate) route: Option<H::Route>,
     pub(crate) offload: Option<Attached<H::Programs>>,
@@ -52,7 +53,8 @@ pub(crate) struct Request<'r> {
 }
 
 impl<H: Host> Tracker<H> {
-    /// Steps 3 to 10 of docs/contract.md, "start". Returning early is the rollback: what was taken is dropped, last first.
+    /// Steps 3 to 10 of docs/contract.md, "start". Returning early is the rollback: what was taken
+    /// is dropped, last first.
     pub(crate) fn start(
         host: &Arc<H>,
         observer: &Observer,
@@ -152,8 +154,8 @@ impl<H: Host> Tracker<H> {
 }
 
 impl<H: Host> Tracker<H> {
-    /// Goes on with a CLAT of a former life, unless something of it is missing that cannot be put back. Returning early
-    /// removes it: what was taken over is dropped.
+    /// Goes on with a CLAT of a former life, unless something of it is missing that cannot be put
+    /// back. Returning early removes it: what was taken over is dropped.
     pub(crate) fn adopt(
         host: &Arc<H>,
         observer: &Observer,
@@ -214,7 +216,8 @@ impl<H: Host> Tracker<H> {
 }
 
 impl<H: Host> Tracker<H> {
-    /// Gives the CLAT an IPv6 address in the /64 that its uplink has now. Its device, its route and its IPv4 address stay.
+    /// Gives the CLAT an IPv6 address in the /64 that its uplink has now. Its device, its route and
+    /// its IPv4 address stay.
     pub(crate) fn renumber(
         &mut self,
         host: &Arc<H>,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The real program with its real tc programs between two network namespaces. clatd is a stand-in that translates
-//! nothing: what arrives has been translated in the kernel.
+//! The real program with its real tc programs between two network namespaces. clatd is a stand-in
+//! that translates nothing: what arrives has been translated in the kernel.
 
 mod common;
 
@@ -29,7 +29,8 @@ const SERVER6: &str = "64:ff9b::c000:201";
 const PORT: u16 = 5000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// `$2` is the uplink and `$8` the IPv4 address. The MTU is that of the uplink less the difference of the headers.
+/// `$2` is the uplink and `$8` the IPv4 address. The MTU is that of the uplink less the difference
+/// of the headers.
 const STAND_IN: &str = r#"#!/bin/bash
 set -e
 ip addr replace "$8/32" dev "v4-$2"

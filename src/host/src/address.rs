@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which addresses a CLAT gets: an IPv4 one out of RFC 7335's 192.0.0.0/29, and whether the uplink's own will do to
-//! make the IPv6 one of.
+//! Which addresses a CLAT gets: an IPv4 one out of RFC 7335's 192.0.0.0/29, and whether the
+//! uplink's own will do to make the IPv6 one of.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,8 +13,9 @@ pub const FIRST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 /// Length of the pool's prefix in bits (RFC 7335).
 pub const POOL_LEN: u8 = 29;
 
-/// The first free address from `first` on, in the order of their numbers, wrapping inside the prefix of `len` bits.
-/// Prefixes shorter than 16 bits are too many to try one by one and pick nothing, nor do lengths beyond 32.
+/// The first free address from `first` on, in the order of their numbers, wrapping inside the
+/// prefix of `len` bits. Prefixes shorter than 16 bits are too many to try one by one and pick
+/// nothing, nor do lengths beyond 32.
 pub fn pick(first: Ipv4Addr, len: u8, mut free: impl FnMut(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
     if !(16..=32).contains(&len) {
         return None;
@@ -27,8 +28,8 @@ pub fn pick(first: Ipv4Addr, len: u8, mut free: impl FnMut(Ipv4Addr) -> bool) ->
         .find(|addr| free(*addr))
 }
 
-/// The IPv4 addresses that CLATs hold. An interface has its address only some time after it was picked, so that
-/// asking the kernel is not enough.
+/// The IPv4 addresses that CLATs hold. An interface has its address only some time after it was
+/// picked, so that asking the kernel is not enough.
 #[derive(Debug, Default)]
 pub struct Pool(Mutex<BTreeSet<Ipv4Addr>>);
 
@@ -44,7 +45,8 @@ impl Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leases the first address of the pool that nobody holds and that is not `taken` by an interface.
+    /// Leases the first address of the pool that nobody holds and that is not `taken` by an
+    /// interface.
     #[must_use]
     pub fn lease(self: &Arc<Self>, mut taken: impl FnMut(Ipv4Addr) -> bool) -> Option<Lease> {
         let mut held = self.held();
@@ -53,7 +55,8 @@ impl Pool {
         Some(Lease { pool: Arc::clone(self), addr })
     }
 
-    /// Leases this very address; `None` where someone holds it, and for one that is not of the pool.
+    /// Leases this very address; `None` where someone holds it, and for one that is not of the
+    /// pool.
     #[must_use]
     pub fn take(self: &Arc<Self>, addr: Ipv4Addr) -> Option<Lease> {
         let is_ours = addr.to_bits() >> (32 - POOL_LEN) == FIRST_V4.to_bits() >> (32 - POOL_LEN);
@@ -76,9 +79,9 @@ impl Drop for Lease {
     }
 }
 
-/// Whether a CLAT's address may be made from this source address: it has to be seen from beyond the link, by the PLAT.
-/// Not so the unspecified and loopback addresses, link-local and site-local ones (fe80::/10, fec0::/10) and ULA
-/// (fc00::/7).
+/// Whether a CLAT's address may be made from this source address: it has to be seen from beyond the
+/// link, by the PLAT. Not so the unspecified and loopback addresses, link-local and site-local ones
+/// (fe80::/10, fec0::/10) and ULA (fc00::/7).
 #[must_use]
 pub fn is_usable_source(v6: Ipv6Addr) -> bool {
     let top = v6.segments()[0];
@@ -117,7 +120,8 @@ mod tests {
         for len in [0, 1, 8, 15, 33, 34, 128, 255] {
             assert_eq!(last_octets(len, &[]), None, "{len}");
         }
-        // A /16 is tried to its last address, which is the one before the first, and no address twice.
+        // A /16 is tried to its last address, which is the one before the first, and no address
+        // twice.
         let mut tried = 0_u32;
         let last = Ipv4Addr::new(192, 0, 0, 3);
         let found = pick(FIRST_V4, 16, |addr| {

@@ -24,7 +24,8 @@ pub struct ClatdArgs {
 }
 
 impl ClatdArgs {
-    /// The argument list, from `argv[0]` on, for a clatd that finds its TUN device at descriptor `tun`.
+    /// The argument list, from `argv[0]` on, for a clatd that finds its TUN device at descriptor
+    /// `tun`.
     #[must_use]
     pub fn argv(&self, tun: i32) -> Vec<String> {
         let options = [
@@ -41,8 +42,8 @@ impl ClatdArgs {
             .collect()
     }
 
-    /// What [`ClatdArgs::argv`] makes, taken apart: what clatd was told, and the descriptor of its TUN device. `None` for
-    /// anything else.
+    /// What [`ClatdArgs::argv`] makes, taken apart: what clatd was told, and the descriptor of its
+    /// TUN device. `None` for anything else.
     #[must_use]
     pub fn parse(argv: &[&str]) -> Option<(Self, i32)> {
         let [_, "-i", uplink, "-m", mark, "-p", pfx96, "-4", v4, "-6", v6, "-t", tun] = argv else {

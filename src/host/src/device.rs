@@ -12,8 +12,8 @@ use nix::net::if_::if_nametoindex;
 
 use crate::IfaceName;
 
-/// A TUN device of ours. It is removed when dropped, and not only with its last descriptor: a program that another
-/// thread is just starting has copies of all of them until it is loaded.
+/// A TUN device of ours. It is removed when dropped, and not only with its last descriptor: a
+/// program that another thread is just starting has copies of all of them until it is loaded.
 #[derive(Debug)]
 pub struct Device {
     pub(crate) tun: Tun,
@@ -65,8 +65,9 @@ impl Drop for Device {
     }
 }
 
-/// A device that takes more queues. It has no owner for a moment, in which whoever may open `/dev/net/tun` could take one of
-/// them: unless the kernel says that there is only ours, it goes again and there is `None`.
+/// A device that takes more queues. It has no owner for a moment, in which whoever may open
+/// `/dev/net/tun` could take one of them: unless the kernel says that there is only ours, it goes
+/// again and there is `None`.
 fn create_with_queues(name: &IfaceName) -> io::Result<Option<Device>> {
     let device = Device::of(Tun::create_with_queues(name.as_str(), Options::default()))?;
     match tun_queues(device.index)? {

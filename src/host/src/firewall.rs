@@ -81,7 +81,8 @@ fn has_chain(saved: &str) -> bool {
     saved.lines().any(|line| line.starts_with(&format!(":{CHAIN} ")))
 }
 
-/// What takes away what a controller left behind in the raw table: its rules, and the chain where it is not netd's.
+/// What takes away what a controller left behind in the raw table: its rules, and the chain where
+/// it is not netd's.
 fn leftovers(saved: &str, has_netd: bool) -> Vec<String> {
     if has_netd {
         let rules = saved.lines().filter_map(|line| line.strip_prefix(&format!("-A {CHAIN} ")));
@@ -93,8 +94,9 @@ fn leftovers(saved: &str, has_netd: bool) -> Vec<String> {
     }
 }
 
-/// Takes over what a controller left behind: the chain, and in it one rule for each of `kept`, in this order, and no other;
-/// in one transaction. Without any, the chain goes, too, unless it is netd's.
+/// Takes over what a controller left behind: the chain, and in it one rule for each of `kept`, in
+/// this order, and no other; in one transaction. Without any, the chain goes, too, unless it is
+/// netd's.
 ///
 /// # Errors
 /// Those of running ip6tables-save and ip6tables-restore.
@@ -151,7 +153,8 @@ pub fn chain() -> io::Result<Chain> {
     Ok(Chain { is_ours })
 }
 
-/// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to `v6` on `uplink` are dropped.
+/// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to
+/// `v6` on `uplink` are dropped.
 ///
 /// # Errors
 /// Those of running ip6tables-restore.

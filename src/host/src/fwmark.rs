@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The routing mark of a CLAT's packets, as Android's netd makes it (AOSP, system/netd/include/Fwmark.h).
+//! The routing mark of a CLAT's packets, as Android's netd makes it (AOSP,
+//! system/netd/include/Fwmark.h).
 
 use std::fmt;
 
@@ -13,7 +14,8 @@ impl Fwmark {
     const PROTECTED_FROM_VPN: u32 = 1 << 17;
     const PERMISSION_SYSTEM: u32 = 3 << 18;
 
-    /// The mark of packets that belong to network `net_id`, go nowhere else and may go anywhere there.
+    /// The mark of packets that belong to network `net_id`, go nowhere else and may go anywhere
+    /// there.
     #[must_use]
     pub fn new(net_id: u16) -> Self {
         Self(

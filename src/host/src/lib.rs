@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a CLAT takes of the machine: a TUN device, addresses, a route, a drop rule, a clatd. Whatever has to be undone is a
-//! value whose `Drop` undoes it. Linux and Android, seen from the network namespace of the thread that asks.
+//! What a CLAT takes of the machine: a TUN device, addresses, a route, a drop rule, a clatd.
+//! Whatever has to be undone is a value whose `Drop` undoes it. Linux and Android, seen from the
+//! network namespace of the thread that asks.
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -24,8 +25,8 @@ pub use lock::NamespaceLock;
 pub use names::{IfaceName, NameError};
 pub use process::{spawn, ClatdProcess};
 
-/// Whether netd is there: it knows which interface belongs to which network, sets the routes, and owns the chain of the
-/// drop rules.
+/// Whether netd is there: it knows which interface belongs to which network, sets the routes, and
+/// owns the chain of the drop rules.
 pub const HAS_NETD: bool = cfg!(target_os = "android");
 
 /// Where programs are looked for, whatever PATH says.

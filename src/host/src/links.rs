@@ -19,10 +19,12 @@ use nix::sys::socket::{
 
 use crate::{Fwmark, IfaceName};
 
-/// Nothing is sent to it: connecting a datagram socket only looks up a route. DNS, as in the original.
+/// Nothing is sent to it: connecting a datagram socket only looks up a route. DNS, as in the
+/// original.
 const ANY_PORT: u16 = 53;
 
-/// How much passed an interface since it came to be, seen from the kernel: `tx` is what it sent into it.
+/// How much passed an interface since it came to be, seen from the kernel: `tx` is what it sent
+/// into it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Packets sent.

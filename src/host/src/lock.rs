@@ -11,8 +11,9 @@ use clat_sys::HostError;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// Shows that this is the only controller in its network namespace; two would share the firewall's chain and the pool
-/// of addresses. Given back when dropped, or by the kernel when the process dies.
+/// Shows that this is the only controller in its network namespace; two would share the firewall's
+/// chain and the pool of addresses. Given back when dropped, or by the kernel when the process
+/// dies.
 #[derive(Debug)]
 pub struct NamespaceLock {
     path: PathBuf,

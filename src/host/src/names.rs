@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Names of network interfaces, checked once, so that whoever holds an [`IfaceName`] may put it into a firewall
-//! rule, a path or an argument list.
+//! Names of network interfaces, checked once, so that whoever holds an [`IfaceName`] may put it
+//! into a firewall rule, a path or an argument list.
 
 use std::fmt;
 
@@ -13,10 +13,11 @@ const MAX_LEN: usize = 15;
 /// What the device of the IPv4 side is called: this, then the uplink's name.
 const V4_PREFIX: &str = "v4-";
 
-/// The name of an interface: 1 to 15 of `A-Z a-z 0-9 . _ -`, not beginning with `-`, neither `.` nor `..`.
+/// The name of an interface: 1 to 15 of `A-Z a-z 0-9 . _ -`, not beginning with `-`, neither `.`
+/// nor `..`.
 ///
-/// The kernel allows more (anything but `/`, `:` and white space), but a name ends up in firewall rules, where `+` is
-/// a wildcard and a newline the next rule, so this is strict.
+/// The kernel allows more (anything but `/`, `:` and white space), but a name ends up in firewall
+/// rules, where `+` is a wildcard and a newline the next rule, so this is strict.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfaceName(String);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! clatd as a process: started with vfork semantics and nothing but the descriptors meant for it, watched by a pidfd.
+//! clatd as a process: started with vfork semantics and nothing but the descriptors meant for it,
+//! watched by a pidfd.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,7 +32,8 @@ pub struct ClatdProcess {
     /// Becomes readable when it ends.
     pidfd: OwnedFd,
     reaped: bool,
-    /// Whether it was started by a former life: someone else's to reap, and its number may go to another process.
+    /// Whether it was started by a former life: someone else's to reap, and its number may go to
+    /// another process.
     adopted: bool,
 }
 
@@ -108,7 +110,8 @@ impl Drop for ClatdProcess {
     }
 }
 
-/// What stands in for a pidfd before Linux 5.3: a pipe that is readable, since it is at its end, when the process ends.
+/// What stands in for a pidfd before Linux 5.3: a pipe that is readable, since it is at its end,
+/// when the process ends.
 fn end_of(pid: Pid) -> io::Result<OwnedFd> {
     let (ended, held) = pipe2(OFlag::O_CLOEXEC)?;
     let wait = move || {
@@ -122,8 +125,8 @@ fn end_of(pid: Pid) -> io::Result<OwnedFd> {
     Ok(ended)
 }
 
-/// Starts `program` with a copy of each descriptor that is `kept`, under its number; all others but stdout and stderr are
-/// closed. What is kept is neither of the first three.
+/// Starts `program` with a copy of each descriptor that is `kept`, under its number; all others but
+/// stdout and stderr are closed. What is kept is neither of the first three.
 ///
 /// # Errors
 /// Those of posix_spawn(3): ENOENT when the program is not there.

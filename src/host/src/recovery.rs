@@ -19,7 +19,8 @@ use crate::{ClatdArgs, ClatdProcess, Device, IfaceName};
 /// Whom clatd becomes, the first that exists.
 const USERS: [&str; 2] = ["clat", "nobody"];
 
-/// A clatd of a former life, and the TUN device that it holds. Dropping it ends the one and removes the other.
+/// A clatd of a former life, and the TUN device that it holds. Dropping it ends the one and removes
+/// the other.
 #[derive(Debug)]
 pub struct Orphan {
     /// The process.
@@ -92,9 +93,9 @@ fn take(
     Ok((args, Device { tun, index }))
 }
 
-/// The uplink of the process with this directory in /proc, and its descriptor of the TUN device, if it is provably a clatd
-/// of ours: in our network namespace, called `clatd-IFACE`, of the user that clatd becomes (or of root, until it does), and
-/// holding the TUN device `v4-IFACE`.
+/// The uplink of the process with this directory in /proc, and its descriptor of the TUN device, if
+/// it is provably a clatd of ours: in our network namespace, called `clatd-IFACE`, of the user that
+/// clatd becomes (or of root, until it does), and holding the TUN device `v4-IFACE`.
 fn identify(process: &Path) -> Option<(IfaceName, RawFd)> {
     let command = fs::read(process.join("cmdline")).ok()?;
     let argv0 = command.split(|byte| *byte == 0).next()?;

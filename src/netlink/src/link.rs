@@ -10,7 +10,8 @@ use nix::errno::Errno;
 
 use crate::request::{attribute, number, number_at, request, Connection};
 
-/// struct ifinfomsg (linux/rtnetlink.h): family, padding, type of 16 bits, index, flags, change; attributes follow.
+/// struct ifinfomsg (linux/rtnetlink.h): family, padding, type of 16 bits, index, flags, change;
+/// attributes follow.
 const TYPE: std::ops::Range<usize> = 2..4;
 const INDEX: usize = 4;
 const FLAGS: usize = 8;
@@ -78,8 +79,8 @@ impl Connection {
     }
 }
 
-/// How many queues of a TUN device are open, whether in use or not; `None` where the kernel does not tell (before 4.17, or of
-/// a device that takes one only).
+/// How many queues of a TUN device are open, whether in use or not; `None` where the kernel does
+/// not tell (before 4.17, or of a device that takes one only).
 ///
 /// # Errors
 /// `ENODEV` where there is none; those of netlink(7).

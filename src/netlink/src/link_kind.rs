@@ -12,13 +12,15 @@ pub enum LinkKind {
 }
 
 impl LinkKind {
-    /// The kind by an interface's ARPHRD number (linux/if_arp.h); `None` for one that a CLAT cannot use.
+    /// The kind by an interface's ARPHRD number (linux/if_arp.h); `None` for one that a CLAT cannot
+    /// use.
     #[must_use]
     pub fn from_hardware(hardware: u16) -> Option<Self> {
         match hardware {
             // ETHER
             1 => Some(Self::Ethernet),
-            // NONE, PPP, RAWIP; what MediaTek's and older Android kernels have in RAWIP's place (AOSP, TcUtils).
+            // NONE, PPP, RAWIP; what MediaTek's and older Android kernels have in RAWIP's place
+            // (AOSP, TcUtils).
             0xfffe | 512 | 519 | 520 | 530 => Some(Self::RawIp),
             _ => None,
         }

@@ -18,13 +18,14 @@ use crate::request::Connection;
 pub struct Neighbour {
     /// Its link address, Ethernet's.
     pub address: [u8; 6],
-    /// Whether nobody has heard of it for a while. The kernel finds out when next it sends it a packet itself, and only
-    /// then: whoever sends past the kernel has to let it have one.
+    /// Whether nobody has heard of it for a while. The kernel finds out when next it sends it a
+    /// packet itself, and only then: whoever sends past the kernel has to let it have one.
     pub is_stale: bool,
 }
 
 impl Connection {
-    /// Looks up `address` among the neighbours on the interface `oif`; `None` while it is not resolved.
+    /// Looks up `address` among the neighbours on the interface `oif`; `None` while it is not
+    /// resolved.
     ///
     /// # Errors
     /// Those of netlink(7).

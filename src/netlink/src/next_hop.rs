@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! By which neighbour an uplink reaches a prefix, as the kernel's IPv6 routes have it, whichever of them the kernel itself
-//! would prefer: a CLAT's packets are bound to their uplink, so that a better way by another interface is none for them.
+//! By which neighbour an uplink reaches a prefix, as the kernel's IPv6 routes have it, whichever of
+//! them the kernel itself would prefer: a CLAT's packets are bound to their uplink, so that a
+//! better way by another interface is none for them.
 
 use std::cmp::Reverse;
 use std::io;
@@ -50,8 +51,9 @@ impl NextHop {
 }
 
 impl Connection {
-    /// Looks up the next hop in the kernel's routes, those of all tables: the longest prefix wins, then the more specific
-    /// source, the lower metric, the router that prefers itself (RFC 4191), the first. `None` where no route leads there.
+    /// Looks up the next hop in the kernel's routes, those of all tables: the longest prefix wins,
+    /// then the more specific source, the lower metric, the router that prefers itself (RFC 4191),
+    /// the first. `None` where no route leads there.
     ///
     /// # Errors
     /// Those of netlink(7).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Requests to rtnetlink(7). Messages of an answer are given as they come: the library stumbles over some that are not
-//! ours.
+//! Requests to rtnetlink(7). Messages of an answer are given as they come: the library stumbles
+//! over some that are not ours.
 
 use std::io;
 
@@ -18,7 +18,8 @@ const NLMSG_DONE: u16 = 3;
 const NLMSG_ALIGN: usize = 4;
 const NLA_HEADER_LEN: usize = 4;
 
-/// A socket for requests, one after the other: for who may make no more when there is something to ask.
+/// A socket for requests, one after the other: for who may make no more when there is something to
+/// ask.
 pub struct Connection(Socket);
 
 impl Connection {
@@ -30,13 +31,15 @@ impl Connection {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        // The kernel then lists only what was asked for (4.20). Where it does not, whoever reads sorts it out.
+        // The kernel then lists only what was asked for (4.20). Where it does not, whoever reads
+        // sorts it out.
         let _ = socket.set_netlink_get_strict_chk(true);
         Ok(Self(socket))
     }
 
-    /// Sends one request, with `flags` beside those that any has, gives what each message of the answer holds to `each`, and
-    /// returns when the kernel has said that it is done. [`NLM_F_DUMP`] asks for a list.
+    /// Sends one request, with `flags` beside those that any has, gives what each message of the
+    /// answer holds to `each`, and returns when the kernel has said that it is done. [`NLM_F_DUMP`]
+    /// asks for a list.
     ///
     /// # Errors
     /// What the kernel answered; those of netlink(7).

@@ -42,8 +42,8 @@ impl Topic {
     }
 }
 
-/// What has changed, each with the index of the interface that it belongs to. What is there now is for the reader to look up:
-/// the kernel may have changed it again, and may drop messages.
+/// What has changed, each with the index of the interface that it belongs to. What is there now is
+/// for the reader to look up: the kernel may have changed it again, and may drop messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     /// An interface came, went, or is another.
@@ -75,7 +75,8 @@ impl Change {
     }
 }
 
-/// A subscription, in the network namespace of the thread that made it. Its descriptor becomes readable with each change.
+/// A subscription, in the network namespace of the thread that made it. Its descriptor becomes
+/// readable with each change.
 pub struct Subscription(Socket);
 
 impl Subscription {
@@ -99,7 +100,8 @@ impl Subscription {
     /// Those of netlink(7).
     pub fn read(&self) -> io::Result<BTreeSet<Change>> {
         let mut changes = BTreeSet::new();
-        // Of the longest, those about links, the end may be missing; what is looked at here stands in front.
+        // Of the longest, those about links, the end may be missing; what is looked at here stands
+        // in front.
         let mut buffer = [0; 4096];
         loop {
             match self.0.recv(&mut &mut buffer[..], 0) {

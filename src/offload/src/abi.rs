@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the maps hold: bpf_progs/clatd.h once more, in the machine's byte order, addresses as on the wire. A test below
-//! compares both.
+//! What the maps hold: bpf_progs/clatd.h once more, in the machine's byte order, addresses as on
+//! the wire. A test below compares both.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

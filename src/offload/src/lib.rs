@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT's translation in the kernel: the tc programs of bpf_progs, their maps, where they are attached, what they count, and
-//! the next hops that they use. Whatever has to be undone is a value whose `Drop` undoes it.
+//! A CLAT's translation in the kernel: the tc programs of bpf_progs, their maps, where they are
+//! attached, what they count, and the next hops that they use. Whatever has to be undone is a value
+//! whose `Drop` undoes it.
 
 mod abi;
 #[cfg(not(target_os = "android"))]

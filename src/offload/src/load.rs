@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Loads the programs of this build and pins them. What an earlier life has pinned stays where it is the same, so that
-//! nobody who uses it notices, and is replaced at one blow where it is not.
+//! Loads the programs of this build and pins them. What an earlier life has pinned stays where it
+//! is the same, so that nobody who uses it notices, and is replaced at one blow where it is not.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -47,8 +47,8 @@ const BPF_FS: FsType = FsType(0xcafe_4a11);
 /// Behind the name of what is about to replace another pin.
 const NEW: &str = "_new";
 
-/// Our objects, pinned in a folder that no other controller uses. The pins go away when this is dropped, but not under
-/// who uses the objects.
+/// Our objects, pinned in a folder that no other controller uses. The pins go away when this is
+/// dropped, but not under who uses the objects.
 #[derive(Debug)]
 pub(crate) struct Pins {
     dir: PathBuf,
@@ -77,7 +77,8 @@ impl Pins {
         self.dir = PathBuf::from("/nonexistent");
     }
 
-    /// Loads the programs, with the maps that are pinned already where they fit, and pins what is not the same there.
+    /// Loads the programs, with the maps that are pinned already where they fit, and pins what is
+    /// not the same there.
     fn load(&self) -> io::Result<()> {
         libbpf_rs::set_print(Some((PrintLevel::Warn, |_, text| log::warn!("{}", text.trim_end()))));
         let mut object = MaybeUninit::uninit();
@@ -177,7 +178,8 @@ impl Drop for Pins {
     }
 }
 
-/// Whether the pinned program is the one that we have loaded, on the same of the maps that others see.
+/// Whether the pinned program is the one that we have loaded, on the same of the maps that others
+/// see.
 fn is_same(old: BorrowedFd<'_>, new: BorrowedFd<'_>, shared: &[u32]) -> bool {
     let Some((old, new)) = info(old).zip(info(new)) else { return false };
     let maps = |program: &ProgramInfo| {

@@ -46,7 +46,8 @@ pub enum Hook {
     Ingress,
 }
 
-/// Why the programs leave packets to clatd, in the order of `enum clat_reason` in bpf_progs/clatd.h.
+/// Why the programs leave packets to clatd, in the order of `enum clat_reason` in
+/// bpf_progs/clatd.h.
 pub const PASSED_REASONS: [&str; 14] = [
     "foreign-source",
     "header",
@@ -69,7 +70,8 @@ pub const PASSED_REASONS: [&str; 14] = [
 pub struct OffloadCounters {
     /// Packets translated; each segment of a super-packet counts.
     pub packets: u64,
-    /// Their bytes as they came: IPv4 for egress, IPv6 for ingress. The headers of a super-packet count once.
+    /// Their bytes as they came: IPv4 for egress, IPv6 for ingress. The headers of a super-packet
+    /// count once.
     pub bytes: u64,
     /// Super-packets (GSO, GRO) among them.
     pub super_packets: u64,

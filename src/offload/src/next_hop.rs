@@ -74,7 +74,8 @@ impl NextHops {
         (0..SLOTS).filter(|slot| !is_followed(slot)).try_for_each(|slot| self.map.put(slot, None))
     }
 
-    /// Puts the next hop of `target` into the map as `slot`, where it has one, now and whenever it changes.
+    /// Puts the next hop of `target` into the map as `slot`, where it has one, now and whenever it
+    /// changes.
     pub(crate) fn follow(&self, slot: u32, target: Target) -> io::Result<NextHop> {
         let mut targets = self.map.targets();
         let oif = target.oif;
@@ -125,8 +126,8 @@ impl Map {
         Ok(())
     }
 
-    /// Not at one blow, as it would be in a hash: a packet that leaves in the midst of it may ask for a neighbour that is half
-    /// of each, and is lost.
+    /// Not at one blow, as it would be in a hash: a packet that leaves in the midst of it may ask
+    /// for a neighbour that is half of each, and is lost.
     fn put(&self, slot: u32, found: Found) -> io::Result<()> {
         let value = found.map_or_else(NextHopValue::default, NextHopValue::from);
         let put = self.handle.update(slot.as_bytes(), value.as_bytes(), MapFlags::ANY);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The programs and maps as values (docs/contract.md, "Maps and programs"): pinned by bpfloader on Android, elsewhere loaded and pinned by us.
+//! The programs and maps as values (docs/contract.md, "Maps and programs"): pinned by bpfloader on
+//! Android, elsewhere loaded and pinned by us.
 
 use std::io;
 use std::mem::size_of;
@@ -47,8 +48,8 @@ impl Objects {
         let pins = load::Pins::make(dir)?;
         let egress = EGRESS_MAP.open(dir)?;
         let ingress = INGRESS_MAP.open(dir)?;
-        // Maps without programs translate nothing: a loader may have left them out (they are optional), or be of another
-        // kind.
+        // Maps without programs translate nothing: a loader may have left them out (they are
+        // optional), or be of another kind.
         for (hook, link) in
             PROGRAMS.into_iter().filter(|used| *used != (Hook::Egress, LinkKind::Ethernet))
         {
@@ -160,8 +161,8 @@ impl Objects {
         })
     }
 
-    /// Has the map of next hops say who gets what leaves by the entry's uplink, and goes on saying so as routes change, until
-    /// the value is dropped.
+    /// Has the map of next hops say who gets what leaves by the entry's uplink, and goes on saying
+    /// so as routes change, until the value is dropped.
     ///
     /// # Errors
     /// Those of bpf(2) and of netlink.

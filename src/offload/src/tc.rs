@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Filters of the clsact qdisc, by netlink. libbpf's own way to attach them lets nobody choose name and protocol, which
-//! others look for.
+//! Filters of the clsact qdisc, by netlink. libbpf's own way to attach them lets nobody choose name
+//! and protocol, which others look for.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -30,7 +30,8 @@ const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 /// linux/rtnetlink.h
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
-/// Of a message about filters: family and padding, ifindex, handle, parent, info; attributes follow.
+/// Of a message about filters: family and padding, ifindex, handle, parent, info; attributes
+/// follow.
 const HEADER_LEN: usize = 20;
 
 /// Makes sure of the clsact qdisc, which goes with its interface.
@@ -62,8 +63,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Attaches `program`, direct-action, under `name` and our priority; in place of one of ours that is there, so that
-    /// every packet meets the one or the other.
+    /// Attaches `program`, direct-action, under `name` and our priority; in place of one of ours
+    /// that is there, so that every packet meets the one or the other.
     pub(crate) fn attach(
         index: u32,
         hook: Hook,
@@ -146,7 +147,8 @@ fn ours(index: u32, hook: Hook) -> io::Result<Vec<u32>> {
     Ok(handles)
 }
 
-/// Removes our filters from an interface, and says whether there were any. Others at the same place stay.
+/// Removes our filters from an interface, and says whether there were any. Others at the same place
+/// stay.
 fn remove(index: u32, hook: Hook) -> io::Result<bool> {
     let handles = ours(index, hook)?;
     let mut filter = message(index, parent(hook))?;
@@ -159,8 +161,8 @@ fn remove(index: u32, hook: Hook) -> io::Result<bool> {
     Ok(!handles.is_empty())
 }
 
-/// The handle of the filter that a message is about, if it is one of ours. Read by hand: others' filters may have options
-/// that the library stumbles over.
+/// The handle of the filter that a message is about, if it is one of ours. Read by hand: others'
+/// filters may have options that the library stumbles over.
 fn our_handle(message: &[u8], hook: Hook) -> Option<u32> {
     let number = |at: usize| Some(u32::from_ne_bytes(message.get(at..at + 4)?.try_into().ok()?));
     let (handle, filter_info) = (number(8)?, number(16)?);

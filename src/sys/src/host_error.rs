@@ -7,7 +7,8 @@ use std::io;
 
 use nix::errno::Errno;
 
-/// A failure of the host, with the number that it amounts to. It travels as an [`io::Error`], whose text is this one's.
+/// A failure of the host, with the number that it amounts to. It travels as an [`io::Error`], whose
+/// text is this one's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostError {
     /// What was tried, or on what, if `detail` does not say so.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! System calls that nix lacks, on some targets or on all, behind functions that are safe to call. With `clat_tun`, which has
-//! the ioctls of its device, this crate has the `unsafe` of the programs.
+//! System calls that nix lacks, on some targets or on all, behind functions that are safe to call.
+//! With `clat_tun`, which has the ioctls of its device, this crate has the `unsafe` of the
+//! programs.
 //!
 //! Errors are what the kernel said. Descriptors that are made here are close-on-exec.
 

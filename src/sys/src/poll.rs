@@ -11,8 +11,8 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 /// How long to wait before another try where the kernel cannot poll.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Waits until one of `fds` is readable or at its end and returns its place in the list, the first of several; `None` when
-/// time is up.
+/// Waits until one of `fds` is readable or at its end and returns its place in the list, the first
+/// of several; `None` when time is up.
 pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Option<usize> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {

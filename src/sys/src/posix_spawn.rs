@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! posix_spawn(3) as the C library has it. The libc crate leaves it out for Android, where bionic has had it since
-//! API level 28 (bionic, libc/include/spawn.h).
+//! posix_spawn(3) as the C library has it. The libc crate leaves it out for Android, where bionic
+//! has had it since API level 28 (bionic, libc/include/spawn.h).
 
 #[cfg(not(target_os = "android"))]
 mod imp {
@@ -78,6 +78,7 @@ pub(crate) const POSIX_SPAWN_USEVFORK: libc::c_short = 0x40;
 /// bionic's, since API level 30.
 pub(crate) const POSIX_SPAWN_CLOEXEC_DEFAULT: libc::c_short = 0x100;
 
-/// Whether the C library closes all descriptors but those that are kept. Elsewhere they are marked before, which on
-/// Android some processes may not do: the system call is no part of system_server's filter before Android 14.
+/// Whether the C library closes all descriptors but those that are kept. Elsewhere they are marked
+/// before, which on Android some processes may not do: the system call is no part of
+/// system_server's filter before Android 14.
 pub(crate) const CLOSES_ALL: bool = cfg!(target_os = "android");

@@ -4,7 +4,8 @@
 
 use nix::errno::Errno;
 
-/// Random bytes that nobody can guess; waits until the kernel has gathered enough after it was booted.
+/// Random bytes that nobody can guess; waits until the kernel has gathered enough after it was
+/// booted.
 ///
 /// # Errors
 /// What the kernel said; `EINVAL` for more than 256 bytes, which it might give in pieces.

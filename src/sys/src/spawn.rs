@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A new process, started with vfork semantics and nothing but the descriptors meant for it (posix_spawn(3)).
+//! A new process, started with vfork semantics and nothing but the descriptors meant for it
+//! (posix_spawn(3)).
 
 use std::ffi::CString;
 use std::fs;
@@ -19,12 +20,14 @@ use crate::posix_spawn as ffi;
 /// Flag of close_range(2) (linux/close_range.h), which libc lacks for Android.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
-/// Starts `program` with a copy of each descriptor that is `kept`, under its number; all others but stdout and stderr are
-/// closed, and stdin is empty. What is kept is none of the first three. No signal is blocked, SIGPIPE not ignored. `argv`
-/// begins with the program's name, and `environment` has entries like `PATH=/bin`.
+/// Starts `program` with a copy of each descriptor that is `kept`, under its number; all others but
+/// stdout and stderr are closed, and stdin is empty. What is kept is none of the first three. No
+/// signal is blocked, SIGPIPE not ignored. `argv` begins with the program's name, and `environment`
+/// has entries like `PATH=/bin`.
 ///
 /// # Errors
-/// Those of posix_spawn(3): `ENOENT` when the program is not there. `InvalidInput` for a text with a NUL.
+/// Those of posix_spawn(3): `ENOENT` when the program is not there. `InvalidInput` for a text with
+/// a NUL.
 pub fn spawn(
     program: &Path,
     argv: &[impl AsRef<[u8]>],
@@ -41,8 +44,8 @@ pub fn spawn(
     actions.set(kept)?;
 
     let mut pid = 0;
-    // SAFETY: every pointer is to a value that is valid (see the types below) and lives through the call; both arrays
-    // end with a null pointer, and exec does not write to the strings.
+    // SAFETY: every pointer is to a value that is valid (see the types below) and lives through the
+    // call; both arrays end with a null pointer, and exec does not write to the strings.
     check(unsafe {
         ffi::posix_spawn(
             &mut pid,
@@ -56,12 +59,14 @@ pub fn spawn(
     Ok(Pid::from_raw(pid))
 }
 
-/// Sets close-on-exec on every descriptor but the first three: also on those that whoever started us left open.
+/// Sets close-on-exec on every descriptor but the first three: also on those that whoever started
+/// us left open.
 fn close_all_on_exec() -> io::Result<()> {
     if ffi::CLOSES_ALL {
         return Ok(());
     }
-    // SAFETY: the call takes three numbers and no pointer; close-on-exec takes no descriptor away from anyone here.
+    // SAFETY: the call takes three numbers and no pointer; close-on-exec takes no descriptor away
+    // from anyone here.
     let done =
         unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
     if done == 0 {
@@ -93,7 +98,8 @@ struct Attributes(Box<MaybeUninit<ffi::posix_spawnattr_t>>);
 impl Attributes {
     fn new() -> io::Result<Self> {
         let mut attributes = Box::new(MaybeUninit::uninit());
-        // SAFETY: the pointer is to memory of the right size and alignment, which the call makes valid.
+        // SAFETY: the pointer is to memory of the right size and alignment, which the call makes
+        // valid.
         check(unsafe { ffi::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
         Ok(Self(attributes))
     }
@@ -106,7 +112,8 @@ impl Attributes {
             | if ffi::CLOSES_ALL { ffi::POSIX_SPAWN_CLOEXEC_DEFAULT } else { 0 };
         let (none, mut pipe) = (SigSet::empty(), SigSet::empty());
         pipe.add(Signal::SIGPIPE);
-        // SAFETY: the attributes are valid (see `new`), the sets live through the calls, which copy them.
+        // SAFETY: the attributes are valid (see `new`), the sets live through the calls, which copy
+        // them.
         unsafe {
             check(ffi::posix_spawnattr_setflags(self.0.as_mut_ptr(), flags))?;
             check(ffi::posix_spawnattr_setsigmask(self.0.as_mut_ptr(), none.as_ref()))?;
@@ -128,12 +135,14 @@ struct FileActions(Box<MaybeUninit<ffi::posix_spawn_file_actions_t>>);
 impl FileActions {
     fn new() -> io::Result<Self> {
         let mut actions = Box::new(MaybeUninit::uninit());
-        // SAFETY: the pointer is to memory of the right size and alignment, which the call makes valid.
+        // SAFETY: the pointer is to memory of the right size and alignment, which the call makes
+        // valid.
         check(unsafe { ffi::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
         Ok(Self(actions))
     }
 
-    /// stdin is empty, and of `kept` a copy under the same number is there, which is not close-on-exec.
+    /// stdin is empty, and of `kept` a copy under the same number is there, which is not
+    /// close-on-exec.
     fn set(&mut self, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
         // SAFETY: the actions are valid (see `new`); the path is a literal, and copied.
         unsafe {

@@ -151,7 +151,8 @@ impl FakeHost {
         host
     }
 
-    /// What a former life leaves behind of a CLAT on `wlan0` that was translated in the kernel; what it is told.
+    /// What a former life leaves behind of a CLAT on `wlan0` that was translated in the kernel;
+    /// what it is told.
     pub(crate) fn leave_behind(&self) -> ClatdArgs {
         let args = ClatdArgs {
             uplink: IfaceName::parse("wlan0").expect("a name"),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the controller needs of the machine it runs on, as small traits. What must be undone is a value whose `Drop`
-//! undoes it. Linux and Android implement them in [`linux`]; tests do so with a host that fails on demand.
+//! What the controller needs of the machine it runs on, as small traits. What must be undone is a
+//! value whose `Drop` undoes it. Linux and Android implement them in [`linux`]; tests do so with a
+//! host that fails on demand.
 
 pub mod linux;
 
@@ -126,8 +127,8 @@ pub trait Links {
     /// Those of getifaddrs(3).
     fn is_configured(&self, iface: &IfaceName, addr: Ipv4Addr) -> io::Result<bool>;
 
-    /// Sets the IPv4 default route by the interface `index`, with `source` as the address to send from. Of several the
-    /// lowest `metric` wins.
+    /// Sets the IPv4 default route by the interface `index`, with `source` as the address to send
+    /// from. Of several the lowest `metric` wins.
     ///
     /// # Errors
     /// Those of netlink.
@@ -160,7 +161,8 @@ pub trait Devices {
 
 /// The packet filter.
 pub trait Firewall {
-    /// The chain that drop rules live in; made when first needed and gone when dropped, unless it is netd's.
+    /// The chain that drop rules live in; made when first needed and gone when dropped, unless it
+    /// is netd's.
     type Chain: Send + 'static;
 
     /// A rule that goes away when dropped.
@@ -172,8 +174,8 @@ pub trait Firewall {
     /// Those of running ip6tables-restore.
     fn chain(&self) -> io::Result<Self::Chain>;
 
-    /// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to `v6` on `uplink`
-    /// are dropped.
+    /// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to
+    /// `v6` on `uplink` are dropped.
     ///
     /// # Errors
     /// Those of running ip6tables-restore.
@@ -185,8 +187,8 @@ pub trait Firewall {
     ) -> io::Result<Self::Rule>;
 }
 
-/// A running process. Its descriptor becomes readable when it ends (pidfd). Dropping it ends it, and reaps it unless a
-/// former life has started it.
+/// A running process. Its descriptor becomes readable when it ends (pidfd). Dropping it ends it,
+/// and reaps it unless a former life has started it.
 pub trait Child: AsFd + Send + 'static {
     /// Its process id.
     fn pid(&self) -> i32;
@@ -218,8 +220,8 @@ pub trait Offload {
     /// The programs and maps.
     type Programs: Programs;
 
-    /// Gets hold of the programs and of their maps, which hold what a former life has left. `None` where the host was told
-    /// to do without.
+    /// Gets hold of the programs and of their maps, which hold what a former life has left. `None`
+    /// where the host was told to do without.
     ///
     /// # Errors
     /// Those of bpf(2) and of the BPF file system; EBUSY where another controller has them.
@@ -229,7 +231,8 @@ pub trait Offload {
     fn why_no_programs(&self) -> &'static str;
 }
 
-/// A clatd of a former life, and the TUN device that it holds. Dropping it ends the one and removes the other.
+/// A clatd of a former life, and the TUN device that it holds. Dropping it ends the one and removes
+/// the other.
 #[derive(Debug)]
 pub struct Orphan<C, T> {
     /// The process.
@@ -248,8 +251,8 @@ pub trait Recovery: Firewall + Processes {
     /// Removes our filters, but not those that are `kept`: indices of interfaces.
     fn remove_filters(&self, kept: &[(u32, Hook)]);
 
-    /// Takes over the drop rules' chain, and has in it one rule for each of `kept`, in this order, and no other; all at one
-    /// blow. Without any, the chain goes, too, unless it is netd's.
+    /// Takes over the drop rules' chain, and has in it one rule for each of `kept`, in this order,
+    /// and no other; all at one blow. Without any, the chain goes, too, unless it is netd's.
     ///
     /// # Errors
     /// Those of running ip6tables-save and ip6tables-restore.
@@ -275,8 +278,9 @@ pub trait Programs: Send + Sync + 'static {
     /// EAFNOSUPPORT where it is neither; ENODEV where there is none.
     fn link_kind(&self, index: u32) -> io::Result<LinkKind>;
 
-    /// Has the map of next hops say who gets what leaves by the entry's uplink, and goes on saying so as routes change,
-    /// until the value is dropped. Nothing is said while no route leads to the prefix.
+    /// Has the map of next hops say who gets what leaves by the entry's uplink, and goes on saying
+    /// so as routes change, until the value is dropped. Nothing is said while no route leads to the
+    /// prefix.
     ///
     /// # Errors
     /// Those of bpf(2) and of netlink.
@@ -294,8 +298,8 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of bpf(2): E2BIG where it is full.
     fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Self::Entry>;
 
-    /// Attaches the program for this hook and this kind of link to an interface, with what programs hang on there, which goes
-    /// with the interface.
+    /// Attaches the program for this hook and this kind of link to an interface, with what programs
+    /// hang on there, which goes with the interface.
     ///
     /// # Errors
     /// Those of bpf(2) and of netlink: ENOENT of the program where the kernel lacks NET_CLS_BPF.
@@ -307,8 +311,8 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of netlink: ENODEV where its interface is gone.
     fn is_attached(&self, filter: &Self::Filter) -> io::Result<bool>;
 
-    /// Removes what is in the maps, but not what belongs to the entries that are `kept`: the last step of cleaning up after
-    /// a former life.
+    /// Removes what is in the maps, but not what belongs to the entries that are `kept`: the last
+    /// step of cleaning up after a former life.
     ///
     /// # Errors
     /// Those of bpf(2).

@@ -27,8 +27,9 @@ pub(crate) fn sh(command: &str) -> String {
     out.into_owned()
 }
 
-/// Writes a script that can be run. Another process does: of a descriptor of ours, whatever other threads are just starting would
-/// have a copy until its exec, and what may be written to cannot be run (ETXTBSY of execve(2)).
+/// Writes a script that can be run. Another process does: of a descriptor of ours, whatever other
+/// threads are just starting would have a copy until its exec, and what may be written to cannot be
+/// run (ETXTBSY of execve(2)).
 pub(crate) fn write_script(path: &Path, text: &str) {
     let path = path.display();
     sh(&format!("cat >{path} <<'END'\n{text}END\nchmod 755 {path}"));

@@ -16,8 +16,8 @@ use nix::unistd::Pid;
 
 use crate::common::{self, sh, write_script};
 
-/// `$2` is the uplink and `${10}` the IPv4 address (see `ClatdArgs::argv`). bash, since only that can choose argv[0].
-/// Its device is not set up while a file `clatd.wait` is there.
+/// `$2` is the uplink and `${10}` the IPv4 address (see `ClatdArgs::argv`). bash, since only that
+/// can choose argv[0]. Its device is not set up while a file `clatd.wait` is there.
 const STAND_IN: &str = r#"#!/bin/bash
 set -e
 while [ -e "$0.wait" ]; do sleep 0.05; done
@@ -96,7 +96,8 @@ impl Fixture {
         Controller { child, transport }
     }
 
-    /// This program, as a copy that others can run, wherever the build is. Made by another process, as in `write_script`.
+    /// This program, as a copy that others can run, wherever the build is. Made by another process,
+    /// as in `write_script`.
     pub(crate) fn peer_program(&self) -> PathBuf {
         let program = self.dir.join("peer");
         if !program.exists() {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The real program over its real transport, with real TUN devices, firewall rules and routes in a network namespace:
-//! one contract, which the virtual device tests over kernel binder as well. Only clatd is a stand-in: a script that sets
-//! its device up and then sleeps under clatd's name.
+//! The real program over its real transport, with real TUN devices, firewall rules and routes in a
+//! network namespace: one contract, which the virtual device tests over kernel binder as well. Only
+//! clatd is a stand-in: a script that sets its device up and then sleeps under clatd's name.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -166,7 +166,8 @@ fn with_netd_interfaces_have_to_be_assigned() {
     service.networkRemoveInterface(100, "up0").expect("there");
     let route = fixture.sh("ip -4 route");
     assert!(!route.contains("default"), "{route}");
-    // It took the CLAT along, and so does a network that is gone; another network on the same interface works.
+    // It took the CLAT along, and so does a network that is gone; another network on the same
+    // interface works.
     for net_id in [200, 300] {
         assert!(service.getStatus().expect("status").clats.is_empty());
         service.networkAddInterface(net_id, "up0").expect("free");

@@ -44,8 +44,8 @@ pub struct LinuxHost {
 }
 
 impl LinuxHost {
-    /// A host that starts `clatd` for its CLATs, and whose system properties are `properties`. Programs and maps of the
-    /// translation in the kernel are in `bpf_dir`; without, there is none.
+    /// A host that starts `clatd` for its CLATs, and whose system properties are `properties`.
+    /// Programs and maps of the translation in the kernel are in `bpf_dir`; without, there is none.
     #[must_use]
     pub fn new(clatd: PathBuf, properties: Properties, bpf_dir: Option<PathBuf>) -> Self {
         Self { clatd, properties, bpf_dir }

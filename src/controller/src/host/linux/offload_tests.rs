@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The translation in the kernel, against the kernel, with bpftool and tc as outside observers. Each test has a network
-//! namespace and a BPF file system of its own.
+//! The translation in the kernel, against the kernel, with bpftool and tc as outside observers.
+//! Each test has a network namespace and a BPF file system of its own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,7 +37,8 @@ const VETH: &str =
     "ip link add up0 type veth peer name peer0 && ip link set up0 up && ip link set peer0 up &&
     ip -6 addr add 2001:db8::2/64 dev up0 nodad && ip -6 route add default dev up0";
 
-/// Runs `test` in a thread with a new network namespace and in a mount namespace with a BPF file system.
+/// Runs `test` in a thread with a new network namespace and in a mount namespace with a BPF file
+/// system.
 fn in_namespaces(test: impl FnOnce(&LinuxHost, &Path) + Send + 'static) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     if !nix::unistd::geteuid().is_root() {
@@ -98,7 +99,8 @@ fn clat(host: &LinuxHost) -> Clat {
     }
 }
 
-/// Our filter on either interface, apart from what changes from time to time; empty where there is none.
+/// Our filter on either interface, apart from what changes from time to time; empty where there is
+/// none.
 fn filters() -> [String; 2] {
     ["v4-up0 egress", "up0 ingress"].map(|place| {
         let shown = sh(&format!("tc filter show dev {place}"));
@@ -362,7 +364,8 @@ fn a_program_that_is_missing_is_no_excuse() {
     });
 }
 
-/// What the map of next hops says of up0, once it says what is expected, and at the latest after a while.
+/// What the map of next hops says of up0, once it says what is expected, and at the latest after a
+/// while.
 fn next_hop(dir: &Path, expected: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! System properties: Android's where there are some, else those of a build.prop file, else those of the newest device.
+//! System properties: Android's where there are some, else those of a build.prop file, else those
+//! of the newest device.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,8 +20,9 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// The properties of this machine: those of `build_prop` and nothing else, where that is given; Android's where there
-    /// are some; else the newest level. `first_api_level` goes before all of them.
+    /// The properties of this machine: those of `build_prop` and nothing else, where that is given;
+    /// Android's where there are some; else the newest level. `first_api_level` goes before all of
+    /// them.
     ///
     /// # Errors
     /// When the file cannot be read.

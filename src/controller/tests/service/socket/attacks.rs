@@ -27,7 +27,8 @@ const WAIT: Duration = Duration::from_millis(100);
 /// How long the same user may, in turn with his other connections.
 const OWN_WAIT: Duration = Duration::from_secs(1);
 
-/// How much memory an attack may cost: a user's 128 KiB, what threads need, and what the allocator keeps.
+/// How much memory an attack may cost: a user's 128 KiB, what threads need, and what the allocator
+/// keeps.
 const MEMORY: u64 = 8 << 20;
 
 /// Lines that an attack of [`TIME`] may leave in the log.
