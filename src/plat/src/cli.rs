@@ -17,8 +17,8 @@ use crate::forward::Forward;
 use crate::link::Impairment;
 use crate::settings::{DualStack, Settings, LEAST_MTU};
 
-/// An IPv6-only carrier network in one unprivileged process: router advertisements, DNS64 and NAT64 for a virtual machine, a
-/// namespace or a test.
+/// An IPv6-only carrier network in one unprivileged process: router advertisements, DNS64 and NAT64
+/// for a virtual machine, a namespace or a test.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -37,10 +37,12 @@ pub struct Cli {
 #[derive(Args, Debug)]
 #[group(multiple = false)]
 pub struct LinkArgs {
-    /// A Unix stream socket, each frame behind its length: QEMU's `-netdev stream,id=n,server=off,addr.type=unix,addr.path=PATH`
+    /// A Unix stream socket, each frame behind its length: QEMU's `-netdev
+    /// stream,id=n,server=off,addr.type=unix,addr.path=PATH`
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// A Unix datagram socket, a frame a message: QEMU's `-netdev dgram,id=n,local.type=unix,local.path=OTHER,remote.type=unix,remote.path=PATH`
+    /// A Unix datagram socket, a frame a message: QEMU's `-netdev
+    /// dgram,id=n,local.type=unix,local.path=OTHER,remote.type=unix,remote.path=PATH`
     #[arg(long, value_name = "PATH")]
     pub frames: Option<PathBuf>,
     /// A Unix packet socket (SOCK_SEQPACKET), a frame a message
@@ -59,7 +61,8 @@ pub enum Command {
         /// The network.
         #[command(flatten)]
         net: Net,
-        /// Leave the command's processes in the PID namespace of platd: some may outlive the command
+        /// Leave the command's processes in the PID namespace of platd: some may outlive the
+        /// command
         #[arg(long)]
         no_pid_ns: bool,
         /// The command and its arguments
@@ -119,7 +122,8 @@ pub struct Net {
     /// Advertise another prefix every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub prefix_churn: Option<u64>,
-    /// Give a port of the host to the guest: `tcp:HOSTPORT:GUESTPORT` or `udp:…`, also `[tcp:]HOSTIP:HOSTPORT:GUESTPORT`
+    /// Give a port of the host to the guest: `tcp:HOSTPORT:GUESTPORT` or `udp:…`, also
+    /// `[tcp:]HOSTIP:HOSTPORT:GUESTPORT`
     #[arg(long, value_name = "SPEC")]
     pub forward: Vec<Forward>,
     /// Write what passes to a capture file

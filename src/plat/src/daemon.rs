@@ -193,7 +193,8 @@ fn run(
     let mut all = Daemon { driver, signals, status, command, churn };
     let end = all.run();
     all.driver.farewell();
-    // To remove a socket's name takes a right that was given up. Whoever starts next finds that nobody listens there.
+    // To remove a socket's name takes a right that was given up. Whoever starts next finds that
+    // nobody listens there.
     std::mem::forget(all);
     end
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Guests' questions over TCP (RFC 7766): what is left of their connections behind the flows, a pair of sockets each.
+//! Guests' questions over TCP (RFC 7766): what is left of their connections behind the flows, a
+//! pair of sockets each.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -12,7 +13,8 @@ use crate::fairness;
 use crate::frame::Mac;
 use crate::network::{is_question, MAX_QUESTION};
 
-/// Connections at a time; beyond them the one that has idled longest goes, of the guest that has most.
+/// Connections at a time; beyond them the one that has idled longest goes, of the guest that has
+/// most.
 const MOST: usize = 128;
 /// How long a connection may idle (RFC 7766 §6.2.3: some seconds).
 const IDLE: Duration = Duration::from_secs(10);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A carrier with what it needs of the host: one place where all its descriptors are waited for, the resolvers, the forwarded
-//! ports. `platd` drives one in a process of its own; a test or a sandbox may drive one beside what it does otherwise.
+//! A carrier with what it needs of the host: one place where all its descriptors are waited for,
+//! the resolvers, the forwarded ports. `platd` drives one in a process of its own; a test or a
+//! sandbox may drive one beside what it does otherwise.
 
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -39,8 +40,9 @@ const FORWARDS: usize = 400;
 /// The first of those that are the owner's.
 const OWNER: u64 = 0xffff_fff0;
 
-/// A link's descriptor is another when a guest comes or leaves: it is armed anew each time. Not so a device's, which is
-/// watched once and for all: that would be a system call for each packet that comes alone.
+/// A link's descriptor is another when a guest comes or leaves: it is armed anew each time. Not so
+/// a device's, which is watched once and for all: that would be a system call for each packet that
+/// comes alone.
 const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
 
 /// What a network may have beside its settings; [`Extras::default`] is nothing of it.
@@ -56,7 +58,8 @@ pub struct Extras {
     pub forwards: Vec<Open>,
 }
 
-/// A network that works as long as somebody calls [`Driver::poll`]. It is of one thread; a thread for it is made around it.
+/// A network that works as long as somebody calls [`Driver::poll`]. It is of one thread; a thread
+/// for it is made around it.
 ///
 /// ```
 /// use clat_plat::driver::{Driver, Extras};
@@ -64,7 +67,8 @@ pub struct Extras {
 /// use clat_plat::settings::Settings;
 /// use clat_tun::device::{Devices, Flags};
 ///
-/// let (devices, tap) = (Devices::default(), Flags { tap: true, no_packet_info: true, ..Flags::default() });
+/// let devices = Devices::default();
+/// let tap = Flags { tap: true, no_packet_info: true, ..Flags::default() };
 /// let guest = devices.open();
 /// guest.set_iff("tap0", tap)?;
 /// let network_side = devices.interface("tap0").expect("it was just made");
@@ -100,7 +104,8 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A network for who comes by `link`. All that it needs besides its flows' sockets is open then.
+    /// A network for who comes by `link`. All that it needs besides its flows' sockets is open
+    /// then.
     ///
     /// # Errors
     /// When there are no descriptors or no sockets to be had.
@@ -164,7 +169,8 @@ impl Driver {
         self.carrier.farewell(Instant::now());
     }
 
-    /// Watches a descriptor of the owner's: [`Driver::poll`] tells when it is readable, by this number, up to 15.
+    /// Watches a descriptor of the owner's: [`Driver::poll`] tells when it is readable, by this
+    /// number, up to 15.
     ///
     /// # Errors
     /// What the kernel said.
@@ -172,8 +178,9 @@ impl Driver {
         watch(&self.epoll, fd, OWNER + u64::from(number & 15))
     }
 
-    /// Does what is due, waits until there is more to be done, and does that. Once it is `until` (`None`: never) nothing is waited
-    /// for. What became readable of [`Driver::watch`]'s is told to `own`.
+    /// Does what is due, waits until there is more to be done, and does that. Once it is `until`
+    /// (`None`: never) nothing is waited for. What became readable of [`Driver::watch`]'s is told
+    /// to `own`.
     ///
     /// # Errors
     /// When the way to the guest is gone for good.
@@ -344,8 +351,8 @@ impl Driver {
 }
 
 impl AsFd for Driver {
-    /// What is readable when [`Driver::poll`] has something to do, for who waits for other things as well, and no longer than
-    /// until [`Driver::next_timer`].
+    /// What is readable when [`Driver::poll`] has something to do, for who waits for other things
+    /// as well, and no longer than until [`Driver::next_timer`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }

@@ -12,8 +12,8 @@ use clat_packet::rate_limit::{Bucket, Rate};
 
 use crate::frame::Mac;
 
-/// Who has to give up one of `all` (whose it is, how old, its name) where there are too many: the oldest of the guest that
-/// has most. With it, how many that guest has.
+/// Who has to give up one of `all` (whose it is, how old, its name) where there are too many: the
+/// oldest of the guest that has most. With it, how many that guest has.
 pub fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N, usize)> {
     let mut guests = HashMap::new();
     for (guest, age, name) in all {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What both halves of the network write: Ethernet frames for the guest, one after the other in one buffer.
+//! What both halves of the network write: Ethernet frames for the guest, one after the other in one
+//! buffer.
 
 use std::fmt;
 use std::ops::Range;
@@ -37,7 +38,8 @@ impl fmt::Display for Mac {
 
 /// Frames on their way to the guest, each with what is left to its receiver to complete.
 ///
-/// They lie behind one another in one buffer that is used again and again, so that a frame costs no allocation.
+/// They lie behind one another in one buffer that is used again and again, so that a frame costs no
+/// allocation.
 #[derive(Debug, Default)]
 pub struct Out {
     buf: Vec<u8>,
@@ -50,7 +52,8 @@ impl Out {
         self.push_with(VirtioHeader::default(), |buf| buf.extend_from_slice(frame));
     }
 
-    /// Adds the frame that `write` appends to the buffer (and must only append to). Nothing appended adds no frame.
+    /// Adds the frame that `write` appends to the buffer (and must only append to). Nothing
+    /// appended adds no frame.
     pub fn push_with(&mut self, vnet: VirtioHeader, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.buf.len();
         write(&mut self.buf);

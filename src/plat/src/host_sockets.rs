@@ -266,7 +266,8 @@ impl Datagrams for HostDatagrams {
         Ok(Received { from, len, size })
     }
 
-    /// By itself Linux would cut where it knows the path's MTU, and its program would not hear of it.
+    /// By itself Linux would cut where it knows the path's MTU, and its program would not hear of
+    /// it.
     fn let_cut(&self, cut: bool) -> io::Result<()> {
         if self.ipv6 {
             let how = if cut { Ipv6PathMtuDiscovery::DONT } else { Ipv6PathMtuDiscovery::DO };

@@ -28,7 +28,8 @@ pub enum IcmpError {
     TooBig(u32),
     /// Its hop limit or TTL is used up.
     HopLimit,
-    /// A field cannot be understood: the code of RFC 4443 §3.4, and the field's offset in the packet.
+    /// A field cannot be understood: the code of RFC 4443 §3.4, and the field's offset in the
+    /// packet.
     Parameter {
         /// 0 a field, 1 a next header, 2 an option.
         code: u8,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The other process: it enters (or makes) the guest's namespaces, makes the devices there, hands them over, and runs the command.
+//! The other process: it enters (or makes) the guest's namespaces, makes the devices there, hands
+//! them over, and runs the command.
 //!
-//! It is this program again, since a process with threads, sockets or a past cannot well change its namespaces.
+//! It is this program again, since a process with threads, sockets or a past cannot well change its
+//! namespaces.
 
 use std::fs;
 use std::io::Write;
@@ -192,10 +194,11 @@ impl Init {
     }
 }
 
-/// Runs a command until it ends, or the network does, which `control` tells. Whatever else has become a child of this process
-/// is waited for, too.
+/// Runs a command until it ends, or the network does, which `control` tells. Whatever else has
+/// become a child of this process is waited for, too.
 fn supervise(command: &mut Command, control: Option<RawFd>) -> anyhow::Result<ExitCode> {
-    // Before signals are blocked, and before there is a descriptor for them: the command inherits both.
+    // Before signals are blocked, and before there is a descriptor for them: the command inherits
+    // both.
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(e) => {
@@ -266,7 +269,8 @@ fn wait(signals: BorrowedFd<'_>, control: RawFd) -> anyhow::Result<bool> {
     }
 }
 
-/// Makes namespaces of our own, in which we are root. Only children are in the new PID namespace, if there is one.
+/// Makes namespaces of our own, in which we are root. Only children are in the new PID namespace,
+/// if there is one.
 fn make(pid_ns: bool) -> anyhow::Result<()> {
     let (uid, gid) = (geteuid(), getegid());
     let mut flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;

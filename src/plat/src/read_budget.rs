@@ -5,9 +5,10 @@
 /// So often one is taken alone after one came alone.
 const ALONE: u8 = 8;
 
-/// A reader of single things that come in batches or alone. Where the last look found one and no second, the next few
-/// take one and do not look for a second: in a conversation of question and answer that saves each turn a system call that
-/// brings nothing, and in a batch it costs a few rounds of the loop.
+/// A reader of single things that come in batches or alone. Where the last look found one and no
+/// second, the next few take one and do not look for a second: in a conversation of question and
+/// answer that saves each turn a system call that brings nothing, and in a batch it costs a few
+/// rounds of the loop.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ReadBudget(u8);
 

@@ -17,7 +17,8 @@ use crate::network::Query;
 
 /// Connections to resolvers at a time; beyond them the oldest goes, of the guest that has most.
 const CONNECTIONS: usize = 64;
-/// Questions that are remembered, those that nobody waits for any longer among them: some times as many as are waited for.
+/// Questions that are remembered, those that nobody waits for any longer among them: some times as
+/// many as are waited for.
 const ASKED: usize = 4096;
 /// How long one is waited for. Somebody else has been asked by then.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -123,7 +124,8 @@ impl Resolvers {
         Some((number, connection.messages.stream()))
     }
 
-    /// A connection is ready: its token and the answer, if that is there. It ends with that, or when it breaks.
+    /// A connection is ready: its token and the answer, if that is there. It ends with that, or
+    /// when it breaks.
     pub(crate) fn event(&mut self, number: u32) -> Option<(u64, Vec<u8>)> {
         let connection = self.connections.get_mut(&number)?;
         let messages = &mut connection.messages;

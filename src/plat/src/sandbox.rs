@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Giving up what carrying packets does not need: user, groups, capabilities, and most system calls.
+//! Giving up what carrying packets does not need: user, groups, capabilities, and most system
+//! calls.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -14,7 +15,8 @@ use nix::unistd::{dup2, geteuid, Gid, Uid};
 /// Who owns nothing.
 const NOBODY: u32 = 65534;
 
-/// Drops everything. Of the standard descriptors only stderr is left, for the log. `user` is whom root becomes, instead of nobody.
+/// Drops everything. Of the standard descriptors only stderr is left, for the log. `user` is whom
+/// root becomes, instead of nobody.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -39,7 +41,8 @@ fn change_user(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
         Some((uid, gid)) => become_user(uid, gid)?,
         None => {
             if let Err(error) = become_user(Uid::from_raw(NOBODY), Gid::from_raw(NOBODY)) {
-                // Root of a user namespace may have nobody to become; what it has it may lose all the same.
+                // Root of a user namespace may have nobody to become; what it has it may lose all
+                // the same.
                 log::debug!("staying root of this namespace ({error:#}), without capabilities");
             }
         }
@@ -69,7 +72,8 @@ fn filter() -> anyhow::Result<Filter> {
     ])?
     // TCP, UDP and ping of both families, nothing else.
     .only(libc::SYS_socket, 0, &[libc::AF_INET, libc::AF_INET6])?
-    // Non-blocking, by the standard library. No other: by TIOCSTI a process types into its terminal, as if a person did.
+    // Non-blocking, by the standard library. No other: by TIOCSTI a process types into its
+    // terminal, as if a person did.
     .only(libc::SYS_ioctl, 1, &[c_int::try_from(libc::FIONBIO)?])?
     // Between flows and the DNS server.
     .only(libc::SYS_socketpair, 0, &[libc::AF_UNIX])

@@ -28,12 +28,13 @@ pub struct Settings {
     pub pref64: bool,
     /// Whether DNS answers are synthesized (RFC 6147); without, questions are only passed on.
     pub dns64: bool,
-    /// Where questions are passed on to; none: all are answered SERVFAIL, but `ipv4only.arpa` still works.
+    /// Where questions are passed on to; none: all are answered SERVFAIL, but `ipv4only.arpa` still
+    /// works.
     pub resolvers: Vec<SocketAddr>,
     /// What older guests want beside IPv6.
     pub dual_stack: Option<DualStack>,
-    /// Addresses outside the guest's own network that stand for the host itself (`--map-host`); nothing else ever
-    /// reaches the host's loopback.
+    /// Addresses outside the guest's own network that stand for the host itself (`--map-host`);
+    /// nothing else ever reaches the host's loopback.
     pub map_host: Vec<IpAddr>,
 }
 
@@ -61,7 +62,8 @@ impl Settings {
         (self.prefix.to_bits() | 0x53).into()
     }
 
-    /// The router's global address, the source of its ICMPv6 errors: `::1` of the advertised prefix.
+    /// The router's global address, the source of its ICMPv6 errors: `::1` of the advertised
+    /// prefix.
     #[must_use]
     pub fn router_global(&self) -> Ipv6Addr {
         (self.prefix.to_bits() | 1).into()

@@ -62,7 +62,8 @@ fn router_lifetime(frame: &[u8]) -> Option<u16> {
     (to_all && frame[54] == 134).then(|| u16::from_be_bytes([frame[60], frame[61]]))
 }
 
-/// RFC 4861 §6.2.5: who ends being a router says so, or guests would go on sending to it for half an hour.
+/// RFC 4861 §6.2.5: who ends being a router says so, or guests would go on sending to it for half
+/// an hour.
 #[test]
 fn the_last_advertisement_says_that_there_is_no_router() {
     let platd = Platd::start();
@@ -80,7 +81,8 @@ fn the_last_advertisement_says_that_there_is_no_router() {
     assert_eq!(lifetimes.last(), Some(&0), "{lifetimes:?}");
 }
 
-/// A router solicitation from the unspecified address, which is answered to all nodes, behind its length.
+/// A router solicitation from the unspecified address, which is answered to all nodes, behind its
+/// length.
 fn solicitation() -> Vec<u8> {
     let mut frame = vec![0x33, 0x33, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 0x86, 0xdd];
     frame.extend([0x60, 0, 0, 0, 0, 8, 58, 255]);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A whole carrier inside this process: its guest is smoltcp on a device of `clat_tun::device`, its world are sockets of this host.
+//! A whole carrier inside this process: its guest is smoltcp on a device of `clat_tun::device`, its
+//! world are sockets of this host.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
@@ -247,8 +248,9 @@ fn datagram(ports: (u16, u16), data: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Datagrams that come together leave together, flow by flow, though they come in turn: the host's kernel sees one buffer for
-/// each flow. Such a buffer is taken as one the other way, and the guest gets what was sent.
+/// Datagrams that come together leave together, flow by flow, though they come in turn: the host's
+/// kernel sees one buffer for each flow. Such a buffer is taken as one the other way, and the guest
+/// gets what was sent.
 #[test]
 fn trains_of_datagrams() {
     const FLOWS: u16 = 4;

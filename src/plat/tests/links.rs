@@ -100,7 +100,8 @@ fn a_stream_cut_anywhere_gives_the_same_frames() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever comes, in whatever pieces: frames until the first length that lies, and then the end of that connection.
+    /// Whatever comes, in whatever pieces: frames until the first length that lies, and then the
+    /// end of that connection.
     #[test]
     fn any_stream(
         lengths in vec(prop_oneof![8 => 14..200_u32, 1 => any::<u32>(), 1 => 0..14_u32], 0..30),

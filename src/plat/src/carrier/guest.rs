@@ -10,7 +10,8 @@ use crate::frame::Mac;
 /// How long flows are kept for a guest that has left: it may come back.
 pub const GRACE: Duration = Duration::from_secs(10);
 
-/// How long a guest may be silent before it is asked whether it is there, if another one speaks; and how long it has to answer.
+/// How long a guest may be silent before it is asked whether it is there, if another one speaks;
+/// and how long it has to answer.
 const SILENCE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -72,8 +73,9 @@ impl Guests {
         }
     }
 
-    /// A station has sent something from an address of the network. The guest is the same one as long as it is there, or
-    /// anybody could have its ports. Returns an address that is to be asked whether it is there.
+    /// A station has sent something from an address of the network. The guest is the same one as
+    /// long as it is there, or anybody could have its ports. Returns an address that is to be asked
+    /// whether it is there.
     pub(super) fn hear(
         &mut self,
         address: Ipv6Addr,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The carrier: frames of a guest go to the network or to the flows, and theirs back to the guest, past `--pcap`.
+//! The carrier: frames of a guest go to the network or to the flows, and theirs back to the guest,
+//! past `--pcap`.
 
 mod guest;
 
@@ -346,7 +347,8 @@ impl Carrier {
         self.with_network(now, |network, out| network.renumber(prefix, now, out));
     }
 
-    /// Tells the guests that there is no router any more (RFC 4861 §6.2.5): the last thing before the network ends.
+    /// Tells the guests that there is no router any more (RFC 4861 §6.2.5): the last thing before
+    /// the network ends.
     pub fn farewell(&mut self, now: Instant) {
         self.with_network(now, |network, out| network.farewell(out));
         // Whatever is under way arrives before the end. A link that is gone has nobody to be told.
@@ -427,7 +429,8 @@ mod tests {
         frame
     }
 
-    /// It asks for duplicates of its address; or it does not, and is asked for the one that it should have.
+    /// It asks for duplicates of its address; or it does not, and is asked for the one that it
+    /// should have.
     #[test]
     fn a_guest_that_only_listens_is_found() {
         let (start, settings) = (Instant::now(), Settings::default());
@@ -470,7 +473,8 @@ mod tests {
         }
     }
 
-    /// It is the same guest as long as it is there, and another once it is gone or has another address.
+    /// It is the same guest as long as it is there, and another once it is gone or has another
+    /// address.
     #[test]
     fn whoever_has_the_ports_keeps_them() {
         let devices = Devices::default();

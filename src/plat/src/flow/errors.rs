@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ICMP errors: what the host's kernel learned about a destination, told to the guest as a router would.
+//! ICMP errors: what the host's kernel learned about a destination, told to the guest as a router
+//! would.
 
 use std::net::Ipv6Addr;
 
@@ -24,14 +25,15 @@ impl From<Refused> for IcmpError {
     }
 }
 
-/// Whether a packet of `len` bytes from this guest is cut where a hop takes less: one of IPv6 cannot be told of less than any
-/// link takes (RFC 7915 §5.1).
+/// Whether a packet of `len` bytes from this guest is cut where a hop takes less: one of IPv6
+/// cannot be told of less than any link takes (RFC 7915 §5.1).
 pub fn is_cut_anyway(guest: Ipv6Addr, len: usize) -> bool {
     guest.to_ipv4_mapped().is_none() && len <= usize::from(LEAST_MTU)
 }
 
-/// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from` a router on the way, or
-/// from ours. Nothing is sent about an error, or to nobody (RFC 4443 §2.4(e)).
+/// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from`
+/// a router on the way, or from ours. Nothing is sent about an error, or to nobody (RFC 4443
+/// §2.4(e)).
 pub fn send(
     cx: Context<'_>,
     sink: &mut dyn Sink,

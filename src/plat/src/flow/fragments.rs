@@ -114,7 +114,8 @@ mod tests {
         }
     }
 
-    /// Whoever begins more datagrams than it ends is in nobody's way, nor can it add to what is another's.
+    /// Whoever begins more datagrams than it ends is in nobody's way, nor can it add to what is
+    /// another's.
     #[test]
     fn a_guest_has_its_place_beside_another() {
         let now = Instant::now();

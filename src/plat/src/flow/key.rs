@@ -11,8 +11,8 @@ use crate::frame::Mac;
 /// How many guests may have flows at a time.
 pub(crate) const GUESTS: usize = 256;
 
-/// What a flow is found by. A mapping that does not depend on the remote end (UDP, echo) has `::` there and the number of
-/// the host's address family as its port.
+/// What a flow is found by. A mapping that does not depend on the remote end (UDP, echo) has `::`
+/// there and the number of the host's address family as its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) protocol: u8,

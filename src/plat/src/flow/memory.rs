@@ -2,8 +2,9 @@
 
 //! Memory for the data of flows, shared out among guests.
 //!
-//! Each guest has a part of its own, which nobody else can take, and two thirds of what others leave of the rest. So one that
-//! is alone may have most of it, and leaves the next one enough; and whatever all others hold, there is its own part.
+//! Each guest has a part of its own, which nobody else can take, and two thirds of what others
+//! leave of the rest. So one that is alone may have most of it, and leaves the next one enough; and
+//! whatever all others hold, there is its own part.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -94,7 +95,8 @@ impl Memory {
         self.waiting.remove(&place);
     }
 
-    /// Of each guest for which there is room again, the flow that has waited longest; they wait no longer.
+    /// Of each guest for which there is room again, the flow that has waited longest; they wait no
+    /// longer.
     pub(crate) fn served(&mut self) -> Vec<Id> {
         let mut served = Vec::new();
         let mut from = (Mac::default(), 0);
@@ -172,8 +174,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever takes what it may, and gives back what it likes: no more is held than there is, by nobody more than its
-        /// share, and each has its own part.
+        /// Whoever takes what it may, and gives back what it likes: no more is held than there is,
+        /// by nobody more than its share, and each has its own part.
         #[test]
         fn no_more_is_held_than_there_is(
             bound in 0..1_usize << 20,

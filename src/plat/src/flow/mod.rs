@@ -2,10 +2,11 @@
 
 //! Flows: what a guest says to the world, said by sockets of the host.
 //!
-//! [`Engine`] is the seam, and knows neither clocks nor what waits for descriptors. A packet goes in by
-//! [`Engine::handle_input`], a socket's readiness by [`Engine::handle_ready`], time by [`Engine::handle_timeout`];
-//! [`Engine::poll_transmit`] is due after each batch of them, and sends what came of it: datagrams to the host's
-//! [`Sockets`], frames to a [`Sink`]. [`Engine::poll_timeout`] says when it wants to be asked again.
+//! [`Engine`] is the seam, and knows neither clocks nor what waits for descriptors. A packet goes
+//! in by [`Engine::handle_input`], a socket's readiness by [`Engine::handle_ready`], time by
+//! [`Engine::handle_timeout`]; [`Engine::poll_transmit`] is due after each batch of them, and sends
+//! what came of it: datagrams to the host's [`Sockets`], frames to a [`Sink`].
+//! [`Engine::poll_timeout`] says when it wants to be asked again.
 
 mod engine;
 #[doc(hidden)] // for tests and fuzz targets
@@ -42,7 +43,8 @@ pub trait Sink {
     fn frame(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]);
     /// An identification for fragments.
     fn next_id(&mut self) -> u32;
-    /// Whether whoever can wait should: connections can, since what they have to say stays where it is.
+    /// Whether whoever can wait should: connections can, since what they have to say stays where it
+    /// is.
     fn is_full(&self) -> bool {
         false
     }

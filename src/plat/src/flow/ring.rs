@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Bytes in order, read straight from a socket and written straight to a frame: a ring that grows while it is needed.
+//! Bytes in order, read straight from a socket and written straight to a frame: a ring that grows
+//! while it is needed.
 
 use std::io::{self, IoSliceMut};
 
-/// What a ring begins with. Less is much for a flow that is idle after a greeting, and a stream is past it soon.
+/// What a ring begins with. Less is much for a flow that is idle after a greeting, and a stream is
+/// past it soon.
 pub(crate) const FIRST: usize = 2048;
 /// What costs so little to get again that an empty ring does not keep it.
 const CHEAP: usize = 16 * 1024;
@@ -48,9 +50,9 @@ impl Ring {
         self.buf.len() - self.len
     }
 
-    /// Appends what `read` puts into the free space, which grows with what came before, by `room` bytes of memory at most.
-    /// The ring never queues more than `limit` bytes. Returns what `read` returned. An empty ring finds place for something
-    /// if `room` is [`FIRST`] at least.
+    /// Appends what `read` puts into the free space, which grows with what came before, by `room`
+    /// bytes of memory at most. The ring never queues more than `limit` bytes. Returns what `read`
+    /// returned. An empty ring finds place for something if `room` is [`FIRST`] at least.
     ///
     /// # Errors
     /// Those of `read`; `WouldBlock` when the limit is reached, or there is no memory.
@@ -130,7 +132,8 @@ impl Ring {
         self.head = if self.len == 0 { 0 } else { self.wrap(self.head + count) };
     }
 
-    /// Gives the memory back if nothing is queued and it was little: ten thousand idle flows would hold much of such.
+    /// Gives the memory back if nothing is queued and it was little: ten thousand idle flows would
+    /// hold much of such.
     pub(crate) fn thin(&mut self) {
         if self.len == 0 && self.buf.len() <= CHEAP {
             self.buf = Vec::new();

@@ -12,16 +12,16 @@ use super::key::Id;
 use super::tcp::Stream;
 use crate::icmp_error::IcmpError;
 
-/// Where sockets come from, and who tells when they are ready: by [`super::Engine::handle_ready`], for the flow by whose name
-/// they are watched.
+/// Where sockets come from, and who tells when they are ready: by [`super::Engine::handle_ready`],
+/// for the flow by whose name they are watched.
 pub trait Sockets {
     /// A TCP connection.
     type Connection: Connection;
     /// A UDP or ping socket.
     type Datagrams: Datagrams;
 
-    /// A connection that is being opened, with a hop limit that matters if it is a small one. Once it is writable it is open,
-    /// or has failed.
+    /// A connection that is being opened, with a hop limit that matters if it is a small one. Once
+    /// it is writable it is open, or has failed.
     ///
     /// # Errors
     /// What the host said.
@@ -39,7 +39,8 @@ pub trait Sockets {
     /// What the host said.
     fn udp(&self, ipv6: bool) -> io::Result<Self::Datagrams>;
 
-    /// A socket for echo requests to any destination of a family. It fills in identifiers and checksums.
+    /// A socket for echo requests to any destination of a family. It fills in identifiers and
+    /// checksums.
     ///
     /// # Errors
     /// What the host said: not everybody may.
@@ -97,14 +98,16 @@ pub trait Datagrams {
     /// Whether the host cuts trains of datagrams.
     fn cuts_trains(&self) -> bool;
 
-    /// Sends a train, in pieces: datagrams of `size` bytes each, the last of which may be shorter. Says how many bytes went.
+    /// Sends a train, in pieces: datagrams of `size` bytes each, the last of which may be shorter.
+    /// Says how many bytes went.
     ///
     /// # Errors
     /// What the host said.
     fn send_train(&self, to: SocketAddr, pieces: &[IoSlice<'_>], size: u16)
         -> Result<usize, Errno>;
 
-    /// Sends the first of these datagrams, and behind it as many as go by the same call. Says how many went.
+    /// Sends the first of these datagrams, and behind it as many as go by the same call. Says how
+    /// many went.
     ///
     /// # Errors
     /// What the host said of the first.
@@ -116,8 +119,8 @@ pub trait Datagrams {
     /// `EAGAIN` when there is none; else that of something sent earlier.
     fn recv(&self, buf: &mut [u8]) -> Result<Received, Errno>;
 
-    /// Whether the host, and routers, may cut what is too long for the path. If not, sending such is `EMSGSIZE`, and a report
-    /// has the path's MTU.
+    /// Whether the host, and routers, may cut what is too long for the path. If not, sending such
+    /// is `EMSGSIZE`, and a report has the path's MTU.
     ///
     /// # Errors
     /// What the host said.
@@ -132,7 +135,8 @@ pub trait Datagrams {
     /// What the host said.
     fn set_hops(&self, hops: u8) -> io::Result<()>;
 
-    /// The next report about something sent; `buf` gets as much of that as is known. `Ok(None)` is one that means nothing.
+    /// The next report about something sent; `buf` gets as much of that as is known. `Ok(None)` is
+    /// one that means nothing.
     ///
     /// # Errors
     /// When there is none.

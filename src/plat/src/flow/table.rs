@@ -101,8 +101,9 @@ impl<F> Table<F> {
             .collect()
     }
 
-    /// Which flow has to go first before a guest may have another: its own oldest when it has its share, the oldest of the
-    /// guest that has most when all are taken, one of the guest that has idled longest when there are too many guests.
+    /// Which flow has to go first before a guest may have another: its own oldest when it has its
+    /// share, the oldest of the guest that has most when all are taken, one of the guest that has
+    /// idled longest when there are too many guests.
     pub(crate) fn to_evict(&self, mac: Mac) -> Option<Id> {
         let guest = match self.guests.get(&mac) {
             Some(guest) if guest.count >= self.most_each => Some(guest),
@@ -171,14 +172,15 @@ impl<F> Table<F> {
         }
     }
 
-    /// Sees to it that [`Self::due`] gives the flow at `at` or before. It may come earlier, for an alarm that was
-    /// put off since.
+    /// Sees to it that [`Self::due`] gives the flow at `at` or before. It may come earlier, for an
+    /// alarm that was put off since.
     pub(crate) fn wake(&mut self, id: Id, at: Instant) {
         let Some(entry) = self.get(id) else { return };
         if entry.alarm.is_none_or(|alarm| at < alarm) {
             entry.alarm = Some(at);
             self.alarms.push(Reverse((at, id)));
-            // Those of flows that are gone, and later ones of those that are there, would stay until they went off.
+            // Those of flows that are gone, and later ones of those that are there, would stay
+            // until they went off.
             if self.alarms.len() > 2 * self.index.len() + SPARE_ALARMS {
                 let slots = &self.slots;
                 self.alarms.retain(|Reverse((at, id))| {
@@ -269,7 +271,8 @@ mod tests {
         Key { protocol: 6, guest: (guest, 1), remote: (Ipv6Addr::LOCALHOST, 2) }
     }
 
-    /// What a table of `count` flows takes for a thousand rounds of everything that is done to flows.
+    /// What a table of `count` flows takes for a thousand rounds of everything that is done to
+    /// flows.
     fn rounds(count: u32) -> Duration {
         let now = Instant::now();
         let mut table = Table::new(count as usize, count as usize);
@@ -292,7 +295,8 @@ mod tests {
         begin.elapsed()
     }
 
-    /// A hundred times the flows, and caches that do not hold them: but nothing that looks at all of them.
+    /// A hundred times the flows, and caches that do not hold them: but nothing that looks at all
+    /// of them.
     #[test]
     fn size_costs_nothing() {
         let best = |count| (0..3).map(|_| rounds(count)).min().unwrap();
@@ -341,7 +345,8 @@ mod tests {
         assert!(table.get(ids[1]).is_none());
     }
 
-    /// Whoever has a flow of its own for each of many guests has the place of those alone that idle.
+    /// Whoever has a flow of its own for each of many guests has the place of those alone that
+    /// idle.
     #[test]
     fn the_guest_that_idles_longest_makes_place_for_another() {
         let mac =

@@ -82,7 +82,8 @@ pub fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
         IpAddr::V4(v4) => settings.prefix64.embed(v4),
     };
     if address.is_loopback() {
-        // The host answers under the name that it was called by; which of several, nobody remembers.
+        // The host answers under the name that it was called by; which of several, nobody
+        // remembers.
         let mut names = settings.map_host.iter().map(|ip| name(*ip));
         if let Some(name) = names.find(|name| target(settings, *name) == Ok(address)) {
             return name;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets of the guest taken apart, and packets for it put together. IPv4 addresses stand as IPv4-mapped IPv6 ones.
+//! Packets of the guest taken apart, and packets for it put together. IPv4 addresses stand as
+//! IPv4-mapped IPv6 ones.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -30,7 +31,8 @@ pub struct Packet<'a> {
     pub protocol: u8,
     pub hop_limit: u8,
     pub fragment: Option<Fragment>,
-    /// Whether routers may cut what it carries: it is cut already, or IPv4's don't-fragment bit is clear.
+    /// Whether routers may cut what it carries: it is cut already, or IPv4's don't-fragment bit is
+    /// clear.
     pub may_cut: bool,
     /// Behind all IP headers.
     pub payload: &'a [u8],
@@ -131,7 +133,8 @@ pub fn parse_tcp(payload: &[u8]) -> Option<(u16, u16, Incoming<'_>)> {
     Some((word(0), word(2), incoming))
 }
 
-/// Reads a UDP datagram: ports and data. The length in its header counts, unless it is a super-packet's.
+/// Reads a UDP datagram: ports and data. The length in its header counts, unless it is a
+/// super-packet's.
 pub fn parse_udp(payload: &[u8], whole: bool) -> Option<(u16, u16, &[u8])> {
     let head: &[u8; 8] = payload.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
@@ -372,7 +375,8 @@ pub fn send_icmp(
     sink.frame(&VirtioHeader::default(), &[&head.bytes[..head.len], message]);
 }
 
-/// Sends an L4 packet in fragments. Each has the same bits but for offset and flag; identifications are random enough.
+/// Sends an L4 packet in fragments. Each has the same bits but for offset and flag; identifications
+/// are random enough.
 fn send_fragments(sink: &mut dyn Sink, addresses: &Addresses, protocol: u8, l4: &[u8], mtu: usize) {
     let id = sink.next_id();
     let step = (mtu - IPV6 - 8) & !7;

@@ -13,8 +13,8 @@ use super::{Event, Link};
 use crate::clat::{Down, Up};
 use crate::frame::ETHERNET;
 
-/// The link: IPv4 packets of a TUN device on one side, IPv6 on the other. What it gives are packets, without an Ethernet
-/// header, since nobody looks at that; what it is sent are frames.
+/// The link: IPv4 packets of a TUN device on one side, IPv6 on the other. What it gives are
+/// packets, without an Ethernet header, since nobody looks at that; what it is sent are frames.
 pub struct Clat {
     up: Up,
     down: Down,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One frame a message: datagram sockets (QEMU's `-netdev dgram`), and packet sockets with connections.
+//! One frame a message: datagram sockets (QEMU's `-netdev dgram`), and packet sockets with
+//! connections.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -28,10 +29,12 @@ use crate::frame::{Out, ETHERNET, MAX_FRAME};
 const BATCH: usize = 64;
 const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
-/// Frames that wait for room. The kernel queues ten datagrams (net.unix.max_dgram_qlen), and a train of segments is longer.
+/// Frames that wait for room. The kernel queues ten datagrams (net.unix.max_dgram_qlen), and a
+/// train of segments is longer.
 const WAITING: usize = 1024;
 
-/// Gives each frame to `send` as a message, behind those that wait; what finds no room waits. Tells how many were dropped.
+/// Gives each frame to `send` as a message, behind those that wait; what finds no room waits. Tells
+/// how many were dropped.
 fn send_each(
     waiting: &mut VecDeque<Vec<u8>>,
     out: &Out,
@@ -172,16 +175,18 @@ struct Guest {
     /// Of the process that sent it; `None` for one that is not to be seen from here.
     pid: Option<Pid>,
     uid: u32,
-    /// Readable when that process has ended; while `None` only sending tells that the guest is gone.
+    /// Readable when that process has ended; while `None` only sending tells that the guest is
+    /// gone.
     process: Option<OwnedFd>,
     /// It was said already that its socket takes nothing from here.
     refuses: bool,
 }
 
-/// A datagram socket with a name. The guest has one with a name too, and is whoever sent a frame last.
+/// A datagram socket with a name. The guest has one with a name too, and is whoever sent a frame
+/// last.
 ///
-/// The kernel tells nobody that the other end of such a socket is closed, but it tells which process sends, and when that
-/// ends.
+/// The kernel tells nobody that the other end of such a socket is closed, but it tells which
+/// process sends, and when that ends.
 #[derive(Debug)]
 pub struct Datagrams {
     socket: UnixDatagram,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What goes wrong between a guest and the network: adapters that stack, each a link around another.
+//! What goes wrong between a guest and the network: adapters that stack, each a link around
+//! another.
 
 use std::collections::VecDeque;
 use std::io;

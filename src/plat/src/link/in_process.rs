@@ -32,8 +32,9 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// A link by the network's side of a device, for a network with these settings. What is sent to a TUN device goes
-    /// without its Ethernet header; there are no neighbours there, so none has to be found.
+    /// A link by the network's side of a device, for a network with these settings. What is sent to
+    /// a TUN device goes without its Ethernet header; there are no neighbours there, so none has to
+    /// be found.
     #[must_use]
     pub fn new(interface: Interface, settings: &Settings) -> Self {
         let mut addresses = [0; 12];

@@ -35,12 +35,13 @@ pub enum Event {
     Left(String),
 }
 
-/// A way in: one guest, or a bridge with several behind it, that exchanges Ethernet frames with the network.
+/// A way in: one guest, or a bridge with several behind it, that exchanges Ethernet frames with the
+/// network.
 ///
 /// Nothing here blocks.
 pub trait Link {
-    /// What becomes readable when [`Link::receive`] has something to do. Another after each [`Event::Came`] and
-    /// [`Event::Left`], unless [`Link::fd_stays`].
+    /// What becomes readable when [`Link::receive`] has something to do. Another after each
+    /// [`Event::Came`] and [`Event::Left`], unless [`Link::fd_stays`].
     fn fd(&self) -> BorrowedFd<'_>;
 
     /// Whether [`Link::fd`] is always the same.
@@ -48,13 +49,14 @@ pub trait Link {
         false
     }
 
-    /// What becomes writable when a link that is full has room again; `None` where nothing tells, and only trying does.
+    /// What becomes writable when a link that is full has room again; `None` where nothing tells,
+    /// and only trying does.
     fn send_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd())
     }
 
-    /// Takes a batch of what has come, and gives each whole frame to `each`, with what was left to its receiver to
-    /// complete.
+    /// Takes a batch of what has come, and gives each whole frame to `each`, with what was left to
+    /// its receiver to complete.
     ///
     /// # Errors
     /// When the link as such is broken; a guest's misbehaviour is an [`Event::Left`].
@@ -67,14 +69,15 @@ pub trait Link {
     /// Takes a frame for the guest, in pieces: at once, or with [`Link::flush`].
     fn send(&mut self, now: Instant, vnet: &VirtioHeader, parts: &[&[u8]]);
 
-    /// Sends what [`Link::send`] has taken, behind what waits from before. What finds no room, or no guest, is dropped and
-    /// counted.
+    /// Sends what [`Link::send`] has taken, behind what waits from before. What finds no room, or
+    /// no guest, is dropped and counted.
     ///
     /// # Errors
     /// When the link as such is broken.
     fn flush(&mut self, now: Instant) -> io::Result<()>;
 
-    /// When [`Link::receive`] and [`Link::flush`] have something to do though no descriptor says so; never, while `None`.
+    /// When [`Link::receive`] and [`Link::flush`] have something to do though no descriptor says
+    /// so; never, while `None`.
     fn poll_timeout(&self) -> Option<Instant> {
         None
     }
@@ -84,11 +87,12 @@ pub trait Link {
         true
     }
 
-    /// Whether the guest does not take what it got already: who can wait should, until [`Link::send_fd`] is writable (or for a
-    /// millisecond), and then call [`Link::flush`].
+    /// Whether the guest does not take what it got already: who can wait should, until
+    /// [`Link::send_fd`] is writable (or for a millisecond), and then call [`Link::flush`].
     fn is_full(&self) -> bool;
 
-    /// Whether frames may be longer than the MTU and their checksums partial, for the other side to cut and complete.
+    /// Whether frames may be longer than the MTU and their checksums partial, for the other side to
+    /// cut and complete.
     fn takes_super_packets(&self) -> bool {
         false
     }

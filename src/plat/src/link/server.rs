@@ -22,7 +22,8 @@ use super::is_only_for_now;
 pub(super) struct Name(PathBuf);
 
 impl Name {
-    /// A socket of this kind under this name, for its owner alone. What a process that is gone left there is replaced.
+    /// A socket of this kind under this name, for its owner alone. What a process that is gone left
+    /// there is replaced.
     pub(super) fn bind(path: &Path, kind: SockType) -> io::Result<(OwnedFd, Self)> {
         let failed = |e: io::Error| {
             io::Error::new(e.kind(), format!("cannot listen at {}: {e}", path.display()))
@@ -65,8 +66,8 @@ fn clear_the_way(path: &Path, try_it: impl FnOnce() -> nix::Result<()>) -> io::R
     Err(io::Error::other("another program listens there; end it, or choose another name"))
 }
 
-/// Listens, and has one guest at a time. The next waits until it has left. Of either kind that has connections: the
-/// library calls both a stream.
+/// Listens, and has one guest at a time. The next waits until it has left. Of either kind that has
+/// connections: the library calls both a stream.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,

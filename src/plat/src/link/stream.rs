@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Frames on a stream socket, each behind its length: 4 bytes, big-endian. What QEMU's `-netdev stream` speaks, and
-//! passt.
+//! Frames on a stream socket, each behind its length: 4 bytes, big-endian. What QEMU's `-netdev
+//! stream` speaks, and passt.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -118,7 +118,8 @@ impl Link for Stream {
     }
 }
 
-/// Gives the whole frames at the front of `bytes`, and tells how many bytes those were. An impossible length is an error.
+/// Gives the whole frames at the front of `bytes`, and tells how many bytes those were. An
+/// impossible length is an error.
 fn whole_frames(bytes: &[u8], each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> Result<usize, u32> {
     let mut taken = 0;
     while let Some((length, rest)) = bytes[taken..].split_first_chunk() {
@@ -177,7 +178,8 @@ impl Output {
         Ok(())
     }
 
-    /// Keeps what follows the first `done` bytes of these frames. One that finds no room is dropped whole.
+    /// Keeps what follows the first `done` bytes of these frames. One that finds no room is dropped
+    /// whole.
     fn keep(&mut self, frames: &[([u8; PREFIX], &[u8])], mut done: usize) {
         for (length, frame) in frames {
             let size = PREFIX + frame.len();

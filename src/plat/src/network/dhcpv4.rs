@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The DHCP server (RFC 2131) of `--dual-stack`, which tells guests that they could do without it (RFC 8925).
+//! The DHCP server (RFC 2131) of `--dual-stack`, which tells guests that they could do without it
+//! (RFC 8925).
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -41,7 +42,8 @@ const SHORTEST: usize = 300;
 /// Seconds for which a guest that can leaves IPv4 alone (V6ONLY_WAIT's default, RFC 8925 §3.4).
 const V6ONLY_WAIT: u32 = 1800;
 const LEASE: Duration = Duration::from_secs(3600);
-/// How long an address is kept for who was offered it, and away from everybody after somebody found it taken.
+/// How long an address is kept for who was offered it, and away from everybody after somebody found
+/// it taken.
 const OFFERED: Duration = Duration::from_secs(60);
 const DECLINED: Duration = Duration::from_secs(600);
 const MAX_LEASES: usize = 256;
@@ -63,7 +65,8 @@ pub(super) struct Server {
 struct Lease {
     /// Who has asked for it.
     by: Mac,
-    /// The client's identifier, or its hardware address; empty for an address that is taken by somebody unknown.
+    /// The client's identifier, or its hardware address; empty for an address that is taken by
+    /// somebody unknown.
     client: Vec<u8>,
     addr: Ipv4Addr,
     until: Instant,
@@ -127,7 +130,8 @@ impl Server {
         Some(Answer { message: request.reply(kind, addr, net, settings), to, mac })
     }
 
-    /// The client's address: the one that it has, else the one that it wants, else the first that is free.
+    /// The client's address: the one that it has, else the one that it wants, else the first that
+    /// is free.
     fn lease(
         &mut self,
         (by, client): (Mac, &[u8]),
@@ -142,7 +146,8 @@ impl Server {
         }
         self.leases.retain(|lease| lease.until > now);
         let addr = self.free(wanted, net).or_else(|| {
-            // Whoever asks by many names has no more than what others leave; nobody loses the only one for that.
+            // Whoever asks by many names has no more than what others leave; nobody loses the only
+            // one for that.
             let all = self.leases.iter().enumerate().map(|(i, lease)| (lease.by, lease.until, i));
             let (i, count) = fairness::to_evict(all)?;
             let own = self.leases.iter().filter(|lease| lease.by == by).count();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The DHCPv6 server (RFC 8415): what is beside addresses for whoever configures those alone, and an address (IA_NA) for
-//! whoever asks for one.
+//! The DHCPv6 server (RFC 8415): what is beside addresses for whoever configures those alone, and
+//! an address (IA_NA) for whoever asks for one.
 //!
-//! It remembers nothing: an address is a hash of who asks for it. DnsStream are read here: dhcproto (0.14) panics on some,
-//! and recurses into options as deep as they nest.
+//! It remembers nothing: an address is a hash of who asks for it. DnsStream are read here: dhcproto
+//! (0.14) panics on some, and recurses into options as deep as they nest.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -125,7 +125,8 @@ pub(super) fn answer(bytes: &[u8], settings: &Settings) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// Answers an identity association: an address for each IA_NA, and nothing else. `None` for one that is cut off.
+/// Answers an identity association: an address for each IA_NA, and nothing else. `None` for one
+/// that is cut off.
 fn assign(
     (code, ia): DhcpOption<'_>,
     client: &[u8],

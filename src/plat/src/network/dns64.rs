@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! DNS64 (RFC 6147): a DNS server that passes questions on, and gives names without an IPv6 address one in the NAT64
-//! prefix.
+//! DNS64 (RFC 6147): a DNS server that passes questions on, and gives names without an IPv6 address
+//! one in the NAT64 prefix.
 //!
 //! What needs no synthesis passes through as it is, byte for byte but for its identification.
 
@@ -20,7 +20,8 @@ use crate::fairness;
 use crate::frame::Mac;
 use crate::settings::Settings;
 
-/// Questions that wait for a resolver; beyond them the oldest gets no answer, of the guest that has asked most.
+/// Questions that wait for a resolver; beyond them the oldest gets no answer, of the guest that has
+/// asked most.
 const MAX_PENDING: usize = 1024;
 /// Bytes of the longest question that is read.
 pub const MAX_QUESTION: usize = 1500;
@@ -32,11 +33,12 @@ const CLASSIC: u16 = 512;
 const MAX_PAYLOAD: u16 = 4096;
 const HEADER: usize = 12;
 
-/// The most seconds that a synthesized answer lives where nothing says how long there will be no AAAA (RFC 6147
-/// §5.1.7).
+/// The most seconds that a synthesized answer lives where nothing says how long there will be no
+/// AAAA (RFC 6147 §5.1.7).
 const MAX_TTL: u32 = 600;
 
-/// The well-known addresses of `ipv4only.arpa` (RFC 7050 §8), and how long they live (RFC 8880 §7.1 leaves it open).
+/// The well-known addresses of `ipv4only.arpa` (RFC 7050 §8), and how long they live (RFC 8880 §7.1
+/// leaves it open).
 const WELL_KNOWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 const WELL_KNOWN_NAME: &str = "ipv4only.arpa.";
 const WELL_KNOWN_TTL: u32 = 3600;
@@ -140,7 +142,8 @@ impl Dns64 {
         if settings.resolvers.is_empty() {
             return Some(refusal(asked, ResponseCode::ServFail));
         }
-        // A guest that asks again is waited for already. (Over TCP nothing is lost: it wants another answer.)
+        // A guest that asks again is waited for already. (Over TCP nothing is lost: it wants
+        // another answer.)
         let again = matches!(client, Client::Udp { .. });
         if again && self.pending.values().any(|p| p.client == client && p.asked == asked) {
             return None;
@@ -234,7 +237,8 @@ impl Dns64 {
         Some((client, answered.unwrap_or_else(servfail)))
     }
 
-    /// Asks again where nobody answered; those that were asked often enough are answered with SERVFAIL.
+    /// Asks again where nobody answered; those that were asked often enough are answered with
+    /// SERVFAIL.
     pub(super) fn poll(
         &mut self,
         settings: &Settings,
@@ -280,7 +284,8 @@ impl Dns64 {
 }
 
 impl Pending {
-    /// A resolver's answer as the guest's: under its identification, with its question, not longer than it can take.
+    /// A resolver's answer as the guest's: under its identification, with its question, not longer
+    /// than it can take.
     fn pass(&self, answer: &[u8]) -> Vec<u8> {
         if answer.len() > self.limit {
             let mut short = refusal(&self.asked, ResponseCode::NoError);
@@ -323,8 +328,8 @@ fn first_stage(
     }
 }
 
-/// Answers that are known without asking: `ipv4only.arpa` (RFC 7050, RFC 8880 §7.1) and what is below it, and who its
-/// addresses are.
+/// Answers that are known without asking: `ipv4only.arpa` (RFC 7050, RFC 8880 §7.1) and what is
+/// below it, and who its addresses are.
 fn well_known(asked: &Message, question: &Question, settings: &Settings) -> Option<Message> {
     if !settings.dns64 || question.query_class() != DNSClass::IN {
         return None;
@@ -378,8 +383,8 @@ fn reverse_of(name: &Name, prefix: Prefix) -> Option<Ipv4Addr> {
     }
 }
 
-/// Whether the answer to AAAA is to be followed by A: no such address, or an error that does not say that there is no
-/// such name (RFC 6147 §5.1.1, §5.1.2, §5.1.4).
+/// Whether the answer to AAAA is to be followed by A: no such address, or an error that does not
+/// say that there is no such name (RFC 6147 §5.1.1, §5.1.2, §5.1.4).
 fn needs_a(answer: &Message) -> bool {
     match answer.response_code() {
         ResponseCode::NXDomain => false,
@@ -431,7 +436,8 @@ fn is_reachable(v4: Ipv4Addr) -> bool {
     !(v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast())
 }
 
-/// The answer about an address in the prefix: an alias of the name in `in-addr.arpa`, and what that has.
+/// The answer about an address in the prefix: an alias of the name in `in-addr.arpa`, and what that
+/// has.
 fn reverse(asked: &[u8], alias: &Name, answer: &Message) -> Option<Message> {
     let asked = Message::from_vec(asked).ok()?;
     let mut reply = reply_to(&asked);
@@ -461,8 +467,8 @@ fn reply_to(asked: &Message) -> Message {
     reply
 }
 
-/// The bytes of an answer; as many records as fit, with the flag that says that there are more (RFC 2181 §9: not for
-/// what is only additional).
+/// The bytes of an answer; as many records as fit, with the flag that says that there are more (RFC
+/// 2181 §9: not for what is only additional).
 fn finish(mut message: Message, limit: usize) -> Option<Vec<u8>> {
     loop {
         let bytes = message.to_vec().ok()?;
@@ -478,7 +484,8 @@ fn finish(mut message: Message, limit: usize) -> Option<Vec<u8>> {
     }
 }
 
-/// An answer without any record, made of the question's bytes: its header, and the question if it can be read.
+/// An answer without any record, made of the question's bytes: its header, and the question if it
+/// can be read.
 fn refusal(asked: &[u8], code: ResponseCode) -> Vec<u8> {
     let question = question_end(asked).filter(|_| asked[4..6] == [0, 1]);
     let mut answer = asked[..question.unwrap_or(HEADER)].to_vec();
@@ -490,7 +497,8 @@ fn refusal(asked: &[u8], code: ResponseCode) -> Vec<u8> {
     answer
 }
 
-/// Whether this is long enough for a question, and not too long. A response is nobody's question; there may be no loop.
+/// Whether this is long enough for a question, and not too long. A response is nobody's question;
+/// there may be no loop.
 pub fn is_question(message: &[u8]) -> bool {
     (HEADER..=MAX_QUESTION).contains(&message.len()) && message[2] & 0x80 == 0
 }
@@ -516,7 +524,8 @@ fn retyped(asked: &[u8], kind: RecordType) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Whether this answers that: a response under its identification to its question, in whatever case.
+/// Whether this answers that: a response under its identification to its question, in whatever
+/// case.
 fn is_answer(answer: &[u8], sent: &[u8]) -> bool {
     if answer.len() < HEADER || answer[..2] != sent[..2] || answer[2] & 0x80 == 0 {
         return false;

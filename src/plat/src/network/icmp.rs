@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ICMPv6 (RFC 4443) and ICMP (RFC 792, RFC 1812 §4.3) as a router speaks them: errors, and nothing about errors.
+//! ICMPv6 (RFC 4443) and ICMP (RFC 792, RFC 1812 §4.3) as a router speaks them: errors, and nothing
+//! about errors.
 
 use std::net::IpAddr;
 
@@ -17,8 +18,8 @@ use crate::settings::LEAST_MTU;
 const MAX_ICMPV6: usize = LEAST_MTU as usize;
 const MAX_ICMPV4: usize = 576;
 
-/// The error about a packet, without its checksum; `None` where there must be none (RFC 4443 §2.4 e, RFC 1812
-/// §4.3.2.7).
+/// The error about a packet, without its checksum; `None` where there must be none (RFC 4443 §2.4
+/// e, RFC 1812 §4.3.2.7).
 pub(super) fn error(error: IcmpError, packet: &Packet<'_>) -> Option<(IpProtocol, Vec<u8>)> {
     if packet.src.is_unspecified() || packet.src.is_multicast() || packet.src.is_loopback() {
         return None;
@@ -53,7 +54,8 @@ pub(super) fn error(error: IcmpError, packet: &Packet<'_>) -> Option<(IpProtocol
     Some((protocol, message))
 }
 
-/// Errors have types below 128 (RFC 4443 §2.1); a redirect counts as one here. One that is cut off could be one.
+/// Errors have types below 128 (RFC 4443 §2.1); a redirect counts as one here. One that is cut off
+/// could be one.
 fn is_icmpv6_error(packet: &Packet<'_>) -> bool {
     match walk(packet) {
         Walk::Upper { protocol: protocol::ICMPV6, payload, .. } => {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The network itself: what a router, a DHCP server and a DNS server answer. No I/O, and time is an argument.
+//! The network itself: what a router, a DHCP server and a DNS server answer. No I/O, and time is an
+//! argument.
 
 mod arp;
 mod dhcpv4;
@@ -38,10 +39,12 @@ const DNS_PORT: u16 = 53;
 pub enum Handled {
     /// The network's: it has been answered, or dropped.
     Yes,
-    /// Not the network's: the flows may have it. It goes by IPv6 (or IPv4, with `dual_stack`) from a guest's address to
-    /// somewhere outside, and may go one hop further; its lengths are true, but padding may follow.
+    /// Not the network's: the flows may have it. It goes by IPv6 (or IPv4, with `dual_stack`) from
+    /// a guest's address to somewhere outside, and may go one hop further; its lengths are true,
+    /// but padding may follow.
     NotForUs,
-    /// TCP for the network's DNS server: the flows may have it, but its other end is here ([`Network::dns_question`]).
+    /// TCP for the network's DNS server: the flows may have it, but its other end is here
+    /// ([`Network::dns_question`]).
     Dns,
 }
 
@@ -102,8 +105,8 @@ impl Network {
         &self.settings
     }
 
-    /// Takes a frame of a guest, and puts what is to be answered into `out`. `vnet` says whether its checksum is still to
-    /// be completed.
+    /// Takes a frame of a guest, and puts what is to be answered into `out`. `vnet` says whether
+    /// its checksum is still to be completed.
     ///
     /// The MTU is not looked at: a frame may be a train of segments. See [`IcmpError::TooBig`].
     pub fn input(
@@ -197,8 +200,8 @@ impl Network {
         }
     }
 
-    /// Changes the advertised prefix to another /64: the old one is deprecated at once, with lifetimes of zero, and is
-    /// served as long as guests use it.
+    /// Changes the advertised prefix to another /64: the old one is deprecated at once, with
+    /// lifetimes of zero, and is served as long as guests use it.
     pub fn renumber(&mut self, prefix: Ipv6Addr, now: Instant, out: &mut Out) {
         self.advertiser.renumber(self.settings.prefix, prefix, now);
         self.settings.prefix = prefix;
@@ -211,8 +214,8 @@ impl Network {
         self.send_nd(self.everybody(), self.settings.router, ALL_NODES, message, out);
     }
 
-    /// Answers a packet (from its IP header on) of the guest at `guest` with an ICMP or ICMPv6 error, as often as is
-    /// decent, and if it is one that may be answered so.
+    /// Answers a packet (from its IP header on) of the guest at `guest` with an ICMP or ICMPv6
+    /// error, as often as is decent, and if it is one that may be answered so.
     pub fn report(
         &mut self,
         error: IcmpError,
@@ -322,8 +325,8 @@ impl Network {
         }
     }
 
-    /// All but ICMP that is for one of the router's addresses of either family. `named_at` is the offset of the field
-    /// that names the protocol.
+    /// All but ICMP that is for one of the router's addresses of either family. `named_at` is the
+    /// offset of the field that names the protocol.
     fn upper(
         &mut self,
         packet: &Packet<'_>,
@@ -476,7 +479,8 @@ impl Network {
         self.send_nd(link, self.settings.router, to, message, out);
     }
 
-    /// Sends a message of neighbour discovery, whose hop limit shows that no router has forwarded it.
+    /// Sends a message of neighbour discovery, whose hop limit shows that no router has forwarded
+    /// it.
     fn send_nd(&self, link: Link, from: Ipv6Addr, to: Ipv6Addr, message: Vec<u8>, out: &mut Out) {
         wire::send(out, link, (from.into(), to.into()), 255, IpProtocol::Icmpv6, message);
     }

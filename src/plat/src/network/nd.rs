@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Neighbour discovery (RFC 4861) and the other side of duplicate address detection (RFC 4862 §5.4).
+//! Neighbour discovery (RFC 4861) and the other side of duplicate address detection (RFC 4862
+//! §5.4).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -57,8 +58,8 @@ impl Neighbours {
         self.known.insert(addr, Neighbour { mac, by, said: self.next });
     }
 
-    /// Reads one of the five messages, whose checksum is right, by the rules of RFC 4861 §6.1.1, §7.1.1 and §7.1.2. `None`
-    /// for one that breaks them.
+    /// Reads one of the five messages, whose checksum is right, by the rules of RFC 4861 §6.1.1,
+    /// §7.1.1 and §7.1.2. `None` for one that breaks them.
     pub(super) fn read(&mut self, packet: &Packet<'_>, message: &[u8]) -> Option<Asked> {
         let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else { return None };
         let by = packet.link.guest;
@@ -86,7 +87,8 @@ impl Neighbours {
                 if flags & nd::SOLICITED != 0 && dst.is_multicast() {
                     return None;
                 }
-                // Without the option it is the frame's (RFC 4861 §7.2.4: it may be left out towards who knows it).
+                // Without the option it is the frame's (RFC 4861 §7.2.4: it may be left out towards
+                // who knows it).
                 self.learn(
                     target,
                     nd::ethernet_address(options, option::TARGET).map_or(by, Mac),

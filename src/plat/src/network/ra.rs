@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Router advertisements (RFC 4861 §6.2), with MTU, prefix (RFC 4862), RDNSS (RFC 8106) and PREF64 (RFC 8781).
+//! Router advertisements (RFC 4861 §6.2), with MTU, prefix (RFC 4862), RDNSS (RFC 8106) and PREF64
+//! (RFC 8781).
 
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
@@ -11,10 +12,11 @@ use rand::Rng;
 use super::wire::HOP_LIMIT;
 use crate::settings::Settings;
 
-/// Seconds that the router, its DNS server and PREF64 are good for without another advertisement: three times the
-/// longest interval (RFC 8781 §5.1, RFC 8106 §5.1).
+/// Seconds that the router, its DNS server and PREF64 are good for without another advertisement:
+/// three times the longest interval (RFC 8781 §5.1, RFC 8106 §5.1).
 const LIFETIME: u16 = 1800;
-/// Seconds that a prefix is valid and preferred (RFC 4861 §6.2.1 has 30 and 7 days, which no carrier does).
+/// Seconds that a prefix is valid and preferred (RFC 4861 §6.2.1 has 30 and 7 days, which no
+/// carrier does).
 const VALID: u32 = 86400;
 const PREFERRED: u32 = 14400;
 /// Seconds between unsolicited ones (MinRtrAdvInterval, MaxRtrAdvInterval).
@@ -73,7 +75,8 @@ impl Advertiser {
         &self.old
     }
 
-    /// The message, without its checksum: other configuration by DHCPv6, but addresses by autoconfiguration.
+    /// The message, without its checksum: other configuration by DHCPv6, but addresses by
+    /// autoconfiguration.
     pub(super) fn message(&self, settings: &Settings) -> Vec<u8> {
         let mut message = Vec::new();
         message.extend(ra::header(HOP_LIMIT, ra::OTHER, LIFETIME));
@@ -102,7 +105,8 @@ impl Advertiser {
     }
 }
 
-/// Without the on-link flag: all that is not the guest's own is the router's, as on a mobile network.
+/// Without the on-link flag: all that is not the guest's own is the router's, as on a mobile
+/// network.
 fn prefix(prefix: Ipv6Addr, valid: u32, preferred: u32) -> [u8; 32] {
     ra::prefix_information(prefix, 64, ra::AUTONOMOUS, valid, preferred)
 }

@@ -42,7 +42,8 @@ pub(super) struct Packet<'a> {
     /// What comes behind the fixed header; the payload begins with it.
     pub(super) next: u8,
     pub(super) payload: &'a [u8],
-    /// Whether its transport checksum need not be looked at: its sender's kernel has left it to hardware there is none of.
+    /// Whether its transport checksum need not be looked at: its sender's kernel has left it to
+    /// hardware there is none of.
     pub(super) trusted: bool,
     /// From the IP header on.
     pub(super) whole: &'a [u8],
@@ -92,7 +93,8 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// The stations of a frame, its EtherType and its payload; `None` for one that is not for the router, or from a group.
+/// The stations of a frame, its EtherType and its payload; `None` for one that is not for the
+/// router, or from a group.
 pub(super) fn ethernet(frame: &[u8], router: Mac) -> Option<(Link, EthernetProtocol, &[u8])> {
     let frame = EthernetFrame::new_checked(frame).ok()?;
     let (to, guest) = (Mac(frame.dst_addr().0), Mac(frame.src_addr().0));
@@ -117,7 +119,8 @@ pub(super) fn send_raw(out: &mut Out, link: Link, protocol: EthernetProtocol, pa
     });
 }
 
-/// Appends a packet with `payload`, whose checksum is put where its protocol has it. Both addresses are of one family.
+/// Appends a packet with `payload`, whose checksum is put where its protocol has it. Both addresses
+/// are of one family.
 pub(super) fn send(
     out: &mut Out,
     link: Link,
@@ -152,7 +155,8 @@ pub(super) fn send(
     send_raw(out, link, ethertype, &packet);
 }
 
-/// The ports and the payload of a UDP packet whose length and checksum are right (RFC 8200 §8.1: it has one).
+/// The ports and the payload of a UDP packet whose length and checksum are right (RFC 8200 §8.1: it
+/// has one).
 pub(super) fn udp<'a>(packet: &Packet<'a>, payload: &'a [u8]) -> Option<(u16, u16, &'a [u8])> {
     let udp = UdpPacket::new_checked(payload).ok()?;
     let has_one = udp.checksum() != 0 || packet.src.is_ipv4();

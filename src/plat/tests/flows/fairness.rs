@@ -174,8 +174,9 @@ fn a_hoarder_leaves_others_their_part() {
     assert!(world.lab.engine.load().1 <= MEMORY);
 }
 
-/// Whoever waits for memory waits without a sound, and has its turn once there is some, though nobody asks again: neither
-/// its socket, which has told already that there is something, nor its guest.
+/// Whoever waits for memory waits without a sound, and has its turn once there is some, though
+/// nobody asks again: neither its socket, which has told already that there is something, nor its
+/// guest.
 #[test]
 fn whoever_waits_for_memory_gets_it_when_there_is_some() {
     let mut world = World::new(1 << 20);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Flows through the engine, to sockets of this host: what becomes of packets, and when mappings end (RFC 6146 §4). The time
-//! is an argument.
+//! Flows through the engine, to sockets of this host: what becomes of packets, and when mappings
+//! end (RFC 6146 §4). The time is an argument.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
@@ -186,8 +186,9 @@ fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     (0..count).map(next).collect()
 }
 
-/// RFC 6146 §4, UDP_DEFAULT; RFC 4787 REQ-5 and REQ-6: outbound packets keep a mapping, and so do inbound ones of those that
-/// the guest has spoken to, but of no one else, or anybody could keep it for ever.
+/// RFC 6146 §4, UDP_DEFAULT; RFC 4787 REQ-5 and REQ-6: outbound packets keep a mapping, and so do
+/// inbound ones of those that the guest has spoken to, but of no one else, or anybody could keep it
+/// for ever.
 #[test]
 fn udp_mappings_end_five_minutes_after_the_last_packet() {
     let (host, port) = host_udp();
@@ -276,8 +277,8 @@ fn a_forwarded_udp_port_follows_the_guest() {
     assert_eq!((&buf[..len], from), (&b"welcome"[..], port));
 }
 
-/// Whoever visits from the host itself is answered at its address and port; nothing else of the host's loopback is reached
-/// by that, and not for ever.
+/// Whoever visits from the host itself is answered at its address and port; nothing else of the
+/// host's loopback is reached by that, and not for ever.
 #[test]
 fn only_the_visitor_itself_is_answered() {
     let (bound, _) = host_udp();
@@ -364,7 +365,8 @@ fn too_big(mtu: u32, about: &[u8]) -> Vec<u8> {
     packet(HOST6.into(), wire::ICMP6, &message)
 }
 
-/// RFC 8201: a hop behind the guest takes less than the link. Datagrams go in fragments then, for ten minutes.
+/// RFC 8201: a hop behind the guest takes less than the link. Datagrams go in fragments then, for
+/// ten minutes.
 #[test]
 fn datagrams_fit_the_path_behind_the_guest() {
     let (host, port) = host_udp();
@@ -545,7 +547,8 @@ fn trains_have_no_other_datagrams() {
     assert_eq!(lab.drops().malformed, 1);
 }
 
-/// What makes no train leaves by one call for each mapping, though others came between, in its order.
+/// What makes no train leaves by one call for each mapping, though others came between, in its
+/// order.
 #[test]
 fn unequal_datagrams_leave_by_one_call() {
     let ((host, port), (other, other_port)) = (host_udp(), host_udp());

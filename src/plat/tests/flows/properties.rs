@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets: what is built parses back, what is cut or altered does no harm, fragments give the datagram or nothing.
+//! Packets: what is built parses back, what is cut or altered does no harm, fragments give the
+//! datagram or nothing.
 
 use std::net::Ipv6Addr;
 use std::time::Instant;
@@ -226,7 +227,8 @@ proptest! {
         invariants::packet(&bytes);
     }
 
-    /// Cut anywhere, and with any bit turned: there is no such packet, or it is another that is as sound, or the checksum tells.
+    /// Cut anywhere, and with any bit turned: there is no such packet, or it is another that is as
+    /// sound, or the checksum tells.
     #[test]
     fn what_is_damaged_is_noticed(packet in tcp_packet(), at in any::<proptest::sample::Index>(), bit in 0..8_u8) {
         prop_assert!(wire::verifies(&wire::parse(&packet).unwrap()));
@@ -241,7 +243,8 @@ proptest! {
         }
     }
 
-    /// In any order they give the datagram, with the last of them. Another one, wherever it lies, changes no byte of it.
+    /// In any order they give the datagram, with the last of them. Another one, wherever it lies,
+    /// changes no byte of it.
     #[test]
     fn fragments_give_the_datagram_or_nothing(
         data in vec(any::<u8>(), 2..3000),

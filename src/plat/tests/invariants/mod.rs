@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What must hold of whatever a guest sends: for tests of properties and for fuzz targets, which bring the bytes.
+//! What must hold of whatever a guest sends: for tests of properties and for fuzz targets, which
+//! bring the bytes.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -78,7 +79,8 @@ impl clat_plat::flow::tcp::Wire for Nowhere {
     fn send(&mut self, _: &Segment<'_>) {}
 }
 
-/// A frame for the guest: its lengths are true, it fits the link, its checksums are right or left to the link.
+/// A frame for the guest: its lengths are true, it fits the link, its checksums are right or left
+/// to the link.
 pub(crate) fn frame(vnet: &VirtioHeader, frame: &[u8], mtu: usize) {
     let packet = wire::parse(&frame[ETHERNET..]).expect("a packet that can be read");
     assert_eq!(packet.whole.len(), frame.len() - ETHERNET, "no padding");
@@ -108,7 +110,8 @@ pub(crate) fn frame(vnet: &VirtioHeader, frame: &[u8], mtu: usize) {
     }
 }
 
-/// Any bytes as a packet of the guest: what is read of it lies in it, and is the same without padding.
+/// Any bytes as a packet of the guest: what is read of it lies in it, and is the same without
+/// padding.
 pub(crate) fn packet(bytes: &[u8]) {
     let Some(packet) = wire::parse(bytes) else { return };
     assert_eq!(packet.whole, &bytes[..wire::length(bytes)]);
@@ -136,7 +139,8 @@ pub(crate) fn packet(bytes: &[u8]) {
     }
 }
 
-/// The packet that `packet` is an answer to is quoted to its sender, and to nobody else; nothing is answered to an error.
+/// The packet that `packet` is an answer to is quoted to its sender, and to nobody else; nothing is
+/// answered to an error.
 pub(crate) fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u8]) {
     let ipv4 = bytes.first().is_some_and(|first| first >> 4 == 4);
     let error = if ipv4 {
@@ -165,8 +169,9 @@ pub(crate) fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, byt
     assert!(!errors::send(cx, &mut nowhere, &Buckets::default(), error, packet, guest, router));
 }
 
-/// Fragments in any order, each behind three bytes: whose, whether more follow and how long it was waited for it; its
-/// offset; its length. What becomes whole is made of fragments that lie side by side, none of them older than allowed.
+/// Fragments in any order, each behind three bytes: whose, whether more follow and how long it was
+/// waited for it; its offset; its length. What becomes whole is made of fragments that lie side by
+/// side, none of them older than allowed.
 pub(crate) fn fragments(bytes: &[u8]) {
     let mut now = Instant::now();
     let mut all = Fragments::default();
@@ -200,8 +205,8 @@ pub(crate) fn fragments(bytes: &[u8]) {
     }
 }
 
-/// Questions of a guest over TCP, cut before each of `cuts`: they have the same answers as if they had come at once. Those
-/// before something that is no question may have theirs, or not.
+/// Questions of a guest over TCP, cut before each of `cuts`: they have the same answers as if they
+/// had come at once. Those before something that is no question may have theirs, or not.
 pub(crate) fn dns_over_tcp(stream: &[u8], cuts: &[u16]) {
     let sound = &stream[..questions(stream)];
     let all = answers(sound, &[]);
@@ -226,7 +231,8 @@ fn questions(stream: &[u8]) -> usize {
     stream.len()
 }
 
-/// What the DNS server answers to a stream of questions, sorted: whoever waits for a resolver is overtaken.
+/// What the DNS server answers to a stream of questions, sorted: whoever waits for a resolver is
+/// overtaken.
 pub(crate) fn answers(stream: &[u8], cuts: &[u16]) -> Vec<Vec<u8>> {
     let now = Instant::now();
     let resolvers = vec![([192, 0, 2, 1], 53).into()];

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Any bytes at all: nothing panics, and what comes out is well-formed (the guest's reader sees to that).
+//! Any bytes at all: nothing panics, and what comes out is well-formed (the guest's reader sees to
+//! that).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -50,7 +50,8 @@ impl<S: Sockets> Engine<S> {
         };
         let request = if packet.protocol == wire::ICMP6 { REQUEST6 } else { REQUEST4 };
         if kind != request {
-            // Errors about our packets: the host's kernel has its own; the guest's neighbours are the network's.
+            // Errors about our packets: the host's kernel has its own; the guest's neighbours are
+            // the network's.
             return self.stats.drop(DropReason::Protocol);
         }
         let address = match target(cx.settings, packet.dst) {

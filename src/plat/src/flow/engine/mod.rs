@@ -38,7 +38,8 @@ pub use admission::Bounds;
 const REPORTS: usize = 32;
 /// Flows whose time has come that are seen to before it is others' turn.
 const TIMEOUTS: usize = 1024;
-/// Bytes of frames that wait for [`Engine::poll_transmit`]: acknowledgements, resets, errors, and what is sent again.
+/// Bytes of frames that wait for [`Engine::poll_transmit`]: acknowledgements, resets, errors, and
+/// what is sent again.
 const QUEUED: usize = 4 << 20;
 
 enum Flow<S: Sockets> {
@@ -215,7 +216,8 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Takes a TCP packet for the network's own DNS server; the other end is in [`Engine::take_dns_connections`].
+    /// Takes a TCP packet for the network's own DNS server; the other end is in
+    /// [`Engine::take_dns_connections`].
     pub fn handle_dns_input(
         &mut self,
         cx: Context<'_>,
@@ -307,7 +309,8 @@ impl<S: Sockets> Engine<S> {
         self.queue.hand_on(sink);
     }
 
-    /// Whether [`Self::poll_transmit`] has left work for the sake of others. Connections wait for a sink that is full.
+    /// Whether [`Self::poll_transmit`] has left work for the sake of others. Connections wait for a
+    /// sink that is full.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.ready.is_empty()
@@ -354,8 +357,8 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Hands on what the error queue of a flow's socket has, and says what the host itself found wrong with what was for
-    /// `about`.
+    /// Hands on what the error queue of a flow's socket has, and says what the host itself found
+    /// wrong with what was for `about`.
     fn reports(&mut self, cx: Context<'_>, id: Id, about: Option<IpAddr>) -> Option<IcmpError> {
         let mut own = None;
         for _ in 0..REPORTS {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Hops behind a guest that take less than the link does (RFC 8201; RFC 1191 for IPv4): who they are in front of is told by
-//! Packet Too Big, and believed for as long as it may be.
+//! Hops behind a guest that take less than the link does (RFC 8201; RFC 1191 for IPv4): who they
+//! are in front of is told by Packet Too Big, and believed for as long as it may be.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,7 +19,8 @@ use crate::settings::LEAST_MTU;
 const LIFETIME: Duration = Duration::from_secs(600);
 /// Destinations that are remembered.
 const MOST: usize = 1024;
-/// What every hop of IPv4 takes that is worth the name (RFC 1191 §7.1 has less for links of that time).
+/// What every hop of IPv4 takes that is worth the name (RFC 1191 §7.1 has less for links of that
+/// time).
 const LEAST_MTU4: u16 = 576;
 
 /// MTUs by the guest's address, and when each was told.
@@ -83,7 +84,8 @@ impl<'a> TooBig<'a> {
 }
 
 impl<S: Sockets> Engine<S> {
-    /// Takes an ICMP error about something that went to a guest; `false` if it is none that matters.
+    /// Takes an ICMP error about something that went to a guest; `false` if it is none that
+    /// matters.
     pub(super) fn packet_too_big(
         &mut self,
         cx: Context<'_>,
@@ -102,7 +104,8 @@ impl<S: Sockets> Engine<S> {
             wire::UDP => [false, true]
                 .map(|ipv6| Key { protocol, guest: (dst, to), remote: family(ipv6) })
                 .to_vec(),
-            // An echo reply of ours has the identifier where others have the second half of their ports and length.
+            // An echo reply of ours has the identifier where others have the second half of their
+            // ports and length.
             wire::ICMP4 | wire::ICMP6 => {
                 let &[id0, id1, ..] = rest else { return false };
                 let guest = (dst, u16::from_be_bytes([id0, id1]));

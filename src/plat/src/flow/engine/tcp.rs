@@ -179,7 +179,8 @@ impl<S: Sockets> Engine<S> {
                 return;
             }
             match connection.take_error() {
-                // Hung up without an error is not connected yet: that was told of the unconnected socket.
+                // Hung up without an error is not connected yet: that was told of the unconnected
+                // socket.
                 Ok(()) if ready.hung_up => {}
                 Ok(()) => self.tcp_connected(cx, id),
                 Err(e) => self.connect_failed(cx, id, &e),
@@ -246,7 +247,8 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Lets a connection take a step, and does what becomes of it. What it sends goes to `sink`, or else waits in the queue.
+    /// Lets a connection take a step, and does what becomes of it. What it sends goes to `sink`, or
+    /// else waits in the queue.
     fn with_tcp(
         &mut self,
         cx: Context<'_>,

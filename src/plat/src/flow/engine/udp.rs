@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! UDP: one socket of the host for each port of the guest and family (endpoint-independent mapping, RFC 4787 REQ-1), answered
-//! only by those whom the guest has spoken to (address-dependent filtering).
+//! UDP: one socket of the host for each port of the guest and family (endpoint-independent mapping,
+//! RFC 4787 REQ-1), answered only by those whom the guest has spoken to (address-dependent
+//! filtering).
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -24,12 +25,14 @@ use crate::read_budget::ReadBudget;
 const IDLE: Duration = Duration::from_secs(300);
 /// Correspondents whose answers are let in.
 const PEERS: usize = 64;
-/// Segments that the kernel takes at once (UDP_MAX_SEGMENTS was 64 before it was 128), and their bytes.
+/// Segments that the kernel takes at once (UDP_MAX_SEGMENTS was 64 before it was 128), and their
+/// bytes.
 const TRAIN: usize = 64;
 const TRAIN_BYTES: usize = 65_000;
 /// Segments that any guest's kernel puts into one (UDP_MAX_SEGMENTS).
 const LONGEST_TRAIN: usize = 128;
-/// Datagrams that wait for the end of their batch, and their bytes: those of a train, and some beside.
+/// Datagrams that wait for the end of their batch, and their bytes: those of a train, and some
+/// beside.
 const BATCH: usize = 512;
 const BATCH_BYTES: usize = 2 * TRAIN_BYTES;
 /// What is read before it is others' turn.
@@ -41,7 +44,8 @@ pub(super) struct Udp<D> {
     peers: Vec<IpAddr>,
     /// Whether anyone may send: a forwarded port.
     open: bool,
-    /// Who has sent to an open port from an address of the host itself, and when last: the guest may answer exactly them.
+    /// Who has sent to an open port from an address of the host itself, and when last: the guest
+    /// may answer exactly them.
     visitors: Vec<(SocketAddr, Instant)>,
     hops: u8,
     /// Whether the host may cut what is sent.
@@ -89,7 +93,8 @@ impl<D: Datagrams> Udp<D> {
         self.visitors.push((visitor, now));
     }
 
-    /// The visitor from the host itself that a guest answers at this port: the one who has sent last.
+    /// The visitor from the host itself that a guest answers at this port: the one who has sent
+    /// last.
     fn visitor(&self, port: u16, now: Instant) -> Option<SocketAddr> {
         let fresh =
             |(visitor, last): &&(SocketAddr, Instant)| visitor.port() == port && now < *last + IDLE;
@@ -115,7 +120,8 @@ fn key(guest: (Ipv6Addr, u16), ipv6: bool) -> Key {
     Key { protocol: wire::UDP, guest, remote: (Ipv6Addr::UNSPECIFIED, family) }
 }
 
-/// A datagram of a guest that waits for the end of its batch, or several of one length (but the last) that came as one.
+/// A datagram of a guest that waits for the end of its batch, or several of one length (but the
+/// last) that came as one.
 struct Datagram {
     id: Id,
     to: SocketAddr,
@@ -141,7 +147,8 @@ impl Batch {
     }
 }
 
-/// How many datagrams from the first on can be sent together: of one flow, as long as the first, but the last.
+/// How many datagrams from the first on can be sent together: of one flow, as long as the first,
+/// but the last.
 fn train(datagrams: &[Datagram]) -> usize {
     let Some(first) = datagrams.first() else { return 0 };
     let mut len = first.at.len();
@@ -244,7 +251,8 @@ impl<S: Sockets> Engine<S> {
         (from, to): (u16, u16),
     ) -> Option<(Id, SocketAddr)> {
         let guest = (packet.src, from);
-        // A visitor from the host itself is answered where it came from, address and port, and nobody else there is reached.
+        // A visitor from the host itself is answered where it came from, address and port, and
+        // nobody else there is reached.
         if cx.settings.prefix64.extract(packet.dst) == Some(STAND_IN) {
             for ipv6 in [false, true] {
                 let Some(id) = self.table.find(&key(guest, ipv6)) else { continue };
@@ -310,8 +318,8 @@ impl<S: Sockets> Engine<S> {
         self.sockets.watch_datagrams(&udp.socket, id)
     }
 
-    /// What [`Self::udp_forward`] gave to a guest's ports is another guest's from now on, or the same one's at another
-    /// address.
+    /// What [`Self::udp_forward`] gave to a guest's ports is another guest's from now on, or the
+    /// same one's at another address.
     ///
     /// # Errors
     /// When a socket cannot be watched; that port is closed.
@@ -333,7 +341,8 @@ impl<S: Sockets> Engine<S> {
         followed
     }
 
-    /// Sends the datagrams that have come in a batch: each flow's together and in their order, though others came between.
+    /// Sends the datagrams that have come in a batch: each flow's together and in their order,
+    /// though others came between.
     pub(super) fn send_datagrams(&mut self, cx: Context<'_>) {
         let mut batch = std::mem::take(&mut self.batch);
         batch.datagrams.sort_by_key(|datagram| (datagram.id, datagram.to));
@@ -348,7 +357,8 @@ impl<S: Sockets> Engine<S> {
         self.batch = batch;
     }
 
-    /// Sends datagrams of one socket and one setting of it: trains as such, what lies between by one call.
+    /// Sends datagrams of one socket and one setting of it: trains as such, what lies between by
+    /// one call.
     fn udp_send(&mut self, cx: Context<'_>, data: &[u8], run: &[Datagram]) {
         let Some(&Datagram { id, hops, cut, .. }) = run.first() else { return };
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else {

@@ -2,8 +2,9 @@
 
 //! The guest's end of a TCP connection (RFC 9293): segments on one side, a stream on the other.
 //!
-//! No I/O and no clock: a [`Stream`] stands for the host's socket, a [`Wire`] for the way to the guest. What the guest sends
-//! in order goes straight into the stream; what waits for the guest waits in a ring until it is acknowledged.
+//! No I/O and no clock: a [`Stream`] stands for the host's socket, a [`Wire`] for the way to the
+//! guest. What the guest sends in order goes straight into the stream; what waits for the guest
+//! waits in a ring until it is acknowledged.
 
 mod blocks;
 mod options;
@@ -135,8 +136,9 @@ impl Tcp {
         self.sender.mss = self.sender.mss.min(mss);
     }
 
-    /// A hop on the way has not taken the packet that began with this number, for no more than `mss` bytes of data fit: what was
-    /// sent is sent again in smaller ones (RFC 8201 §5.4). `false` if no such packet is under way.
+    /// A hop on the way has not taken the packet that began with this number, for no more than
+    /// `mss` bytes of data fit: what was sent is sent again in smaller ones (RFC 8201 §5.4).
+    /// `false` if no such packet is under way.
     pub fn handle_path_mtu(&mut self, seq: u32, mss: u16) -> bool {
         let sender = &mut self.sender;
         let under_way = !before(seq, sender.una) && before(seq, sender.max);
@@ -162,8 +164,8 @@ impl Tcp {
         Room { buffer: limits.buffer, memory }
     }
 
-    /// Whether [`Tcp::poll_transmit`] has to be called again when [`Limits::memory`] is 2 KiB more than [`Tcp::held`]: the
-    /// stream has something, and there was no memory for any of it.
+    /// Whether [`Tcp::poll_transmit`] has to be called again when [`Limits::memory`] is 2 KiB more
+    /// than [`Tcp::held`]: the stream has something, and there was no memory for any of it.
     #[must_use]
     pub fn is_starved(&self) -> bool {
         self.sender.starved
@@ -234,7 +236,8 @@ impl Tcp {
         self.sender.recovery.start_timer(now);
     }
 
-    /// Takes a segment of the guest. [`Tcp::poll_transmit`] is due afterwards, once for all segments that came together.
+    /// Takes a segment of the guest. [`Tcp::poll_transmit`] is due afterwards, once for all
+    /// segments that came together.
     pub fn handle_input<S: Stream>(
         &mut self,
         segment: &Incoming<'_>,
@@ -257,7 +260,8 @@ impl Tcp {
         if segment.flags & RST != 0 {
             // RFC 5961 §3.2.
             if ahead == 0 {
-                // All has been said, and only the last acknowledgement was lost: the guest knows no more of it.
+                // All has been said, and only the last acknowledgement was lost: the guest knows no
+                // more of it.
                 let done = self.receiver.shut && self.sender.ended && self.sender.ring.is_empty();
                 return if done { Disposition::Closed } else { Disposition::GuestReset };
             }
@@ -337,8 +341,8 @@ impl Tcp {
         self.receiver.writable = true;
     }
 
-    /// Moves what can be moved, in both directions, and acknowledges what came. The second value tells whether there is more
-    /// to be moved at once, which was left for the sake of others.
+    /// Moves what can be moved, in both directions, and acknowledges what came. The second value
+    /// tells whether there is more to be moved at once, which was left for the sake of others.
     pub fn poll_transmit<S: Stream>(
         &mut self,
         stream: &mut S,
@@ -417,7 +421,8 @@ impl Tcp {
         Disposition::HostReset
     }
 
-    /// Does what is due: retransmission (RFC 6298 §5), window probes, the end of what idled too long.
+    /// Does what is due: retransmission (RFC 6298 §5), window probes, the end of what idled too
+    /// long.
     pub fn handle_timeout(
         &mut self,
         wire: &mut impl Wire,

@@ -86,7 +86,8 @@ impl Receiver {
         room.memory.saturating_sub(self.held())
     }
 
-    /// Takes a segment's data. `true` if it came too early, which is to be told at once (RFC 5681 §4.2).
+    /// Takes a segment's data. `true` if it came too early, which is to be told at once (RFC 5681
+    /// §4.2).
     pub(super) fn take_data<S: Stream>(
         &mut self,
         segment: &Incoming<'_>,
@@ -128,8 +129,9 @@ impl Receiver {
         Ok(false)
     }
 
-    /// Gives data in order to the stream; what that does not take waits, as far as there is memory. What does not fit counts
-    /// as lost; that is not where the window ends, for what it allows is taken, or the guest would wait for its time-out.
+    /// Gives data in order to the stream; what that does not take waits, as far as there is memory.
+    /// What does not fit counts as lost; that is not where the window ends, for what it allows is
+    /// taken, or the guest would wait for its time-out.
     fn deliver<S: Stream>(
         &mut self,
         data: &[u8],
@@ -204,15 +206,16 @@ impl Receiver {
         }
     }
 
-    /// Whether the window has opened by enough to tell (RFC 9293 §3.8.6.2.2): at once, if it was closed.
+    /// Whether the window has opened by enough to tell (RFC 9293 §3.8.6.2.2): at once, if it was
+    /// closed.
     pub(super) fn has_opened(&self, room: Room, mss: u16, most: usize) -> bool {
         let (told, least) = (self.told_window() as usize, 2 * usize::from(mss));
         let enough = if told < least { least } else { least.max(room.buffer / 2).min(most) };
         self.window(room).saturating_sub(told) >= enough
     }
 
-    /// What the next segment is to say. The header counts in units of the scale: a part of one is not offered, or it would have
-    /// to be taken (RFC 7323 §2.4).
+    /// What the next segment is to say. The header counts in units of the scale: a part of one is
+    /// not offered, or it would have to be taken (RFC 7323 §2.4).
     pub(super) fn acknowledgement(&self, room: Room) -> Ack {
         let window = u32::try_from(self.window(room)).unwrap_or(u32::MAX >> 2);
         let told = self.told_window();

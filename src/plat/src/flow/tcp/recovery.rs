@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What to send again, and when: the retransmission timer (RFC 6298), fast retransmit by SACK (RFC 6675, simplified) or
-//! without it (RFC 6582).
+//! What to send again, and when: the retransmission timer (RFC 6298), fast retransmit by SACK (RFC
+//! 6675, simplified) or without it (RFC 6582).
 //!
-//! There is no congestion control. The guest is one hop away, over a queue of this machine that tells when it is full
-//! (`Link::is_full`), and no one else's packets are on that hop: a sender that slowed down for a loss there would only leave
-//! it idle. What may be in flight is bounded by the guest's window; only after a time-out it is a few segments, until more is
-//! acknowledged.
+//! There is no congestion control. The guest is one hop away, over a queue of this machine that
+//! tells when it is full (`Link::is_full`), and no one else's packets are on that hop: a sender
+//! that slowed down for a loss there would only leave it idle. What may be in flight is bounded by
+//! the guest's window; only after a time-out it is a few segments, until more is acknowledged.
 
 use std::time::{Duration, Instant};
 
@@ -76,8 +76,8 @@ impl Recovery {
         self.timer = Some(now + self.rto);
     }
 
-    /// Starts the timer for another look at a window that is closed: later each time, but that says nothing of when a segment
-    /// is lost (RFC 9293 §3.8.6.1).
+    /// Starts the timer for another look at a window that is closed: later each time, but that says
+    /// nothing of when a segment is lost (RFC 9293 §3.8.6.1).
     pub(super) fn start_probe_timer(&mut self, now: Instant) {
         self.probes += 1;
         let factor = 1 << self.probes.min(16);
@@ -157,7 +157,8 @@ impl Recovery {
         }
     }
 
-    /// `una` is acknowledged once more, where up to `max` is in flight; how many packets to send again.
+    /// `una` is acknowledged once more, where up to `max` is in flight; how many packets to send
+    /// again.
     pub(super) fn duplicate(&mut self, una: u32, max: u32) -> Option<usize> {
         self.dup_acks = self.dup_acks.saturating_add(1);
         if self.recover.is_some() {

@@ -49,7 +49,8 @@ pub trait Wire {
     fn send(&mut self, segment: &Segment<'_>);
 }
 
-/// What every segment says of the other direction: the acknowledgement, and the window as it stands in the header.
+/// What every segment says of the other direction: the acknowledgement, and the window as it stands
+/// in the header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ack {
     pub(super) number: u32,

@@ -16,7 +16,8 @@ const DEFAULT_MSS: u16 = 536;
 
 #[derive(Debug)]
 pub(super) struct Sender {
-    /// Oldest number that the guest has not acknowledged, next to be sent, and highest that was ever sent.
+    /// Oldest number that the guest has not acknowledged, next to be sent, and highest that was
+    /// ever sent.
     pub(super) una: u32,
     pub(super) nxt: u32,
     pub(super) max: u32,
@@ -37,7 +38,8 @@ pub(super) struct Sender {
     fin: Option<u32>,
     /// The stream may have something to read.
     pub(super) readable: bool,
-    /// There was no memory for what the stream has, and nothing of the guest's is to come that would bring another try.
+    /// There was no memory for what the stream has, and nothing of the guest's is to come that
+    /// would bring another try.
     pub(super) starved: bool,
     pub(super) recovery: Recovery,
 }
@@ -120,8 +122,8 @@ impl Sender {
         self.max == self.una
     }
 
-    /// Reads from the stream no more than the guest can take now, or little, so that `most` bytes wait and `room` more bytes of
-    /// memory are held at most. Whether anything came.
+    /// Reads from the stream no more than the guest can take now, or little, so that `most` bytes
+    /// wait and `room` more bytes of memory are held at most. Whether anything came.
     pub(super) fn fill<S: Stream>(
         &mut self,
         stream: &mut S,
@@ -229,7 +231,8 @@ impl Sender {
         fin
     }
 
-    /// Takes what a segment with `len` bytes of data acknowledges; whether something was sent again at once.
+    /// Takes what a segment with `len` bytes of data acknowledges; whether something was sent again
+    /// at once.
     pub(super) fn take_ack(
         &mut self,
         segment: &Incoming<'_>,
@@ -283,8 +286,8 @@ impl Sender {
         resend.is_some_and(|count| self.resend(wire, own, count))
     }
 
-    /// Sends again what the guest lacks, `count` packets of it at most: with SACK each hole once in a recovery, without it
-    /// only what is oldest. Whether there was any.
+    /// Sends again what the guest lacks, `count` packets of it at most: with SACK each hole once in
+    /// a recovery, without it only what is oldest. Whether there was any.
     fn resend(&mut self, wire: &mut impl Wire, ack: Ack, count: usize) -> bool {
         if !self.recovery.has_sacked() {
             let end = self.una.wrapping_add(u32::from(self.mss));
@@ -311,7 +314,8 @@ impl Sender {
         !before(self.una, self.edge)
     }
 
-    /// The timer went off: sends all again from what is oldest on, as the window allows, or asks whether that is still closed.
+    /// The timer went off: sends all again from what is oldest on, as the window allows, or asks
+    /// whether that is still closed.
     pub(super) fn handle_timeout(
         &mut self,
         wire: &mut impl Wire,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The guest is smoltcp on a TUN device of `clat_tun::device`, the time an argument, and the way loses and reorders.
+//! The guest is smoltcp on a TUN device of `clat_tun::device`, the time an argument, and the way
+//! loses and reorders.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSliceMut};
@@ -221,7 +222,8 @@ impl World {
                 }
                 Some(_) => {}
                 None => {
-                    // Numbers that wrap around, but where SACK is needed: there smoltcp 0.12 overflows.
+                    // Numbers that wrap around, but where SACK is needed: there smoltcp 0.12
+                    // overflows.
                     let sound =
                         [self.up.faults, self.down.faults].iter().all(|t| t.loss + t.late == 0);
                     let isn = if sound { 0xffff_f000 } else { 1000 };
@@ -264,8 +266,8 @@ fn transfer(seed: u64, faults: [Faults; 2], len: usize) -> World {
     let (mut sent, mut got) = (0, Vec::new());
     while world.disposition == Disposition::Open {
         world.step();
-        // Not before the guest: where a FIN reaches smoltcp 0.12 while something of its own is lost, it never sends that again
-        // (CLOSING and CLOSE-WAIT switch its timer off).
+        // Not before the guest: where a FIN reaches smoltcp 0.12 while something of its own is
+        // lost, it never sends that again (CLOSING and CLOSE-WAIT switch its timer off).
         world.host.ends = world.host.shut;
         let guest = world.guest();
         if guest.can_send() && sent < data.len() {
@@ -393,7 +395,8 @@ fn half_closed_goes_on() {
     assert_eq!(world.disposition, Disposition::Closed);
 }
 
-/// A guest that does not read for minutes, and a host that does not: nothing grows, nothing is lost.
+/// A guest that does not read for minutes, and a host that does not: nothing grows, nothing is
+/// lost.
 #[test]
 fn closed_windows_hold_everybody_back() {
     let mut world = World::new(4, [Faults { loss: 2, late: 10 }; 2], 8192);
@@ -447,10 +450,12 @@ fn a_reader_that_paused_goes_on_at_once() {
     }
 }
 
-/// So does a sender whose reader at the host has paused: nothing that it was allowed to send has to be sent again.
+/// So does a sender whose reader at the host has paused: nothing that it was allowed to send has to
+/// be sent again.
 #[test]
 fn a_sender_whose_reader_paused_goes_on_at_once() {
-    /// How long it takes to send more than anybody keeps, and all, after a pause of so many seconds.
+    /// How long it takes to send more than anybody keeps, and all, after a pause of so many
+    /// seconds.
     fn time_after(pause: u64) -> [u64; 2] {
         let mut world = World::new(9, SOUND, 1 << 20);
         world.host.room = if pause > 0 { 10_007 } else { usize::MAX };
@@ -544,8 +549,8 @@ fn silence_ends_it() {
     assert_ne!(world.guest().state(), GuestState::Closed);
 }
 
-/// RFC 6146 §4, RFC 5382 REQ-5: an open connection may be silent for two hours and four minutes, no other for more than
-/// four minutes.
+/// RFC 6146 §4, RFC 5382 REQ-5: an open connection may be silent for two hours and four minutes, no
+/// other for more than four minutes.
 #[test]
 fn silence_is_borne_as_long_as_it_must_be() {
     let mut world = World::new(8, SOUND, 8192);
