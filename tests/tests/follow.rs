@@ -61,6 +61,26 @@ fn run(uplink: Uplink, mode: Mode, test: fn(&Lab, &Controller<'_>) -> Result<()>
     test(&lab, &controller)
 }
 
+/// Where neighbours are told of.
+#[test]
+fn another_node_has_its_address() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run(Uplink::Ethernet, mode, |lab, controller| {
+            let v6 = status(controller)?[0]["v6"].as_str().context("an address")?.to_owned();
+            lab.router.run(&format!("ip -6 addr add {v6}/128 dev ph0 nodad"))?;
+            // The next one looks for duplicates.
+            for pid in controller.clatds() {
+                lab.phone.run(&format!("kill -9 {pid}"))?;
+            }
+            eventually("another address", || {
+                Ok(status(controller)?[0]["v6"].as_str().is_some_and(|now| now != v6))
+            })?;
+            works(lab, "with another address")
+        })?;
+    }
+    Ok(())
+}
+
 /// Tries until it is so, and prints how long that took.
 fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();

@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv6Addr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
 
 use crate::dump::Dump;
 use crate::ebpf_mode::{decide, EbpfMode};
@@ -28,6 +29,8 @@ use clat_host::IfaceName;
 pub struct Controller<H: Host> {
     host: Arc<H>,
     observer: Observer,
+    /// Who reconciles, to be woken.
+    follower: Arc<OnceLock<Arc<EventFd>>>,
     standalone: bool,
     mode: EbpfMode,
     /// Why there were no programs at the start, where there were none.
@@ -104,9 +107,19 @@ impl<H: Host> Controller<H> {
             busy: BTreeSet::new(),
             trackers: BTreeMap::new(),
         };
+        let follower = Arc::new(OnceLock::<Arc<EventFd>>::new());
+        let observer: Observer = {
+            let follower = Arc::clone(&follower);
+            Arc::new(move |event| match (&event, follower.get()) {
+                // A counter that is not full takes this.
+                (Event::AddressTaken { .. }, Some(follower)) => drop(follower.write(1)),
+                _ => observer(event),
+            })
+        };
         Self {
             host,
             observer,
+            follower,
             standalone,
             mode,
             no_programs,
@@ -222,15 +235,22 @@ impl<H: Host> Controller<H> {
         v6
     }
 
+    /// Has `follower` written to when there is something to reconcile that the kernel does not tell.
+    pub(crate) fn wake(&self, follower: Arc<EventFd>) {
+        // There is one follower.
+        let _ = self.follower.set(follower);
+    }
+
     /// Brings every CLAT to what is wanted of it, as the network is now.
     pub fn reconcile(&self) {
         let ifaces: Vec<_> = self.state().trackers.keys().cloned().collect();
         for iface in ifaces {
             let _lock = self.lock(&iface);
-            let clat = self.state().trackers.get(&iface).map(|tracker| tracker.clat.clone());
+            let known = |tracker: &Tracker<H>| (tracker.clat.clone(), tracker.clatd.is_taken());
+            let known = self.state().trackers.get(&iface).map(known);
             // It may have been stopped meanwhile.
-            let Some(clat) = clat else { continue };
-            let actual = Actual::of(self.host.as_ref(), &clat);
+            let Some((clat, is_taken)) = known else { continue };
+            let actual = Actual::of(self.host.as_ref(), &clat, is_taken);
             let actions = reconcile(&actual, self.standalone);
             if actions.is_empty() {
                 self.restore_route(&iface, true);
@@ -239,10 +259,12 @@ impl<H: Host> Controller<H> {
             log::info!("{iface}: the network has changed: {actions:?}");
             // It is not shown until it is whole again.
             let Some(mut tracker) = self.state().trackers.remove(&iface) else { continue };
-            let is_repair =
-                |action: &Action| matches!(action, Action::Remake | Action::Configure(_));
+            let is_repair = |action: &Action| {
+                matches!(action, Action::Remake | Action::Configure(_))
+                    || is_taken && *action == Action::Renumber
+            };
             if actions.iter().any(is_repair) && !tracker.repairs.note(Instant::now()) {
-                log::error!("{iface}: somebody else keeps changing its device; giving up");
+                log::error!("{iface}: what is put back does not last; giving up");
                 self.end(tracker, StopReason::Failed);
                 continue;
             }

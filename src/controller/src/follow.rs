@@ -36,10 +36,14 @@ impl Follower {
     pub fn start<H: Host>(controller: Arc<Controller<H>>) -> io::Result<Self> {
         let subscription = Subscription::new(&TOPICS)?;
         let end = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+        let woken = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        controller.wake(Arc::clone(&woken));
         let ending = Arc::clone(&end);
         let follow = move || {
-            let fds = [ending.as_fd(), subscription.as_fd()];
-            while wait_readable(&fds, None) == Some(1) {
+            let fds = [ending.as_fd(), subscription.as_fd(), woken.as_fd()];
+            while wait_readable(&fds, None).is_some_and(|at| at > 0) {
+                // Whether it was this that woke us or not.
+                let _ = woken.read();
                 if wait_readable(&fds[..1], Some(GATHERING)).is_some() {
                     return;
                 }

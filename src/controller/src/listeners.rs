@@ -178,6 +178,7 @@ fn tell(listener: &Strong<dyn IClatdEventListener>, event: &Event) -> BinderResu
             &clat.v4.to_string(),
             &clat.v6.to_string(),
         ),
+        Event::AddressTaken { .. } => Ok(()),
         Event::Stopped { iface, reason } => listener.onClatdStopped(
             iface.as_str(),
             match reason {

@@ -44,6 +44,11 @@ pub enum Event {
         /// Why it ended.
         reason: StopReason,
     },
+    /// Another node has its IPv6 address. The controller gives it another one; nobody else is told.
+    AddressTaken {
+        /// Its uplink.
+        iface: IfaceName,
+    },
     /// Its clatd died, and another one was started.
     Restarted {
         /// Its uplink.

@@ -23,6 +23,8 @@ pub(crate) struct Actual {
     has_prefix: bool,
     /// Whether it has an address in another one that a new one could be made of.
     has_other_prefix: bool,
+    /// Whether another node has its address.
+    is_taken: bool,
     /// The MTU that the TUN device should have; `None` where no path leads to the PLAT.
     wanted_mtu: Option<u32>,
     /// The MTU that it has; `None` where it is gone.
@@ -33,7 +35,7 @@ pub(crate) struct Actual {
 
 impl Actual {
     /// Looks it up. What cannot be asked is taken to be as it should.
-    pub(crate) fn of<H: Host>(host: &H, clat: &Clat) -> Self {
+    pub(crate) fn of<H: Host>(host: &H, clat: &Clat, is_taken: bool) -> Self {
         let asked = |what, error: std::io::Error| {
             log::debug!("{}: cannot tell {what}: {error}", clat.iface);
         };
@@ -47,6 +49,7 @@ impl Actual {
             has_uplink: host.index_of(&clat.iface) == Some(clat.index),
             has_prefix,
             has_other_prefix: !has_prefix && source.is_ok_and(other),
+            is_taken,
             wanted_mtu: host.path_mtu(&clat.iface, clat.mark, &clat.prefix).ok().map(tun_mtu),
             mtu: host.mtu(clat.v4index).ok(),
             is_configured: host.is_configured(&clat.v4iface, clat.v4).unwrap_or_else(|e| {
@@ -86,7 +89,8 @@ pub(crate) fn reconcile(actual: &Actual, is_standalone: bool) -> Vec<Action> {
     }
     let Some(mtu) = actual.mtu else { return vec![Action::Remake] };
     let mut actions = Vec::new();
-    if actual.has_other_prefix {
+    let renumbers = actual.has_other_prefix || actual.is_taken;
+    if renumbers {
         actions.push(Action::Renumber);
     }
     let wanted = actual.wanted_mtu.unwrap_or(mtu);
@@ -95,7 +99,7 @@ pub(crate) fn reconcile(actual: &Actual, is_standalone: bool) -> Vec<Action> {
     } else if wanted != mtu {
         actions.push(Action::SetMtu(wanted));
     }
-    if wanted > mtu && !actual.has_other_prefix {
+    if wanted > mtu && !renumbers {
         actions.push(Action::ReplaceClatd);
     }
     actions
@@ -122,6 +126,7 @@ mod tests {
         has_uplink: true,
         has_prefix: true,
         has_other_prefix: false,
+        is_taken: false,
         wanted_mtu: Some(1472),
         mtu: Some(1472),
         is_configured: true,
@@ -137,6 +142,7 @@ mod tests {
             // Until there is another.
             (Actual { has_prefix: false, ..WELL }, vec![]),
             (moved, vec![Action::Renumber]),
+            (Actual { is_taken: true, ..WELL }, vec![Action::Renumber]),
             (Actual { wanted_mtu: Some(1272), ..WELL }, vec![Action::SetMtu(1272)]),
             (Actual { mtu: Some(1272), ..WELL }, vec![Action::SetMtu(1472), Action::ReplaceClatd]),
             (down, vec![Action::Configure(1472)]),

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use clat_sys::wait_readable;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::host::Child;
+use crate::host::{Child, Ended};
 
 /// Waiting time before the first restart.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -22,11 +22,16 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// A clatd that lived this long has earned a fresh start.
 const STEADY: Duration = Duration::from_secs(60);
 
+/// How clatd exits when another node has its address (docs/contract.md): starting it again as it was
+/// would not help.
+const DUPLICATE: i32 = 3;
+
 /// What others may know of a supervised clatd.
 #[derive(Debug, Default)]
 struct Shared {
     pid: AtomicI32,
     restarts: AtomicU32,
+    is_taken: AtomicBool,
 }
 
 /// A clatd that is started again when it dies. Dropping it ends it for good.
@@ -45,6 +50,7 @@ impl Supervisor {
         child: C,
         respawn: impl FnMut() -> io::Result<C> + Send + 'static,
         restarted: impl FnMut(i32, u32, String) + Send + 'static,
+        taken: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.pid.store(child.pid(), Ordering::Relaxed);
@@ -57,14 +63,22 @@ impl Supervisor {
             stop: Arc::clone(&stop),
             delay: SHORTEST,
         };
-        let thread =
-            thread::Builder::new().name("clatd-watch".into()).spawn(move || watch.run(child))?;
+        let thread = thread::Builder::new().name("clatd-watch".into()).spawn(move || {
+            if watch.run(child) {
+                taken();
+            }
+        })?;
         Ok(Self { shared, stop, thread: Some(thread) })
     }
 
     /// The process id of the clatd that runs now; 0 while there is none.
     pub(crate) fn pid(&self) -> i32 {
         self.shared.pid.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has ended because another node has its address.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.shared.is_taken.load(Ordering::Relaxed)
     }
 
     /// How often it was started again.
@@ -104,26 +118,31 @@ struct Watch<F, T> {
 }
 
 impl<F, T: FnMut(i32, u32, String)> Watch<F, T> {
-    fn run<C: Child>(mut self, mut child: C)
+    /// Until it is told to stop; or, with true, until another node has the address.
+    fn run<C: Child>(mut self, mut child: C) -> bool
     where
         F: FnMut() -> io::Result<C>,
     {
         loop {
             let started = Instant::now();
             if wait_readable(&[self.stop.as_fd(), child.as_fd()], None) == Some(0) {
-                return;
+                return false;
             }
             self.shared.pid.store(0, Ordering::Relaxed);
             let pid = child.pid();
-            let how = child.reap();
+            let Ended { how, status } = child.reap();
             log::warn!("clatd on {} (pid {pid}) {how}", self.name);
             drop(child);
+            if status == Some(DUPLICATE) {
+                self.shared.is_taken.store(true, Ordering::Relaxed);
+                return true;
+            }
             if started.elapsed() >= STEADY {
                 self.delay = SHORTEST;
             }
             child = match self.restart() {
                 Some(child) => child,
-                None => return,
+                None => return false,
             };
             (self.restarted)(child.pid(), self.shared.restarts.load(Ordering::Relaxed), how);
         }

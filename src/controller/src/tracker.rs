@@ -289,8 +289,12 @@ fn supervise<H: Host>(
             observer(Event::Restarted { iface: iface.clone(), pid, restarts, cause });
         }
     };
+    let taken = {
+        let (observer, iface) = (Arc::clone(observer), args.uplink.clone());
+        move || observer(Event::AddressTaken { iface: iface.clone() })
+    };
     let (name, host, tun) = (args.uplink.to_string(), Arc::clone(host), Arc::clone(tun));
-    Supervisor::watch(name, child, move || host.spawn_clatd(&args, &tun), restarted)
+    Supervisor::watch(name, child, move || host.spawn_clatd(&args, &tun), restarted, taken)
 }
 
 /// Waits until clatd has given the device its address: a route by it could not be set before.
@@ -304,7 +308,7 @@ fn await_clatd<H: Host>(
     let deadline = Instant::now() + host.clatd_patience();
     while !host.is_configured(v4iface, v4)? {
         if wait_readable(&[child.as_fd()], Some(STEP)).is_some() {
-            let how = child.reap();
+            let how = child.reap().how;
             let cause = format!("it {how} before {v4iface} was set up; its log says why");
             return Err(io::Error::other(cause));
         }

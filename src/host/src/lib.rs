@@ -23,7 +23,7 @@ pub use device::Device;
 pub use fwmark::Fwmark;
 pub use lock::NamespaceLock;
 pub use names::{IfaceName, NameError};
-pub use process::{spawn, ClatdProcess};
+pub use process::{spawn, ClatdProcess, Ended};
 
 /// Whether netd is there: it knows which interface belongs to which network, sets the routes, and
 /// owns the chain of the drop rules.

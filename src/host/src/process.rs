@@ -25,6 +25,15 @@ const GRACE: Duration = Duration::from_secs(3);
 /// What of our environment clatd may see.
 const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// In words, as in "exited with status 1".
+    pub how: String,
+    /// With which status it exited, if it did and that is known.
+    pub status: Option<i32>,
+}
+
 /// A child process. Dropping it sends SIGTERM, then SIGKILL, and reaps it.
 #[derive(Debug)]
 pub struct ClatdProcess {
@@ -82,19 +91,19 @@ impl ClatdProcess {
         self.pid.as_raw()
     }
 
-    /// Reaps the process after it has ended, and says how it did, as in "exited with status 1".
-    pub fn reap(&mut self) -> String {
+    /// Reaps the process after it has ended.
+    pub fn reap(&mut self) -> Ended {
         self.reaped = true;
         if self.adopted {
-            return "ended".to_owned();
+            return Ended { how: "ended".to_owned(), status: None };
         }
-        let status = waitpid(self.pid, None);
-        match status {
-            Ok(WaitStatus::Exited(_, code)) => format!("exited with status {code}"),
-            Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
-            Ok(other) => format!("ended: {other:?}"),
-            Err(e) => format!("cannot be waited for: {e}"),
-        }
+        let (how, status) = match waitpid(self.pid, None) {
+            Ok(WaitStatus::Exited(_, code)) => (format!("exited with status {code}"), Some(code)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => (format!("was killed by {signal}"), None),
+            Ok(other) => (format!("ended: {other:?}"), None),
+            Err(e) => (format!("cannot be waited for: {e}"), None),
+        };
+        Ended { how, status }
     }
 }
 
@@ -228,7 +237,7 @@ mod tests {
         assert!(wait_readable(&[child.as_fd()], Some(Duration::ZERO)).is_none());
         kill(pid, Signal::SIGKILL).expect("it runs");
         assert_eq!(wait_readable(&[child.as_fd()], None), Some(0));
-        assert_eq!(child.reap(), "was killed by SIGKILL");
+        assert_eq!(child.reap().how, "was killed by SIGKILL");
         drop(child);
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
     }
@@ -260,7 +269,7 @@ mod tests {
         let (read, _write) = pipe().expect("a pipe");
         let mut child = start("/bin/sh", &["clatd-test0", "-c", "exit 3"], &read);
         assert_eq!(wait_readable(&[child.as_fd()], None), Some(0));
-        assert_eq!(child.reap(), "exited with status 3");
+        assert_eq!(child.reap().how, "exited with status 3");
         let error = spawn(Path::new("/nonexistent"), &[], &[read.as_fd()]).expect_err("no program");
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOENT));
         assert!(spawn(Path::new("/bin/sleep"), &["a\0b".to_owned()], &[read.as_fd()]).is_err());
@@ -275,7 +284,7 @@ mod tests {
         assert!(wait_readable(&[ended.as_fd()], Some(Duration::ZERO)).is_none());
         kill(child.pid, Signal::SIGTERM).expect("it runs");
         assert_eq!(wait_readable(&[ended.as_fd()], None), Some(0));
-        assert_eq!(child.reap(), "was killed by SIGTERM");
+        assert_eq!(child.reap().how, "was killed by SIGTERM");
         drop(write);
     }
 }

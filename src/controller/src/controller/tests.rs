@@ -827,3 +827,19 @@ fn a_clat_without_its_device_is_made_anew_and_one_without_its_uplink_ends() {
 fn name(text: &str) -> IfaceName {
     IfaceName::parse(text).expect("a name")
 }
+
+#[test]
+fn a_clat_whose_address_another_node_has_gets_another_one() {
+    let (host, controller, told) = following();
+    let before = controller.running()[0].clat.v6;
+    host.inner().exit_status = Some(3);
+    host.kill(controller.running()[0].pid);
+    let taken = Event::AddressTaken { iface: name("wlan0") };
+    assert_eq!(told.recv(), Ok(taken));
+    host.inner().random = 7;
+    controller.reconcile();
+    let clat = controller.running()[0].clat.clone();
+    assert_ne!(clat.v6, before);
+    assert!(matches!(told.try_recv(), Ok(Event::Started(told)) if told == clat));
+    assert_ne!(controller.running()[0].pid, 0);
+}

@@ -14,8 +14,9 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
-    AttachError, Child, ClatdArgs, Devices, EgressEntry, Firewall, Hook, IngressEntry, LinkKind,
-    Links, Offload, OffloadCounters, Orphan, Processes, Programs, Recovery, System, Traffic,
+    AttachError, Child, ClatdArgs, Devices, EgressEntry, Ended, Firewall, Hook, IngressEntry,
+    LinkKind, Links, Offload, OffloadCounters, Orphan, Processes, Programs, Recovery, System,
+    Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 use clat_host::Fwmark;
@@ -68,6 +69,10 @@ pub(crate) struct Inner {
     /// Whether a new clatd sets up its device.
     pub(crate) lazy_clatd: bool,
     pub(crate) dead_on_arrival: bool,
+    /// How a clatd that is killed exits.
+    pub(crate) exit_status: Option<i32>,
+    /// What makes random bytes others than before.
+    pub(crate) random: u8,
     pub(crate) properties: BTreeMap<String, String>,
     /// Whether the host was told to do without translation in the kernel.
     pub(crate) no_offload: bool,
@@ -128,8 +133,9 @@ impl Child for FakeChild {
         self.pid
     }
 
-    fn reap(&mut self) -> String {
-        "was told to die".to_owned()
+    fn reap(&mut self) -> Ended {
+        let status = self.held.host.inner().exit_status;
+        Ended { how: "was told to die".to_owned(), status }
     }
 }
 
@@ -223,7 +229,8 @@ impl System for FakeHost {
 
     fn random(&self) -> io::Result<[u8; 8]> {
         self.fault(Fault::Random)?;
-        Ok([0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88])
+        let last = 0x88 + self.inner().random;
+        Ok([0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, last])
     }
 }
 

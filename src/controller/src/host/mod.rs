@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 pub use clat_host::links::Traffic;
-pub use clat_host::ClatdArgs;
+pub use clat_host::{ClatdArgs, Ended};
 use clat_host::{Fwmark, IfaceName};
 pub use clat_netlink::LinkKind;
 pub use clat_offload::{
@@ -193,8 +193,8 @@ pub trait Child: AsFd + Send + 'static {
     /// Its process id.
     fn pid(&self) -> i32;
 
-    /// Reaps the process after it has ended, and says how it did, as in "exited with status 1".
-    fn reap(&mut self) -> String;
+    /// Reaps the process after it has ended, and says how it did.
+    fn reap(&mut self) -> Ended;
 }
 
 /// Processes.

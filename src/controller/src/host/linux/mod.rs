@@ -30,8 +30,8 @@ pub use clat_offload::BPF_DIR;
 pub use properties::Properties;
 
 use super::{
-    Child, Devices, Firewall, Hook, Links, Offload, Orphan, Processes, Programs, Recovery, System,
-    Traffic,
+    Child, Devices, Ended, Firewall, Hook, Links, Offload, Orphan, Processes, Programs, Recovery,
+    System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 
@@ -179,7 +179,7 @@ impl Child for ClatdProcess {
         self.pid()
     }
 
-    fn reap(&mut self) -> String {
+    fn reap(&mut self) -> Ended {
         self.reap()
     }
 }
