@@ -49,9 +49,11 @@ impl Machine {
             .arg(kernel.root.join("boot").join(format!("vmlinuz-{}", kernel.release)))
             .arg("-initrd")
             .arg(initramfs)
+            // A busy host may emulate a timer too late for the test that no_timer_check leaves out.
             .args([
                 "-append",
-                "console=ttyS0 quiet panic=-1 oops=panic mitigations=off random.trust_cpu=on",
+                "console=ttyS0 quiet panic=-1 oops=panic mitigations=off random.trust_cpu=on \
+                 no_timer_check",
             ])
             .args(["-serial", "stdio"])
             .args(["-serial", &format!("file:{}", folder.join("report").display())])
