@@ -54,7 +54,7 @@ impl<'d> Loaded<'d> {
             .file
             .symbols()
             .filter(|symbol| symbol.section_index() == Some(index))
-            .filter(|symbol| kind.map_or(true, |kind| symbol.kind() == kind))
+            .filter(|symbol| kind.is_none_or(|kind| symbol.kind() == kind))
             .collect();
         symbols.sort_by_key(ObjectSymbol::address);
         symbols.iter().map(|symbol| Ok(symbol.name()?.to_owned())).collect()

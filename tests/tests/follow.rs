@@ -88,7 +88,7 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()>
         ensure!(begun.elapsed() < PATIENCE, "{what}: not in {PATIENCE:?}");
         thread::sleep(Duration::from_millis(20));
     }
-    println!("{what}: after {:?}", begun.elapsed());
+    eprintln!("{what}: after {:?}", begun.elapsed());
     Ok(())
 }
 

@@ -173,7 +173,7 @@ fn complaints(root: &Path, modules: &[Module]) -> Result<Vec<String>> {
             let enters = theirs.apex.iter().any(|apex| apex == "any" || apex == APEX);
             // Whoever imports a crate gives it these.
             let imported = theirs.apex == ["import"];
-            if !imported && !(enters && theirs.min_sdk.is_some_and(|sdk| sdk <= APEX_MIN_SDK)) {
+            if !(imported || enters && theirs.min_sdk.is_some_and(|sdk| sdk <= APEX_MIN_SDK)) {
                 wrong.push(format!(
                     "{name}: {dependency} may not enter {APEX}, or is not built for {APEX_MIN_SDK}"
                 ));
