@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, Controller, Lab, Mode, Offloads, Uplink, PREFIX, SERVER4};
+use clat_tests::{can_run, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4};
 use serde_json::Value;
 
 const NEEDS: &[&str] = &["ip", "ethtool", "ping", "ip6tables", "tc"];
@@ -81,6 +81,25 @@ fn another_node_has_its_address() -> Result<()> {
     Ok(())
 }
 
+/// The better of two uplinks goes, then the other one.
+#[test]
+fn another_uplink_takes_over() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run(Uplink::Ethernet, mode, |lab, controller| {
+            lab.second_uplink()?;
+            controller.start("up1", PREFIX2)?;
+            ensure!(lab.phone.run("ip -4 route get 192.0.2.1")?.contains("v4-up0"), "the first");
+            lab.phone.run("ip link set up0 down")?;
+            works(lab, "by the other uplink")?;
+            lab.phone.run("ip -6 route del default dev up1")?;
+            eventually("no route", || Ok(lab.phone.run("ip -4 route show default")?.is_empty()))?;
+            lab.phone.run("ip -6 route add default via 2001:db8:2::1 dev up1")?;
+            works(lab, "with a route again")
+        })?;
+    }
+    Ok(())
+}
+
 /// Tries until it is so, and prints how long that took.
 fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
@@ -94,7 +113,7 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()>
 
 /// Whether IPv4 works.
 fn works(lab: &Lab, what: &str) -> Result<()> {
-    let ping = format!("ping -c 1 -W 1 {SERVER4}");
+    let ping = format!("ping -c 1 -W 0.2 {SERVER4}");
     eventually(what, || Ok(lab.phone.run(&ping).is_ok()))
 }
 

@@ -253,7 +253,7 @@ impl<H: Host> Controller<H> {
             let actual = Actual::of(self.host.as_ref(), &clat, is_taken);
             let actions = reconcile(&actual, self.standalone);
             if actions.is_empty() {
-                self.restore_route(&iface, true);
+                self.reconcile_route(&iface, &actual, true);
                 continue;
             }
             log::info!("{iface}: the network has changed: {actions:?}");
@@ -268,12 +268,12 @@ impl<H: Host> Controller<H> {
                 self.end(tracker, StopReason::Failed);
                 continue;
             }
-            self.bring_about(tracker, &actions);
+            self.bring_about(tracker, &actual, &actions);
         }
     }
 
     /// Does what is to be done, and keeps the CLAT or ends it.
-    fn bring_about(&self, mut tracker: Tracker<H>, actions: &[Action]) {
+    fn bring_about(&self, mut tracker: Tracker<H>, actual: &Actual, actions: &[Action]) {
         let Clat { iface, v4index, v4, prefix, v6, .. } = tracker.clat.clone();
         let (host, observer) = (&self.host, &self.observer);
         for action in actions {
@@ -314,17 +314,31 @@ impl<H: Host> Controller<H> {
             self.state().trackers.insert(iface.clone(), tracker);
         }
         // Taken along by what has just been repaired.
-        self.restore_route(&iface, false);
+        self.reconcile_route(&iface, actual, false);
     }
 
-    /// Puts the default route back where it was taken away, which may count as a repair.
-    fn restore_route(&self, iface: &IfaceName, counts: bool) {
+    /// Has the default route be there while a path leads to the PLAT, and only then, so that programs
+    /// use another one or are told at once. Putting back what others took away may count as a repair.
+    fn reconcile_route(&self, iface: &IfaceName, actual: &Actual, counts: bool) {
         let mut state = self.state();
         let Some(tracker) = state.trackers.get_mut(iface) else { return };
         let Some(route) = &tracker.route else { return };
+        if !actual.has_path() {
+            if !tracker.is_withdrawn {
+                log::warn!("{iface}: no path to the PLAT; its IPv4 default route goes");
+                tracker.is_withdrawn = self
+                    .host
+                    .withdraw_route(route)
+                    .inspect_err(|e| log::error!("{iface}: cannot take its route away: {e}"))
+                    .is_ok();
+            }
+            return;
+        }
+        let counts = counts && !tracker.is_withdrawn;
         match self.host.restore_route(route) {
-            Ok(false) => {}
+            Ok(false) => tracker.is_withdrawn = false,
             Ok(true) => {
+                tracker.is_withdrawn = false;
                 log::warn!("{iface}: put its IPv4 default route back");
                 if counts && !tracker.repairs.note(Instant::now()) {
                     log::error!("{iface}: somebody else keeps taking its route away; giving up");

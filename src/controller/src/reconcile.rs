@@ -60,6 +60,13 @@ impl Actual {
     }
 }
 
+impl Actual {
+    /// Whether a path leads to the PLAT by the uplink.
+    pub(crate) fn has_path(&self) -> bool {
+        self.wanted_mtu.is_some()
+    }
+}
+
 fn same_64(address: std::net::Ipv6Addr, clat: &Clat) -> bool {
     address.segments()[..4] == clat.v6.segments()[..4]
 }

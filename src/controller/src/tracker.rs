@@ -38,6 +38,8 @@ pub(crate) struct Tracker<H: Host> {
     _lease: Lease,
     tun: Arc<H::Tun>,
     pub(crate) repairs: Repairs,
+    /// Whether the route is away while no path leads to the PLAT.
+    pub(crate) is_withdrawn: bool,
     pub(crate) clat: Clat,
 }
 
@@ -148,6 +150,7 @@ impl<H: Host> Tracker<H> {
             _lease: lease,
             tun,
             repairs: Repairs::default(),
+            is_withdrawn: false,
             clat,
         })
     }
@@ -210,6 +213,7 @@ impl<H: Host> Tracker<H> {
             _lease: lease,
             tun,
             repairs: Repairs::default(),
+            is_withdrawn: false,
             clat,
         })
     }

@@ -33,6 +33,16 @@ impl DefaultRoute {
     }
 }
 
+impl DefaultRoute {
+    /// Takes it away for a while, until [`Self::restore`].
+    ///
+    /// # Errors
+    /// Those of netlink(7).
+    pub fn withdraw(&self) -> io::Result<()> {
+        self.0.delete()
+    }
+}
+
 impl Drop for DefaultRoute {
     fn drop(&mut self) {
         if let Err(e) = self.0.delete() {

@@ -755,6 +755,8 @@ fn a_clat_follows_its_uplink_into_another_prefix() {
     host.inner().source = None;
     controller.reconcile();
     assert_eq!(controller.running()[0].clat, before);
+    // But that IPv4 may go another way.
+    assert_eq!(host.inner().withdrawn.len(), 1);
     host.inner().source = "2001:db8:7:8::5".parse().ok();
     host.inner().log.clear();
     controller.reconcile();
@@ -762,6 +764,7 @@ fn a_clat_follows_its_uplink_into_another_prefix() {
     let after = &running[0].clat;
     assert_eq!(after.v6.segments()[..4], [0x2001, 0xdb8, 7, 8]);
     assert_eq!((after.v4, after.v4index), (before.v4, before.v4index));
+    assert!(host.inner().withdrawn.is_empty(), "the route is back");
     assert!(running[0].offloaded);
     assert!(matches!(told.try_recv(), Ok(Event::Started(clat)) if clat == *after));
     assert_eq!(host.inner().spawned.last().map(|args| args.v6), Some(after.v6));

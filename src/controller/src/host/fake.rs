@@ -85,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) mtus: BTreeMap<u32, u32>,
     /// How much less than 1500 bytes the path carries.
     pub(crate) path_less: u32,
+    /// Routes that are there no more, but will be.
+    pub(crate) withdrawn: BTreeSet<String>,
 }
 
 /// See the module.
@@ -261,7 +263,11 @@ impl Links for FakeHost {
     }
 
     fn path_mtu(&self, _: &IfaceName, _: Fwmark, _: &Prefix) -> io::Result<u32> {
-        Ok(1500 - self.inner().path_less)
+        let inner = self.inner();
+        if inner.source.is_none() {
+            return Err(Errno::ENETUNREACH.into());
+        }
+        Ok(1500 - inner.path_less)
     }
 
     fn mtu(&self, index: u32) -> io::Result<u32> {
@@ -300,9 +306,16 @@ impl Links for FakeHost {
         Ok(self.hold(format!("route by {index} from {source} metric {metric}")))
     }
 
+    fn withdraw_route(&self, route: &Held) -> io::Result<()> {
+        self.inner().withdrawn.insert(route.name.clone());
+        Ok(())
+    }
+
     fn restore_route(&self, route: &Held) -> io::Result<bool> {
         self.fault(Fault::Route)?;
-        Ok(self.inner().live.insert(route.name.clone()))
+        let mut inner = self.inner();
+        let was_withdrawn = inner.withdrawn.remove(&route.name);
+        Ok(inner.live.insert(route.name.clone()) || was_withdrawn)
     }
 
     fn adopt_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Held> {

@@ -134,6 +134,12 @@ pub trait Links {
     /// Those of netlink.
     fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route>;
 
+    /// Takes a route away until it is put back.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn withdraw_route(&self, route: &Self::Route) -> io::Result<()>;
+
     /// Puts a route back where it is missing, and returns whether it was.
     ///
     /// # Errors

@@ -146,6 +146,10 @@ impl Links for LinuxHost {
         DefaultRoute::set(route, Existing::Refuse)
     }
 
+    fn withdraw_route(&self, route: &DefaultRoute) -> io::Result<()> {
+        route.withdraw()
+    }
+
     fn restore_route(&self, route: &DefaultRoute) -> io::Result<bool> {
         route.restore()
     }
