@@ -127,6 +127,7 @@ mod aside {
     use std::thread;
     use std::time::Duration;
 
+    use clat_sandbox::keep_capabilities;
     use log::{Level, LevelFilter, Log, Metadata, Record};
 
     use super::TAG;
@@ -173,6 +174,10 @@ mod aside {
     }
 
     fn write(logger: &env_logger::Logger, lost: &AtomicU64, orders: Receiver<Order>) {
+        // Made before the rest of the program gives up what only its start needs.
+        if let Err(e) = keep_capabilities(&[]) {
+            log::warn!("the log's thread: {e:#}");
+        }
         let log = |level, target: &str, args: std::fmt::Arguments<'_>| {
             let mut builder = Record::builder();
             logger.log(&builder.level(level).target(target).args(args).build());

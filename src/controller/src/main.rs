@@ -2,7 +2,7 @@
 
 //! `clat_controller`: starts and stops CLATs for whoever asks by binder.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use clat_controller::listeners::Listeners;
 use clat_controller::logging;
 use clat_controller::service::{ClatdService, CALLERS, SHELL};
 use clat_controller::{DEFAULT_SOCKET, SERVICE_NAME};
+use clat_sandbox::{keep_capabilities, may_have, without, Capability};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
 
@@ -102,7 +103,7 @@ fn try_main() -> Result<()> {
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
     let properties = Properties::new(args.build_prop.as_deref(), args.first_api_level)?;
     let offload = args.offload || !(args.no_offload || HAS_NETD);
-    let host = LinuxHost::new(clatd, properties, offload.then_some(args.bpf_dir));
+    let host = LinuxHost::new(clatd.clone(), properties, offload.then_some(args.bpf_dir));
 
     make_dir(Path::new(RUN_DIR))?;
     check_owner(Path::new(RUN_DIR))?;
@@ -123,6 +124,8 @@ fn try_main() -> Result<()> {
     };
     let controller = Arc::new(Controller::new(Arc::new(host), standalone, observer));
     controller.recover(args.keep);
+    // Maps are there, and what a former life left has been seen to. Whoever calls meets threads that are made from here on.
+    keep_capabilities(&needed(&clatd)?).context("cannot give up capabilities")?;
     let callers = [&CALLERS[..], &args.allow_uid[..]].concat();
     let dumpers = if HAS_NETD { vec![SHELL] } else { Vec::new() };
     let service = ClatdService::new(
@@ -148,6 +151,29 @@ fn try_main() -> Result<()> {
     listeners.detach();
     drop(server);
     Ok(())
+}
+
+/// The capabilities that CLATs come and go by. What only the start needs is not among them: mounting, other users' files
+/// and processes, limits.
+fn needed(clatd: &Path) -> Result<Vec<Capability>> {
+    use Capability::{
+        CAP_BPF, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_NET_ADMIN, CAP_NET_RAW,
+        CAP_SETGID, CAP_SETPCAP, CAP_SETUID, CAP_SYS_ADMIN,
+    };
+    // The last three are for clatd to give up the others.
+    let mut needed =
+        vec![CAP_NET_ADMIN, CAP_NET_RAW, CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP];
+    // Before Linux 5.8 one was for everything.
+    needed.push(if may_have(CAP_BPF)? { CAP_BPF } else { CAP_SYS_ADMIN });
+    let files = [CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH];
+    if without(&files, || File::open(clatd))?.is_err() {
+        log::warn!(
+            "{} is where only its owner gets; the right to read everything is kept for that",
+            clatd.display()
+        );
+        needed.push(CAP_DAC_READ_SEARCH);
+    }
+    Ok(needed)
 }
 
 /// A directory that others may not even look into, unless it exists.

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{bail, Context};
-use caps::CapSet;
 pub use caps::Capability;
+use caps::{CapSet, CapsHashSet};
 use nix::libc::{self, c_int};
 use nix::sys::prctl;
 use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid};
@@ -94,6 +94,52 @@ pub fn drop_privileges(change_user: impl FnOnce() -> anyhow::Result<()>) -> anyh
     }
     if !caps::read(None, CapSet::Permitted)?.is_empty() {
         bail!("capabilities are still there after they were dropped");
+    }
+    Ok(())
+}
+
+/// Whether this thread may have this capability.
+///
+/// # Errors
+/// What the kernel said.
+pub fn may_have(capability: Capability) -> anyhow::Result<bool> {
+    caps::has_cap(None, CapSet::Permitted, capability).context("cannot read capabilities")
+}
+
+/// Runs something without these capabilities, for this thread, which has them again afterwards.
+///
+/// # Errors
+/// What the kernel said.
+pub fn without<T>(those: &[Capability], run: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let all = caps::read(None, CapSet::Effective)?;
+    let left = all.iter().filter(|one| !those.contains(one)).copied().collect();
+    caps::set(None, CapSet::Effective, &left)?;
+    let done = run();
+    caps::set(None, CapSet::Effective, &all)?;
+    Ok(done)
+}
+
+/// Keeps of its capabilities these alone, for this thread, those that it makes from now on, and the programs that they
+/// run.
+///
+/// # Errors
+/// The step that failed; the caller must not go on.
+pub fn keep_capabilities(keep: &[Capability]) -> anyhow::Result<()> {
+    caps::clear(None, CapSet::Ambient).context("cannot drop the ambient capabilities")?;
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
+        for other in caps::read(None, CapSet::Bounding)? {
+            if !keep.contains(&other) {
+                caps::drop(None, CapSet::Bounding, other)
+                    .with_context(|| format!("cannot drop the bounding capability {other}"))?;
+            }
+        }
+    }
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let left = permitted.into_iter().filter(|one| keep.contains(one)).collect();
+    let sets = [(CapSet::Effective, &left), (CapSet::Permitted, &left)];
+    for (set, left) in [(CapSet::Inheritable, &CapsHashSet::new())].into_iter().chain(sets) {
+        caps::set(None, set, left)
+            .with_context(|| format!("cannot drop the {set:?} capabilities"))?;
     }
     Ok(())
 }

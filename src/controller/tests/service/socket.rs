@@ -167,6 +167,38 @@ fn a_hangup_ends_it_cleanly_unless_it_is_ignored() {
     assert!(child.wait().expect("waits").success());
 }
 
+/// By the numbers of linux/capability.h: KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, NET_RAW, BPF.
+const NEEDED: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 39;
+
+#[test]
+fn what_only_the_start_needs_is_given_up() {
+    if !is_root() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
+    let service = controller.connect();
+    // With the threads that a CLAT has, and a program that it runs.
+    service.clatdStart("up0", "64:ff9b::/96").expect("starts");
+    let pids = [i32::try_from(controller.child.id()).expect("a pid"), fixture.clatds()[0]];
+    for pid in pids {
+        // The thread that follows next hops in the kernel is made with the maps, before.
+        let others = format!("grep -Lx 'next hops' /proc/{pid}/task/*/comm | sed s/comm/status/");
+        let sets = sh(&format!("grep -h ^Cap $({others})"));
+        assert!(sets.lines().count() >= 5, "{sets}");
+        for line in sets.lines() {
+            let (_, set) = line.split_once(':').expect("a name and a number");
+            let set = u64::from_str_radix(set.trim(), 16).expect("a number");
+            assert_eq!(set & !NEEDED, 0, "pid {pid}: {line}");
+        }
+    }
+    // It still can do all that it is for.
+    kill(Pid::from_raw(pids[1]), Signal::SIGKILL).expect("it runs");
+    wait_until("the restart", || service.getStatus().expect("status").clats[0].restarts == 1);
+    service.clatdStop("up0").expect("stops");
+    assert_eq!(fixture.taken(), "");
+}
+
 #[test]
 fn whoever_does_not_read_the_log_holds_up_nobody() {
     if !is_root() {
