@@ -489,3 +489,28 @@ fn the_natives_link_neither_binder_nor_bpf() -> Result<()> {
     }
     Ok(())
 }
+
+/// docs/architecture.md says of every file what it is for, and of none that is gone.
+#[test]
+fn every_file_is_in_the_architecture() -> Result<()> {
+    let page = fs::read_to_string(root().join("docs/architecture.md"))?;
+    let (mut listed, mut folder) = (BTreeSet::new(), PathBuf::new());
+    for line in page.lines() {
+        if let Some(crate_) = line.strip_prefix("### `").and_then(|l| l.strip_suffix('`')) {
+            folder = Path::new(crate_).join("src");
+        } else if let Some((file, _)) = line.strip_prefix("| `").and_then(|l| l.split_once('`')) {
+            listed.insert(folder.join(file));
+        }
+    }
+    let mut files = Vec::new();
+    for crate_ in fs::read_dir(root().join("src"))? {
+        sources(&crate_?.path().join("src"), &mut files)?;
+    }
+    let there = files.iter().filter(|file| file.extension().is_some_and(|kind| kind == "rs"));
+    let there = there.map(|file| Ok(file.strip_prefix(root())?.to_owned()));
+    let there = there.collect::<Result<BTreeSet<_>>>()?;
+    let missing: Vec<_> = there.difference(&listed).collect();
+    let gone: Vec<_> = listed.difference(&there).collect();
+    ensure!(missing.is_empty() && gone.is_empty(), "missing: {missing:#?}, gone: {gone:#?}");
+    Ok(())
+}

@@ -271,9 +271,8 @@ mod tests {
         Key { protocol: 6, guest: (guest, 1), remote: (Ipv6Addr::LOCALHOST, 2) }
     }
 
-    /// What a table of `count` flows takes for a thousand rounds of everything that is done to
-    /// flows.
-    fn rounds(count: u32) -> Duration {
+    /// A thousand rounds of everything that is done to flows, in a table of `count` of them.
+    fn rounds(count: u32) {
         let now = Instant::now();
         let mut table = Table::new(count as usize, count as usize);
         for n in 0..count {
@@ -281,7 +280,6 @@ mod tests {
             let id = table.insert(key(n), Mac::default(), ());
             table.wake(id, now + Duration::from_secs(u64::from(n)));
         }
-        let begin = Instant::now();
         for n in 0..1000 {
             let id = table.find(&key(n * (count / 1000))).unwrap();
             table.touch(id);
@@ -292,16 +290,13 @@ mod tests {
             table.wake(id, now + Duration::from_secs(1));
             assert_eq!(table.len(), count as usize);
         }
-        begin.elapsed()
     }
 
-    /// A hundred times the flows, and caches that do not hold them: but nothing that looks at all
-    /// of them.
+    /// What it costs, by the number of flows, is for `carrier_bench` to say.
     #[test]
-    fn size_costs_nothing() {
-        let best = |count| (0..3).map(|_| rounds(count)).min().unwrap();
-        let (small, large) = (best(1000), best(100_000));
-        assert!(large < small * 25, "{small:?} with 1,000 flows, {large:?} with 100,000");
+    fn a_full_table_goes_on() {
+        rounds(1000);
+        rounds(100_000);
     }
 
     /// A flow that is busy and idle by turns, and flows that come and go, leave nothing behind.
