@@ -89,20 +89,26 @@ impl Advertiser {
             let dns = Settings { prefix: *old, ..settings.clone() }.dns();
             message.extend(ra::rdnss(dns, 0));
         }
-        if settings.pref64 {
-            let prefix64 = settings.prefix64;
-            message.extend(
-                ra::pref64(prefix64.addr(), prefix64.bits(), LIFETIME).into_iter().flatten(),
-            );
-        }
+        message.extend(pref64(settings, LIFETIME));
         message
     }
 
-    /// The last one (RFC 4861 §6.2.5): no router any more.
+    /// The last one: no router any more (RFC 4861 §6.2.5), no DNS server (RFC 8106 §5.1) and no
+    /// NAT64 (RFC 8781 §4).
     pub(super) fn farewell(settings: &Settings) -> Vec<u8> {
-        let header = ra::header(HOP_LIMIT, ra::OTHER, 0);
-        [&header[..], &ra::source_address(settings.mac.0)].concat()
+        let mut message = ra::header(HOP_LIMIT, ra::OTHER, 0).to_vec();
+        message.extend(ra::source_address(settings.mac.0));
+        message.extend(ra::rdnss(settings.dns(), 0));
+        message.extend(pref64(settings, 0));
+        message
     }
+}
+
+/// Nothing where it is not to be advertised.
+fn pref64(settings: &Settings, lifetime: u16) -> Vec<u8> {
+    let prefix = settings.prefix64;
+    let option = ra::pref64(prefix.addr(), prefix.bits(), lifetime).filter(|_| settings.pref64);
+    option.into_iter().flatten().collect()
 }
 
 /// Without the on-link flag: all that is not the guest's own is the router's, as on a mobile

@@ -234,6 +234,11 @@ fn a_router_that_goes_says_so() {
     let got = read(&out).remove(0);
     assert!(is_advertisement(&got) && got.dst == ALL_NODES);
     assert_eq!(got.payload[6..8], [0, 0], "lifetime");
+    // Nor a NAT64 any more (RFC 8781 §4).
+    let (_, pref64) = got.payload.split_at(got.payload.len() - 16);
+    let prefix = Settings::default().prefix64;
+    assert_eq!(pref64[..2], [38, 2]);
+    assert_eq!(clat_packet::ra::read_pref64(&pref64[2..]), Some((prefix.addr(), prefix.bits(), 0)));
 }
 
 #[test]
