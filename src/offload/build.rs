@@ -1,29 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Compiles the tc programs, and generates what loads them.
+//! Compiles the tc programs.
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result};
-use libbpf_cargo::SkeletonBuilder;
+use anyhow::{ensure, Context, Result};
 
 const PROGRAMS: &str = "../../bpf_progs";
+const HELP: &str = "cannot compile bpf_progs/clatd.c (on Debian: apt-get install clang libbpf-dev)";
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed={PROGRAMS}");
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
+    let out = env::var_os("OUT_DIR").context("OUT_DIR is not set")?;
+    let source = fs::canonicalize(PROGRAMS).context(PROGRAMS)?.join("clatd.c");
     // Where Debian keeps asm/, which clang does not look for when it compiles for BPF.
     let headers = format!("-I/usr/include/{}-linux-gnu", env::consts::ARCH);
-    // The builder insists on a name that Soong would not take.
-    let source = out.join("clatd.bpf.c");
-    fs::write(&source, "#include \"clatd.c\"\n")?;
-    let programs = format!("-I{}", fs::canonicalize(PROGRAMS).context(PROGRAMS)?.display());
-    SkeletonBuilder::new()
-        .source(source)
-        .obj(out.join("clatd.bpf.o"))
-        .clang_args([programs.as_str(), &headers, "-Wall", "-Werror"])
-        .build_and_generate(out.join("clatd.skel.rs"))
-        .context("cannot compile bpf_progs/clatd.c (on Debian: apt-get install clang libelf-dev zlib1g-dev)")
+    let compiled = Command::new("clang")
+        .args(["-target", "bpf", "-g", "-O2", "-Wall", "-Werror", headers.as_str(), "-c"])
+        .arg(source)
+        .arg("-o")
+        .arg(Path::new(&out).join("clatd.o"))
+        .status()
+        .context(HELP)?;
+    ensure!(compiled.success(), HELP);
+    Ok(())
 }

@@ -5,41 +5,27 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::libbpf_sys::BPF_FUNC_redirect_neigh;
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions, ProgramInfo};
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapMut, OpenMapMut, PrintLevel, Program, ProgramMut, ProgramType};
+use libbpf_rs::{MapCore, ObjectBuilder, OpenMapMut, PrintLevel, Program, ProgramType};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{mount, MsFlags};
 use nix::sys::statfs::{statfs, FsType};
 
-use clat_netlink::LinkKind;
 use clat_sys::HostError;
 
-use crate::model::Hook;
-use crate::pins::{
-    from_libbpf, program_name, PinnedMap, BPF_DIR, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP,
-    NEXT_HOP_MAP, PROGRAMS,
-};
+use crate::pins::{from_libbpf, name_in_object, program_name, PinnedMap, BPF_DIR, MAPS, PROGRAMS};
 
-/// What libbpf-cargo makes of bpf_progs/clatd.c.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::pedantic,
-    clippy::undocumented_unsafe_blocks,
-    clippy::unwrap_used
-)]
-mod skeleton {
-    include!(concat!(env!("OUT_DIR"), "/clatd.skel.rs"));
-}
+/// What build.rs makes of bpf_progs/clatd.c.
+const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clatd.o"));
+
+/// Where the object keeps its constants, of which `clat_has_redirect_neigh` is the only one.
+const CONSTANTS: &str = ".rodata";
 
 /// linux/magic.h
 const BPF_FS: FsType = FsType(0xcafe_4a11);
@@ -81,48 +67,51 @@ impl Pins {
     /// not the same there.
     fn load(&self) -> io::Result<()> {
         libbpf_rs::set_print(Some((PrintLevel::Warn, |_, text| log::warn!("{}", text.trim_end()))));
-        let mut object = MaybeUninit::uninit();
-        let mut open =
-            skeleton::ClatdSkelBuilder::default().open(&mut object).map_err(from_libbpf)?;
+        let mut object = ObjectBuilder::default().open_memory(OBJECT).map_err(from_libbpf)?;
         let has_redirect_neigh = ProgramType::SchedCls
             .is_helper_supported(BPF_FUNC_redirect_neigh)
             .map_err(from_libbpf)?;
-        open.maps.rodata_data.clat_has_redirect_neigh = has_redirect_neigh.into();
-
-        let maps = &mut open.maps;
-        let old = [
-            self.reuse(&mut maps.clat_egress_map, &EGRESS_MAP)?,
-            self.reuse(&mut maps.clat_ingress_map, &INGRESS_MAP)?,
-            self.reuse(&mut maps.clat_next_hop_map, &NEXT_HOP_MAP)?,
-            self.reuse(&mut maps.clat_counters_map, &COUNTERS_MAP)?,
-        ];
-        let mut loaded = open
+        let mut is_told = false;
+        // In the order of `MAPS`: whether it is pinned already.
+        let mut old = [false; MAPS.len()];
+        for mut map in object.maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            if name.ends_with(CONSTANTS) {
+                if let Some([switch]) = map.initial_value_mut() {
+                    *switch = has_redirect_neigh.into();
+                    is_told = true;
+                }
+            }
+            for (pinned, old) in MAPS.iter().zip(&mut old) {
+                if name_in_object(pinned.name) == name {
+                    *old = self.reuse(&mut map, pinned)?;
+                }
+            }
+        }
+        if !is_told {
+            return Err(foreign(CONSTANTS));
+        }
+        let mut object = object
             .load()
             .map_err(|e| HostError::during("cannot load bpf_progs/clatd.c", from_libbpf(e)))?;
 
-        let maps = &mut loaded.maps;
-        let new: [(&mut MapMut<'_>, _); 4] = [
-            (&mut maps.clat_egress_map, EGRESS_MAP.name),
-            (&mut maps.clat_ingress_map, INGRESS_MAP.name),
-            (&mut maps.clat_next_hop_map, NEXT_HOP_MAP.name),
-            (&mut maps.clat_counters_map, COUNTERS_MAP.name),
-        ];
         let mut shared = Vec::new();
-        for ((map, name), is_old) in new.into_iter().zip(old) {
+        for (pinned, is_old) in MAPS.iter().zip(old) {
+            let mut map = object
+                .maps_mut()
+                .find(|map| map.name() == name_in_object(pinned.name))
+                .ok_or_else(|| foreign(pinned.name))?;
             shared.push(map.info().map_err(from_libbpf)?.info.id);
             if !is_old {
-                self.replace(name, |path| map.pin(path))?;
+                self.replace(pinned.name, |path| map.pin(path))?;
             }
         }
         for (hook, link) in PROGRAMS {
-            let programs = &mut loaded.progs;
-            let program: &mut ProgramMut<'_> = match (hook, link) {
-                (Hook::Egress, LinkKind::RawIp) => &mut programs.schedcls_egress_clat_rawip,
-                (Hook::Egress, LinkKind::Ethernet) => &mut programs.schedcls_egress_clat_ether,
-                (Hook::Ingress, LinkKind::RawIp) => &mut programs.schedcls_ingress_clat_rawip,
-                (Hook::Ingress, LinkKind::Ethernet) => &mut programs.schedcls_ingress_clat_ether,
-            };
             let name = program_name(hook, link);
+            let mut program = object
+                .progs_mut()
+                .find(|program| program.name() == name_in_object(name))
+                .ok_or_else(|| foreign(name))?;
             let is_same = Program::fd_from_pinned_path(self.dir.join(name))
                 .is_ok_and(|old| is_same(old.as_fd(), program.as_fd(), &shared));
             if !is_same {
@@ -133,7 +122,7 @@ impl Pins {
     }
 
     /// Has `map` be the one that is pinned, if that fits.
-    fn reuse<K, V>(&self, map: &mut OpenMapMut<'_>, pinned: &PinnedMap<K, V>) -> io::Result<bool> {
+    fn reuse(&self, map: &mut OpenMapMut<'_>, pinned: &PinnedMap) -> io::Result<bool> {
         let path = self.dir.join(pinned.name);
         match pinned.open(&self.dir) {
             Ok(_) => {
@@ -166,8 +155,7 @@ impl Pins {
 impl Drop for Pins {
     fn drop(&mut self) {
         let programs = PROGRAMS.map(|(hook, link)| program_name(hook, link));
-        let maps = [EGRESS_MAP.name, INGRESS_MAP.name, NEXT_HOP_MAP.name, COUNTERS_MAP.name];
-        for name in maps.into_iter().chain(programs) {
+        for name in MAPS.map(|map| map.name).into_iter().chain(programs) {
             match fs::remove_file(self.dir.join(name)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     log::warn!("cannot remove {}: {e}", self.dir.join(name).display());
@@ -176,6 +164,11 @@ impl Drop for Pins {
             }
         }
     }
+}
+
+/// The object and the list of pins are of one build, and a test loads them: only a fault of ours.
+fn foreign(name: &str) -> io::Error {
+    HostError::because(Errno::EINVAL, format!("bpf_progs/clatd.c has no {name}"))
 }
 
 /// Whether the pinned program is the one that we have loaded, on the same of the maps that others

@@ -3,7 +3,6 @@
 //! What is pinned, and under which names (docs/contract.md, "Maps and programs").
 
 use std::io;
-use std::marker::PhantomData;
 use std::mem::size_of;
 use std::path::Path;
 
@@ -18,25 +17,29 @@ use crate::model::Hook;
 /// Where bpfloader pins things, and where we do unless told otherwise.
 pub const BPF_DIR: &str = "/sys/fs/bpf";
 
-pub(crate) const EGRESS_MAP: PinnedMap<EgressKey, EgressValue> =
-    PinnedMap::new("map_clatd_clat_egress_map", MapType::Hash);
-pub(crate) const INGRESS_MAP: PinnedMap<IngressKey, IngressValue> =
-    PinnedMap::new("map_clatd_clat_ingress_map", MapType::Hash);
-pub(crate) const NEXT_HOP_MAP: PinnedMap<u32, NextHopValue> =
-    PinnedMap::new("map_clatd_clat_next_hop_map", MapType::Array);
-pub(crate) const COUNTERS_MAP: PinnedMap<u32, Counters> =
-    PinnedMap::new("map_clatd_clat_counters_map", MapType::PercpuArray);
+pub(crate) const EGRESS_MAP: PinnedMap =
+    PinnedMap::new::<EgressKey, EgressValue>("map_clatd_clat_egress_map", MapType::Hash);
+pub(crate) const INGRESS_MAP: PinnedMap =
+    PinnedMap::new::<IngressKey, IngressValue>("map_clatd_clat_ingress_map", MapType::Hash);
+pub(crate) const NEXT_HOP_MAP: PinnedMap =
+    PinnedMap::new::<u32, NextHopValue>("map_clatd_clat_next_hop_map", MapType::Array);
+pub(crate) const COUNTERS_MAP: PinnedMap =
+    PinnedMap::new::<u32, Counters>("map_clatd_clat_counters_map", MapType::PercpuArray);
+
+/// All maps.
+pub(crate) const MAPS: [PinnedMap; 4] = [EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, COUNTERS_MAP];
 
 /// The name that a map is pinned under, and what it is.
-pub(crate) struct PinnedMap<K, V> {
+pub(crate) struct PinnedMap {
     pub(crate) name: &'static str,
     kind: MapType,
-    layout: PhantomData<(K, V)>,
+    /// Bytes of a key, and of a value.
+    sizes: (usize, usize),
 }
 
-impl<K, V> PinnedMap<K, V> {
-    const fn new(name: &'static str, kind: MapType) -> Self {
-        Self { name, kind, layout: PhantomData }
+impl PinnedMap {
+    const fn new<K, V>(name: &'static str, kind: MapType) -> Self {
+        Self { name, kind, sizes: (size_of::<K>(), size_of::<V>()) }
     }
 
     /// The one in `dir`; EINVAL where it is of another kind.
@@ -44,8 +47,8 @@ impl<K, V> PinnedMap<K, V> {
         let path = dir.join(self.name);
         let map = MapHandle::from_pinned_path(&path)
             .map_err(|e| HostError::during(path.display(), from_libbpf(e)))?;
-        let found = (map.map_type(), map.key_size() as usize, map.value_size() as usize);
-        let wanted = (self.kind, size_of::<K>(), size_of::<V>());
+        let sizes = (map.key_size() as usize, map.value_size() as usize);
+        let (found, wanted) = ((map.map_type(), sizes), (self.kind, self.sizes));
         if found == wanted {
             Ok(map)
         } else {
@@ -53,6 +56,12 @@ impl<K, V> PinnedMap<K, V> {
             Err(HostError::because(Errno::EINVAL, cause))
         }
     }
+}
+
+/// What the object calls that which is pinned as `pin`: in front, pins have what it is and the name
+/// of the object.
+pub(crate) fn name_in_object(pin: &str) -> &str {
+    pin.split_once("_clatd_").map_or(pin, |(_, name)| name)
 }
 
 /// The name that a program is pinned under.
