@@ -6,6 +6,7 @@
 //! [`controller::Controller`] holds one tracker for each running CLAT. Whatever a CLAT needs of its
 //! surroundings comes from a [`host::Host`]; every such thing is a value, and dropping it undoes
 //! it.
+#![forbid(unsafe_code)]
 
 pub mod binder_adapter;
 pub mod client;

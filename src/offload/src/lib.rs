@@ -3,6 +3,7 @@
 //! A CLAT's translation in the kernel: the tc programs of bpf_progs, their maps, where they are
 //! attached, what they count, and the next hops that they use. Whatever has to be undone is a value
 //! whose `Drop` undoes it.
+#![forbid(unsafe_code)]
 
 mod abi;
 #[cfg(not(target_os = "android"))]
