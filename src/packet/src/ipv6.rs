@@ -200,7 +200,7 @@ impl Extensions<'_> {
     }
 }
 
-/// Length of the headers that [`write`] will write for this packet.
+/// Length of the headers that [`write()`] will write for this packet.
 #[must_use]
 #[inline(always)]
 pub fn header_len<A>(ip: &Ip<A>) -> usize {
