@@ -170,7 +170,7 @@ mod tests {
     use std::time::Instant;
 
     use nix::sys::signal::{SigSet, SigmaskHow};
-    use nix::unistd::{dup, pipe};
+    use nix::unistd::dup;
 
     use super::*;
 
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_child_gets_nothing_but_what_it_is_given() {
-        let (read, _write) = pipe().expect("a pipe");
+        let (read, _write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         // One that is not close-on-exec, as a careless parent leaves it.
         let _leaked = dup(read.as_raw_fd()).expect("a copy");
         let mut term = SigSet::empty();
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn dropping_ends_a_child_however_stubborn() {
-        let (read, write) = pipe().expect("a pipe");
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let child = start("/bin/sleep", &["clatd-test0", "1000"], &read);
         let pid = child.pid;
         let begun = Instant::now();
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn how_a_child_ended_and_that_there_is_none() {
-        let (read, _write) = pipe().expect("a pipe");
+        let (read, _write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let mut child = start("/bin/sh", &["clatd-test0", "-c", "exit 3"], &read);
         assert_eq!(wait_readable(&[child.as_fd()], None), Some(0));
         assert_eq!(child.reap().how, "exited with status 3");
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn an_end_is_seen_without_pidfd() {
-        let (read, write) = pipe().expect("a pipe");
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
         let mut child =
             start("/bin/cat", &["cat", &format!("/proc/self/fd/{}", read.as_raw_fd())], &read);
         let ended = end_of(child.pid).expect("a thread");

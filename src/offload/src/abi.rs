@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn layouts_are_those_of_the_object() {
-        let btf = Btf::from_path(concat!(env!("OUT_DIR"), "/clatd.bpf.o")).expect("BTF");
+        let btf = Btf::from_path(concat!(env!("OUT_DIR"), "/clatd.o")).expect("BTF");
         let in_object = |name: &str| -> Layout {
             let found: Struct<'_> = btf.type_by_name(name).expect("a struct of this name");
             let member = |member: libbpf_rs::btf::types::StructMember<'_>| {
