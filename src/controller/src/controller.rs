@@ -257,6 +257,14 @@ impl<H: Host> Controller<H> {
                 continue;
             }
             log::info!("{iface}: the network has changed: {actions:?}");
+            // A CLAT whose device alone changes stays in sight.
+            if let [Action::SetMtu(mtu)] = actions[..] {
+                let index = self.state().trackers.get(&iface).map(|tracker| tracker.clat.v4index);
+                if index.is_some_and(|index| self.host.set_mtu(index, mtu).is_ok()) {
+                    self.reconcile_route(&iface, &actual, false);
+                    continue;
+                }
+            }
             // It is not shown until it is whole again.
             let Some(mut tracker) = self.state().trackers.remove(&iface) else { continue };
             let is_repair = |action: &Action| {
