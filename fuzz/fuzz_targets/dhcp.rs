@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Messages of any kind for platd's DHCPv6 server, and for its DHCP server: the first byte says for which.
+//! Messages of any kind for platd's DHCPv6 server, and for its DHCP server: the first byte says for
+//! which.
 #![no_main]
 
 mod plat;

@@ -8,8 +8,9 @@ import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
 
 /**
- * Calls static methods of a class as it is told on standard input: a line is a method's name and its arguments, between
- * blanks, where "null" is null. Each is answered by a line, "= value" or "! exception".
+ * Calls static methods of a class as it is told on standard input: a line is a method's name and
+ * its arguments, between blanks, where "null" is null. Each is answered by a line, "= value" or "!
+ * exception".
  *
  * Arguments: the native library, the class.
  */

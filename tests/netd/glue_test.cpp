@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The glue of android/netd in front of a service that notes what it is told, and that is sometimes not there.
+// The glue of android/netd in front of a service that notes what it is told, and that is sometimes
+// not there.
 
 #include <android/net/clat/IClatdController.h>
 #include <binder/IServiceManager.h>

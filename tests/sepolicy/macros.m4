@@ -1,6 +1,6 @@
 divert(-1)
-# What our policy uses of AOSP's macros (system/sepolicy/public/te_macros, global_macros, ioctl_defines), in words of our own:
-# no more than what a domain gets by each.
+# What our policy uses of AOSP's macros (system/sepolicy/public/te_macros, global_macros,
+# ioctl_defines), in words of our own: no more than what a domain gets by each.
 define(`r_file_perms', `{ getattr open read ioctl lock map watch }')
 define(`rx_file_perms', `{ getattr open read ioctl lock map watch execute }')
 define(`rw_file_perms', `{ getattr open read ioctl lock map watch append write }')

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /*
- * What bpf_progs uses of the bpf_helpers.h that Soong's bpf modules are compiled with: the same names,
- * types and sections, so that what compiles here compiles there, and tests/tests/bpf_object.rs reads
- * what the network loader would. Taken from packages/modules/Connectivity, android15-qpr2 and main of
- * 2025-03, by reading.
+ * What bpf_progs uses of the bpf_helpers.h that Soong's bpf modules are compiled with: the same
+ * names, types and sections, so that what compiles here compiles there, and
+ * tests/tests/bpf_object.rs reads what the network loader would. Taken from
+ * packages/modules/Connectivity, android15-qpr2 and main of 2025-03, by reading.
  */
 #pragma once
 

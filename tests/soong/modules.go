@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Prints the modules of Android.bp files as JSON, as Blueprint's own parser reads them, with the lists and strings that are
-// put together by "+" evaluated. What does not parse, or is not as bpfmt -s would have it, is an error.
+// Prints the modules of Android.bp files as JSON, as Blueprint's own parser reads them, with the
+// lists and strings that are put together by "+" evaluated. What does not parse, or is not as bpfmt
+// -s would have it, is an error.
 package main
 
 import (

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The programs as Soong makes them of `bpf_progs/clatrs.c`, read as Android's network loader reads
-//! an object: what it would refuse, skip or pass over without a word fails here. Its rules are those
-//! of bpf/loader/NetBpfLoad.cpp in packages/modules/Connectivity, main of 2025-03 and
+//! an object: what it would refuse, skip or pass over without a word fails here. Its rules are
+//! those of bpf/loader/NetBpfLoad.cpp in packages/modules/Connectivity, main of 2025-03 and
 //! android15-qpr2, by reading.
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT follows its network: what changes on the real kernel under a CLAT that runs, with programs
-//! in the kernel and without, on both kinds of uplink.
+//! A CLAT follows its network: what changes on the real kernel under a CLAT that runs, with
+//! programs in the kernel and without, on both kinds of uplink.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -20,7 +20,8 @@ use crate::socket::PacketSocket;
 /// cannot be asked.
 pub const MIN_MTU6: u32 = 1280;
 
-/// What translation adds to an IPv4 packet at most: IPv6's longer header and a Fragment Header (RFC 7915 §4.1).
+/// What translation adds to an IPv4 packet at most: IPv6's longer header and a Fragment Header (RFC
+/// 7915 §4.1).
 const GROWTH: u32 = 28;
 
 /// MTU of the TUN device for a path MTU of the uplink, both in bytes of IP.

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the natives of com.android.server.connectivity.ClatCoordinator do, without Java: AOSP's own registration
- * (service/jni/com_android_server_connectivity_ClatCoordinator.cpp) fetches arguments, calls one of these, and throws what it
- * left in *error. Messages are AOSP's, word for word.
+ * What the natives of com.android.server.connectivity.ClatCoordinator do, without Java: AOSP's own
+ * registration (service/jni/com_android_server_connectivity_ClatCoordinator.cpp) fetches arguments,
+ * calls one of these, and throws what it left in *error. Messages are AOSP's, word for word.
  *
- * Text is UTF-8 with its terminator. Descriptors stay their caller's; one that is returned is the caller's to close. Each
- * function may be called by any thread. Each returns a negative number where it failed, and has filled *error then; error may
- * be null.
+ * Text is UTF-8 with its terminator. Descriptors stay their caller's; one that is returned is the
+ * caller's to close. Each function may be called by any thread. Each returns a negative number
+ * where it failed, and has filled *error then; error may be null.
  */
 #pragma once
 

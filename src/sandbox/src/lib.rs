@@ -119,8 +119,8 @@ pub fn without<T>(those: &[Capability], run: impl FnOnce() -> T) -> anyhow::Resu
     Ok(done)
 }
 
-/// Keeps of its capabilities these alone, for this thread, those that it makes from now on, and the programs that they
-/// run.
+/// Keeps of its capabilities these alone, for this thread, those that it makes from now on, and the
+/// programs that they run.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.

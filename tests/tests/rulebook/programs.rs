@@ -171,8 +171,8 @@ impl Programs {
     }
 }
 
-/// Most instructions that the kernel follows to verify all programs: it does at every boot of a device, and writes a line
-/// about each. 25,000 take some 0.15 s.
+/// Most instructions that the kernel follows to verify all programs: it does at every boot of a
+/// device, and writes a line about each. 25,000 take some 0.15 s.
 const MOST_VERIFIED: u64 = 25_000;
 
 /// What the verifier has said of programs loaded with a log.

@@ -47,8 +47,8 @@ fn tests() -> Result<[PathBuf; 2]> {
     Ok([find("src/controller/tests/service/main.rs")?, find("tests/tests/rulebook.rs")?])
 }
 
-/// Adds the rulebook and the programs, compiled in `folder`; gives the contract of the service, built
-/// by the way.
+/// Adds the rulebook and the programs, compiled in `folder`; gives the contract of the service,
+/// built by the way.
 pub(crate) fn add_rulebook(image: &mut Image, folder: &Path) -> Result<PathBuf> {
     let [service, rulebook] = tests()?;
     image.program(&rulebook, "/usr/local/bin/rulebook")?;

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# fetch_suite_kernel.sh SUITE: unpacks the stock kernel of another suite of Debian's into this folder.
+# fetch_suite_kernel.sh SUITE: unpacks the stock kernel of another suite of Debian's into this
+# folder.
 set -e
 root=$PWD
 keys=/usr/share/keyrings/debian-archive-keyring.gpg

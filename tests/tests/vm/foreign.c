@@ -7,7 +7,8 @@
  *   foreign stop IFACE
  *   foreign dump [ARG...]        prints what the service writes
  *
- * Ends with 1, and the exception on stderr, when the service throws; with 2 when there is no service.
+ * Ends with 1, and the exception on stderr, when the service throws; with 2 when there is no
+ * service.
  */
 #include <gbinder.h>
 #include <stdio.h>

@@ -22,8 +22,9 @@ import android.net.clat.IClatdEventListener;
 /**
  * Starts and stops 464XLAT (RFC 6877) on network interfaces.
  *
- * Callers are root, system and network_stack; anyone else gets EX_SECURITY. Errors are service-specific: the
- * code is an errno value, the message names the interface and the step that failed.
+ * Callers are root, system and network_stack; anyone else gets EX_SECURITY. Errors are
+ * service-specific: the code is an errno value, the message names the interface and the step that
+ * failed.
  */
 interface IClatdController {
     /**
@@ -42,7 +43,8 @@ interface IClatdController {
     @utf8InCpp String clatdStart(in @utf8InCpp String ifName, in @utf8InCpp String nat64Prefix);
 
     /**
-     * Stops the CLAT of an interface and removes all that it held. A start under way there is waited for.
+     * Stops the CLAT of an interface and removes all that it held. A start under way there is
+     * waited for.
      *
      * @param ifName the uplink that clatdStart was given.
      * @throws ServiceSpecificException ENODEV when no CLAT runs there.
@@ -79,8 +81,8 @@ interface IClatdController {
     @utf8InCpp String dumpText(in @utf8InCpp String[] args);
 
     /**
-     * Has a listener told of what happens from now on. One that is registered already stays so, and is told once. Over
-     * RPC binder the session needs an incoming connection.
+     * Has a listener told of what happens from now on. One that is registered already stays so, and
+     * is told once. Over RPC binder the session needs an incoming connection.
      *
      * @param listener who is to be told.
      * @throws ServiceSpecificException EUSERS when there are too many listeners, ESRCH when the listener is dead or not
@@ -97,8 +99,8 @@ interface IClatdController {
     void unregisterEventListener(in IClatdEventListener listener);
 
     /**
-     * Tells that a network is gone, and that its interfaces belong to none. CLATs that run there are ended. A network that
-     * nothing was ever told about is gone already.
+     * Tells that a network is gone, and that its interfaces belong to none. CLATs that run there
+     * are ended. A network that nothing was ever told about is gone already.
      *
      * @param netId the network's number, 1 to 65535.
      * @throws ServiceSpecificException EINVAL for a bad number.

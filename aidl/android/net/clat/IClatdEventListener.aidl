@@ -17,8 +17,8 @@
 package android.net.clat;
 
 /**
- * Is told what becomes of CLATs. Calls come in the order in which things happened. A listener that leaves dozens of them
- * unread is dropped, as is one whose process dies.
+ * Is told what becomes of CLATs. Calls come in the order in which things happened. A listener that
+ * leaves dozens of them unread is dropped, as is one whose process dies.
  */
 oneway interface IClatdEventListener {
     /** A CLAT ended because somebody called clatdStop. */
@@ -48,7 +48,8 @@ oneway interface IClatdEventListener {
     void onClatdStopped(in @utf8InCpp String ifName, int reason);
 
     /**
-     * A clatd died, and another one was started in its place: the CLAT has the addresses that it had.
+     * A clatd died, and another one was started in its place: the CLAT has the addresses that it
+     * had.
      *
      * @param ifName the uplink's name.
      * @param pid process id of the new clatd.

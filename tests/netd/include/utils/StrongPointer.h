@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What android/netd and the generated headers use of libutils and libbinder, as far as their users can tell; tests/tests/netd.rs.
+// What android/netd and the generated headers use of libutils and libbinder, as far as their users
+// can tell; tests/tests/netd.rs.
 #pragma once
 
 #include <memory>
