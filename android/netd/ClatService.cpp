@@ -31,10 +31,12 @@ int errnoOf(const binder::Status& status) {
 
 }  // namespace
 
-int start(const std::string& iface, const std::string& nat64Prefix, unsigned netId, std::string* v6) {
+int start(const std::string& iface, const std::string& nat64Prefix, unsigned netId,
+          std::string* v6) {
     const sp<IClatdController> clat = service();
     if (clat == nullptr) return -ENOTCONN;
-    if (const int error = errnoOf(clat->networkAddInterface(netId, iface)); error != 0) return error;
+    const int error = errnoOf(clat->networkAddInterface(netId, iface));
+    if (error != 0) return error;
     return errnoOf(clat->clatdStart(iface, nat64Prefix, v6));
 }
 

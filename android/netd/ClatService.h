@@ -13,7 +13,8 @@ namespace android::net::clat {
 // Starts a CLAT on |iface|, which belongs to network |netId| now: the network is told on each
 // start, since a service that was restarted has forgotten it. Returns 0 and the CLAT's address in
 // |v6|, or a negative errno.
-int start(const std::string& iface, const std::string& nat64Prefix, unsigned netId, std::string* v6);
+int start(const std::string& iface, const std::string& nat64Prefix, unsigned netId,
+          std::string* v6);
 
 // Stops the CLAT on |iface|. Returns 0 or a negative errno, -ENODEV where none runs.
 int stop(const std::string& iface);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Starts and stops a CLAT by the C ABI, as ClatCoordinator does it, in a network namespace of the lab; then what fails. */
+/*
+ * Starts and stops a CLAT by the C ABI, as ClatCoordinator does it, in a network namespace of the
+ * lab; then what fails.
+ */
 #include <clat_natives.h>
 
 #include <net/if.h>
@@ -13,12 +16,13 @@
 
 static struct clat_error error;
 
-#define CHECK(is_so)                                                                                    \
-	do {                                                                                            \
-		if (!(is_so)) {                                                                         \
-			fprintf(stderr, "line %d: not so: %s (%s)\n", __LINE__, #is_so, error.message); \
-			exit(1);                                                                        \
-		}                                                                                       \
+#define CHECK(is_so)                                                                     \
+	do {                                                                             \
+		if (!(is_so)) {                                                          \
+			fprintf(stderr, "line %d: not so: %s (%s)\n", __LINE__, #is_so, \
+				error.message);                                          \
+			exit(1);                                                         \
+		}                                                                        \
 	} while (0)
 
 /* The last call failed with this. */
@@ -76,8 +80,10 @@ int main(void)
 	FAILED(clat_stop_clatd(0, &error), CLAT_ILLEGAL_ARGUMENT_EXCEPTION, "Invalid pid");
 	FAILED(clat_select_ipv4_address("192.0.0", 29, v4, &error), CLAT_IO_EXCEPTION,
 	       "invalid address: Invalid argument");
-	FAILED(clat_select_ipv4_address(NULL, 29, v4, &error), CLAT_NULL_POINTER_EXCEPTION, "null argument");
-	FAILED(clat_select_ipv4_address("192.0.0.4", 29, NULL, &error), CLAT_NULL_POINTER_EXCEPTION, "null argument");
+	FAILED(clat_select_ipv4_address(NULL, 29, v4, &error),
+	       CLAT_NULL_POINTER_EXCEPTION, "null argument");
+	FAILED(clat_select_ipv4_address("192.0.0.4", 29, NULL, &error),
+	       CLAT_NULL_POINTER_EXCEPTION, "null argument");
 	FAILED(clat_generate_ipv6_address(NULL, v4, PREFIX, mark, v6, &error), CLAT_IO_EXCEPTION,
 	       "Invalid null interface name");
 	FAILED(clat_generate_ipv6_address("none0", v4, PREFIX, mark, v6, &error), CLAT_IO_EXCEPTION,
@@ -87,7 +93,8 @@ int main(void)
 	FAILED(clat_add_anycast(-1, v6, index, &error), CLAT_IO_EXCEPTION, "Invalid file descriptor");
 	FAILED(clat_configure_packet_socket(read_sock, "192.0.0.4", index, &error), CLAT_IO_EXCEPTION,
 	       "Invalid IPv6 address 192.0.0.4");
-	FAILED(clat_start_clatd(-1, read_sock, write_sock, "up0", PREFIX, v4, v6, &error), CLAT_IO_EXCEPTION,
+	FAILED(clat_start_clatd(-1, read_sock, write_sock, "up0", PREFIX, v4, v6, &error),
+	       CLAT_IO_EXCEPTION,
 	       "Invalid tun file descriptor");
 	FAILED(clat_get_socket_cookie(tun, &cookie, &error), CLAT_IO_EXCEPTION,
 	       "get socket cookie failed: Socket operation on non-socket");

@@ -43,7 +43,8 @@ Status note(std::string call) {
 
 struct Service : clat::IClatdController {
     IBinder* onAsBinder() override { return this; }
-    Status clatdStart(const std::string& iface, const std::string& prefix, std::string* v6) override {
+    Status clatdStart(const std::string& iface, const std::string& prefix,
+                      std::string* v6) override {
         *v6 = "2001:db8::1";
         return note("start " + iface + " " + prefix);
     }
@@ -54,14 +55,20 @@ struct Service : clat::IClatdController {
     Status networkRemoveInterface(int32_t netId, const std::string& iface) override {
         return note("remove " + std::to_string(netId) + " " + iface);
     }
-    Status networkDestroy(int32_t netId) override { return note("destroy " + std::to_string(netId)); }
+    Status networkDestroy(int32_t netId) override {
+        return note("destroy " + std::to_string(netId));
+    }
     Status getStatus(clat::ControllerStatus*) override { return note("status"); }
     Status dumpText(const std::vector<std::string>& args, std::string* text) override {
         *text = "  ClatdController\n";
         return note("dump " + std::to_string(args.size()));
     }
-    Status registerEventListener(const sp<clat::IClatdEventListener>&) override { return note("register"); }
-    Status unregisterEventListener(const sp<clat::IClatdEventListener>&) override { return note("unregister"); }
+    Status registerEventListener(const sp<clat::IClatdEventListener>&) override {
+        return note("register");
+    }
+    Status unregisterEventListener(const sp<clat::IClatdEventListener>&) override {
+        return note("unregister");
+    }
 };
 
 struct ServiceManager : android::IServiceManager {

@@ -7,8 +7,12 @@ define(`rw_file_perms', `{ getattr open read ioctl lock map watch append write }
 define(`create_file_perms', `{ create rename setattr unlink rw_file_perms }')
 define(`r_dir_perms', `{ open getattr read search ioctl lock watch }')
 define(`create_dir_perms', `{ create rename rmdir setattr add_name remove_name write r_dir_perms }')
-define(`rw_socket_perms', `{ ioctl read getattr write setattr lock append bind connect getopt setopt shutdown map }')
-define(`create_socket_perms_no_ioctl', `{ create read getattr write setattr lock append bind connect getopt setopt shutdown map }')
+define(`rw_socket_perms', `{
+    ioctl read getattr write setattr lock append bind connect getopt setopt shutdown map
+}')
+define(`create_socket_perms_no_ioctl', `{
+    create read getattr write setattr lock append bind connect getopt setopt shutdown map
+}')
 define(`global_capability_class_set', `{ capability cap_userns }')
 define(`TUNSETIFF', `0x000054ca')
 define(`TUNSETOFFLOAD', `0x000054d0')

@@ -305,7 +305,8 @@ impl<'l> Clat<'l> {
                 // A raw-IP uplink has one already where the kernel carries its packets.
                 let _ = lab.phone.run(&format!("tc qdisc add dev {dev} clsact"));
                 lab.phone.run(&format!(
-                    "tc filter add dev {dev} {hook} protocol {protocol} prio 4 bpf da pinned {pins}/programs/{program}"
+                    "tc filter add dev {dev} {hook} protocol {protocol} prio 4 bpf da pinned \
+                        {pins}/programs/{program}"
                 ))?;
             }
             Ok(())

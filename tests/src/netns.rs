@@ -117,7 +117,8 @@ impl Netns {
     /// When it does not come about.
     pub fn dnsmasq(&self, options: &str, log: &Path) -> Result<Daemon> {
         let line = format!(
-            "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file --user=root \
+            "dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file \
+                --user=root \
              --log-facility=- --bind-interfaces --local=/example/ {options}"
         );
         let argv: Vec<&str> = line.split_whitespace().collect();

@@ -20,7 +20,7 @@ extern "C" {
 enum clat_exception {
 	CLAT_IO_EXCEPTION = 1,               /* java.io.IOException */
 	CLAT_ILLEGAL_ARGUMENT_EXCEPTION = 2, /* java.lang.IllegalArgumentException */
-	CLAT_NULL_POINTER_EXCEPTION = 3,     /* java.lang.NullPointerException: an argument is null, and has thrown already */
+	CLAT_NULL_POINTER_EXCEPTION = 3,     /* java.lang.NullPointerException; thrown already */
 };
 
 struct clat_error {
@@ -36,17 +36,20 @@ struct clat_error {
 void clat_init_log(void);
 
 /* The first address from v4addr on, wrapping inside its prefix, that no interface has: 0. */
-int clat_select_ipv4_address(const char *v4addr, int prefixlen, char address[CLAT_V4_TEXT], struct clat_error *error);
+int clat_select_ipv4_address(const char *v4addr, int prefixlen, char address[CLAT_V4_TEXT],
+			     struct clat_error *error);
 
 /* The IPv6 address of a CLAT on iface, checksum-neutral with v4 and the NAT64 prefix: 0. */
-int clat_generate_ipv6_address(const char *iface, const char *v4, const char *prefix64, uint32_t mark,
-			       char address[CLAT_V6_TEXT], struct clat_error *error);
+int clat_generate_ipv6_address(const char *iface, const char *v4, const char *prefix64,
+			       uint32_t mark, char address[CLAT_V6_TEXT],
+			       struct clat_error *error);
 
 /* A TUN device that did not exist: its descriptor, non-blocking. */
 int clat_create_tun_interface(const char *name, struct clat_error *error);
 
 /* The MTU of the path to the IPv4 address plat_suffix (8.8.8.8 is 0x08080808) behind the prefix. */
-int clat_detect_mtu(const char *plat_subnet, uint32_t plat_suffix, uint32_t mark, struct clat_error *error);
+int clat_detect_mtu(const char *plat_subnet, uint32_t plat_suffix, uint32_t mark,
+		    struct clat_error *error);
 
 /* A packet socket that hears nothing before it is configured: its descriptor. */
 int clat_open_packet_socket(struct clat_error *error);
@@ -58,11 +61,12 @@ int clat_open_raw_socket6(uint32_t mark, struct clat_error *error);
 int clat_add_anycast(int sock, const char *v6, uint32_t ifindex, struct clat_error *error);
 
 /* Binds a packet socket to the interface, for packets to v6 and no others: 0. */
-int clat_configure_packet_socket(int sock, const char *v6, uint32_t ifindex, struct clat_error *error);
+int clat_configure_packet_socket(int sock, const char *v6, uint32_t ifindex,
+				 struct clat_error *error);
 
 /* Starts clatd with copies of three descriptors: its process id. */
-int clat_start_clatd(int tun, int read_sock, int write_sock, const char *iface, const char *pfx96, const char *v4,
-		     const char *v6, struct clat_error *error);
+int clat_start_clatd(int tun, int read_sock, int write_sock, const char *iface, const char *pfx96,
+		     const char *v4, const char *v6, struct clat_error *error);
 
 /* Ends a clatd that clat_start_clatd has started, and reaps it: 0, also where it had ended. */
 int clat_stop_clatd(int pid, struct clat_error *error);

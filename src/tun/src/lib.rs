@@ -55,7 +55,8 @@ pub enum Error {
     #[error("{0:?} cannot name an interface: 1 to 15 bytes, no blanks, '/', ':' or '%'")]
     Name(String),
     /// `/dev/net/tun` does not open.
-    #[error("cannot open /dev/net/tun: {}; is the tun module there, and the file open to this user?", .0.desc())]
+    #[error("cannot open /dev/net/tun: {}; is the tun module there, and the file open to this \
+        user?", .0.desc())]
     Open(Errno),
     /// The device exists already (it was asked for exclusively).
     #[error("cannot create {name}: it exists already; remove it with `ip link del {name}`")]

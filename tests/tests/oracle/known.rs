@@ -31,8 +31,8 @@ pub(crate) const KNOWN: &[Known] = &[
     Known {
         cases: &["46 udp ttl 1"],
         fields: &["tos", "id"],
-        why: "errors of a router are internetwork control, 0xc0 (RFC 1812 §4.3.2.5), and their DF is clear, so they have an \
-              identification; tayga sends 0 and 0",
+        why: "errors of a router are internetwork control, 0xc0 (RFC 1812 §4.3.2.5), and their DF \
+            is clear, so they have an identification; tayga sends 0 and 0",
     },
     Known {
         cases: &["64 udp hops 1"],
@@ -42,19 +42,27 @@ pub(crate) const KNOWN: &[Known] = &[
     Known {
         cases: &["46 udplite"],
         fields: &["payload", "checksum"],
-        why: "UDP-Lite has a pseudo header (RFC 3828 §3.1) and the addresses are not neutral; tayga leaves its checksum wrong",
+        why: "UDP-Lite has a pseudo header (RFC 3828 §3.1) and the addresses are not neutral; \
+            tayga leaves its checksum wrong",
     },
-    Known { cases: &["64 udplite"], fields: &["payload", "checksum"], why: "the same towards IPv4" },
+    Known {
+        cases: &["64 udplite"],
+        fields: &["payload", "checksum"],
+        why: "the same towards \
+        IPv4",
+    },
     Known {
         cases: &["46 protocol ah"],
         fields: &["family"],
-        why: "AH covers the addresses: it could only fail at the receiver, so the sender is told; tayga passes it",
+        why: "AH covers the addresses: it could only fail at the receiver, so the sender is told; \
+            tayga passes it",
     },
     Known { cases: &["64 protocol ah"], fields: &["family"], why: "the same towards IPv4" },
     Known {
         cases: &["46 error with extension"],
         fields: &["icmp.extension", "icmp.length", "icmp.word", "length", "quoted.payload"],
-        why: "RFC 7915 §4.2 wants RFC 4884 extensions kept and the length field adjusted; tayga strips them",
+        why: "RFC 7915 §4.2 wants RFC 4884 extensions kept and the length field adjusted; tayga \
+            strips them",
     },
     // To IPv6.
     Known {
@@ -76,7 +84,8 @@ pub(crate) const KNOWN: &[Known] = &[
     Known {
         cases: &["46 protocol hop-by-hop"],
         fields: &["family"],
-        why: "number 0 would become an extension header that the sender never wrote; tayga passes it",
+        why: "number 0 would become an extension header that the sender never wrote; tayga passes \
+            it",
     },
     Known {
         cases: &["46 protocol fragment header"],
@@ -86,28 +95,41 @@ pub(crate) const KNOWN: &[Known] = &[
     Known {
         cases: &["46 protocol icmpv6"],
         fields: &["family"],
-        why: "number 58 likewise: payload would be read as ICMPv6, with a checksum that nobody made",
+        why: "number 58 likewise: payload would be read as ICMPv6, with a checksum that nobody \
+            made",
     },
     Known {
         cases: &["46 foreign source"],
         fields: &["packets"],
-        why: "a CLAT lets out only its own address (RFC 6877 §6.3); tayga puts any into the prefix, as a NAT64's half would",
+        why: "a CLAT lets out only its own address (RFC 6877 §6.3); tayga puts any into the \
+            prefix, as a NAT64's half would",
     },
     Known {
         cases: &["46 parameter problem *"],
         fields: &["packets"],
-        why: "pointers are translated by RFC 7915 figure 3 (and code 2, bad length); tayga drops what it has no entry for",
+        why: "pointers are translated by RFC 7915 figure 3 (and code 2, bad length); tayga drops \
+            what it has no entry for",
     },
     Known {
         cases: &["46 error about a fragment"],
-        fields: &["icmp.length", "length", "quoted.id", "quoted.length", "quoted.mf", "quoted.offset"],
-        why: "the quoted packet gets the Fragment Header that it had on the wire (RFC 7915 §4.3); tayga leaves it out",
+        fields: &[
+            "icmp.length",
+            "length",
+            "quoted.id",
+            "quoted.length",
+            "quoted.mf",
+            "quoted.offset",
+        ],
+        why: "the quoted packet gets the Fragment Header that it had on the wire (RFC 7915 §4.3); \
+            tayga leaves it out",
     },
     // To IPv4.
     Known {
         cases: &["64 udp total 12*"],
         fields: &["df", "id"],
-        why: "DF is set from 1261 bytes of IPv4 on (RFC 7915 §5.1), and then the identification is 0; tayga starts \
+        why:
+            "DF is set from 1261 bytes of IPv4 on (RFC 7915 §5.1), and then the identification is \
+            0; tayga starts \
               elsewhere. Below, both give out numbers, each from its own start",
     },
     Known {
@@ -139,12 +161,15 @@ pub(crate) const KNOWN: &[Known] = &[
     Known {
         cases: &["64 source without a form"],
         fields: &["packets"],
-        why: "dropped in silence, as RFC 7915 §5.1 has it for sources that cannot be mapped; tayga answers with an error",
+        why:
+            "dropped in silence, as RFC 7915 §5.1 has it for sources that cannot be mapped; tayga \
+            answers with an error",
     },
     Known {
         cases: &["64 udp checksum 0"],
         fields: &["packets"],
-        why: "without a checksum in IPv6 (RFC 6936) it has none in IPv4 either, which is legal there; tayga drops it",
+        why: "without a checksum in IPv6 (RFC 6936) it has none in IPv4 either, which is legal \
+            there; tayga drops it",
     },
     Known {
         cases: &["64 protocol icmp"],
@@ -157,13 +182,22 @@ pub(crate) const KNOWN: &[Known] = &[
         why: "parameter problem at the segments left (RFC 7915 §5.1); tayga translates it",
     },
     Known {
-        cases: &["64 unreachable *", "64 too big *", "64 time exceeded *", "64 parameter problem 1", "64 error *"],
+        cases: &[
+            "64 unreachable *",
+            "64 too big *",
+            "64 time exceeded *",
+            "64 parameter problem \
+            1",
+            "64 error *",
+        ],
         fields: &["df", "quoted.df"],
-        why: "errors and what they quote have DF clear up to 1260 bytes (RFC 7915 §5.1, §5.3); tayga sets it",
+        why: "errors and what they quote have DF clear up to 1260 bytes (RFC 7915 §5.1, §5.3); \
+            tayga sets it",
     },
     Known {
         cases: &["64 *"],
         fields: &["id"],
-        why: "identifications are each translator's own count, and 0 where DF is set, which tayga has on errors",
+        why: "identifications are each translator's own count, and 0 where DF is set, which tayga \
+            has on errors",
     },
 ];

@@ -48,7 +48,8 @@ static ONE: Mutex<()> = Mutex::new(());
 
 /// Debian's stock kernel, whichever its meta package stands for today.
 pub(crate) fn kernel() -> Result<Kernel> {
-    let newest = "apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \\(linux-image-[0-9].*\\)/\\1/p'";
+    let newest = "apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \
+        \\(linux-image-[0-9].*\\)/\\1/p'";
     let mut package = sh(Path::new("/"), newest)?.trim().to_owned();
     if package.is_empty() {
         sh(Path::new("/"), "apt-get update -qq")?;
@@ -80,7 +81,8 @@ pub(crate) fn tools() -> Result<PathBuf> {
     let root = cache().join("rsbinder-tools-0.12.0");
     once(&root, |root| {
         let command = format!(
-            "CARGO_TARGET_DIR={} {} install --quiet --locked --version 0.12.0 --root . rsbinder-tools",
+            "CARGO_TARGET_DIR={} {} install --quiet --locked --version 0.12.0 --root . \
+                rsbinder-tools",
             cache().join("build").display(),
             env!("CARGO"),
         );

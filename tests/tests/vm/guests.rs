@@ -62,7 +62,8 @@ impl Carrier {
         let dns = outside.dnsmasq(records, &path("dns.log"))?;
 
         let words = format!(
-            "setpriv --reuid 65534 --regid 65534 --clear-groups {dir}/platd {way} {dir}/p --status {dir}/s \
+            "setpriv --reuid 65534 --regid 65534 --clear-groups {dir}/platd {way} {dir}/p --status \
+                {dir}/s \
              --dns 198.51.100.53 --mtu 1400",
             dir = dir.path().display()
         );

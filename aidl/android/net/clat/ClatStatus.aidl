@@ -52,8 +52,14 @@ parcelable ClatStatus {
     long rxBytes;
     /** Whether packets are translated in the kernel; what it leaves is for clatd. */
     boolean offloaded;
-    /** IPv4 packets that were to leave by v4iface, seen from the program there; null where nothing is counted. */
+    /**
+     * IPv4 packets that were to leave by v4iface, seen from the program there; null where nothing
+     * is counted.
+     */
     @nullable OffloadCounters egress;
-    /** IPv6 packets that arrived on the uplink for v6, seen from the program there; null where nothing is counted. */
+    /**
+     * IPv6 packets that arrived on the uplink for v6, seen from the program there; null where
+     * nothing is counted.
+     */
     @nullable OffloadCounters ingress;
 }

@@ -33,12 +33,14 @@ interface IClatdController {
      * @param ifName the IPv6-only uplink, for example "wlan0".
      * @param nat64Prefix the network's NAT64 prefix with its length, for example "64:ff9b::/96".
      * @return the CLAT's own IPv6 address, as text.
-     * @throws ServiceSpecificException EINVAL for a name with characters other than A-Z a-z 0-9 . _ -, ENAMETOOLONG
-     *         for one of more than 12 (the TUN device is named "v4-" and this); EBUSY when a CLAT already runs there,
-     *         ENODEV when the interface belongs to no network; EAFNOSUPPORT for an IPv4 prefix, EINVAL for one that is
-     *         malformed, has host bits set or is no /96; EADDRNOTAVAIL when no IPv4 address is left or the interface
-     *         has no global IPv6 address; without netd, ETIMEDOUT or EIO when clatd does not set up its device;
-     *         ESHUTDOWN when the controller is ending; else what the system said in the step that failed.
+     * @throws ServiceSpecificException EINVAL for a name with characters other than A-Z a-z 0-9 . _
+     *         -, ENAMETOOLONG for one of more than 12 (the TUN device is named "v4-" and this);
+     *         EBUSY when a CLAT already runs there, ENODEV when the interface belongs to no
+     *         network; EAFNOSUPPORT for an IPv4 prefix, EINVAL for one that is malformed, has host
+     *         bits set or is no /96; EADDRNOTAVAIL when no IPv4 address is left or the interface
+     *         has no global IPv6 address; without netd, ETIMEDOUT or EIO when clatd does not set up
+     *         its device; ESHUTDOWN when the controller is ending; else what the system said in the
+     *         step that failed.
      */
     @utf8InCpp String clatdStart(in @utf8InCpp String ifName, in @utf8InCpp String nat64Prefix);
 
@@ -56,7 +58,8 @@ interface IClatdController {
      *
      * @param netId the network's number, 1 to 65535.
      * @param iface the interface's name.
-     * @throws ServiceSpecificException EBUSY when it belongs to another network, EINVAL for a bad number or name.
+     * @throws ServiceSpecificException EBUSY when it belongs to another network, EINVAL for a bad
+     *         number or name.
      */
     void networkAddInterface(int netId, in @utf8InCpp String iface);
 
@@ -75,8 +78,8 @@ interface IClatdController {
     /**
      * Returns the text of `dumpsys`, for transports that have no dump transaction (RPC binder).
      *
-     * @param args what `dumpsys` is given behind the service's name. "--json" gives what getStatus gives, as JSON; what
-     *         is not known is ignored.
+     * @param args what `dumpsys` is given behind the service's name. "--json" gives what getStatus
+     *         gives, as JSON; what is not known is ignored.
      */
     @utf8InCpp String dumpText(in @utf8InCpp String[] args);
 
@@ -85,8 +88,9 @@ interface IClatdController {
      * is told once. Over RPC binder the session needs an incoming connection.
      *
      * @param listener who is to be told.
-     * @throws ServiceSpecificException EUSERS when there are too many listeners, ESRCH when the listener is dead or not
-     *         in another process, ENOTCONN when there is no connection to tell it by.
+     * @throws ServiceSpecificException EUSERS when there are too many listeners, ESRCH when the
+     *         listener is dead or not in another process, ENOTCONN when there is no connection to
+     *         tell it by.
      */
     void registerEventListener(in IClatdEventListener listener);
 

@@ -36,8 +36,8 @@ oneway interface IClatdEventListener {
      * @param v4 the CLAT's IPv4 address.
      * @param v6 the CLAT's IPv6 address.
      */
-    void onClatdStarted(in @utf8InCpp String ifName, in @utf8InCpp String nat64Prefix, in @utf8InCpp String v4,
-            in @utf8InCpp String v6);
+    void onClatdStarted(in @utf8InCpp String ifName, in @utf8InCpp String nat64Prefix,
+            in @utf8InCpp String v4, in @utf8InCpp String v6);
 
     /**
      * A CLAT has ended, and all that it held is gone.
@@ -56,5 +56,6 @@ oneway interface IClatdEventListener {
      * @param restarts how often that has happened to this CLAT.
      * @param cause how the last one ended, for people: "exited with status 1".
      */
-    void onClatdRestarted(in @utf8InCpp String ifName, int pid, int restarts, in @utf8InCpp String cause);
+    void onClatdRestarted(in @utf8InCpp String ifName, int pid, int restarts,
+            in @utf8InCpp String cause);
 }

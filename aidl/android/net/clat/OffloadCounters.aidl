@@ -22,7 +22,10 @@ import android.net.clat.ReasonCount;
 parcelable OffloadCounters {
     /** Packets that it translated and sent on; each segment of a super-packet counts. */
     long packets;
-    /** Their bytes as they came: IPv4 for egress, IPv6 for ingress. The headers of a super-packet count once. */
+    /**
+     * Their bytes as they came: IPv4 for egress, IPv6 for ingress. The headers of a super-packet
+     * count once.
+     */
     long bytes;
     /** Super-packets (GSO, GRO) among them. */
     long superPackets;

@@ -131,8 +131,10 @@ impl Figure {
         const fn least(ratio: f64) -> Option<Target> { Some(AtLeast(ratio)) }
         const fn most(ratio: f64) -> Option<Target> { Some(AtMost(ratio)) }
         match self {
-            Tcp { streams: 1, up: true } => const { &[row("TCP up, 1 stream, Gbit/s", least(1.3), least(1.0))] },
-            Tcp { streams: 1, up: false } => const { &[row("TCP down, 1 stream, Gbit/s", least(1.3), least(1.0))] },
+            Tcp { streams: 1, up: true } => const { &[row("TCP up, 1 stream, \
+                Gbit/s", least(1.3), least(1.0))] },
+            Tcp { streams: 1, up: false } => const { &[row("TCP down, 1 stream, \
+                Gbit/s", least(1.3), least(1.0))] },
             Tcp { up: true, .. } => const { &[
                 row("TCP up, 4 streams, Gbit/s", least(0.9), least(0.65)),
                 row("TCP up, 4 streams, CPU s/GB", None, None),
@@ -141,14 +143,22 @@ impl Figure {
                 row("TCP down, 4 streams, Gbit/s", least(0.9), least(0.65)),
                 row("TCP down, 4 streams, CPU s/GB", None, None),
             ] },
-            Udp { sizes: Small, up: true } => const { &[row("UDP up, 64 B, k/s", least(0.9), least(1.0))] },
-            Udp { sizes: Small, up: false } => const { &[row("UDP down, 64 B, k/s", least(0.9), least(1.0))] },
-            Udp { sizes: Mixed, up: true } => const { &[row("UDP up, 33–64 B mixed, k/s", least(0.9), least(0.5))] },
-            Udp { sizes: Mixed, up: false } => const { &[row("UDP down, 33–64 B mixed, k/s", least(0.9), least(0.7))] },
-            Udp { sizes: Large, up: true } => const { &[row("UDP up, 1200 B, k/s", least(0.9), None)] },
-            Udp { sizes: Large, up: false } => const { &[row("UDP down, 1200 B, k/s", least(0.9), None)] },
-            Segment { up: true } => const { &[row("UDP_SEGMENT up, 1200 B, k/s", least(0.95), least(0.5))] },
-            Segment { up: false } => const { &[row("UDP_SEGMENT down, 1200 B, k/s", least(0.95), least(0.5))] },
+            Udp { sizes: Small, up: true } => const { &[row("UDP up, 64 B, \
+                k/s", least(0.9), least(1.0))] },
+            Udp { sizes: Small, up: false } => const { &[row("UDP down, 64 B, \
+                k/s", least(0.9), least(1.0))] },
+            Udp { sizes: Mixed, up: true } => const { &[row("UDP up, 33–64 B mixed, \
+                k/s", least(0.9), least(0.5))] },
+            Udp { sizes: Mixed, up: false } => const { &[row("UDP down, 33–64 B mixed, \
+                k/s", least(0.9), least(0.7))] },
+            Udp { sizes: Large, up: true } => const { &[row("UDP up, 1200 B, \
+                k/s", least(0.9), None)] },
+            Udp { sizes: Large, up: false } => const { &[row("UDP down, 1200 B, \
+                k/s", least(0.9), None)] },
+            Segment { up: true } => const { &[row("UDP_SEGMENT up, 1200 B, \
+                k/s", least(0.95), least(0.5))] },
+            Segment { up: false } => const { &[row("UDP_SEGMENT down, 1200 B, \
+                k/s", least(0.95), least(0.5))] },
             RoundTrip { pinned: false } => const { &[
                 row("round trip p50, µs", None, most(1.35)),
                 row("round trip p99, µs", None, None),

@@ -9,7 +9,10 @@
  * the License.
  */
 
-/* A modem in the kernel: what leaves by the TUN device DEVICE goes over the wire WIRE, a veth, and the other way round. */
+/*
+ * A modem in the kernel: what leaves by the TUN device DEVICE goes over the wire WIRE, a veth, and
+ * the other way round.
+ */
 #include "kernel.h"
 
 SEC("tc/leaves") int leaves(struct __sk_buff *skb)

@@ -15,7 +15,8 @@ const ADDRESS: &str = "02:00:00:00:00:00";
 pub(crate) fn carry_in_kernel(lab: &Lab) -> Result<()> {
     let router = lab.router.name();
     lab.phone.run(&format!(
-        "ip link add wire0 address {ADDRESS} type veth peer name wire0 address {ADDRESS} netns {router}"
+        "ip link add wire0 address {ADDRESS} type veth peer name wire0 address {ADDRESS} netns \
+            {router}"
     ))?;
     for (ns, device) in [(&lab.phone, "up0"), (&lab.router, "ph0")] {
         let index = |name: &str| ns.enter(|| if_nametoindex(name).with_context(|| name.to_owned()));
@@ -30,7 +31,8 @@ pub(crate) fn carry_in_kernel(lab: &Lab) -> Result<()> {
         {
             ns.run(&format!("tc qdisc add dev {dev} clsact"))?;
             ns.run(&format!(
-                "tc filter add dev {dev} {hook} protocol ipv6 prio 1 bpf da obj {object} sec tc/{program}"
+                "tc filter add dev {dev} {hook} protocol ipv6 prio 1 bpf da obj {object} sec \
+                    tc/{program}"
             ))?;
         }
     }

@@ -24,9 +24,10 @@ pub(crate) fn text(
 ) -> String {
     let hardware = if args.no_hardware { "without offloads" } else { "with default offloads" };
     let mut out = format!(
-        "{}; {} interleaved rounds of {} s a figure: median (least–most). Ratios are those of each round. Links \
-         {hardware}, MTU 1500, a router between. TCP is iperf3's, cubic; UDP is datagrams a \
-         second at less than 0.1 % loss; CPU seconds are the whole machine's, both ends and the link included.\n",
+        "{}; {} interleaved rounds of {} s a figure: median (least–most). Ratios are those of each \
+         round. Links {hardware}, MTU 1500, a router between. TCP is iperf3's, cubic; UDP is \
+         datagrams a second at less than 0.1 % loss; CPU seconds are the whole machine's, both \
+         ends and the link included.\n",
         host::describe(),
         args.often.rounds,
         args.often.seconds
@@ -92,7 +93,8 @@ fn verdict(target: Target, value: f64) -> String {
 pub(crate) fn write(text: &str) -> Result<()> {
     let per_packet = per_packet()?;
     let text = format!(
-        "{text}\n### `clat_xlat`\n\nPer packet (criterion: low, estimate, high):\n\n```text\n{per_packet}```\n"
+        "{text}\n### `clat_xlat`\n\nPer packet (criterion: low, estimate, \
+            high):\n\n```text\n{per_packet}```\n"
     );
     put("benchmarks.md", "bench", &text)
 }

@@ -14,10 +14,12 @@ const END: &str = "<!-- end -->\n";
 #[derive(clap::Args)]
 pub(crate) struct Rounds {
     /// How often each figure is taken; the median counts
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) rounds: u8,
     /// For how long, each time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) seconds: u8,
 }
 

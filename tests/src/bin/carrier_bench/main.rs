@@ -124,10 +124,11 @@ fn bench(args: &Args, dir: &Path) -> Result<Results> {
 /// Everything, as Markdown.
 fn text(args: &Args, results: &Results) -> String {
     let mut out = format!(
-        "{}; {} interleaved rounds of {} s a figure: median (least–most). Ratios are those of each round, better \
-         above 1. The guest's namespace, the carrier in another, a veth with default offloads, the server in a third. \
-         TCP is iperf3's, cubic; UDP is datagrams a second at less than 0.1 % loss; CPU seconds are the \
-         carrier's own, and the whole machine's, both ends included; memory is Pss, for 10,000 flows \
+        "{}; {} interleaved rounds of {} s a figure: median (least–most). Ratios are those of each \
+         round, better above 1. The guest's namespace, the carrier in another, a veth with default \
+         offloads, the server in a third. TCP is iperf3's, cubic; UDP is datagrams a second at \
+         less than 0.1 % loss; CPU seconds are the carrier's own, and the whole machine's, both \
+         ends included; memory is Pss, for 10,000 flows \
          where the limit of descriptors allowed a few less.\n",
         host::describe(),
         args.often.rounds,
@@ -143,7 +144,8 @@ fn text(args: &Args, results: &Results) -> String {
         }
         let _ = write!(
             out,
-            "\n### MTU {mtu}\n\n| | platd | pasta | slirp4netns | platd ÷ pasta | platd ÷ slirp4netns |\n\
+            "\n### MTU {mtu}\n\n| | platd | pasta | slirp4netns | platd ÷ pasta | platd ÷ \
+                slirp4netns |\n\
              | --- | --- | --- | --- | --- | --- |\n"
         );
         for (row, more_is_better) in rows {
