@@ -223,6 +223,32 @@ fn status_of(pid: u32, name: &str) -> Result<String> {
     Ok(line.with_context(|| format!("no {name} in {status}"))?.to_owned())
 }
 
+/// What the linker took into the library, beside what Cargo would have it take (house.rs).
+#[test]
+fn the_library_has_neither_binder_nor_bpf() -> Result<()> {
+    if !can_run(&["nm", "readelf"]) {
+        return Ok(());
+    }
+    let library = std::env::current_exe()?.with_file_name("libclat_jni.so");
+    let output = |program: &str, option: &str| -> Result<String> {
+        let output = Command::new(program).arg(option).arg(&library).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let symbols = output("nm", "--demangle")?;
+    ensure!(symbols.contains(" T JNI_OnLoad"), "no symbols of its own");
+    for part in ["bpf_object__", "bpf_program__", "libbpf", "rsbinder", "android_net_clat"] {
+        let found: Vec<_> = symbols.lines().filter(|line| line.contains(part)).collect();
+        ensure!(found.is_empty(), "{found:#?}");
+    }
+    let dynamic = output("readelf", "--dynamic")?;
+    for line in dynamic.lines().filter(|line| line.contains("(NEEDED)")) {
+        let ours = ["libc.so", "libgcc_s.so", "libm.so", "ld-linux"];
+        ensure!(ours.iter().any(|name| line.contains(name)), "{line}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_clat_is_started_and_stopped() -> Result<()> {
     if !can_run(NEEDS) {
