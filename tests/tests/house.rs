@@ -13,7 +13,8 @@ use serde_json::Value;
 const ROWS: &[&[&str]] = &[
     &["clat_controller", "clatctl", "clat_jni", "clat_natives", "clatd", "clat_plat"],
     &["clat_host", "clat_offload", "clat_datapath"],
-    &["clat_netlink", "clat_tun", "clat_sandbox", "clat_sys", "android_net_clat_aidl"],
+    &["clat_netlink", "clat_tun", "clat_sandbox"],
+    &["clat_sys", "android_net_clat_aidl"],
     &["clat_xlat"],
     &["clat_packet"],
 ];

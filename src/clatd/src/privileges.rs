@@ -5,7 +5,6 @@
 use anyhow::{bail, Context};
 use clat_sandbox::{become_user, become_user_with, drop_privileges, Capability, Filter};
 use nix::libc::{self, c_int};
-use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::unistd::{getegid, geteuid, Gid, Uid, User};
 
 /// Whom to become, the first that exists: Android's own user (AID_CLAT, 1029, which its C library
@@ -30,7 +29,6 @@ pub fn become_user_for_sockets() -> anyhow::Result<()> {
 /// # Errors
 /// The step that failed; the caller must not go on.
 pub fn drop_all() -> anyhow::Result<()> {
-    set_no_new_privs().context("cannot set no_new_privs")?;
     drop_privileges(|| {
         let (uid, gid) = target()?;
         become_user(uid, gid)
@@ -38,8 +36,7 @@ pub fn drop_all() -> anyhow::Result<()> {
     if geteuid().is_root() {
         bail!("still root after becoming another");
     }
-    // Nobody of the same user may look into us.
-    set_dumpable(false).context("cannot become undumpable")
+    Ok(())
 }
 
 fn target() -> anyhow::Result<(Uid, Gid)> {
@@ -137,7 +134,7 @@ mod tests {
             "open" => File::open("/etc/hostname").is_ok(),
             "run" => Command::new("true").status().is_ok(),
             "root" => nix::unistd::setuid(Uid::from_raw(0)).is_ok(),
-            "dumpable" => set_dumpable(true).is_ok(),
+            "dumpable" => clat_sys::privileges::set_dumpable(true).is_ok(),
             other => panic!("{other}"),
         };
         // Without any more of the test program.

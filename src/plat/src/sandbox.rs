@@ -9,7 +9,6 @@ use std::os::fd::AsRawFd;
 use anyhow::{bail, Context};
 use clat_sandbox::{become_user, drop_privileges, Filter};
 use nix::libc::{self, c_int};
-use nix::sys::prctl;
 use nix::unistd::{dup2, geteuid, Gid, Uid};
 
 /// Who owns nothing.
@@ -26,9 +25,7 @@ pub(crate) fn enter(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
         dup2(null.as_raw_fd(), standard).context("cannot close what a caller gave")?;
     }
     drop(null);
-    prctl::set_no_new_privs().context("cannot set no_new_privs")?;
     drop_privileges(|| change_user(user))?;
-    prctl::set_dumpable(false).context("cannot become undumpable")?;
     filter()?.apply()
 }
 

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use anyhow::{bail, Context};
 pub use caps::Capability;
 use caps::{CapSet, CapsHashSet};
+use clat_sys::privileges::{set_dumpable, set_keep_capabilities, set_no_new_privileges};
 use nix::libc::{self, c_int};
-use nix::sys::prctl;
 use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid};
 use seccompiler::{
     apply_filter_all_threads, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
@@ -64,12 +64,12 @@ pub fn become_user_with(kept: &[Capability], uid: Uid, gid: Gid) -> anyhow::Resu
     }
     let kept = kept.iter().copied().collect();
     drop_inheritable()?;
-    prctl::set_keepcaps(true).context("cannot keep capabilities")?;
+    set_keep_capabilities(true).context("cannot keep capabilities")?;
     become_user(uid, gid)?;
     for set in [CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &kept).with_context(|| format!("cannot keep {kept:?}"))?;
     }
-    prctl::set_keepcaps(false).context("cannot stop keeping capabilities")
+    set_keep_capabilities(false).context("cannot stop keeping capabilities")
 }
 
 /// What a program run by this one could have, or get by its file.
@@ -82,11 +82,13 @@ fn drop_inheritable() -> anyhow::Result<()> {
 }
 
 /// Drops all capabilities, those that remain without root and those that changing the user takes;
-/// `change_user` does that in between, since it takes some.
+/// `change_user` does that in between, since it takes some. No program gives any back, and nobody
+/// of the same user may look into this one.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
 pub fn drop_privileges(change_user: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    set_no_new_privileges().context("cannot set no_new_privs")?;
     drop_inheritable()?;
     change_user()?;
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
@@ -95,7 +97,7 @@ pub fn drop_privileges(change_user: impl FnOnce() -> anyhow::Result<()>) -> anyh
     if !caps::read(None, CapSet::Permitted)?.is_empty() {
         bail!("capabilities are still there after they were dropped");
     }
-    Ok(())
+    set_dumpable(false).context("cannot become undumpable")
 }
 
 /// Whether this thread may have this capability.

@@ -13,6 +13,7 @@ pub mod packet_socket;
 pub mod pidfd;
 mod poll;
 mod posix_spawn;
+pub mod privileges;
 mod random;
 pub mod socket;
 mod spawn;
