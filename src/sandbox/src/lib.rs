@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{bail, Context};
-pub use caps::Capability;
-use caps::{CapSet, CapsHashSet};
-use clat_sys::privileges::{set_dumpable, set_keep_capabilities, set_no_new_privileges};
+pub use clat_sys::privileges::Capability;
+use clat_sys::privileges::{
+    clear_ambient, keep_bounding, set_dumpable, set_keep_capabilities, set_no_new_privileges,
+    Capabilities, CapabilitySet,
+};
 use nix::libc::{self, c_int};
 use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid};
 use seccompiler::{
@@ -62,23 +64,27 @@ pub fn become_user_with(kept: &[Capability], uid: Uid, gid: Gid) -> anyhow::Resu
     if !geteuid().is_root() {
         return Ok(());
     }
-    let kept = kept.iter().copied().collect();
-    drop_inheritable()?;
+    keep_for_programs(CapabilitySet::default())?;
     set_keep_capabilities(true).context("cannot keep capabilities")?;
     become_user(uid, gid)?;
-    for set in [CapSet::Effective, CapSet::Permitted] {
-        caps::set(None, set, &kept).with_context(|| format!("cannot keep {kept:?}"))?;
-    }
+    let set = CapabilitySet::from(kept);
+    Capabilities { effective: set, permitted: set, ..Capabilities::default() }
+        .set()
+        .with_context(|| format!("cannot keep {kept:?}"))?;
     set_keep_capabilities(false).context("cannot stop keeping capabilities")
 }
 
-/// What a program run by this one could have, or get by its file.
-fn drop_inheritable() -> anyhow::Result<()> {
-    caps::clear(None, CapSet::Ambient).context("cannot drop the ambient capabilities")?;
-    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
-        caps::clear(None, CapSet::Bounding).context("cannot drop the bounding capabilities")?;
+/// Of what a program run by this one could have, or get by its file, leaves these alone.
+fn keep_for_programs(kept: CapabilitySet) -> anyhow::Result<()> {
+    clear_ambient().context("cannot drop the ambient capabilities")?;
+    if read()?.effective.contains(Capability::CAP_SETPCAP) {
+        keep_bounding(kept).context("cannot drop the bounding capabilities")?;
     }
     Ok(())
+}
+
+fn read() -> anyhow::Result<Capabilities> {
+    Capabilities::read().context("cannot read capabilities")
 }
 
 /// Drops all capabilities, those that remain without root and those that changing the user takes;
@@ -89,12 +95,11 @@ fn drop_inheritable() -> anyhow::Result<()> {
 /// The step that failed; the caller must not go on.
 pub fn drop_privileges(change_user: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     set_no_new_privileges().context("cannot set no_new_privs")?;
-    drop_inheritable()?;
+    keep_for_programs(CapabilitySet::default())?;
     change_user()?;
-    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).with_context(|| format!("cannot drop the {set:?} capabilities"))?;
-    }
-    if !caps::read(None, CapSet::Permitted)?.is_empty() {
+    let none = Capabilities::default();
+    none.set().context("cannot drop capabilities")?;
+    if read()? != none {
         bail!("capabilities are still there after they were dropped");
     }
     set_dumpable(false).context("cannot become undumpable")
@@ -105,7 +110,7 @@ pub fn drop_privileges(change_user: impl FnOnce() -> anyhow::Result<()>) -> anyh
 /// # Errors
 /// What the kernel said.
 pub fn may_have(capability: Capability) -> anyhow::Result<bool> {
-    caps::has_cap(None, CapSet::Permitted, capability).context("cannot read capabilities")
+    Ok(read()?.permitted.contains(capability))
 }
 
 /// Runs something without these capabilities, for this thread, which has them again afterwards.
@@ -113,11 +118,13 @@ pub fn may_have(capability: Capability) -> anyhow::Result<bool> {
 /// # Errors
 /// What the kernel said.
 pub fn without<T>(those: &[Capability], run: impl FnOnce() -> T) -> anyhow::Result<T> {
-    let all = caps::read(None, CapSet::Effective)?;
-    let left = all.iter().filter(|one| !those.contains(one)).copied().collect();
-    caps::set(None, CapSet::Effective, &left)?;
+    let all = read()?;
+    let effective = all.effective & !CapabilitySet::from(those);
+    Capabilities { effective, ..all }
+        .set()
+        .with_context(|| format!("cannot do without {those:?}"))?;
     let done = run();
-    caps::set(None, CapSet::Effective, &all)?;
+    all.set().with_context(|| format!("cannot have {those:?} again"))?;
     Ok(done)
 }
 
@@ -127,23 +134,12 @@ pub fn without<T>(those: &[Capability], run: impl FnOnce() -> T) -> anyhow::Resu
 /// # Errors
 /// The step that failed; the caller must not go on.
 pub fn keep_capabilities(keep: &[Capability]) -> anyhow::Result<()> {
-    caps::clear(None, CapSet::Ambient).context("cannot drop the ambient capabilities")?;
-    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
-        for other in caps::read(None, CapSet::Bounding)? {
-            if !keep.contains(&other) {
-                caps::drop(None, CapSet::Bounding, other)
-                    .with_context(|| format!("cannot drop the bounding capability {other}"))?;
-            }
-        }
-    }
-    let permitted = caps::read(None, CapSet::Permitted)?;
-    let left = permitted.into_iter().filter(|one| keep.contains(one)).collect();
-    let sets = [(CapSet::Effective, &left), (CapSet::Permitted, &left)];
-    for (set, left) in [(CapSet::Inheritable, &CapsHashSet::new())].into_iter().chain(sets) {
-        caps::set(None, set, left)
-            .with_context(|| format!("cannot drop the {set:?} capabilities"))?;
-    }
-    Ok(())
+    let keep = CapabilitySet::from(keep);
+    keep_for_programs(keep)?;
+    let left = read()?.permitted & keep;
+    Capabilities { effective: left, permitted: left, ..Capabilities::default() }
+        .set()
+        .context("cannot drop capabilities")
 }
 
 /// Becomes this user, with this group alone.

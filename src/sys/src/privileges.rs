@@ -1,17 +1,183 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a thread may do, and who may look into its process (prctl(2), which nix has for Linux
-//! alone).
+//! What a thread may do (capabilities(7)), and who may look into its process: capget(2), which nix
+//! lacks, and prctl(2), which it has for Linux alone.
+
+use std::fmt;
+use std::ops::{BitAnd, Not};
 
 use libc::{c_int, c_ulong};
 use nix::errno::Errno;
+
+/// A capability by the kernel's name and number (linux/capability.h), of those that the programs
+/// name.
+#[allow(non_camel_case_types, missing_docs)] // capabilities(7) has their names and what they are for
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    CAP_DAC_OVERRIDE = 1,
+    CAP_DAC_READ_SEARCH = 2,
+    CAP_KILL = 5,
+    CAP_SETGID = 6,
+    CAP_SETUID = 7,
+    CAP_SETPCAP = 8,
+    CAP_NET_ADMIN = 12,
+    CAP_NET_RAW = 13,
+    CAP_SYS_ADMIN = 21,
+    CAP_BPF = 39,
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A set of capabilities, also of those that have no name here: the kernel's bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CapabilitySet(u64);
+
+impl CapabilitySet {
+    /// Whether it has this one.
+    #[must_use]
+    pub fn contains(self, capability: Capability) -> bool {
+        self & Self::from(&[capability]) != Self::default()
+    }
+}
+
+impl<const N: usize> From<&[Capability; N]> for CapabilitySet {
+    fn from(those: &[Capability; N]) -> Self {
+        Self::from(&those[..])
+    }
+}
+
+impl From<&[Capability]> for CapabilitySet {
+    fn from(those: &[Capability]) -> Self {
+        Self(those.iter().fold(0, |bits, &one| bits | 1 << one as u32))
+    }
+}
+
+impl BitAnd for CapabilitySet {
+    type Output = Self;
+
+    /// What both have.
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+impl Not for CapabilitySet {
+    type Output = Self;
+
+    /// All others.
+    fn not(self) -> Self {
+        Self(!self.0)
+    }
+}
+
+/// The capabilities of the calling thread, beside its bounding and its ambient set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What it may do.
+    pub effective: CapabilitySet,
+    /// What it may let itself do.
+    pub permitted: CapabilitySet,
+    /// What programs that it runs get, where their files have the same.
+    pub inheritable: CapabilitySet,
+}
+
+/// linux/capability.h: _LINUX_CAPABILITY_VERSION_3, of which a set is two words.
+const VERSION: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    /// 0 for the calling thread.
+    pid: c_int,
+}
+
+/// 32 bits of each set; the lower ones come first.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Words {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+impl Capabilities {
+    /// As they are.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn read() -> nix::Result<Self> {
+        let (mut header, mut words) = (Header { version: VERSION, pid: 0 }, [Words::default(); 2]);
+        let (header, place) = (&mut header, words.as_mut_ptr());
+        // SAFETY: the kernel writes a header and, of this version, two structures.
+        Errno::result(unsafe { libc::syscall(libc::SYS_capget, header, place) })?;
+        let [low, high] = words;
+        let set = |low: u32, high: u32| CapabilitySet(u64::from(high) << 32 | u64::from(low));
+        Ok(Self {
+            effective: set(low.effective, high.effective),
+            permitted: set(low.permitted, high.permitted),
+            inheritable: set(low.inheritable, high.inheritable),
+        })
+    }
+
+    /// Sets them: for this thread, those that it makes from now on, and the programs that these
+    /// run.
+    ///
+    /// # Errors
+    /// `EPERM` where one is to be permitted that is not yet, or effective that is not permitted.
+    pub fn set(self) -> nix::Result<()> {
+        let words = [0, 32].map(|shift| {
+            // Half of a set.
+            let word = |set: CapabilitySet| (set.0 >> shift & 0xffff_ffff) as u32;
+            Words {
+                effective: word(self.effective),
+                permitted: word(self.permitted),
+                inheritable: word(self.inheritable),
+            }
+        });
+        let mut header = Header { version: VERSION, pid: 0 };
+        let (header, words) = (&mut header, words.as_ptr());
+        // SAFETY: the kernel reads a header and, of this version, two structures.
+        Errno::result(unsafe { libc::syscall(libc::SYS_capset, header, words) }).map(drop)
+    }
+}
+
+/// Takes all capabilities but these from the thread's bounding set, so that no program that it runs
+/// gets them.
+///
+/// # Errors
+/// `EPERM` without CAP_SETPCAP.
+pub fn keep_bounding(kept: CapabilitySet) -> nix::Result<()> {
+    for number in 0..u64::BITS {
+        let there = match prctl(libc::PR_CAPBSET_READ, number.into()) {
+            // The kernel has no more.
+            Err(Errno::EINVAL) => break,
+            there => there? == 1,
+        };
+        if there && kept.0 >> number & 1 == 0 {
+            prctl(libc::PR_CAPBSET_DROP, number.into())?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes all capabilities from the thread's ambient set, which programs that it runs would get.
+///
+/// # Errors
+/// What the kernel said.
+pub fn clear_ambient() -> nix::Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong).map(drop)
+}
 
 /// Whether capabilities stay permitted when the thread changes from root to another user.
 ///
 /// # Errors
 /// What the kernel said.
 pub fn set_keep_capabilities(keep: bool) -> nix::Result<()> {
-    prctl(libc::PR_SET_KEEPCAPS, keep.into(), 0).map(drop)
+    prctl(libc::PR_SET_KEEPCAPS, keep.into()).map(drop)
 }
 
 /// From now on no program that the thread runs gets more rights than it has: no set-user-id, no
@@ -20,7 +186,7 @@ pub fn set_keep_capabilities(keep: bool) -> nix::Result<()> {
 /// # Errors
 /// What the kernel said.
 pub fn set_no_new_privileges() -> nix::Result<()> {
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop)
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
 /// Whether others of the same user may look into the process, and a crash dumps its memory.
@@ -29,11 +195,73 @@ pub fn set_no_new_privileges() -> nix::Result<()> {
 /// # Errors
 /// What the kernel said.
 pub fn set_dumpable(dumpable: bool) -> nix::Result<()> {
-    prctl(libc::PR_SET_DUMPABLE, dumpable.into(), 0).map(drop)
+    prctl(libc::PR_SET_DUMPABLE, dumpable.into()).map(drop)
 }
 
-fn prctl(option: c_int, first: c_ulong, second: c_ulong) -> nix::Result<c_int> {
+fn prctl(option: c_int, argument: c_ulong) -> nix::Result<c_int> {
     const NONE: c_ulong = 0;
     // SAFETY: the options of this file take numbers, and no memory.
-    Errno::result(unsafe { libc::prctl(option, first, second, NONE, NONE) })
+    Errno::result(unsafe { libc::prctl(option, argument, NONE, NONE, NONE) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::thread;
+
+    use nix::unistd::geteuid;
+
+    use super::*;
+
+    /// The sets of the calling thread, as the kernel tells everyone.
+    fn status(name: &str) -> CapabilitySet {
+        let status = fs::read_to_string("/proc/thread-self/status").expect("a status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a set");
+        CapabilitySet(u64::from_str_radix(line.trim(), 16).expect("bits"))
+    }
+
+    fn capabilities() -> Capabilities {
+        Capabilities {
+            effective: status("CapEff:"),
+            permitted: status("CapPrm:"),
+            inheritable: status("CapInh:"),
+        }
+    }
+
+    #[test]
+    fn a_set_has_what_was_put_in() {
+        let set = CapabilitySet::from(&[Capability::CAP_BPF, Capability::CAP_KILL]);
+        assert_eq!(set, CapabilitySet(1 << 39 | 1 << 5));
+        assert!(set.contains(Capability::CAP_BPF) && !set.contains(Capability::CAP_SETUID));
+        assert_eq!(set & !CapabilitySet::from(&[Capability::CAP_KILL]), CapabilitySet(1 << 39));
+        assert_eq!(Capability::CAP_NET_RAW.to_string(), "CAP_NET_RAW");
+    }
+
+    #[test]
+    fn they_are_read_and_set_for_this_thread() {
+        assert_eq!(Capabilities::read(), Ok(capabilities()));
+        if !geteuid().is_root() {
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "needs root");
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        let before = capabilities();
+        let changed = thread::spawn(move || {
+            let kept = CapabilitySet::from(&[Capability::CAP_NET_RAW, Capability::CAP_BPF]);
+            let wanted = Capabilities {
+                effective: CapabilitySet::from(&[Capability::CAP_BPF]),
+                permitted: kept,
+                inheritable: CapabilitySet::from(&[Capability::CAP_NET_RAW]),
+            };
+            clear_ambient().expect("cleared");
+            keep_bounding(kept).expect("dropped");
+            wanted.set().expect("set");
+            assert_eq!((capabilities(), Capabilities::read()), (wanted, Ok(wanted)));
+            assert_eq!((status("CapBnd:"), status("CapAmb:")), (kept, CapabilitySet::default()));
+            // None comes back.
+            assert_eq!(before.set(), Err(Errno::EPERM));
+        });
+        changed.join().expect("the thread");
+        assert_eq!(capabilities(), before);
+    }
 }

@@ -5,8 +5,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use caps::{CapSet, Capability};
 use clat_controller::binder_adapter::Transport;
+use clat_sys::privileges::{Capabilities, Capability};
 use nix::errno::Errno;
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn6};
 
@@ -269,7 +269,7 @@ fn bpf_capability() -> Answer {
 }
 
 fn has(capability: Capability) -> bool {
-    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+    Capabilities::read().is_ok_and(|have| have.effective.contains(capability))
 }
 
 /// The user that clatd becomes.
