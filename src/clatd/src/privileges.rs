@@ -83,6 +83,8 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
+    use std::sync::mpsc;
+    use std::thread;
 
     use clat_datapath::socket::{lock_filter, NeighbourSocket};
     use nix::net::if_::if_nametoindex;
@@ -113,6 +115,8 @@ mod tests {
         lock_filter(&socket).unwrap();
         let open = clat_sys::socket::open;
         let fd = socket.as_fd();
+        let (go, told) = mpsc::channel();
+        let thread = thread::spawn(move || told.recv().is_ok() && File::open("/proc/self").is_ok());
         drop_all().unwrap();
         filter_all_threads().unwrap();
         let done = match what.as_str() {
@@ -132,6 +136,7 @@ mod tests {
             "udp-socket" => open(libc::AF_INET, libc::SOCK_DGRAM, 0).is_ok(),
             "kill" => kill(parent, Signal::SIGUSR1).is_ok(),
             "open" => File::open("/etc/hostname").is_ok(),
+            "open-by-thread" => go.send(()).is_ok() && thread.join().unwrap(),
             "run" => Command::new("true").status().is_ok(),
             "root" => nix::unistd::setuid(Uid::from_raw(0)).is_ok(),
             "dumpable" => clat_sys::privileges::set_dumpable(true).is_ok(),
@@ -176,6 +181,7 @@ mod tests {
             "udp-socket",
             "kill",
             "open",
+            "open-by-thread",
             "run",
             "root",
             "dumpable",

@@ -9,12 +9,15 @@ mod common;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
 
 use clat_datapath::socket::{join_anycast, PacketSocket, RawSocket};
 use clat_tun::Options;
 use common::*;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
+use nix::unistd::geteuid;
 use seccompiler::{
     apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule,
@@ -30,26 +33,49 @@ const DENIED: &str = "CLATD_DENIED_IOCTLS";
 /// The program and its arguments.
 const LINE: &str = "CLATD_LINE";
 
-/// In a process of its own: runs a program to which ioctls are denied.
-#[test]
-fn with_ioctls_denied() {
-    let (Ok(denied), Ok(line)) = (std::env::var(DENIED), std::env::var(LINE)) else { return };
-    let rule = |number: &str| {
-        let number = number.parse().unwrap();
+/// A filter that denies these ioctls.
+fn denying(numbers: &[u64]) -> BpfProgram {
+    let rule = |&number| {
         let (length, is) = (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq);
         SeccompRule::new(vec![SeccompCondition::new(1, length, is, number).unwrap()]).unwrap()
     };
-    let rules = denied.split_whitespace().map(rule).collect();
     let filter = SeccompFilter::new(
-        [(libc::SYS_ioctl, rules)].into(),
+        [(libc::SYS_ioctl, numbers.iter().map(rule).collect())].into(),
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EACCES.try_into().unwrap()),
         std::env::consts::ARCH.try_into().unwrap(),
     );
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    apply_filter(&program).unwrap();
+    filter.unwrap().try_into().unwrap()
+}
+
+/// In a process of its own: runs a program to which ioctls are denied.
+#[test]
+fn with_ioctls_denied() {
+    let (Ok(denied), Ok(line)) = (std::env::var(DENIED), std::env::var(LINE)) else { return };
+    let numbers: Vec<u64> = denied.split_whitespace().map(|text| text.parse().unwrap()).collect();
+    apply_filter(&denying(&numbers)).unwrap();
     let mut words = line.split_whitespace();
     panic!("{}", Command::new(words.next().unwrap()).args(words).exec());
+}
+
+/// It could do what the others may not. Nothing is filtered then, not even this thread.
+#[test]
+fn a_thread_with_a_filter_of_its_own_is_noticed() {
+    if !geteuid().is_root() {
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let ((ready, is_ready), (go, told)) = (mpsc::channel(), mpsc::channel::<()>());
+    let other = thread::spawn(move || {
+        apply_filter(&denying(&[TUNGETIFF])).unwrap();
+        ready.send(()).unwrap();
+        told.recv()
+    });
+    is_ready.recv().unwrap();
+    let error = clatd::privileges::filter_all_threads().unwrap_err();
+    assert!(format!("{error:#}").contains("ESRCH"), "{error:#}");
+    drop(go);
+    other.join().unwrap().unwrap_err();
 }
 
 fn sockets() -> (OwnedFd, OwnedFd) {

@@ -4,24 +4,10 @@
 
 use std::net::Ipv6Addr;
 
-use nix::libc::sock_filter;
-
-/// linux/bpf_common.h: load an absolute word or byte; jump always, if equal, at least, or more;
-/// keep what is loaded as an operand, and add that; multiply by a constant, shift right by one;
-/// return a constant, or what is loaded.
-const LOAD_WORD: u16 = 0x20;
-const LOAD_BYTE: u16 = 0x30;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_AT_LEAST: u16 = 0x35;
-const JUMP_IF_MORE: u16 = 0x25;
-const JUMP_ALWAYS: u16 = 0x05;
-const KEEP: u16 = 0x07;
-const LOAD_KEPT: u16 = 0x87;
-const ADD_KEPT: u16 = 0x0c;
-const MULTIPLY: u16 = 0x24;
-const SHIFT_RIGHT: u16 = 0x74;
-const RETURN: u16 = 0x06;
-const RETURN_LOADED: u16 = 0x16;
+use clat_sys::classic_bpf::{
+    jump, sock_filter, step, ADD_KEPT, JUMP_ALWAYS, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, JUMP_IF_MORE,
+    KEEP, LOAD_BYTE, LOAD_KEPT, LOAD_WORD, MULTIPLY, RETURN, RETURN_LOADED, SHIFT_RIGHT,
+};
 
 /// linux/filter.h: SKF_AD_OFF, at which the kernel shows what is not in the packet, and of that the
 /// protocol and the packet type.
@@ -54,7 +40,7 @@ pub fn destination(link_header: usize, v6: Ipv6Addr) -> Vec<sock_filter> {
 /// No packet.
 #[must_use]
 pub fn nothing() -> Vec<sock_filter> {
-    vec![sock_filter { code: RETURN, jt: 0, jf: 0, k: 0 }]
+    vec![step(RETURN, 0)]
 }
 
 /// A number for the flow of an IPv6 packet without link header: from the IPv4 address that the end
@@ -62,16 +48,15 @@ pub fn nothing() -> Vec<sock_filter> {
 /// behind extension headers.
 #[must_use]
 pub fn flow() -> Vec<sock_filter> {
-    let step = |code, k| sock_filter { code, jt: 0, jf: 0, k };
     vec![
         step(LOAD_WORD, 20),
         step(KEEP, 0),
         step(LOAD_BYTE, 6),
-        sock_filter { code: JUMP_IF_EQUAL, jt: 1, jf: 0, k: TCP },
-        sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: UDP },
+        jump(JUMP_IF_EQUAL, TCP, 1, 0),
+        jump(JUMP_IF_EQUAL, UDP, 0, 3),
         step(LOAD_WORD, 40),
         step(ADD_KEPT, 0),
-        sock_filter { code: JUMP_ALWAYS, jt: 0, jf: 0, k: 1 },
+        step(JUMP_ALWAYS, 1),
         step(LOAD_KEPT, 0),
         // Knuth's multiplicative hash: of the product, the upper half depends on all bits.
         step(MULTIPLY, 0x9e37_79b1),
@@ -94,11 +79,11 @@ pub fn neighbours(target: Ipv6Addr) -> Vec<sock_filter> {
 /// Rejects unless what is loaded is between two values, both included.
 fn require(filter: &mut Vec<sock_filter>, load: u16, at: u32, from: u32, to: u32) {
     filter.extend([
-        sock_filter { code: load, jt: 0, jf: 0, k: at },
+        step(load, at),
         // Too low skips the next test, too high does not skip the rejection.
-        sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: from },
-        sock_filter { code: JUMP_IF_MORE, jt: 0, jf: 1, k: to },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: 0 },
+        jump(JUMP_IF_AT_LEAST, from, 0, 1),
+        jump(JUMP_IF_MORE, to, 0, 1),
+        step(RETURN, 0),
     ]);
 }
 
@@ -110,6 +95,6 @@ fn require_address(filter: &mut Vec<sock_filter>, at: u32, address: Ipv6Addr) {
 }
 
 fn accept(mut filter: Vec<sock_filter>) -> Vec<sock_filter> {
-    filter.push(sock_filter { code: RETURN, jt: 0, jf: 0, k: u32::MAX });
+    filter.push(step(RETURN, u32::MAX));
     filter
 }

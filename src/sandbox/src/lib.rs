@@ -4,7 +4,7 @@
 //! Which of those it needs is its own to say.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+mod filter;
 
 use anyhow::{bail, Context};
 pub use clat_sys::privileges::Capability;
@@ -12,48 +12,9 @@ use clat_sys::privileges::{
     clear_ambient, keep_bounding, set_dumpable, set_keep_capabilities, set_no_new_privileges,
     Capabilities, CapabilitySet,
 };
-use nix::libc::{self, c_int};
 use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid};
-use seccompiler::{
-    apply_filter_all_threads, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
-    SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-};
 
-/// What every loop, its last words and the end of its process need.
-const COMMON: &[i64] = &[
-    // The loop. On some architectures there is only the p variant of epoll_wait.
-    libc::SYS_epoll_pwait,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_epoll_wait,
-    libc::SYS_epoll_ctl,
-    libc::SYS_clock_gettime,
-    // Packets, what signalfd holds, the log. What is done with sockets beyond that the daemon says.
-    libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_sendto,
-    libc::SYS_recvfrom,
-    libc::SYS_getsockopt,
-    libc::SYS_getsockname,
-    // Memory; mmap is below.
-    libc::SYS_brk,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_futex,
-    // The end, also the bad one: abort() wants its signal.
-    libc::SYS_close,
-    libc::SYS_sigaltstack,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigaction,
-    libc::SYS_restart_syscall,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
+pub use filter::Filter;
 
 /// Becomes another user and keeps these capabilities over it, until [`drop_privileges`]: what is
 /// opened from then on belongs to that user. Without root it does nothing.
@@ -152,59 +113,4 @@ pub fn become_user(uid: Uid, gid: Gid) -> anyhow::Result<()> {
     }
     setresgid(gid, gid, gid).with_context(|| format!("cannot become group {gid}"))?;
     setresuid(uid, uid, uid).with_context(|| format!("cannot become user {uid}"))
-}
-
-/// System calls that are left. Any other ends the process, with a line in the kernel's log
-/// (`type=1326`): its loop never needs it, so it would be someone else's code.
-#[derive(Debug)]
-pub struct Filter(BTreeMap<i64, Vec<SeccompRule>>);
-
-impl Filter {
-    /// These, and what every loop needs.
-    ///
-    /// # Errors
-    /// None that is known of.
-    pub fn new(calls: &[i64]) -> anyhow::Result<Self> {
-        let all = COMMON.iter().chain(calls);
-        let mut filter = Self(all.map(|&number| (number, Vec::new())).collect());
-        // abort() sends itself its signal, and nobody else any.
-        let own = c_int::try_from(std::process::id())?;
-        filter.0.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpOp::Eq, own)?]);
-        // Memory, but never code.
-        let no_exec = SeccompCmpOp::MaskedEq(libc::PROT_EXEC.try_into()?);
-        for number in [libc::SYS_mmap, libc::SYS_mprotect] {
-            filter.0.insert(number, vec![rule(2, no_exec.clone(), 0)?]);
-        }
-        Ok(filter)
-    }
-
-    /// Also this one, where its argument `index` (from 0) is one of `values`.
-    ///
-    /// # Errors
-    /// When there can be no such argument.
-    pub fn only(mut self, call: i64, index: u8, values: &[c_int]) -> anyhow::Result<Self> {
-        let rules = values.iter().map(|&value| rule(index, SeccompCmpOp::Eq, value));
-        self.0.insert(call, rules.collect::<Result<_, _>>()?);
-        Ok(self)
-    }
-
-    /// Leaves these system calls, and no other, to all threads.
-    ///
-    /// # Errors
-    /// What the kernel said; the caller must not go on.
-    pub fn apply(self) -> anyhow::Result<()> {
-        let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else {
-            log::warn!("no system call filter on {}", std::env::consts::ARCH);
-            return Ok(());
-        };
-        let (others, these) = (SeccompAction::KillProcess, SeccompAction::Allow);
-        let program: BpfProgram = SeccompFilter::new(self.0, others, these, arch)?.try_into()?;
-        apply_filter_all_threads(&program).context("cannot filter system calls")
-    }
-}
-
-fn rule(index: u8, operator: SeccompCmpOp, value: c_int) -> anyhow::Result<SeccompRule> {
-    let value = value.try_into()?;
-    let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)?;
-    Ok(SeccompRule::new(vec![condition])?)
 }

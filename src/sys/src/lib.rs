@@ -6,6 +6,7 @@
 //!
 //! Errors are what the kernel said. Descriptors that are made here are close-on-exec.
 
+pub mod classic_bpf;
 mod fd;
 mod host_error;
 pub mod mmsg;
@@ -15,6 +16,7 @@ mod poll;
 mod posix_spawn;
 pub mod privileges;
 mod random;
+pub mod seccomp;
 pub mod socket;
 mod spawn;
 

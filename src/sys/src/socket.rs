@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use libc::{c_int, sock_filter, socklen_t};
 use nix::errno::Errno;
 
+use crate::classic_bpf;
+
 /// Opens a socket; close-on-exec. `kind` may have SOCK_NONBLOCK.
 ///
 /// # Errors
@@ -59,12 +61,7 @@ pub fn set_program(
     name: c_int,
     program: &[sock_filter],
 ) -> nix::Result<()> {
-    let program = libc::sock_fprog {
-        len: program.len().try_into().map_err(|_| Errno::EINVAL)?,
-        // The kernel only reads it.
-        filter: program.as_ptr().cast_mut(),
-    };
-    set(socket.as_fd(), level, name, &program)
+    set(socket.as_fd(), level, name, &classic_bpf::program(program)?)
 }
 
 /// An option that is an integer.
