@@ -11,9 +11,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use clat_packet::addresses;
 use clat_packet::rate_limit::{Bucket, Rate};
 use clat_packet::reassembly::{Outcome, Policy, Reassembly};
-use clat_packet::source;
 use clat_tun::{GsoType, VirtioHeader};
 use clat_xlat::{Counters, Packet, Reason, Translator, Verdict, HEADROOM, TAILROOM};
 use nix::errno::Errno;
@@ -380,7 +380,7 @@ impl ClatPath {
         back: &mut impl Output,
         now: Instant,
     ) {
-        let Some(source) = source(packet) else { return };
+        let Some((source, _)) = addresses(packet) else { return };
         let held = match reason {
             Reason::FragmentedIcmp => &mut self.tally.held_icmp,
             Reason::ExtensionBehindFragment => &mut self.tally.held_extension,

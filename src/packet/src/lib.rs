@@ -164,12 +164,20 @@ impl<A> Ip<A> {
     }
 }
 
-/// The source address of a packet, IPv4 or IPv6; `None` where its fixed header is cut off.
+/// Source and destination address of a packet, IPv4 or IPv6, whatever else is wrong with it; `None`
+/// where its fixed header is cut off.
 #[must_use]
-pub fn source(packet: &[u8]) -> Option<IpAddr> {
+pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    fn both<const N: usize>(bytes: &[u8]) -> Option<(IpAddr, IpAddr)>
+    where
+        IpAddr: From<[u8; N]>,
+    {
+        let (source, rest) = bytes.split_first_chunk::<N>()?;
+        Some(((*source).into(), (*rest.first_chunk::<N>()?).into()))
+    }
     match packet.first()? >> 4 {
-        4 => Some(IpAddr::from(*packet.get(12..20)?.first_chunk::<4>()?)),
-        6 => Some(IpAddr::from(*packet.get(8..40)?.first_chunk::<16>()?)),
+        4 => both::<4>(packet.get(12..)?),
+        6 => both::<16>(packet.get(8..)?),
         _ => None,
     }
 }

@@ -7,10 +7,26 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
 
+use clat_packet::{addresses, ipv4, ipv6, protocol, Ip};
 use clat_xlat::{Reason, Rule};
-use etherparse::{IpNumber, LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use serde::Serialize;
 use serde_json::json;
+
+/// Protocols that are met, by the names that they have (IANA, "Assigned Internet Protocol Numbers").
+const PROTOCOLS: [(u8, &str); 12] = [
+    (protocol::ICMP, "ICMP"),
+    (protocol::IGMP, "IGMP"),
+    (4, "IPv4"),
+    (protocol::TCP, "TCP"),
+    (protocol::UDP, "UDP"),
+    (protocol::DCCP, "DCCP"),
+    (47, "GRE"),
+    (50, "ESP"),
+    (protocol::AUTHENTICATION, "AH"),
+    (protocol::ICMPV6, "IPv6-ICMP"),
+    (132, "SCTP"),
+    (protocol::UDP_LITE, "UDPLite"),
+];
 
 /// Why a captured frame was not given to the translator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,47 +131,35 @@ struct Flow {
 }
 
 impl Flow {
-    fn new(ip: &[u8]) -> Self {
-        let direction = match ip.first().map(|byte| byte >> 4) {
+    fn new(packet: &[u8]) -> Self {
+        let direction = match packet.first().map(|byte| byte >> 4) {
             Some(4) => Some("4to6"),
             Some(6) => Some("6to4"),
             _ => None,
         };
-        let mut flow = Self { direction, ..Self::default() };
-        let Ok(packet) = LaxSlicedPacket::from_ip(ip) else { return flow };
-        match &packet.net {
-            Some(LaxNetSlice::Ipv4(v4)) => {
-                flow.source = Some(v4.header().source_addr().into());
-                flow.destination = Some(v4.header().destination_addr().into());
-                flow.protocol = Some(v4.payload_ip_number().0);
-            }
-            Some(LaxNetSlice::Ipv6(v6)) => {
-                flow.source = Some(v6.header().source_addr().into());
-                flow.destination = Some(v6.header().destination_addr().into());
-                flow.protocol = Some(v6.payload().ip_number.0);
-            }
-            None => {}
-        }
-        match &packet.transport {
-            Some(TransportSlice::Udp(udp)) => {
-                flow.set_ports(udp.source_port(), udp.destination_port());
-            }
-            Some(TransportSlice::Tcp(tcp)) => {
-                flow.set_ports(tcp.source_port(), tcp.destination_port());
-            }
-            Some(TransportSlice::Icmpv4(icmp)) => flow.set_icmp(icmp.type_u8(), icmp.code_u8()),
-            Some(TransportSlice::Icmpv6(icmp)) => flow.set_icmp(icmp.type_u8(), icmp.code_u8()),
-            None => {}
+        let (source, destination) = addresses(packet).unzip();
+        let mut flow = Self { direction, source, destination, ..Self::default() };
+        if let Ok(ip) = ipv4::parse_quoted(packet) {
+            flow.set_protocol(packet, &ip);
+        } else if let Ok(parsed) = ipv6::parse_quoted(packet) {
+            flow.set_protocol(packet, &parsed.ip);
         }
         flow
     }
 
-    fn set_ports(&mut self, source: u16, destination: u16) {
-        (self.source_port, self.destination_port) = (Some(source), Some(destination));
-    }
-
-    fn set_icmp(&mut self, type_: u8, code: u8) {
-        (self.icmp_type, self.icmp_code) = (Some(type_), Some(code));
+    fn set_protocol<A>(&mut self, packet: &[u8], ip: &Ip<A>) {
+        self.protocol = Some(ip.protocol);
+        let payload = packet.get(ip.header_len..).filter(|_| !ip.is_later_fragment());
+        match (ip.protocol, payload.unwrap_or_default()) {
+            (protocol::TCP | protocol::UDP, &[a, b, c, d, ..]) => {
+                self.source_port = Some(u16::from_be_bytes([a, b]));
+                self.destination_port = Some(u16::from_be_bytes([c, d]));
+            }
+            (protocol::ICMP | protocol::ICMPV6, &[kind, code, ..]) => {
+                (self.icmp_type, self.icmp_code) = (Some(kind), Some(code));
+            }
+            _ => {}
+        }
     }
 
     fn text(&self) -> String {
@@ -168,9 +172,9 @@ impl Flow {
         let protocol = match (self.protocol, self.icmp_type.zip(self.icmp_code)) {
             (None, _) => String::new(),
             (Some(number), icmp) => {
-                let name = IpNumber(number)
-                    .keyword_str()
-                    .map_or_else(|| format!("protocol {number}"), str::to_owned);
+                let known = PROTOCOLS.iter().find(|(known, _)| *known == number);
+                let name = known
+                    .map_or_else(|| format!("protocol {number}"), |(_, name)| (*name).to_owned());
                 name + &icmp.map_or(String::new(), |(type_, code)| format!(" {type_}/{code}")) + " "
             }
         };
