@@ -15,6 +15,7 @@ const ROWS: &[&[&str]] = &[
     &["clat_host", "clat_offload", "clat_datapath"],
     &["clat_netlink", "clat_tun", "clat_sandbox"],
     &["clat_sys", "android_net_clat_aidl"],
+    &["clat_discover"],
     &["clat_xlat"],
     &["clat_packet"],
 ];

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 mod rules;
 
 /// What ships nowhere, or not on Android.
-const NOT_ON_ANDROID: [&str; 2] = ["clat_tests", "clat_plat"];
+const NOT_ON_ANDROID: [&str; 3] = ["clat_tests", "clat_plat", "clat_discover"];
 
 /// What Soong calls crates whose name it does not make by "lib" and underscores; and the one that
 /// stands for another there.

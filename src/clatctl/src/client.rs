@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::mpsc::{channel, Sender};
+use std::time::{Duration, Instant, SystemTime};
 
 use clat_controller::binder_adapter::{
     link_to_death, new_listener, BinderResult, IClatdController, IClatdEventListener, Interface,
@@ -12,8 +13,12 @@ use clat_controller::binder_adapter::{
 };
 use clat_controller::client::{connect, describe, errno};
 use clat_controller::status::Status;
+use nix::errno::Errno;
 
 use crate::{Failure, FAILED};
+
+/// Between two tries to start a CLAT.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A connection to the controller.
 pub(crate) struct Client(Strong<dyn IClatdController>);
@@ -24,30 +29,47 @@ impl Client {
         connect(transport, false).map(Self).map_err(Failure::unreachable)
     }
 
-    /// Connects, and calls `put` with each event that the controller tells of, as a line; returns
-    /// when that fails, or the controller is gone.
+    /// Connects, and calls `put` with each event that the controller tells of; returns when that
+    /// fails, or the controller is gone.
     pub(crate) fn listen(
         transport: Option<&Transport>,
-        mut put: impl FnMut(&str) -> io::Result<()>,
+        mut put: impl FnMut(&Told) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let service = connect(transport, true).map_err(Failure::unreachable)?;
-        let (lines, events) = channel();
-        let last = lines.clone();
+        let (told, events) = channel();
+        let last = told.clone();
         let _link = link_to_death(&service, move || {
             let _ = last.send(None);
         })
         .map_err(|e| Failure::unreachable(format!("the controller is gone ({e:?})")))?;
-        let listener = new_listener(Lines(lines));
+        let listener = new_listener(Events(told));
         service.registerEventListener(&listener).map_err(|status| failure(&status))?;
-        while let Ok(Some(line)) = events.recv() {
-            put(&line)?;
+        while let Ok(Some(told)) = events.recv() {
+            put(&told)?;
         }
         Err(Failure::unreachable("the controller is gone"))
     }
 
-    /// Starts a CLAT; gives its IPv6 address.
-    pub(crate) fn start(&self, iface: &str, prefix: &str) -> Result<String, Failure> {
-        self.0.clatdStart(iface, prefix).map_err(|status| failure(&status))
+    /// Starts a CLAT; gives its IPv6 address. An uplink that has no IPv6 is given `patience` to get
+    /// it.
+    pub(crate) fn start(
+        &self,
+        iface: &str,
+        prefix: &str,
+        patience: Duration,
+    ) -> Result<String, Failure> {
+        let begun = Instant::now();
+        loop {
+            match self.0.clatdStart(iface, prefix) {
+                Err(status)
+                    if errno(&status) == Some(Errno::EADDRNOTAVAIL)
+                        && begun.elapsed() < patience =>
+                {
+                    std::thread::sleep(AGAIN);
+                }
+                done => return done.map_err(|status| failure(&status)),
+            }
+        }
     }
 
     /// Stops a CLAT.
@@ -57,7 +79,11 @@ impl Client {
 
     /// What runs.
     pub(crate) fn status(&self) -> Result<Status, Failure> {
-        self.0.getStatus().map(Status::from).map_err(|status| failure(&status))
+        let mut status = self.0.getStatus().map(Status::from).map_err(|e| failure(&e))?;
+        // A controller that knows no such option shows something else.
+        let uplinks = self.0.dumpText(&["--uplinks".to_owned()]).unwrap_or_default();
+        status.uplinks = serde_json::from_str(&uplinks).unwrap_or_default();
+        Ok(status)
     }
 
     /// The text of `dumpsys`, given these arguments.
@@ -84,35 +110,50 @@ fn failure(status: &BinderStatus) -> Failure {
     }
 }
 
-/// Events as lines of JSON, and `None` when there will be no more.
-struct Lines(Sender<Option<String>>);
+/// One event: its fields as JSON has them, and what it says to people.
+pub(crate) struct Told {
+    /// The object, with `time` in milliseconds since 1970.
+    pub(crate) json: serde_json::Value,
+    /// One line, with the time of day in UTC.
+    pub(crate) text: String,
+}
 
-impl Lines {
-    fn put(&self, event: &serde_json::Value) -> BinderResult<()> {
+/// Events, and `None` when there will be no more.
+struct Events(Sender<Option<Told>>);
+
+impl Events {
+    fn put(&self, mut json: serde_json::Value, iface: &str, what: &str) -> BinderResult<()> {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let day = time.as_secs() % 86_400;
+        let (hours, minutes, seconds) = (day / 3600, day / 60 % 60, day % 60);
+        let text = format!("{hours:02}:{minutes:02}:{seconds:02}Z {iface}: {what}");
+        json["time"] = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).into();
         // Nobody reads them once the program ends.
-        let _ = self.0.send(Some(event.to_string()));
+        let _ = self.0.send(Some(Told { json, text }));
         Ok(())
     }
 }
 
-impl Interface for Lines {}
+impl Interface for Events {}
 
 #[allow(non_snake_case)] // AIDL's names
-impl IClatdEventListener for Lines {
+impl IClatdEventListener for Events {
     fn onClatdStarted(&self, iface: &str, prefix: &str, v4: &str, v6: &str) -> BinderResult<()> {
-        self.put(&serde_json::json!({
+        let json = serde_json::json!({
             "event": "started", "iface": iface, "nat64Prefix": prefix, "v4": v4, "v6": v6,
-        }))
+        });
+        self.put(json, iface, &format!("IPv4 is there: {v4}, as {v6} to {prefix}"))
     }
 
     fn onClatdStopped(&self, iface: &str, reason: i32) -> BinderResult<()> {
-        let reason = match reason {
-            STOP_REQUESTED => "requested",
-            STOP_SHUTDOWN => "shutdown",
-            STOP_NETWORK_GONE => "network-gone",
-            _ => "other",
+        let (reason, why) = match reason {
+            STOP_REQUESTED => ("requested", "as asked"),
+            STOP_SHUTDOWN => ("shutdown", "the controller is ending"),
+            STOP_NETWORK_GONE => ("network-gone", "its network is gone"),
+            _ => ("other", "the controller's log says why"),
         };
-        self.put(&serde_json::json!({ "event": "stopped", "iface": iface, "reason": reason }))
+        let json = serde_json::json!({ "event": "stopped", "iface": iface, "reason": reason });
+        self.put(json, iface, &format!("IPv4 has ended: {why}"))
     }
 
     fn onClatdRestarted(
@@ -122,8 +163,10 @@ impl IClatdEventListener for Lines {
         restarts: i32,
         cause: &str,
     ) -> BinderResult<()> {
-        self.put(&serde_json::json!({
+        let json = serde_json::json!({
             "event": "restarted", "iface": iface, "pid": pid, "restarts": restarts, "cause": cause,
-        }))
+        });
+        let what = format!("clatd was started again, time {restarts}: the last one {cause}");
+        self.put(json, iface, &what)
     }
 }

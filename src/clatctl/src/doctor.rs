@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clat_controller::binder_adapter::Transport;
-use comfy_table::{presets, Table};
+use comfy_table::{presets, ContentArrangement, Table};
 use serde::Serialize;
 
 use crate::{Failure, FAILED};
@@ -106,10 +106,14 @@ pub(crate) fn run(
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
+/// As wide as terminals are at least.
+const COLUMNS: u16 = 80;
+
 /// The table, and the commands in one block to copy.
 fn text(checks: &[Check]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_BORDERS_ONLY);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(COLUMNS);
     table.set_header(["", "what", "", "found"]);
     for check in checks {
         let state = match check.state {
@@ -133,7 +137,7 @@ fn text(checks: &[Check]) -> String {
                 text += &format!("{title}\n");
             }
             if !seen.contains(fix) {
-                text += &format!("  {fix}    # {name}\n");
+                text += &format!("  # {name}\n  {fix}\n");
                 seen.push(fix);
             }
         }
@@ -174,6 +178,17 @@ mod tests {
         assert!(!healthy(&checks));
         let text = text(&checks);
         assert!(text.contains("missing") && text.contains("  make install"), "{text}");
+    }
+
+    #[test]
+    fn it_fits_a_terminal() {
+        let detail = "something that takes more words to be said than one line has room for";
+        let answer = || Err(Trouble::missing(detail, "true"));
+        let text =
+            text(&[Check::new("permissions", "the right to open packet sockets", true, answer())]);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 mod client;
+#[cfg(not(target_os = "android"))]
+mod discover;
 mod doctor;
 mod status;
 mod translate;
@@ -16,14 +18,18 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use clat_controller::binder_adapter::Transport;
+use clat_xlat::Prefix;
 use client::Client;
 
 /// The operation failed.
 const FAILED: u8 = 1;
+/// What was asked for makes no sense; clap ends with the same.
+const USAGE: u8 = 2;
 /// No controller answers on the socket.
 const UNREACHABLE: u8 = 3;
 
@@ -36,6 +42,10 @@ struct Failure {
 }
 
 impl Failure {
+    fn usage(message: impl fmt::Display) -> Self {
+        Self { code: USAGE, message: message.to_string() }
+    }
+
     fn unreachable(message: impl fmt::Display) -> Self {
         Self { code: UNREACHABLE, message: message.to_string() }
     }
@@ -60,6 +70,7 @@ impl From<io::Error> for Failure {
 
 const EXAMPLES: &str = "\
 Examples:
+  clatctl discover                                 which NAT64 prefix this network has
   clatctl doctor                                   what this machine lacks for a CLAT
   clatctl start wlan0 --prefix 64:ff9b::/96        IPv4 on an IPv6-only network
   clatctl status --watch                           what runs, with rates
@@ -92,6 +103,9 @@ enum Command {
         /// The network's NAT64 prefix with its length, a /96
         #[arg(long, value_name = "PREFIX/96")]
         prefix: String,
+        /// Where the uplink has no IPv6 yet, wait so many seconds for it instead of failing
+        #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=86_400))]
+        wait: u32,
     },
     /// Stop the CLAT of an interface
     Stop {
@@ -106,8 +120,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Print what becomes of CLATs as it happens, one JSON object a line
-    Events,
+    /// Print what becomes of CLATs as it happens, a line each
+    Events {
+        /// Print JSON, one object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what this machine lacks for a CLAT, and the command that mends it
     #[command(
         after_help = "Exit status: 0 when all that is needed is there, else 1. Run it as root: some questions the \
@@ -118,6 +136,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say which NAT64 prefix a network has, who says so, and what follows
+    #[cfg(not(target_os = "android"))]
+    Discover(discover::Args),
     /// Translate a capture file between IPv4 and IPv6 (RFC 7915), both directions at once
     Translate(Box<translate::Args>),
     /// Print the completion script for a shell
@@ -126,9 +147,12 @@ enum Command {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    #[command(hide = true)]
-    Man,
+}
+
+/// The command line, for manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses the arguments of the process, does what they say and gives its exit code.
@@ -158,8 +182,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     };
     let transport = transport.as_ref();
     match cli.command {
-        Command::Start { iface, prefix } => {
-            let v6 = Client::connect(transport)?.start(&iface, &prefix)?;
+        Command::Start { iface, prefix, wait } => {
+            if let Err(e) = prefix.parse::<Prefix>() {
+                return Err(Failure::usage(format!("--prefix {prefix:?}: {e}")));
+            }
+            let client = Client::connect(transport)?;
+            let v6 = client.start(&iface, &prefix, Duration::from_secs(wait.into()))?;
             writeln!(out, "{v6}")?;
         }
         Command::Stop { iface } => Client::connect(transport)?.stop(&iface)?,
@@ -167,18 +195,23 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Dump { args } => {
             out.write_all(Client::connect(transport)?.dump(&args)?.as_bytes())?;
         }
-        Command::Events => Client::listen(transport, |line| {
-            writeln!(out, "{line}")?;
+        Command::Events { json } => Client::listen(transport, |told| {
+            if json {
+                writeln!(out, "{}", told.json)?;
+            } else {
+                writeln!(out, "{}", told.text)?;
+            }
             out.flush()
         })?,
         Command::Doctor { json } => return doctor::run(transport, json, &mut out),
+        #[cfg(not(target_os = "android"))]
+        Command::Discover(args) => return discover::run(&args, &mut out),
         Command::Translate(args) => return translate::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "clatctl", &mut script);
             out.write_all(&script)?;
         }
-        Command::Man => clap_mangen::Man::new(Cli::command()).render(&mut out)?,
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)

@@ -6,8 +6,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use clat_controller::status::{Clat, Offload, Rates, Status};
-use comfy_table::{presets, Table};
+use clat_controller::status::{Clat, Offload, Rates, Status, Uplink};
 
 use crate::client::Client;
 use crate::Failure;
@@ -18,6 +17,9 @@ pub(crate) struct Args {
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
+    /// Show what explains it, too: processes, modes, what the kernel left to clatd and why
+    #[arg(long, short, conflicts_with = "json")]
+    verbose: bool,
     /// Show it again every so many seconds, with rates, until interrupted
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = parse_seconds)]
     watch: Option<Duration>,
@@ -45,7 +47,7 @@ pub(crate) fn run(args: &Args, client: &Client, out: &mut impl Write) -> Result<
             if args.watch.is_some() && io::stdout().is_terminal() {
                 write!(out, "\x1b[H\x1b[2J")?;
             }
-            write!(out, "{}", text(&status, args.watch.is_some()))?;
+            write!(out, "{}", text(&status, args.watch.is_some(), args.verbose))?;
         }
         out.flush()?;
         let Some(interval) = args.watch else { return Ok(()) };
@@ -79,70 +81,77 @@ fn add_rates(status: &mut Status, before: &Status, elapsed: Duration) {
     }
 }
 
-/// The status for people.
-fn text(status: &Status, watch: bool) -> String {
-    let mode = if status.standalone { "standalone" } else { "with netd" };
-    let head = format!("controller pid {}, eBPF {}, {mode}\n", status.pid, status.ebpf_mode);
-    if status.clats.is_empty() {
-        return head + "no CLAT runs\n";
+/// The status for people, in 80 columns; with `verbose`, what explains it.
+fn text(status: &Status, watch: bool, verbose: bool) -> String {
+    let mut text = String::new();
+    if verbose {
+        let mode = if status.standalone { "standalone" } else { "with netd" };
+        let Status { pid, ebpf_mode, .. } = status;
+        text += &format!("controller pid {pid}, eBPF {ebpf_mode}, {mode}\n");
     }
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY);
-    // Two lines to a cell: one row of all this fits no terminal.
-    table.set_header([
-        "uplink\nIPv4 side",
-        "IPv4\nIPv6",
-        "NAT64 prefix\nmark",
-        "clatd\nup",
-        "sent",
-        "received",
-        "in the kernel\nout / in",
-    ]);
+    if status.clats.is_empty() && status.uplinks.is_empty() {
+        text += "no CLAT runs\n";
+    }
     for clat in &status.clats {
-        let clatd = match (clat.pid, clat.restarts) {
-            (0, _) => "restarting".to_owned(),
-            (pid, 0) => format!("pid {pid}"),
-            (pid, restarts) => format!("pid {pid}, restarted {restarts}x"),
+        text += &match clat.pid {
+            0 => format!("{}: clatd has ended and is being started again\n", clat.iface),
+            _ => format!("{}: IPv4 for {}\n", clat.iface, uptime(clat.uptime_millis)),
         };
-        let both = |(packets, count)| format!("{packets} pkt\n{}", bytes(count));
-        let (mut sent, mut received) = (both(clat.sent()), both(clat.received()));
-        let ways = [&clat.egress, &clat.ingress].into_iter().flatten().map(offload);
-        let offload = match (clat.offloaded, ways.collect::<Vec<_>>().join("\n")) {
-            (true, counted) if counted.is_empty() => "yes".to_owned(),
-            (true, counted) => counted,
-            (false, _) => "no".to_owned(),
-        };
-        if watch {
-            let rates = clat.rates.unwrap_or_default();
-            sent += &rate(rates.tx_packets_per_second, rates.tx_bytes_per_second);
-            received += &rate(rates.rx_packets_per_second, rates.rx_bytes_per_second);
+        let mut row = |name: &str, value: &str| text += &format!("  {name:13}{value}\n");
+        row("IPv4", &format!("{} on {}", clat.v4, clat.v4iface));
+        row("IPv6", &clat.v6);
+        row("NAT64 prefix", &clat.nat64_prefix);
+        let known = status.uplinks.iter().find(|uplink| uplink.iface == clat.iface);
+        if let Some(source) = known.and_then(|uplink| uplink.source.as_deref()) {
+            row("from", source);
         }
-        table.add_row([
-            format!("{}\n{}", clat.iface, clat.v4iface),
-            format!("{}\n{}", clat.v4, clat.v6),
-            format!("{}\n0x{:x}", clat.nat64_prefix, clat.fwmark),
-            format!("{clatd}\n{}", uptime(clat.uptime_millis)),
-            sent,
-            received,
-            offload,
-        ]);
+        let rates = clat.rates.filter(|_| watch);
+        let of = |rates: Rates| (rates.tx_packets_per_second, rates.tx_bytes_per_second);
+        let sent = ("sent", clat.sent(), rates.map(of));
+        let of = |rates: Rates| (rates.rx_packets_per_second, rates.rx_bytes_per_second);
+        let received = ("received", clat.received(), rates.map(of));
+        for (name, (packets, count), rate) in [sent, received] {
+            row(name, &format!("{packets} packets, {}", bytes(count)));
+            if let Some((packets, bytes)) = rate {
+                row("", &format!("{packets:.0} packets/s, {}bit/s", scaled(bytes * 8.0)));
+            }
+        }
+        let lost = [&clat.egress, &clat.ingress].into_iter().flatten().map(|way| way.lost);
+        let lost: i64 = lost.sum();
+        if lost > 0 {
+            row("lost", &format!("{lost} packets"));
+        }
+        if !verbose {
+            continue;
+        }
+        let restarts = match clat.restarts {
+            0 => String::new(),
+            restarts => format!(", restarted {restarts}x"),
+        };
+        row("clatd", &format!("pid {}{restarts}", clat.pid));
+        row("mark", &format!("0x{:x}", clat.fwmark));
+        row("in the kernel", if clat.offloaded { "yes" } else { "no" });
+        for (name, way) in [("  out", &clat.egress), ("  in", &clat.ingress)] {
+            for (at, line) in way.iter().map(offload).flatten().enumerate() {
+                row(if at == 0 { name } else { "" }, &line);
+            }
+        }
     }
-    format!("{head}{table}\n")
-}
-
-/// What a program in the kernel has done.
-fn offload(counters: &Offload) -> String {
-    let mut text = format!("{} pkt, {}", counters.packets, bytes(counters.bytes));
-    let more = [("GSO", counters.super_packets), ("lost", counters.lost)].into_iter();
-    let passed = counters.passed.iter().map(|(reason, count)| (reason.as_str(), *count));
-    for (name, count) in more.filter(|(_, count)| *count > 0).chain(passed) {
-        text += &format!("\n{name}: {count}");
+    let runs = |uplink: &&Uplink| status.clats.iter().any(|clat| clat.iface == uplink.iface);
+    for uplink in status.uplinks.iter().filter(|uplink| !runs(uplink)) {
+        text += &format!("{}: {}\n", uplink.iface, uplink.verdict);
     }
     text
 }
 
-fn rate(packets: f64, bytes: f64) -> String {
-    format!("\n{packets:.0} pkt/s\n{}bit/s", scaled(bytes * 8.0))
+/// What a program in the kernel has done, in lines.
+fn offload(counters: &Offload) -> Vec<String> {
+    let mut lines = vec![format!("{} packets, {}", counters.packets, bytes(counters.bytes))];
+    let more = [("GSO", counters.super_packets)].into_iter();
+    let passed = counters.passed.iter().map(|(reason, count)| (reason.as_str(), *count));
+    let passed = more.filter(|(_, count)| *count > 0).chain(passed);
+    lines.extend(passed.map(|(name, count)| format!("{name}: {count}")));
+    lines
 }
 
 #[allow(clippy::cast_precision_loss)] // shown with one digit
@@ -212,6 +221,7 @@ mod tests {
                 ingress: None,
                 rates: None,
             }],
+            uplinks: Vec::new(),
         }
     }
 
@@ -238,24 +248,42 @@ mod tests {
 
     #[test]
     fn text_shows_each_clat() {
-        let text = text(&sample(), false);
-        for part in [
-            "eBPF Enabled",
-            "standalone",
-            "wlan0",
-            "v4-wlan0",
-            "0xf0064",
-            "1m01s",
-            "15 pkt",
-            "2.0 kB",
-            "5 pkt, 500 B",
-            "GSO: 2",
-            "size: 1",
-            "2.5 MB",
-        ] {
-            assert!(text.contains(part), "{part} in\n{text}");
+        let (brief, verbose) = (text(&sample(), false, false), text(&sample(), false, true));
+        for part in ["wlan0: IPv4 for 1m01s", "v4-wlan0", "64:ff9b::/96", "15 packets, 2.0 kB"] {
+            assert!(brief.contains(part) && verbose.contains(part), "{part} in\n{brief}");
         }
-        assert!(super::text(&Status { clats: vec![], ..sample() }, true).contains("no CLAT runs"));
+        for part in ["eBPF Enabled", "standalone", "0xf0064", "pid 77", "GSO: 2", "size: 1"] {
+            assert!(verbose.contains(part) && !brief.contains(part), "{part} in\n{verbose}");
+        }
+        let uplink = |iface: &str, verdict: &str| Uplink {
+            iface: iface.to_owned(),
+            nat64_prefix: None,
+            source: Some("DNS64 at 2001:db8::53".to_owned()),
+            verdict: verdict.to_owned(),
+        };
+        let uplinks = vec![uplink("wlan0", "a CLAT"), uplink("eth0", "native IPv4 is there")];
+        let text = super::text(&Status { uplinks, ..sample() }, false, false);
+        assert!(text.contains("DNS64 at 2001:db8::53\n"), "{text}");
+        assert!(text.ends_with("\neth0: native IPv4 is there\n"), "{text}");
+        let none = Status { clats: vec![], ..sample() };
+        assert_eq!(super::text(&none, true, false), "no CLAT runs\n");
+    }
+
+    #[test]
+    fn it_fits_a_terminal() {
+        let mut status = sample();
+        let clat = &mut status.clats[0];
+        "wlp0s20f3u12".clone_into(&mut clat.iface);
+        "v4-wlp0s20f3u12".clone_into(&mut clat.v4iface);
+        "2001:db8:1111:2222:3333:4444:5555:6666".clone_into(&mut clat.v6);
+        "2001:db8:1111:2222:0033:4444::/96".clone_into(&mut clat.nat64_prefix);
+        (clat.tx_packets, clat.tx_bytes) = (i64::MAX / 2, i64::MAX / 2);
+        (clat.restarts, clat.pid) = (i32::MAX, i32::MAX);
+        let many = Rates { tx_packets_per_second: 12_345_678.0, ..Rates::default() };
+        clat.rates = Some(Rates { tx_bytes_per_second: 1.2e10, ..many });
+        for line in text(&status, true, true).lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
 
     #[test]
@@ -268,7 +296,7 @@ mod tests {
         add_rates(&mut now, &before, Duration::from_secs(2));
         let rates = now.clats[0].rates.unwrap();
         assert_eq!((rates.tx_packets_per_second, rates.rx_bytes_per_second), (50.0, 2500.0));
-        assert!(text(&now, true).contains("50 pkt/s"));
+        assert!(text(&now, true, false).contains("50 packets/s"));
 
         let mut reborn = sample();
         reborn.clats[0].uptime_millis = 10;

@@ -8,8 +8,13 @@
 //! it.
 #![forbid(unsafe_code)]
 
+pub mod args;
+#[cfg(not(target_os = "android"))]
+pub mod auto;
 pub mod binder_adapter;
 pub mod client;
+#[cfg(not(target_os = "android"))]
+pub mod config;
 pub mod controller;
 pub mod dump;
 pub mod ebpf_mode;

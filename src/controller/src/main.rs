@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{anyhow, Context, Result};
-use clap::Parser;
+use clat_controller::args::Args;
+#[cfg(not(target_os = "android"))]
+use clat_controller::auto::{self, Auto, Inbox};
 use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::controller::Controller;
 use clat_controller::follow::Follower;
-use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, BPF_DIR, HAS_NETD};
+use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, HAS_NETD};
 use clat_controller::listeners::Listeners;
 use clat_controller::logging;
 use clat_controller::service::{ClatdService, CALLERS, SHELL};
@@ -28,54 +30,6 @@ const CLATD_PLACES: [&str; 4] =
 /// Where the lock of the network namespace is, whatever socket is used.
 const RUN_DIR: &str = if HAS_NETD { "/data/misc/clat" } else { "/run/clat" };
 
-/// Starts and stops 464XLAT (RFC 6877) on network interfaces, for clients that call by binder.
-#[derive(Parser)]
-#[command(version)]
-struct Args {
-    /// Listen on this Unix socket (mode 0660, in the group that the controller runs with) [default:
-    /// kernel binder where there is a service manager, else /run/clat/controller.sock]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// Register with the service manager of kernel binder
-    #[arg(long, conflicts_with = "socket")]
-    binder: bool,
-    /// The clatd to start [default: beside this program, else where it is usually installed]
-    #[arg(long, value_name = "PATH")]
-    clatd: Option<PathBuf>,
-    /// Work without netd: every interface has a network, and the IPv4 default route is set (the
-    /// default off Android)
-    #[arg(long, overrides_with = "no_standalone")]
-    standalone: bool,
-    /// Work with netd, which tells which interface belongs to which network (the default on
-    /// Android)
-    #[arg(long, overrides_with = "standalone")]
-    no_standalone: bool,
-    /// One more user who may call, besides root, system (1000) and network_stack (1073); has to be
-    /// in the socket's group
-    #[arg(long, value_name = "UID")]
-    allow_uid: Vec<u32>,
-    /// The API level that the device was first sold with, for the choice of the eBPF mode
-    #[arg(long, value_name = "N")]
-    first_api_level: Option<u32>,
-    /// A build.prop file to take ro.product.first_api_level and ro.build.version.sdk from
-    #[arg(long, value_name = "FILE")]
-    build_prop: Option<PathBuf>,
-    /// Where the programs and maps of the translation in the kernel are pinned
-    #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
-    bpf_dir: PathBuf,
-    /// Translate in the kernel what it can (the default off Android)
-    #[arg(long, overrides_with = "no_offload")]
-    offload: bool,
-    /// Do without translation in the kernel: clatd does it all (the default on Android, whose
-    /// policy lets no domain but its own use BPF)
-    #[arg(long, overrides_with = "offload")]
-    no_offload: bool,
-    /// Leave the CLATs running at the end, and go on at the start with those that were left so or
-    /// by a controller that was killed [default: both are removed]
-    #[arg(long)]
-    keep: bool,
-}
-
 fn main() {
     let result = try_main();
     if let Err(e) = &result {
@@ -88,8 +42,6 @@ fn main() {
 }
 
 fn try_main() -> Result<()> {
-    let args = Args::parse();
-
     // Blocked in every thread from the first on, and waited for below. clatd gets an empty mask.
     let mut signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     if !ignores_hangup() {
@@ -98,6 +50,23 @@ fn try_main() -> Result<()> {
     let blocked = signals.thread_block();
     logging::init();
     blocked.context("cannot block signals")?;
+    let args = Args::read()?;
+    #[cfg(not(target_os = "android"))]
+    if args.auto.check {
+        return Ok(());
+    }
+
+    // What takes privileges goes before anything that callers meet.
+    #[cfg(not(target_os = "android"))]
+    let (inbox, auto) = {
+        let inbox = Arc::new(Inbox::new()?);
+        let open = |settings| Auto::open(Arc::clone(&inbox), settings);
+        let auto = args.auto.settings().map(open).transpose();
+        (
+            Arc::clone(&inbox),
+            auto.context("cannot listen to routers (clat_controller runs as root)")?,
+        )
+    };
 
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
@@ -120,10 +89,18 @@ fn try_main() -> Result<()> {
     let listeners = Arc::new(Listeners::default());
     let observer = {
         let listeners = Arc::clone(&listeners);
-        Arc::new(move |event| listeners.tell(&event))
+        Arc::new(move |event| {
+            #[cfg(not(target_os = "android"))]
+            inbox.tell(&event);
+            listeners.tell(&event);
+        })
     };
     let controller = Arc::new(Controller::new(Arc::new(host), standalone, observer));
     controller.recover(args.keep);
+    if args.sweep {
+        controller.shut_down();
+        return Ok(());
+    }
     // Maps are there, and what a former life left has been seen to. Whoever calls meets threads that are made from here on.
     keep_capabilities(&needed(&clatd)?).context("cannot give up capabilities")?;
     let callers = [&CALLERS[..], &args.allow_uid[..]].concat();
@@ -134,14 +111,35 @@ fn try_main() -> Result<()> {
         callers.clone(),
         dumpers,
     );
+    #[cfg(not(target_os = "android"))]
+    let service = auto.iter().fold(service, |service, auto| service.showing(auto.uplinks()));
     let service = binder_adapter::new_binder(service);
     let server = binder_adapter::serve(&transport, SERVICE_NAME, &service, &callers)?;
     let follower = Follower::start(Arc::clone(&controller)).context("cannot follow the network")?;
+    #[cfg(not(target_os = "android"))]
+    let auto = auto
+        .map(|auto| auto.start(Arc::clone(&controller)))
+        .transpose()
+        .context("cannot watch over uplinks")?;
     log::info!("ready on {transport}");
+    #[cfg(not(target_os = "android"))]
+    if let Err(e) = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]) {
+        log::warn!("cannot tell systemd that it is ready: {e}");
+    }
 
-    let signal = signals.wait().context("cannot wait for signals")?;
+    let signal = loop {
+        let signal = signals.wait().context("cannot wait for signals")?;
+        #[cfg(not(target_os = "android"))]
+        if signal == Signal::SIGHUP {
+            reload(auto.as_ref());
+            continue;
+        }
+        break signal;
+    };
     log::info!("{signal}: {}", if args.keep { "leaving" } else { "stopping" });
     drop(follower);
+    #[cfg(not(target_os = "android"))]
+    drop(auto);
     // First the CLATs: a client that waits for a start or a stop still gets its answer.
     if args.keep {
         controller.detach();
@@ -151,6 +149,22 @@ fn try_main() -> Result<()> {
     listeners.detach();
     drop(server);
     Ok(())
+}
+
+/// Goes on with what the configuration says now; as before where that is wrong.
+#[cfg(not(target_os = "android"))]
+fn reload(auto: Option<&auto::Running>) {
+    match (Args::read(), auto) {
+        (Err(e), _) => log::error!("{e}; going on as before"),
+        (Ok(args), Some(auto)) => match args.auto.settings() {
+            Some(settings) => auto.set(settings),
+            None => log::warn!("SIGHUP: auto takes a restart to be turned off"),
+        },
+        (Ok(args), None) if args.auto.settings().is_some() => {
+            log::warn!("SIGHUP: auto takes a restart to be turned on");
+        }
+        (Ok(_), None) => {}
+    }
 }
 
 /// The capabilities that CLATs come and go by. What only the start needs is not among them: mounting, other users' files

@@ -15,7 +15,7 @@ use crate::controller::{Controller, Running};
 use crate::errors::Error;
 use crate::host::{Host, OffloadCounters};
 use crate::listeners::Listeners;
-use crate::status;
+use crate::status::{self, Uplinks};
 
 /// Who may call on every machine: root, system and network_stack (AOSP,
 /// android_filesystem_config.h).
@@ -30,6 +30,7 @@ pub struct ClatdService<H: Host> {
     listeners: Arc<Listeners>,
     callers: Vec<u32>,
     dumpers: Vec<u32>,
+    uplinks: Arc<Uplinks>,
 }
 
 impl<H: Host> ClatdService<H> {
@@ -42,7 +43,13 @@ impl<H: Host> ClatdService<H> {
         callers: Vec<u32>,
         dumpers: Vec<u32>,
     ) -> Self {
-        Self { controller, listeners, callers, dumpers }
+        Self { controller, listeners, callers, dumpers, uplinks: Arc::default() }
+    }
+
+    /// The same, showing these uplinks.
+    #[must_use]
+    pub fn showing(self, uplinks: Arc<Uplinks>) -> Self {
+        Self { uplinks, ..self }
     }
 
     /// The controller, for a caller who may.
@@ -80,6 +87,10 @@ impl<H: Host> ClatdService<H> {
 
     /// What `dumpsys` shows, given these arguments.
     fn dump_text(&self, controller: &Controller<H>, args: &[String]) -> String {
+        // What no version of the interface has yet.
+        if args.iter().any(|arg| arg == "--uplinks") {
+            return self.uplinks.json() + "\n";
+        }
         if args.iter().any(|arg| arg == "--json") {
             return status::Status::from(self.status(controller)).json() + "\n";
         }

@@ -4,8 +4,9 @@
 //! --json` print.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::binder_adapter::{ClatStatus, ControllerStatus, OffloadCounters};
 
@@ -18,6 +19,40 @@ pub struct Status {
     pub ebpf_mode: String,
     pub standalone: bool,
     pub clats: Vec<Clat>,
+    /// What is known of uplinks, where CLATs come and go by themselves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uplinks: Vec<Uplink>,
+}
+
+/// What is known of an uplink and its network.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // the names say it
+pub struct Uplink {
+    pub iface: String,
+    pub nat64_prefix: Option<String>,
+    /// Who has said so.
+    pub source: Option<String>,
+    /// Whether a CLAT is to run there, and why not.
+    pub verdict: String,
+}
+
+/// The uplinks as they are now, for whoever asks.
+#[derive(Debug, Default)]
+pub struct Uplinks(Mutex<Vec<Uplink>>);
+
+impl Uplinks {
+    /// Has them be these from now on.
+    pub fn set(&self, uplinks: Vec<Uplink>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = uplinks;
+    }
+
+    /// One line of JSON: an array.
+    #[must_use]
+    pub fn json(&self) -> String {
+        let uplinks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        serde_json::to_string(&*uplinks).unwrap_or_default()
+    }
 }
 
 impl Status {
@@ -109,6 +144,7 @@ impl From<ControllerStatus> for Status {
             ebpf_mode: status.ebpfMode,
             standalone: status.standalone,
             clats: status.clats.into_iter().map(Clat::from).collect(),
+            uplinks: Vec::new(),
         }
     }
 }

@@ -6,7 +6,8 @@ use std::net::Ipv6Addr;
 
 use clat_sys::classic_bpf::{
     jump, sock_filter, step, ADD_KEPT, JUMP_ALWAYS, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, JUMP_IF_MORE,
-    KEEP, LOAD_BYTE, LOAD_KEPT, LOAD_WORD, MULTIPLY, RETURN, RETURN_LOADED, SHIFT_RIGHT,
+    KEEP, KEEP_IPV4_LENGTH, LOAD_BYTE, LOAD_HALF_BEHIND, LOAD_KEPT, LOAD_WORD, MULTIPLY, RETURN,
+    RETURN_LOADED, SHIFT_RIGHT,
 };
 
 /// linux/filter.h: SKF_AD_OFF, at which the kernel shows what is not in the packet, and of that the
@@ -14,6 +15,9 @@ use clat_sys::classic_bpf::{
 const ANCILLARY: u32 = 0xffff_f000;
 const PROTOCOL: u32 = ANCILLARY;
 const PACKET_TYPE: u32 = ANCILLARY + 4;
+
+/// linux/filter.h: SKF_NET_OFF, at which the IP header is, wherever the packet begins.
+const NETWORK: u32 = 0xfff0_0000;
 
 const ETH_P_IPV6: u32 = 0x86dd;
 const PACKET_HOST: u32 = 0;
@@ -73,6 +77,24 @@ pub fn neighbours(target: Ipv6Addr) -> Vec<sock_filter> {
     require(&mut filter, LOAD_BYTE, 6, ICMPV6, ICMPV6);
     require(&mut filter, LOAD_BYTE, 40, 135, 136);
     require_address(&mut filter, 48, target);
+    accept(filter)
+}
+
+/// IPv6 packets that have passed no router (hop limit 255), for a raw socket.
+#[must_use]
+pub fn of_the_link() -> Vec<sock_filter> {
+    let mut filter = Vec::new();
+    require(&mut filter, LOAD_BYTE, NETWORK + 7, 255, 255);
+    accept(filter)
+}
+
+/// IPv4 packets of UDP to this port, for a socket that sees no link headers.
+#[must_use]
+pub fn udp4_to(port: u16) -> Vec<sock_filter> {
+    let mut filter = Vec::new();
+    require(&mut filter, LOAD_BYTE, 9, UDP, UDP);
+    filter.push(step(KEEP_IPV4_LENGTH, 0));
+    require(&mut filter, LOAD_HALF_BEHIND, 2, port.into(), port.into());
     accept(filter)
 }
 

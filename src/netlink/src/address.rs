@@ -26,6 +26,20 @@ pub fn add_address(index: u32, v4: Ipv4Addr) -> io::Result<()> {
     request(RouteNetlinkMessage::NewAddress(address), NLM_F_CREATE | NLM_F_REPLACE, |_| ())
 }
 
+/// The IPv4 addresses of the interface `index`.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn addresses4(index: u32) -> io::Result<Vec<Ipv4Addr>> {
+    const IFA_LOCAL: u16 = 2;
+    let mut found = Vec::new();
+    dump(AddressFamily::Inet, index, |attributes, _| {
+        let address = attribute(attributes, IFA_LOCAL).and_then(|local| local.first_chunk::<4>());
+        found.extend(address.copied().map(Ipv4Addr::from));
+    })?;
+    Ok(found)
+}
+
 /// An IPv6 address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address6 {
@@ -41,29 +55,35 @@ pub struct Address6 {
 /// # Errors
 /// Those of netlink(7).
 pub fn addresses6(index: u32) -> io::Result<Vec<Address6>> {
-    let mut addresses = AddressMessage::default();
-    addresses.header.family = AddressFamily::Inet6;
-    addresses.header.index = index;
-    let mut found = Vec::new();
-    request(RouteNetlinkMessage::GetAddress(addresses), NLM_F_DUMP, |message| {
-        found.extend(parse6(message, index));
-    })?;
-    Ok(found)
-}
-
-fn parse6(message: &[u8], index: u32) -> Option<Address6> {
-    // struct ifaddrmsg (linux/if_addr.h): family, prefix length, flags, scope, index.
-    const FLAGS: usize = 2;
-    const INDEX: usize = 4;
-    const HEADER_LEN: usize = 8;
     const IFA_ADDRESS: u16 = 1;
     const IFA_FLAGS: u16 = 8;
     /// IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE
     const NOT_PREFERRED: u32 = 0x08 | 0x20 | 0x40;
-    let attributes = message.get(HEADER_LEN..)?;
-    let address: [u8; 16] = attribute(attributes, IFA_ADDRESS)?.try_into().ok()?;
-    let flags = number(attributes, IFA_FLAGS).unwrap_or_else(|| message[FLAGS].into());
-    let is_preferred = flags & NOT_PREFERRED == 0;
-    (number_at(message, INDEX)? == index)
-        .then(|| Address6 { address: address.into(), is_preferred })
+    let mut found = Vec::new();
+    dump(AddressFamily::Inet6, index, |attributes, flags| {
+        let address =
+            attribute(attributes, IFA_ADDRESS).and_then(|value| value.first_chunk::<16>());
+        let flags = number(attributes, IFA_FLAGS).unwrap_or_else(|| flags.into());
+        found.extend(address.map(|address| Address6 {
+            address: Ipv6Addr::from(*address),
+            is_preferred: flags & NOT_PREFERRED == 0,
+        }));
+    })?;
+    Ok(found)
+}
+
+/// Gives the attributes of each address of an interface to `each`, and the flags of its header.
+fn dump(family: AddressFamily, index: u32, mut each: impl FnMut(&[u8], u8)) -> io::Result<()> {
+    // struct ifaddrmsg (linux/if_addr.h): family, prefix length, flags, scope, index.
+    const FLAGS: usize = 2;
+    const INDEX: usize = 4;
+    const HEADER_LEN: usize = 8;
+    let mut addresses = AddressMessage::default();
+    addresses.header.family = family;
+    addresses.header.index = index;
+    request(RouteNetlinkMessage::GetAddress(addresses), NLM_F_DUMP, |message| {
+        if number_at(message, INDEX) == Some(index) {
+            each(message.get(HEADER_LEN..).unwrap_or_default(), message[FLAGS]);
+        }
+    })
 }

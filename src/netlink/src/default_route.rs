@@ -12,7 +12,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use crate::request::{number, request};
+use crate::request::{attribute, number, number_at, request};
 
 /// A route of the main table for all of IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,54 @@ pub enum Existing {
     Replace,
     /// It stays beside this one.
     Keep,
+}
+
+/// linux/rtnetlink.h
+const RTA_OIF: u16 = 4;
+const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
+const RTA_MULTIPATH: u16 = 9;
+
+/// The addresses that IPv4 default routes by the interface `index` say to send from, whatever their
+/// table; the unspecified one for a route that says none.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn default_sources4(index: u32) -> io::Result<Vec<Ipv4Addr>> {
+    let mut sources = Vec::new();
+    each_default(&[RouteAttribute::Oif(index)], |attributes| {
+        // struct rtnexthop: length, flags, hops, index; attributes follow.
+        let mut hops = attribute(attributes, RTA_MULTIPATH).unwrap_or_default();
+        let mut is_by = number(attributes, RTA_OIF) == Some(index);
+        while let Some(length) = hops.first_chunk().map(|length| u16::from_ne_bytes(*length)) {
+            is_by |= number_at(hops, 4) == Some(index);
+            hops = hops.get(usize::from(length).max(8).next_multiple_of(4)..).unwrap_or_default();
+        }
+        let source =
+            attribute(attributes, RTA_PREFSRC).and_then(|source| source.first_chunk::<4>());
+        sources
+            .extend(is_by.then(|| source.copied().map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from)));
+    })?;
+    Ok(sources)
+}
+
+/// Gives the attributes of each IPv4 default route to `each`, if the kernel can of those alone that
+/// have the attributes of `filter`.
+fn each_default(filter: &[RouteAttribute], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    // struct rtmsg (linux/rtnetlink.h): family, destination's length, source's length, TOS, table,
+    // protocol, scope, type, …; attributes follow.
+    const DESTINATION: usize = 1;
+    const TYPE: usize = 7;
+    const HEADER_LEN: usize = 12;
+    let mut routes = RouteMessage::default();
+    routes.header.address_family = AddressFamily::Inet;
+    routes.attributes = filter.to_vec();
+    request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP, |route| {
+        let is_unicast = route.get(TYPE) == Some(&u8::from(RouteType::Unicast));
+        if route.get(DESTINATION) == Some(&0) && is_unicast {
+            each(route.get(HEADER_LEN..).unwrap_or_default());
+        }
+    })
 }
 
 impl DefaultRoute {
@@ -67,17 +115,9 @@ impl DefaultRoute {
     /// # Errors
     /// Those of netlink(7).
     pub fn is_set(&self) -> io::Result<bool> {
-        // struct rtmsg (linux/rtnetlink.h): family, destination's length, …; attributes follow.
-        const HEADER_LEN: usize = 12;
-        const RTA_OIF: u16 = 4;
-        const RTA_PRIORITY: u16 = 6;
-        let mut routes = RouteMessage::default();
-        routes.header.address_family = AddressFamily::Inet;
         let mut is_set = false;
-        request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP, |route| {
-            let attributes = route.get(HEADER_LEN..).unwrap_or_default();
-            is_set |= route.get(1) == Some(&0)
-                && number(attributes, RTA_OIF) == Some(self.oif)
+        each_default(&[], |attributes| {
+            is_set |= number(attributes, RTA_OIF) == Some(self.oif)
                 && number(attributes, RTA_PRIORITY).unwrap_or(0) == self.metric;
         })?;
         Ok(is_set)

@@ -13,9 +13,9 @@ mod next_hop;
 mod request;
 mod subscription;
 
-pub use address::{add_address, addresses6, Address6};
-pub use default_route::{DefaultRoute, Existing};
-pub use link::{delete_link, link, set_up, tun_queues, Link};
+pub use address::{add_address, addresses4, addresses6, Address6};
+pub use default_route::{default_sources4, DefaultRoute, Existing};
+pub use link::{delete_link, link, links, set_up, tun_queues, Link};
 pub use link_kind::LinkKind;
 pub use neighbour::{neighbour, Neighbour};
 pub use next_hop::{next_hop, NextHop, Target};

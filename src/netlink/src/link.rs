@@ -4,6 +4,7 @@
 
 use std::io;
 
+use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
@@ -19,7 +20,9 @@ const HEADER_LEN: usize = 16;
 /// linux/if_link.h
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
@@ -37,18 +40,32 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is up, as its administrator set it.
     pub is_up: bool,
+    /// Whether it is up, and has a carrier.
+    pub has_carrier: bool,
+    /// What kind of virtual device it is ("veth", "bridge"); empty for any other.
+    pub kind: String,
+    /// The index of the bridge or bond that it is a port of.
+    pub master: Option<u32>,
 }
 
 impl Link {
     fn parse(message: &[u8]) -> Option<Self> {
         let attributes = message.get(HEADER_LEN..)?;
-        let name = attribute(attributes, IFLA_IFNAME)?;
+        let text = |value: &[u8]| {
+            String::from_utf8_lossy(value.strip_suffix(b"\0").unwrap_or(value)).into_owned()
+        };
+        let flags = number_at(message, FLAGS)?;
+        let running = (LinkFlags::Up | LinkFlags::Running).bits();
+        let info = attribute(attributes, IFLA_LINKINFO).unwrap_or_default();
         Some(Self {
             index: number_at(message, INDEX)?,
-            name: String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(name)).into_owned(),
+            name: text(attribute(attributes, IFLA_IFNAME)?),
             hardware: u16::from_ne_bytes(message.get(TYPE)?.try_into().ok()?),
             mtu: number(attributes, IFLA_MTU)?,
-            is_up: number_at(message, FLAGS)? & LinkFlags::Up.bits() != 0,
+            is_up: flags & LinkFlags::Up.bits() != 0,
+            has_carrier: flags & running == running,
+            kind: attribute(info, IFLA_INFO_KIND).map(text).unwrap_or_default(),
+            master: number(attributes, IFLA_MASTER),
         })
     }
 }
@@ -59,6 +76,18 @@ impl Link {
 /// `ENODEV` where there is none; those of netlink(7).
 pub fn link(index: u32) -> io::Result<Link> {
     Connection::new()?.link(index)
+}
+
+/// All interfaces.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn links() -> io::Result<Vec<Link>> {
+    let mut links = Vec::new();
+    request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP, |link| {
+        links.extend(Link::parse(link));
+    })?;
+    Ok(links)
 }
 
 impl Connection {

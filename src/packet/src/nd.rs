@@ -49,6 +49,10 @@ pub enum Message<'p> {
     },
     /// What a router says (RFC 4861 §4.2).
     RouterAdvertisement {
+        /// [`crate::ra::MANAGED`], [`crate::ra::OTHER`], and what [`crate::ra::preference`] reads.
+        flags: u8,
+        /// For how many seconds it is a default router; 0 where it is none.
+        lifetime: u16,
         /// Its options.
         options: &'p [u8],
     },
@@ -92,7 +96,11 @@ impl<'p> Message<'p> {
         };
         Some(match kind {
             v6::ROUTER_SOLICITATION => Self::RouterSolicitation { options: read(8)? },
-            v6::ROUTER_ADVERTISEMENT => Self::RouterAdvertisement { options: read(16)? },
+            v6::ROUTER_ADVERTISEMENT => {
+                let options = read(16)?;
+                let lifetime = u16::from_be_bytes(*message.get(6..)?.first_chunk()?);
+                Self::RouterAdvertisement { flags: *message.get(5)?, lifetime, options }
+            }
             v6::NEIGHBOUR_SOLICITATION => {
                 Self::NeighbourSolicitation { target: target()?, options: read(HEADER)? }
             }

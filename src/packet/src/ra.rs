@@ -68,6 +68,27 @@ pub fn rdnss(server: Ipv6Addr, lifetime: u32) -> [u8; 24] {
     option
 }
 
+/// What the value of an RDNSS option says: its lifetime in seconds, and the servers; `None` where it
+/// is cut off.
+#[must_use]
+pub fn read_rdnss(value: &[u8]) -> Option<(u32, impl Iterator<Item = Ipv6Addr> + '_)> {
+    let lifetime = u32::from_be_bytes(*value.get(2..)?.first_chunk()?);
+    let servers = value.get(6..)?.chunks_exact(16);
+    let servers = servers.filter_map(|server| server.first_chunk().copied().map(Ipv6Addr::from));
+    Some((lifetime, servers))
+}
+
+/// How much a router wants to be the default one, by the flags of its advertisement: 1 is more
+/// than any other, -1 less (RFC 4191 §2.1; what is reserved is read as 0).
+#[must_use]
+pub fn preference(flags: u8) -> i8 {
+    match flags >> 3 & 3 {
+        1 => 1,
+        3 => -1,
+        _ => 0,
+    }
+}
+
 /// The lengths in bits that a PREF64 option can say, at their codes (RFC 8781 §4).
 const PREF64_BITS: [u8; 6] = [96, 64, 56, 48, 40, 32];
 
@@ -112,15 +133,25 @@ mod tests {
             &pref64(prefix, 48, 1801).unwrap(),
         ]
         .concat();
-        let Some(Message::RouterAdvertisement { options: rest }) = Message::read(&message, 255)
+        let Some(Message::RouterAdvertisement { flags: OTHER, lifetime: 1800, options: rest }) =
+            Message::read(&message, 255)
         else {
             panic!("{message:?}")
         };
+        let (_, servers) = options(rest).find(|(kind, _)| *kind == option::RDNSS).unwrap();
+        let (lifetime, servers) = read_rdnss(servers).unwrap();
+        assert_eq!((lifetime, servers.collect::<Vec<_>>()), (600, vec![prefix]));
         let kinds: Vec<_> = options(rest).map(|(kind, value)| (kind, value.len())).collect();
         assert_eq!(kinds, [(1, 6), (5, 6), (3, 30), (25, 22), (38, 14)]);
         let (_, value) = options(rest).last().unwrap();
         assert_eq!(read_pref64(value), Some((prefix, 48, 1800)));
         assert_eq!(pref64(prefix, 80, 1800), None);
+    }
+
+    #[test]
+    fn rfc_4191_2_1_preferences() {
+        let read = [0x00, 0x08, 0x10, 0x18, 0xe7, 0xff].map(preference);
+        assert_eq!(read, [0, 1, 0, -1, 0, -1]);
     }
 
     /// The figure of RFC 8781 §4: 13 bits of lifetime, 3 of the length's code.

@@ -11,6 +11,10 @@ use nix::errno::Errno;
 pub const LOAD_WORD: u16 = 0x20;
 /// Load an absolute byte.
 pub const LOAD_BYTE: u16 = 0x30;
+/// Load a half word, so many bytes behind what is kept.
+pub const LOAD_HALF_BEHIND: u16 = 0x48;
+/// Keep the length of the IPv4 header that begins at a byte.
+pub const KEEP_IPV4_LENGTH: u16 = 0xb1;
 /// Jump if what is loaded equals a constant.
 pub const JUMP_IF_EQUAL: u16 = 0x15;
 /// Jump if it is at least a constant.

@@ -3,6 +3,7 @@
 //! platd as its users have it: an ordinary user's `platd run`, with a host behind which there is
 //! IPv4 (and IPv6).
 
+mod by_itself;
 mod flows;
 mod guests;
 mod ways;

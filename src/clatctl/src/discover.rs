@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `clatctl discover`: which NAT64 prefix the network of an uplink has, who says so, and what
+//! follows. It asks the network itself and needs no controller.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clat_controller::auto::{discover, Pattern, Report};
+
+use crate::{Failure, FAILED};
+
+/// Arguments of `clatctl discover`.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Exit status: 0 when a prefix was found, else 1. Routers are heard by root alone; \
+                  resolvers can be asked by anybody."
+)]
+pub(crate) struct Args {
+    /// The interface; * and ? stand for others [default: all that are uplinks]
+    iface: Option<Pattern>,
+    /// Seconds to wait for an answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    wait: u16,
+    /// Print JSON, one object for each uplink
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `clatctl discover`.
+pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let patience = Duration::from_secs(args.wait.into());
+    let reports = discover(args.iface.as_ref(), patience).map_err(|e| Failure {
+        code: FAILED,
+        message: format!("cannot look at the interfaces: {e}"),
+    })?;
+    if reports.is_empty() {
+        let message = match &args.iface {
+            Some(_) => "there is no such interface, or it can be no uplink; see ip link".to_owned(),
+            None => "no interface is an uplink; name one: clatctl discover IFACE".to_owned(),
+        };
+        return Err(Failure { code: FAILED, message });
+    }
+    for report in &reports {
+        if args.json {
+            writeln!(out, "{}", json(report))?;
+        } else {
+            text(report, out)?;
+        }
+    }
+    out.flush()?;
+    let found = reports.iter().any(|report| report.found.is_some());
+    Ok(ExitCode::from(if found { 0 } else { FAILED }))
+}
+
+fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    let Report { iface, host, found, verdict, hears_routers } = report;
+    let row = |out: &mut dyn Write, name: &str, value: &str| writeln!(out, "  {name:13}{value}");
+    writeln!(out, "{iface}: {verdict}")?;
+    match found {
+        Some(found) => {
+            row(out, "NAT64 prefix", &found.prefix.to_string())?;
+            row(out, "from", &found.source.to_string())?;
+        }
+        None => row(out, "NAT64 prefix", "none")?,
+    }
+    let yes_or_no = |is: bool, yes: &'static str| if is { yes } else { "no" };
+    row(out, "IPv6", yes_or_no(host.has_ipv6, "a global address and a default route"))?;
+    row(out, "native IPv4", yes_or_no(host.has_ipv4, "an address and a default route"))?;
+    row(out, "DHCPv4", yes_or_no(host.has_dhcpv4, "a client is at work"))?;
+    let resolvers: Vec<_> = host.resolvers.iter().map(|one| one.ip().to_string()).collect();
+    for (at, resolver) in resolvers.iter().enumerate() {
+        row(out, if at == 0 { "resolvers" } else { "" }, resolver)?;
+    }
+    if !hears_routers {
+        row(out, "routers", "not heard; that takes root")?;
+    }
+    Ok(())
+}
+
+fn json(report: &Report) -> serde_json::Value {
+    let Report { iface, host, found, verdict, hears_routers } = report;
+    serde_json::json!({
+        "iface": iface.as_str(),
+        "nat64Prefix": found.map(|found| found.prefix.to_string()),
+        "source": found.map(|found| found.source.to_string()),
+        "verdict": verdict.to_string(),
+        "hasIpv6": host.has_ipv6,
+        "hasIpv4": host.has_ipv4,
+        "hasDhcpv4": host.has_dhcpv4,
+        "resolvers": host.resolvers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "hearsRouters": hears_routers,
+    })
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The command line of `clat_controller`, and its configuration file.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::host::linux::BPF_DIR;
+
+#[cfg(not(target_os = "android"))]
+use {
+    crate::auto::AutoArgs,
+    crate::config::{self, merge},
+    clap::CommandFactory,
+};
+
+/// The configuration file that is read where it is and no other was named.
+#[cfg(not(target_os = "android"))]
+const CONFIG: &str = "/etc/clat/clat.toml";
+
+/// Starts and stops 464XLAT (RFC 6877) on network interfaces, for clients that call by binder.
+#[derive(Debug, Parser)]
+#[command(name = "clat_controller", version)]
+#[allow(clippy::struct_excessive_bools)] // each is an option of its own
+pub struct Args {
+    /// Listen on this Unix socket (mode 0660, in the group that the controller runs with) [default:
+    /// kernel binder where there is a service manager, else /run/clat/controller.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Register with the service manager of kernel binder
+    #[arg(long, conflicts_with = "socket")]
+    pub binder: bool,
+    /// The clatd to start [default: beside this program, else where it is usually installed]
+    #[arg(long, value_name = "PATH")]
+    pub clatd: Option<PathBuf>,
+    /// Work without netd: every interface has a network, and the IPv4 default route is set (the
+    /// default off Android)
+    #[arg(long, overrides_with = "no_standalone")]
+    pub standalone: bool,
+    /// Work with netd, which tells which interface belongs to which network (the default on
+    /// Android)
+    #[arg(long, overrides_with = "standalone")]
+    pub no_standalone: bool,
+    /// One more user who may call, besides root, system (1000) and network_stack (1073); has to be
+    /// in the socket's group
+    #[arg(long, value_name = "UID")]
+    pub allow_uid: Vec<u32>,
+    /// The API level that the device was first sold with, for the choice of the eBPF mode
+    #[arg(long, value_name = "N")]
+    pub first_api_level: Option<u32>,
+    /// A build.prop file to take ro.product.first_api_level and ro.build.version.sdk from
+    #[arg(long, value_name = "FILE")]
+    pub build_prop: Option<PathBuf>,
+    /// Where the programs and maps of the translation in the kernel are pinned
+    #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
+    pub bpf_dir: PathBuf,
+    /// Translate in the kernel what it can (the default off Android)
+    #[arg(long, overrides_with = "no_offload")]
+    pub offload: bool,
+    /// Do without translation in the kernel: clatd does it all (the default on Android, whose
+    /// policy lets no domain but its own use BPF)
+    #[arg(long, overrides_with = "offload")]
+    pub no_offload: bool,
+    /// Leave the CLATs running at the end, and go on at the start with those that were left so or
+    /// by a controller that was killed [default: both are removed]
+    #[arg(long)]
+    pub keep: bool,
+    /// End what a controller has left running that was killed or was to keep it, and do nothing else
+    #[arg(long, conflicts_with = "keep")]
+    pub sweep: bool,
+    /// What comes and goes by itself.
+    #[cfg(not(target_os = "android"))]
+    #[command(flatten)]
+    pub auto: AutoArgs,
+}
+
+impl Args {
+    /// Reads the command line of this process, and the configuration file. What is wrong with the
+    /// former ends the process, as clap does it.
+    ///
+    /// # Errors
+    /// What is wrong with the file, and where.
+    #[cfg(not(target_os = "android"))]
+    pub fn read() -> Result<Self, config::Error> {
+        let line: Vec<_> = std::env::args_os().collect();
+        let named = Self::parse_from(&line).auto.config;
+        let file = named.or_else(|| Some(CONFIG.into()).filter(|file: &PathBuf| file.exists()));
+        let Some(file) = file else { return Ok(Self::parse_from(line)) };
+        let merged = merge(&Self::command(), line, &file)?;
+        Self::try_parse_from(merged).map_err(|e| config::Error::options(&file, &e))
+    }
+
+    /// Reads the command line of this process. What is wrong with it ends the process, as clap does
+    /// it.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(target_os = "android")]
+    pub fn read() -> anyhow::Result<Self> {
+        Ok(Self::parse())
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Which interfaces are uplinks, and what the host has on them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use clat_discover::Host;
+use clat_host::address::{is_usable_source, FIRST_V4, POOL_LEN};
+use clat_host::IfaceName;
+use clat_netlink::{addresses4, addresses6, default_sources4, next_hop, Link, LinkKind, Target};
+
+use super::resolvers::{is_link_local, resolvers};
+use super::settings::Settings;
+
+/// Kinds of virtual device (IFLA_INFO_KIND) that stand for a way out of the machine. Tunnels, VPNs,
+/// and what containers hang on do not.
+const KINDS: [&str; 8] = ["", "bond", "dsa", "macvlan", "rmnet", "team", "vlan", "wwan"];
+
+/// Those of these interfaces that are uplinks: by what they are, unless the settings name them.
+pub(super) fn uplinks(links: &[Link], settings: &Settings) -> BTreeMap<u32, IfaceName> {
+    let is_port = |link: &Link, bridge: u32| link.master == Some(bridge) && is_physical(link);
+    let is_uplink = |link: &Link| {
+        // What is of a bond or bridge is not one of its own.
+        link.master.is_none()
+            && (is_physical(link)
+                || link.kind == "bridge" && links.iter().any(|port| is_port(port, link.index)))
+    };
+    let wanted = links.iter().filter(|link| {
+        let can_be = LinkKind::from_hardware(link.hardware).is_some();
+        can_be && settings.names(&link.name).unwrap_or_else(|| is_uplink(link))
+    });
+    wanted.filter_map(|link| Some((link.index, IfaceName::parse(&link.name).ok()?))).collect()
+}
+
+/// Whether an interface is a way out of the machine, and not one that is for a guest alone.
+fn is_physical(link: &Link) -> bool {
+    let is_virtual_function =
+        || Path::new("/sys/class/net").join(&link.name).join("device/physfn").exists();
+    LinkKind::from_hardware(link.hardware).is_some()
+        && KINDS.contains(&link.kind.as_str())
+        && !is_virtual_function()
+}
+
+/// What the host has on this interface. `ours` is the inode of the packet socket that we have there
+/// ourselves.
+pub(super) fn host(link: &Link, ours: Option<u64>) -> io::Result<Host> {
+    let addresses = addresses6(link.index)?;
+    let preferred = || addresses.iter().filter(|a| a.is_preferred).map(|a| a.address);
+    let default = |source| {
+        let all = Target { oif: link.index, source, prefix: Ipv6Addr::UNSPECIFIED, prefix_len: 0 };
+        Ok::<_, io::Error>(next_hop(&all)?.is_some())
+    };
+    let has_ipv6 = match preferred().find(|address| is_usable_source(*address)) {
+        Some(source) => link.has_carrier && default(source)?,
+        None => false,
+    };
+    let packet_sockets = fs::read_to_string("/proc/thread-self/net/packet").unwrap_or_default();
+    Ok(Host {
+        has_link: link.has_carrier,
+        has_link_local: preferred().any(is_link_local),
+        has_ipv6,
+        has_ipv4: link.has_carrier
+            && addresses4(link.index)?.into_iter().any(is_native)
+            && default_sources4(link.index)?.into_iter().any(is_native_or_none),
+        has_dhcpv4: has_dhcpv4(&packet_sockets, link.index, ours),
+        resolvers: resolvers(Path::new("/"), link.index, &link.name),
+    })
+}
+
+/// Whether an address is of a network that has IPv4: not link-local (RFC 3927), nor a CLAT's.
+fn is_native(address: Ipv4Addr) -> bool {
+    !(address.is_link_local() || address.is_loopback() || is_of_clat(address))
+}
+
+fn is_native_or_none(source: Ipv4Addr) -> bool {
+    source.is_unspecified() || is_native(source)
+}
+
+fn is_of_clat(address: Ipv4Addr) -> bool {
+    let network = |address: Ipv4Addr| address.to_bits() >> (32 - POOL_LEN);
+    network(address) == network(FIRST_V4)
+}
+
+/// Whether somebody listens for IPv4 on an interface as DHCP clients do before they have an
+/// address, by the table that /proc/net/packet is.
+fn has_dhcpv4(table: &str, index: u32, ours: Option<u64>) -> bool {
+    table.lines().skip(1).any(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let [_, _, _, protocol, iface, _, _, _, inode, ..] = columns[..] else { return false };
+        // ETH_P_ALL, ETH_P_IP
+        ["0003", "0800"].contains(&protocol)
+            && iface == index.to_string()
+            && inode.parse().ok() != ours
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, kind: &str, hardware: u16, master: Option<u32>) -> Link {
+        let (name, kind) = (name.to_owned(), kind.to_owned());
+        Link { index, name, hardware, mtu: 1500, is_up: true, has_carrier: true, kind, master }
+    }
+
+    #[test]
+    fn which_interfaces_are_uplinks() {
+        let links = [
+            link(1, "lo", "", 772, None),
+            link(2, "eth0", "", 1, None),
+            link(3, "veth12", "veth", 1, None),
+            link(4, "docker0", "bridge", 1, None),
+            link(5, "wg0", "wireguard", 0xfffe, None),
+            link(6, "tun0", "tun", 0xfffe, None),
+            link(7, "rmnet_data0", "rmnet", 519, None),
+            link(8, "eth1", "", 1, Some(9)),
+            link(9, "br0", "bridge", 1, None),
+            link(10, "veth13", "veth", 1, Some(4)),
+            link(11, "eth0.7", "vlan", 1, None),
+            link(12, "v4-eth0", "tun", 0xfffe, None),
+            link(13, "sit0", "sit", 776, None),
+        ];
+        let of = |settings: &Settings| uplinks(&links, settings).into_keys().collect::<Vec<_>>();
+        assert_eq!(of(&Settings::default()), [2, 7, 9, 11]);
+        let named = Settings::named(&["veth1*", "sit0"], &["eth0", "br*"]);
+        assert_eq!(of(&named), [3, 7, 10, 11]);
+    }
+
+    #[test]
+    fn native_ipv4() {
+        for (text, native) in [
+            ("192.0.2.1", true),
+            ("10.0.0.1", true),
+            ("169.254.7.7", false),
+            ("192.0.0.4", false),
+            ("192.0.0.8", true),
+            ("127.0.0.1", false),
+        ] {
+            assert_eq!(text.parse().map(is_native), Ok(native), "{text}");
+        }
+    }
+
+    #[test]
+    fn dhcp_clients() {
+        let table = "sk               RefCnt Type Proto  Iface R Rmem   User   Inode
+ffff8a5f0a0b5800 3      3    0800   3     1 0      0      41234
+ffff8a5f0a0b5000 3      3    86dd   2     1 0      0      41235
+ffff8a5f0a0b6000 3      3    0003   4     1 0      0      41236
+";
+        assert!(has_dhcpv4(table, 3, None) && has_dhcpv4(table, 4, Some(41234)));
+        assert!(!has_dhcpv4(table, 3, Some(41234)), "ours");
+        assert!(!has_dhcpv4(table, 2, None) && !has_dhcpv4("", 3, None));
+    }
+}

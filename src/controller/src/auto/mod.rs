@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! CLATs that come and go by themselves: on each uplink one runs while its network has IPv6 and a
+//! NAT64, and no IPv4 of its own.
+//!
+//! What is known and what follows from it is [`clat_discover::Uplink`]'s; here are the sockets, the
+//! kernel's view of the network, and the calls to [`Controller`].
+
+mod args;
+mod discover;
+mod facts;
+mod network;
+mod resolvers;
+mod settings;
+mod sockets;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use clat_discover::Verdict;
+use clat_host::IfaceName;
+use clat_xlat::Prefix;
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::controller::Controller;
+use crate::errors::{Error, Step};
+use crate::host::Host;
+use crate::model::{Event, StopReason};
+use crate::status::{self, Uplinks};
+use network::{Network, Watched};
+use sockets::Routers;
+
+pub use args::AutoArgs;
+pub use discover::{discover, Report};
+pub use settings::{Pattern, Settings};
+
+/// What others tell.
+#[derive(Debug)]
+enum Notice {
+    /// What became of a CLAT.
+    Stopped(IfaceName, StopReason),
+    /// A job on the uplink of this index is done.
+    Done(u32, Result<Option<Prefix>, Error>),
+    /// Other settings.
+    Settings(Settings),
+    /// The end.
+    End,
+}
+
+/// Takes what others tell, and never has them wait.
+#[derive(Debug)]
+pub struct Inbox {
+    notices: Mutex<Vec<Notice>>,
+    wake: EventFd,
+}
+
+impl Inbox {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// Those of eventfd(2).
+    pub fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self { notices: Mutex::default(), wake: EventFd::from_flags(flags)? })
+    }
+
+    /// Tells what became of a CLAT.
+    pub fn tell(&self, event: &Event) {
+        if let Event::Stopped { iface, reason } = event {
+            self.put(Notice::Stopped(iface.clone(), *reason));
+        }
+    }
+
+    fn put(&self, notice: Notice) {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
+        // A counter that is not full takes this.
+        let _ = self.wake.write(1);
+    }
+
+    fn take(&self) -> Vec<Notice> {
+        let _ = self.wake.read();
+        std::mem::take(&mut self.notices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// All that takes privileges, before it begins.
+#[derive(Debug)]
+pub struct Auto {
+    inbox: Arc<Inbox>,
+    network: Network,
+    uplinks: Arc<Uplinks>,
+}
+
+impl Auto {
+    /// Opens it, in the network namespace of this thread.
+    ///
+    /// # Errors
+    /// Those of socket(2): EPERM without CAP_NET_RAW.
+    pub fn open(inbox: Arc<Inbox>, settings: Settings) -> io::Result<Self> {
+        let network = Network::new(settings, Some(Routers::open()?))?;
+        Ok(Self { inbox, network, uplinks: Arc::default() })
+    }
+
+    /// The uplinks as they will be known.
+    #[must_use]
+    pub fn uplinks(&self) -> Arc<Uplinks> {
+        Arc::clone(&self.uplinks)
+    }
+
+    /// Begins. CLATs that run already are seen as begun by it.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    pub fn start<H: Host>(self, controller: Arc<Controller<H>>) -> io::Result<Running> {
+        let Self { inbox, network, uplinks } = self;
+        let (clats, known) = (BTreeMap::new(), Arc::clone(&inbox));
+        let work = Work { inbox: known, network, uplinks, controller, clats };
+        let thread = thread::Builder::new().name("auto".to_owned()).spawn(move || work.run())?;
+        Ok(Running { inbox, thread: Some(thread) })
+    }
+}
+
+/// A thread that sleeps until something changes. It ends when dropped, and leaves CLATs as they
+/// are.
+#[derive(Debug)]
+pub struct Running {
+    inbox: Arc<Inbox>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Goes on with other settings.
+    pub fn set(&self, settings: Settings) {
+        self.inbox.put(Notice::Settings(settings));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.inbox.put(Notice::End);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What is known of the CLAT of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// There is none.
+    Idle,
+    /// It runs, with this prefix.
+    Runs(Prefix),
+    /// It is being stopped, and started with this prefix.
+    Busy(Option<Prefix>),
+    /// Somebody else has started one, or stopped ours: it is theirs to go on with, until something
+    /// else is wanted than one with this prefix.
+    Theirs(Option<Prefix>),
+}
+
+struct Work<H: Host> {
+    inbox: Arc<Inbox>,
+    network: Network,
+    uplinks: Arc<Uplinks>,
+    controller: Arc<Controller<H>>,
+    /// By the index of the uplink; and what was said of it last, to say it once.
+    clats: BTreeMap<u32, (State, Option<Verdict>)>,
+}
+
+impl<H: Host> Work<H> {
+    fn run(mut self) {
+        loop {
+            let woken = self.network.wait(self.inbox.wake.as_fd(), None);
+            let now = Instant::now();
+            if woken {
+                for notice in self.inbox.take() {
+                    if matches!(notice, Notice::End) {
+                        return;
+                    }
+                    self.handle(notice, now);
+                }
+            }
+            for (index, name, is_there) in self.network.step(now) {
+                log::info!("{name}: is no uplink any more");
+                let clat = self.clats.remove(&index);
+                // One that is gone takes its CLAT along.
+                if is_there && matches!(clat, Some((State::Runs(_) | State::Busy(_), _))) {
+                    self.job(index, name, None, true);
+                }
+            }
+            self.act(now);
+            self.show(now);
+        }
+    }
+
+    /// Tells who asks.
+    fn show(&self, now: Instant) {
+        let show = |watched: &Watched| {
+            let found = watched.uplink.found(None, now);
+            status::Uplink {
+                iface: watched.name.to_string(),
+                nat64_prefix: found.map(|found| found.prefix.to_string()),
+                source: found.map(|found| found.source.to_string()),
+                verdict: watched.uplink.verdict(now).to_string(),
+            }
+        };
+        self.uplinks.set(self.network.uplinks.values().map(show).collect());
+    }
+
+    fn handle(&mut self, notice: Notice, now: Instant) {
+        match notice {
+            Notice::Stopped(name, reason) => {
+                let mut all = self.network.uplinks.iter_mut();
+                let Some((index, watched)) = all.find(|(_, watched)| watched.name == name) else {
+                    return;
+                };
+                let Some((state, _)) = self.clats.get_mut(index) else { return };
+                match (*state, reason) {
+                    (State::Runs(prefix), StopReason::Requested) => {
+                        *state = State::Theirs(Some(prefix));
+                    }
+                    (State::Theirs(_), _) => *state = State::Idle,
+                    (State::Runs(_), _) => {
+                        *state = State::Idle;
+                        watched.uplink.handle_failed(now);
+                    }
+                    (State::Idle | State::Busy(_), _) => {}
+                }
+            }
+            Notice::Done(index, outcome) => {
+                let Some((state, _)) = self.clats.get_mut(&index) else { return };
+                let Some(watched) = self.network.uplinks.get_mut(&index) else { return };
+                *state = match (outcome, *state) {
+                    (Ok(Some(prefix)), _) => {
+                        watched.uplink.handle_started();
+                        State::Runs(prefix)
+                    }
+                    (Ok(None), _) => State::Idle,
+                    (Err(e), State::Busy(wanted)) if e.errno == Errno::EBUSY => {
+                        State::Theirs(wanted)
+                    }
+                    (Err(e), _) => {
+                        log::error!("{e}; trying again");
+                        watched.uplink.handle_failed(now);
+                        State::Idle
+                    }
+                };
+            }
+            Notice::Settings(settings) => self.network.set(settings, now),
+            Notice::End => {}
+        }
+    }
+
+    /// Brings each CLAT to what is wanted.
+    fn act(&mut self, now: Instant) {
+        let mut jobs = Vec::new();
+        for (index, watched) in &mut self.network.uplinks {
+            let (state, said) = self.clats.entry(*index).or_insert_with(|| {
+                let running = self.controller.running();
+                let running = running.iter().find(|running| running.clat.index == *index);
+                let prefix = running.map(|running| running.clat.prefix);
+                prefix.inspect(|prefix| watched.uplink.remember(*prefix, now));
+                (prefix.map_or(State::Idle, State::Runs), None)
+            });
+            let verdict = watched.uplink.verdict(now);
+            if said.replace(verdict) != Some(verdict) {
+                log::info!("{}: {verdict}", watched.name);
+            }
+            let wanted = match verdict {
+                Verdict::Run(found) => Some(found.prefix),
+                _ => None,
+            };
+            let runs = match *state {
+                State::Runs(prefix) => Some(prefix),
+                State::Idle => None,
+                State::Theirs(unwanted) if wanted != unwanted => {
+                    *state = State::Idle;
+                    None
+                }
+                State::Theirs(_) | State::Busy(_) => continue,
+            };
+            if runs != wanted {
+                *state = State::Busy(wanted);
+                jobs.push((*index, watched.name.clone(), wanted, runs.is_some()));
+            }
+        }
+        for (index, name, wanted, runs) in jobs {
+            self.job(index, name, wanted, runs);
+        }
+    }
+
+    /// Stops the CLAT of an uplink where one `runs`, and starts the one that is `wanted`, without
+    /// anything else waiting for that.
+    fn job(&self, index: u32, name: IfaceName, wanted: Option<Prefix>, runs: bool) {
+        let (controller, inbox) = (Arc::clone(&self.controller), Arc::clone(&self.inbox));
+        let failing = name.clone();
+        let work = move || {
+            if runs {
+                // Another may have stopped it.
+                let _ = controller.stop(name.as_str());
+            }
+            let start = |prefix: Prefix| {
+                controller.start(name.as_str(), &prefix.to_string()).map(|_| prefix)
+            };
+            inbox.put(Notice::Done(index, wanted.map(start).transpose()));
+        };
+        if let Err(e) = thread::Builder::new().name("auto-job".to_owned()).spawn(work) {
+            let failed = Error::io(&e, &failing, Step::Start);
+            self.inbox.put(Notice::Done(index, Err(failed)));
+        }
+    }
+}

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! CLATs that come and go by themselves, on the real kernel: a router whose advertisements are made
+//! by hand, and a DNS server.
+
+use std::io::ErrorKind;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use clat_packet::ra;
+use clat_tests::{
+    can_run, Controller, Lab, Mode, Netns, Offloads, PREFIX, PREFIX2, SERVER4, SERVER6,
+};
+use clat_xlat::Prefix;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{
+    sendto, setsockopt, socket, sockopt, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType,
+    SockaddrIn6,
+};
+
+const NEEDS: &[&str] = &["ip", "ethtool", "ping", "ip6tables", "dnsmasq"];
+
+/// Far more than it takes; how long that is gets printed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the server echoes.
+const PORT: u16 = 7007;
+
+/// The router's address on the phone's first link, where its DNS server is.
+const ROUTER: &str = "2001:db8:1::1";
+
+/// A router that advertises what it is told to, on one link.
+struct Router {
+    socket: OwnedFd,
+    to: SockaddrIn6,
+}
+
+impl Router {
+    fn new(ns: &Netns, iface: &str) -> Result<Self> {
+        ns.enter(|| {
+            let index = if_nametoindex(iface)?;
+            let fd = socket(
+                AddressFamily::Inet6,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::IcmpV6,
+            )?;
+            setsockopt(&fd, sockopt::Ipv6MulticastHops, &255)?;
+            let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+            let to = SockaddrIn6::from(SocketAddrV6::new(all, 0, 0, index));
+            Ok(Self { socket: fd, to })
+        })
+    }
+
+    /// Advertises these prefixes with their lifetimes in seconds, and perhaps a DNS server.
+    fn advertise(&self, prefixes: &[(&str, u16)], dns: Option<&str>) -> Result<()> {
+        // Addresses and routes of the lab are set by hand.
+        let mut message = ra::header(64, 0, 0).to_vec();
+        for (text, lifetime) in prefixes {
+            let prefix: Prefix = text.parse().ok().context("a prefix")?;
+            let option = ra::pref64(prefix.addr(), prefix.bits(), *lifetime).context("a length")?;
+            message.extend(option);
+        }
+        if let Some(server) = dns {
+            message.extend(ra::rdnss(server.parse()?, 1800));
+        }
+        sendto(self.socket.as_raw_fd(), &message, &self.to, MsgFlags::empty())?;
+        Ok(())
+    }
+}
+
+/// The server on the internet: says again what it is told, until it is dropped.
+struct Echo {
+    end: Arc<AtomicBool>,
+}
+
+impl Echo {
+    fn new(lab: &Lab) -> Result<Self> {
+        let socket = Lab::udp(&lab.internet, SocketAddr::new(SERVER6.into(), PORT))?;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let end = Arc::new(AtomicBool::new(false));
+        let ending = Arc::clone(&end);
+        thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while !ending.load(Ordering::Relaxed) {
+                if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+                    let _ = socket.send_to(&buffer[..len], from);
+                }
+            }
+        });
+        Ok(Self { end })
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Sends datagrams until one comes back; how long that took.
+fn first_packet(lab: &Lab) -> Result<Duration> {
+    let begun = Instant::now();
+    lab.phone.enter(|| {
+        let server = SocketAddrV4::new(SERVER4, PORT);
+        let mut buffer = [0; 64];
+        while begun.elapsed() < PATIENCE {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(Duration::from_millis(2)))?;
+            if socket.connect(server).is_ok() && socket.send(b"here").is_ok() {
+                match socket.recv(&mut buffer) {
+                    Ok(_) => return Ok(begun.elapsed()),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => thread::sleep(Duration::from_millis(1)),
+                }
+            } else {
+                thread::sleep(Duration::from_micros(500));
+            }
+        }
+        anyhow::bail!("no IPv4 within {PATIENCE:?}")
+    })
+}
+
+/// Waits until IPv4 leads nowhere; how long that took.
+fn no_route(lab: &Lab) -> Result<Duration> {
+    let begun = Instant::now();
+    lab.phone.enter(|| {
+        while begun.elapsed() < PATIENCE {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            if socket.connect(SocketAddrV4::new(SERVER4, PORT)).is_err() {
+                return Ok(begun.elapsed());
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+        anyhow::bail!("IPv4 is still there after {PATIENCE:?}")
+    })
+}
+
+/// Tries until it is so, and prints how long that took.
+fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let begun = Instant::now();
+    while !is_so()? {
+        ensure!(begun.elapsed() < PATIENCE, "{what}: not in {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    eprintln!("{what}: after {:?}", begun.elapsed());
+    Ok(())
+}
+
+fn prefix(controller: &Controller<'_>, iface: &str) -> Option<String> {
+    Some(controller.status(iface).ok()?["nat64Prefix"].as_str()?.to_owned())
+}
+
+/// A lab with a router at its link, and a controller that goes by itself.
+fn run(
+    mode: Mode,
+    more: &[&str],
+    test: impl Fn(&Lab, &Router, &Controller<'_>) -> Result<()>,
+) -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    let lab = Lab::new(Offloads::Default)?;
+    let _echo = Echo::new(&lab)?;
+    let router = Router::new(&lab.router, "ph0")?;
+    let options = [&["--auto", "--uplink", "up?"], more].concat();
+    let controller = Controller::new(&lab, mode, &options)?;
+    test(&lab, &router, &controller)
+}
+
+#[test]
+fn a_prefix_appears_changes_and_goes() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run(mode, &[], |lab, router, controller| {
+            ensure!(prefix(controller, "up0").is_none(), "nothing was advertised");
+            router.advertise(&[(PREFIX, 1800)], None)?;
+            eprintln!("{mode:?}: advertisement to first packet: {:?}", first_packet(lab)?);
+            eventually("status", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX)))?;
+            // Said again, nothing changes.
+            let pids = controller.clatds();
+            router.advertise(&[(PREFIX, 1800)], None)?;
+            thread::sleep(Duration::from_millis(300));
+            ensure!(controller.clatds() == pids, "another clatd");
+
+            router.advertise(&[(PREFIX, 0), (PREFIX2, 1800)], None)?;
+            eventually("another prefix", || {
+                Ok(prefix(controller, "up0").as_deref() == Some(PREFIX2))
+            })?;
+            router.advertise(&[(PREFIX2, 0), (PREFIX, 1800)], None)?;
+            eventually("the first again", || {
+                Ok(prefix(controller, "up0").as_deref() == Some(PREFIX))
+            })?;
+            first_packet(lab)?;
+
+            router.advertise(&[(PREFIX, 0)], None)?;
+            eprintln!("{mode:?}: withdrawal to no route: {:?}", no_route(lab)?);
+            eventually("no CLAT", || Ok(prefix(controller, "up0").is_none()))?;
+            eventually("no device", || Ok(!lab.phone.run("ip -o link")?.contains("v4-up0")))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_prefix_expires() -> Result<()> {
+    run(Mode::Daemon, &[], |lab, router, _| {
+        let begun = Instant::now();
+        router.advertise(&[(PREFIX, 8)], None)?;
+        first_packet(lab)?;
+        no_route(lab)?;
+        let lived = begun.elapsed();
+        ensure!(lived >= Duration::from_secs(8), "gone after {lived:?}");
+        eprintln!("8 s of lifetime: {lived:?}");
+        Ok(())
+    })
+}
+
+/// What a DNS64 would say, from the router.
+fn dns(lab: &Lab, prefix: &str) -> Result<clat_tests::Daemon> {
+    let prefix: Prefix = prefix.parse().ok().context("a prefix")?;
+    let of =
+        |last| format!("--host-record=ipv4only.arpa,{}", prefix.embed([192, 0, 0, last].into()));
+    let options = format!("--listen-address={ROUTER} {} {}", of(170), of(171));
+    lab.router.dnsmasq(&options, &lab.dir().join("dns.log"))
+}
+
+#[test]
+fn dns64_where_no_router_says_it() -> Result<()> {
+    run(Mode::Daemon, &[], |lab, router, controller| {
+        let _dns = dns(lab, PREFIX)?;
+        router.advertise(&[], Some(ROUTER))?;
+        eprintln!("DNS server to first packet: {:?}", first_packet(lab)?);
+        eventually("status", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX)))?;
+        // Both: what a router says goes first.
+        router.advertise(&[(PREFIX2, 1800)], Some(ROUTER))?;
+        eventually("the router's", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX2)))?;
+        router.advertise(&[(PREFIX2, 0)], Some(ROUTER))?;
+        eventually("DNS again", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX)))?;
+        first_packet(lab).map(drop)
+    })
+}
+
+#[test]
+fn a_network_whose_dns_lies() -> Result<()> {
+    run(Mode::Daemon, &[], |lab, router, controller| {
+        let options = format!("--listen-address={ROUTER} --address=/#/2001:db8::bad");
+        let mut dns = lab.router.dnsmasq(&options, &lab.dir().join("dns.log"))?;
+        router.advertise(&[], Some(ROUTER))?;
+        let log = || controller.daemon.log().contains("this network has no NAT64");
+        eventually("it is told so", || Ok(log()))?;
+        ensure!(prefix(controller, "up0").is_none());
+        dns.stop(nix::sys::signal::Signal::SIGTERM).map(drop)
+    })
+}
+
+#[test]
+fn native_ipv4_comes_and_goes() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run(mode, &[], |lab, router, controller| {
+            router.advertise(&[(PREFIX, 1800)], None)?;
+            first_packet(lab)?;
+            // Half there is not there.
+            for half in ["169.254.1.2/16", "192.0.2.130/25"] {
+                lab.phone.run(&format!("ip addr add {half} dev up0"))?;
+            }
+            thread::sleep(Duration::from_millis(300));
+            ensure!(prefix(controller, "up0").is_some(), "given up for half of it");
+            // The router answers for the server itself.
+            lab.router.run("ip addr add 192.0.2.129/25 dev ph0")?;
+            lab.router.run("ip addr add 192.0.2.1/32 dev lo")?;
+            let native = Lab::udp(&lab.router, SocketAddr::new(SERVER4.into(), PORT))?;
+            let answering = thread::spawn(move || {
+                let mut buffer = [0; 64];
+                let (len, from) = native.recv_from(&mut buffer)?;
+                native.send_to(&buffer[..len], from)
+            });
+            lab.phone.run("ip route add default via 192.0.2.129 dev up0")?;
+            let swapped = first_packet(lab)?;
+            eprintln!("{mode:?}: native route to first packet by it: {swapped:?}");
+            ensure!(answering.join().is_ok_and(|sent| sent.is_ok()), "it went another way");
+            eventually("no CLAT", || Ok(prefix(controller, "up0").is_none()))?;
+            lab.phone.run("ip route del default via 192.0.2.129")?;
+            eprintln!("{mode:?}: native route gone to first packet: {:?}", first_packet(lab)?);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn two_uplinks_each_with_its_own() -> Result<()> {
+    run(Mode::Daemon, &[], |lab, router, controller| {
+        lab.second_uplink()?;
+        let second = Router::new(&lab.router, "ph1")?;
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        second.advertise(&[(PREFIX2, 1800)], None)?;
+        let both = || {
+            let of = |iface| prefix(controller, iface);
+            (of("up0").as_deref() == Some(PREFIX)) && (of("up1").as_deref() == Some(PREFIX2))
+        };
+        eventually("both", || Ok(both()))?;
+        router.advertise(&[(PREFIX, 0)], None)?;
+        eventually("one", || {
+            Ok(prefix(controller, "up0").is_none() && prefix(controller, "up1").is_some())
+        })?;
+        let ping = format!("ping -n -c 1 -W 1 {SERVER4}");
+        eventually("IPv4 by the second", || Ok(lab.phone.run(&ping).is_ok()))
+    })
+}
+
+/// To a network without NAT64, and back.
+#[test]
+fn roaming() -> Result<()> {
+    run(Mode::Daemon, &[], |lab, router, controller| {
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        first_packet(lab)?;
+        // A bounce alone changes nothing, as long as the router is there. It loses its address.
+        let bounce = || -> Result<()> {
+            lab.router.run("ip link set ph0 down")?;
+            no_route(lab)?;
+            lab.router.run("ip link set ph0 up")?;
+            lab.router.run(&format!("ip -6 addr add {ROUTER}/64 dev ph0 nodad")).map(drop)
+        };
+        bounce()?;
+        let back = first_packet(lab)?;
+        eprintln!("carrier back to first packet: {back:?}");
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        // Another network: nobody there says it.
+        bounce()?;
+        eventually("no CLAT", || Ok(prefix(controller, "up0").is_none()))?;
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        eprintln!("back to first packet: {:?}", first_packet(lab)?);
+        Ok(())
+    })
+}
+
+/// What somebody asks for by hand is theirs.
+#[test]
+fn what_is_asked_for_by_hand() -> Result<()> {
+    run(Mode::Daemon, &[], |lab, router, controller| {
+        controller.start("up0", PREFIX)?;
+        router.advertise(&[(PREFIX2, 1800)], None)?;
+        thread::sleep(Duration::from_millis(300));
+        ensure!(prefix(controller, "up0").as_deref() == Some(PREFIX), "it was taken away");
+        controller.ctl(&["stop", "up0"])?;
+        eventually("ours", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX2)))?;
+        // Ours is stopped, and stays so until the network changes.
+        controller.ctl(&["stop", "up0"])?;
+        thread::sleep(Duration::from_millis(300));
+        ensure!(prefix(controller, "up0").is_none(), "it came back");
+        router.advertise(&[(PREFIX2, 0)], None)?;
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        first_packet(lab).map(drop)
+    })
+}
+
+/// An upgrade: the next controller goes on with what runs, and with what the network says then.
+#[test]
+fn another_life() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    let lab = Lab::new(Offloads::Default)?;
+    let _echo = Echo::new(&lab)?;
+    let router = Router::new(&lab.router, "ph0")?;
+    let options = ["--auto", "--uplink", "up0", "--keep"];
+    let mut first = Controller::new(&lab, Mode::Daemon, &options)?;
+    router.advertise(&[(PREFIX, 1800)], None)?;
+    first_packet(&lab)?;
+    let clatds = first.clatds();
+    first.daemon.stop(nix::sys::signal::Signal::SIGTERM)?;
+    let second = Controller::new(&lab, Mode::Daemon, &options)?;
+    ensure!(second.clatds() == clatds && first_packet(&lab)? < PATIENCE);
+    router.advertise(&[(PREFIX, 1800)], None)?;
+    thread::sleep(Duration::from_secs(12));
+    ensure!(second.clatds() == clatds, "it was made anew");
+    router.advertise(&[(PREFIX, 0)], None)?;
+    no_route(&lab).map(drop)
+}
+
+#[test]
+fn the_configuration() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    let lab = Lab::new(Offloads::Default)?;
+    let _echo = Echo::new(&lab)?;
+    let file = lab.dir().join("clat.toml");
+    let config = file.display().to_string();
+    let write = |prefix: &str| {
+        std::fs::write(&file, format!("auto = true\nuplink = \"up0\"\nprefix = \"up*={prefix}\"\n"))
+    };
+    write("64:ff9b::/95")?;
+    let program = clat_tests::program("clat_controller")?.display().to_string();
+    let check = || lab.phone.output(&[&program, "--config", &config, "--check"]);
+    let wrong = check()?;
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    ensure!(!wrong.status.success() && said.contains("clat.toml:3:10: "), "{said}");
+    write(PREFIX2)?;
+    ensure!(check()?.status.success());
+    let controller = Controller::new(&lab, Mode::Daemon, &["--config", &config])?;
+    eventually("configured", || Ok(prefix(&controller, "up0").as_deref() == Some(PREFIX2)))?;
+    write(PREFIX)?;
+    lab.phone.run(&format!("kill -HUP {}", controller.daemon.pid()))?;
+    eventually("reloaded", || Ok(prefix(&controller, "up0").as_deref() == Some(PREFIX)))?;
+    first_packet(&lab)?;
+    // What is wrong changes nothing.
+    write("nonsense")?;
+    lab.phone.run(&format!("kill -HUP {}", controller.daemon.pid()))?;
+    eventually("said", || Ok(controller.daemon.log().contains("going on as before")))?;
+    first_packet(&lab).map(drop)
+}
