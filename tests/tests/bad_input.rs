@@ -18,10 +18,21 @@ fn said(output: &Output) -> String {
 
 /// A failure with one line on stderr that has `words` in it, and no other side effect.
 fn refused(lab: &Lab, controller: &Controller<'_>, args: &[&str], words: &str) -> Result<()> {
+    refused_with(1, lab, controller, args, words)
+}
+
+/// The same, with this exit code.
+fn refused_with(
+    code: i32,
+    lab: &Lab,
+    controller: &Controller<'_>,
+    args: &[&str],
+    words: &str,
+) -> Result<()> {
     let links = lab.phone.run("ip -br link")?;
     let output = controller.try_ctl(args)?;
     let stderr = said(&output);
-    ensure!(output.status.code() == Some(1), "{args:?}: {}: {stderr}", output.status);
+    ensure!(output.status.code() == Some(code), "{args:?}: {}: {stderr}", output.status);
     ensure!(stderr.trim_end().lines().count() == 1, "{args:?}: not one line: {stderr}");
     ensure!(stderr.contains(words), "{args:?}: no {words:?} in {stderr}");
     ensure!(lab.phone.run("ip -br link")? == links, "{args:?}: an interface came or went");
@@ -55,23 +66,24 @@ fn names_and_prefixes() -> Result<()> {
     // An option to every program that it might be handed to.
     refused(&lab, &controller, &["start", "--prefix", PREFIX, "--", "-j"], "EINVAL")?;
 
+    // What is no NAT64 prefix is wrong usage, whatever the controller would say.
     for (prefix, words) in [
-        ("", "EINVAL"),
-        ("64:ff9b::", "EINVAL"),
-        ("64:ff9b::/", "EINVAL"),
-        ("64:ff9b::/96x", "EINVAL"),
-        ("64:ff9b::/+96", "EINVAL"),
-        ("64:ff9b::/ 96", "EINVAL"),
-        ("64:ff9b:::/96", "EINVAL"),
-        ("64:ff9b::/64", "EINVAL"),
-        ("64:ff9b::/128", "EINVAL"),
-        ("64:ff9b::/129", "EINVAL"),
-        ("64:ff9b::1/96", "EINVAL"),
-        ("64:ff9b::/96\n-A", "EINVAL"),
-        ("192.0.2.0/24", "EAFNOSUPPORT"),
+        ("", "not an IPv6 prefix"),
+        ("64:ff9b::", "not an IPv6 prefix"),
+        ("64:ff9b::/", "not an IPv6 prefix"),
+        ("64:ff9b::/96x", "not an IPv6 prefix"),
+        ("64:ff9b::/+96", "not an IPv6 prefix"),
+        ("64:ff9b::/ 96", "not an IPv6 prefix"),
+        ("64:ff9b:::/96", "not an IPv6 prefix"),
+        ("64:ff9b::/128", "length"),
+        ("64:ff9b::/129", "length"),
+        ("64:ff9b::1/96", "bits are set"),
+        ("64:ff9b::/96\n-A", "not an IPv6 prefix"),
+        ("192.0.2.0/24", "an IPv4 prefix"),
     ] {
-        refused(&lab, &controller, &["start", "up0", "--prefix", prefix], words)?;
+        refused_with(2, &lab, &controller, &["start", "up0", "--prefix", prefix], words)?;
     }
+    refused(&lab, &controller, &["start", "up0", "--prefix", "64:ff9b::/64"], "EINVAL")?;
     refused(&lab, &controller, &["stop", "up0"], "ENODEV")?;
     refused(&lab, &controller, &["stop", "nosuch0"], "ENODEV")?;
     // After all that, the right thing still works.
@@ -141,6 +153,13 @@ fn no_controller() -> Result<()> {
     let output = lab.phone.output(&[&clatctl, "--socket", "/nonexistent/socket", "status"])?;
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     ensure!(said(&output).trim_end().lines().count() == 1, "{}", said(&output));
+    for (args, words) in [
+        (&["--binder", "status"][..], "leave --binder out"),
+        (&["--socket", "/etc/passwd", "status"], "/etc/passwd is no socket"),
+    ] {
+        let output = lab.phone.output(&[&[clatctl.as_str()], args].concat())?;
+        ensure!(output.status.code() == Some(3) && said(&output).contains(words), "{output:?}");
+    }
     Ok(())
 }
 

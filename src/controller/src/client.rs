@@ -3,6 +3,7 @@
 //! The other side: how a program reaches a running controller.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -37,6 +38,19 @@ pub fn connect(
 }
 
 fn connect_by(transport: &Transport, callbacks: bool) -> io::Result<Strong<dyn IClatdController>> {
+    if let Transport::Rpc(socket) = transport {
+        // What is no socket refuses a connection, as one does that nobody listens on any more.
+        if std::fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) {
+            let cause = format!("{} is no socket; give that of clat_controller", socket.display());
+            return Err(HostError::because(Errno::ENOTSOCK, cause));
+        }
+    }
+    if matches!(transport, Transport::Binder) && !has_service_manager() {
+        return Err(HostError::because(
+            Errno::ENODEV,
+            "no service manager of kernel binder answers here; leave --binder out",
+        ));
+    }
     let failed = |e: io::Error| match (e.kind(), transport) {
         (io::ErrorKind::NotFound, Transport::Binder) => HostError::because(
             Errno::ENOENT,

@@ -7,7 +7,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{bail, ensure, Context};
 use clap::{Args, Parser, Subcommand};
 use clat_xlat::Prefix;
 use nix::unistd::{Gid, Uid, User};
@@ -20,7 +19,7 @@ use crate::settings::{DualStack, Settings, LEAST_MTU};
 /// An IPv6-only carrier network in one unprivileged process: router advertisements, DNS64 and NAT64
 /// for a virtual machine, a namespace or a test.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(name = "platd", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// What else to do.
     #[command(subcommand)]
@@ -90,8 +89,8 @@ pub enum Command {
 #[allow(clippy::struct_excessive_bools)] // each is an option of its own
 pub struct Net {
     /// The /64 to advertise
-    #[arg(long, value_name = "PREFIX/64")]
-    pub prefix: Option<String>,
+    #[arg(long, value_name = "PREFIX/64", value_parser = parse_prefix)]
+    pub prefix: Option<Ipv6Addr>,
     /// The NAT64 prefix, of 32, 40, 48, 56, 64 or 96 bits
     #[arg(long, default_value = "64:ff9b::/96")]
     pub prefix64: Prefix,
@@ -114,7 +113,7 @@ pub struct Net {
     #[arg(long, value_name = "IP")]
     pub map_host: Vec<IpAddr>,
     /// The share of packets that is lost in each direction, in percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
     pub loss: f64,
     /// How long packets are under way in each direction, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
@@ -158,6 +157,11 @@ fn resolver(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "not an address; write it like 192.0.2.53 or [2001:db8::53]:5353".to_owned())
 }
 
+fn percent(text: &str) -> Result<f64, &'static str> {
+    let share = text.parse().ok().filter(|share| (0.0..=100.0).contains(share));
+    share.ok_or("not a share; write a number from 0 to 100")
+}
+
 fn user(text: &str) -> Result<(Uid, Gid), String> {
     let found = match text.parse() {
         Ok(number) => User::from_uid(Uid::from_raw(number)),
@@ -169,23 +173,12 @@ fn user(text: &str) -> Result<(Uid, Gid), String> {
 
 impl Net {
     /// The settings that these options make.
-    ///
-    /// # Errors
-    /// What is wrong with them.
-    pub fn settings(&self) -> anyhow::Result<Settings> {
+    #[must_use]
+    pub fn settings(&self) -> Settings {
         let defaults = Settings::default();
-        let prefix = match &self.prefix {
-            Some(text) => parse_prefix(text)?,
-            None => defaults.prefix,
-        };
-        ensure!(
-            (0.0..=100.0).contains(&self.loss),
-            "--loss {} is no share: 0 to 100 percent",
-            self.loss
-        );
         let resolvers = if self.dns.is_empty() { host_resolvers() } else { self.dns.clone() };
-        Ok(Settings {
-            prefix,
+        Settings {
+            prefix: self.prefix.unwrap_or(defaults.prefix),
             prefix64: self.prefix64,
             mtu: self.mtu,
             pref64: !self.no_pref64,
@@ -194,7 +187,7 @@ impl Net {
             dual_stack: self.dual_stack.then(DualStack::default),
             map_host: self.map_host.clone(),
             ..defaults
-        })
+        }
     }
 
     /// The impairment.
@@ -204,15 +197,17 @@ impl Net {
     }
 }
 
-fn parse_prefix(text: &str) -> anyhow::Result<Ipv6Addr> {
+fn parse_prefix(text: &str) -> Result<Ipv6Addr, &'static str> {
     let (address, len) = text.split_once('/').unwrap_or((text, "64"));
-    let address: Ipv6Addr = address
-        .parse()
-        .with_context(|| format!("--prefix {text:?}: write it like 2001:db8:464::/64"))?;
-    ensure!(len == "64", "--prefix {text}: a guest configures itself from a /64, no other length");
-    ensure!(address.to_bits() << 64 == 0, "--prefix {text}: bits are set behind the 64th");
+    let address: Ipv6Addr = address.parse().map_err(|_| "write it like 2001:db8:464::/64")?;
+    if len != "64" {
+        return Err("a guest configures itself from a /64, no other length");
+    }
+    if address.to_bits() << 64 != 0 {
+        return Err("bits are set behind the 64th");
+    }
     if address.is_multicast() || address.is_unicast_link_local() || address.is_unspecified() {
-        bail!("--prefix {text} is no prefix of unicast addresses");
+        return Err("it is no prefix of unicast addresses");
     }
     Ok(address)
 }

@@ -38,7 +38,7 @@ const SPARE: u64 = 256;
 /// # Errors
 /// What could not be made ready, or ended it.
 pub fn serve(args: &LinkArgs, net: &Net) -> anyhow::Result<ExitCode> {
-    let settings = net.settings()?;
+    let settings = net.settings();
     let socket: Option<(Box<dyn Link>, &Path)> = match args {
         LinkArgs { socket: Some(path), .. } => Some((Box::new(Stream::listen(path)?), path)),
         LinkArgs { frames: Some(path), .. } => Some((Box::new(Datagrams::bind(path)?), path)),
@@ -68,7 +68,7 @@ pub fn serve(args: &LinkArgs, net: &Net) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// What could not be made ready, or ended it.
 pub fn run_command(net: &Net, command: &[String], pid_ns: bool) -> anyhow::Result<ExitCode> {
-    let settings = net.settings()?;
+    let settings = net.settings();
     let devices = Devices::make(net, &settings, None, !net.no_clat, (command, pid_ns))?;
     let command = RunningCommand { helper: devices.helper, _control: devices.control };
     run(net, settings, Box::new(Tap::new(devices.tap)), devices.clat, Some(command))
