@@ -11,6 +11,9 @@ use clat_packet::{field_at, ipv4, ipv6};
 
 use crate::{Config, Reason};
 
+/// [`ipv6::MIN_MTU`] as an ICMPv6 message has it.
+const MIN_MTU: u32 = 1280;
+
 /// Which family a message belongs to, where that makes a difference to its shape.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -68,8 +71,7 @@ impl Shape {
     /// Returns where the message ends, and sets the length in `head`.
     ///
     /// The first 128 bytes of the quote come before the extensions, and those before the rest of
-    /// the quote; extensions that do not fit are left out whole, since their checksum covers all of
-    /// them.
+    /// the quote. Extensions that do not fit are truncated ([`truncate`]).
     pub(crate) fn arrange(
         &self,
         buf: &mut [u8],
@@ -83,9 +85,8 @@ impl Shape {
         let quoted = header + payload.len();
         let extensible = self.extensible.contains(&head.kind);
 
-        let kept = if extensible && extensions.len() >= EXTENSION_HEADER && extensions.len() <= room
-        {
-            extensions
+        let kept = if extensible && extensions.len() >= EXTENSION_HEADER {
+            truncate(buf, extensions, room)
         } else {
             payload.end..payload.end
         };
@@ -128,6 +129,43 @@ const MIN_QUOTE: usize = 128;
 /// Version, reserved bits, checksum (RFC 4884 §7).
 const EXTENSION_HEADER: usize = 4;
 const EXTENSION_VERSION: u8 = 2;
+
+/// Length and class of an object (RFC 4884 §8).
+const OBJECT_HEADER: usize = 4;
+
+/// Shortens the extension structure at `range` to `room` bytes at most, as RFC 7915 §4.2 asks. What
+/// is kept are whole objects, and the checksum is that of these: half an object says nothing, and
+/// with the old checksum a receiver would throw away all of them. Of a structure that does not
+/// parse nothing is kept.
+fn truncate(buf: &mut [u8], range: Range<usize>, room: usize) -> Range<usize> {
+    if range.len() <= room {
+        return range;
+    }
+    let start = range.start;
+    let mut end = start + EXTENSION_HEADER;
+    if buf[start] >> 4 == EXTENSION_VERSION {
+        while let [high, low, ..] = buf[end..range.end] {
+            let len = usize::from(u16::from_be_bytes([high, low]));
+            let is_object = len >= OBJECT_HEADER && len % 4 == 0 && len <= range.end - end;
+            if !is_object || end + len > start + room {
+                break;
+            }
+            end += len;
+        }
+    }
+    if end == start + EXTENSION_HEADER {
+        return range.end..range.end;
+    }
+    let cut = Sum::of(&buf[end..range.end]);
+    if let Some(field) = field_at(buf, start + CHECKSUM).filter(|field| **field != [0, 0]) {
+        // A computed zero would say that there is none (RFC 4884 §7).
+        *field = match adjust(*field, cut, Sum::default()) {
+            [0, 0] => [0xff, 0xff],
+            field => field,
+        };
+    }
+    start..end
+}
 
 /// Whether these bytes are extensions: of the version, and with a right checksum (RFC 4884 §7).
 fn is_extension_structure(bytes: &[u8]) -> bool {
@@ -230,7 +268,7 @@ pub(crate) fn error_to_v6(head: Head, quoted_len: usize, config: &Config) -> Res
                 0 => plateau_below(quoted_len),
                 mtu => mtu.into(),
             };
-            let mtu = (mtu + 20).min(config.mtu6).min(config.mtu4.saturating_add(20)).max(1280);
+            let mtu = (mtu + 20).min(config.mtu6).min(config.mtu4.saturating_add(20)).max(MIN_MTU);
             Ok(Head::new(v6::PACKET_TOO_BIG, 0, mtu))
         }
         (v4::UNREACHABLE, 0 | 1 | 5..=8 | 11 | 12) => {
@@ -256,8 +294,9 @@ pub(crate) fn error_to_v6(head: Head, quoted_len: usize, config: &Config) -> Res
     }
 }
 
-/// The ICMPv4 error for an ICMPv6 one (RFC 7915 §5.2).
-pub(crate) fn error_to_v4(head: Head, config: &Config) -> Result<Head, Reason> {
+/// The ICMPv4 error for an ICMPv6 one (RFC 7915 §5.2). `is_fragment` says whether the packet that
+/// it quotes has a Fragment Header.
+pub(crate) fn error_to_v4(head: Head, is_fragment: bool, config: &Config) -> Result<Head, Reason> {
     let Head { kind, code, rest } = head;
     let value = u32::from_be_bytes(rest);
     match (kind, code) {
@@ -266,12 +305,17 @@ pub(crate) fn error_to_v4(head: Head, config: &Config) -> Result<Head, Reason> {
         (v6::UNREACHABLE, v6::PORT_UNREACHABLE) => {
             Ok(Head::new(v4::UNREACHABLE, v4::PORT_UNREACHABLE, 0))
         }
+        // The CLAT answers for the node that sent the packet, and no node may believe this (RFC
+        // 8201 §4). It says nothing true: every IPv6 link carries 1280 bytes (RFC 8200 §5), and a
+        // translator further on never asks for less (RFC 7915 §4.2). Believed, it would have
+        // anybody who can forge it make a host send packets of 68 bytes.
+        (v6::PACKET_TOO_BIG, _) if value < MIN_MTU => Err(Reason::MtuBelowMinimum),
         (v6::PACKET_TOO_BIG, _) => {
-            let mtu = value
-                .saturating_sub(20)
-                .min(config.mtu4)
-                .min(config.mtu6.saturating_sub(20))
-                .clamp(68, 0xffff);
+            // What a fragment gets back for its headers is 28 bytes. Told 20 less, its sender could
+            // send the next one 8 bytes too big, again and again.
+            let difference = if is_fragment { 28 } else { 20 };
+            let mtu = (value.min(config.mtu6).saturating_sub(difference)).min(config.mtu4);
+            let mtu = mtu.clamp(68, 0xffff);
             Ok(Head::new(v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED, mtu))
         }
         (v6::TIME_EXCEEDED, _) => Ok(Head::new(v4::TIME_EXCEEDED, code, 0)),

@@ -205,8 +205,8 @@ fn error(
 ) -> Result<Output, Stop> {
     let body = message.start + HEADER..message.end;
     let (quote, extensions) = Shape::V6.split(buf, head, body);
-    let mut new_head = icmp::error_to_v4(head, &t.config)?;
     let inner = ipv6::parse_quoted(&buf[quote.clone()]).map_err(|_| Reason::QuotedPacket)?.ip;
+    let mut new_head = icmp::error_to_v4(head, inner.fragment.is_some(), &t.config)?;
     if inner.len < inner.header_len || protocol::is_extension(inner.protocol) {
         return Err(Reason::QuotedPacket.into());
     }

@@ -85,6 +85,8 @@ causes! {
         IcmpType "icmp-type" "ICMP type or code without a counterpart" "RFC 7915 §4.2, §5.2",
         IcmpPointer "icmp-pointer" "parameter problem at a field without a counterpart"
             "RFC 7915 §4.2, §5.2",
+        MtuBelowMinimum "mtu-below-minimum" "Packet Too Big with an MTU below IPv6's least"
+            "RFC 8201 §4",
         NestedError "nested-error" "ICMP error about an ICMP error" "RFC 7915 §4.3, §5.3",
         QuotedPacket "quoted-packet" "ICMP error whose quoted packet does not parse"
             "RFC 7915 §4.3, §5.3",

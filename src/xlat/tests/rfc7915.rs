@@ -534,6 +534,71 @@ fn s4_2_extensions_make_room_or_go() {
     assert_eq!((seen.payload[4], seen.payload.len()), (16, 8 + 128 + 40));
 }
 
+/// An RFC 4884 extension structure with objects of these lengths, headers included.
+fn objects(lengths: &[usize]) -> Vec<u8> {
+    let mut out = vec![0x20, 0, 0, 0];
+    for (number, len) in (0..).zip(lengths) {
+        out.extend((*len as u16).to_be_bytes());
+        out.extend([1, number]);
+        out.extend(data(len - 4));
+    }
+    let check = !sum(&[&out]);
+    out[2..4].copy_from_slice(&check.to_be_bytes());
+    out
+}
+
+/// Those objects stay that fit as a whole, with a checksum that is right for them; a wrong one stays
+/// wrong, and none stays none.
+#[test]
+fn s4_2_extensions_that_are_too_long_are_truncated() {
+    let send = |extensions: &[u8]| {
+        let mut body = V4::inward().build(&udp(100));
+        body.extend(extensions);
+        let message = icmp(3, 3, [0, 32, 0, 0], &body);
+        let out = to6(&V4 { protocol: ICMP, ..V4::default() }.build(&message)).one();
+        let seen = check(&out);
+        assert!(out.len() <= 1280);
+        (seen.payload[4], seen.payload[8..].to_vec())
+    };
+    let quoted = V6::default().build(&udp(100));
+    // 1,104 bytes are left behind 128 bytes of quote.
+    for (lengths, kept) in [
+        (&[1100, 8][..], 1),
+        (&[8, 1092, 4], 2),
+        (&[8, 1096, 4], 1),
+        (&[200, 200, 200, 200, 200, 200], 5),
+        (&[4, 4, 4, 1100], 3),
+    ] {
+        let (units, body) = send(&objects(lengths));
+        let (quote, rest) = body.split_at(usize::from(units) * 8);
+        assert_eq!(rest, objects(&lengths[..kept]), "{lengths:?}");
+        assert_eq!(quote[..128], quoted[..128]);
+    }
+    let mut wrong = objects(&[1000, 200]);
+    wrong[2] ^= 1;
+    let mut none = objects(&[1000, 200]);
+    none[2..4].fill(0);
+    for (extensions, checksum) in [(wrong, None), (none, Some([0, 0]))] {
+        let before = sum(&[&extensions]);
+        let (units, body) = send(&extensions);
+        let rest = &body[usize::from(units) * 8..];
+        assert_eq!(rest.len(), 4 + 1000);
+        match checksum {
+            Some(checksum) => assert_eq!(rest[2..4], checksum),
+            None => assert_eq!(sum(&[rest]), before),
+        }
+    }
+    // What is no object, or of another version, goes as a whole.
+    for (at, value) in [(4, 0), (5, 3), (0, 0x10)] {
+        let mut extensions = objects(&[8, 1200]);
+        extensions[at] = value;
+        if at == 4 {
+            extensions[5] = 0;
+        }
+        assert_eq!(send(&extensions), (0, quoted.clone()), "{at} {value}");
+    }
+}
+
 // §4.5 transport
 
 #[test]
@@ -818,7 +883,8 @@ fn s5_2_error_types_and_codes() {
         (2, 0, word(1280), Ok((3, 4, word(1260)))),
         (2, 0, word(1500), Ok((3, 4, word(1480)))),
         (2, 0, word(9000), Ok((3, 4, word(1480)))),
-        (2, 0, word(0), Ok((3, 4, word(68)))),
+        (2, 0, word(0), Err(Reason::MtuBelowMinimum)),
+        (2, 0, word(1279), Err(Reason::MtuBelowMinimum)),
         (2, 0, word(u32::MAX), Ok((3, 4, word(1480)))),
         (3, 0, [0; 4], Ok((11, 0, [0; 4]))),
         (3, 1, [0; 4], Ok((11, 1, [0; 4]))),
@@ -844,6 +910,53 @@ fn s5_2_error_types_and_codes() {
             (other, _) => panic!("{kind}/{code}: {other:?}"),
         }
     }
+}
+
+fn packet_too_big(mtu: u32, quoted: &[u8], config: Config) -> Out {
+    let message = icmp(2, 0, mtu.to_be_bytes(), quoted);
+    let packet = V6 { protocol: ICMPV6, ..V6::default() }.build(&message);
+    run(&mut Translator::new(config, clat(), 1), &packet)
+}
+
+/// The packet in error loses its Fragment Header on the way back.
+#[test]
+fn s5_2_packet_too_big_about_a_fragment() {
+    let whole = V6::outward().build(&udp(1400));
+    let extensions = vec![V6::fragment(0, true, 7)];
+    let fragment = V6 { extensions, ..V6::outward() }.raw(&data(1400));
+    let mtu_of = |mtu, quoted: &[u8], config| {
+        let seen = check(&packet_too_big(mtu, quoted, config).one());
+        assert_eq!(seen.payload[..2], [3, 4]);
+        be16(&seen.payload, 6)
+    };
+    for (mtu, of_whole, of_fragment) in
+        [(1280, 1260, 1252), (1400, 1380, 1372), (9000, 1480, 1472), (u32::MAX, 1480, 1472)]
+    {
+        assert_eq!(mtu_of(mtu, &whole, config()), of_whole, "{mtu}");
+        assert_eq!(mtu_of(mtu, &fragment, config()), of_fragment, "{mtu}");
+    }
+    let narrow = Config { mtu4: 1300, ..config() };
+    assert_eq!(mtu_of(1400, &fragment, narrow), 1300);
+
+    // What the sender makes of it comes through.
+    let config = Config { mtu6: 1400, ..config() };
+    let mut t = Translator::new(config, clat(), 1);
+    let mtu = usize::from(mtu_of(1400, &fragment, config));
+    let packet = |len| V4 { df: true, mf: true, ..V4::default() }.raw(&data(len / 8 * 8));
+    assert!(run(&mut t, &packet(mtu - 20)).one().len() <= 1400);
+    assert_eq!(run(&mut t, &packet(mtu - 20 + 8)).reply().0, Reason::TooBigForIpv6);
+}
+
+/// RFC 8201 §4: a node that gets such must discard it, and the CLAT is that node. RFC 7915 §4.2 has
+/// no translator send one.
+#[test]
+fn s5_2_packet_too_big_below_1280_is_discarded() {
+    let quoted = V6::outward().build(&udp(1400));
+    for mtu in [0, 68, 576, 1279] {
+        let out = packet_too_big(mtu, &quoted, config());
+        assert_eq!(out, Out::Drop(Reason::MtuBelowMinimum), "{mtu}");
+    }
+    packet_too_big(1280, &quoted, config()).one();
 }
 
 #[test]
@@ -998,6 +1111,21 @@ fn s5_2_extensions_are_kept_and_padded_anew() {
         } else {
             assert_eq!(seen.payload[8..], quoted[..quoted.len().min(548)]);
         }
+    }
+}
+
+#[test]
+fn s5_2_extensions_that_are_too_long_are_truncated() {
+    let quoted = V6::outward().build(&udp(80));
+    // 420 bytes are left behind 128 bytes of quote.
+    for (lengths, kept) in [(&[416, 8][..], 1), (&[200, 216, 4], 2), (&[200, 220], 1)] {
+        let body = [&quoted[..], &objects(lengths)].concat();
+        let message = icmp(1, 4, [16, 0, 0, 0], &body);
+        let out = to4(&V6 { protocol: ICMPV6, ..V6::default() }.build(&message)).one();
+        let seen = check(&out);
+        assert!(out.len() <= 576);
+        let rest = &seen.payload[8 + usize::from(seen.payload[5]) * 4..];
+        assert_eq!(rest, objects(&lengths[..kept]), "{lengths:?}");
     }
 }
 
