@@ -34,10 +34,6 @@ const FRAGMENTS: Policy = Policy {
     share: 4,
 };
 
-/// How many ICMP errors are sent (RFC 4443 §2.4 (f)): at once as many as Linux does
-/// (`icmp_msgs_burst`).
-const ERRORS: Rate = Rate { interval: Duration::from_millis(10), burst: 50 };
-
 /// Which way packets go. ICMP errors about them go the other way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -146,14 +142,15 @@ impl ClatPath {
     /// A CLAT with the address `v4`. `uso` says whether the outputs take [`GsoType::UdpL4`] (see
     /// [`clat_tun::Tun::take_offloads`]).
     #[must_use]
-    pub fn new(translator: Translator, v4: Ipv4Addr, uso: bool) -> Self {
+    pub fn new(mut translator: Translator, v4: Ipv4Addr, uso: bool) -> Self {
+        translator.expect_reassembly();
         Self {
             translator,
             v4: v4.octets(),
             reassembly: Reassembly::new(FRAGMENTS),
             errors4: Bucket::default(),
             errors6: Bucket::default(),
-            errors: ERRORS,
+            errors: Rate::ICMP_ERRORS,
             tally: Tally::default(),
             uso,
             segment: vec![0; STRIDE],
@@ -163,7 +160,7 @@ impl ClatPath {
 
     /// Has several paths together send as many ICMP errors as one.
     pub fn share_limits(&mut self, paths: u32) {
-        self.errors = ERRORS.shared_by(paths);
+        self.errors = Rate::ICMP_ERRORS.shared_by(paths);
     }
 
     /// Has what leaves by the uplink be no longer than this, in bytes of IPv6.

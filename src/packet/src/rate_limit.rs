@@ -15,6 +15,10 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// That of a CLAT's ICMP errors to one side (RFC 4443 §2.4 (f)): at once as many as Linux sends
+    /// (`icmp_msgs_burst`).
+    pub const ICMP_ERRORS: Self = Self { interval: Duration::from_millis(10), burst: 50 };
+
     /// The rate of each of several buckets that together give as many tokens as one would.
     #[must_use]
     pub fn shared_by(self, buckets: u32) -> Self {

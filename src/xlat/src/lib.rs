@@ -92,6 +92,8 @@ pub struct Translator {
     addresses: Addresses,
     /// Whether everything but a packet to the CLAT itself has the same checksum on both sides.
     neutral: bool,
+    /// See [`Translator::expect_reassembly`].
+    reassembled: bool,
     next_id: u16,
     counters: Counters,
 }
@@ -102,7 +104,15 @@ impl Translator {
     #[must_use]
     pub fn new(config: Config, addresses: Addresses, first_id: u16) -> Self {
         let neutral = addresses.are_neutral();
-        Self { config, addresses, neutral, next_id: first_id, counters: Counters::default() }
+        let (next_id, counters) = (first_id, Counters::default());
+        Self { config, addresses, neutral, reassembled: false, next_id, counters }
+    }
+
+    /// Says that what is dropped as [`Reason::FragmentedIcmp`] or
+    /// [`Reason::ExtensionBehindFragment`] is put together by the caller, and comes again when it
+    /// is whole: then the sender is not told that it was refused.
+    pub fn expect_reassembly(&mut self) {
+        self.reassembled = true;
     }
 
     /// Takes another [`Config::mtu6`] from now on: that of the uplink has changed.
@@ -200,7 +210,7 @@ impl Translator {
         match ipv6::parse(&buf[start..end]) {
             Ok(ipv6::Parsed { ip, .. })
                 if !self.config.router6.is_unspecified()
-                    && reply::may_answer_v6(&ip, &buf[start + ip.header_len..start + ip.len]) =>
+                    && reply::may_answer_v6(&ip, &buf[start..start + ip.len]) =>
             {
                 let addresses = (self.config.router6.to_bits(), ip.src);
                 let (start, end) = reply::write_v6(buf, (start, ip.len), head, addresses);

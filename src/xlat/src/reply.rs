@@ -27,13 +27,28 @@ impl From<Malformed> for Stop {
     }
 }
 
-/// What becomes of a packet of which an address has no counterpart: a SIIT says so (RFC 7915 §4.4,
-/// §5.4). A CLAT does not, since what has none is none of its packets.
+/// What becomes of an IPv4 packet that is discarded, where nothing else is said of it (RFC 7915
+/// §4.4).
 #[cold]
-pub(crate) fn answer_unmapped(t: &Translator, reason: Reason, head: Head) -> Stop {
+pub(crate) const fn refuse_v4(reason: Reason) -> Stop {
+    Stop::Answer(reason, Head::new(v4::UNREACHABLE, v4::PROHIBITED, 0))
+}
+
+/// What becomes of an IPv6 packet that is discarded, where nothing else is said of it (RFC 7915
+/// §5.4).
+#[cold]
+pub(crate) const fn refuse_v6(reason: Reason) -> Stop {
+    Stop::Answer(reason, Head::new(v6::UNREACHABLE, v6::PROHIBITED, 0))
+}
+
+/// What becomes of a packet with an address that cannot be translated. A SIIT without a mapping for
+/// it says so; a CLAT does not, since what has none is none of its packets. The rest are addresses
+/// that no packet may have (RFC 1812 §5.3.7: in silence).
+#[cold]
+pub(crate) fn bad_address(t: &Translator, reason: Reason, refuse: fn(Reason) -> Stop) -> Stop {
     match reason {
         Reason::SourceUnmapped | Reason::DestinationUnmapped if t.addresses.local.is_none() => {
-            Stop::Answer(reason, head)
+            refuse(reason)
         }
         reason => Stop::Drop(reason),
     }
@@ -53,12 +68,21 @@ pub(crate) fn may_answer_v4(ip: &Ip<u32>, payload: &[u8]) -> bool {
     !ip.is_later_fragment() && !about_an_error
 }
 
-/// Whether an error about this packet may be sent at all (RFC 4443 §2.4 (e)). Its addresses have
-/// been found fit.
-pub(crate) fn may_answer_v6(ip: &Ip<u128>, payload: &[u8]) -> bool {
-    let about_an_error = ip.protocol == protocol::ICMPV6
-        && (ip.is_later_fragment() || payload.first().map_or(true, |kind| v6::is_error(*kind)));
-    !about_an_error
+/// Whether an error about this packet, which begins with its IP header, may be sent at all (RFC 4443
+/// §2.4 (e)). Its addresses have been found fit.
+///
+/// An ICMPv6 error may stand behind extension headers, also where these stand behind a Fragment
+/// Header; of what the rest of such a packet is nobody can be sure.
+pub(crate) fn may_answer_v6(ip: &Ip<u128>, packet: &[u8]) -> bool {
+    if ip.is_later_fragment() {
+        return ip.protocol != protocol::ICMPV6 && !protocol::is_extension(ip.protocol);
+    }
+    let Some(mut extensions) = ipv6::Extensions::of(packet) else { return false };
+    if extensions.by_ref().any(|extension| extension.is_err()) {
+        return false;
+    }
+    extensions.protocol != protocol::ICMPV6
+        || packet.get(extensions.at).is_some_and(|kind| !v6::is_error(*kind))
 }
 
 /// Puts an ICMPv4 error in front of the packet of `len` bytes at `start` that it quotes. Returns

@@ -30,9 +30,8 @@ pub(crate) fn translate(
         _ => None,
     };
     let is_error = message.flatten().is_some_and(|head| v4::is_error(head.kind)) && ip.is_whole();
-    let (src, dst) = addresses(t, &ip, is_error).map_err(|reason| {
-        reply::answer_unmapped(t, reason, Head::new(v4::UNREACHABLE, v4::PROHIBITED, 0))
-    })?;
+    let (src, dst) = addresses(t, &ip, is_error)
+        .map_err(|reason| reply::bad_address(t, reason, reply::refuse_v4))?;
 
     if t.config.hop == HopPolicy::Decrement && ip.hops <= 1 {
         return Err(Stop::Answer(Reason::HopLimit, Head::new(v4::TIME_EXCEEDED, 0, 0)));
@@ -43,14 +42,16 @@ pub(crate) fn translate(
             Head::new(v4::UNREACHABLE, v4::SOURCE_ROUTE_FAILED, 0),
         ));
     }
-    let refused = |reason| Stop::Answer(reason, Head::new(v4::UNREACHABLE, v4::PROHIBITED, 0));
     match ip.protocol {
-        protocol::ICMP if !ip.is_whole() => return Err(Reason::FragmentedIcmp.into()),
+        protocol::ICMP if !ip.is_whole() && t.reassembled => {
+            return Err(Reason::FragmentedIcmp.into())
+        }
+        protocol::ICMP if !ip.is_whole() => return Err(reply::refuse_v4(Reason::FragmentedIcmp)),
         protocol::IGMP => return Err(Reason::GroupManagement.into()),
-        protocol::AUTHENTICATION => return Err(refused(Reason::AuthenticationHeader)),
+        protocol::AUTHENTICATION => return Err(reply::refuse_v4(Reason::AuthenticationHeader)),
         // In IPv6 these are extension headers, or ICMPv6 with a checksum that cannot be right.
-        protocol::ICMPV6 => return Err(refused(Reason::NoCounterpart)),
-        other if protocol::is_extension(other) => return Err(refused(Reason::NoCounterpart)),
+        protocol::ICMPV6 => return Err(reply::refuse_v4(Reason::NoCounterpart)),
+        other if protocol::is_extension(other) => return Err(reply::refuse_v4(Reason::NoCounterpart)),
         _ => transport::check(&ip, &buf[payload.clone()])?,
     }
 
@@ -78,9 +79,9 @@ pub(crate) fn translate(
     if without_checksum {
         match t.config.udp_zero {
             UdpZero::Forward => {}
-            _ if !ip.is_whole() => return Err(Reason::UdpZeroChecksumFragment.into()),
+            _ if !ip.is_whole() => return Err(reply::refuse_v4(Reason::UdpZeroChecksumFragment)),
             UdpZero::Compute => rule = Rule::To6UdpZero,
-            UdpZero::Drop => return Err(Reason::UdpZeroChecksum.into()),
+            UdpZero::Drop => return Err(reply::refuse_v4(Reason::UdpZeroChecksum)),
         }
     }
     let most = fit(&t.config, &ip, &mut new, bytes, excess)?;

@@ -33,9 +33,8 @@ pub(crate) fn translate(
         _ => None,
     };
     let is_error = message.flatten().is_some_and(|head| v6::is_error(head.kind)) && ip.is_whole();
-    let (src, dst) = addresses(t, &ip, is_error).map_err(|reason| {
-        reply::answer_unmapped(t, reason, Head::new(v6::UNREACHABLE, v6::PROHIBITED, 0))
-    })?;
+    let (src, dst) = addresses(t, &ip, is_error)
+        .map_err(|reason| reply::bad_address(t, reason, reply::refuse_v6))?;
 
     if t.config.hop == HopPolicy::Decrement && ip.hops <= 1 {
         return Err(Stop::Answer(Reason::HopLimit, Head::new(v6::TIME_EXCEEDED, 0, 0)));
@@ -44,14 +43,18 @@ pub(crate) fn translate(
         let at = u32::try_from(at).unwrap_or(u32::MAX);
         return Err(Stop::Answer(Reason::SegmentsLeft, Head::new(v6::PARAMETER_PROBLEM, 0, at)));
     }
-    let refused = |reason| Stop::Answer(reason, Head::new(v6::UNREACHABLE, v6::PROHIBITED, 0));
     match ip.protocol {
+        // No error is about an ICMPv6 message (§5.4).
         protocol::ICMPV6 if !ip.is_whole() => return Err(Reason::FragmentedIcmp.into()),
         protocol::IGMP => return Err(Reason::GroupManagement.into()),
-        protocol::AUTHENTICATION => return Err(refused(Reason::AuthenticationHeader)),
-        protocol::ICMP => return Err(refused(Reason::NoCounterpart)),
-        other if protocol::is_extension(other) => {
+        protocol::AUTHENTICATION => return Err(reply::refuse_v6(Reason::AuthenticationHeader)),
+        protocol::ICMP => return Err(reply::refuse_v6(Reason::NoCounterpart)),
+        // Only behind the Fragment Header of what is not whole (§5.1.1).
+        other if protocol::is_extension(other) && t.reassembled => {
             return Err(Reason::ExtensionBehindFragment.into())
+        }
+        other if protocol::is_extension(other) => {
+            return Err(reply::refuse_v6(Reason::ExtensionBehindFragment))
         }
         _ => transport::check(&ip, &buf[payload.clone()])?,
     }

@@ -76,7 +76,7 @@ causes! {
         SourceRoute "source-route" "unexpired source route" "RFC 7915 §4.1",
         SegmentsLeft "segments-left" "routing header with segments left" "RFC 7915 §5.1",
         FragmentedIcmp "fragmented-icmp" "fragment of an ICMP message, whose checksum covers the whole"
-            "RFC 7915 §4.2, §5.2",
+            "RFC 7915 §1.2",
         ExtensionBehindFragment "extension-behind-fragment" "extension header behind a Fragment Header"
             "RFC 7915 §5.1.1",
         UdpZeroChecksum "udp-zero-checksum" "UDP without a checksum" "RFC 7915 §4.5",

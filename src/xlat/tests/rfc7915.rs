@@ -18,6 +18,18 @@ fn to4(input: &[u8]) -> Out {
     run(&mut translator(), input)
 }
 
+/// Asserts that the sender is told as RFC 7915 §4.4 and §5.4 have it, with the packet as it came.
+#[track_caller]
+fn assert_prohibited(out: Out, want: Reason, packet: &[u8]) {
+    let (reason, error) = out.reply();
+    let seen = check(&error);
+    let code = if seen.v6 { [1, 1] } else { [3, 13] };
+    assert_eq!((reason, &seen.payload[..2]), (want, &code[..]));
+    assert_eq!(seen.payload[8..], packet[..seen.payload.len() - 8]);
+    let (at, len) = if seen.v6 { (8, 16) } else { (12, 4) };
+    assert_eq!(seen.dst, packet[at..at + len], "back to the sender");
+}
+
 // §4.1 Translating IPv4 Headers into IPv6 Headers
 
 #[test]
@@ -609,15 +621,14 @@ fn s4_5_udp_zero_checksum() {
     check(&frames[0]);
 
     let with = |udp_zero| Translator::new(Config { udp_zero, ..config() }, clat(), 1);
-    assert_eq!(run(&mut with(UdpZero::Drop), &packet), Out::Drop(Reason::UdpZeroChecksum));
+    assert_prohibited(run(&mut with(UdpZero::Drop), &packet), Reason::UdpZeroChecksum, &packet);
     assert_eq!(see(&run(&mut with(UdpZero::Forward), &packet).one()).payload, udp(33));
 
     let fragment = V4 { mf: true, ..V4::default() }.raw(&udp(24));
-    assert_eq!(to6(&fragment), Out::Drop(Reason::UdpZeroChecksumFragment));
-    assert_eq!(
-        run(&mut with(UdpZero::Drop), &fragment),
-        Out::Drop(Reason::UdpZeroChecksumFragment)
-    );
+    for udp_zero in [UdpZero::Compute, UdpZero::Drop] {
+        let out = run(&mut with(udp_zero), &fragment);
+        assert_prohibited(out, Reason::UdpZeroChecksumFragment, &fragment);
+    }
     // Larger than a fragment: computed before it is cut.
     let frames = to6(&V4::default().raw(&udp(3001))).many();
     assert_eq!(reassemble(&frames).transport_sum(), 0xffff);
@@ -801,9 +812,28 @@ fn s5_1_1_fragments() {
 #[test]
 fn s5_1_1_extension_header_behind_fragment_header() {
     for number in [0, 43, 60] {
-        let extensions = vec![V6::fragment(0, true, 1), (number, vec![0, 0, 1, 0, 0, 0, 0, 0])];
-        let out = to4(&V6 { extensions, ..V6::default() }.raw(&udp(8)));
-        assert_eq!(out, Out::Drop(Reason::ExtensionBehindFragment));
+        let behind = |more, protocol| {
+            let options = (number, vec![0, 0, 1, 0, 0, 0, 0, 0]);
+            let extensions = vec![V6::fragment(0, more, 1), options];
+            V6 { protocol, extensions, ..V6::default() }
+        };
+        let packet = behind(true, UDP).raw(&udp(8));
+        assert_prohibited(to4(&packet), Reason::ExtensionBehindFragment, &packet);
+        // Who puts fragments together wants no error about them.
+        let mut t = translator();
+        t.expect_reassembly();
+        assert_eq!(run(&mut t, &packet), Out::Drop(Reason::ExtensionBehindFragment));
+        // Never about an error, nor about what may be the rest of one.
+        let error = icmp(1, 0, [0; 4], &V6::outward().build(&udp(20)));
+        let packet = behind(true, ICMPV6).raw(&error);
+        assert_eq!(to4(&packet), Out::Drop(Reason::ExtensionBehindFragment));
+        let extensions = vec![V6::fragment(8, false, 1)];
+        let rest = V6 { protocol: number, extensions, ..V6::default() }.raw(&data(64));
+        assert_eq!(to4(&rest), Out::Drop(Reason::ExtensionBehindFragment));
+        // The chain goes on in the next fragment.
+        let extensions = vec![V6::fragment(0, true, 1)];
+        let half = V6 { protocol: number, extensions, ..V6::default() }.raw(&[17, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(to4(&half), Out::Drop(Reason::ExtensionBehindFragment));
     }
     let out =
         to4(&V6 { protocol: 51, extensions: vec![V6::fragment(0, true, 1)], ..V6::default() }
@@ -860,11 +890,25 @@ fn s5_1_fragmented_icmp_is_left_to_reassembly() {
     let seen = check(&out(0, false).one());
     assert_eq!((seen.id, seen.payload[0]), (5, 8));
     for v4 in [V4 { mf: true, ..V4::default() }, V4 { offset: 64, ..V4::default() }] {
-        assert_eq!(
-            to6(&V4 { protocol: ICMP, ..v4 }.raw(&icmp6)),
-            Out::Drop(Reason::FragmentedIcmp)
-        );
+        let mut t = translator();
+        t.expect_reassembly();
+        let out = run(&mut t, &V4 { protocol: ICMP, ..v4 }.raw(&icmp6));
+        assert_eq!(out, Out::Drop(Reason::FragmentedIcmp));
     }
+}
+
+/// RFC 7915 §4.4 has an error about an ICMPv4 message that is none itself, §5.4 has none about an
+/// ICMPv6 message.
+#[test]
+fn s4_4_fragmented_icmp_is_answered() {
+    let echo = icmp(8, 0, [0; 4], &data(64));
+    let first = V4 { mf: true, protocol: ICMP, ..V4::default() };
+    let packet = first.raw(&echo);
+    assert_prohibited(to6(&packet), Reason::FragmentedIcmp, &packet);
+    let error = icmp(3, 1, [0; 4], &V4::inward().build(&udp(36)));
+    assert_eq!(to6(&first.raw(&error)), Out::Drop(Reason::FragmentedIcmp));
+    let later = V4 { offset: 64, protocol: ICMP, ..V4::default() }.raw(&data(64));
+    assert_eq!(to6(&later), Out::Drop(Reason::FragmentedIcmp));
 }
 
 // §5.2, §5.3 ICMPv6
