@@ -8,7 +8,6 @@
 //! one, and never before what came earlier.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use clat_packet::addresses;
@@ -302,10 +301,12 @@ impl ClatPath {
             output.make_room()?;
             if vnet.needs_csum && !complete(&mut slot[range.clone()], &vnet) {
                 self.tally.offload += 1;
-            } else if let Some(why) =
-                self.forward_one(direction, slot, range.clone(), output, back, now)
-            {
-                self.hold((direction, why), &slot[range], output, back, now);
+            } else if let Ok(mut packet) = Packet::new(slot, range.clone()) {
+                if let Some(why) = self.forward_one(direction, &mut packet, output, back, now) {
+                    self.hold((direction, why), packet.bytes(), output, back, now);
+                }
+            } else {
+                self.tally.receive += 1;
             }
             return Ok(());
         }
@@ -323,29 +324,25 @@ impl ClatPath {
                 break Ok(());
             };
             pending.segments_sent += 1;
-            let range = HEADROOM..HEADROOM + len;
-            self.forward_one(direction, &mut segment, range, output, back, now);
+            if let Ok(mut packet) = Packet::new(&mut segment, HEADROOM..HEADROOM + len) {
+                self.forward_one(direction, &mut packet, output, back, now);
+            }
         };
         self.segment = segment;
         done
     }
 
-    /// Translates a whole packet and sends what it becomes. If it is dropped: why, and the buffer
-    /// holds it as it was.
+    /// Translates a whole packet and sends what it becomes. If it is dropped: why, and it is still
+    /// as it was.
     fn forward_one(
         &mut self,
         direction: Direction,
-        buf: &mut [u8],
-        range: Range<usize>,
+        packet: &mut Packet<'_>,
         output: &mut impl Output,
         back: &mut impl Output,
         now: Instant,
     ) -> Option<Reason> {
-        let Ok(mut packet) = Packet::new(buf, range) else {
-            self.tally.receive += 1;
-            return None;
-        };
-        match self.translate(direction, &mut packet) {
+        match self.translate(direction, packet) {
             Verdict::Forward { mut frames, .. } => {
                 while let Some(frame) = frames.next() {
                     if output.send(frame.bytes).is_err() {
@@ -389,10 +386,12 @@ impl ClatPath {
             return;
         }
         *held += 1;
-        if let Outcome::Whole(len) = outcome {
+        if let Outcome::Whole { len, first } = outcome {
             let mut datagram = std::mem::take(&mut self.datagram);
-            let range = HEADROOM..HEADROOM + len;
-            self.forward_one(direction, &mut datagram, range, output, back, now);
+            if let Ok(packet) = Packet::new(&mut datagram, HEADROOM..HEADROOM + len) {
+                let mut packet = packet.with_first_fragment(first);
+                self.forward_one(direction, &mut packet, output, back, now);
+            }
             self.datagram = datagram;
         }
     }

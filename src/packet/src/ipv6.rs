@@ -15,6 +15,8 @@ pub const FRAGMENT_HEADER: usize = 8;
 pub const MIN_MTU: usize = 1280;
 
 const MORE_FRAGMENTS: u16 = 1;
+/// Bits beside offset and M flag, which a receiver ignores.
+const RESERVED: u16 = 6;
 
 /// The fixed header (RFC 8200 §3).
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -233,15 +235,22 @@ pub fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     }
 }
 
-/// Makes the packet that fills `packet` a fragment: sets payload length, offset (in units of 8
-/// bytes) and M flag of a fixed header with a Fragment Header behind it.
+/// Makes the packet that fills `packet` a fragment: sets the payload length, and offset (in units of
+/// 8 bytes) and M flag of its Fragment Header, if it has one.
 pub fn mark(packet: &mut [u8], offset: u16, more: bool) {
+    let at = Extensions::of(packet).and_then(|mut all| {
+        all.find_map(|one| one.ok().filter(|one| one.protocol == protocol::FRAGMENT))
+            .map(|one| one.at)
+    });
     let len = packet.len().saturating_sub(HEADER);
-    let Ok((header, rest)) = Header::mut_from_prefix(packet) else { return };
-    #[allow(clippy::cast_possible_truncation)] // shorter than the packet it was cut from
-    let len = len as u16;
-    header.payload_length = len.into();
-    if let Ok((header, _)) = FragmentHeader::mut_from_prefix(rest) {
-        header.offset_more = (offset << 3 | u16::from(more)).into();
+    if let Ok((header, _)) = Header::mut_from_prefix(packet) {
+        #[allow(clippy::cast_possible_truncation)] // shorter than the packet it was cut from
+        let len = len as u16;
+        header.payload_length = len.into();
+    }
+    let header = at.and_then(|at| FragmentHeader::mut_from_prefix(packet.get_mut(at..)?).ok());
+    if let Some((header, _)) = header {
+        let reserved = header.offset_more.get() & RESERVED;
+        header.offset_more = (offset << 3 | reserved | u16::from(more)).into();
     }
 }

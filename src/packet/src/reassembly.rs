@@ -75,9 +75,13 @@ struct Datagram<O> {
 pub enum Outcome {
     /// It is kept until the others arrive.
     Kept,
-    /// It was the last that lacked: the whole datagram stands at the start of the buffer, with this
-    /// many bytes.
-    Whole(usize),
+    /// It was the last that lacked: the whole datagram stands at the start of the buffer.
+    Whole {
+        /// Its length.
+        len: usize,
+        /// The length of the packet that was its first fragment: what an ICMP error may quote.
+        first: usize,
+    },
     /// It was dropped: not a sound fragment, or one that overlaps another.
     Dropped,
 }
@@ -111,7 +115,7 @@ impl<O: Copy + Eq> Reassembly<O> {
             let len = piece.header.len() + piece.payload.len();
             let Some(out) = out.get_mut(..len) else { return Outcome::Dropped };
             out.copy_from_slice(&packet[..len]);
-            return Outcome::Whole(len);
+            return Outcome::Whole { len, first: len };
         }
         let index = self.datagrams.iter().position(|d| d.key == piece.key).unwrap_or_else(|| {
             self.datagrams.push(Datagram::new(piece.key, now));
@@ -126,7 +130,7 @@ impl<O: Copy + Eq> Reassembly<O> {
         if datagram.is_whole() {
             let datagram = self.datagrams.remove(index);
             return match datagram.write(out) {
-                Some(len) => Outcome::Whole(len),
+                Some(len) => Outcome::Whole { len, first: datagram.first_len() },
                 None => {
                     self.abandoned += datagram.pieces.len() as u64;
                     Outcome::Dropped
@@ -258,6 +262,12 @@ impl<O> Datagram<O> {
         self.header.is_some() && self.total == Some(self.have)
     }
 
+    /// The length of the first fragment, from its IP header on.
+    fn first_len(&self) -> usize {
+        let payload = self.pieces.first().map_or(0, |(_, piece)| piece.len());
+        self.header.as_ref().map_or(0, |header| header.len()) + payload
+    }
+
     /// Writes the datagram; `None` when it is longer than an IP packet can be.
     fn write(&self, out: &mut [u8]) -> Option<usize> {
         let header = self.header.as_ref()?;
@@ -280,10 +290,8 @@ impl<O> Datagram<O> {
             let field = Sum::of(head).field();
             head[10..12].copy_from_slice(&field);
         } else {
-            head[4..6].copy_from_slice(&length);
-            // The Fragment Header is the last: its offset and flags go, its identification stays.
-            let at = head.len() - ipv6::FRAGMENT_HEADER;
-            head[at + 2..at + 4].fill(0);
+            // An atomic fragment: the identification stays.
+            ipv6::mark(out, 0, false);
         }
         Some(len)
     }
@@ -378,7 +386,7 @@ mod tests {
             _ => ipv6::parse_quoted(packet).map_or(0, |parsed| parsed.ip.src),
         };
         match to.offer(source, packet, now, &mut out) {
-            Outcome::Whole(len) => Ok(out[..len].to_vec()),
+            Outcome::Whole { len, .. } => Ok(out[..len].to_vec()),
             other => Err(other),
         }
     }
@@ -584,7 +592,8 @@ mod tests {
         let (first, last) = (piece(6, 1, 7, 0, &[1; 8], true), piece(6, 1, 7, 8, &[2; 8], false));
         assert_eq!(reassembly.offer(1, &first, now, &mut out), Outcome::Kept);
         assert_eq!(reassembly.offer(2, &last, now, &mut out), Outcome::Kept);
-        assert_eq!(reassembly.offer(1, &last, now, &mut out), Outcome::Whole(64));
+        let whole = reassembly.offer(1, &last, now, &mut out);
+        assert_eq!(whole, Outcome::Whole { len: 64, first: 56 });
         assert_eq!((reassembly.datagrams(), reassembly.fragments()), (1, 1));
     }
 }

@@ -149,6 +149,7 @@ impl Translator {
     #[inline]
     pub fn to_ipv4<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
         let (excess, (count, bytes)) = (packet.excess(), packet.tally());
+        let first = packet.first_fragment();
         let (buf, start, end) = packet.parts();
         match v6to4::translate(self, buf, start..end, excess) {
             Ok(output) => {
@@ -160,7 +161,7 @@ impl Translator {
                 self.counters.bytes64 += bytes;
                 output.forward(buf)
             }
-            Err(stop) => self.stop_v6(stop, buf, start, end),
+            Err(stop) => self.stop_v6(stop, buf, start..end, first),
         }
     }
 
@@ -200,20 +201,25 @@ impl Translator {
         &mut self,
         stop: Stop,
         buf: &'p mut [u8],
-        start: usize,
-        end: usize,
+        packet: Range<usize>,
+        first_fragment: Option<usize>,
     ) -> Verdict<'p> {
         let (reason, head) = match stop {
             Stop::Drop(reason) => return self.drop(reason),
             Stop::Answer(reason, head) => (reason, head),
         };
-        match ipv6::parse(&buf[start..end]) {
+        let start = packet.start;
+        match ipv6::parse(&buf[packet]) {
             Ok(ipv6::Parsed { ip, .. })
                 if !self.config.router6.is_unspecified()
                     && reply::may_answer_v6(&ip, &buf[start..start + ip.len]) =>
             {
+                let len = first_fragment.map_or(ip.len, |len| len.min(ip.len));
+                if len < ip.len {
+                    ipv6::mark(&mut buf[start..start + len], 0, true);
+                }
                 let addresses = (self.config.router6.to_bits(), ip.src);
-                let (start, end) = reply::write_v6(buf, (start, ip.len), head, addresses);
+                let (start, end) = reply::write_v6(buf, (start, len), head, addresses);
                 self.reply(reason, &buf[start..end])
             }
             _ => self.drop(reason),

@@ -21,6 +21,7 @@ pub struct Packet<'b> {
     start: usize,
     end: usize,
     gso: Option<Gso>,
+    first_fragment: Option<usize>,
 }
 
 /// How a packet is to be cut into several behind the translator: generic segmentation offload.
@@ -46,7 +47,8 @@ impl<'b> Packet<'b> {
             && range.start <= range.end
             && range.end.checked_add(TAILROOM).is_some_and(|end| end <= buf.len());
         if room {
-            Ok(Self { buf, start: range.start, end: range.end, gso: None })
+            let Range { start, end } = range;
+            Ok(Self { buf, start, end, gso: None, first_fragment: None })
         } else {
             Err(NoRoom)
         }
@@ -60,6 +62,20 @@ impl<'b> Packet<'b> {
     pub fn with_gso(mut self, gso: Gso) -> Self {
         self.gso = Some(gso);
         self
+    }
+
+    /// Says that it was put together of fragments, of which the first had `len` bytes with its IP
+    /// header: an ICMPv6 error about it quotes that one, as it came. No ICMPv4 error is about such
+    /// a packet, since what can be refused of it is refused of its fragments.
+    #[must_use]
+    pub fn with_first_fragment(mut self, len: usize) -> Self {
+        self.first_fragment = Some(len);
+        self
+    }
+
+    /// The length of its first fragment, if it was put together.
+    pub(crate) fn first_fragment(&self) -> Option<usize> {
+        self.first_fragment
     }
 
     /// By how many bytes it is longer than the longest packet on the wire.

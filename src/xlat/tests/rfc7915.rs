@@ -7,7 +7,10 @@ mod common;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use clat_xlat::{Addresses, Config, HopPolicy, Prefix, Reason, Rule, Translator, UdpZero};
+use clat_xlat::{
+    Addresses, Config, HopPolicy, Packet, Prefix, Reason, Rule, Translator, UdpZero, Verdict,
+    HEADROOM, TAILROOM,
+};
 use common::*;
 
 fn to6(input: &[u8]) -> Out {
@@ -861,6 +864,39 @@ fn s5_1_1_extension_header_in_an_atomic_fragment() {
         let header = V6 { extensions, ..V6::default() };
         let seen = check(&to4(&header.build(&udp(80))).one());
         assert_eq!((seen.id, seen.df, seen.payload.len()), (0x0408, false, 88), "{number}");
+    }
+}
+
+/// An error about what was put together quotes the first fragment as it came: RFC 4443 §2.4 (c) has
+/// the sender recognize what it sent.
+#[test]
+fn s5_4_errors_quote_the_first_fragment() {
+    let hop = (0, vec![0, 0, 1, 4, 0, 0, 0, 0]);
+    for (before, at) in [(vec![], 51), (vec![hop], 59)] {
+        let header = |fragment| {
+            let extensions = [&before[..], &[fragment]].concat();
+            V6 { protocol: 43, extensions, ..V6::default() }
+        };
+        // With bits that are reserved, which nobody looks at.
+        let mut first = V6::fragment(0, true, 0xdead_beef);
+        first.1[3] |= 6;
+        let mut whole = V6::fragment(0, false, 0xdead_beef);
+        whole.1[3] |= 6;
+        let behind = [&[17, 0, 4, 1, 0, 0, 0, 0][..], &udp(1000)].concat();
+        let first = header(first).raw(&behind[..400]);
+        let whole = header(whole).raw(&behind);
+
+        let mut buf = vec![0; HEADROOM + whole.len() + TAILROOM];
+        let range = HEADROOM..HEADROOM + whole.len();
+        buf[range.clone()].copy_from_slice(&whole);
+        let packet = Packet::new(&mut buf, range).unwrap();
+        let mut packet = packet.with_first_fragment(first.len());
+        let mut t = translator();
+        let Verdict::Reply { reason, error } = t.translate(&mut packet) else { panic!("dropped") };
+        assert_eq!(reason, Reason::SegmentsLeft);
+        let seen = check(error);
+        assert_eq!(seen.payload[4..8], [0, 0, 0, at]);
+        assert_eq!(seen.payload[8..], first);
     }
 }
 

@@ -40,7 +40,7 @@ impl Fragments {
     /// L4 packet with the last of them.
     pub fn offer(&mut self, mac: Mac, packet: &[u8], now: Instant) -> Option<(u8, Vec<u8>)> {
         match self.reassembly.offer(mac, packet, now, &mut self.buf) {
-            Outcome::Whole(len) => {
+            Outcome::Whole { len, .. } => {
                 let whole = wire::parse(&self.buf[..len])?;
                 Some((whole.protocol, whole.payload.to_vec()))
             }
