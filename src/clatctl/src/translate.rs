@@ -145,7 +145,7 @@ impl Args {
                 TtlArg::Copy => HopPolicy::Copy,
                 TtlArg::Decrement => HopPolicy::Decrement,
             },
-            router4: self.router4,
+            router4: self.router4.into(),
             router6: self.router6.or(self.local6).unwrap_or_else(|| prefix.embed(DUMMY4)),
         }
     }

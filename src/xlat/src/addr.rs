@@ -7,6 +7,8 @@ use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 
+use clat_packet::ipv4;
+
 /// An IPv6 prefix that carries IPv4 addresses (RFC 6052 §2.2), of 32, 40, 48, 56, 64 or 96 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix {
@@ -161,6 +163,8 @@ pub enum EamError {
     HostBits,
     /// An IPv4 suffix longer than the IPv6 suffix (RFC 7757 §3.1).
     Suffix,
+    /// Addresses that no host has, such as multicast.
+    NoHost,
 }
 
 impl core::error::Error for EamError {}
@@ -172,6 +176,7 @@ impl fmt::Display for EamError {
             Self::Length => "an IPv4 prefix has at most 32 bits, an IPv6 prefix at most 128",
             Self::HostBits => "bits are set behind a prefix length",
             Self::Suffix => "the IPv4 suffix is longer than the IPv6 suffix (RFC 7757 §3.1)",
+            Self::NoHost => "no host has such an address (multicast, broadcast, loopback)",
         })
     }
 }
@@ -193,6 +198,9 @@ impl Eam {
         }
         if 32 - v4_len > 128 - v6_len {
             return Err(EamError::Suffix);
+        }
+        if no_host_has4(v4, v4_len) || no_host_has6(v6, v6_len) {
+            return Err(EamError::NoHost);
         }
         Ok(Self { v4, v4_len, v6, v6_len })
     }
@@ -254,6 +262,20 @@ impl fmt::Display for Eam {
     }
 }
 
+/// Whether none of the addresses with these first `len` bits is a host's.
+fn no_host_has4(net: u32, len: u8) -> bool {
+    let last = net | u32::MAX.checked_shr(len.into()).unwrap_or(0);
+    // No block of such addresses is larger than multicast, which has 4 bits.
+    len >= 4 && ipv4::is_martian(net) && ipv4::is_martian(last)
+}
+
+/// Whether none of the addresses with these first `len` bits is a host's.
+fn no_host_has6(net: u128, len: u8) -> bool {
+    let address = Ipv6Addr::from_bits(net);
+    let single = address.is_unspecified() || address.is_loopback();
+    len >= 8 && address.is_multicast() || len == 128 && single
+}
+
 /// A decimal prefix length without sign or blanks.
 fn parse_bits(text: &str) -> Option<u8> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
@@ -269,6 +291,97 @@ pub struct Local {
     pub v4: Ipv4Addr,
     /// The IPv6 address that stands for it on the uplink.
     pub v6: Ipv6Addr,
+}
+
+/// The IPv4 addresses that stand for IPv6 routers without one of their own (RFC 6791 §5): one, or
+/// those of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pool {
+    first: u32,
+    /// How many there are, less one.
+    others: u32,
+}
+
+/// What is wrong with the text of a [`Pool`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolError {
+    /// Not `V4[/LEN]`.
+    Syntax,
+    /// Bits set behind the prefix.
+    HostBits,
+    /// Addresses that no host has, such as multicast.
+    NoHost,
+}
+
+impl core::error::Error for PoolError {}
+
+impl fmt::Display for PoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Syntax => "not an IPv4 address or prefix; write it like 192.0.0.8 or 192.0.2.0/24",
+            Self::HostBits => "bits are set behind the prefix length",
+            Self::NoHost => "no host has such an address (multicast, broadcast, loopback)",
+        })
+    }
+}
+
+impl Pool {
+    /// The addresses of a prefix; without its first and its last, which many networks take for the
+    /// network itself and for a broadcast, where that leaves any.
+    ///
+    /// # Errors
+    /// Those of [`PoolError`] that concern numbers.
+    pub fn new(net: Ipv4Addr, len: u8) -> Result<Self, PoolError> {
+        let net = net.to_bits();
+        let hosts = u32::MAX.checked_shr(len.into()).unwrap_or(0);
+        if len > 32 {
+            return Err(PoolError::Syntax);
+        }
+        if net & hosts != 0 {
+            return Err(PoolError::HostBits);
+        }
+        if no_host_has4(net, len) {
+            return Err(PoolError::NoHost);
+        }
+        let (first, others) = if hosts < 3 { (net, hosts) } else { (net + 1, hosts - 2) };
+        Ok(Self { first, others })
+    }
+
+    /// The one that the translator itself has.
+    #[must_use]
+    pub const fn own(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.first)
+    }
+
+    /// The one that stands for `router`: always the same, and most likely none that stands for
+    /// another router on the way. RFC 6791 §5 has it chosen at random for the sake of the latter.
+    #[must_use]
+    pub fn of(self, router: Ipv6Addr) -> Ipv4Addr {
+        let bits = router.to_bits();
+        #[allow(clippy::cast_possible_truncation)] // both halves are taken
+        let folded = (bits >> 64) as u64 ^ (bits as u64).rotate_left(32);
+        // Knuth's multiplicative hash: of the product, the upper half depends on all bits.
+        let hash = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        #[allow(clippy::cast_possible_truncation)] // less than the number of addresses
+        let offset = (hash * (u64::from(self.others) + 1) >> 32) as u32;
+        Ipv4Addr::from_bits(self.first + offset)
+    }
+}
+
+impl From<Ipv4Addr> for Pool {
+    fn from(only: Ipv4Addr) -> Self {
+        Self { first: only.to_bits(), others: 0 }
+    }
+}
+
+impl FromStr for Pool {
+    type Err = PoolError;
+
+    fn from_str(text: &str) -> Result<Self, PoolError> {
+        let (net, len) = text.split_once('/').unwrap_or((text, "32"));
+        let net = net.parse().map_err(|_| PoolError::Syntax)?;
+        Self::new(net, parse_bits(len).ok_or(PoolError::Syntax)?)
+    }
 }
 
 /// Which address stands for which.
@@ -288,6 +401,30 @@ pub struct Addresses {
     pub strict_wkp: bool,
 }
 
+/// What is wrong with [`Addresses`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressesError {
+    /// The CLAT's own addresses are not a host's.
+    NoHost,
+    /// Two mappings of the same prefix to different ones (RFC 7757 §5).
+    Contradiction(Eam, Eam),
+}
+
+impl core::error::Error for AddressesError {}
+
+impl fmt::Display for AddressesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoHost => {
+                write!(f, "own addresses: {}; take unicast addresses", EamError::NoHost)
+            }
+            Self::Contradiction(a, b) => {
+                write!(f, "{a} contradicts {b} (RFC 7757 §5); leave one of them out")
+            }
+        }
+    }
+}
+
 /// Why an address has no counterpart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoCounterpart {
@@ -300,6 +437,29 @@ pub(crate) enum NoCounterpart {
 }
 
 impl Addresses {
+    /// Checks what one value alone does not show: that the CLAT's own addresses are a host's, and
+    /// that no two mappings have the same prefix on one side and different ones on the other. Where
+    /// prefixes overlap, the longest match decides (RFC 7757 §5).
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), AddressesError> {
+        let own = self.local.map(|Local { v4, v6 }| Eam::new(v4, 32, v6, 128)).transpose();
+        let own = own.map_err(|_| AddressesError::NoHost)?;
+        let all: Vec<_> = own.iter().chain(&self.eams).collect();
+        for (at, a) in all.iter().enumerate() {
+            let contradicts = |b: &&&Eam| {
+                let same4 = (a.v4, a.v4_len) == (b.v4, b.v4_len);
+                let same6 = (a.v6, a.v6_len) == (b.v6, b.v6_len);
+                same4 != same6
+            };
+            if let Some(b) = all[at + 1..].iter().find(contradicts) {
+                return Err(AddressesError::Contradiction(**a, **b));
+            }
+        }
+        Ok(())
+    }
+
     /// The IPv6 form of any address.
     #[inline(always)]
     pub(crate) fn v6_of(&self, v4: u32) -> Result<u128, NoCounterpart> {
@@ -322,6 +482,19 @@ impl Addresses {
             None if self.local.is_some() => Err(NoCounterpart::Foreign),
             None => self.prefixed(v4),
         }
+    }
+
+    /// The IPv6 form of an address as if no mapping covered it.
+    pub(crate) fn unmapped_v6_of(&self, v4: u32) -> Result<u128, NoCounterpart> {
+        self.prefixed(v4)
+    }
+
+    /// Whether this address is translated by a prefix to one that a mapping covers: what is sent
+    /// there comes back (RFC 7757 §4.2.2).
+    pub(crate) fn is_hairpin(&self, v6: u128) -> bool {
+        let mapped6 = self.eams.iter().any(|eam| eam.to_v4(v6).is_some());
+        let mapped4 = |v4| self.eams.iter().any(|eam| eam.to_v6(v4).is_some());
+        !mapped6 && self.unprefixed(v6).is_ok_and(mapped4)
     }
 
     /// The IPv4 form of any address.

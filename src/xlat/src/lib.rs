@@ -2,8 +2,8 @@
 
 //! IP/ICMP translation (SIIT, RFC 7915) as a pure function: bytes in, verdict out.
 //!
-//! Nothing here blocks or asks the time, and only the lists of [`Addresses`] are allocated. A
-//! caller puts a packet into a buffer with some room around it ([`Packet`]), calls
+//! Nothing here blocks or asks the time, and nothing is allocated but the lists of [`Addresses`]
+//! and, for a packet between two nodes that have mappings in them, a copy of it. A caller puts a packet into a buffer with some room around it ([`Packet`]), calls
 //! [`Translator::translate`] and does what the [`Verdict`] says.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -11,6 +11,7 @@
 extern crate alloc;
 
 mod addr;
+mod hairpin;
 mod icmp;
 mod neutral;
 mod packet;
@@ -23,7 +24,9 @@ mod verdict;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use core::ops::Range;
 
-pub use addr::{Addresses, Eam, EamError, Local, Prefix, PrefixError};
+pub use addr::{
+    Addresses, AddressesError, Eam, EamError, Local, Pool, PoolError, Prefix, PrefixError,
+};
 use clat_packet::{ipv4, ipv6};
 pub use packet::{Gso, NoRoom, Packet, HEADROOM, TAILROOM};
 use reply::Stop;
@@ -65,8 +68,8 @@ pub struct Config {
     pub udp_zero: UdpZero,
     /// TTL and hop limit.
     pub hop: HopPolicy,
-    /// Source of ICMP errors sent to IPv4, and stand-in for routers without an IPv4 form.
-    pub router4: Ipv4Addr,
+    /// Sources of ICMP errors sent to IPv4, and stand-ins for routers without an IPv4 form.
+    pub router4: Pool,
     /// Source of ICMPv6 errors sent to IPv6; while it is `::`, none are sent.
     pub router6: Ipv6Addr,
 }
@@ -79,7 +82,7 @@ impl Default for Config {
             lowest_ipv6_mtu: 1280,
             udp_zero: UdpZero::default(),
             hop: HopPolicy::default(),
-            router4: Ipv4Addr::new(192, 0, 0, 8),
+            router4: Ipv4Addr::new(192, 0, 0, 8).into(),
             router6: Ipv6Addr::UNSPECIFIED,
         }
     }
@@ -92,6 +95,8 @@ pub struct Translator {
     addresses: Addresses,
     /// Whether everything but a packet to the CLAT itself has the same checksum on both sides.
     neutral: bool,
+    /// Whether packets between nodes with mappings come back as IPv6.
+    hairpins: bool,
     /// See [`Translator::expect_reassembly`].
     reassembled: bool,
     next_id: u16,
@@ -104,8 +109,9 @@ impl Translator {
     #[must_use]
     pub fn new(config: Config, addresses: Addresses, first_id: u16) -> Self {
         let neutral = addresses.are_neutral();
+        let hairpins = addresses.local.is_none() && !addresses.eams.is_empty();
         let (next_id, counters) = (first_id, Counters::default());
-        Self { config, addresses, neutral, reassembled: false, next_id, counters }
+        Self { config, addresses, neutral, hairpins, reassembled: false, next_id, counters }
     }
 
     /// Says that what is dropped as [`Reason::FragmentedIcmp`] or
@@ -135,7 +141,7 @@ impl Translator {
     pub fn to_ipv6<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
         let (excess, (count, bytes)) = (packet.excess(), packet.tally());
         let (buf, start, end) = packet.parts();
-        match v4to6::translate(self, buf, start..end, excess) {
+        match v4to6::translate::<false>(self, buf, start..end, excess) {
             Ok(output) => {
                 self.counters.packets46 += count;
                 self.counters.bytes46 += bytes;
@@ -146,8 +152,14 @@ impl Translator {
     }
 
     /// Translates an IPv6 packet to IPv4 (ingress6). Anything else is dropped as [`Reason::NotIp`].
+    ///
+    /// In a SIIT, what goes between two nodes with explicit mappings becomes IPv6 again
+    /// ([`Rule::Hairpin`]).
     #[inline]
     pub fn to_ipv4<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
+        if self.hairpins && self.is_hairpin(packet.bytes()) {
+            return self.hairpin(packet);
+        }
         let (excess, (count, bytes)) = (packet.excess(), packet.tally());
         let first = packet.first_fragment();
         let (buf, start, end) = packet.parts();
@@ -187,7 +199,7 @@ impl Translator {
         match ipv4::parse(&buf[start..end]) {
             Ok(ip) if reply::may_answer_v4(&ip, &buf[start + ip.header_len..start + ip.len]) => {
                 let id = self.next_identification();
-                let addresses = (self.config.router4.to_bits(), ip.src);
+                let addresses = (self.config.router4.own().to_bits(), ip.src);
                 let (start, end) = reply::write_v4(buf, (start, ip.len), head, addresses, id);
                 self.reply(reason, &buf[start..end])
             }

@@ -15,8 +15,9 @@ use crate::reply::{self, Stop};
 use crate::{transport, Config, HopPolicy, Output, Reason, Rule, Split, Translator, UdpZero};
 
 /// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
+/// `HAIRPIN` says that it was IPv6 a moment ago.
 #[inline(always)]
-pub(crate) fn translate(
+pub(crate) fn translate<const HAIRPIN: bool>(
     t: &mut Translator,
     buf: &mut [u8],
     Range { start, end }: Range<usize>,
@@ -30,8 +31,13 @@ pub(crate) fn translate(
         _ => None,
     };
     let is_error = message.flatten().is_some_and(|head| v4::is_error(head.kind)) && ip.is_whole();
-    let (src, dst) = addresses(t, &ip, is_error)
-        .map_err(|reason| reply::bad_address(t, reason, reply::refuse_v4))?;
+    let addresses = if HAIRPIN {
+        hairpin_addresses(t, &ip, &buf[payload.clone()], is_error)
+    } else {
+        addresses(t, &ip, is_error)
+    };
+    let (src, dst) =
+        addresses.map_err(|reason| reply::bad_address(t, reason, reply::refuse_v4))?;
 
     if t.config.hop == HopPolicy::Decrement && ip.hops <= 1 {
         return Err(Stop::Answer(Reason::HopLimit, Head::new(v4::TIME_EXCEEDED, 0, 0)));
@@ -65,7 +71,7 @@ pub(crate) fn translate(
     if let Some(head) = message {
         let head = head.ok_or(Reason::Truncated)?;
         if is_error {
-            return error(t, buf, payload, head, &new);
+            return error(t, buf, payload, head, &new, HAIRPIN);
         }
         let Some(kind) = icmp::echo_to_v6(head.kind) else { return Err(Reason::IcmpType.into()) };
         let most = fit(&t.config, &ip, &mut new, bytes, excess)?;
@@ -101,16 +107,38 @@ fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128
     if ipv4::is_martian(ip.src) || ipv4::is_martian(ip.dst) {
         check_martians(ip, is_error)?;
     }
-    let src = t.addresses.own_v6_of(ip.src).map_err(|e| match e {
-        NoCounterpart::Foreign => Reason::ForeignSource,
-        NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
-        NoCounterpart::Unmapped => Reason::SourceUnmapped,
-    })?;
+    let src = t.addresses.own_v6_of(ip.src).map_err(no_source)?;
     let dst = t.addresses.v6_of(ip.dst).map_err(|e| match e {
         NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
         NoCounterpart::Foreign | NoCounterpart::Unmapped => Reason::DestinationUnmapped,
     })?;
     Ok((src, dst))
+}
+
+const fn no_source(why: NoCounterpart) -> Reason {
+    match why {
+        NoCounterpart::Foreign => Reason::ForeignSource,
+        NoCounterpart::NonGlobal => Reason::NonGlobalInWellKnownPrefix,
+        NoCounterpart::Unmapped => Reason::SourceUnmapped,
+    }
+}
+
+/// The IPv6 forms of both addresses of what comes back (RFC 7757 §4.2.1): the source is that in the
+/// prefix, to which an answer takes the same way. So is that of an error, where it is from whom the
+/// quoted packet was for; a router on the way keeps its own.
+#[cold]
+fn hairpin_addresses(
+    t: &Translator,
+    ip: &Ip<u32>,
+    payload: &[u8],
+    is_error: bool,
+) -> Result<(u128, u128), Reason> {
+    let (src, dst) = addresses(t, ip, is_error)?;
+    let quoted = ipv4::parse_quoted(payload.get(HEADER..).unwrap_or_default());
+    if is_error && !quoted.is_ok_and(|quoted| quoted.dst == ip.src) {
+        return Ok((src, dst));
+    }
+    Ok((t.addresses.unmapped_v6_of(ip.src).map_err(no_source)?, dst))
 }
 
 /// What is wrong with addresses of which one is a martian; nothing is, with the source of an error.
@@ -204,6 +232,7 @@ fn error(
     message: Range<usize>,
     head: Head,
     new: &Ip<u128>,
+    hairpin: bool,
 ) -> Result<Output, Stop> {
     let body = message.start + HEADER..message.end;
     let (quote, extensions) = Shape::V4.split(buf, head, body);
@@ -216,7 +245,12 @@ fn error(
 
     // The quoted packet went the other way: its destination is on our IPv4 side.
     let src = t.addresses.v6_of(inner.src).map_err(|_| Reason::QuotedAddress)?;
-    let dst = t.addresses.own_v6_of(inner.dst).map_err(|_| Reason::QuotedAddress)?;
+    let dst = if hairpin {
+        t.addresses.unmapped_v6_of(inner.dst)
+    } else {
+        t.addresses.own_v6_of(inner.dst)
+    };
+    let dst = dst.map_err(|_| Reason::QuotedAddress)?;
     let mut new_inner = readdressed(&inner, src, dst);
     let mut echo = None;
     if inner.protocol == protocol::ICMP {

@@ -66,7 +66,7 @@ pub(crate) fn translate(
     let protocol = if ip.protocol == protocol::ICMPV6 { protocol::ICMP } else { ip.protocol };
     let (src_or_router, origin) = match src {
         Some(src) => (src, None),
-        None => (t.config.router4.to_bits(), Some(ip.src)),
+        None => (t.config.router4.of(ip.src.into()).to_bits(), Some(ip.src)),
     };
     let mut new = Ip { hops, protocol, ..readdressed(&ip, src_or_router, dst, excess) };
 

@@ -127,13 +127,15 @@ causes! {
         To4Error "to4-error" "ICMPv6 error and the packet in it translated" "RFC 7915 §5.2, §5.3",
         To4ErrorUnmapped "to4-error-unmapped" "ICMPv6 error from a router without an IPv4 form"
             "RFC 7915 §5.1, draft-ietf-v6ops-icmpext-xlat-v6only-source §3",
+        Hairpin "hairpin" "between two explicit mappings: translated to IPv4 and back"
+            "RFC 7757 §4.2.2",
     }
 }
 
 /// What becomes of a packet.
 #[derive(Debug)]
 pub enum Verdict<'p> {
-    /// It goes on in the other family.
+    /// It goes on in the other family, or by [`Rule::Hairpin`] as IPv6 again.
     Forward {
         /// The rule that applied.
         rule: Rule,
@@ -255,7 +257,7 @@ pub struct Counters {
     pub packets46: u64,
     /// Their bytes, as IPv4.
     pub bytes46: u64,
-    /// IPv6 packets translated to IPv4.
+    /// IPv6 packets translated to IPv4, those included that came back.
     pub packets64: u64,
     /// Their bytes, as IPv6.
     pub bytes64: u64,

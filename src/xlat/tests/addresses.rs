@@ -7,7 +7,10 @@ mod common;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use clat_xlat::{Addresses, Eam, EamError, Local, Prefix, PrefixError, Reason, Translator};
+use clat_xlat::{
+    Addresses, AddressesError, Config, Eam, EamError, HopPolicy, Local, Pool, PoolError, Prefix,
+    PrefixError, Reason, Rule, Translator,
+};
 use common::*;
 use proptest::prelude::*;
 
@@ -127,8 +130,199 @@ fn mappings_that_are_none() {
         ("192.0.2.1/24=2001:db8::/120", EamError::HostBits),
         ("192.0.2.0/24=2001:db8::1/120", EamError::HostBits),
         ("192.0.2.0/24=2001:db8::/121", EamError::Suffix),
+        ("224.0.0.1=2001:db8::1", EamError::NoHost),
+        ("224.0.0.0/4=2001:db8::/100", EamError::NoHost),
+        ("255.255.255.255=2001:db8::1", EamError::NoHost),
+        ("127.0.0.0/8=2001:db8::/104", EamError::NoHost),
+        ("192.0.2.1=ff02::1", EamError::NoHost),
+        ("192.0.2.0/24=ff00::/8", EamError::NoHost),
+        ("192.0.2.1=::1", EamError::NoHost),
     ] {
         assert_eq!(text.parse::<Eam>(), Err(want), "{text}");
+    }
+}
+
+/// Two nodes with mappings, which write to each other's IPv4 address in the prefix.
+const A: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xaaaa, 0, 0, 0, 0, 0);
+const B: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbbbb, 0, 0, 0, 0, 0xb);
+
+fn siit(config: Config) -> Translator {
+    let eams = ["192.0.2.1=2001:db8:aaaa::", "192.0.2.2=2001:db8:bbbb::b"];
+    let eams = eams.map(|eam| eam.parse().unwrap()).to_vec();
+    let prefixes = vec![Prefix::WELL_KNOWN];
+    Translator::new(config, Addresses { eams, prefixes, ..Addresses::default() }, 1)
+}
+
+fn embedded(last: u8) -> Ipv6Addr {
+    Prefix::WELL_KNOWN.embed([192, 0, 2, last].into())
+}
+
+#[test]
+fn rfc7757_s4_2_2_hairpin() {
+    let mut t = siit(Config { hop: HopPolicy::Decrement, ..config() });
+    for (protocol, payload) in
+        [(UDP, udp(30)), (TCP, tcp(1400)), (ICMPV6, icmp(128, 0, [1, 2, 3, 4], &data(20)))]
+    {
+        for (src, dst, new_src, new_dst) in
+            [(A, embedded(2), embedded(1), B), (B, embedded(1), embedded(2), A)]
+        {
+            let packet = V6 { src, dst, protocol, class: 0x2e, ..V6::default() }.build(&payload);
+            let Out::Forward(rule, frames) = run(&mut t, &packet) else { panic!("{protocol}") };
+            assert_eq!(rule, Rule::Hairpin);
+            let want =
+                V6 { src: new_src, dst: new_dst, protocol, class: 0x2e, hops: 63, ..V6::default() };
+            assert_eq!(frames, [want.build(&payload)], "{protocol}");
+        }
+    }
+    // A fragment stays one.
+    let header = V6 { src: A, dst: embedded(2), ..V6::default() };
+    let fragment = |id| vec![V6::fragment(8, true, id)];
+    let packet = V6 { extensions: fragment(0x1_0007), ..header }.raw(&data(64));
+    let header = V6 { src: embedded(1), dst: B, hops: 63, ..V6::default() };
+    let want = V6 { extensions: fragment(7), ..header }.raw(&data(64));
+    assert_eq!(run(&mut t, &packet).one(), want);
+    // All others go the usual way.
+    let out = run(&mut t, &V6 { src: A, dst: remote6(), ..V6::default() }.build(&udp(1))).one();
+    assert_eq!(check(&out).src, [192, 0, 2, 1]);
+    let out = run(&mut t, &V6 { src: A, dst: B, ..V6::default() }.build(&udp(1))).one();
+    assert_eq!(check(&out).dst, [192, 0, 2, 2]);
+}
+
+/// The quoted packet is the one that was sent, and whom it was sent to is who answers.
+#[test]
+fn rfc7757_s4_2_1_hairpinned_errors() {
+    let quoted = V6 { src: embedded(1), dst: B, ..V6::outward() }.build(&udp(40));
+    let sent = V6 { src: A, dst: embedded(2), ..V6::outward() }.build(&udp(40));
+    let router: Ipv6Addr = "2001:db8:5::1".parse().unwrap();
+    let dummy = Prefix::WELL_KNOWN.embed([192, 0, 0, 8].into());
+    for (src, want) in [(B, embedded(2)), (router, dummy)] {
+        let message = icmp(1, 4, [0; 4], &quoted);
+        let error = V6 { src, dst: embedded(1), protocol: ICMPV6, ..V6::default() };
+        let out = run(&mut siit(config()), &error.build(&message)).one();
+        let seen = check(&out);
+        assert_eq!((seen.src, seen.dst), (want.octets().to_vec(), A.octets().to_vec()));
+        assert_eq!(seen.payload[..2], [1, 4]);
+        assert_eq!(seen.payload[8..][..sent.len()], sent);
+    }
+}
+
+#[test]
+fn rfc7757_s4_2_2_what_cannot_come_back() {
+    // In IPv6, as it was sent.
+    let mut narrow = siit(Config { mtu6: 1280, mtu4: 576, ..config() });
+    let header = V6 { src: A, dst: embedded(2), protocol: TCP, ..V6::default() };
+    let packet = header.build(&tcp(1221));
+    let (reason, error) = run(&mut narrow, &packet).reply();
+    let seen = check(&error);
+    assert_eq!((reason, seen.dst), (Reason::TooBigForIpv6, A.octets().to_vec()));
+    assert_eq!(seen.payload[..2], [2, 0]);
+    assert_eq!(seen.payload[4..8], 1280u32.to_be_bytes());
+    assert_eq!(seen.payload[8..], packet[..1232]);
+    // What fits crosses no IPv4 link.
+    assert_eq!(run(&mut narrow, &header.build(&tcp(1220))).one().len(), 1280);
+
+    let mut router = siit(Config { hop: HopPolicy::Decrement, ..config() });
+    let packet = V6 { hops: 1, ..header }.build(&tcp(1));
+    assert_eq!(run(&mut router, &packet).reply().0, Reason::HopLimit);
+    // A CLAT has no nodes behind it.
+    let eams = vec!["192.0.2.2=2001:db8:bbbb::b".parse().unwrap()];
+    let mut t = Translator::new(config(), Addresses { eams, ..clat() }, 1);
+    let packet = V6 { src: B, dst: embedded(2), ..V6::default() }.build(&udp(1));
+    assert_eq!(run(&mut t, &packet), Out::Drop(Reason::DestinationUnmapped));
+}
+
+#[test]
+fn rfc7757_s5_contradictions() {
+    let check = |eams: &[&str]| {
+        let eams = eams.iter().map(|eam| eam.parse().expect(eam)).collect();
+        Addresses { eams, ..clat() }.check()
+    };
+    for eams in [
+        ["192.0.2.0/24=2001:db8:1::/120", "192.0.2.0/24=2001:db8:2::/120"],
+        ["198.51.100.8=2001:db8::1", "198.51.100.9=2001:db8::1"],
+        ["192.0.2.0/24=2001:db8:1::/120", "192.0.3.0/24=2001:db8:1::/120"],
+        ["192.0.2.0/24=2001:db8:1::/120", "192.0.2.0/25=2001:db8:1::/120"],
+        ["192.0.0.4=2001:db8::1", "192.0.2.1=2001:db8::2"],
+        ["192.0.2.9=2001:db8::1", "192.0.2.1=2001:db8:1:2:11:22:33:44"],
+    ] {
+        let error = check(&eams).expect_err(eams[0]);
+        assert!(matches!(error, AddressesError::Contradiction(..)), "{error}");
+        assert!(error.to_string().contains("contradicts"));
+    }
+    for eams in [
+        // One is an exception of the other, or says the same.
+        ["192.0.2.0/24=2001:db8:1::/120", "192.0.2.7=2001:db8:2::7"],
+        ["192.0.2.7=2001:db8:2::7", "192.0.2.7/32=2001:db8:2::7/128"],
+        ["192.0.0.4=2001:db8:1:2:11:22:33:44", "192.0.2.1=2001:db8::2"],
+    ] {
+        assert_eq!(check(&eams), Ok(()), "{}", eams[0]);
+    }
+}
+
+#[test]
+fn own_addresses_are_those_of_a_host() {
+    let check = |v4: &str, v6: &str| {
+        let local = Local { v4: v4.parse().expect(v4), v6: v6.parse().expect(v6) };
+        Addresses { local: Some(local), ..clat() }.check()
+    };
+    assert_eq!(check("192.0.0.4", "2001:db8::4"), Ok(()));
+    for (v4, v6) in [
+        ("224.0.0.1", "2001:db8::4"),
+        ("255.255.255.255", "2001:db8::4"),
+        ("127.0.0.1", "2001:db8::4"),
+        ("0.0.0.0", "2001:db8::4"),
+        ("169.254.1.1", "2001:db8::4"),
+        ("192.0.0.4", "ff02::1"),
+        ("192.0.0.4", "::"),
+        ("192.0.0.4", "::1"),
+    ] {
+        assert_eq!(check(v4, v6), Err(AddressesError::NoHost), "{v4} {v6}");
+    }
+}
+
+#[test]
+fn rfc6791_s5_pool() {
+    let pool = |text: &str| text.parse::<Pool>().expect(text);
+    for (text, want) in [
+        ("", PoolError::Syntax),
+        ("192.0.2.0/", PoolError::Syntax),
+        ("192.0.2.0/33", PoolError::Syntax),
+        ("2001:db8::/64", PoolError::Syntax),
+        ("192.0.2.1/24", PoolError::HostBits),
+        ("224.0.0.0/8", PoolError::NoHost),
+        ("255.255.255.255", PoolError::NoHost),
+    ] {
+        assert_eq!(text.parse::<Pool>(), Err(want), "{text}");
+    }
+    let routers: Vec<Ipv6Addr> = (0..1000u128)
+        .flat_map(|i| [0x2001_0db8 << 96 | i, 0x2001_0db8 << 96 | i << 64 | 1])
+        .map(Ipv6Addr::from)
+        .collect();
+    for (text, first, last) in [
+        ("198.51.100.7", [198, 51, 100, 7], [198, 51, 100, 7]),
+        ("198.51.100.6/31", [198, 51, 100, 6], [198, 51, 100, 7]),
+        ("198.51.100.4/30", [198, 51, 100, 5], [198, 51, 100, 6]),
+        ("198.51.100.0/24", [198, 51, 100, 1], [198, 51, 100, 254]),
+    ] {
+        let seen: std::collections::BTreeSet<_> =
+            routers.iter().map(|router| pool(text).of(*router)).collect();
+        assert_eq!(seen.first(), Some(&first.into()), "{text}");
+        assert_eq!(seen.last(), Some(&last.into()), "{text}");
+        assert_eq!(pool(text).own(), Ipv4Addr::from(first));
+        // All of them serve.
+        let count = u32::from(Ipv4Addr::from(last)) - u32::from(Ipv4Addr::from(first)) + 1;
+        assert_eq!(seen.len(), count as usize, "{text}");
+    }
+    // Neighbours differ, and each is always the same.
+    let [a, b] = [0, 1].map(|i| pool("198.51.100.0/24").of(routers[i]));
+    assert_ne!(a, b);
+    let quoted = V6::outward().build(&udp(9));
+    let config = Config { router4: pool("198.51.100.0/24"), ..config() };
+    let mut t = Translator::new(config, clat(), 1);
+    for router in [routers[4], routers[8], routers[4]] {
+        let error = V6 { src: router, protocol: ICMPV6, ..V6::default() };
+        let out = run(&mut t, &error.build(&icmp(3, 0, [0; 4], &quoted))).one();
+        assert_eq!(check(&out).src, pool("198.51.100.0/24").of(router).octets());
     }
 }
 

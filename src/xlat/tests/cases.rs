@@ -13,7 +13,9 @@ const CASES: &str = include_str!("cases/packets.jsonl");
 
 /// What is not done as the case has it, and why not.
 const NOT_DONE: [&str; 1] = [
-    // MAY. The packet comes back, as the test `a_neutral_clat_that_sends_to_itself` has it.
+    // MAY, and RFC 7757 is against it: each address is translated by itself (§3.3.1), and §4.2.2
+    // treats apart only what has come as IPv6 to an address in a prefix. What a CLAT sends to
+    // itself comes back to it, as the test `a_neutral_clat_that_sends_to_itself` has it.
     "hold.hairpin.clat-to-itself",
 ];
 
