@@ -156,8 +156,9 @@ mod tests {
     fn short_and_long_say_the_same() {
         Args::command().debug_assert();
         let short = parse(&format!("{GOOD} -r 6 -w 7")).unwrap();
-        let long = "clatd-wlan0 --interface wlan0 --mark 983140 --plat-prefix 64:ff9b:: --ipv4-addr 192.0.0.4 \
-                    --ipv6-addr 2001:db8::1:2:3:4 --tunfd 5 --read-sock 6 --write-sock 7";
+        let long = "clatd-wlan0 --interface wlan0 --mark 983140 --plat-prefix 64:ff9b:: \
+                    --ipv4-addr 192.0.0.4 --ipv6-addr 2001:db8::1:2:3:4 --tunfd 5 --read-sock 6 \
+                    --write-sock 7";
         assert_eq!(short, parse(long).unwrap());
         assert_eq!(short.mark, 0xf0064);
         assert_eq!((short.tunfd, short.read_sock, short.write_sock), (5, Some(6), Some(7)));

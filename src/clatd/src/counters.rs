@@ -67,7 +67,8 @@ mod tests {
         let tally = Tally { send: 2, rate_limited: 3, ..Default::default() };
         assert_eq!(
             line("wlan0", &counters, &tally),
-            "clatd-wlan0: counters egress4=1/84 ingress6=0/0 replies=0 drops=5 drop.send=2 drop.rate-limited=3"
+            "clatd-wlan0: counters egress4=1/84 ingress6=0/0 replies=0 drops=5 drop.send=2 \
+             drop.rate-limited=3"
         );
     }
 }

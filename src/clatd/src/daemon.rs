@@ -34,18 +34,18 @@ use crate::neighbour::{self, Neighbour};
 use crate::queue::{Queue, EVENTS};
 use crate::{link, privileges};
 
-/// An interface that is removed goes down first, and the kernel tells of that only. When it comes
-/// up again, so do its packets.
+/// How long after the uplink has gone down to see whether it still exists. The kernel reports one
+/// that is removed only as down; one that comes up again needs nothing done.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// In percent of so long, a thread has to have worked to be given company: a thread for each of the
-/// other queues that had something.
+/// A thread that was busy for this percentage of this time is relieved: each other queue that had
+/// packets gets a thread of its own.
 const BUSY: (u128, Duration) = (75, Duration::from_millis(50));
-/// And it is sent to sleep, its queue the first thread's again, when all such threads together
-/// would work less than so much of so long.
+/// A thread goes back to sleep, and its queue to the first thread, when all of them together would
+/// be busy for less than this percentage of this time.
 const CALM: (u128, Duration) = (50, Duration::from_secs(1));
 
-/// What the descriptors are called in the loop that are of no queue (see `Interest::queue`).
+/// The epoll data of descriptors that belong to no queue (see `Interest::queue`).
 const SIGNALS: u64 = u64::MAX;
 const NEIGHBOUR: u64 = u64::MAX - 1;
 const ENDED: u64 = u64::MAX - 2;
@@ -72,9 +72,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             })?;
             let raw = RawSocket::from_fd(named("--write-sock", write)?)
                 .with_context(|| format!("--write-sock {write} is not a raw IPv6 socket"))?;
-            // Some networks look for an address only when its duplicate address detection was seen,
-            // as AOSP's clatd knows. Who answers cannot be heard: the socket is the caller's, and
-            // so is the filter.
+            // Some networks only learn of an address by its duplicate address detection, which is
+            // why AOSP's clatd sends this, too. Answers cannot be received: the socket and its
+            // filter are the caller's.
             let probe = neighbour::solicitation(args.ipv6_addr, neighbour::nonce());
             if let Err(errno) = raw.send_on(&probe, index) {
                 log::info!("cannot send a neighbour solicitation on {uplink}: {errno}");
@@ -83,10 +83,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         _ => {
             link::configure(tun.name(), args.ipv4_addr, tun_mtu(mtu6))?;
-            // What is up tells more (see Tun::from_fd).
+            // The kernel says more of a device that is up (see Tun::from_fd).
             let name = tun.name().to_owned();
             tun = Tun::from_fd_as(tun.into(), &name, args.tun_layout.into())?;
-            // /dev/net/tun may be root's alone.
+            // Before root is given up: only root may be allowed to open /dev/net/tun.
             let queues = more_queues(args, &tun);
             privileges::become_user_for_sockets()?;
             let (packet, raw, neighbour) = open_sockets(args, index)?;
@@ -107,7 +107,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let prefixes = vec![args.plat_prefix];
     let addresses = Addresses { local: Some(args.local()), prefixes, ..Default::default() };
     let config = Config {
-        // What is delivered on this host is bounded by nothing else.
+        // IPv4 packets are delivered on this host, where no link limits their length.
         mtu4: 65535,
         mtu6,
         router6: args.ipv6_addr,
@@ -185,7 +185,7 @@ fn with_sockets(
     })
 }
 
-/// The device that was handed over; who misses the descriptor gets a clear line.
+/// The TUN device that was handed over, or an error that names the option.
 fn open_tun(args: &Args) -> anyhow::Result<Tun> {
     let fd = adopt(args.tunfd).with_context(|| format!("--tunfd {} is not open", args.tunfd))?;
     let name = format!("v4-{}", args.interface);
@@ -193,7 +193,7 @@ fn open_tun(args: &Args) -> anyhow::Result<Tun> {
         .with_context(|| format!("--tunfd {} is of no use", args.tunfd))
 }
 
-/// Our own sockets, the address on the uplink, and who speaks for it there.
+/// Opens the daemon's own sockets, joins the address on the uplink, and begins to defend it there.
 fn open_sockets(
     args: &Args,
     index: u32,
@@ -204,7 +204,10 @@ fn open_sockets(
     let raw = RawSocket::open(uplink, args.mark)
         .with_context(|| format!("cannot open a raw socket on {uplink}"))?;
     join_anycast(raw.as_fd(), index, v6).with_context(|| {
-        format!("cannot make {v6} an anycast address of {uplink}; it must be inside a prefix of {uplink}, and nobody else's")
+        format!(
+            "cannot make {v6} an anycast address of {uplink}; it must be inside a prefix of \
+             {uplink}, and nobody else's"
+        )
     })?;
     // The anycast membership has joined the solicited-node group, where others' questions arrive.
     let neighbour = if packet.is_ethernet() && resolves_addresses(uplink) {
@@ -236,7 +239,7 @@ struct End<'e>(&'e EventFd);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        // Nothing but a full counter could keep it from being written, and then it has been.
+        // This fails only if the counter is full, and then it has been written to already.
         let _ = self.0.write(1);
     }
 }
@@ -248,7 +251,7 @@ struct Workers<'s> {
 }
 
 impl<'s> Workers<'s> {
-    /// Returns when all of them have begun, so that a filter of system calls need not let them.
+    /// Returns when all threads run, so that the filter of system calls may forbid to make any.
     fn new(
         scope: &'s Scope<'s, '_>,
         queues: &'s [Queue],
@@ -286,7 +289,7 @@ impl<'s> Workers<'s> {
         Ok(workers)
     }
 
-    /// The end of all, which has been announced.
+    /// Waits for all threads, which have been told to end.
     fn join(self) -> anyhow::Result<()> {
         drop(self.wake);
         for thread in self.threads {
@@ -296,7 +299,7 @@ impl<'s> Workers<'s> {
     }
 }
 
-/// Serves a queue until there is little to do, or, with false, until the end.
+/// Serves a queue until there is little to do; returns false when the daemon ends.
 fn serve_while_busy(queue: &Queue, calm: u128, uplink: &str) -> anyhow::Result<bool> {
     let mut load = Load::new(Instant::now());
     let mut buf = [EpollEvent::empty(); EVENTS];
@@ -307,7 +310,7 @@ fn serve_while_busy(queue: &Queue, calm: u128, uplink: &str) -> anyhow::Result<b
         if events.iter().any(|event| event.data() == ENDED) {
             return Ok(false);
         }
-        // The first queue's socket hears of a link that is down, too.
+        // Whether the link is down is left to the first queue, whose socket reports it as well.
         queue.poll(queue.epoll(), events, uplink, now)?;
         load.waited(now - before);
         if load.busy(now, CALM.1).is_some_and(|busy| busy < calm) {
@@ -316,7 +319,7 @@ fn serve_while_busy(queue: &Queue, calm: u128, uplink: &str) -> anyhow::Result<b
     }
 }
 
-/// Serves the first queue, and all others that no thread has been woken for.
+/// Serves the first queue, and each other one that has no thread of its own at the time.
 fn serve(
     args: &Args,
     signals: &SignalFd,
@@ -337,10 +340,10 @@ fn serve(
         queue.enter(epoll)?;
     }
     let mut buf = [EpollEvent::empty(); EVENTS];
-    // When to see whether an uplink that has gone down is there at all.
+    // When to see whether an uplink that has gone down still exists.
     let mut recheck: Option<Instant> = None;
     let mut load = Load::new(Instant::now());
-    // Which of the queues had something.
+    // Which of the queues had packets since the load was last looked at.
     let mut served = vec![false; queues.len()];
     loop {
         let now = Instant::now();
@@ -354,7 +357,7 @@ fn serve(
                 bail!("{uplink} is gone");
             }
         }
-        // Without any of these, nothing wakes us but packets and signals.
+        // Without a deadline only packets and signals wake the thread.
         let probing = neighbour.as_ref().and_then(Neighbour::deadline);
         let deadline = probing.into_iter().chain(recheck).min();
         let events = own.wait(&mut buf, now, deadline)?;
@@ -419,7 +422,7 @@ fn counters(uplink: &str, queues: &[Queue]) -> String {
     counters::line(uplink, &counters, &tally)
 }
 
-/// Has a line read by whoever reads the log. If nobody can, that is no reason to fail.
+/// Writes a line to the log; that it cannot be written is no reason to fail.
 pub fn say(line: &str) {
     if cfg!(target_os = "android") {
         log::info!("{line}");

@@ -7,15 +7,14 @@ use clat_datapath::forward::Forwarder;
 use clat_datapath::path::{Direction, Full};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
-/// What the descriptors of a queue are called in an epoll, behind the queue's number times
-/// [`NAMES`].
+/// The epoll data of a queue's descriptors: the queue's number times [`NAMES`], plus one of these.
 const TUN: u64 = 0;
 const UPLINK: u64 = 1;
 const RAW: u64 = 2;
-/// How many names a queue has.
+/// How many such numbers are set aside for a queue.
 const NAMES: u64 = 4;
 
-/// Shown whether wanted or not.
+/// The kernel reports these whether they were asked for or not.
 const BROKEN: EpollFlags = EpollFlags::EPOLLERR.union(EpollFlags::EPOLLHUP);
 
 /// What each direction of a queue waits for, `None` for something to read.
@@ -33,7 +32,8 @@ impl Interest {
         Self { first_name: u64::from(queue) * NAMES, egress: None, ingress: None }
     }
 
-    /// The number of the queue that an event is of; none has that of a name from `u64::MAX` down.
+    /// The number of the queue that an event belongs to. Data close to `u64::MAX`, which others
+    /// use, gives a number that no queue has.
     #[must_use]
     pub fn queue(event: &EpollEvent) -> u64 {
         event.data() / NAMES
@@ -110,7 +110,8 @@ impl Interest {
             of(self.egress.is_none(), readable) | of(self.ingress == Some(Full::Tun), writable);
         let packet =
             of(self.ingress.is_none(), readable) | of(self.egress == Some(Full::Packet), writable);
-        // Only heard while wanted.
+        // One-shot: the socket is nearly always writable, which matters only while it is waited
+        // for.
         let raw = of(self.egress == Some(Full::Raw), writable) | EpollFlags::EPOLLONESHOT;
         [(tun, TUN), (packet, UPLINK), (raw, RAW)]
             .map(|(flags, name)| EpollEvent::new(flags, self.first_name + name))

@@ -20,7 +20,7 @@ pub fn configure(name: &str, v4: Ipv4Addr, mtu: u32) -> anyhow::Result<()> {
     add_address(index, v4).with_context(|| format!("cannot give {name} the address {v4}/32"))
 }
 
-/// An address inside the prefix, to ask the way there: that of 8.8.8.8, as the original asks.
+/// An address inside the prefix for asking the route there: that of 8.8.8.8, as AOSP's clatd does.
 #[must_use]
 pub fn inside(prefix: &clat_xlat::Prefix) -> Ipv6Addr {
     prefix.embed(Ipv4Addr::new(8, 8, 8, 8))

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// To Android's log, where stderr is nobody's; with the tag of AOSP's clatd.
+/// Logs to Android's log, since nobody reads stderr there, under the tag of AOSP's clatd.
 #[cfg(target_os = "android")]
 fn init_log(_: &str) {
     let config =

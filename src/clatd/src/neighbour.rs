@@ -28,7 +28,7 @@ use clat_packet::protocol::ICMPV6;
 use clat_packet::{ipv6, Ip};
 use nix::errno::Errno;
 
-/// RetransTimer (RFC 4861 §10): how long an answer may take.
+/// RetransTimer (RFC 4861 §10): how long to wait for another node's objection.
 const RETRANS_TIMER: Duration = Duration::from_secs(1);
 /// IPv6 header, solicitation or advertisement, an option of six bytes.
 const MESSAGE: usize = ipv6::HEADER + nd::LEN;
@@ -36,7 +36,7 @@ const MESSAGE: usize = ipv6::HEADER + nd::LEN;
 const OPTIONS: usize = ipv6::HEADER + nd::HEADER;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
-/// Packets that are read before others get their turn.
+/// How many packets are read before the loop goes on with other descriptors.
 const BATCH: usize = 16;
 
 /// Another node has the address, or wants it at the same moment.
@@ -44,7 +44,7 @@ const BATCH: usize = 16;
 #[error("{0} is in use by another node on the uplink; start again with another address")]
 pub struct Duplicate(pub Ipv6Addr);
 
-/// Speaks for the address on the link.
+/// Answers for the address on the link, and watches for duplicates.
 #[derive(Debug)]
 pub struct Neighbour {
     socket: NeighbourSocket,
@@ -89,7 +89,7 @@ impl Neighbour {
                 Err(_) => break,
             };
             let Some(packet) = packet else { continue };
-            // Without an address of its own it is down, and the answer would not leave.
+            // An interface without a link-layer address is down: an answer could not be sent.
             let Ok(own) = self.socket.own_address() else { continue };
             if claims(packet, own) || self.probing.is_some() && probes(packet, self.nonce) {
                 return Err(Duplicate(self.address));
@@ -125,7 +125,8 @@ impl Neighbour {
         }
     }
 
-    /// What is lost is asked for again, and the kernel answers as well.
+    /// Sends a message. Losing one is no failure: neighbours ask again, and the kernel answers,
+    /// too.
     fn send(&self, packet: &[u8], to: [u8; 6]) {
         if let Err(error) = self.socket.send(packet, to) {
             log::debug!("cannot advertise {}: {error}", self.address);
@@ -205,7 +206,7 @@ fn claims(packet: &[u8], own: [u8; 6]) -> bool {
 
 /// Whether a sound packet asks if the address is free (RFC 4862 §5.4.3), and is not our own probe.
 fn probes(packet: &[u8], nonce: [u8; 6]) -> bool {
-    // With a source it only resolves the address.
+    // A solicitation with a source address only resolves the address.
     packet[40] == NEIGHBOUR_SOLICITATION
         && packet[8..24] == [0; 16]
         && !nd::options(&packet[OPTIONS..]).any(|it| it == (option::NONCE, &nonce[..]))
@@ -316,8 +317,9 @@ mod tests {
             let _ = claimed(&bytes);
             let packet = changed(&changes);
             let _ = sound(&packet, address()).map(asks);
-            prop_assert!(!claimed(&changed(&[(40, NEIGHBOUR_ADVERTISEMENT)])[..len.min(MESSAGE - 1)]));
-            // Whatever the options are.
+            let advertisement = changed(&[(40, NEIGHBOUR_ADVERTISEMENT)]);
+            prop_assert!(!claimed(&advertisement[..len.min(MESSAGE - 1)]));
+            // Whatever the options claim, each takes at least 8 bytes.
             bytes.resize(bytes.len().max(64), 0);
             prop_assert!(nd::options(&bytes[OPTIONS..]).count() <= (bytes.len() - 64) / 8);
         }

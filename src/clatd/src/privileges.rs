@@ -7,15 +7,15 @@ use clat_sandbox::{become_user, become_user_with, drop_privileges, Capability, F
 use nix::libc::{self, c_int};
 use nix::unistd::{getegid, geteuid, Gid, Uid, User};
 
-/// Whom to become, the first that exists: Android's own user (AID_CLAT, 1029, which its C library
-/// knows by this name), or whoever owns nothing.
+/// The users to run as, in order of preference: Android's own (AID_CLAT, 1029, known to its C
+/// library by this name), else the one that owns no files.
 const USERS: [&str; 2] = ["clat", "nobody"];
 
 /// Not in `libc` for every C library (linux/prctl.h).
 const PR_SET_VMA: c_int = 0x5356_4d41;
 
-/// Becomes the user whom the daemon runs as, with what it takes to open sockets: theirs is what
-/// they send, and not root's, for whoever counts traffic and has rules by user.
+/// Becomes the user that the daemon runs as, keeping the capabilities that opening sockets takes.
+/// What a socket sends is then counted, and matched by firewall rules, as that user's, not root's.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -41,8 +41,8 @@ pub fn drop_all() -> anyhow::Result<()> {
 
 fn target() -> anyhow::Result<(Uid, Gid)> {
     if !geteuid().is_root() {
-        // Of a set-user-id program, which Android's module has: whoever started it remains its real
-        // user otherwise.
+        // clatd may be a set-user-id program, as in Android's module. Then the real user, too,
+        // becomes the one that it runs as.
         return Ok((geteuid(), getegid()));
     }
     for name in USERS {
@@ -66,10 +66,10 @@ pub fn filter_all_threads() -> anyhow::Result<()> {
         #[cfg(target_arch = "x86_64")]
         libc::SYS_poll,
         libc::SYS_ppoll,
-        // How many processors there are, as glibc's allocator asks when it serves another thread.
+        // glibc's allocator asks for the number of processors when another thread first allocates.
         libc::SYS_sched_getaffinity,
     ])?
-    // The standard library asks before it closes, in debug builds.
+    // In debug builds the standard library checks a descriptor before it closes it.
     .only(libc::SYS_fcntl, 1, &[libc::F_GETFD])?
     // Android's allocator names its mappings.
     .only(libc::SYS_prctl, 0, &[PR_SET_VMA])?
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// What [`attempts_from_inside`] is to try; without it there is nothing for that to do.
+    /// Names what [`attempts_from_inside`] is to try; without it that test does nothing.
     const ATTEMPT: &str = "CLATD_ATTEMPT";
 
     /// Runs this test program once more, in the sandbox, where it tries something.
@@ -142,11 +142,11 @@ mod tests {
             "dumpable" => clat_sys::privileges::set_dumpable(true).is_ok(),
             other => panic!("{other}"),
         };
-        // Without any more of the test program.
+        // The test harness must not run on inside the sandbox.
         std::process::exit(if done { 0 } else { 3 });
     }
 
-    /// Where this test may do what the daemon does first.
+    /// Whether this test may give up privileges as the daemon does.
     fn is_root() -> bool {
         let root = geteuid().is_root();
         assert!(root || std::env::var_os("CI").is_none(), "needs root");
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(attempt("abort").signal(), Some(libc::SIGABRT));
     }
 
-    /// Each ends the process before it is done.
+    /// Each of these kills the process before the call returns.
     #[test]
     fn what_is_forbidden_ends_the_process() {
         if !is_root() {

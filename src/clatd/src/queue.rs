@@ -19,7 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 use crate::interest::Interest;
 
-/// How many events are told of at once.
+/// How many events one wait returns at most.
 pub const EVENTS: usize = 16;
 
 /// A queue, and the epoll of a thread that serves it alone.
@@ -30,7 +30,8 @@ pub struct Queue {
     work: Mutex<Work>,
 }
 
-/// Whoever serves the queue has it for a turn; another thread asks for the counters at most.
+/// Locked by the thread that serves the queue while it does so; others lock it only to read the
+/// counters.
 #[derive(Debug)]
 struct Work {
     forwarder: Forwarder,
@@ -89,7 +90,7 @@ impl Queue {
     ) -> anyhow::Result<&'e [EpollEvent]> {
         let timeout = deadline.map_or(EpollTimeout::NONE, |at| match at.duration_since(now) {
             Duration::ZERO => EpollTimeout::ZERO,
-            // Rounded up, lest the last millisecond be spent in circles.
+            // Rounded up: rounded down, the last millisecond would be a busy loop.
             time => (time.as_millis() + 1).try_into().unwrap_or(EpollTimeout::ZERO),
         });
         let count = match self.epoll.wait(events, timeout) {
@@ -151,7 +152,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Work> {
-        // A panic ends the daemon, with the counters as its last words.
+        // After a panic the daemon ends, and still reads the counters for its last line.
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

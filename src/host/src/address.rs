@@ -33,7 +33,7 @@ pub fn pick(first: Ipv4Addr, len: u8, mut free: impl FnMut(Ipv4Addr) -> bool) ->
 #[derive(Debug, Default)]
 pub struct Pool(Mutex<BTreeSet<Ipv4Addr>>);
 
-/// An address that no one else holds; free again when dropped.
+/// An address that no other CLAT holds; free again when dropped.
 #[derive(Debug)]
 pub struct Lease {
     pool: Arc<Pool>,
@@ -79,9 +79,9 @@ impl Drop for Lease {
     }
 }
 
-/// Whether a CLAT's address may be made from this source address: it has to be seen from beyond the
-/// link, by the PLAT. Not so the unspecified and loopback addresses, link-local and site-local ones
-/// (fe80::/10, fec0::/10) and ULA (fc00::/7).
+/// Whether a CLAT's address may be made from this source address. The PLAT must be able to answer
+/// it, which rules out the unspecified and loopback addresses, link-local and site-local ones
+/// (fe80::/10, fec0::/10) and unique local ones (fc00::/7).
 #[must_use]
 pub fn is_usable_source(v6: Ipv6Addr) -> bool {
     let top = v6.segments()[0];

@@ -34,7 +34,7 @@ impl DefaultRoute {
 }
 
 impl DefaultRoute {
-    /// Takes it away for a while, until [`Self::restore`].
+    /// Removes it until [`Self::restore`].
     ///
     /// # Errors
     /// Those of netlink(7).

@@ -26,7 +26,7 @@ impl Device {
     /// # Errors
     /// Those of open(2) and TUNSETIFF: `EBUSY` when the name is taken.
     pub fn create(name: &IfaceName) -> io::Result<Self> {
-        // Not on a phone, where it would be memory for what the programs in the kernel do.
+        // One queue on a phone: more cost memory, and the programs in the kernel carry the load.
         if default_queues() > 1 && cfg!(not(target_os = "android")) {
             if let Some(device) = create_with_queues(name)? {
                 return Ok(device);
@@ -37,7 +37,7 @@ impl Device {
 
     fn of(tun: Result<Tun, clat_tun::Error>) -> io::Result<Self> {
         let tun = tun.map_err(|e| {
-            // AOSP's words.
+            // The message is AOSP's.
             match &e {
                 clat_tun::Error::Open(errno) => {
                     log::error!("open of tun device failed ({})", errno.desc());
@@ -65,9 +65,9 @@ impl Drop for Device {
     }
 }
 
-/// A device that takes more queues. It has no owner for a moment, in which whoever may open
-/// `/dev/net/tun` could take one of them: unless the kernel says that there is only ours, it goes
-/// again and there is `None`.
+/// Makes a device that takes more queues. For a moment it has no owner, and anybody who may open
+/// `/dev/net/tun` could attach a queue: unless the kernel then says that ours is the only one, the
+/// device is removed and the result is `None`.
 fn create_with_queues(name: &IfaceName) -> io::Result<Option<Device>> {
     let device = Device::of(Tun::create_with_queues(name.as_str(), Options::default()))?;
     match tun_queues(device.index)? {

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use crate::{ClatdArgs, IfaceName, HAS_NETD, PATH};
 
-/// The chain that netd made for CLATs until Android 12. Where it does not, we do.
+/// The chain of the drop rules. netd makes it up to Android 12; elsewhere this module does.
 const CHAIN: &str = "clat_raw_PREROUTING";
 
 /// Runs an iptables program and returns what it prints.
@@ -26,7 +26,7 @@ fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    // Small enough for the pipe. A program that does not read it says why on stderr.
+    // The input fits into a pipe, so writing cannot block; if it fails, stderr has the reason.
     let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output()?;
     if !output.status.success() {
@@ -50,7 +50,7 @@ fn find_program(name: &str) -> io::Result<PathBuf> {
     )
 }
 
-/// Applies changes to the raw table, all or none of them.
+/// Applies changes to the raw table in one transaction.
 fn restore(changes: &[String]) -> io::Result<()> {
     let input = format!("*raw\n{}\nCOMMIT\n", changes.join("\n"));
     run("ip6tables-restore", &["-w", "--noflush"], &input).map(drop)
@@ -66,7 +66,7 @@ fn make_chain() -> io::Result<()> {
     restore(&[format!(":{CHAIN} - [0:0]"), format!("-A PREROUTING -j {CHAIN}")])
 }
 
-/// What takes the chain away, given how often something jumps to it.
+/// The commands that remove the chain and the given number of jumps to it.
 fn removal(jumps: usize) -> Vec<String> {
     let jumps = std::iter::repeat(format!("-D PREROUTING -j {CHAIN}")).take(jumps);
     jumps.chain([format!("-F {CHAIN}"), format!("-X {CHAIN}")]).collect()
@@ -81,8 +81,8 @@ fn has_chain(saved: &str) -> bool {
     saved.lines().any(|line| line.starts_with(&format!(":{CHAIN} ")))
 }
 
-/// What takes away what a controller left behind in the raw table: its rules, and the chain where
-/// it is not netd's.
+/// The commands that remove what a previous controller left in the raw table: its rules, and the
+/// chain unless that is netd's.
 fn leftovers(saved: &str, has_netd: bool) -> Vec<String> {
     if has_netd {
         let rules = saved.lines().filter_map(|line| line.strip_prefix(&format!("-A {CHAIN} ")));
@@ -107,7 +107,7 @@ pub fn adopt(kept: &[ClatdArgs]) -> io::Result<Option<(Chain, Vec<Rule>)>> {
     };
     let mut changes = leftovers(&saved, HAS_NETD);
     if !kept.is_empty() {
-        // Without `-X`: the chain goes on, with other rules.
+        // No `-X`: the chain is kept and gets other rules.
         changes.retain(|change| !change.starts_with("-X"));
         if !HAS_NETD {
             if !has_chain(&saved) {
@@ -145,7 +145,7 @@ pub struct Rule {
 /// # Errors
 /// Those of running ip6tables-restore.
 pub fn chain() -> io::Result<Chain> {
-    // From Android 13 on netd has none.
+    // From Android 13 on netd does not make it.
     let is_ours = !HAS_NETD || !has_chain(&save()?);
     if is_ours {
         make_chain()?;
@@ -161,7 +161,7 @@ pub fn chain() -> io::Result<Chain> {
 pub fn add_drop_rule(uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Rule> {
     let addition = [drop_rule("-A", uplink, prefix, v6)];
     if let Err(e) = restore(&addition) {
-        // Firewalls that reload their rules take ours away, and the chain.
+        // A firewall that reloads its rules removes the chain and this rule with it.
         if has_chain(&save()?) {
             return Err(e);
         }

@@ -19,12 +19,12 @@ use nix::sys::socket::{
 
 use crate::{Fwmark, IfaceName};
 
-/// Nothing is sent to it: connecting a datagram socket only looks up a route. DNS, as in the
-/// original.
+/// The port to connect to, DNS's as in AOSP. Nothing is sent there: connecting a datagram socket
+/// only looks up a route.
 const ANY_PORT: u16 = 53;
 
-/// How much passed an interface since it came to be, seen from the kernel: `tx` is what it sent
-/// into it.
+/// Traffic of an interface since it was created, as the kernel counts: `tx` is what it sent out by
+/// the interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Packets sent.
@@ -57,7 +57,7 @@ pub fn name_of(index: u32) -> Option<String> {
 /// Those of socket(2).
 pub fn has_address(addr: Ipv4Addr) -> io::Result<bool> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // The kernel talks to an address of its own from that same address.
+    // For a local address as destination, the kernel chooses that same address as source.
     Ok(socket.connect((addr, ANY_PORT)).is_ok() && socket.local_addr()?.ip() == IpAddr::V4(addr))
 }
 
@@ -91,7 +91,7 @@ pub fn disable_ipv6(iface: &IfaceName) -> io::Result<()> {
 /// # Errors
 /// `ENODEV` when it is gone.
 pub fn traffic(iface: &IfaceName) -> io::Result<Traffic> {
-    // Not by /sys: that shows the network namespace it was mounted in.
+    // From /proc, since /sys shows the network namespace that it was mounted in.
     let table = fs::read_to_string("/proc/thread-self/net/dev")?;
     traffic_of(&table, iface.as_str()).ok_or_else(|| Errno::ENODEV.into())
 }

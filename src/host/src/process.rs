@@ -22,7 +22,7 @@ use crate::PATH;
 /// How long a process gets to end by itself.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// What of our environment clatd may see.
+/// The environment variables that clatd inherits.
 const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 
 /// How a process ended.
@@ -41,18 +41,18 @@ pub struct ClatdProcess {
     /// Becomes readable when it ends.
     pidfd: OwnedFd,
     reaped: bool,
-    /// Whether it was started by a former life: someone else's to reap, and its number may go to
-    /// another process.
+    /// Whether a previous controller started it. Then another process reaps it, and afterwards its
+    /// number may belong to a new process.
     adopted: bool,
 }
 
 impl ClatdProcess {
-    /// A process that a former life has started.
+    /// A process that a previous controller has started.
     pub(crate) fn adopt(pid: Pid, pidfd: OwnedFd) -> Self {
         Self { pid, pidfd, reaped: false, adopted: true }
     }
 
-    /// Has it go on without us.
+    /// Lets it run on: dropping this no longer ends it.
     pub fn detach(mut self) {
         self.reaped = true;
     }
@@ -68,7 +68,7 @@ impl ClatdProcess {
     }
 
     fn end(&self) -> nix::Result<()> {
-        // Until it is reaped, the number cannot be anyone else's.
+        // Until a child is reaped, no other process gets its number.
         kill(self.pid, Signal::SIGTERM)?;
         if wait_readable(&[self.pidfd.as_fd()], Some(GRACE)).is_none() {
             log::warn!("pid {} does not end by SIGTERM; killing it", self.pid);
@@ -124,7 +124,7 @@ impl Drop for ClatdProcess {
 fn end_of(pid: Pid) -> io::Result<OwnedFd> {
     let (ended, held) = pipe2(OFlag::O_CLOEXEC)?;
     let wait = move || {
-        // It stays for its owner to reap; whose reaping may well be what ends this.
+        // WNOWAIT leaves it for the owner to reap. If the owner reaps it first, this ends as well.
         while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR)
         {
         }
@@ -135,7 +135,7 @@ fn end_of(pid: Pid) -> io::Result<OwnedFd> {
 }
 
 /// Starts `program` with a copy of each descriptor that is `kept`, under its number; all others but
-/// stdout and stderr are closed. What is kept is neither of the first three.
+/// stdout and stderr are closed. None of those kept may be one of the first three.
 ///
 /// # Errors
 /// Those of posix_spawn(3): ENOENT when the program is not there.
@@ -154,7 +154,7 @@ pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Re
     match pidfd {
         Ok(pidfd) => Ok(ClatdProcess { pid, pidfd, reaped: false, adopted: false }),
         Err(e) => {
-            // Without a pidfd it could not be watched.
+            // A process that cannot be watched is not left running.
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
             Err(e)
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_child_gets_nothing_but_what_it_is_given() {
         let (read, _write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-        // One that is not close-on-exec, as a careless parent leaves it.
+        // A descriptor that is not close-on-exec, as a careless parent may leave open.
         let _leaked = dup(read.as_raw_fd()).expect("a copy");
         let mut term = SigSet::empty();
         term.add(Signal::SIGTERM);
@@ -194,7 +194,7 @@ mod tests {
         let mut child = start("/bin/sleep", &["clatd-test0", "1000"], &read);
         before.thread_set_mask().expect("as before");
 
-        // The kernel lets a parent go on before the new program is quite there.
+        // The parent of a vfork runs again a moment before the new program's arguments are set up.
         while proc_text(&child, "cmdline").is_empty() {
             std::thread::yield_now();
         }
@@ -206,7 +206,7 @@ mod tests {
         };
         let number = read.as_raw_fd().to_string();
         let given: BTreeSet<_> = ["0", "1", "2", number.as_str()].map(str::to_owned).into();
-        // What loads the new program has its libraries open for a moment; a leak would stay.
+        // The dynamic loader has libraries open for a moment; a leaked descriptor would stay open.
         let deadline = Instant::now() + Duration::from_secs(5);
         while open() != given && Instant::now() < deadline {
             std::thread::yield_now();

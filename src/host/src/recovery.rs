@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a former life left running: its clatds, and with them their TUN devices.
+//! Takes over what a previous controller left running: its clatds, and their TUN devices.
 
 use std::fs;
 use std::io;
@@ -16,11 +16,11 @@ use nix::unistd::{Pid, User};
 
 use crate::{ClatdArgs, ClatdProcess, Device, IfaceName};
 
-/// Whom clatd becomes, the first that exists.
+/// The users that clatd runs as, in order of preference.
 const USERS: [&str; 2] = ["clat", "nobody"];
 
-/// A clatd of a former life, and the TUN device that it holds. Dropping it ends the one and removes
-/// the other.
+/// A clatd that a previous controller started, and the TUN device that it holds. Dropping this ends
+/// the process and removes the device.
 #[derive(Debug)]
 pub struct Orphan {
     /// The process.
@@ -53,7 +53,7 @@ fn orphan(pid: Pid) -> Option<Orphan> {
     let pidfd =
         pidfd::open(pid).inspect_err(|e| log::error!("pidfd_open of pid {pid}: {e}")).ok()?;
     let child = ClatdProcess::adopt(pid, pidfd);
-    // A second look: the number may have gone to someone else meanwhile.
+    // Checked again now that the pidfd is open: before, the number may have been reused.
     if identify(process).as_ref() != Some(&found)
         || wait_readable(&[child.as_fd()], Some(Duration::ZERO)).is_some()
     {
@@ -70,7 +70,7 @@ fn orphan(pid: Pid) -> Option<Orphan> {
     }
 }
 
-/// What a clatd was told, and a copy of its descriptor `fd`, which is its TUN device's.
+/// The arguments of a clatd, and a copy of its descriptor `fd`, that of its TUN device.
 fn take(
     child: &ClatdProcess,
     process: &Path,
@@ -79,7 +79,7 @@ fn take(
 ) -> io::Result<(ClatdArgs, Device)> {
     let command = fs::read_to_string(process.join("cmdline"))?;
     let argv: Vec<_> = command.split_terminator('\0').collect();
-    // Not the number that it was told: it has moved the device.
+    // The number in its arguments is not used: clatd moves the descriptor when it takes it over.
     let (args, _) = ClatdArgs::parse(&argv)
         .filter(|(args, _)| args.uplink == *uplink)
         .ok_or_else(|| HostError::because(Errno::EINVAL, "its arguments are not ours"))?;
@@ -112,7 +112,8 @@ fn identify(process: &Path) -> Option<(IfaceName, RawFd)> {
     Some((uplink, fd.file_name().to_str()?.parse().ok()?))
 }
 
-/// Not by the owner of the directory, which is root for whoever is undumpable.
+/// Reads the process's status: the owner of its directory in /proc does not tell, since that is
+/// root's for every process that is not dumpable.
 fn has_clatds_user(process: &Path) -> Option<bool> {
     let status = fs::read_to_string(process.join("status")).ok()?;
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;

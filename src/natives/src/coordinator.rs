@@ -23,11 +23,11 @@ use crate::Failure;
 /// Where the module that ClatCoordinator is in has its clatd.
 const ANDROIDS_CLATD: &str = "/apex/com.android.tethering/bin/for-system/clatd";
 
-/// Elsewhere the environment says where it is.
+/// The environment variable that names another place, for tests.
 const CLATD_VARIABLE: &str = "CLATD";
 
-/// The clatds that run. Whoever stops one drops it; and a number that Java makes up is nobody's to
-/// kill.
+/// The clatds that run, by which a process id from Java is checked: any other is not killed.
+/// Stopping one drops it.
 static RUNNING: Mutex<BTreeMap<i32, ClatdProcess>> = Mutex::new(BTreeMap::new());
 
 fn running() -> MutexGuard<'static, BTreeMap<i32, ClatdProcess>> {
@@ -37,7 +37,7 @@ fn running() -> MutexGuard<'static, BTreeMap<i32, ClatdProcess>> {
 /// What a step failed with, as strerror(3) has it.
 fn strerror(errno: Errno) -> String {
     let text = io::Error::from(errno).to_string();
-    // The standard library puts the number behind it.
+    // The standard library appends the number in parentheses.
     let end = text.rfind(" (os error").unwrap_or(text.len());
     text[..end].to_owned()
 }
@@ -164,7 +164,7 @@ impl Clatd<'_> {
             ("-t", self.tun.as_raw_fd().to_string()),
             ("-r", self.read_sock.as_raw_fd().to_string()),
             ("-w", self.write_sock.as_raw_fd().to_string()),
-            // As create_tun_interface makes it; Android's policy lets clatd not ask.
+            // The layout that create_tun_interface makes; Android's policy forbids clatd to ask.
             ("--tun-layout", "vnet".to_owned()),
         ];
         std::iter::once(format!("clatd-{}", self.iface))
@@ -192,7 +192,7 @@ pub fn stop_clatd(pid: i32) -> Result<(), Failure> {
     if pid <= 0 {
         return Err(Failure::IllegalArgument("Invalid pid"));
     }
-    // Not while the lock is held: it may take its time.
+    // After the lock is released, since ending a process can take seconds.
     let child = running().remove(&pid);
     match child {
         Some(child) => drop(child),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Descriptors that come by their number.
+//! Descriptors that a parent process hands over by their number.
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
@@ -12,7 +12,7 @@ use nix::errno::Errno;
 /// # Errors
 /// `EBADF` when there is none of that number.
 pub fn adopt(number: RawFd) -> nix::Result<OwnedFd> {
-    // A copy is ours alone whatever the number stood for; the original is closed, so that no second
+    // A copy has one owner, whatever owned the number; the original is closed, so that no second
     // owner remains. SAFETY: no memory is passed.
     let copy = Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
     // SAFETY: F_DUPFD_CLOEXEC has just made it, nobody else has it.

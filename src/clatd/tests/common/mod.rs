@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! A daemon in a network namespace of its own, with another at the far end of its uplink.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses its part, and fails by panicking
+// Each test uses its part, and fails by panicking.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
