@@ -235,8 +235,8 @@ pub fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     }
 }
 
-/// Makes the packet that fills `packet` a fragment: sets the payload length, and offset (in units of
-/// 8 bytes) and M flag of its Fragment Header, if it has one.
+/// Makes the packet that fills `packet` a fragment: sets the payload length, and offset (in units
+/// of 8 bytes) and M flag of its Fragment Header, if it has one.
 pub fn mark(packet: &mut [u8], offset: u16, more: bool) {
     let at = Extensions::of(packet).and_then(|mut all| {
         all.find_map(|one| one.ok().filter(|one| one.protocol == protocol::FRAGMENT))

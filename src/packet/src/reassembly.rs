@@ -110,7 +110,8 @@ impl<O: Copy + Eq> Reassembly<O> {
     pub fn offer(&mut self, owner: O, packet: &[u8], now: Instant, out: &mut [u8]) -> Outcome {
         self.expire(now);
         let Some(piece) = parse(owner, packet) else { return Outcome::Dropped };
-        // What is whole by itself has nothing to do with others of its identification (RFC 6946 §4).
+        // What is whole by itself has nothing to do with others of its identification (RFC 6946
+        // §4).
         if piece.offset == 0 && !piece.more {
             let len = piece.header.len() + piece.payload.len();
             let Some(out) = out.get_mut(..len) else { return Outcome::Dropped };

@@ -142,7 +142,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// An explicit address mapping (RFC 7757 §3.1): an IPv4 prefix and an IPv6 prefix whose suffix is
+/// An explicit address mapping (RFC 7757 §3.2): an IPv4 prefix and an IPv6 prefix whose suffix is
 /// as long or longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Eam {
@@ -161,7 +161,7 @@ pub enum EamError {
     Length,
     /// Bits set behind a prefix.
     HostBits,
-    /// An IPv4 suffix longer than the IPv6 suffix (RFC 7757 §3.1).
+    /// An IPv4 suffix longer than the IPv6 suffix (RFC 7757 §3.2).
     Suffix,
     /// Addresses that no host has, such as multicast.
     NoHost,
@@ -175,7 +175,7 @@ impl fmt::Display for EamError {
             Self::Syntax => "not a mapping; write it like 192.0.2.0/24=2001:db8::/120",
             Self::Length => "an IPv4 prefix has at most 32 bits, an IPv6 prefix at most 128",
             Self::HostBits => "bits are set behind a prefix length",
-            Self::Suffix => "the IPv4 suffix is longer than the IPv6 suffix (RFC 7757 §3.1)",
+            Self::Suffix => "the IPv4 suffix is longer than the IPv6 suffix (RFC 7757 §3.2)",
             Self::NoHost => "no host has such an address (multicast, broadcast, loopback)",
         })
     }
@@ -318,7 +318,9 @@ impl core::error::Error for PoolError {}
 impl fmt::Display for PoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Syntax => "not an IPv4 address or prefix; write it like 192.0.0.8 or 192.0.2.0/24",
+            Self::Syntax => {
+                "not an IPv4 address or prefix; write it like 192.0.0.8 or 192.0.2.0/24"
+            }
             Self::HostBits => "bits are set behind the prefix length",
             Self::NoHost => "no host has such an address (multicast, broadcast, loopback)",
         })

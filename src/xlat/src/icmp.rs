@@ -43,11 +43,11 @@ impl Shape {
         extensible: &[v6::UNREACHABLE, v6::TIME_EXCEEDED],
     };
 
-    /// Cuts the body of an error, which lies at `body`, into the quoted packet (with its padding) and
-    /// the extensions.
+    /// Cuts the body of an error, which lies at `body`, into the quoted packet (with its padding)
+    /// and the extensions.
     ///
-    /// Routers that do not know RFC 4884 may leave anything in the byte that was unused before. So a
-    /// length counts where it is at least what RFC 4884 §4 asks for, or where what follows is an
+    /// Routers that do not know RFC 4884 may leave anything in the byte that was unused before. So
+    /// a length counts where it is at least what RFC 4884 §4 asks for, or where what follows is an
     /// extension structure beyond doubt; else all is the quoted packet (RFC 4884 §5.5).
     pub(crate) fn split(
         &self,
@@ -237,7 +237,7 @@ pub(crate) const fn echo_to_v4(kind: u8) -> Option<u8> {
 #[inline(never)]
 pub(crate) fn retype_echo(message: &mut [u8], kind: u8, old: Sum, new: Sum) {
     let Some((first, _)) = message.split_first_mut() else { return };
-    let code = 0; // a code other than zero is nobody's; it stays where it is and cancels out
+    let code = 0; // the code does not change, so any value gives the right difference
     let (old, new) =
         (old.word(u16::from_be_bytes([*first, code])), new.word(u16::from_be_bytes([kind, code])));
     *first = kind;

@@ -3,8 +3,9 @@
 //! IP/ICMP translation (SIIT, RFC 7915) as a pure function: bytes in, verdict out.
 //!
 //! Nothing here blocks or asks the time, and nothing is allocated but the lists of [`Addresses`]
-//! and, for a packet between two nodes that have mappings in them, a copy of it. A caller puts a packet into a buffer with some room around it ([`Packet`]), calls
-//! [`Translator::translate`] and does what the [`Verdict`] says.
+//! and, for a packet between two nodes that have mappings in them, a copy of it. A caller puts a
+//! packet into a buffer with some room around it ([`Packet`]), calls [`Translator::translate`] and
+//! does what the [`Verdict`] says.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -68,6 +69,9 @@ pub struct Config {
     pub udp_zero: UdpZero,
     /// TTL and hop limit.
     pub hop: HopPolicy,
+    /// TOS and traffic class of what is translated, where these are not to be copied (RFC 7915
+    /// §4.1, §5.1).
+    pub class: Option<u8>,
     /// Sources of ICMP errors sent to IPv4, and stand-ins for routers without an IPv4 form.
     pub router4: Pool,
     /// Source of ICMPv6 errors sent to IPv6; while it is `::`, none are sent.
@@ -82,6 +86,7 @@ impl Default for Config {
             lowest_ipv6_mtu: 1280,
             udp_zero: UdpZero::default(),
             hop: HopPolicy::default(),
+            class: None,
             router4: Ipv4Addr::new(192, 0, 0, 8).into(),
             router6: Ipv6Addr::UNSPECIFIED,
         }
@@ -165,7 +170,7 @@ impl Translator {
         let (buf, start, end) = packet.parts();
         match v6to4::translate(self, buf, start..end, excess) {
             Ok(output) => {
-                // Behind us, each gets an identification of its own.
+                // Each segment of a super-packet is given the next identification when it is cut.
                 #[allow(clippy::cast_possible_truncation)] // modulo is what is wanted
                 let others = (count - 1) as u16;
                 self.next_id = self.next_id.wrapping_add(others);

@@ -42,8 +42,8 @@ pub(crate) const fn refuse_v6(reason: Reason) -> Stop {
 }
 
 /// What becomes of a packet with an address that cannot be translated. A SIIT without a mapping for
-/// it says so; a CLAT does not, since what has none is none of its packets. The rest are addresses
-/// that no packet may have (RFC 1812 §5.3.7: in silence).
+/// it says so; a CLAT does not, since such a packet was not meant for it. All others have addresses
+/// that no packet may have, and are dropped in silence (RFC 1812 §5.3.7).
 #[cold]
 pub(crate) fn bad_address(t: &Translator, reason: Reason, refuse: fn(Reason) -> Stop) -> Stop {
     match reason {
@@ -68,11 +68,11 @@ pub(crate) fn may_answer_v4(ip: &Ip<u32>, payload: &[u8]) -> bool {
     !ip.is_later_fragment() && !about_an_error
 }
 
-/// Whether an error about this packet, which begins with its IP header, may be sent at all (RFC 4443
-/// §2.4 (e)). Its addresses have been found fit.
+/// Whether an error about this packet, which begins with its IP header, may be sent at all (RFC
+/// 4443 §2.4 (e)). Its addresses have been found fit.
 ///
-/// An ICMPv6 error may stand behind extension headers, also where these stand behind a Fragment
-/// Header; of what the rest of such a packet is nobody can be sure.
+/// An ICMPv6 error may stand behind extension headers, also behind those that follow a Fragment
+/// Header. A later fragment of such a packet does not show what it is part of, and is not answered.
 pub(crate) fn may_answer_v6(ip: &Ip<u128>, packet: &[u8]) -> bool {
     if ip.is_later_fragment() {
         return ip.protocol != protocol::ICMPV6 && !protocol::is_extension(ip.protocol);
@@ -124,7 +124,7 @@ pub(crate) fn write_v6(
     (begin, begin + len)
 }
 
-/// The header of a packet that begins here.
+/// The header of a packet that the translator itself sends.
 fn fresh<A>(src: A, dst: A, protocol: u8) -> Ip<A> {
     let (class, hops) = (CLASS, HOPS);
     Ip {

@@ -74,7 +74,7 @@ pub(crate) fn readdress<A>(ip: &Ip<A>, payload: &mut [u8], old: Sum, new: Sum) {
     }
     let Some(at) = checksum_at(ip.protocol) else { return };
     let Some(&mut field) = field_at(payload, at) else { return };
-    // No checksum stays none; what must not stay so has been dealt with before.
+    // What has no checksum gets none here; where IPv6 asks for one, the caller has seen to it.
     if field == [0, 0] && zero_is_none(ip.protocol) {
         return;
     }

@@ -15,7 +15,7 @@ use crate::reply::{self, Stop};
 use crate::{transport, Config, HopPolicy, Output, Reason, Rule, Split, Translator, UdpZero};
 
 /// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
-/// `HAIRPIN` says that it was IPv6 a moment ago.
+/// `HAIRPIN` says that it has come as IPv6 and goes back ([`crate::hairpin`]).
 #[inline(always)]
 pub(crate) fn translate<const HAIRPIN: bool>(
     t: &mut Translator,
@@ -36,8 +36,7 @@ pub(crate) fn translate<const HAIRPIN: bool>(
     } else {
         addresses(t, &ip, is_error)
     };
-    let (src, dst) =
-        addresses.map_err(|reason| reply::bad_address(t, reason, reply::refuse_v4))?;
+    let (src, dst) = addresses.map_err(|reason| reply::bad_address(t, reason, reply::refuse_v4))?;
 
     if t.config.hop == HopPolicy::Decrement && ip.hops <= 1 {
         return Err(Stop::Answer(Reason::HopLimit, Head::new(v4::TIME_EXCEEDED, 0, 0)));
@@ -57,7 +56,9 @@ pub(crate) fn translate<const HAIRPIN: bool>(
         protocol::AUTHENTICATION => return Err(reply::refuse_v4(Reason::AuthenticationHeader)),
         // In IPv6 these are extension headers, or ICMPv6 with a checksum that cannot be right.
         protocol::ICMPV6 => return Err(reply::refuse_v4(Reason::NoCounterpart)),
-        other if protocol::is_extension(other) => return Err(reply::refuse_v4(Reason::NoCounterpart)),
+        other if protocol::is_extension(other) => {
+            return Err(reply::refuse_v4(Reason::NoCounterpart))
+        }
         _ => transport::check(&ip, &buf[payload.clone()])?,
     }
 
@@ -66,7 +67,8 @@ pub(crate) fn translate<const HAIRPIN: bool>(
         HopPolicy::Decrement => ip.hops - 1,
     };
     let protocol = if ip.protocol == protocol::ICMP { protocol::ICMPV6 } else { ip.protocol };
-    let mut new = Ip { hops, protocol, ..readdressed(&ip, src, dst) };
+    let class = t.config.class.unwrap_or(ip.class);
+    let mut new = Ip { class, hops, protocol, ..readdressed(&ip, src, dst) };
 
     if let Some(head) = message {
         let head = head.ok_or(Reason::Truncated)?;
@@ -124,8 +126,8 @@ const fn no_source(why: NoCounterpart) -> Reason {
 }
 
 /// The IPv6 forms of both addresses of what comes back (RFC 7757 §4.2.1): the source is that in the
-/// prefix, to which an answer takes the same way. So is that of an error, where it is from whom the
-/// quoted packet was for; a router on the way keeps its own.
+/// prefix, so that answers come to the translator, too. So is the source of an error that the
+/// destination of the quoted packet sent; a router on the way keeps its own address.
 #[cold]
 fn hairpin_addresses(
     t: &Translator,
@@ -141,7 +143,8 @@ fn hairpin_addresses(
     Ok((t.addresses.unmapped_v6_of(ip.src).map_err(no_source)?, dst))
 }
 
-/// What is wrong with addresses of which one is a martian; nothing is, with the source of an error.
+/// Why a packet is dropped that has a martian among its addresses. An ICMP error may have one as
+/// its source.
 #[cold]
 fn check_martians(ip: &Ip<u32>, is_error: bool) -> Result<(), Reason> {
     let is_multicast = |addr: u32| Ipv4Addr::from_bits(addr).is_multicast();
@@ -181,7 +184,7 @@ fn fit(
         if len <= mtu {
             return Ok(None);
         }
-        // A Fragment Header takes its room from the IPv4 fragment too.
+        // Of a fragment, less fits: `headers` has its Fragment Header in it.
         let mtu4 = mtu - headers + ipv4::HEADER;
         let mtu4 = u32::try_from(mtu4).unwrap_or(u32::MAX).min(0xffff);
         let head = Head::new(v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED, mtu4);

@@ -49,7 +49,7 @@ pub(crate) fn translate(
         protocol::IGMP => return Err(Reason::GroupManagement.into()),
         protocol::AUTHENTICATION => return Err(reply::refuse_v6(Reason::AuthenticationHeader)),
         protocol::ICMP => return Err(reply::refuse_v6(Reason::NoCounterpart)),
-        // Only behind the Fragment Header of what is not whole (§5.1.1).
+        // The parser stops at an extension header only behind the Fragment Header of a piece.
         other if protocol::is_extension(other) && t.reassembled => {
             return Err(Reason::ExtensionBehindFragment.into())
         }
@@ -68,7 +68,8 @@ pub(crate) fn translate(
         Some(src) => (src, None),
         None => (t.config.router4.of(ip.src.into()).to_bits(), Some(ip.src)),
     };
-    let mut new = Ip { hops, protocol, ..readdressed(&ip, src_or_router, dst, excess) };
+    let class = t.config.class.unwrap_or(ip.class);
+    let mut new = Ip { class, hops, protocol, ..readdressed(&ip, src_or_router, dst, excess) };
 
     if let Some(head) = message {
         let head = head.ok_or(Reason::Truncated)?;
@@ -120,12 +121,13 @@ fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u3
         return Err(Reason::IllegalDestination);
     }
     let src = match t.addresses.v4_of(ip.src) {
-        // The CLAT's own address inside the prefix comes from somebody else (RFC 2827).
+        // The CLAT never sends from its IPv4 address in the prefix: a packet that has it is forged
+        // (RFC 2827).
         Ok(src) if ipv4::is_martian(src) || src == dst && ip.src != ip.dst => {
             return Err(Reason::IllegalSource)
         }
         Ok(src) => Some(src),
-        // From nobody's router either (RFC 6052 §3.1).
+        // Not from a router on the way either (RFC 6052 §3.1).
         Err(NoCounterpart::NonGlobal) => return Err(Reason::NonGlobalInWellKnownPrefix),
         Err(_) if is_error => None,
         Err(NoCounterpart::Foreign | NoCounterpart::Unmapped) => {

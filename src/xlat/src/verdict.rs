@@ -10,7 +10,9 @@ use clat_packet::{ipv4, ipv6, Fragment, Malformed};
 /// Declares an enum of causes, each with a stable name, the text that explains it and the document
 /// that asks for it.
 macro_rules! causes {
-    ($(#[$meta:meta])* $name:ident { $($variant:ident $id:literal $what:literal $rfc:literal,)* }) => {
+    ($(#[$meta:meta])* $name:ident {
+        $($variant:ident $id:literal $what:literal $rfc:literal,)*
+    }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name {
@@ -68,19 +70,23 @@ causes! {
             "RFC 7915 §4.6, §5.6",
         NonGlobalInWellKnownPrefix "non-global-in-wkp" "non-global IPv4 address in 64:ff9b::/96"
             "RFC 6052 §3.1",
-        AuthenticationHeader "authentication-header" "AH covers the addresses and cannot be translated"
+        AuthenticationHeader "authentication-header"
+            "AH covers the addresses and cannot be translated"
             "RFC 7915 §5.1.1, §4.4",
         NoCounterpart "no-counterpart" "protocol means something else in the other family"
             "RFC 7915 §4.1, §4.4",
         GroupManagement "group-management" "IGMP and MLD stay on their link" "RFC 7915 §4.2, §5.2",
         SourceRoute "source-route" "unexpired source route" "RFC 7915 §4.1",
         SegmentsLeft "segments-left" "routing header with segments left" "RFC 7915 §5.1",
-        FragmentedIcmp "fragmented-icmp" "fragment of an ICMP message, whose checksum covers the whole"
+        FragmentedIcmp "fragmented-icmp"
+            "fragment of an ICMP message, whose checksum covers the whole"
             "RFC 7915 §1.2",
-        ExtensionBehindFragment "extension-behind-fragment" "extension header behind a Fragment Header"
+        ExtensionBehindFragment "extension-behind-fragment"
+            "extension header behind a Fragment Header"
             "RFC 7915 §5.1.1",
         UdpZeroChecksum "udp-zero-checksum" "UDP without a checksum" "RFC 7915 §4.5",
-        UdpZeroChecksumFragment "udp-zero-checksum-fragment" "first fragment of UDP without a checksum"
+        UdpZeroChecksumFragment "udp-zero-checksum-fragment"
+            "first fragment of UDP without a checksum"
             "RFC 7915 §4.5",
         IcmpType "icmp-type" "ICMP type or code without a counterpart" "RFC 7915 §4.2, §5.2",
         IcmpPointer "icmp-pointer" "parameter problem at a field without a counterpart"
@@ -227,11 +233,11 @@ impl<'p> Frames<'p> {
         let Split { header, started, chunk, offset, more } = self.split.as_mut()?;
         let (header, size) = (usize::from(*header), usize::from(*chunk));
         if mem::replace(started, true) {
-            // The last one is shorter than the others, or all that is left.
+            // What was handed out last was all that was left.
             if self.rest.len() <= header + size {
                 return None;
             }
-            // Over the end of what was handed out before.
+            // The header moves in front of the next piece, over payload that was handed out.
             self.rest.copy_within(..header, size);
             self.rest = mem::take(&mut self.rest).get_mut(size..)?;
             self.start += size;

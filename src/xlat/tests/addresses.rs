@@ -434,7 +434,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn neutral_checksums_are_left_alone(random: [u8; 8], net: u64, len in 0usize..64, inward: bool) {
+    fn neutral_checksums_are_left_alone(
+        random: [u8; 8],
+        net: u64,
+        len in 0usize..64,
+        inward: bool,
+    ) {
         let net = Ipv6Addr::from(u128::from(net) << 64);
         prop_assume!(!net.is_multicast());
         let local = Local::neutral(LOCAL4, net, &Prefix::WELL_KNOWN, random);
@@ -455,7 +460,11 @@ proptest! {
     }
 
     #[test]
-    fn prefixes_give_back_what_they_hold(v4: u32, net: u128, len in prop::sample::select(vec![32u8, 40, 48, 56, 64, 96])) {
+    fn prefixes_give_back_what_they_hold(
+        v4: u32,
+        net: u128,
+        len in prop::sample::select(vec![32u8, 40, 48, 56, 64, 96]),
+    ) {
         let net = net >> (128 - len) << (128 - len) & !(0xff << 56);
         let prefix = Prefix::new(net.into(), len).unwrap();
         let v6 = prefix.embed(v4.into());

@@ -13,9 +13,9 @@ const CASES: &str = include_str!("cases/packets.jsonl");
 
 /// What is not done as the case has it, and why not.
 const NOT_DONE: [&str; 1] = [
-    // MAY, and RFC 7757 is against it: each address is translated by itself (§3.3.1), and §4.2.2
-    // treats apart only what has come as IPv6 to an address in a prefix. What a CLAT sends to
-    // itself comes back to it, as the test `a_neutral_clat_that_sends_to_itself` has it.
+    // MAY, and RFC 7757 is against it: §3.2 has each address translated by itself unless §4 says
+    // otherwise, and §4.2.2 speaks only of what has come as IPv6 to an address in a prefix. What a
+    // CLAT sends to itself comes back to it: `a_neutral_clat_that_sends_to_itself`.
     "hold.hairpin.clat-to-itself",
 ];
 

@@ -80,7 +80,11 @@ fn any_config() -> impl Strategy<Value = Config> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn round_trip_4_6_4(header in v4(), (protocol, body) in payload()) {
@@ -92,7 +96,8 @@ proptest! {
         let back = turn(&middle);
         let end = check(&run(&mut t, &back).one());
         prop_assert_eq!((end.class, end.hops, end.protocol), (header.tos, header.ttl, protocol));
-        prop_assert_eq!((&end.src, &end.dst), (&REMOTE4.octets().to_vec(), &LOCAL4.octets().to_vec()));
+        let ends = [REMOTE4, LOCAL4].map(|end| end.octets().to_vec());
+        prop_assert_eq!([end.src, end.dst], ends);
         prop_assert_eq!(&end.payload, &packet[20 + header.options.len()..]);
         prop_assert_eq!(seen.payload.len(), end.payload.len());
     }
@@ -110,7 +115,8 @@ proptest! {
 
     #[test]
     fn round_trip_of_echo((reply, rest, body) in echo(), header in v4()) {
-        let packet = V4 { protocol: ICMP, ..header }.build(&icmp(if reply { 0 } else { 8 }, 0, rest, &body));
+        let message = icmp(if reply { 0 } else { 8 }, 0, rest, &body);
+        let packet = V4 { protocol: ICMP, ..header }.build(&message);
         let mut t = wide();
         let middle = run(&mut t, &packet).one();
         check(&middle);
@@ -119,7 +125,12 @@ proptest! {
     }
 
     #[test]
-    fn round_trip_of_fragments(header in v4(), mf: bool, offset in 0usize..8000, len in 24usize..1200) {
+    fn round_trip_of_fragments(
+        header in v4(),
+        mf: bool,
+        offset in 0usize..8000,
+        len in 24usize..1200,
+    ) {
         prop_assume!(mf || offset > 0);
         let packet = V4 { mf, offset: offset * 8, protocol: 253, ..header.clone() }.raw(&data(len));
         let mut t = wide();
@@ -130,7 +141,11 @@ proptest! {
     }
 
     #[test]
-    fn split_packets_are_whole_again(header in v4(), (protocol, body) in payload(), lowest in 1280u32..1600) {
+    fn split_packets_are_whole_again(
+        header in v4(),
+        (protocol, body) in payload(),
+        lowest in 1280u32..1600,
+    ) {
         let header = V4 { df: false, protocol, ..header };
         let packet = header.build(&body);
         let config = Config { lowest_ipv6_mtu: lowest, mtu6: 65575, ..config() };
@@ -192,8 +207,10 @@ proptest! {
             }
         }
         let src = if mapped { remote6() } else { "2001:db8:7::7".parse().unwrap() };
-        let packet = V6 { src, protocol: ICMPV6, ..V6::default() }.build(&icmp(kind, code, rest, &quoted));
-        if let Out::Forward(_, frames) = run(&mut Translator::new(Config { mtu4: 1500, ..config }, clat(), 1), &packet) {
+        let message = icmp(kind, code, rest, &quoted);
+        let packet = V6 { src, protocol: ICMPV6, ..V6::default() }.build(&message);
+        let config = Config { mtu4: 1500, ..config };
+        if let Out::Forward(_, frames) = run(&mut Translator::new(config, clat(), 1), &packet) {
             let seen = check(&frames[0]);
             prop_assert_eq!(seen.payload[8] >> 4, 4);
             if seen.payload[5] > 0 {
@@ -204,7 +221,12 @@ proptest! {
     }
 
     #[test]
-    fn wrong_checksums_stay_equally_wrong(header in v4(), (protocol, body) in payload(), at: prop::sample::Index, flip in 1u8..) {
+    fn wrong_checksums_stay_equally_wrong(
+        header in v4(),
+        (protocol, body) in payload(),
+        at: prop::sample::Index,
+        flip in 1u8..,
+    ) {
         let header = V4 { protocol, options: vec![], ..header };
         let mut packet = header.build(&body);
         prop_assume!(checksum_at(protocol).is_some() && protocol != 136 && body.len() > 8);
@@ -214,7 +236,8 @@ proptest! {
         prop_assume!(at < packet.len() && !(protocol == TCP && (36..38).contains(&at)));
         packet[at] ^= flip;
         let before = see(&packet).transport_sum();
-        prop_assert_eq!(see(&run(&mut wide(), &packet).one()).transport_sum() % 0xffff, before % 0xffff);
+        let after = see(&run(&mut wide(), &packet).one()).transport_sum();
+        prop_assert_eq!(after % 0xffff, before % 0xffff);
     }
 
     #[test]
@@ -241,7 +264,11 @@ proptest! {
     }
 
     #[test]
-    fn noise_never_panics(bytes in vec(any::<u8>(), 0..400), version in select(vec![0x45u8, 0x4f, 0x60]), config in any_config()) {
+    fn noise_never_panics(
+        bytes in vec(any::<u8>(), 0..400),
+        version in select(vec![0x45u8, 0x4f, 0x60]),
+        config in any_config(),
+    ) {
         let mut bytes = bytes;
         if let Some(first) = bytes.first_mut() {
             *first = version;

@@ -256,6 +256,22 @@ fn s4_1_ttl_is_copied_or_counted() {
     assert_eq!((reason, &check(&error).payload[..2]), (Reason::HopLimit, &[3, 0][..]));
 }
 
+/// By default both are copied: `s4_1_header_fields`, `s5_1_header_fields_and_df_by_size`.
+#[test]
+fn s4_1_s5_1_traffic_class_may_be_set() {
+    for class in [0, 0xb8] {
+        let config = Config { class: Some(class), ..config() };
+        let mut t = Translator::new(config, clat(), 1);
+        let seen = check(&run(&mut t, &V4 { tos: 0x2f, ..V4::default() }.build(&udp(5))).one());
+        assert_eq!(seen.class, class);
+        let quoted = V6 { class: 0x2e, ..V6::outward() }.build(&udp(20));
+        let error = V6 { class: 0x2f, protocol: ICMPV6, ..V6::default() };
+        let seen = check(&run(&mut t, &error.build(&icmp(1, 4, [0; 4], &quoted))).one());
+        // What it quotes is as its sender sent it.
+        assert_eq!((seen.class, seen.payload[9]), (class, 0x2e));
+    }
+}
+
 // §4.2, §4.3 ICMPv4
 
 #[test]
@@ -562,8 +578,8 @@ fn objects(lengths: &[usize]) -> Vec<u8> {
     out
 }
 
-/// Those objects stay that fit as a whole, with a checksum that is right for them; a wrong one stays
-/// wrong, and none stays none.
+/// Those objects stay that fit as a whole, with a checksum that is right for them; a wrong one
+/// stays wrong, and none stays none.
 #[test]
 fn s4_2_extensions_that_are_too_long_are_truncated() {
     let send = |extensions: &[u8]| {
@@ -835,7 +851,8 @@ fn s5_1_1_extension_header_behind_fragment_header() {
         assert_eq!(to4(&rest), Out::Drop(Reason::ExtensionBehindFragment));
         // The chain goes on in the next fragment.
         let extensions = vec![V6::fragment(0, true, 1)];
-        let half = V6 { protocol: number, extensions, ..V6::default() }.raw(&[17, 1, 0, 0, 0, 0, 0, 0]);
+        let half =
+            V6 { protocol: number, extensions, ..V6::default() }.raw(&[17, 1, 0, 0, 0, 0, 0, 0]);
         assert_eq!(to4(&half), Out::Drop(Reason::ExtensionBehindFragment));
     }
     let out =
@@ -1096,6 +1113,14 @@ fn s5_3_quoted_packet_is_translated_whole() {
 }
 
 #[test]
+fn s5_3_nested_errors_are_dropped() {
+    let inmost = V6::default().build(&udp(5));
+    let quoted = V6 { protocol: ICMPV6, ..V6::outward() }.build(&icmp(1, 4, [0; 4], &inmost));
+    let packet = V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(1, 0, [0; 4], &quoted));
+    assert_eq!(to4(&packet), Out::Drop(Reason::NestedError));
+}
+
+#[test]
 fn s5_3_routers_without_an_ipv4_form() {
     let router: Ipv6Addr = "2001:db8:5::1".parse().unwrap();
     let quoted = V6 { hops: 1, ..V6::outward() }.build(&udp(32));
@@ -1152,6 +1177,34 @@ fn rfc4884_s5_5_what_is_no_length() {
         let seen = check(&to6(&V4 { protocol: ICMP, ..V4::default() }.build(&message)).one());
         assert_eq!(seen.payload[4..8], [0; 4], "{noise}");
         assert_eq!(seen.payload[8..], V6::default().build(&udp(200)), "{noise}");
+    }
+}
+
+/// What looks like extensions in a message that has no length attribute is quote, in which there is
+/// no structure to keep.
+#[test]
+fn rfc4884_s4_6_messages_without_extensions() {
+    let quoted = [V6::outward().build(&udp(80)), extension(20)].concat();
+    for (kind, code, rest, want) in
+        [(2, 0, 1400u32.to_be_bytes(), [3, 4, 5, 100]), (4, 1, [16, 0, 0, 0], [3, 2, 0, 0])]
+    {
+        let message = icmp(kind, code, rest, &quoted);
+        let seen = check(&to4(&V6 { protocol: ICMPV6, ..V6::default() }.build(&message)).one());
+        assert_eq!([&seen.payload[..2], &seen.payload[6..8]].concat(), want);
+        assert_eq!(seen.payload[4..6], [0, 0], "no length");
+        assert_eq!(seen.payload.len(), 8 + 108, "what follows the quoted packet is not part of it");
+    }
+    let mut body = V4::inward().build(&udp(100));
+    body.extend(extension(20));
+    for (kind, code, rest, want) in [
+        // The pointer's place is the length's in ICMPv6.
+        (3, 4, [0, 32, 5, 100], [2, 0, 0, 0, 5, 120]),
+        (3, 2, [0, 32, 0, 0], [4, 1, 0, 0, 0, 6]),
+    ] {
+        let message = icmp(kind, code, rest, &body);
+        let seen = check(&to6(&V4 { protocol: ICMP, ..V4::default() }.build(&message)).one());
+        assert_eq!([&seen.payload[..2], &seen.payload[4..8]].concat(), want);
+        assert_eq!(seen.payload.len(), 8 + 40 + 108);
     }
 }
 

@@ -156,8 +156,12 @@ fn tayga_and_we_agree_but_for_what_is_known() -> Result<()> {
         prefixes,
         ..Addresses::default()
     };
-    let config =
-        Config { hop: HopPolicy::Decrement, router4: TAYGA4.into(), router6: TAYGA6, ..Config::default() };
+    let config = Config {
+        hop: HopPolicy::Decrement,
+        router4: TAYGA4.into(),
+        router6: TAYGA6,
+        ..Config::default()
+    };
     let mut translator = Translator::new(config, addresses, 7);
 
     let mut unlisted = Vec::new();

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Packets made by hand, and a check of what comes out that shares no code with the translator.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)] // each test uses its part
+// Each test uses its part.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
