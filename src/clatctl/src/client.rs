@@ -128,7 +128,7 @@ impl Events {
         let (hours, minutes, seconds) = (day / 3600, day / 60 % 60, day % 60);
         let text = format!("{hours:02}:{minutes:02}:{seconds:02}Z {iface}: {what}");
         json["time"] = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).into();
-        // Nobody reads them once the program ends.
+        // The receiver is gone only when the program ends, and then nobody needs the event.
         let _ = self.0.send(Some(Told { json, text }));
         Ok(())
     }

@@ -208,9 +208,10 @@ mod tests {
         assert_eq!(
             serde_json::to_value(checks()).unwrap(),
             serde_json::json!([
-                {"group": "kernel", "name": "TUN", "state": "ok", "needed": true, "detail": "/dev/net/tun", "fix": null},
-                {"group": "kernel", "name": "clsact", "state": "optional", "needed": false, "detail": "no",
-                 "fix": "modprobe sch_ingress"},
+                {"group": "kernel", "name": "TUN", "state": "ok", "needed": true,
+                 "detail": "/dev/net/tun", "fix": null},
+                {"group": "kernel", "name": "clsact", "state": "optional", "needed": false,
+                 "detail": "no", "fix": "modprobe sch_ingress"},
             ])
         );
     }

@@ -128,8 +128,8 @@ enum Command {
     },
     /// Say what this machine lacks for a CLAT, and the command that mends it
     #[command(
-        after_help = "Exit status: 0 when all that is needed is there, else 1. Run it as root: some questions the \
-                            kernel answers only then."
+        after_help = "Exit status: 0 when all that is needed is there, else 1. Run it as root: \
+                      some questions the kernel answers only then."
     )]
     Doctor {
         /// Print JSON

@@ -21,7 +21,8 @@ pub(crate) struct Args {
     #[arg(long, short, conflicts_with = "json")]
     verbose: bool,
     /// Show it again every so many seconds, with rates, until interrupted
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = parse_seconds)]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
+    #[arg(value_parser = parse_seconds)]
     watch: Option<Duration>,
 }
 
@@ -234,9 +235,10 @@ mod tests {
                 "pid": 42, "ebpfMode": "Enabled", "standalone": true,
                 "clats": [{
                     "iface": "wlan0", "ifIndex": 21, "v4iface": "v4-wlan0", "v4ifIndex": 34,
-                    "nat64Prefix": "64:ff9b::/96", "v4": "192.0.0.4", "v6": "2001:db8::1:2:3:4", "fwmark": 0xf0064,
-                    "pid": 77, "restarts": 0, "uptimeMillis": 61500, "txPackets": 10, "txBytes": 1500,
-                    "rxPackets": 20, "rxBytes": 2_500_000, "offloaded": true, "ingress": null,
+                    "nat64Prefix": "64:ff9b::/96", "v4": "192.0.0.4", "v6": "2001:db8::1:2:3:4",
+                    "fwmark": 0xf0064, "pid": 77, "restarts": 0, "uptimeMillis": 61500,
+                    "txPackets": 10, "txBytes": 1500, "rxPackets": 20, "rxBytes": 2_500_000,
+                    "offloaded": true, "ingress": null,
                     "egress": {
                         "packets": 5, "bytes": 500, "superPackets": 2, "neighbour": 3, "lost": 0,
                         "passed": { "size": 1 }

@@ -2,6 +2,7 @@
 
 //! `clatctl translate`: a whole SIIT (RFC 7915) on capture files.
 
+mod answers;
 mod capture;
 mod link;
 mod report;
@@ -15,13 +16,14 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{ArgGroup, ValueEnum};
 use clat_xlat::{
-    Addresses, Config, Eam, HopPolicy, Local, Packet, Prefix, Translator, UdpZero, Verdict,
+    Addresses, Config, Eam, HopPolicy, Local, Packet, Pool, Prefix, Translator, UdpZero, Verdict,
     HEADROOM, TAILROOM,
 };
 use pcap_file::pcap::PcapWriter;
 use pcap_file::PcapError;
 
 use crate::{complain, Failure, FAILED};
+use answers::{Answers, IcmpErrors};
 use capture::{Capture, Record, MAX_CAPTURED};
 use link::{Family, Link};
 use report::{Outcome, Report, Skip};
@@ -30,23 +32,42 @@ use sink::Sink;
 const EXAMPLES: &str = "\
 Examples:
   A CLAT's two sides, with a line for each packet:
-    clatctl translate --local4 192.0.0.4 --local6 2001:db8::4 --prefix 64:ff9b::/96 --explain in.pcap out.pcap
+    clatctl translate --local4 192.0.0.4 --local6 2001:db8::4 --prefix 64:ff9b::/96 \\
+      --explain in.pcap out.pcap
   A stateless translator with an address table, as a router:
-    clatctl translate --eam 192.0.2.0/24=2001:db8::/120 --prefix 64:ff9b::/96 --ttl decrement in.pcap out.pcap
+    clatctl translate --eam 192.0.2.0/24=2001:db8::/120 --prefix 64:ff9b::/96 \\
+      --ttl decrement in.pcap out.pcap
   In a pipe:
-    tcpdump -w - -c 10 | clatctl translate --prefix 2001:db8:100::/40 - - | tcpdump -r -
+    tcpdump -i any -w - -c 10 | clatctl translate --prefix 2001:db8:100::/40 - - | tcpdump -r -
 
-IN is pcap or pcapng with raw IP or Ethernet packets; OUT is pcap with the same link type and order.
+IN is pcap or pcapng with packets of Ethernet, raw IP, loopback, or Linux's \"any\"; OUT is pcap
+with the same link type and order.
 
 Exit status:
   0  the file was processed, whatever became of its packets
-  1  it could not be, and OUT is as it was before; or the capture had cut packets short, which OUT then lacks
+  1  it could not be, and OUT is as it was before; or the capture had cut packets short, which OUT
+     then lacks
   2  wrong usage";
+
+/// Without any of these nothing could be translated.
+fn mapping() -> ArgGroup {
+    ArgGroup::new("mapping").args(["prefix", "eam", "local4"]).required(true).multiple(true)
+}
+
+/// An MTU of IPv4: RFC 791 §3.2 has every link carry 68 bytes.
+fn mtu4() -> impl clap::builder::TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(68..)
+}
+
+/// An MTU of IPv6: RFC 8200 §5 has every link carry 1280 bytes.
+fn mtu6() -> impl clap::builder::TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(1280..)
+}
 
 /// Arguments of `clatctl translate`.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-#[command(group = ArgGroup::new("mapping").args(["prefix", "eam", "local4"]).required(true).multiple(true))]
+#[command(group = mapping())]
 pub(crate) struct Args {
     /// The CLAT's own IPv4 address; other IPv4 sources are then foreign
     #[arg(long, value_name = "V4", requires = "local6")]
@@ -62,13 +83,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "V4[/LEN]=V6[/LEN]")]
     eam: Vec<Eam>,
     /// MTU of the IPv4 link
-    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(68..))]
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = mtu4())]
     mtu4: u32,
     /// MTU of the IPv6 link
-    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..))]
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = mtu6())]
     mtu6: u32,
     /// Size up to which IPv4 packets without DF become one IPv6 packet
-    #[arg(long, value_name = "BYTES", default_value_t = 1280, value_parser = clap::value_parser!(u32).range(1280..))]
+    #[arg(long, value_name = "BYTES", default_value_t = 1280, value_parser = mtu6())]
     lowest_ipv6_mtu: u32,
     /// What to do with UDP that has no checksum, towards IPv6
     #[arg(long, value_enum, default_value_t = UdpZeroArg::Compute)]
@@ -76,12 +97,19 @@ pub(crate) struct Args {
     /// Copy TTL and hop limit as a CLAT on a host does, or decrement them as a router does
     #[arg(long, value_enum, default_value_t = TtlArg::Copy)]
     ttl: TtlArg,
-    /// Source of ICMP errors to IPv4, and stand-in for routers without an IPv4 form
-    #[arg(long, value_name = "V4", default_value_t = DUMMY4)]
-    router4: Ipv4Addr,
+    /// TOS and traffic class of what is translated [default: copied]
+    #[arg(long, value_name = "BYTE")]
+    traffic_class: Option<u8>,
+    /// Which ICMP errors of the translator's own are written
+    #[arg(long, value_enum, default_value_t = IcmpErrors::Sent)]
+    icmp_errors: IcmpErrors,
+    /// Source of ICMP errors to IPv4, and stand-in for routers without an IPv4 form; of a prefix,
+    /// each router has one of its addresses [default: 192.0.0.8]
+    #[arg(long, value_name = "V4[/LEN]")]
+    router4: Option<Pool>,
     /// Source of ICMPv6 errors [default: --local6, else 192.0.0.8 in the first prefix, else in
     /// 64:ff9b::/96]
-    #[arg(long, value_name = "V6")]
+    #[arg(long, value_name = "V6", value_parser = router6)]
     router6: Option<Ipv6Addr>,
     /// Refuse non-global IPv4 addresses inside 64:ff9b::/96 (RFC 6052 §3.1)
     #[arg(long)]
@@ -105,6 +133,14 @@ const WORDS: &str = "cannot write what happened";
 
 /// The IPv4 dummy address (RFC 7600 §4.8).
 const DUMMY4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+fn router6(text: &str) -> Result<Ipv6Addr, String> {
+    let address: Ipv6Addr = text.parse().map_err(|_| "not an IPv6 address".to_owned())?;
+    if address.is_multicast() || address.is_unspecified() || address.is_loopback() {
+        return Err("no router has such an address; take a unicast address".into());
+    }
+    Ok(address)
+}
 
 #[derive(Clone, Copy, ValueEnum)]
 enum UdpZeroArg {
@@ -145,7 +181,8 @@ impl Args {
                 TtlArg::Copy => HopPolicy::Copy,
                 TtlArg::Decrement => HopPolicy::Decrement,
             },
-            router4: self.router4.into(),
+            class: self.traffic_class,
+            router4: self.router4.unwrap_or(DUMMY4.into()),
             router6: self.router6.or(self.local6).unwrap_or_else(|| prefix.embed(DUMMY4)),
         }
     }
@@ -153,6 +190,7 @@ impl Args {
 
 /// Runs `clatctl translate`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    args.addresses().check().map_err(Failure::usage)?;
     // Standard output carries packets or words, never both.
     let mut words: Box<dyn Write> = if sink::is_stdio(&args.output) {
         Box::new(io::stderr())
@@ -167,7 +205,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     complain(&format!(
-        "{}: {cut} of {} packets were cut short by the capture and are missing in {}; capture whole packets (tcpdump -s 0)",
+        "{}: {cut} of {} packets were cut short by the capture and are missing in {}; capture \
+         whole packets (tcpdump -s 0)",
         args.input.display(),
         report.packets(),
         args.output.display()
@@ -185,29 +224,30 @@ fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
     let mut record = Record::default();
     let mut lengths = Vec::new();
 
-    // What a pcapng's packets are is known with the first of them.
+    // The link type of a pcapng is known only when its first packet has been read.
     let mut more = capture.next(&mut record).with_context(input)?;
     let link = Link::new(capture.link_type()).with_context(input)?;
     let output = || args.output.display().to_string();
     let mut writer = PcapWriter::with_header(sink.writer(), capture.header(link.output_type()))
         .map_err(unwritten)
         .with_context(output)?;
+    let mut answers = Answers::new(args.icmp_errors);
     while more {
-        let (header, family) = match record.whole().and_then(|frame| link.split(frame)) {
-            Ok((header, family)) => (header, family),
+        let (frame, header) = match record.whole().and_then(|f| Ok((f, link.split(f)?))) {
+            Ok(split) => split,
             Err(skip) => {
                 report.packet(&[], &Outcome::Skipped(skip)).context(WORDS)?;
                 more = capture.next(&mut record).with_context(input)?;
                 continue;
             }
         };
-        let (header, ip) = record.data.split_at(header);
+        let ip = &frame[header.len..];
         let range = HEADROOM..HEADROOM + ip.len();
         buffer[range.clone()].copy_from_slice(ip);
         let mut packet = Packet::new(&mut buffer, range)
             .ok()
             .context("no room for the packet: a bug, please report it")?;
-        let verdict = match family {
+        let verdict = match header.family {
             Some(Family::V4) => translator.to_ipv6(&mut packet),
             Some(Family::V6) => translator.to_ipv4(&mut packet),
             None => translator.translate(&mut packet),
@@ -215,20 +255,25 @@ fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
         lengths.clear();
         let outcome = match verdict {
             Verdict::Forward { rule, mut frames } => {
-                while let Some(frame) = frames.next() {
-                    lengths.push(frame.bytes.len());
-                    let frame = link.forward(header, frame.bytes);
+                while let Some(piece) = frames.next() {
+                    lengths.push(piece.bytes.len());
+                    let piece = link.forward(frame, header, piece.bytes);
                     writer
-                        .write_raw_packet(&record.like(&frame)?)
+                        .write_raw_packet(&record.like(&piece)?)
                         .map_err(unwritten)
                         .with_context(output)?;
                 }
                 Outcome::Forwarded(rule, &lengths)
             }
+            Verdict::Reply { reason, error }
+                if !link.may_answer(frame) || !answers.may_send(error, capture.time(&record)) =>
+            {
+                Outcome::Unanswered(reason)
+            }
             Verdict::Reply { reason, error } => {
-                let frame = link.reply(header, error);
+                let answer = link.reply(frame, header, error);
                 writer
-                    .write_raw_packet(&record.like(&frame)?)
+                    .write_raw_packet(&record.like(&answer)?)
                     .map_err(unwritten)
                     .with_context(output)?;
                 Outcome::Replied(reason, error.len())

@@ -46,12 +46,12 @@ pub(super) fn all(transport: Option<&Transport>) -> Vec<Check> {
     ]
 }
 
-/// A module that is not there: loading it helps where it was built.
+/// The fix for a kernel module that is not loaded, which helps where it was built.
 fn module(err: impl std::fmt::Display, module: &str) -> Trouble {
     Trouble::missing(err.to_string(), format!("modprobe {module}"))
 }
 
-/// What could be asked only by root.
+/// The answer to a question that only root may ask.
 fn not_root(err: impl std::fmt::Display) -> Trouble {
     Trouble::unknown(format!("cannot be asked: {err}"), with_rights())
 }
@@ -228,7 +228,7 @@ fn accept_ra() -> Answer {
         folder.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     for name in names.iter().filter(|name| !matches!(name.as_str(), "all" | "default" | "lo")) {
-        // A dot in an interface's name is a slash for sysctl(8), and no separator for us.
+        // The file by its own path: as a sysctl's name, the interface's dots would be separators.
         let value = |key| {
             let path = Path::new("/proc/sys/net/ipv6/conf").join(name).join(key);
             fs::read_to_string(path).unwrap_or_default().trim().to_owned()

@@ -79,7 +79,7 @@ pub(super) fn attempt(program: &Path, args: &[&str], input: &str) -> Result<(), 
         .spawn()
         .map_err(said)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read its input says why by its exit code.
+        // A program that does not read its input fails, as its exit code shows.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(said)?;

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{anyhow, bail, ensure, Context};
 use byteorder_slice::{BigEndian, ByteOrder, LittleEndian};
@@ -127,7 +128,7 @@ impl Capture {
     /// interface, if it has one.
     pub(super) fn link_type(&self) -> u32 {
         match &self.format {
-            // Above stand flags and the length of a frame check sequence.
+            // The upper bits are flags and the length of a frame check sequence.
             Format::Pcap(reader) => u32::from(reader.header().datalink) & 0xffff,
             Format::PcapNg { reader, link_type } => {
                 let first =
@@ -155,6 +156,18 @@ impl Capture {
         }
     }
 
+    /// When a packet was captured, from 1970 on.
+    pub(super) fn time(&self, record: &Record) -> Duration {
+        let fraction = u64::from(record.fraction);
+        let fraction = match &self.format {
+            Format::Pcap(reader) if reader.header().ts_resolution == TsResolution::MicroSecond => {
+                Duration::from_micros(fraction)
+            }
+            _ => Duration::from_nanos(fraction),
+        };
+        Duration::from_secs(record.seconds.into()) + fraction
+    }
+
     /// Reads the next packet; false at the end of the file.
     pub(super) fn next(&mut self, record: &mut Record) -> anyhow::Result<bool> {
         self.count += 1;
@@ -169,6 +182,11 @@ impl Capture {
 fn next_pcap(reader: &mut PcapReader<Input>, record: &mut Record) -> anyhow::Result<bool> {
     let Some(packet) = reader.next_raw_packet() else { return Ok(false) };
     let packet = packet.map_err(|err| anyhow!(explain(&err)))?;
+    // A record of zeros would be an empty packet of 1970; of /dev/zero they would never end.
+    ensure!(
+        (packet.ts_sec, packet.ts_frac, packet.incl_len, packet.orig_len) != (0, 0, 0, 0),
+        "zeros where a packet should be: the file was not written to its end, or is damaged"
+    );
     (record.seconds, record.fraction) = (packet.ts_sec, packet.ts_frac);
     record.set(&packet.data, packet.orig_len)?;
     Ok(true)
@@ -180,7 +198,10 @@ fn next_pcapng(
     record: &mut Record,
 ) -> anyhow::Result<bool> {
     loop {
-        let endianness = reader.section().endianness;
+        let section = reader.section();
+        let (endianness, version) = (section.endianness, section.major_version);
+        // Each section has its own.
+        ensure!(version == 1, "is pcapng of version {version}; only version 1 is known");
         let Some(block) = reader.next_raw_block() else { return Ok(false) };
         let block = block.map_err(|err| anyhow!(explain(&err)))?;
         // Only packets are parsed: the others are not needed here, and need not be right.
@@ -205,7 +226,8 @@ fn next_pcapng(
         let number = u32::from(interface.linktype);
         ensure!(
             *link_type.get_or_insert(number) == number,
-            "has link type {number} where earlier ones differ; split the file by interface (tshark -Y frame.interface_id==0)"
+            "has link type {number} where earlier ones differ; split the file by interface (tshark \
+             -Y frame.interface_id==0)"
         );
         return Ok(true);
     }
@@ -259,8 +281,10 @@ fn time(
         return Ok((0, 0));
     };
     let seconds = i128::try_from(units / per_second)? + i128::from(offset);
-    let seconds = u32::try_from(seconds)
-        .context("a time that pcap cannot hold (before 1970 or after 2106)")?;
+    let seconds = u32::try_from(seconds).ok().context(
+        "its timestamp is before 1970 or after 2106, which pcap cannot hold; shift the capture \
+         with editcap -t",
+    )?;
     let nanos = u32::try_from(units % per_second * 1_000_000_000 / per_second)?;
     Ok((seconds, nanos))
 }
@@ -270,7 +294,9 @@ fn explain(err: &PcapError) -> String {
     match err {
         PcapError::IncompleteBuffer => "the file ends in the middle of it".into(),
         PcapError::IoError(err) if err.kind() == io::ErrorKind::UnexpectedEof => {
-            "the file ends in the middle of it, or it claims more bytes than there are; copy or capture the file again".into()
+            "the file ends in the middle of it, or it claims more bytes than there are; copy or \
+             capture the file again"
+                .into()
         }
         PcapError::IoError(err) => format!("cannot be read: {err}"),
         other => format!("the file is damaged: {other}"),

@@ -37,6 +37,8 @@ pub(super) enum Skip {
     ShortFrame,
     /// An EtherType other than IP's.
     NotIp(u16),
+    /// An address family other than IP's.
+    OtherFamily(u32),
 }
 
 impl Skip {
@@ -44,15 +46,16 @@ impl Skip {
         match self {
             Self::CutShort => "cut-short",
             Self::ShortFrame => "short-frame",
-            Self::NotIp(_) => "not-ip-frame",
+            Self::NotIp(_) | Self::OtherFamily(_) => "not-ip-frame",
         }
     }
 
     fn what(self) -> String {
         match self {
             Self::CutShort => "the capture does not have all of it".into(),
-            Self::ShortFrame => "shorter than an Ethernet header".into(),
+            Self::ShortFrame => "shorter than its link header".into(),
             Self::NotIp(ethertype) => format!("EtherType 0x{ethertype:04x} is not IP"),
+            Self::OtherFamily(number) => format!("address family {number} is not IP"),
         }
     }
 
@@ -60,6 +63,7 @@ impl Skip {
         match self {
             Self::CutShort => "RFC 1812 §5.2.2",
             Self::ShortFrame | Self::NotIp(_) => "RFC 894, RFC 2464 §3",
+            Self::OtherFamily(_) => "LINKTYPE_NULL, LINKTYPE_LOOP",
         }
     }
 }
@@ -68,6 +72,8 @@ impl Skip {
 pub(super) enum Outcome<'o> {
     Forwarded(Rule, &'o [usize]),
     Replied(Reason, usize),
+    /// An ICMP error about it is not sent.
+    Unanswered(Reason),
     Dropped(Reason),
     Skipped(Skip),
 }
@@ -77,7 +83,7 @@ impl Outcome<'_> {
         match self {
             Self::Forwarded(..) => "forwarded",
             Self::Replied(..) => "replied",
-            Self::Dropped(_) => "dropped",
+            Self::Unanswered(_) | Self::Dropped(_) => "dropped",
             Self::Skipped(_) => "skipped",
         }
     }
@@ -86,7 +92,7 @@ impl Outcome<'_> {
     fn cause(&self) -> (&'static str, String, &'static str) {
         match *self {
             Self::Forwarded(rule, _) => (rule.name(), rule.what().into(), rule.rfc()),
-            Self::Replied(reason, _) | Self::Dropped(reason) => {
+            Self::Replied(reason, _) | Self::Unanswered(reason) | Self::Dropped(reason) => {
                 (reason.name(), reason.what().into(), reason.rfc())
             }
             Self::Skipped(skip) => (skip.name(), skip.what(), skip.rfc()),
@@ -97,7 +103,7 @@ impl Outcome<'_> {
         match self {
             Self::Forwarded(_, lengths) => lengths,
             Self::Replied(_, length) => std::slice::from_ref(length),
-            Self::Dropped(_) | Self::Skipped(_) => &[],
+            Self::Unanswered(_) | Self::Dropped(_) | Self::Skipped(_) => &[],
         }
     }
 
@@ -109,6 +115,7 @@ impl Outcome<'_> {
                 format!("forwarded as {} packets of {} bytes", lengths.len(), each.join(", "))
             }
             Self::Replied(_, length) => format!("replied with an ICMP error of {length} bytes"),
+            Self::Unanswered(_) => "dropped without an ICMP error".into(),
             Self::Dropped(_) | Self::Skipped(_) => self.action().into(),
         };
         let (name, what, rfc) = self.cause();
@@ -256,7 +263,7 @@ impl<'w> Report<'w> {
                 self.forwarded.add(name);
             }
             Outcome::Replied(..) => self.replied.add(name),
-            Outcome::Dropped(_) => self.dropped.add(name),
+            Outcome::Unanswered(_) | Outcome::Dropped(_) => self.dropped.add(name),
             Outcome::Skipped(_) => self.skipped.add(name),
         }
         if !self.explain {

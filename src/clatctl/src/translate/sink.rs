@@ -2,20 +2,24 @@
 
 //! Where the output goes: nothing is seen of it before it is whole.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Seek, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{fchown, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
-use tempfile::NamedTempFile;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::linkat;
 
 /// Whether a path means standard input or output.
 pub(super) fn is_stdio(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// An output that appears at once, on [`Sink::commit`], or not at all.
+/// An output that appears at once, on [`Sink::commit`], or not at all. Until then it has no name,
+/// so that none is left behind, whatever ends this program.
 pub(super) struct Sink {
     buffer: BufWriter<File>,
     target: Target,
@@ -24,8 +28,8 @@ pub(super) struct Sink {
 }
 
 enum Target {
-    /// A regular file, replaced by a temporary file beside it. `mode` is that of the file replaced.
-    File { temporary: NamedTempFile, path: PathBuf, mode: Option<u32> },
+    /// A regular file in `folder`, and what it replaces.
+    File { folder: PathBuf, path: PathBuf, replaced: Option<Metadata> },
     /// Standard output, a pipe, a device: written to at the end.
     Stream(Box<dyn Write>),
 }
@@ -37,23 +41,18 @@ impl Sink {
         let stream = |to: Box<dyn Write>| -> anyhow::Result<Sink> {
             let spool = tempfile::tempfile()
                 .context("cannot make a temporary file; set TMPDIR to a writable folder")?;
-            Ok(Self {
-                buffer: BufWriter::new(spool),
-                target: Target::Stream(to),
-                name: name.clone(),
-            })
+            let (buffer, target) = (BufWriter::new(spool), Target::Stream(to));
+            Ok(Self { buffer, target, name: name.clone() })
         };
         if is_stdio(path) {
             return stream(Box::new(io::stdout()));
         }
         // Through symbolic links: the file is replaced, not the link to it.
-        let (path, mode) = match fs::metadata(path) {
+        let (path, replaced) = match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => {
                 bail!("{}: is a folder; give the name of a file", path.display())
             }
-            Ok(meta) if meta.is_file() => {
-                (fs::canonicalize(path)?, Some(meta.permissions().mode()))
-            }
+            Ok(meta) if meta.is_file() => (fs::canonicalize(path)?, Some(meta)),
             Ok(_) => {
                 let to = File::options()
                     .write(true)
@@ -63,17 +62,13 @@ impl Sink {
             }
             Err(_) => (path.to_owned(), None),
         };
-        let folder =
-            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let temporary = tempfile::Builder::new()
-            .prefix(".clatctl-")
-            .permissions(Permissions::from_mode(0o666)) // less the umask
-            .tempfile_in(folder)
-            .with_context(|| {
-                format!("{}: cannot write to the folder {}", path.display(), folder.display())
-            })?;
-        let buffer = BufWriter::new(temporary.reopen()?);
-        Ok(Self { buffer, target: Target::File { temporary, path, mode }, name })
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).to_owned();
+        let spool = unnamed(&folder).with_context(|| {
+            format!("{}: cannot write to the folder {}", path.display(), folder.display())
+        })?;
+        let target = Target::File { folder, path, replaced };
+        Ok(Self { buffer: BufWriter::new(spool), target, name })
     }
 
     /// Where to write.
@@ -93,11 +88,16 @@ impl Sink {
         let mut file =
             self.buffer.into_inner().map_err(io::IntoInnerError::into_error).with_context(name)?;
         match self.target {
-            Target::File { temporary, path, mode } => {
-                if let Some(mode) = mode {
-                    file.set_permissions(Permissions::from_mode(mode))?;
+            Target::File { folder, path, replaced } => {
+                let _uninterrupted = Uninterrupted::begin();
+                let temporary = tempfile::Builder::new()
+                    .prefix(".clatctl-")
+                    .make_in(folder, |path| give_name(&mut file, path))
+                    .with_context(name)?;
+                if let Some(replaced) = replaced {
+                    keep(temporary.as_file(), &replaced).with_context(name)?;
                 }
-                temporary.persist(&path).map_err(|err| err.error).with_context(name)?;
+                temporary.persist(path).map_err(|err| err.error).with_context(name)?;
             }
             Target::Stream(mut to) => {
                 file.rewind()?;
@@ -105,5 +105,62 @@ impl Sink {
             }
         }
         Ok(())
+    }
+}
+
+/// Makes a file without a name in `folder`, with the mode of a new file.
+fn unnamed(folder: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .mode(0o666) // less the umask
+        .custom_flags(OFlag::O_TMPFILE.bits())
+        .open(folder)
+        // Not every file system has such; there it has a name for a moment.
+        .or_else(|_| tempfile::tempfile_in(folder))
+}
+
+/// Gives `file` a name, or, where it cannot be given one any more, a copy of it.
+fn give_name(file: &mut File, path: &Path) -> io::Result<File> {
+    let unnamed = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    if linkat(None, unnamed.as_path(), None, path, AtFlags::AT_SYMLINK_FOLLOW).is_ok() {
+        return file.try_clone();
+    }
+    let mut copy = File::options().write(true).create_new(true).mode(0o666).open(path)?;
+    file.rewind()
+        .and_then(|()| io::copy(file, &mut copy))
+        .inspect_err(|_| drop(fs::remove_file(path)))?;
+    Ok(copy)
+}
+
+/// Gives `file` the owner and the mode of the file that it will replace.
+fn keep(file: &File, replaced: &Metadata) -> anyhow::Result<()> {
+    let own = file.metadata()?;
+    let (user, group) = (replaced.uid(), replaced.gid());
+    if (own.uid(), own.gid()) != (user, group) {
+        fchown(file, Some(user), Some(group)).with_context(|| {
+            format!("cannot leave it to user {user}, group {group}; write to another file")
+        })?;
+    }
+    // After the owner, with whom a set-user-ID bit goes.
+    file.set_permissions(replaced.permissions())?;
+    Ok(())
+}
+
+/// Signals wait while this lives: between a name of its own and its place a file is seen by others,
+/// and would be left to them.
+struct Uninterrupted(SigSet);
+
+impl Uninterrupted {
+    fn begin() -> Self {
+        // Fails for no mask; an empty one lets them through afterwards.
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+        Self(before.unwrap_or_else(|_| SigSet::empty()))
+    }
+}
+
+impl Drop for Uninterrupted {
+    fn drop(&mut self) {
+        let _ = self.0.thread_set_mask();
     }
 }

@@ -74,7 +74,9 @@ fn a_packet_that_is_not_ip_is_dropped_by_name() {
     let output = folder.translate(&format!("{P} --explain in out"));
     assert_ok(&output);
     let text = stdout(&output);
-    assert!(text.starts_with("1: not IP, 2 bytes: dropped: not-ip, neither IPv4 nor IPv6 (RFC 791 §3.1, RFC 8200 §3)\n"), "{text}");
+    let line = "1: not IP, 2 bytes: dropped: not-ip, neither IPv4 nor IPv6 \
+                (RFC 791 §3.1, RFC 8200 §3)\n";
+    assert!(text.starts_with(line), "{text}");
 }
 
 /// Packets that lie about everything: each gets a line, and nothing gets out that is not whole.
@@ -133,8 +135,9 @@ fn json_is_one_object_a_line_with_the_summary_last() {
         lines,
         [
             serde_json::json!({
-                "type": "packet", "packet": 1, "direction": null, "source": null, "destination": null, "protocol": null,
-                "sourcePort": null, "destinationPort": null, "icmpType": null, "icmpCode": null, "length": 2,
+                "type": "packet", "packet": 1, "direction": null, "source": null,
+                "destination": null, "protocol": null, "sourcePort": null,
+                "destinationPort": null, "icmpType": null, "icmpCode": null, "length": 2,
                 "action": "dropped", "name": "not-ip", "what": "neither IPv4 nor IPv6",
                 "rfc": "RFC 791 §3.1, RFC 8200 §3", "frames": []
             }),
@@ -166,6 +169,15 @@ fn usage_errors_exit_with_2_and_touch_nothing() {
         ("--prefix 64:ff9b::/96 --lowest-ipv6-mtu 1279 in out", "1279"),
         ("--prefix 64:ff9b::/96 --ttl up in out", "copy, decrement"),
         ("--prefix 64:ff9b::/96 --udp-zero x in out", "compute, drop, forward"),
+        ("--prefix 64:ff9b::/96 --icmp-errors x in out", "sent, limited, none"),
+        ("--prefix 64:ff9b::/96 --router4 192.0.2.1/24 in out", "behind the prefix"),
+        ("--prefix 64:ff9b::/96 --router4 224.0.0.1 in out", "no host has"),
+        ("--prefix 64:ff9b::/96 --router6 ff02::2 in out", "no router has"),
+        ("--eam 192.0.2.1=ff02::1 in out", "no host has"),
+        ("--eam 192.0.2.1=2001:db8::1 --eam 192.0.2.1=2001:db8::2 in out", "contradicts"),
+        ("--local4 224.0.0.1 --local6 2001:db8::4 in out", "no host has"),
+        ("--local4 192.0.0.4 --local6 ff02::1 in out", "no host has"),
+        ("--local4 255.255.255.255 --local6 2001:db8::4 in out", "no host has"),
         ("--prefix 64:ff9b::/96 in", "OUT.pcap"),
     ] {
         let output = folder.translate(words);
@@ -261,13 +273,149 @@ fn what_is_no_capture_is_said_to_be_none() {
     }
 }
 
+/// `tcpdump -i any` of today and of before, and the loopback of the BSDs and of macOS.
+#[test]
+fn link_types_of_loopback_and_of_any() {
+    let cooked =
+        |ethertype: [u8; 2]| [&[0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 2, 0, 0][..], &ethertype].concat();
+    let cooked2 = |ethertype: [u8; 2]| {
+        [&ethertype[..], &[0, 0, 0, 0, 0, 3, 0, 1, 0, 6, 2, 0, 0, 0, 0, 2, 0, 0]].concat()
+    };
+    let (v4, v6, arp) = ([0x08, 0], [0x86, 0xdd], [0x08, 0x06]);
+    for (link, before, after, other) in [
+        (COOKED, cooked(v4), cooked(v6), cooked(arp)),
+        (276, cooked2(v4), cooked2(v6), cooked2(arp)),
+        (0, vec![2, 0, 0, 0], vec![30, 0, 0, 0], vec![7, 0, 0, 0]),
+        (108, vec![0, 0, 0, 2], vec![0, 0, 0, 24], vec![0, 0, 0, 7]),
+    ] {
+        let folder = Folder::new();
+        let frames_in = [[&before[..], &udp4()].concat(), [&other[..], &[0; 20]].concat(), vec![1]];
+        folder.write("in", &pcap(link, &frames_in));
+        let output = folder.translate(&format!("{P} --explain in out"));
+        assert_ok(&output);
+        let text = stdout(&output);
+        assert!(text.contains("2: skipped: not-ip-frame"), "{link}: {text}");
+        assert!(text.contains("3: skipped: short-frame"), "{link}: {text}");
+        let (header, packets) = parse(&folder.read("out"));
+        assert_eq!(u32::from(header.datalink), link);
+        let [(_, _, frame)] = &packets[..] else { panic!("{link}: {text}") };
+        assert_eq!(frame[..after.len()], after, "{link}");
+        assert_eq!(frame[after.len()] >> 4, 6, "{link}");
+        // And back by the same program.
+        folder.write("in", &folder.read("out"));
+        assert_ok(&folder.translate(&format!("{P} in out")));
+        assert_eq!(frames(&folder.read("out")), [[&before[..], &udp4()].concat()], "{link}");
+    }
+}
+
+/// A disk that was full, or a file made in advance, ends in zeros; /dev/zero does not end.
+#[test]
+fn zeros_are_no_packets() {
+    use std::io::Read;
+    let folder = Folder::new();
+    let whole = pcap(RAW, &[udp4()]);
+    folder.write("in", &[&whole[..], &[0; 1 << 16]].concat());
+    folder.write("header", &whole[..24]);
+    let output = folder.translate(&format!("{P} in out"));
+    assert_eq!(output.status.code(), Some(1));
+    let line = complaint(&output);
+    assert!(line.starts_with("clatctl: in: packet 2: zeros where a packet should be"), "{line}");
+    assert_eq!(folder.names(), ["header", "in"]);
+
+    let mut child = Command::new("sh")
+        .current_dir(folder.path(""))
+        .args(["-c", "cat header /dev/zero | \"$0\" translate --prefix 64:ff9b::/96 - out"])
+        .arg(env!("CARGO_BIN_EXE_clatctl"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut line).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(line.contains("packet 1: zeros where a packet should be"), "{line}");
+}
+
+/// What it writes has no name until it is whole.
+#[test]
+fn signals_leave_nothing_behind() {
+    use std::io::Write;
+    use std::os::unix::process::ExitStatusExt;
+    for signal in ["INT", "TERM", "HUP", "KILL"] {
+        let folder = Folder::new();
+        folder.write("out", b"precious");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_clatctl"))
+            .current_dir(folder.path(""))
+            .args(["translate", "--prefix", "64:ff9b::/96", "-", "out"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(&pcap(RAW, &[udp4(), udp4()])).unwrap();
+        // It has begun to write where the file is to be.
+        let here = std::fs::canonicalize(folder.path("")).unwrap();
+        let writes_here = |fd: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_link(fd.unwrap().path()).is_ok_and(|file| file.starts_with(&here))
+        };
+        let descriptors = format!("/proc/{}/fd", child.id());
+        while !std::fs::read_dir(&descriptors).unwrap().any(writes_here) {
+            std::thread::yield_now();
+        }
+        let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        assert!(child.wait().unwrap().signal().is_some(), "{signal}");
+        assert_eq!(folder.names(), ["out"], "{signal}");
+        assert_eq!(folder.read("out"), b"precious");
+    }
+}
+
+/// As `cp` and redirection have it.
+#[test]
+fn a_replaced_file_keeps_owner_and_mode() {
+    use std::os::unix::fs::{chown, MetadataExt};
+    let folder = Folder::new();
+    folder.write("in", &pcap(RAW, &[udp4()]));
+    folder.write("out", b"old");
+    std::fs::set_permissions(folder.path("out"), std::fs::Permissions::from_mode(0o604)).unwrap();
+    let is_root = chown(folder.path("out"), Some(1234), Some(4321)).is_ok();
+    let before = std::fs::metadata(folder.path("out")).unwrap();
+    assert_ok(&folder.translate(&format!("{P} in out")));
+    parse(&folder.read("out"));
+    let after = std::fs::metadata(folder.path("out")).unwrap();
+    assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+    assert_eq!(after.mode(), before.mode());
+    assert_ne!(after.ino(), before.ino(), "replaced, not written into");
+    // A new one is as the umask has it.
+    assert_ok(&folder.translate(&format!("{P} in new")));
+    folder.write("like", b"");
+    let modes = ["new", "like"].map(|name| std::fs::metadata(folder.path(name)).unwrap().mode());
+    assert_eq!(modes[0], modes[1]);
+    if !is_root {
+        println!("not root: an owner other than this user was not tried");
+        return;
+    }
+    // Who may replace a file and not give it away changes nothing.
+    std::fs::set_permissions(folder.path(""), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let output = Command::new("setpriv")
+        .current_dir(folder.path(""))
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_clatctl"))
+        .args(["translate", "--prefix", "64:ff9b::/96", "in", "out"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let line = complaint(&output);
+    assert!(line.starts_with("clatctl: out: cannot leave it to user 1234, group 4321"), "{line}");
+    assert_eq!(std::fs::metadata(folder.path("out")).unwrap().ino(), after.ino());
+    assert_eq!(folder.names(), ["in", "like", "new", "out"]);
+}
+
 #[test]
 fn other_link_types_are_refused_by_number() {
     let folder = Folder::new();
-    folder.write("in", &pcap(113, &[udp4()]));
+    folder.write("in", &pcap(105, &[udp4()]));
     let output = folder.translate(&format!("{P} in out"));
     assert_eq!(output.status.code(), Some(1));
-    assert!(complaint(&output).contains("link type 113 is not supported"));
+    assert!(complaint(&output).contains("link type 105 is not supported"));
     assert_eq!(folder.names(), ["in"]);
 }
 
@@ -364,7 +512,13 @@ fn block(kind: u32, body: &[u8]) -> Vec<u8> {
 }
 
 fn section() -> Vec<u8> {
-    block(0x0a0d_0d0a, &[&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat())
+    section_of(1)
+}
+
+/// A section of this major version.
+fn section_of(version: u8) -> Vec<u8> {
+    let start = 0x1a2b_3c4d_u32.to_le_bytes();
+    block(0x0a0d_0d0a, &[&start[..], &[version, 0, 0, 0], &[0xff; 8]].concat())
 }
 
 /// An interface, with a time resolution where one is given.
@@ -418,10 +572,13 @@ fn broken_pcapng_fails_in_one_line() {
             "packet 2: has link type 1",
         ),
         (ok[..ok.len() - 1].to_vec(), "packet 1: the file ends in the middle"),
+        ([&ok[..], &section_of(2)].concat(), "packet 2: is pcapng of version 2"),
+        (section_of(2), "is pcapng of version 2; only version 1 is known"),
+        ([&ok[..], &[0; 1 << 16]].concat(), "packet 2: the file is damaged"),
         ([&ok[..], &block(2, &[0; 40])].concat(), "packet 2: has the obsolete Packet Block"),
         (
             [&ok[..], &enhanced(0, u64::MAX, &udp4())].concat(),
-            "packet 2: a time that pcap cannot hold",
+            "packet 2: its timestamp is before 1970 or after 2106",
         ),
     ] {
         let folder = Folder::new();

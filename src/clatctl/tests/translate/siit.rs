@@ -109,11 +109,13 @@ fn a_clat_translates_both_ways_in_one_file_and_in_order() {
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(
         lines[0],
-        "1: 4>6 UDP 192.0.0.4:1234 > 198.51.100.1:53, 36 bytes: forwarded as 1 packet of 56 bytes: to6, header translated (RFC 7915 §4.1)"
+        "1: 4>6 UDP 192.0.0.4:1234 > 198.51.100.1:53, 36 bytes: forwarded as 1 packet of 56 \
+         bytes: to6, header translated (RFC 7915 §4.1)"
     );
     assert_eq!(
         lines[1],
-        "2: 6>4 UDP [64:ff9b::c633:6401]:53 > [2001:db8::4]:1234, 57 bytes: forwarded as 1 packet of 37 bytes: to4, header translated (RFC 7915 §5.1)"
+        "2: 6>4 UDP [64:ff9b::c633:6401]:53 > [2001:db8::4]:1234, 57 bytes: forwarded as 1 packet \
+         of 37 bytes: to4, header translated (RFC 7915 §5.1)"
     );
     assert_eq!(
         lines[3],
@@ -298,17 +300,108 @@ fn a_router_decrements_and_answers_time_exceeded() {
 }
 
 #[test]
+fn the_traffic_class_is_copied_or_set() {
+    let packets = [udp4(LOCAL4, "198.51.100.1", 64, 8), udp6("64:ff9b::c633:6401", LOCAL6, 64, 8)];
+    let (out, _) = translate(&format!("{CLAT} --traffic-class 184"), &packets);
+    assert_eq!((&out[0][..2], out[1][1]), (&[0x6b, 0x80][..], 184));
+    let (out, _) = translate(CLAT, &packets);
+    assert_eq!((&out[0][..2], out[1][1]), (&[0x60, 0][..], 0));
+}
+
+#[test]
 fn a_reply_on_ethernet_goes_back_to_the_sender() {
     let folder = Folder::new();
     let packet = udp4(LOCAL4, "198.51.100.1", 1, 8);
     folder.write(
         "in",
-        &pcap(ETHERNET, &[[&[1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 8, 0][..], &packet].concat()]),
+        &pcap(ETHERNET, &[[&[4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2, 8, 0][..], &packet].concat()]),
     );
     assert_ok(&folder.translate(&format!("{CLAT} --ttl decrement in out")));
     let out = frames(&folder.read("out"));
-    assert_eq!(out[0][..14], [2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 8, 0]);
+    assert_eq!(out[0][..14], [2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 8, 0]);
     assert_eq!(check4(&out[0][14..]).1, v4(LOCAL4));
+}
+
+#[test]
+fn rfc_1812_4_3_2_7_no_answers_to_broadcasts_of_the_link() {
+    let packet = udp4(LOCAL4, "198.51.100.1", 1, 8);
+    let ethernet = |to: u8| [&[to; 6][..], &[2; 6], &[8, 0], &packet].concat();
+    let cooked = |kind: u8| [&[0, kind, 0, 1, 0, 6][..], &[2; 6], &[0, 0, 8, 0], &packet].concat();
+    for (link, frames_in) in [
+        (ETHERNET, [ethernet(0xff), ethernet(0x33), ethernet(4)]),
+        (COOKED, [cooked(1), cooked(2), cooked(0)]),
+    ] {
+        let folder = Folder::new();
+        folder.write("in", &pcap(link, &frames_in));
+        let output = folder.translate(&format!("{CLAT} --ttl decrement --explain in out"));
+        assert_ok(&output);
+        let text = stdout(&output);
+        for line in text.lines().take(2) {
+            assert!(line.contains("dropped without an ICMP error: hop-limit"), "{text}");
+        }
+        assert!(text.contains("1 replied (hop-limit 1), 2 dropped (hop-limit 2)"), "{text}");
+        assert_eq!(frames(&folder.read("out")).len(), 1);
+    }
+}
+
+/// RFC 7915 §4.4 and §5.4 leave it to whoever configures.
+#[test]
+fn icmp_errors_are_sent_limited_or_not() {
+    let packets: Vec<_> = std::iter::repeat(udp4(LOCAL4, "198.51.100.1", 1, 8)).take(70).collect();
+    let words = format!("{CLAT} --ttl decrement --icmp-errors");
+    for (policy, count) in [("sent", 70), ("none", 0)] {
+        let (out, text) = translate(&format!("{words} {policy}"), &packets);
+        assert_eq!(out.len(), count, "{text}");
+        let dropped = 70 - count;
+        assert!(text.contains(&format!(" {count} replied")), "{text}");
+        assert!(text.contains(&format!(" {dropped} dropped")), "{text}");
+    }
+    // All of them in the same microsecond of the capture.
+    let folder = Folder::new();
+    let mut bytes = pcap(RAW, &packets);
+    for at in (24..bytes.len()).step_by(16 + packets[0].len()) {
+        bytes[at..at + 4].copy_from_slice(&1000_u32.to_le_bytes());
+    }
+    folder.write("in", &bytes);
+    assert_ok(&folder.translate(&format!("{words} limited in out")));
+    assert_eq!(frames(&folder.read("out")).len(), 50);
+    // A second apart there is time enough.
+    assert_eq!(translate(&format!("{words} limited"), &packets).0.len(), 70);
+}
+
+#[test]
+fn rfc_6791_a_pool_for_routers_without_an_ipv4_form() {
+    let quoted = udp6(LOCAL6, "64:ff9b::c633:6401", 1, 8);
+    let error = |router: &str| {
+        let mut packet = Vec::new();
+        PacketBuilder::ipv6(v6(router).octets(), v6(LOCAL6).octets(), 60)
+            .icmpv6(Icmpv6Type::TimeExceeded(
+                etherparse::icmpv6::TimeExceededCode::HopLimitExceeded,
+            ))
+            .write(&mut packet, &quoted)
+            .unwrap();
+        packet
+    };
+    let errors = ["2001:db8:5::1", "2001:db8:6::1", "2001:db8:5::1"].map(error);
+    let (out, _) = translate(&format!("{CLAT} --router4 203.0.113.0/24"), &errors);
+    let sources: Vec<_> = out.iter().map(|packet| check4(packet).0).collect();
+    assert!(sources.iter().all(|source| source.octets()[..3] == [203, 0, 113]), "{sources:?}");
+    assert_eq!(sources[0], sources[2]);
+    assert_ne!(sources[0], sources[1]);
+    let (out, _) = translate(CLAT, &errors);
+    assert!(out.iter().all(|packet| check4(packet).0 == v4("192.0.0.8")));
+}
+
+#[test]
+fn rfc_7757_4_two_mapped_nodes_reach_each_other() {
+    let words = "--eam 192.0.2.1=2001:db8::1 --eam 192.0.2.2=2001:db8::2 --prefix 64:ff9b::/96 \
+                 --ttl decrement";
+    let [node1, node2] = ["64:ff9b::192.0.2.1", "64:ff9b::192.0.2.2"];
+    let (out, text) =
+        translate(words, &[udp6("2001:db8::1", node2, 64, 9), udp6("2001:db8::2", node1, 64, 9)]);
+    assert_eq!(check6(&out[0]), (v6(node1), v6("2001:db8::2"), 63));
+    assert_eq!(check6(&out[1]), (v6(node2), v6("2001:db8::1"), 63));
+    assert!(text.contains("hairpin") && text.contains("RFC 7757 §4.2.2"), "{text}");
 }
 
 #[test]
@@ -352,8 +445,15 @@ fn udp_without_a_checksum_by_choice() {
     let (out, text) = translate(CLAT, &[packet.clone()]);
     check6(&out[0]);
     assert!(text.contains("to6-udp-zero"), "{text}");
-    let (out, text) = translate(&format!("{CLAT} --udp-zero drop"), &[packet.clone()]);
-    assert!(out.is_empty() && text.contains("dropped: udp-zero-checksum"), "{text}");
+    // RFC 7915 §4.4: the sender is told.
+    let drop = format!("{CLAT} --udp-zero drop");
+    let (out, text) = translate(&drop, &[packet.clone()]);
+    assert_eq!((check4(&out[0]).1, &out[0][20..22]), (v4(LOCAL4), &[3, 13][..]));
+    assert!(text.contains("replied with an ICMP error of"), "{text}");
+    assert!(text.contains("udp-zero-checksum"), "{text}");
+    let (out, text) = translate(&format!("{drop} --icmp-errors none"), &[packet.clone()]);
+    assert!(out.is_empty(), "{text}");
+    assert!(text.contains("dropped without an ICMP error: udp-zero-checksum"), "{text}");
     let (out, _) = translate(&format!("{CLAT} --udp-zero forward"), &[packet]);
     assert_eq!(out[0][46..48], [0, 0]);
 }
@@ -370,9 +470,10 @@ fn json_tells_addresses_and_frames() {
     let lengths: Vec<_> = frames(&folder.read("out")).iter().map(Vec::len).collect();
     assert_eq!(lengths.len(), 2);
     let line = serde_json::json!({
-        "type": "packet", "packet": 1, "direction": "4to6", "source": LOCAL4, "destination": "198.51.100.1",
-        "protocol": 17, "sourcePort": 1234, "destinationPort": 53, "icmpType": null, "icmpCode": null, "length": 1428,
-        "action": "forwarded", "name": "to6-split", "what": "DF clear and larger than lowest-ipv6-mtu: fragmented",
+        "type": "packet", "packet": 1, "direction": "4to6", "source": LOCAL4,
+        "destination": "198.51.100.1", "protocol": 17, "sourcePort": 1234, "destinationPort": 53,
+        "icmpType": null, "icmpCode": null, "length": 1428, "action": "forwarded",
+        "name": "to6-split", "what": "DF clear and larger than lowest-ipv6-mtu: fragmented",
         "rfc": "RFC 7915 §4.1", "frames": lengths
     });
     assert_eq!(lines[0], line);

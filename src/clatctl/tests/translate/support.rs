@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 pub(crate) const RAW: u32 = 101;
 pub(crate) const ETHERNET: u32 = 1;
+pub(crate) const COOKED: u32 = 113;
 
 /// A folder, and the program run in it.
 pub(crate) struct Folder(TempDir);
