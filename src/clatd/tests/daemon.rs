@@ -7,7 +7,7 @@ mod common;
 
 use std::fs;
 use std::net::{Ipv6Addr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -17,7 +17,9 @@ use clat_packet::checksum::Sum;
 use clat_tun::{Options, Tun, VirtioHeader};
 use common::*;
 use nix::errno::Errno;
+use nix::libc;
 use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{sendto, MsgFlags, SockaddrIn};
 
 #[test]
 fn privileges_are_gone() {
@@ -380,6 +382,82 @@ fn extensions_behind_a_fragment_header() {
     assert_eq!((from.to_string().as_str(), &buf[..got]), ("203.0.113.1:9", &sent[..]));
     let line = clatd.stop();
     assert!(!line.contains("extension"), "held fragments are no drops: {line}");
+}
+
+/// RFC 7915 §4.4: who sends what is discarded is told, but only so often.
+#[test]
+fn rfc_7915_4_4_errors_are_sent_and_limited() {
+    const RAW: i32 = 255;
+    let Some(_network) = Network::new() else { return };
+    let mut clatd = Clatd::start("errors", tun(Options::default()), None);
+    clatd.ready();
+    route();
+    let open = |protocol| clat_sys::socket::open(libc::AF_INET, libc::SOCK_RAW, protocol).unwrap();
+    let (errors, raw) = (UdpSocket::from(open(libc::IPPROTO_ICMP)), open(RAW));
+    errors.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The first fragment of UDP without a checksum; the kernel fills in length and checksum of IP.
+    let mut packet = vec![0x45, 0, 0, 0, 0, 9, 0x20, 0, 64, 17, 0, 0];
+    packet.extend([192, 0, 0, 4, 203, 0, 113, 1]);
+    packet.extend([0, 9, 0, 9, 0, 99, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let to = SockaddrIn::new(203, 0, 113, 1, 0);
+    let send = || sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty()).unwrap();
+    send();
+    let mut buf = [0; 2000];
+    let len = errors.recv(&mut buf).unwrap_or_else(|e| panic!("{e}: {}", clatd.counters()));
+    assert_eq!(buf[12..20], [192, 0, 0, 8, 192, 0, 0, 4]);
+    assert_eq!(buf[20..22], [3, 13], "administratively prohibited");
+    assert_eq!(buf[len - 16..len], packet[20..]);
+    until("the limit", || {
+        (0..200).for_each(|_| assert_eq!(send(), packet.len()));
+        clatd.counters().contains("drop.rate-limited=").then_some(())
+    });
+    assert!(clatd.stop().contains("reply.udp-zero-checksum-fragment="));
+}
+
+/// RFC 4443 §2.4 (c): what it quotes is a packet that its sender has sent.
+#[test]
+fn rfc_4443_2_4_errors_quote_fragments_as_they_came() {
+    let Some(network) = Network::new() else { return };
+    let mut clatd = Clatd::start("quotes", tun(Options::default()), None);
+    clatd.ready();
+    // A routing header with segments left, behind a Fragment Header with reserved bits.
+    let whole = [&[17, 0, 4, 1, 0, 0, 0, 0][..], &data(1600)].concat();
+    let fragments: Vec<_> = [(0, &whole[..800], 7_u16), (800, &whole[800..], 0)]
+        .into_iter()
+        .map(|(offset, payload, flags)| {
+            let mut packet = vec![0x60, 0, 0, 0, 0, 0, 44, 60];
+            let length = u16::try_from(payload.len() + 8).unwrap();
+            packet[4..6].copy_from_slice(&length.to_be_bytes());
+            for address in ["64:ff9b::cb00:7101", V6] {
+                packet.extend(address.parse::<Ipv6Addr>().unwrap().octets());
+            }
+            packet.extend([43, 0]);
+            packet.extend((offset | flags).to_be_bytes());
+            packet.extend([1, 2, 3, 4]);
+            packet.extend(payload);
+            packet
+        })
+        .collect();
+    let quoted = network.in_peer(|| {
+        let icmp = clat_sys::socket::open(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6);
+        let icmp = UdpSocket::from(icmp.unwrap());
+        icmp.set_read_timeout(Some(PATIENCE)).unwrap();
+        let socket = RawSocket::open("down0", 0).unwrap();
+        for fragment in &fragments {
+            socket.send(fragment).unwrap();
+        }
+        let mut buf = [0; 2000];
+        loop {
+            let len = icmp.recv(&mut buf).unwrap();
+            if buf[0] == 4 {
+                return buf[..len].to_vec();
+            }
+        }
+    });
+    assert_eq!(quoted[..2], [4, 0]);
+    assert_eq!(quoted[4..8], 51_u32.to_be_bytes(), "segments left");
+    assert_eq!(quoted[8..], fragments[0]);
+    clatd.stop();
 }
 
 #[test]

@@ -474,6 +474,41 @@ proptest! {
     }
 
     #[test]
+    fn hairpinned_packets_never_panic(
+        is_error: bool,
+        (kind, code, rest) in (1u8..5, 0u8..6, any::<[u8; 4]>()),
+        len in 0usize..1500,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5),
+        cut: prop::sample::Index,
+        (mtu6, decrement) in (1280u32..1600, any::<bool>()),
+    ) {
+        let mut packet = if is_error {
+            let quoted = V6 { src: embedded(1), dst: B, ..V6::outward() }.build(&udp(len));
+            let message = icmp(kind, code, rest, &quoted);
+            V6 { src: B, dst: embedded(1), protocol: ICMPV6, ..V6::default() }.build(&message)
+        } else {
+            V6 { src: A, dst: embedded(2), ..V6::default() }.build(&udp(len))
+        };
+        let near = packet.len().min(100);
+        for (at, value) in edits {
+            packet[1 + at.index(near - 1)] = value;
+        }
+        packet.truncate(packet.len() - cut.index(packet.len()).min(40));
+        let hop = if decrement { HopPolicy::Decrement } else { HopPolicy::Copy };
+        // What is dropped is as it was, which run() checks.
+        match run(&mut siit(Config { mtu6, hop, ..config() }), &packet) {
+            Out::Forward(rule, frames) => {
+                for frame in frames {
+                    prop_assert_eq!(see(&frame).v6, rule == Rule::Hairpin);
+                    prop_assert!(frame.len() <= 1600);
+                }
+            }
+            Out::Reply(_, error) => prop_assert!(check(&error).v6),
+            Out::Drop(_) => {}
+        }
+    }
+
+    #[test]
     fn text_never_panics(text in "\\PC{0,40}") {
         let _ = text.parse::<Prefix>();
         let _ = text.parse::<Eam>();
