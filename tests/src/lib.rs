@@ -13,6 +13,7 @@
 //! needed: whatever IPv4 literal the phone talks to, a socket of the internet namespace answers.
 
 mod clat;
+pub mod conformance;
 mod lab;
 mod link;
 mod netns;
