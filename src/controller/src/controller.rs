@@ -2,59 +2,65 @@
 
 //! The controller: one tracker for each CLAT, and the requests that make and end them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
+use crate::common::Common;
 use crate::dump::Dump;
 use crate::ebpf_mode::{decide, EbpfMode};
 use crate::errors::{Error, Step};
-use crate::host::{
-    Child, Hook, Host, LinkKind, Offload, OffloadCounters, Orphan, Programs, Traffic,
-};
+use crate::host::{Child, Detach, Hook, Host, Offload, OffloadCounters, Orphan, Programs, Traffic};
 use crate::model::{Clat, Event, Observer, StopReason};
-use crate::offload::{self, Attached};
+use crate::offload::Attached;
 use crate::original;
-use crate::reconcile::{reconcile, Action, Actual};
-use crate::tracker::{Request, Tracker};
-use clat_host::address::Pool;
-use clat_host::IfaceName;
+use crate::reconcile::Desired;
+use crate::tracker::{Outcome, Shown, Tracker};
+use clat_host::{Fwmark, IfaceName};
 
 /// Starts and stops CLATs on a host.
 pub struct Controller<H: Host> {
-    host: Arc<H>,
-    observer: Observer,
-    /// Who reconciles, to be woken.
-    follower: Arc<OnceLock<Arc<EventFd>>>,
-    standalone: bool,
-    mode: EbpfMode,
+    /// Its CLATs go before what they share.
+    state: Mutex<State<H>>,
+    common: Common<H>,
     /// Why there were no programs at the start, where there were none.
     no_programs: Option<String>,
-    /// Of the translation in the kernel, until the end of the controller.
-    programs: Mutex<Option<Arc<ProgramsOf<H>>>>,
-    pool: Arc<Pool>,
-    state: Mutex<State<H>>,
-    /// The drop rules' chain, from the first CLAT to the end of the controller; below `state`, to
-    /// go after the rules. Behind its own lock, since making it runs a program and `state` has to
-    /// stay quick.
-    chain: Mutex<Option<H::Chain>>,
-    /// Told whenever an interface is no longer busy.
+    /// Told whenever nobody is at work on an interface any more.
     idle: Condvar,
 }
-
-type ProgramsOf<H> = <H as Offload>::Programs;
 
 struct State<H: Host> {
     closed: bool,
     networks: BTreeMap<IfaceName, u16>,
-    /// Interfaces that a start or a stop is at work on.
-    busy: BTreeSet<IfaceName>,
-    trackers: BTreeMap<IfaceName, Tracker<H>>,
+    places: BTreeMap<IfaceName, Place<H>>,
+}
+
+/// What there is on an uplink.
+enum Place<H: Host> {
+    /// A CLAT that nobody is at work on.
+    Idle(Box<Tracker<H>>),
+    /// Somebody at work, and what is shown meanwhile of the CLAT, if there is one.
+    Busy(Option<Box<Shown>>),
+}
+
+impl<H: Host> Place<H> {
+    fn shown(&self, programs: Option<&<H as Offload>::Programs>) -> Option<Shown> {
+        match self {
+            Self::Idle(tracker) => Some(tracker.shown(programs)),
+            Self::Busy(shown) => shown.as_deref().cloned(),
+        }
+    }
+
+    fn offload(&self) -> Option<&Attached<<H as Offload>::Programs>> {
+        match self {
+            Self::Idle(tracker) => tracker.offload(),
+            Self::Busy(_) => None,
+        }
+    }
 }
 
 /// One running CLAT, for those who want to know.
@@ -77,15 +83,39 @@ pub struct Running {
     pub ingress: Option<OffloadCounters>,
 }
 
-/// The right to work on an interface. Others wait for theirs until it is dropped.
+/// The right to work on an interface, and its CLAT, if there is one. Others wait for theirs until it
+/// is dropped.
 struct InterfaceLock<'c, H: Host> {
     controller: &'c Controller<H>,
     iface: IfaceName,
+    tracker: Option<Box<Tracker<H>>>,
+}
+
+impl<H: Host> InterfaceLock<'_, H> {
+    /// Has others see the CLAT as it is now.
+    fn show(&self) {
+        let programs = self.controller.common.programs();
+        let shown = self.tracker.as_ref().map(|tracker| tracker.shown(programs.as_deref()));
+        let place = Place::Busy(shown.map(Box::new));
+        self.controller.state().places.insert(self.iface.clone(), place);
+    }
+
+    /// Takes the CLAT out of sight.
+    fn take(&mut self) -> Option<Box<Tracker<H>>> {
+        let tracker = self.tracker.take();
+        self.show();
+        tracker
+    }
 }
 
 impl<H: Host> Drop for InterfaceLock<'_, H> {
     fn drop(&mut self) {
-        self.controller.state().busy.remove(&self.iface);
+        let mut state = self.controller.state();
+        match self.tracker.take() {
+            Some(tracker) => state.places.insert(self.iface.clone(), Place::Idle(tracker)),
+            None => state.places.remove(&self.iface),
+        };
+        drop(state);
         self.controller.idle.notify_all();
     }
 }
@@ -101,34 +131,18 @@ impl<H: Host> Controller<H> {
             Err((mode, why)) => (mode, None, Some(why)),
         };
         log::info!("eBPF mode: {mode}; {}", if standalone { "standalone" } else { "with netd" });
-        let state = State {
-            closed: false,
-            networks: BTreeMap::new(),
-            busy: BTreeSet::new(),
-            trackers: BTreeMap::new(),
-        };
-        let follower = Arc::new(OnceLock::<Arc<EventFd>>::new());
-        let observer: Observer = {
-            let follower = Arc::clone(&follower);
-            Arc::new(move |event| match (&event, follower.get()) {
-                // A counter that is not full takes this.
-                (Event::AddressTaken { .. }, Some(follower)) => drop(follower.write(1)),
-                _ => observer(event),
-            })
-        };
-        Self {
+        let common = Common {
             host,
             observer,
-            follower,
             standalone,
             mode,
-            no_programs,
-            programs: Mutex::new(programs.map(Arc::new)),
             pool: Arc::default(),
-            state: Mutex::new(state),
+            programs: Mutex::new(programs.map(Arc::new)),
             chain: Mutex::new(None),
-            idle: Condvar::new(),
-        }
+            follower: Arc::default(),
+        };
+        let state = State { closed: false, networks: BTreeMap::new(), places: BTreeMap::new() };
+        Self { state: Mutex::new(state), common, no_programs, idle: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State<H>> {
@@ -136,18 +150,21 @@ impl<H: Host> Controller<H> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn programs(&self) -> Option<Arc<ProgramsOf<H>>> {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Waits for the right to work on `iface`.
     fn lock(&self, iface: &IfaceName) -> InterfaceLock<'_, H> {
-        let mut state = self
-            .idle
-            .wait_while(self.state(), |state| state.busy.contains(iface))
-            .unwrap_or_else(PoisonError::into_inner);
-        state.busy.insert(iface.clone());
-        InterfaceLock { controller: self, iface: iface.clone() }
+        let is_busy =
+            |state: &mut State<H>| matches!(state.places.get(iface), Some(Place::Busy(_)));
+        let state = self.idle.wait_while(self.state(), is_busy);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        let programs = self.common.programs();
+        let place = state.places.remove(iface);
+        let shown = place.as_ref().and_then(|place| place.shown(programs.as_deref()));
+        state.places.insert(iface.clone(), Place::Busy(shown.map(Box::new)));
+        let tracker = match place {
+            Some(Place::Idle(tracker)) => Some(tracker),
+            _ => None,
+        };
+        InterfaceLock { controller: self, iface: iface.clone(), tracker }
     }
 
     /// Starts a CLAT (docs/contract.md, "start") and returns its IPv6 address.
@@ -162,40 +179,42 @@ impl<H: Host> Controller<H> {
         iface
             .v4iface()
             .map_err(|e| Error::new(e.errno(), &iface, Step::CheckName, e.to_string()))?;
-        let _lock = self.lock(&iface);
-        let tracker = self.make(&iface, prefix)?;
-        Ok(self.keep(tracker))
+        let mut lock = self.lock(&iface);
+        let desired = self.desire(&lock, prefix)?;
+        let tracker = Tracker::start(&self.common, desired)?;
+        log::info!("clatd started on {iface}");
+        let clat = tracker.clat().clone();
+        lock.tracker = Some(Box::new(tracker));
+        lock.show();
+        let v6 = clat.v6;
+        (self.common.observer)(Event::Started(clat));
+        Ok(v6)
     }
 
-    /// Makes a CLAT, for who holds the lock of its uplink.
-    fn make(&self, iface: &IfaceName, prefix: &str) -> Result<Tracker<H>, Error> {
-        let v4iface = iface
-            .v4iface()
-            .map_err(|e| Error::new(e.errno(), iface, Step::CheckName, e.to_string()))?;
-        let net_id = {
-            let state = self.state();
-            if state.closed {
-                return Err(Error::new(
-                    Errno::ESHUTDOWN,
-                    iface,
-                    Step::Start,
-                    "the controller is ending",
-                ));
-            }
-            if let Some(running) = state.trackers.get(iface) {
-                log::error!("clatd pid={} already started on {iface}", running.clatd.pid());
-                let cause = match running.clatd.pid() {
-                    0 => {
-                        "one runs there already, whose clatd is just being started again".to_owned()
-                    }
-                    pid => format!("one runs there already, with clatd pid {pid}"),
-                };
-                return Err(Error::new(Errno::EBUSY, iface, Step::Start, cause));
-            }
-            state.networks.get(iface).copied()
-        };
-        let index = self.host.index_of(iface);
-        let net_id = net_id.or_else(|| index.filter(|_| self.standalone).map(own_net_id));
+    /// What is asked for, if a CLAT may be started there (docs/contract.md, "start", 1 and 2).
+    fn desire(&self, lock: &InterfaceLock<'_, H>, prefix: &str) -> Result<Desired, Error> {
+        let iface = &lock.iface;
+        let index = self.common.host.index_of(iface);
+        let state = self.state();
+        if state.closed {
+            let cause = "the controller is ending";
+            return Err(Error::new(Errno::ESHUTDOWN, iface, Step::Start, cause));
+        }
+        let shown = state.places.values().filter_map(|place| place.shown(None));
+        // Under another name, when that has just changed.
+        let mut running =
+            shown.filter(|it| it.clat.iface == *iface || Some(it.clat.index) == index);
+        if let Some(running) = running.next() {
+            log::error!("clatd pid={} already started on {iface}", running.pid);
+            let cause = match running.pid {
+                0 => "one runs there already, whose clatd is just being started again".to_owned(),
+                pid => format!("one runs there already, with clatd pid {pid}"),
+            };
+            return Err(Error::new(Errno::EBUSY, iface, Step::Start, cause));
+        }
+        let standalone = self.common.standalone;
+        let net_id = state.networks.get(iface).copied();
+        let net_id = net_id.or_else(|| index.filter(|_| standalone).map(own_net_id));
         let (Some(net_id), Some(index)) = (net_id, index) else {
             log::error!("Interface {iface} not assigned to any netId");
             let cause = match index {
@@ -204,202 +223,91 @@ impl<H: Host> Controller<H> {
             };
             return Err(Error::new(Errno::ENODEV, iface, Step::FindNetwork, cause));
         };
-
-        let request = Request {
-            iface: iface.clone(),
-            v4iface,
-            index,
-            net_id,
-            prefix,
-            standalone: self.standalone,
-        };
-        let offload = |clat: &Clat| self.offload(clat);
-        let tracker = Tracker::start(
-            &self.host,
-            &self.observer,
-            &self.pool,
-            || self.need_chain(),
-            offload,
-            request,
-        )?;
-        log::info!("clatd started on {iface}");
-        Ok(tracker)
-    }
-
-    /// Keeps a CLAT that was made or has changed, and tells of it.
-    fn keep(&self, tracker: Tracker<H>) -> Ipv6Addr {
-        let clat = tracker.clat.clone();
-        let v6 = clat.v6;
-        self.state().trackers.insert(clat.iface.clone(), tracker);
-        (self.observer)(Event::Started(clat));
-        v6
+        let (iface, prefix, mark) = (iface.clone(), prefix.to_owned(), Fwmark::new(net_id));
+        Ok(Desired { iface, index, prefix, mark, standalone })
     }
 
     /// Has `follower` written to when there is something to reconcile that the kernel does not tell.
     pub(crate) fn wake(&self, follower: Arc<EventFd>) {
         // There is one follower.
-        let _ = self.follower.set(follower);
+        let _ = self.common.follower.set(follower);
     }
 
-    /// Brings every CLAT to what is wanted of it, as the network is now.
-    pub fn reconcile(&self) {
-        let ifaces: Vec<_> = self.state().trackers.keys().cloned().collect();
-        for iface in ifaces {
-            let _lock = self.lock(&iface);
-            let known = |tracker: &Tracker<H>| (tracker.clat.clone(), tracker.clatd.is_taken());
-            let known = self.state().trackers.get(&iface).map(known);
-            // It may have been stopped meanwhile.
-            let Some((clat, is_taken)) = known else { continue };
-            let actual = Actual::of(self.host.as_ref(), &clat, is_taken);
-            let actions = reconcile(&actual, self.standalone);
-            if actions.is_empty() {
-                self.reconcile_route(&iface, &actual, true);
-                continue;
-            }
-            log::info!("{iface}: the network has changed: {actions:?}");
-            // A CLAT whose device alone changes stays in sight.
-            if let [Action::SetMtu(mtu)] = actions[..] {
-                let index = self.state().trackers.get(&iface).map(|tracker| tracker.clat.v4index);
-                if index.is_some_and(|index| self.host.set_mtu(index, mtu).is_ok()) {
-                    self.reconcile_route(&iface, &actual, false);
-                    continue;
-                }
-            }
-            // It is not shown until it is whole again.
-            let Some(mut tracker) = self.state().trackers.remove(&iface) else { continue };
-            let is_repair = |action: &Action| {
-                matches!(action, Action::Remake | Action::Configure(_))
-                    || is_taken && *action == Action::Renumber
-            };
-            if actions.iter().any(is_repair) && !tracker.repairs.note(Instant::now()) {
-                log::error!("{iface}: what is put back does not last; giving up");
-                self.end(tracker, StopReason::Failed);
-                continue;
-            }
-            self.bring_about(tracker, &actual, &actions);
-        }
+    /// Brings every CLAT to what is desired of it, as the network is now, and returns when that is
+    /// to be done again though nothing has changed.
+    pub fn reconcile(&self) -> Option<Instant> {
+        let ifaces: Vec<_> = self.state().places.keys().cloned().collect();
+        ifaces.iter().filter_map(|iface| self.reconcile_one(self.lock(iface))).min()
     }
 
-    /// Does what is to be done, and keeps the CLAT or ends it.
-    fn bring_about(&self, mut tracker: Tracker<H>, actual: &Actual, actions: &[Action]) {
-        let Clat { iface, v4index, v4, prefix, v6, .. } = tracker.clat.clone();
-        let (host, observer) = (&self.host, &self.observer);
-        for action in actions {
-            let failed = |e: io::Error| Error::io(&e, &iface, Step::AwaitClatd);
-            let done = match *action {
-                Action::End(reason) => return self.end(tracker, reason),
-                Action::Remake => {
-                    let repairs = tracker.repairs.clone();
-                    drop(tracker);
-                    match self.make(&iface, &prefix.to_string()) {
-                        Ok(mut made) => {
-                            made.repairs = repairs;
-                            self.keep(made);
-                        }
-                        Err(e) => {
-                            log::error!("{e}");
-                            (self.observer)(Event::Stopped { iface, reason: StopReason::Failed });
-                        }
-                    }
-                    return;
-                }
-                Action::Renumber => tracker.renumber(host, observer, |clat| self.offload(clat)),
-                Action::ReplaceClatd => tracker.replace_clatd(host, observer),
-                Action::SetMtu(mtu) => host.set_mtu(v4index, mtu).map_err(failed),
-                Action::Configure(mtu) => host.configure(v4index, v4, mtu).map_err(failed),
-            };
-            if let Err(e) = done {
+    fn reconcile_one(&self, mut lock: InterfaceLock<'_, H>) -> Option<Instant> {
+        let mut dues = Vec::new();
+        // It may have been stopped meanwhile.
+        while let Some(tracker) = &mut lock.tracker {
+            let before = tracker.clat().clone();
+            let outcome = tracker.reconcile(&self.common, Instant::now()).unwrap_or_else(|e| {
                 log::error!("{e}");
-                return self.end(tracker, StopReason::Failed);
+                Outcome::Over(StopReason::Failed)
+            });
+            dues.extend(tracker.due());
+            let clat = tracker.clat().clone();
+            if let Outcome::Over(reason) = outcome {
+                self.end(lock.take(), reason);
+                break;
             }
-        }
-        let has_moved = tracker.clat.v6 != v6;
-        let iface = tracker.clat.iface.clone();
-        if has_moved {
-            log::info!("{iface}: goes on with {}", tracker.clat.v6);
-            self.keep(tracker);
-        } else {
-            self.state().trackers.insert(iface.clone(), tracker);
-        }
-        // Taken along by what has just been repaired.
-        self.reconcile_route(&iface, actual, false);
-    }
-
-    /// Has the default route be there while a path leads to the PLAT, and only then, so that programs
-    /// use another one or are told at once. Putting back what others took away may count as a repair.
-    fn reconcile_route(&self, iface: &IfaceName, actual: &Actual, counts: bool) {
-        let mut state = self.state();
-        let Some(tracker) = state.trackers.get_mut(iface) else { return };
-        let Some(route) = &tracker.route else { return };
-        if !actual.has_path() {
-            if !tracker.is_withdrawn {
-                log::warn!("{iface}: no path to the PLAT; its IPv4 default route goes");
-                tracker.is_withdrawn = self
-                    .host
-                    .withdraw_route(route)
-                    .inspect_err(|e| log::error!("{iface}: cannot take its route away: {e}"))
-                    .is_ok();
+            lock.show();
+            if clat != before {
+                log::info!("{}: goes on by {}, {}", clat.iface, clat.v4iface, clat.v6);
+                (self.common.observer)(Event::Started(clat.clone()));
             }
-            return;
-        }
-        let counts = counts && !tracker.is_withdrawn;
-        match self.host.restore_route(route) {
-            Ok(false) => tracker.is_withdrawn = false,
-            Ok(true) => {
-                tracker.is_withdrawn = false;
-                log::warn!("{iface}: put its IPv4 default route back");
-                if counts && !tracker.repairs.note(Instant::now()) {
-                    log::error!("{iface}: somebody else keeps taking its route away; giving up");
-                    let tracker = state.trackers.remove(iface);
-                    drop(state);
-                    if let Some(tracker) = tracker {
-                        self.end(tracker, StopReason::Failed);
-                    }
-                }
+            if clat.iface == lock.iface {
+                break;
             }
-            // As while its device is down.
-            Err(e) => log::debug!("{iface}: cannot put its route back: {e}"),
+            // Its uplink has another name. Nobody but who follows the network holds two of these.
+            // What is found there has yet another, and is seen to next.
+            let mut its = self.lock(&clat.iface);
+            std::mem::swap(&mut its.tracker, &mut lock.tracker);
+            its.show();
+            lock.show();
         }
+        dues.into_iter().min()
     }
 
     /// Removes what a former life has left; with `keep`, goes on with those of its CLATs that are
     /// whole. To be called before the first start, by the only controller in the network namespace.
     /// Nobody is told of it: no listener is there yet.
     pub fn recover(&self, keep: bool) {
-        let (kept, ended): (Vec<_>, Vec<_>) = self.host.orphans().into_iter().partition(|_| keep);
+        let host = &self.common.host;
+        let (kept, ended): (Vec<_>, Vec<_>) = host.orphans().into_iter().partition(|_| keep);
         let wanted: Vec<_> = kept.iter().map(|orphan| orphan.args.clone()).collect();
-        let adopted = self.host.adopt_rules(&wanted).unwrap_or_else(|e| {
+        let adopted = host.adopt_rules(&wanted).unwrap_or_else(|e| {
             log::error!("cannot take over the firewall rules of a former life: {e}");
             None
         });
         let (chain, rules) =
             adopted.map_or((None, Vec::new()), |(chain, rules)| (Some(chain), rules));
-        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
-        let programs = self.programs();
+        *self.common.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
+        let programs = self.common.programs();
         // Where there is no rule, there is no CLAT.
         let mut rules = rules.into_iter();
         for orphan in kept {
             let (iface, pid) = (orphan.args.uplink.clone(), orphan.child.pid());
             let Some(rule) = rules.next() else { continue };
-            let offload = |clat: &Clat| self.offload(clat);
-            let (host, pool) = (&self.host, &self.pool);
-            let tracker =
-                Tracker::adopt(host, &self.observer, pool, offload, orphan, rule, self.standalone);
-            match tracker {
+            match Tracker::adopt(&self.common, orphan, rule) {
                 Ok(tracker) => {
                     log::info!("going on with the CLAT on {iface}, clatd pid {pid}");
-                    self.state().trackers.insert(iface, tracker);
+                    self.state().places.insert(iface, Place::Idle(Box::new(tracker)));
                 }
                 Err(e) => log::warn!("the CLAT of a former life is not whole and goes: {e}"),
             }
         }
         let state = self.state();
-        let offloads: Vec<_> = state.trackers.values().filter_map(|t| t.offload.as_ref()).collect();
+        let offloads: Vec<_> = state.places.values().filter_map(Place::offload).collect();
         let entries: Vec<_> = offloads.iter().map(|offload| &offload.entries).collect();
         let filters = entries.iter().flat_map(|(egress, ingress)| {
             [(egress.iif, Hook::Egress), (ingress.iif, Hook::Ingress)]
         });
-        self.host.remove_filters(&filters.collect::<Vec<_>>());
+        host.remove_filters(&filters.collect::<Vec<_>>());
         for Orphan { args, child, .. } in &ended {
             log::warn!("ending a clatd of a former life on {}, pid {}", args.uplink, child.pid());
         }
@@ -409,22 +317,6 @@ impl<H: Host> Controller<H> {
         }
     }
 
-    /// Has the kernel translate for a CLAT; failing to leaves a working, slower one.
-    fn offload(&self, clat: &Clat) -> Option<Attached<ProgramsOf<H>>> {
-        let programs = self.programs()?;
-        let attached = Attached::attach(programs.as_ref(), clat);
-        let told = attached.inspect_err(|e| {
-            let level = offload::severity(self.mode, e);
-            let is_ethernet =
-                programs.link_kind(clat.index).is_ok_and(|kind| kind == LinkKind::Ethernet);
-            if let Some(line) = original::no_offload(e, level, clat, is_ethernet) {
-                log::log!(level, "{line}");
-            }
-            log::log!(level, "{e}");
-        });
-        told.ok()
-    }
-
     /// Starts no more, and leaves every CLAT as it is, for the next controller to go on with. To be
     /// called at the end of the process: nobody watches over them meanwhile.
     pub fn detach(&self) {
@@ -432,31 +324,29 @@ impl<H: Host> Controller<H> {
         if trackers.is_empty() {
             return self.shut_down();
         }
-        for tracker in trackers.into_values() {
-            let (clat, pid) = (&tracker.clat, tracker.clatd.pid());
-            log::info!("leaving the CLAT on {}, clatd pid {pid}", clat.iface);
-            std::mem::forget(tracker);
+        for tracker in trackers {
+            log::info!("leaving the CLAT on {}, clatd pid {}", tracker.clat().iface, tracker.pid());
+            tracker.detach();
         }
-        std::mem::forget(self.chain.lock().unwrap_or_else(PoisonError::into_inner).take());
-        std::mem::forget(self.programs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let chain = self.common.chain.lock().unwrap_or_else(PoisonError::into_inner).take();
+        chain.into_iter().for_each(Detach::detach);
+        let programs = self.common.programs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        programs.into_iter().for_each(Detach::detach);
     }
 
     /// Has no start begin any more, and waits for those under way.
-    fn close(&self) -> BTreeMap<IfaceName, Tracker<H>> {
+    fn close(&self) -> Vec<Box<Tracker<H>>> {
         self.state().closed = true;
-        let mut state = self
-            .idle
-            .wait_while(self.state(), |state| !state.busy.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut state.trackers)
-    }
-
-    fn need_chain(&self) -> io::Result<()> {
-        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        if chain.is_none() {
-            *chain = Some(self.host.chain()?);
-        }
-        Ok(())
+        let is_busy = |state: &mut State<H>| {
+            state.places.values().any(|place| matches!(place, Place::Busy(_)))
+        };
+        let state = self.idle.wait_while(self.state(), is_busy);
+        let places = std::mem::take(&mut state.unwrap_or_else(PoisonError::into_inner).places);
+        let tracker = |place| match place {
+            Place::Idle(tracker) => Some(tracker),
+            Place::Busy(_) => None,
+        };
+        places.into_values().filter_map(tracker).collect()
     }
 
     /// Stops a CLAT (docs/contract.md, "stop"). A start under way on that interface is waited for.
@@ -465,29 +355,29 @@ impl<H: Host> Controller<H> {
     /// ENODEV where none runs, EINVAL and ENAMETOOLONG for the name.
     pub fn stop(&self, iface: &str) -> Result<(), Error> {
         let iface = parse_name(iface)?;
-        let _lock = self.lock(&iface);
-        let tracker = self.state().trackers.remove(&iface);
-        let Some(tracker) = tracker else {
+        let mut lock = self.lock(&iface);
+        if lock.tracker.is_none() {
             log::error!("clatd already stopped");
             return Err(Error::new(Errno::ENODEV, &iface, Step::Stop, "none runs there"));
-        };
-        self.end(tracker, StopReason::Requested);
+        }
+        self.end(lock.take(), StopReason::Requested);
         Ok(())
     }
 
-    fn end(&self, tracker: Tracker<H>, reason: StopReason) {
-        let iface = tracker.clat.iface.clone();
-        log::info!("Stopping clatd pid={} on {iface}", tracker.clatd.pid());
+    fn end(&self, tracker: Option<Box<Tracker<H>>>, reason: StopReason) {
+        let Some(tracker) = tracker else { return };
+        let iface = tracker.clat().iface.clone();
+        log::info!("Stopping clatd pid={} on {iface}", tracker.pid());
         drop(tracker);
         log::info!("clatd on {iface} stopped");
-        (self.observer)(Event::Stopped { iface, reason });
+        (self.common.observer)(Event::Stopped { iface, reason });
     }
 
     /// Stops every CLAT and starts no more.
     pub fn shut_down(&self) {
-        self.close().into_values().for_each(|tracker| self.end(tracker, StopReason::Shutdown));
-        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.close().into_iter().for_each(|tracker| self.end(Some(tracker), StopReason::Shutdown));
+        *self.common.chain.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.common.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Notes that `iface` belongs to network `net_id`.
@@ -540,56 +430,44 @@ impl<H: Host> Controller<H> {
 
     /// Takes `iface` out of network `net_id`, and returns whether it was in it.
     fn leave_network(&self, net_id: u16, iface: &IfaceName) -> bool {
-        let _lock = self.lock(iface);
-        let tracker = {
+        let mut lock = self.lock(iface);
+        {
             let mut state = self.state();
             if state.networks.get(iface) != Some(&net_id) {
                 return false;
             }
             state.networks.remove(iface);
-            state.trackers.remove(iface)
-        };
-        if let Some(tracker) = tracker {
-            self.end(tracker, StopReason::NetworkGone);
         }
+        self.end(lock.take(), StopReason::NetworkGone);
         true
     }
 
     /// Whether packets may be translated in the kernel.
     #[must_use]
     pub fn ebpf_mode(&self) -> EbpfMode {
-        self.mode
+        self.common.mode
     }
 
     /// Whether it works without netd.
     #[must_use]
     pub fn is_standalone(&self) -> bool {
-        self.standalone
+        self.common.standalone
     }
 
     /// What runs, in the order of the uplinks' names.
     #[must_use]
     pub fn running(&self) -> Vec<Running> {
-        let programs = self.programs();
-        let known: Vec<_> = self
-            .state()
-            .trackers
-            .values()
-            .map(|tracker| {
-                let Tracker { clat, clatd, offload, .. } = tracker;
-                let whole = offload.as_ref().zip(programs.as_deref());
-                let offloaded = whole.is_some_and(|(offload, programs)| offload.is_whole(programs));
-                (clat.clone(), clatd.pid(), clatd.restarts(), offloaded)
-            })
-            .collect();
+        let programs = self.common.programs();
+        let shown = |place: &Place<H>| place.shown(programs.as_deref());
+        let known: Vec<_> = self.state().places.values().filter_map(shown).collect();
         let counters = |hook, clat: &Clat| {
             let counters = programs.as_ref()?.counters(hook, clat.v4);
             counters.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.iface)).ok()?
         };
         known
             .into_iter()
-            .map(|(clat, pid, restarts, offloaded)| {
-                let traffic = self.host.traffic(&clat.v4iface);
+            .map(|Shown { clat, pid, restarts, offloaded }| {
+                let traffic = self.common.host.traffic(&clat.v4iface);
                 let traffic =
                     traffic.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.v4iface)).ok();
                 let [egress, ingress] = [Hook::Egress, Hook::Ingress]
@@ -604,9 +482,9 @@ impl<H: Host> Controller<H> {
     pub fn dump(&self) -> String {
         let running = self.running();
         let clats: Vec<_> = running.iter().map(|running| running.clat.clone()).collect();
-        let programs = self.programs();
+        let programs = self.common.programs();
         let mode = match &self.no_programs {
-            None => format!("{} (maps and programs present)", self.mode),
+            None => format!("{} (maps and programs present)", self.common.mode),
             Some(why) => format!("Disabled: {why}"),
         };
         let mut more = vec![format!("eBPF mode: {mode}")];
@@ -621,7 +499,7 @@ impl<H: Host> Controller<H> {
         }
         let ingress = programs.as_ref().map(|programs| programs.ingress_map());
         let egress = programs.as_ref().map(|programs| programs.egress_map());
-        Dump { clats: &clats, ingress, egress, links: self.host.as_ref(), more }.render()
+        Dump { clats: &clats, ingress, egress, links: self.common.host.as_ref(), more }.render()
     }
 }
 
@@ -647,7 +525,10 @@ fn own_net_id(index: u32) -> u16 {
 
 /// The programs, or why there are none. The mode is `Disabled` where they cannot be had; what is
 /// possible is shown even where it is not wanted.
-fn get_programs<H: Host>(host: &H, mode: EbpfMode) -> Result<ProgramsOf<H>, (EbpfMode, String)> {
+fn get_programs<H: Host>(
+    host: &H,
+    mode: EbpfMode,
+) -> Result<<H as Offload>::Programs, (EbpfMode, String)> {
     if mode == EbpfMode::Disabled {
         return Err((mode, "kernel or first API level is too old".to_owned()));
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clat_netlink::{Subscription, Topic};
 use clat_sys::wait_readable;
@@ -41,18 +41,20 @@ impl Follower {
         let ending = Arc::clone(&end);
         let follow = move || {
             let fds = [ending.as_fd(), subscription.as_fd(), woken.as_fd()];
-            while wait_readable(&fds, None).is_some_and(|at| at > 0) {
+            loop {
+                // What has changed before there was a subscription is found, too.
+                let due = controller.reconcile();
+                let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+                match wait_readable(&fds, left) {
+                    Some(0) => return,
+                    Some(_) if wait_readable(&fds[..1], Some(GATHERING)).is_some() => return,
+                    _ => {}
+                }
                 // Whether it was this that woke us or not.
                 let _ = woken.read();
-                if wait_readable(&fds[..1], Some(GATHERING)).is_some() {
+                if let Err(e) = subscription.read() {
+                    log::error!("CLATs no longer follow the network: {e}");
                     return;
-                }
-                match subscription.read() {
-                    Ok(_) => controller.reconcile(),
-                    Err(e) => {
-                        log::error!("CLATs no longer follow the network: {e}");
-                        return;
-                    }
                 }
             }
         };

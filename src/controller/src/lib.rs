@@ -13,6 +13,7 @@ pub mod args;
 pub mod auto;
 pub mod binder_adapter;
 pub mod client;
+mod common;
 #[cfg(not(target_os = "android"))]
 pub mod config;
 pub mod controller;

@@ -178,7 +178,8 @@ fn tell(listener: &Strong<dyn IClatdEventListener>, event: &Event) -> BinderResu
             &clat.v4.to_string(),
             &clat.v6.to_string(),
         ),
-        Event::AddressTaken { .. } => Ok(()),
+        // A frozen interface has no word for it.
+        Event::Died { .. } => Ok(()),
         Event::Stopped { iface, reason } => listener.onClatdStopped(
             iface.as_str(),
             match reason {

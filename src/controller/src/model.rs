@@ -35,7 +35,7 @@ pub struct Clat {
 /// What became of a CLAT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It was started, or goes on with another IPv6 address.
+    /// It was started, or goes on with other names, addresses or indices.
     Started(Clat),
     /// It has ended, and all that it held is gone.
     Stopped {
@@ -44,12 +44,16 @@ pub enum Event {
         /// Why it ended.
         reason: StopReason,
     },
-    /// Another node has its IPv6 address. The controller gives it another one; nobody else is told.
-    AddressTaken {
+    /// Its clatd died.
+    Died {
         /// Its uplink.
         iface: IfaceName,
+        /// Process id that it had.
+        pid: i32,
+        /// How it ended, as in "exited with status 1".
+        cause: String,
     },
-    /// Its clatd died, and another one was started.
+    /// Another clatd was started in the place of one that died.
     Restarted {
         /// Its uplink.
         iface: IfaceName,

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::ebpf_mode::EbpfMode;
 use crate::errors::{Error, Step};
-use crate::host::{AttachError, EgressEntry, Hook, IngressEntry, LinkKind, Programs};
+use crate::host::{AttachError, Detach, EgressEntry, Hook, IngressEntry, LinkKind, Programs};
 use crate::model::Clat;
 
 /// What is in place for one CLAT. The fields are in the order in which they have to go: the map
@@ -15,9 +15,9 @@ use crate::model::Clat;
 pub(crate) struct Attached<P: Programs> {
     ingress_filter: P::Filter,
     egress_filter: P::Filter,
-    _ingress_entry: P::Entry,
-    _egress_entry: P::Entry,
-    _next_hop: Option<P::NextHop>,
+    ingress_entry: P::Entry,
+    egress_entry: P::Entry,
+    next_hop: Option<P::NextHop>,
     pub(crate) entries: (EgressEntry, IngressEntry),
 }
 
@@ -61,9 +61,9 @@ impl<P: Programs> Attached<P> {
         Ok(Self {
             ingress_filter,
             egress_filter,
-            _ingress_entry: ingress_entry,
-            _egress_entry: egress_entry,
-            _next_hop: next_hop,
+            ingress_entry,
+            egress_entry,
+            next_hop,
             entries: (entry, entry6),
         })
     }
@@ -73,6 +73,16 @@ impl<P: Programs> Attached<P> {
         [&self.ingress_filter, &self.egress_filter]
             .into_iter()
             .all(|filter| programs.is_attached(filter).is_ok_and(|attached| attached))
+    }
+}
+
+impl<P: Programs> Detach for Attached<P> {
+    fn detach(self) {
+        self.ingress_filter.detach();
+        self.egress_filter.detach();
+        self.ingress_entry.detach();
+        self.egress_entry.detach();
+        self.next_hop.into_iter().for_each(Detach::detach);
     }
 }
 

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Watches over one clatd: a death is noticed at once, and a new one is started with the same
-//! addresses, sooner at first and then ever later.
+//! Watches over one clatd: its end is noticed at once.
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,7 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::host::{Child, Ended};
 
-/// Waiting time before the first restart.
+/// Waiting time before another clatd is started.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// Waiting time that it doubles up to.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -26,147 +24,178 @@ const STEADY: Duration = Duration::from_secs(60);
 /// would not help.
 const DUPLICATE: i32 = 3;
 
-/// What others may know of a supervised clatd.
-#[derive(Debug, Default)]
-struct Shared {
-    pid: AtomicI32,
-    restarts: AtomicU32,
-    is_taken: AtomicBool,
+/// How and when a clatd ended, once it has.
+#[derive(Default)]
+struct End(Mutex<Option<(Ended, Instant)>>, Condvar);
+
+impl End {
+    fn get(&self) -> MutexGuard<'_, Option<(Ended, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// A clatd that is started again when it dies. Dropping it ends it for good.
-#[derive(Debug)]
-pub(crate) struct Supervisor {
-    shared: Arc<Shared>,
-    stop: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+/// A clatd that is watched over. Dropping it ends it.
+pub(crate) struct Supervisor<C: Child> {
+    pid: i32,
+    since: Instant,
+    end: Arc<End>,
+    stop: EventFd,
+    /// Gives back a clatd that still runs.
+    thread: Option<JoinHandle<Option<C>>>,
 }
 
-impl Supervisor {
-    /// Takes over `child`. `respawn` starts its successors, and `restarted` is told of each: its
-    /// process id, how many there were, and how the one before ended. `name` is for the log.
-    pub(crate) fn watch<C: Child>(
-        name: String,
-        child: C,
-        respawn: impl FnMut() -> io::Result<C> + Send + 'static,
-        restarted: impl FnMut(i32, u32, String) + Send + 'static,
-        taken: impl FnOnce() + Send + 'static,
-    ) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
-        shared.pid.store(child.pid(), Ordering::Relaxed);
-        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
-        let watch = Watch {
-            name,
-            respawn,
-            restarted,
-            shared: Arc::clone(&shared),
-            stop: Arc::clone(&stop),
-            delay: SHORTEST,
-        };
+impl<C: Child> Supervisor<C> {
+    /// Takes over `child`, and calls `ended` when it ends by itself.
+    pub(crate) fn watch(mut child: C, ended: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let pid = child.pid();
+        let end = Arc::<End>::default();
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        let stopping = stop.as_fd().try_clone_to_owned()?;
+        let noted = Arc::clone(&end);
         let thread = thread::Builder::new().name("clatd-watch".into()).spawn(move || {
-            if watch.run(child) {
-                taken();
+            if wait_readable(&[stopping.as_fd(), child.as_fd()], None) == Some(0) {
+                return Some(child);
             }
+            *noted.get() = Some((child.reap(), Instant::now()));
+            drop(child);
+            noted.1.notify_all();
+            ended();
+            None
         })?;
-        Ok(Self { shared, stop, thread: Some(thread) })
+        Ok(Self { pid, since: Instant::now(), end, stop, thread: Some(thread) })
     }
 
-    /// The process id of the clatd that runs now; 0 while there is none.
+    /// Its process id; 0 when it has ended.
     pub(crate) fn pid(&self) -> i32 {
-        self.shared.pid.load(Ordering::Relaxed)
+        if self.end.get().is_some() {
+            0
+        } else {
+            self.pid
+        }
+    }
+
+    /// The process id that it has or had.
+    pub(crate) fn started_as(&self) -> i32 {
+        self.pid
     }
 
     /// Whether it has ended because another node has its address.
     pub(crate) fn is_taken(&self) -> bool {
-        self.shared.is_taken.load(Ordering::Relaxed)
+        self.end.get().as_ref().is_some_and(|(ended, _)| ended.status == Some(DUPLICATE))
     }
 
-    /// How often it was started again.
-    pub(crate) fn restarts(&self) -> u32 {
-        self.shared.restarts.load(Ordering::Relaxed)
+    /// Waits for its end, but not longer than that; how it ended, if it did.
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<Ended> {
+        let runs = |end: &mut Option<_>| end.is_none();
+        let waited = self.end.1.wait_timeout_while(self.end.get(), timeout, runs);
+        let (end, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        end.as_ref().map(|(ended, _)| ended.clone())
     }
-}
 
-impl Supervisor {
-    /// Ends the clatd for good.
-    pub(crate) fn stop(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+    /// No longer watches over it, and gives it back if it still runs.
+    fn stop(&mut self) -> Option<C> {
+        let thread = self.thread.take()?;
         if let Err(e) = self.stop.write(1) {
             log::error!("cannot tell the thread that watches over clatd to stop: {e}");
-            return;
+            return None;
         }
-        if thread.join().is_err() {
+        thread.join().unwrap_or_else(|_| {
             log::error!("the thread that watched over clatd panicked");
+            None
+        })
+    }
+
+    /// Has clatd go on without us.
+    pub(crate) fn detach(mut self) {
+        if let Some(child) = self.stop() {
+            child.detach();
         }
     }
 }
 
-impl Drop for Supervisor {
+impl<C: Child> Drop for Supervisor<C> {
     fn drop(&mut self) {
-        self.stop();
+        drop(self.stop());
     }
 }
 
-/// The thread's side.
-struct Watch<F, T> {
-    name: String,
-    respawn: F,
-    restarted: T,
-    shared: Arc<Shared>,
-    stop: Arc<EventFd>,
-    delay: Duration,
+/// When another clatd is started in the place of one that has ended: sooner at first and then ever
+/// later.
+#[derive(Debug, Default)]
+pub(crate) struct Restarts {
+    delay: Option<Duration>,
+    /// How the last one ended and when another is due, until that is started.
+    pending: Option<(Ended, Instant)>,
+    count: u32,
 }
 
-impl<F, T: FnMut(i32, u32, String)> Watch<F, T> {
-    /// Until it is told to stop; or, with true, until another node has the address.
-    fn run<C: Child>(mut self, mut child: C) -> bool
-    where
-        F: FnMut() -> io::Result<C>,
-    {
-        loop {
-            let started = Instant::now();
-            if wait_readable(&[self.stop.as_fd(), child.as_fd()], None) == Some(0) {
-                return false;
-            }
-            self.shared.pid.store(0, Ordering::Relaxed);
-            let pid = child.pid();
-            let Ended { how, status } = child.reap();
-            log::warn!("clatd on {} (pid {pid}) {how}", self.name);
-            drop(child);
-            if status == Some(DUPLICATE) {
-                self.shared.is_taken.store(true, Ordering::Relaxed);
-                return true;
-            }
-            if started.elapsed() >= STEADY {
-                self.delay = SHORTEST;
-            }
-            child = match self.restart() {
-                Some(child) => child,
-                None => return false,
-            };
-            (self.restarted)(child.pid(), self.shared.restarts.load(Ordering::Relaxed), how);
+impl Restarts {
+    /// Takes note of a clatd that has ended since the last look, and returns how.
+    pub(crate) fn see<C: Child>(&mut self, clatd: &Supervisor<C>) -> Option<Ended> {
+        if self.pending.is_some() {
+            return None;
+        }
+        let (ended, at) = clatd.end.get().clone()?;
+        if at.duration_since(clatd.since) >= STEADY {
+            self.delay = None;
+        }
+        self.pending = Some((ended.clone(), at));
+        self.put_off(at);
+        Some(ended)
+    }
+
+    /// When another is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.pending.as_ref().map(|(_, due)| *due)
+    }
+
+    /// Takes note of another one that could not be started.
+    pub(crate) fn failed(&mut self, cause: &str, now: Instant) {
+        let ended = || (Ended { how: format!("could not be started: {cause}"), status: None }, now);
+        self.pending.get_or_insert_with(ended);
+        self.put_off(now);
+    }
+
+    /// Has it wait from `now` on, longer than before.
+    fn put_off(&mut self, now: Instant) {
+        let delay = self.delay.map_or(SHORTEST, |delay| (delay * 2).min(LONGEST));
+        self.delay = Some(delay);
+        if let Some((_, due)) = &mut self.pending {
+            *due = now + delay;
         }
     }
 
-    /// Starts a successor, until it works; `None` when told to stop.
-    fn restart<C: Child>(&mut self) -> Option<C>
-    where
-        F: FnMut() -> io::Result<C>,
-    {
-        loop {
-            if wait_readable(&[self.stop.as_fd()], Some(self.delay)).is_some() {
-                return None;
-            }
-            self.delay = (self.delay * 2).min(LONGEST);
-            match (self.respawn)() {
-                Ok(child) => {
-                    self.shared.restarts.fetch_add(1, Ordering::Relaxed);
-                    self.shared.pid.store(child.pid(), Ordering::Relaxed);
-                    log::info!("clatd on {} started again with pid {}", self.name, child.pid());
-                    return Some(child);
-                }
-                Err(e) => log::error!("cannot start clatd on {} again: {e}", self.name),
-            }
-        }
+    /// Takes note of another one, and returns how many there were in the place of one that had
+    /// ended, and how that had; `None` where none had.
+    pub(crate) fn started(&mut self) -> Option<(u32, Ended)> {
+        let (ended, _) = self.pending.take()?;
+        self.count += 1;
+        Some((self.count, ended))
+    }
+
+    /// How often one was started in the place of one that had ended.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_come_ever_later() {
+        let (now, mut restarts) = (Instant::now(), Restarts::default());
+        let ended = Ended { how: "ended".to_owned(), status: None };
+        restarts.pending = Some((ended, now));
+        let delays: Vec<_> = (0..9)
+            .map(|_| {
+                restarts.put_off(now);
+                restarts.due().expect("pending").duration_since(now).as_millis()
+            })
+            .collect();
+        assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(restarts.started().map(|(count, _)| count), Some(1));
+        assert_eq!((restarts.started(), restarts.due(), restarts.count()), (None, None, 1));
     }
 }

@@ -1,327 +1,524 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! All that one running CLAT holds, and how it comes to hold it.
+//! All that one CLAT holds, and how it comes to hold it.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use clat_sys::wait_readable;
+use clat_datapath::next_hop::tun_mtu;
+use clat_host::address::{self, Lease};
+use clat_host::IfaceName;
+use clat_sys::HostError;
 use clat_xlat::{Local, Prefix, PrefixError};
 use nix::errno::Errno;
 
+use crate::common::Common;
 use crate::errors::{Error, Step};
-use crate::host::{Child, ClatdArgs, Host, Orphan};
-use crate::model::{Clat, Event, Observer};
+use crate::host::{ClatdArgs, Detach, Host, Orphan};
+use crate::model::{Clat, Event, StopReason};
 use crate::offload::Attached;
 use crate::original;
-use crate::reconcile::Repairs;
-use crate::supervisor::Supervisor;
-use clat_host::address::{self, Lease, Pool};
-use clat_host::Fwmark;
-use clat_host::IfaceName;
-use clat_sys::HostError;
+use crate::reconcile::{reconcile, Action, Actual, Desired, Limit, Part};
+use crate::supervisor::{Restarts, Supervisor};
 
 /// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one,
 /// and unlike one another.
 const ROUTE_METRIC: u32 = 2048;
 
-/// A running CLAT. The fields are in the order in which they have to go, which is the order that
-/// Rust drops them in: the reverse of how they came.
+/// So many repairs in so long end a CLAT: somebody else wants it otherwise.
+const MOST_REPAIRS: (usize, Duration) = (5, Duration::from_secs(60));
+
+/// A CLAT, whole or half-built. The parts are in the order in which they have to go, which is the
+/// order that Rust drops them in: the reverse of how they came.
 pub(crate) struct Tracker<H: Host> {
-    pub(crate) route: Option<H::Route>,
-    pub(crate) offload: Option<Attached<H::Programs>>,
-    pub(crate) clatd: Supervisor,
-    rule: H::Rule,
-    _lease: Lease,
-    tun: Arc<H::Tun>,
-    pub(crate) repairs: Repairs,
+    route: Option<H::Route>,
+    offload: Option<Attached<H::Programs>>,
+    clatd: Option<Supervisor<H::Child>>,
+    rule: Option<H::Rule>,
+    lease: Option<Lease>,
+    tun: Option<H::Tun>,
+    desired: Desired,
+    /// What it is. Addresses are unspecified and indices 0 until they are known.
+    clat: Clat,
+    restarts: Restarts,
+    repairs: Limit,
+    /// Whether translation in the kernel was tried; there may be none.
+    is_offload_tried: bool,
+    /// Whether its device has ever been set up.
+    was_configured: bool,
     /// Whether the route is away while no path leads to the PLAT.
-    pub(crate) is_withdrawn: bool,
-    pub(crate) clat: Clat,
+    is_withdrawn: bool,
 }
 
-/// What [`Tracker::start`] needs besides the host.
-pub(crate) struct Request<'r> {
-    pub(crate) iface: IfaceName,
-    pub(crate) v4iface: IfaceName,
-    pub(crate) index: u32,
-    pub(crate) net_id: u16,
-    pub(crate) prefix: &'r str,
-    /// Whether the default route is ours to set.
-    pub(crate) standalone: bool,
+/// What [`Tracker::reconcile`] has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is as desired, as far as that is possible now.
+    Whole,
+    /// It will be once clatd has set up its device.
+    AwaitsClatd,
+    /// It has to end.
+    Over(StopReason),
+}
+
+/// A CLAT as it is shown, whatever is just being done to it.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub(crate) clat: Clat,
+    pub(crate) pid: i32,
+    pub(crate) restarts: u32,
+    pub(crate) offloaded: bool,
 }
 
 impl<H: Host> Tracker<H> {
+    /// A CLAT of which nothing is there.
+    fn nothing(desired: Desired) -> Self {
+        let clat = Clat {
+            iface: desired.iface.clone(),
+            index: desired.index,
+            v4iface: desired.iface.clone(),
+            v4index: 0,
+            prefix: Prefix::WELL_KNOWN,
+            v4: Ipv4Addr::UNSPECIFIED,
+            v6: Ipv6Addr::UNSPECIFIED,
+            mark: desired.mark,
+            since: Instant::now(),
+        };
+        Self {
+            route: None,
+            offload: None,
+            clatd: None,
+            rule: None,
+            lease: None,
+            tun: None,
+            desired,
+            clat,
+            restarts: Restarts::default(),
+            repairs: Limit::new(MOST_REPAIRS.0, MOST_REPAIRS.1),
+            is_offload_tried: false,
+            was_configured: false,
+            is_withdrawn: false,
+        }
+    }
+
     /// Steps 3 to 10 of docs/contract.md, "start". Returning early is the rollback: what was taken
     /// is dropped, last first.
-    pub(crate) fn start(
-        host: &Arc<H>,
-        observer: &Observer,
-        pool: &Arc<Pool>,
-        need_chain: impl FnOnce() -> io::Result<()>,
-        offload: impl FnOnce(&Clat) -> Option<Attached<H::Programs>>,
-        request: Request<'_>,
-    ) -> Result<Self, Error> {
-        let Request { iface, v4iface, index, net_id, prefix, standalone } = request;
-        let fail = |errno, step, cause: &str| Error::new(errno, &iface, step, cause);
-        let failed = |step| {
-            let iface = iface.clone();
-            move |e: io::Error| Error::io(&e, &iface, step)
-        };
+    pub(crate) fn start(common: &Common<H>, desired: Desired) -> Result<Self, Error> {
+        Self::nothing(desired).complete(common)
+    }
 
-        let tun = Arc::new(host.create_tun(&v4iface).map_err(failed(Step::CreateTun))?);
+    /// Goes on with a CLAT of a former life, unless something of it is missing that cannot be put
+    /// back. Returning early removes it: what was taken over is dropped.
+    pub(crate) fn adopt(
+        common: &Common<H>,
+        orphan: Orphan<H::Child, H::Tun>,
+        rule: H::Rule,
+    ) -> Result<Self, Error> {
+        let Orphan { tun, args, child } = orphan;
+        let host = &common.host;
+        let ClatdArgs { uplink: iface, mark, prefix, v4, v6 } = args;
+        let fail = |errno, step, cause: &str| Error::new(errno, &iface, step, cause);
+        let index = host.index_of(&iface);
+        let mut it = Self::nothing(Desired {
+            iface: iface.clone(),
+            index: index.unwrap_or(0),
+            prefix: prefix.to_string(),
+            mark,
+            standalone: common.standalone,
+        });
+        (it.tun, it.rule) = (Some(tun), Some(rule));
+        let clatd = Supervisor::watch(child, common.waker());
+        it.clatd = Some(clatd.map_err(|e| Error::io(&e, &iface, Step::Supervise))?);
+        let index = index
+            .ok_or_else(|| fail(Errno::ENODEV, Step::FindNetwork, "there is no such interface"))?;
+        let v4iface =
+            iface.v4iface().map_err(|e| fail(e.errno(), Step::CheckName, &e.to_string()))?;
+        let v4index = host
+            .index_of(&v4iface)
+            .ok_or_else(|| fail(Errno::ENODEV, Step::CreateTun, "it is gone"))?;
+        it.lease = common.pool.take(v4);
+        if it.lease.is_none() {
+            return Err(fail(Errno::EADDRNOTAVAIL, Step::PickV4, &format!("{v4} is another's")));
+        }
+        if !address::is_usable_source(v6) {
+            return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("{v6} is not global")));
+        }
+        let is_configured = host.is_configured(&v4iface, v4);
+        if !is_configured.map_err(|e| Error::io(&e, &iface, Step::AwaitClatd))? {
+            let cause = format!("{v4iface} has no address {v4}");
+            return Err(fail(Errno::EADDRNOTAVAIL, Step::AwaitClatd, &cause));
+        }
+        if common.standalone {
+            let metric = ROUTE_METRIC.saturating_add(index);
+            let route = host.adopt_route(v4index, v4, metric);
+            it.route = Some(route.map_err(|e| Error::io(&e, &iface, Step::AddRoute))?);
+        }
+        it.clat = Clat { v4iface, v4index, prefix, v4, v6, ..it.clat };
+        it.complete(common)
+    }
+
+    /// Brings it about, and waits for clatd.
+    fn complete(mut self, common: &Common<H>) -> Result<Self, Error> {
+        loop {
+            match self.reconcile(common, Instant::now())? {
+                Outcome::Whole => break,
+                Outcome::AwaitsClatd => self
+                    .await_clatd(common.host.as_ref())
+                    .map_err(|e| Error::io(&e, &self.clat.iface, Step::AwaitClatd))?,
+                Outcome::Over(_) => {
+                    let cause = "it has just gone";
+                    return Err(Error::new(
+                        Errno::ENODEV,
+                        &self.clat.iface,
+                        Step::FindNetwork,
+                        cause,
+                    ));
+                }
+            }
+        }
+        self.clat.since = Instant::now();
+        Ok(self)
+    }
+
+    /// Brings it to what is desired, as far as that is possible now; at the start, from nothing.
+    ///
+    /// # Errors
+    /// Of a part that cannot be had. What is to become of the rest is the caller's to say.
+    pub(crate) fn reconcile(&mut self, common: &Common<H>, now: Instant) -> Result<Outcome, Error> {
+        self.see_clatd(common);
+        let uplink = common.host.name_of(self.clat.index);
+        let uplink = uplink.and_then(|name| IfaceName::parse(&name).ok());
+        let actual = self.actual(common.host.as_ref(), uplink.as_ref(), now);
+        let actions = reconcile(&self.desired, &actual);
+        if actions.is_empty() {
+            return Ok(Outcome::Whole);
+        }
+        if self.was_configured {
+            log::info!("{}: {actions:?}", self.clat.iface);
+        }
+        if self.is_repair(&actions, &actual) && !self.repairs.note(now) {
+            log::error!("{}: what is put back does not last; giving up", self.clat.iface);
+            return Ok(Outcome::Over(StopReason::Failed));
+        }
+        for action in actions.iter().rev() {
+            match action {
+                Action::Make(part) => self.drop_part(*part),
+                Action::AwaitClatd => self.drop_part(Part::Route),
+                _ => {}
+            }
+        }
+        self.clat.iface = uplink.unwrap_or_else(|| self.clat.iface.clone());
+        let mut outcome = Outcome::Whole;
+        for action in actions {
+            match action {
+                Action::End(reason) => return Ok(Outcome::Over(reason)),
+                Action::AwaitClatd => outcome = Outcome::AwaitsClatd,
+                // What ran has to run again, however long that takes.
+                Action::Make(Part::Clatd) if self.was_configured => {
+                    if let Err(e) = self.make(Part::Clatd, common) {
+                        log::error!("{e}");
+                        self.restarts.failed(&e.cause, now);
+                        return Ok(Outcome::Whole);
+                    }
+                }
+                Action::Make(part) => self.make(part, common)?,
+                Action::SetMtu(mtu) => {
+                    let set = common.host.set_mtu(self.clat.v4index, mtu);
+                    set.map_err(|e| self.failed(&e, Step::AwaitClatd))?;
+                }
+                Action::Configure(mtu) => {
+                    let Clat { v4index, v4, .. } = self.clat;
+                    let set = common.host.configure(v4index, v4, mtu);
+                    set.map_err(|e| self.failed(&e, Step::AwaitClatd))?;
+                }
+                Action::WithdrawRoute | Action::RestoreRoute => {
+                    self.move_route(common.host.as_ref(), action);
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// How things are. What cannot be asked is taken to be as it should.
+    fn actual(&mut self, host: &H, uplink: Option<&IfaceName>, now: Instant) -> Actual {
+        let Clat { iface, index, v4iface, v4index, prefix, v4, v6, mark, .. } = &self.clat;
+        let asked = |what, asked: io::Result<bool>, otherwise| {
+            asked.unwrap_or_else(|e| {
+                log::debug!("{iface}: cannot tell {what}: {e}");
+                otherwise
+            })
+        };
+        let mtu = self.tun.as_ref().and_then(|_| host.mtu(*v4index).ok());
+        let due = self.restarts.due();
+        let mut parts: BTreeSet<_> = [
+            (Part::Device, mtu.is_some()),
+            (Part::V4, self.lease.is_some()),
+            (Part::V6, !v6.is_unspecified()),
+            (Part::Rule, self.rule.is_some()),
+            // Nothing is to be done about one that has ended before another is due.
+            (Part::Clatd, due.map_or(self.clatd.is_some(), |due| now < due)),
+            (Part::Offload, self.is_offload_tried),
+            (Part::Route, self.route.is_some() || !self.desired.standalone),
+        ]
+        .into_iter()
+        .filter_map(|(part, is_there)| is_there.then_some(part))
+        .collect();
+        let has_addresses = parts.contains(&Part::V4) && parts.contains(&Part::V6);
+        let is_configured = parts.contains(&Part::Device)
+            && has_addresses
+            && asked("the device's address", host.is_configured(v4iface, *v4), true);
+        let (mut wanted_mtu, mut has_other_prefix, mut is_taken) = (None, false, false);
+        if let Some(uplink) = uplink.filter(|_| has_addresses) {
+            wanted_mtu = host.path_mtu(uplink, *mark, prefix).ok().map(tun_mtu);
+            let source = host.source_towards(uplink, *mark, prefix.addr()).ok();
+            let source = source.filter(|source| address::is_usable_source(*source));
+            let has_prefix = asked("its addresses", host.has_prefix(*index, *v6), true);
+            let is_other =
+                source.is_some_and(|source| source.segments()[..4] != v6.segments()[..4]);
+            has_other_prefix = !has_prefix && is_other;
+            is_taken = source.is_some() && self.clatd.as_ref().is_some_and(Supervisor::is_taken);
+        }
+        let is_route_set = self
+            .route
+            .as_ref()
+            .is_some_and(|route| asked("its route", host.is_route_set(route), true));
+        self.was_configured |= is_configured;
+        Actual {
+            has_uplink: uplink.is_some(),
+            is_renamed: uplink.is_some_and(|uplink| *uplink != self.clat.iface),
+            parts,
+            has_other_prefix,
+            is_taken,
+            wanted_mtu,
+            mtu,
+            is_configured,
+            was_configured: self.was_configured,
+            is_route_set,
+        }
+    }
+
+    /// Tells of a clatd that has ended.
+    fn see_clatd(&mut self, common: &Common<H>) {
+        let Some(clatd) = &self.clatd else { return };
+        let Some(ended) = self.restarts.see(clatd) else { return };
+        let (iface, pid, cause) = (self.clat.iface.clone(), clatd.started_as(), ended.how);
+        log::warn!("clatd on {iface} (pid {pid}) {cause}");
+        (common.observer)(Event::Died { iface, pid, cause });
+    }
+
+    /// Whether these actions put back what somebody else has changed.
+    fn is_repair(&self, actions: &[Action], actual: &Actual) -> bool {
+        actions.iter().any(|action| match action {
+            Action::Make(Part::Device) => self.was_configured && !actual.is_renamed,
+            Action::Make(Part::V6) => actual.is_taken,
+            Action::Configure(_) => true,
+            // Others take it along, and so do we.
+            Action::RestoreRoute => actions.len() == 1 && !self.is_withdrawn,
+            _ => false,
+        })
+    }
+
+    fn drop_part(&mut self, part: Part) {
+        match part {
+            Part::Route => self.route = None,
+            Part::Offload => (self.offload, self.is_offload_tried) = (None, false),
+            Part::Clatd => self.clatd = None,
+            Part::Rule => self.rule = None,
+            Part::V6 => self.clat.v6 = Ipv6Addr::UNSPECIFIED,
+            Part::V4 => self.lease = None,
+            Part::Device => (self.tun, self.was_configured) = (None, false),
+        }
+    }
+
+    fn make(&mut self, part: Part, common: &Common<H>) -> Result<(), Error> {
+        let host = common.host.as_ref();
+        match part {
+            Part::Device => self.make_device(host),
+            Part::V4 => self.pick_v4(common),
+            Part::V6 => self.make_v6(host),
+            Part::Rule => {
+                let Clat { iface, prefix, v6, .. } = &self.clat;
+                let rule = common.need_chain().and_then(|()| host.drop_rule(iface, prefix, *v6));
+                self.rule = Some(rule.map_err(|e| self.failed(&e, Step::AddRule))?);
+                Ok(())
+            }
+            Part::Clatd => self.start_clatd(common),
+            Part::Offload => {
+                (self.offload, self.is_offload_tried) = (common.offload(&self.clat), true);
+                Ok(())
+            }
+            Part::Route => {
+                let Clat { index, v4index, v4, .. } = self.clat;
+                let route = host.default_route(v4index, v4, ROUTE_METRIC.saturating_add(index));
+                self.route = Some(route.map_err(|e| self.failed(&e, Step::AddRoute))?);
+                self.is_withdrawn = false;
+                Ok(())
+            }
+        }
+    }
+
+    fn make_device(&mut self, host: &H) -> Result<(), Error> {
+        let iface = &self.clat.iface;
+        let v4iface = iface
+            .v4iface()
+            .map_err(|e| Error::new(e.errno(), iface, Step::CheckName, e.to_string()))?;
+        let tun = host.create_tun(&v4iface).map_err(|e| self.failed(&e, Step::CreateTun))?;
         let v4index = host.index_of(&v4iface).ok_or_else(|| {
-            fail(Errno::ENODEV, Step::CreateTun, "it vanished as soon as it was there")
+            let cause = "it vanished as soon as it was there";
+            Error::new(Errno::ENODEV, iface, Step::CreateTun, cause)
         })?;
         if let Err(e) = host.disable_ipv6(&v4iface) {
             log::error!("{}", original::ipv6_stays(&v4iface, &e));
         }
+        self.tun = Some(tun);
+        (self.clat.v4iface, self.clat.v4index) = (v4iface, v4index);
+        Ok(())
+    }
 
-        let prefix = parse_prefix(prefix)
-            .map_err(|(errno, cause)| fail(errno, Step::ParsePrefix, &cause))?;
+    fn pick_v4(&mut self, common: &Common<H>) -> Result<(), Error> {
+        let iface = &self.clat.iface;
+        let prefix = parse_prefix(&self.desired.prefix)
+            .map_err(|(errno, cause)| Error::new(errno, iface, Step::ParsePrefix, cause))?;
         let taken = |addr| {
-            host.has_address(addr).unwrap_or_else(|e| {
+            common.host.has_address(addr).unwrap_or_else(|e| {
                 log::warn!("cannot tell whether {addr} is taken: {e}");
                 true
             })
         };
-        let lease = pool.lease(taken).ok_or_else(|| {
+        let lease = common.pool.lease(taken).ok_or_else(|| {
             log::error!("No free IPv4 address in 192.0.0.4/{}", address::POOL_LEN);
             let cause =
                 format!("every one of 192.0.0.0/{} is taken; stop a CLAT", address::POOL_LEN);
-            fail(Errno::EADDRNOTAVAIL, Step::PickV4, &cause)
+            Error::new(Errno::EADDRNOTAVAIL, iface, Step::PickV4, cause)
         })?;
-        let v4 = lease.addr();
-        let mark = Fwmark::new(net_id);
-        let source = host.source_towards(&iface, mark, prefix.addr()).map_err(|e| {
-            log::error!("{}", original::no_source(&iface, prefix.addr()));
-            fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("it has no route to {prefix}: {e}"))
-        })?;
+        (self.clat.prefix, self.clat.v4) = (prefix, lease.addr());
+        self.lease = Some(lease);
+        Ok(())
+    }
+
+    fn make_v6(&mut self, host: &H) -> Result<(), Error> {
+        let Clat { iface, prefix, v4, mark, .. } = &self.clat;
+        let fail = |cause: String| {
+            log::error!("{}", original::no_source(iface, prefix.addr()));
+            Error::new(Errno::EADDRNOTAVAIL, iface, Step::MakeV6, cause)
+        };
+        let source = host
+            .source_towards(iface, *mark, prefix.addr())
+            .map_err(|e| fail(format!("it has no route to {prefix}: {e}")))?;
         if !address::is_usable_source(source) {
-            log::error!("{}", original::no_source(&iface, prefix.addr()));
-            let cause = format!("it has no global IPv6 address, only {source}");
-            return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &cause));
+            return Err(fail(format!("it has no global IPv6 address, only {source}")));
         }
-        let random = host.random().map_err(failed(Step::MakeV6))?;
-        let Local { v6, .. } = Local::neutral(v4, source, &prefix, random);
+        let random = host.random().map_err(|e| self.failed(&e, Step::MakeV6))?;
+        self.clat.v6 = Local::neutral(*v4, source, prefix, random).v6;
+        Ok(())
+    }
 
-        need_chain().map_err(failed(Step::AddRule))?;
-        let rule = host.drop_rule(&iface, &prefix, v6).map_err(failed(Step::AddRule))?;
-
+    fn start_clatd(&mut self, common: &Common<H>) -> Result<(), Error> {
+        let Clat { iface, mark, prefix, v4, v6, .. } = self.clat.clone();
+        let Some(tun) = &self.tun else {
+            return Err(Error::new(Errno::ENODEV, &iface, Step::Spawn, "it has no device"));
+        };
         log::info!("starting clatd on {iface} v4={v4} v6={v6} pfx96={}", prefix.addr());
         let args = ClatdArgs { uplink: iface.clone(), mark, prefix, v4, v6 };
-        let spawned = host.spawn_clatd(&args, &tun);
+        let spawned = common.host.spawn_clatd(&args, tun);
         let spawned = spawned.inspect_err(|e| log::error!("{}", original::no_clatd(e)));
-        let mut child = spawned.map_err(failed(Step::Spawn))?;
-
-        let clat = Clat {
-            iface: iface.clone(),
-            index,
-            v4iface: v4iface.clone(),
-            v4index,
-            prefix,
-            v4,
-            v6,
-            mark,
-            since: Instant::now(),
-        };
-        // Failing to leaves a working, slower CLAT.
-        let offload = offload(&clat);
-
-        let route = if standalone {
-            await_clatd(host.as_ref(), &mut child, &v4iface, v4)
-                .map_err(failed(Step::AwaitClatd))?;
-            let metric = ROUTE_METRIC.saturating_add(index);
-            Some(host.default_route(v4index, v4, metric).map_err(failed(Step::AddRoute))?)
-        } else {
-            None
-        };
-
-        let clatd =
-            supervise(host, observer, args, child, &tun).map_err(failed(Step::Supervise))?;
-        Ok(Self {
-            route,
-            offload,
-            clatd,
-            rule,
-            _lease: lease,
-            tun,
-            repairs: Repairs::default(),
-            is_withdrawn: false,
-            clat,
-        })
-    }
-}
-
-impl<H: Host> Tracker<H> {
-    /// Goes on with a CLAT of a former life, unless something of it is missing that cannot be put
-    /// back. Returning early removes it: what was taken over is dropped.
-    pub(crate) fn adopt(
-        host: &Arc<H>,
-        observer: &Observer,
-        pool: &Arc<Pool>,
-        offload: impl FnOnce(&Clat) -> Option<Attached<H::Programs>>,
-        orphan: Orphan<H::Child, H::Tun>,
-        rule: H::Rule,
-        standalone: bool,
-    ) -> Result<Self, Error> {
-        let Orphan { tun, args, child } = orphan;
-        let tun = Arc::new(tun);
-        // These two go before it, the last first.
-        let (rule, child) = (rule, child);
-        let iface = args.uplink.clone();
-        let fail = |errno, step, cause: &str| Error::new(errno, &iface, step, cause);
-        let failed = |step| {
-            let iface = iface.clone();
-            move |e: io::Error| Error::io(&e, &iface, step)
-        };
-        let v4iface =
-            iface.v4iface().map_err(|e| fail(e.errno(), Step::CheckName, &e.to_string()))?;
-        let index = host
-            .index_of(&iface)
-            .ok_or_else(|| fail(Errno::ENODEV, Step::FindNetwork, "there is no such interface"))?;
-        let v4index = host
-            .index_of(&v4iface)
-            .ok_or_else(|| fail(Errno::ENODEV, Step::CreateTun, "it is gone"))?;
-        let ClatdArgs { mark, prefix, v4, v6, .. } = args;
-        let lease = pool.take(v4).ok_or_else(|| {
-            fail(Errno::EADDRNOTAVAIL, Step::PickV4, &format!("{v4} is another's"))
-        })?;
-        if !address::is_usable_source(v6) {
-            return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("{v6} is not global")));
+        let child = spawned.map_err(|e| self.failed(&e, Step::Spawn))?;
+        let clatd = Supervisor::watch(child, common.waker());
+        let clatd = clatd.map_err(|e| self.failed(&e, Step::Supervise))?;
+        if let Some((restarts, ended)) = self.restarts.started() {
+            let (pid, cause) = (clatd.pid(), ended.how);
+            log::info!("clatd on {iface} started again with pid {pid}");
+            (common.observer)(Event::Restarted { iface, pid, restarts, cause });
         }
-        if !host.is_configured(&v4iface, v4).map_err(failed(Step::AwaitClatd))? {
-            let cause = format!("{v4iface} has no address {v4}");
-            return Err(fail(Errno::EADDRNOTAVAIL, Step::AwaitClatd, &cause));
-        }
-        let since = Instant::now();
-        let clat = Clat { iface, index, v4iface, v4index, prefix, v4, v6, mark, since };
-        let offload = offload(&clat);
-        let metric = ROUTE_METRIC.saturating_add(index);
-        let route = standalone.then(|| host.adopt_route(v4index, v4, metric)).transpose();
-        let route = route.map_err(|e| Error::io(&e, &clat.iface, Step::AddRoute))?;
-        let clatd = supervise(host, observer, args, child, &tun)
-            .map_err(|e| Error::io(&e, &clat.iface, Step::Supervise))?;
-        Ok(Self {
-            route,
-            offload,
-            clatd,
-            rule,
-            _lease: lease,
-            tun,
-            repairs: Repairs::default(),
-            is_withdrawn: false,
-            clat,
-        })
-    }
-}
-
-impl<H: Host> Tracker<H> {
-    /// Gives the CLAT an IPv6 address in the /64 that its uplink has now. Its device, its route and
-    /// its IPv4 address stay.
-    pub(crate) fn renumber(
-        &mut self,
-        host: &Arc<H>,
-        observer: &Observer,
-        offload: impl FnOnce(&Clat) -> Option<Attached<H::Programs>>,
-    ) -> Result<(), Error> {
-        let iface = self.clat.iface.clone();
-        let failed = |step| {
-            let iface = iface.clone();
-            move |e: io::Error| Error::io(&e, &iface, step)
-        };
-        let Clat { mark, prefix, v4, .. } = self.clat;
-        let source = host.source_towards(&iface, mark, prefix.addr());
-        let source = source.map_err(failed(Step::MakeV6))?;
-        let random = host.random().map_err(failed(Step::MakeV6))?;
-        let v6 = Local::neutral(v4, source, &prefix, random).v6;
-        let rule = host.drop_rule(&iface, &prefix, v6).map_err(failed(Step::AddRule))?;
-        let clat = Clat { v6, ..self.clat.clone() };
-        self.clatd.stop();
-        self.clatd = self.new_clatd(host, observer, &clat)?;
-        self.rule = rule;
-        // Its filters take the places of the old ones.
-        self.offload = None;
-        self.offload = offload(&clat);
-        self.clat = clat;
+        self.clatd = Some(clatd);
         Ok(())
     }
 
-    /// Has another clatd go on with the CLAT.
-    pub(crate) fn replace_clatd(
-        &mut self,
-        host: &Arc<H>,
-        observer: &Observer,
-    ) -> Result<(), Error> {
-        self.clatd.stop();
-        self.clatd = self.new_clatd(host, observer, &self.clat)?;
+    fn move_route(&mut self, host: &H, action: Action) {
+        let (Some(route), iface) = (&self.route, &self.clat.iface) else { return };
+        if action == Action::WithdrawRoute {
+            log::warn!("{iface}: no path to the PLAT; its IPv4 default route goes");
+            self.is_withdrawn = host
+                .withdraw_route(route)
+                .inspect_err(|e| log::error!("{iface}: cannot take its route away: {e}"))
+                .is_ok();
+            return;
+        }
+        match host.restore_route(route) {
+            Ok(()) => {
+                self.is_withdrawn = false;
+                log::warn!("{iface}: put its IPv4 default route back");
+            }
+            // As while its device is down.
+            Err(e) => log::debug!("{iface}: cannot put its route back: {e}"),
+        }
+    }
+
+    /// Waits until clatd has given the device its address.
+    fn await_clatd(&self, host: &H) -> io::Result<()> {
+        const STEP: Duration = Duration::from_millis(20);
+        let Clat { v4iface, v4, .. } = &self.clat;
+        let deadline = Instant::now() + host.clatd_patience();
+        while !host.is_configured(v4iface, *v4)? {
+            if let Some(ended) = self.clatd.as_ref().and_then(|clatd| clatd.wait(STEP)) {
+                let cause =
+                    format!("it {} before {v4iface} was set up; its log says why", ended.how);
+                return Err(io::Error::other(cause));
+            }
+            if Instant::now() > deadline {
+                let cause = format!("{v4iface} still has no address {v4}");
+                return Err(HostError::because(Errno::ETIMEDOUT, cause));
+            }
+        }
         Ok(())
     }
 
-    /// Starts a clatd for the CLAT as it is to be.
-    fn new_clatd(
-        &self,
-        host: &Arc<H>,
-        observer: &Observer,
-        clat: &Clat,
-    ) -> Result<Supervisor, Error> {
-        let Clat { iface, mark, prefix, v4, v6, .. } = clat.clone();
-        let failed = |step| {
-            let iface = iface.clone();
-            move |e: io::Error| Error::io(&e, &iface, step)
-        };
-        let args = ClatdArgs { uplink: iface.clone(), mark, prefix, v4, v6 };
-        let child = host.spawn_clatd(&args, &self.tun).map_err(failed(Step::Spawn))?;
-        supervise(host, observer, args, child, &self.tun).map_err(failed(Step::Supervise))
+    fn failed(&self, error: &io::Error, step: Step) -> Error {
+        Error::io(error, &self.clat.iface, step)
     }
-}
 
-/// Watches over a clatd, and starts it again as it was.
-fn supervise<H: Host>(
-    host: &Arc<H>,
-    observer: &Observer,
-    args: ClatdArgs,
-    child: H::Child,
-    tun: &Arc<H::Tun>,
-) -> io::Result<Supervisor> {
-    let restarted = {
-        let (observer, iface) = (Arc::clone(observer), args.uplink.clone());
-        move |pid, restarts, cause| {
-            observer(Event::Restarted { iface: iface.clone(), pid, restarts, cause });
-        }
-    };
-    let taken = {
-        let (observer, iface) = (Arc::clone(observer), args.uplink.clone());
-        move || observer(Event::AddressTaken { iface: iface.clone() })
-    };
-    let (name, host, tun) = (args.uplink.to_string(), Arc::clone(host), Arc::clone(tun));
-    Supervisor::watch(name, child, move || host.spawn_clatd(&args, &tun), restarted, taken)
-}
+    /// What it is.
+    pub(crate) fn clat(&self) -> &Clat {
+        &self.clat
+    }
 
-/// Waits until clatd has given the device its address: a route by it could not be set before.
-fn await_clatd<H: Host>(
-    host: &H,
-    child: &mut H::Child,
-    v4iface: &IfaceName,
-    v4: Ipv4Addr,
-) -> io::Result<()> {
-    const STEP: Duration = Duration::from_millis(20);
-    let deadline = Instant::now() + host.clatd_patience();
-    while !host.is_configured(v4iface, v4)? {
-        if wait_readable(&[child.as_fd()], Some(STEP)).is_some() {
-            let how = child.reap().how;
-            let cause = format!("it {how} before {v4iface} was set up; its log says why");
-            return Err(io::Error::other(cause));
-        }
-        if Instant::now() > deadline {
-            let cause = format!("{v4iface} still has no address {v4}");
-            return Err(HostError::because(Errno::ETIMEDOUT, cause));
+    /// The process id of its clatd; 0 while there is none.
+    pub(crate) fn pid(&self) -> i32 {
+        self.clatd.as_ref().map_or(0, Supervisor::pid)
+    }
+
+    /// Its translation in the kernel, where that is in place.
+    pub(crate) fn offload(&self) -> Option<&Attached<H::Programs>> {
+        self.offload.as_ref()
+    }
+
+    /// When it has to be reconciled though nothing has changed.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.restarts.due()
+    }
+
+    /// What is to be seen of it.
+    pub(crate) fn shown(&self, programs: Option<&H::Programs>) -> Shown {
+        let offload = self.offload.as_ref().zip(programs);
+        Shown {
+            clat: self.clat.clone(),
+            pid: self.pid(),
+            restarts: self.restarts.count(),
+            offloaded: offload.is_some_and(|(offload, programs)| offload.is_whole(programs)),
         }
     }
-    Ok(())
+
+    /// Leaves it running when the process ends, for the next controller to go on with.
+    pub(crate) fn detach(self) {
+        let Self { route, offload, clatd, rule, tun, .. } = self;
+        route.into_iter().for_each(Detach::detach);
+        offload.into_iter().for_each(Detach::detach);
+        clatd.into_iter().for_each(Supervisor::detach);
+        rule.into_iter().for_each(Detach::detach);
+        tun.into_iter().for_each(Detach::detach);
+    }
 }
 
 /// A NAT64 prefix that a CLAT can use.

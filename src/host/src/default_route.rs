@@ -20,20 +20,22 @@ impl DefaultRoute {
         Ok(Self(route))
     }
 
-    /// Puts it back where it is missing, and returns whether it was.
+    /// Whether the kernel has it.
     ///
     /// # Errors
     /// Those of netlink(7).
-    pub fn restore(&self) -> io::Result<bool> {
-        if self.0.is_set()? {
-            return Ok(false);
-        }
-        self.0.set(Existing::Replace)?;
-        Ok(true)
+    pub fn is_set(&self) -> io::Result<bool> {
+        self.0.is_set()
     }
-}
 
-impl DefaultRoute {
+    /// Puts it back.
+    ///
+    /// # Errors
+    /// Those of netlink(7).
+    pub fn restore(&self) -> io::Result<()> {
+        self.0.set(Existing::Replace)
+    }
+
     /// Removes it until [`Self::restore`].
     ///
     /// # Errors

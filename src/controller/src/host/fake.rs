@@ -14,9 +14,9 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
-    AttachError, Child, ClatdArgs, Devices, EgressEntry, Ended, Firewall, Hook, IngressEntry,
-    LinkKind, Links, Offload, OffloadCounters, Orphan, Processes, Programs, Recovery, System,
-    Traffic,
+    AttachError, Child, ClatdArgs, Detach, Devices, EgressEntry, Ended, Firewall, Hook,
+    IngressEntry, LinkKind, Links, Offload, OffloadCounters, Orphan, Processes, Programs, Recovery,
+    System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 use clat_host::Fwmark;
@@ -123,6 +123,9 @@ impl Drop for FakeChild {
         self.held.host.inner().children.remove(&self.pid);
     }
 }
+
+impl Detach for Held {}
+impl Detach for FakeChild {}
 
 impl AsFd for FakeChild {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -311,11 +314,17 @@ impl Links for FakeHost {
         Ok(())
     }
 
-    fn restore_route(&self, route: &Held) -> io::Result<bool> {
+    fn restore_route(&self, route: &Held) -> io::Result<()> {
         self.fault(Fault::Route)?;
         let mut inner = self.inner();
-        let was_withdrawn = inner.withdrawn.remove(&route.name);
-        Ok(inner.live.insert(route.name.clone()) || was_withdrawn)
+        inner.withdrawn.remove(&route.name);
+        inner.live.insert(route.name.clone());
+        Ok(())
+    }
+
+    fn is_route_set(&self, route: &Held) -> io::Result<bool> {
+        let inner = self.inner();
+        Ok(inner.live.contains(&route.name) && !inner.withdrawn.contains(&route.name))
     }
 
     fn adopt_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Held> {

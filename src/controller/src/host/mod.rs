@@ -12,6 +12,7 @@ pub(crate) mod fake;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use clat_host::links::Traffic;
@@ -36,6 +37,18 @@ impl<T> Host for T where
 {
 }
 
+/// What may outlive this process.
+pub trait Detach: Sized {
+    /// Leaves it as it is: what its `Drop` would undo stays. What memory and descriptors there are
+    /// goes with the process.
+    fn detach(self) {
+        std::mem::forget(self);
+    }
+}
+
+/// Whoever else still holds it.
+impl<T> Detach for Arc<T> {}
+
 /// The machine itself.
 pub trait System {
     /// A system property by its Android name.
@@ -54,7 +67,7 @@ pub trait System {
 /// Interfaces, addresses and routes.
 pub trait Links {
     /// A route that goes away when dropped.
-    type Route: Send + 'static;
+    type Route: Detach + Send + 'static;
 
     /// The index of an interface; `None` when there is none of that name.
     fn index_of(&self, iface: &IfaceName) -> Option<u32>;
@@ -140,11 +153,17 @@ pub trait Links {
     /// Those of netlink.
     fn withdraw_route(&self, route: &Self::Route) -> io::Result<()>;
 
-    /// Puts a route back where it is missing, and returns whether it was.
+    /// Puts a route back that is missing.
     ///
     /// # Errors
     /// Those of netlink.
-    fn restore_route(&self, route: &Self::Route) -> io::Result<bool>;
+    fn restore_route(&self, route: &Self::Route) -> io::Result<()>;
+
+    /// Whether the kernel has a route.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn is_route_set(&self, route: &Self::Route) -> io::Result<bool>;
 
     /// Takes over such a route of a former life, and sets it where it is missing.
     ///
@@ -156,7 +175,7 @@ pub trait Links {
 /// TUN devices.
 pub trait Devices {
     /// A TUN device that goes away when dropped.
-    type Tun: Send + Sync + 'static;
+    type Tun: Detach + Send + Sync + 'static;
 
     /// Opens `/dev/net/tun` and creates a device of exactly this name.
     ///
@@ -169,10 +188,10 @@ pub trait Devices {
 pub trait Firewall {
     /// The chain that drop rules live in; made when first needed and gone when dropped, unless it
     /// is netd's.
-    type Chain: Send + 'static;
+    type Chain: Detach + Send + 'static;
 
     /// A rule that goes away when dropped.
-    type Rule: Send + 'static;
+    type Rule: Detach + Send + 'static;
 
     /// Makes sure of the chain.
     ///
@@ -195,7 +214,7 @@ pub trait Firewall {
 
 /// A running process. Its descriptor becomes readable when it ends (pidfd). Dropping it ends it,
 /// and reaps it unless a former life has started it.
-pub trait Child: AsFd + Send + 'static {
+pub trait Child: AsFd + Detach + Send + 'static {
     /// Its process id.
     fn pid(&self) -> i32;
 
@@ -270,13 +289,13 @@ pub trait Recovery: Firewall + Processes {
 /// The tc programs and their maps (docs/contract.md, "Maps and programs").
 pub trait Programs: Send + Sync + 'static {
     /// An entry of a map that goes away when dropped.
-    type Entry: Send + 'static;
+    type Entry: Detach + Send + 'static;
 
     /// The next hop of an uplink, kept as routes change.
-    type NextHop: Send + 'static;
+    type NextHop: Detach + Send + 'static;
 
     /// An attached program that is detached when dropped.
-    type Filter: Send + 'static;
+    type Filter: Detach + Send + 'static;
 
     /// What the packets of an interface begin with.
     ///

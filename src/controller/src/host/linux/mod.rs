@@ -30,8 +30,8 @@ pub use clat_offload::BPF_DIR;
 pub use properties::Properties;
 
 use super::{
-    Child, Devices, Ended, Firewall, Hook, Links, Offload, Orphan, Processes, Programs, Recovery,
-    System, Traffic,
+    Child, Detach, Devices, Ended, Firewall, Hook, Links, Offload, Orphan, Processes, Programs,
+    Recovery, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 
@@ -150,8 +150,12 @@ impl Links for LinuxHost {
         route.withdraw()
     }
 
-    fn restore_route(&self, route: &DefaultRoute) -> io::Result<bool> {
+    fn restore_route(&self, route: &DefaultRoute) -> io::Result<()> {
         route.restore()
+    }
+
+    fn is_route_set(&self, route: &DefaultRoute) -> io::Result<bool> {
+        route.is_set()
     }
 
     fn adopt_route(&self, oif: u32, source: Ipv4Addr, metric: u32) -> io::Result<DefaultRoute> {
@@ -175,6 +179,20 @@ impl Firewall for LinuxHost {
         v6: Ipv6Addr,
     ) -> io::Result<firewall::Rule> {
         firewall::add_drop_rule(uplink, prefix, v6)
+    }
+}
+
+impl Detach for DefaultRoute {}
+impl Detach for Device {}
+impl Detach for firewall::Chain {}
+impl Detach for firewall::Rule {}
+impl Detach for Entry {}
+impl Detach for Option<NextHop> {}
+impl Detach for Filter {}
+
+impl Detach for ClatdProcess {
+    fn detach(self) {
+        self.detach();
     }
 }
 

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What all CLATs of a controller share.
+
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use clat_host::address::Pool;
+use nix::sys::eventfd::EventFd;
+
+use crate::ebpf_mode::EbpfMode;
+use crate::host::{Host, LinkKind, Offload, Programs};
+use crate::model::{Clat, Observer};
+use crate::offload::{self, Attached};
+use crate::original;
+
+type ProgramsOf<H> = <H as Offload>::Programs;
+
+/// See the module.
+pub(crate) struct Common<H: Host> {
+    pub(crate) host: Arc<H>,
+    pub(crate) observer: Observer,
+    /// Whether every interface has a network, and default routes are ours.
+    pub(crate) standalone: bool,
+    pub(crate) mode: EbpfMode,
+    /// The IPv4 addresses that CLATs hold.
+    pub(crate) pool: Arc<Pool>,
+    /// Of the translation in the kernel, until the end of the controller.
+    pub(crate) programs: Mutex<Option<Arc<ProgramsOf<H>>>>,
+    /// The drop rules' chain, from the first CLAT to the end of the controller.
+    pub(crate) chain: Mutex<Option<H::Chain>>,
+    /// Who reconciles, to be woken.
+    pub(crate) follower: Arc<OnceLock<Arc<EventFd>>>,
+}
+
+impl<H: Host> Common<H> {
+    pub(crate) fn programs(&self) -> Option<Arc<ProgramsOf<H>>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the kernel translate for a CLAT; failing to leaves a working, slower one.
+    pub(crate) fn offload(&self, clat: &Clat) -> Option<Attached<ProgramsOf<H>>> {
+        let programs = self.programs()?;
+        let attached = Attached::attach(programs.as_ref(), clat);
+        let told = attached.inspect_err(|e| {
+            let level = offload::severity(self.mode, e);
+            let is_ethernet =
+                programs.link_kind(clat.index).is_ok_and(|kind| kind == LinkKind::Ethernet);
+            if let Some(line) = original::no_offload(e, level, clat, is_ethernet) {
+                log::log!(level, "{line}");
+            }
+            log::log!(level, "{e}");
+        });
+        told.ok()
+    }
+
+    /// Makes sure of the chain.
+    pub(crate) fn need_chain(&self) -> io::Result<()> {
+        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+        if chain.is_none() {
+            *chain = Some(self.host.chain()?);
+        }
+        Ok(())
+    }
+
+    /// What has CLATs reconciled for a reason that the kernel does not tell of.
+    pub(crate) fn waker(&self) -> impl Fn() + Send {
+        let follower = Arc::clone(&self.follower);
+        move || {
+            if let Some(follower) = follower.get() {
+                // A counter that is not full takes this.
+                let _ = follower.write(1);
+            }
+        }
+    }
+}
