@@ -109,6 +109,15 @@ impl Lab {
         self.connect_phone(1, Uplink::Ethernet).map(drop)
     }
 
+    /// Takes the first uplink away, an Ethernet one, and makes another of its name.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn remake_uplink(&self) -> Result<()> {
+        self.phone.run("ip link del up0")?;
+        self.connect_phone(0, Uplink::Ethernet).map(drop)
+    }
+
     fn connect_phone(&self, n: u8, uplink: Uplink) -> Result<Option<RawLink>> {
         let (up, ph, net) = (format!("up{n}"), format!("ph{n}"), u32::from(n) + 1);
         let raw = match uplink {

@@ -12,6 +12,7 @@
 //! The internet namespace holds the IPv6 addresses inside the prefixes itself, so that no NAT64 is
 //! needed: whatever IPv4 literal the phone talks to, a socket of the internet namespace answers.
 
+pub mod change;
 mod clat;
 pub mod conformance;
 mod lab;

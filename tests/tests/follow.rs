@@ -3,11 +3,22 @@
 //! A CLAT follows its network: what changes on the real kernel under a CLAT that runs, with
 //! programs in the kernel and without, on both kinds of uplink.
 
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Ipv6Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4};
+use clat_tests::packet::{proto, Seen};
+use clat_tests::wire::Sniffer;
+use clat_tests::{
+    can_run, change, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6,
+    UPLINK6,
+};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 const NEEDS: &[&str] = &["ip", "ethtool", "ping", "ip6tables", "tc"];
@@ -48,13 +59,26 @@ on_both_paths_and_links! {
     its_route_and_its_address_are_taken_away
     its_device_is_deleted
     its_uplink_is_deleted
+    its_uplink_is_renamed
+    its_router_advertises_another_mtu
+    its_router_deprecates_its_prefix
+    its_clatd_hangs
 }
 
 fn run(uplink: Uplink, mode: Mode, test: fn(&Lab, &Controller<'_>) -> Result<()>) -> Result<()> {
+    run_with(uplink, Offloads::Default, mode, test)
+}
+
+fn run_with(
+    uplink: Uplink,
+    offloads: Offloads,
+    mode: Mode,
+    test: fn(&Lab, &Controller<'_>) -> Result<()>,
+) -> Result<()> {
     if !can_run(NEEDS) {
         return Ok(());
     }
-    let lab = Lab::on(uplink, Offloads::Default)?;
+    let lab = Lab::on(uplink, offloads)?;
     let controller = Controller::new(&lab, mode, &[])?;
     controller.start("up0", PREFIX)?;
     works(&lab, "at first")?;
@@ -66,14 +90,14 @@ fn run(uplink: Uplink, mode: Mode, test: fn(&Lab, &Controller<'_>) -> Result<()>
 fn another_node_has_its_address() -> Result<()> {
     for mode in [Mode::Offload, Mode::Daemon] {
         run(Uplink::Ethernet, mode, |lab, controller| {
-            let v6 = status(controller)?[0]["v6"].as_str().context("an address")?.to_owned();
+            let v6 = status(controller)?["v6"].as_str().context("an address")?.to_owned();
             lab.router.run(&format!("ip -6 addr add {v6}/128 dev ph0 nodad"))?;
             // The next one looks for duplicates.
             for pid in controller.clatds() {
                 lab.phone.run(&format!("kill -9 {pid}"))?;
             }
             eventually("another address", || {
-                Ok(status(controller)?[0]["v6"].as_str().is_some_and(|now| now != v6))
+                Ok(status(controller)?["v6"].as_str().is_some_and(|now| now != v6))
             })?;
             works(lab, "with another address")
         })?;
@@ -100,6 +124,201 @@ fn another_uplink_takes_over() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn its_uplink_is_made_anew() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run(Uplink::Ethernet, mode, |lab, controller| {
+            lab.remake_uplink()?;
+            eventually("its end", || Ok(all(controller)?.is_empty()))?;
+            controller.start("up0", PREFIX)?;
+            works(lab, "started again")
+        })?;
+    }
+    Ok(())
+}
+
+/// Neighbours find its address while clatd is dead, so that what is translated in the kernel goes
+/// on; and the longer clatd does not last, the longer it stays dead.
+#[test]
+fn its_clatd_dies_again_and_again() -> Result<()> {
+    run(Uplink::Ethernet, Mode::Offload, |lab, controller| {
+        for restarts in 0..7 {
+            let runs = |clat: &Value| clat["pid"] != 0 && clat["restarts"] == restarts;
+            eventually("a clatd", || Ok(runs(&status(controller)?)))?;
+            let pid = status(controller)?["pid"].as_i64().context("a number")?;
+            kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+        }
+        eventually("its death", || Ok(status(controller)?["pid"] == 0))?;
+        let clat = status(controller)?;
+        ensure!(clat["pid"] == 0 && clat["offloaded"] == true, "{clat}");
+        lab.router.run("ip -6 neigh flush dev ph0")?;
+        works(lab, "without a clatd")?;
+        let clat = status(controller)?;
+        ensure!(clat["pid"] == 0, "it was back too early to tell: {clat}");
+        eventually("its clatd", || Ok(status(controller)?["restarts"] == 7))
+    })
+}
+
+/// Neighbours are told at the start, of every new address, and where it is when that changes (RFC
+/// 4861 §7.2.6, RFC 9131).
+#[test]
+fn neighbours_are_told() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    for mode in [Mode::Offload, Mode::Daemon] {
+        let lab = Lab::on(Uplink::Ethernet, Offloads::Default)?;
+        let controller = Controller::new(&lab, mode, &[])?;
+        let wire = Sniffer::new(&lab.router, "ph0")?;
+        let told = |v6: Ipv6Addr, at: Option<[u8; 6]>| -> Result<()> {
+            let is_told = |seen: &Seen| {
+                let message = &seen.payload;
+                seen.proto == proto::ICMPV6
+                    && message.len() == 32
+                    && message[0] == 136
+                    && message[8..24] == v6.octets()
+                    // Override.
+                    && message[4] & 0x20 != 0
+                    && at.is_none_or(|at| message[26..32] == at)
+            };
+            wire.wait(PATIENCE, is_told).with_context(|| format!("{v6} at {at:02x?}")).map(drop)
+        };
+        let (_, v6) = controller.start("up0", PREFIX)?;
+        told(v6, None).context("at the start")?;
+        lab.phone.run("ip link set up0 address 02:00:00:00:12:34")?;
+        told(v6, Some([2, 0, 0, 0, 0x12, 0x34])).context("at another Ethernet address")?;
+        works(&lab, "at another Ethernet address")?;
+        change::renumber(&lab)?;
+        eventually("a new address", || Ok(status(&controller)?["v6"] != v6.to_string()))?;
+        let v6 = status(&controller)?["v6"].as_str().context("an address")?.parse()?;
+        told(v6, None).context("renumbered")?;
+    }
+    Ok(())
+}
+
+/// A USB adapter's name is too long to have `v4-` in front.
+#[test]
+fn its_uplink_has_a_long_name() -> Result<()> {
+    const NAME: &str = "enx30d042231de0";
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run(Uplink::Ethernet, mode, |lab, controller| {
+            change::rename(lab, NAME)?;
+            for how in ["renamed", "started"] {
+                eventually(how, || Ok(status(controller)?["iface"] == NAME))?;
+                works(lab, how)?;
+                let clat = status(controller)?;
+                ensure!(clat["v4iface"] == format!("v4-{}", clat["ifIndex"]), "{clat}");
+                controller.ctl(&["stop", NAME])?;
+                let start = controller.try_ctl(&["start", NAME, "--prefix", PREFIX])?;
+                let said = String::from_utf8_lossy(&start.stderr).into_owned();
+                ensure!(start.status.success() && said.contains("v4-"), "{said}");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// No NAT64 answers in the uplink's own network.
+#[test]
+fn its_prefix_is_the_uplinks_own() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    let lab = Lab::new(Offloads::Default)?;
+    let controller = Controller::new(&lab, Mode::Daemon, &[])?;
+    for prefix in ["2001:db8:1::/96", "2001:db8:1:0:1:2::/96"] {
+        let refused = controller.try_ctl(&["start", "up0", "--prefix", prefix])?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && said.contains("EINVAL"), "{prefix}: {said}");
+    }
+    controller.start("up0", PREFIX).map(drop)
+}
+
+/// Nothing wakes it while nothing happens.
+#[test]
+fn it_sleeps_while_nothing_happens() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run(Uplink::Ethernet, mode, |_, controller| {
+            let wakeups = || -> Result<u64> {
+                let tasks = fs::read_dir(format!("/proc/{}/task", controller.daemon.pid()))?;
+                let mut sum = 0;
+                for task in tasks {
+                    let status = fs::read_to_string(task?.path().join("status"))?;
+                    let counts =
+                        status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+                    sum += counts.filter_map(|(_, n)| n.trim().parse::<u64>().ok()).sum::<u64>();
+                }
+                Ok(sum)
+            };
+            // What was begun has to end first.
+            eventually("3 s without a wake-up", || {
+                let before = wakeups()?;
+                thread::sleep(Duration::from_secs(3));
+                Ok(wakeups()? == before)
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// A transfer under way goes on when the path becomes smaller, by the link or by the router's word.
+/// Offloads would hide it: a veth passes what is larger than its MTU.
+#[test]
+fn an_upload_goes_on_by_a_smaller_path() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run_with(Uplink::Ethernet, Offloads::Off, mode, |lab, _| {
+            uploads_across(lab, "by link", || change::set_link_mtu(lab, 1400))?;
+            let options = change::mtu_option(1300);
+            uploads_across(lab, "by router", || {
+                change::advertise(lab, UPLINK6, &options)?;
+                lab.router.run("ip link set ph0 mtu 1300").map(drop)
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// Has an upload run across a change, and prints how long nothing arrived.
+fn uploads_across(lab: &Lab, what: &str, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let listener = Lab::listen(&lab.internet, (SERVER6, 80))?;
+    let mut client = Lab::connect(&lab.phone, (SERVER4, 80))?;
+    let (mut server, _) = listener.accept()?;
+    server.set_read_timeout(Some(PATIENCE))?;
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| -> Result<()> {
+            while !ended.load(Ordering::Relaxed) {
+                client.write_all(&[0xa5; 1 << 14])?;
+            }
+            Ok(())
+        });
+        let mut block = [0; 1 << 16];
+        let mut read = |bytes: usize| -> Result<Duration> {
+            let (mut left, mut longest, mut last) = (bytes, Duration::ZERO, Instant::now());
+            while left > 0 {
+                let read = match server.read(&mut block) {
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                        anyhow::bail!("{what}: it stalls")
+                    }
+                    read => read?,
+                };
+                ensure!(read > 0, "{what}: it ends");
+                left = left.saturating_sub(read);
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            Ok(longest)
+        };
+        let flowed = read(1 << 20).and_then(|_| change()).and_then(|()| read(8 << 20));
+        ended.store(true, Ordering::Relaxed);
+        drop(server);
+        drop(sender.join());
+        eprintln!("upload, smaller path {what}: nothing for {:?}", flowed?);
+        Ok(())
+    })
+}
+
 /// Tries until it is so, and prints how long that took.
 fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
@@ -117,19 +336,22 @@ fn works(lab: &Lab, what: &str) -> Result<()> {
     eventually(what, || Ok(lab.phone.run(&ping).is_ok()))
 }
 
-fn status(controller: &Controller<'_>) -> Result<Value> {
+fn all(controller: &Controller<'_>) -> Result<Vec<Value>> {
     let status: Value = serde_json::from_str(&controller.ctl(&["status", "--json"])?)?;
-    Ok(status["clats"].clone())
+    Ok(status["clats"].as_array().context("no clats")?.clone())
+}
+
+/// What is shown of the CLAT, which is never out of sight.
+fn status(controller: &Controller<'_>) -> Result<Value> {
+    let mut all = all(controller)?;
+    ensure!(all.len() == 1, "not one: {all:?}");
+    Ok(all.remove(0))
 }
 
 fn its_uplink_is_renumbered(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
-    let before = status(controller)?[0].clone();
-    lab.router.run("ip -6 addr add 2001:db8:11::1/64 dev ph0 nodad")?;
-    lab.phone.run("ip -6 addr del 2001:db8:1::2/64 dev up0")?;
-    lab.phone.run("ip -6 addr add 2001:db8:11::2/64 dev up0 nodad")?;
-    lab.phone.run("ip -6 route replace default via 2001:db8:11::1 dev up0 metric 100")?;
-    // It is not shown while it changes.
-    let now = || -> Result<Value> { Ok(status(controller)?[0].clone()) };
+    let before = status(controller)?;
+    change::renumber(lab)?;
+    let now = || status(controller);
     eventually("a new address", || {
         Ok(now()?["v6"].as_str().is_some_and(|v6| v6.starts_with("2001:db8:11:0:")))
     })?;
@@ -145,17 +367,13 @@ fn its_uplink_is_renumbered(lab: &Lab, controller: &Controller<'_>) -> Result<()
 }
 
 fn its_path_shrinks_and_grows(lab: &Lab, _: &Controller<'_>) -> Result<()> {
-    let set = |mtu: u32| -> Result<()> {
-        lab.router.run(&format!("ip link set ph0 mtu {mtu}"))?;
-        lab.phone.run(&format!("ip link set up0 mtu {mtu}")).map(drop)
-    };
     // Bytes of an echo request behind its 28 of headers.
     let passes = |size: u32| {
         lab.phone.run(&format!("ping -c 1 -W 1 -M do -s {} {SERVER4}", size - 28)).is_ok()
     };
     ensure!(passes(1472), "the device's MTU");
     for mtu in [1300, 1500] {
-        set(mtu)?;
+        change::set_link_mtu(lab, mtu)?;
         let device = format!(" mtu {} ", mtu - 28);
         eventually(&format!("uplink of {mtu}"), || {
             Ok(lab.phone.run("ip link show v4-up0")?.contains(&device))
@@ -179,15 +397,87 @@ fn its_route_and_its_address_are_taken_away(lab: &Lab, _: &Controller<'_>) -> Re
 fn its_device_is_deleted(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
     lab.phone.run("ip link del v4-up0")?;
     works(lab, "device deleted")?;
-    ensure!(status(controller)?.as_array().is_some_and(|clats| clats.len() == 1));
+    status(controller)?;
     controller.ctl(&["stop", "up0"]).map(drop)
 }
 
 fn its_uplink_is_deleted(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
     lab.phone.run("ip link del up0")?;
-    eventually("uplink deleted", || Ok(status(controller)?.as_array().is_some_and(Vec::is_empty)))?;
+    eventually("uplink deleted", || Ok(all(controller)?.is_empty()))?;
     eventually("its device", || Ok(!lab.phone.run("ip -o link")?.contains("v4-up0")))?;
     let rules = lab.phone.run("ip6tables -t raw -S")?;
     ensure!(!rules.contains("up0"), "{rules}");
     Ok(())
+}
+
+fn its_uplink_is_renamed(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
+    let before = status(controller)?;
+    change::rename(lab, "new0")?;
+    eventually("another name", || Ok(status(controller)?["iface"] == "new0"))?;
+    works(lab, "renamed")?;
+    let after = status(controller)?;
+    for same in ["v4", "v6", "ifIndex", "offloaded"] {
+        ensure!(before[same] == after[same], "{same}: {before} {after}");
+    }
+    ensure!(after["v4iface"] == "v4-new0", "{after}");
+    let rules = lab.phone.run("ip6tables -t raw -S")?;
+    ensure!(rules.matches("-i new0").count() == 1 && !rules.contains("up0"), "{rules}");
+    let again = controller.try_ctl(&["start", "new0", "--prefix", PREFIX])?;
+    ensure!(String::from_utf8_lossy(&again.stderr).contains("EBUSY"), "{again:?}");
+    controller.ctl(&["stop", "new0"])?;
+    controller.start("new0", PREFIX)?;
+    works(lab, "started under its new name")
+}
+
+fn its_router_advertises_another_mtu(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
+    lab.phone.run("sysctl -qw net.ipv6.conf.up0.accept_ra=2")?;
+    for mtu in [1400, 1500] {
+        change::advertise(lab, UPLINK6, &change::mtu_option(mtu))?;
+        let device = format!(" mtu {} ", mtu - 28);
+        eventually(&format!("{mtu} advertised"), || {
+            Ok(lab.phone.run("ip link show v4-up0")?.contains(&device))
+        })?;
+        works(lab, "by another MTU")?;
+    }
+    status(controller).map(drop)
+}
+
+fn its_router_deprecates_its_prefix(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
+    lab.phone.run("sysctl -qw net.ipv6.conf.up0.accept_ra=2")?;
+    let [old, new]: [Ipv6Addr; 2] = ["2001:db8:1::".parse()?, "2001:db8:11::".parse()?];
+    // From an address by hand to one of its own making in the same /64.
+    change::advertise(lab, UPLINK6, &change::prefix_option(old, true))?;
+    let own = || -> Result<Option<Ipv6Addr>> {
+        let addresses = lab.phone.run("ip -o -6 addr show dev up0 scope global dynamic")?;
+        let parse = |word: &str| word.strip_suffix("/64")?.parse::<Ipv6Addr>().ok();
+        Ok(addresses.split_whitespace().find_map(parse))
+    };
+    eventually("an address of its own making", || Ok(own()?.is_some()))?;
+    let own = own()?.context("an address")?;
+    lab.phone.run(&format!("ip -6 addr del {UPLINK6}/64 dev up0"))?;
+    works(lab, "from that")?;
+    let before = status(controller)?;
+    lab.router.run("ip -6 addr add 2001:db8:11::1/64 dev ph0 nodad")?;
+    let options = [change::prefix_option(old, false), change::prefix_option(new, true)].concat();
+    change::advertise(lab, own, &options)?;
+    eventually("an address in the other prefix", || {
+        let v6 = status(controller)?["v6"].clone();
+        Ok(v6.as_str().is_some_and(|v6| v6.starts_with("2001:db8:11:0:")))
+    })?;
+    works(lab, "in the other prefix")?;
+    let after = status(controller)?;
+    ensure!(before["v4"] == after["v4"] && before["offloaded"] == after["offloaded"], "{after}");
+    Ok(())
+}
+
+fn its_clatd_hangs(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
+    let [clatd] = controller.clatds()[..] else { anyhow::bail!("{:?}", controller.clatds()) };
+    kill(Pid::from_raw(clatd), Signal::SIGSTOP)?;
+    // With an option, which the programs in the kernel leave to clatd.
+    let ping = format!("ping -R -c 1 -W 0.2 {SERVER4}");
+    eventually("another clatd", || {
+        let answered = lab.phone.run(&ping).is_ok();
+        let status = status(controller)?;
+        Ok(answered && status["pid"] != clatd && status["restarts"] == 1)
+    })
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clat_controller::binder_adapter::{
     link_to_death, new_listener, BinderResult, IClatdController, IClatdEventListener, Interface,
-    Status as BinderStatus, Strong, Transport, SECURITY, STOP_NETWORK_GONE, STOP_REQUESTED,
-    STOP_SHUTDOWN, TRANSACTION_FAILED,
+    Status as BinderStatus, Strong, Transport, SECURITY, STOP_FAILED, STOP_NETWORK_GONE,
+    STOP_REQUESTED, STOP_SHUTDOWN, STOP_UPLINK_GONE, TRANSACTION_FAILED,
 };
 use clat_controller::client::{connect, describe, errno};
 use clat_controller::status::Status;
@@ -150,6 +150,10 @@ impl IClatdEventListener for Events {
             STOP_REQUESTED => ("requested", "as asked"),
             STOP_SHUTDOWN => ("shutdown", "the controller is ending"),
             STOP_NETWORK_GONE => ("network-gone", "its network is gone"),
+            STOP_UPLINK_GONE => ("uplink-gone", "its uplink is gone, or another one"),
+            STOP_FAILED => {
+                ("failed", "something could not be put back; the controller's log says what")
+            }
             _ => ("other", "the controller's log says why"),
         };
         let json = serde_json::json!({ "event": "stopped", "iface": iface, "reason": reason });
@@ -168,5 +172,20 @@ impl IClatdEventListener for Events {
         });
         let what = format!("clatd was started again, time {restarts}: the last one {cause}");
         self.put(json, iface, &what)
+    }
+
+    fn onClatdProbed(&self, iface: &str, working: &str) -> BinderResult<()> {
+        let json = serde_json::json!({ "event": "probed", "iface": iface, "working": working });
+        let what = match working {
+            "yes" => "IPv4 works: the host that was asked answers",
+            _ => "IPv4 does not work: the host that was asked does not answer",
+        };
+        self.put(json, iface, what)
+    }
+
+    fn onClatdDied(&self, iface: &str, pid: i32, cause: &str) -> BinderResult<()> {
+        let json =
+            serde_json::json!({ "event": "died", "iface": iface, "pid": pid, "cause": cause });
+        self.put(json, iface, &format!("clatd, pid {pid}, {cause}"))
     }
 }

@@ -189,6 +189,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             let client = Client::connect(transport)?;
             let v6 = client.start(&iface, &prefix, Duration::from_secs(wait.into()))?;
             writeln!(out, "{v6}")?;
+            let clats = client.status()?.clats;
+            let clat = clats.iter().find(|clat| clat.iface == iface);
+            // It is known by another name than people expect.
+            if let Some(clat) = clat.filter(|clat| clat.v4iface != format!("v4-{iface}")) {
+                complain(&format!("{iface}: its IPv4 device is called {}", clat.v4iface));
+            }
         }
         Command::Stop { iface } => Client::connect(transport)?.stop(&iface)?,
         Command::Status(args) => status::run(&args, &Client::connect(transport)?, &mut out)?,

@@ -102,6 +102,11 @@ fn text(status: &Status, watch: bool, verbose: bool) -> String {
         row("IPv4", &format!("{} on {}", clat.v4, clat.v4iface));
         row("IPv6", &clat.v6);
         row("NAT64 prefix", &clat.nat64_prefix);
+        match clat.working.as_str() {
+            "yes" => row("works", "yes, the host that was asked answers"),
+            "no" => row("works", "no, the host that was asked does not answer"),
+            _ => {}
+        }
         let known = status.uplinks.iter().find(|uplink| uplink.iface == clat.iface);
         if let Some(source) = known.and_then(|uplink| uplink.source.as_deref()) {
             row("from", source);
@@ -205,6 +210,7 @@ mod tests {
                 fwmark: 0xf0064,
                 pid: 77,
                 restarts: 0,
+                working: "yes".into(),
                 uptime_millis: 61_500,
                 tx_packets: 10,
                 tx_bytes: 1500,
@@ -238,7 +244,7 @@ mod tests {
                     "nat64Prefix": "64:ff9b::/96", "v4": "192.0.0.4", "v6": "2001:db8::1:2:3:4",
                     "fwmark": 0xf0064, "pid": 77, "restarts": 0, "uptimeMillis": 61500,
                     "txPackets": 10, "txBytes": 1500, "rxPackets": 20, "rxBytes": 2_500_000,
-                    "offloaded": true, "ingress": null,
+                    "offloaded": true, "working": "yes", "ingress": null,
                     "egress": {
                         "packets": 5, "bytes": 500, "superPackets": 2, "neighbour": 3, "lost": 0,
                         "passed": { "size": 1 }
@@ -251,7 +257,13 @@ mod tests {
     #[test]
     fn text_shows_each_clat() {
         let (brief, verbose) = (text(&sample(), false, false), text(&sample(), false, true));
-        for part in ["wlan0: IPv4 for 1m01s", "v4-wlan0", "64:ff9b::/96", "15 packets, 2.0 kB"] {
+        for part in [
+            "wlan0: IPv4 for 1m01s",
+            "works        yes",
+            "v4-wlan0",
+            "64:ff9b::/96",
+            "15 packets, 2.0 kB",
+        ] {
             assert!(brief.contains(part) && verbose.contains(part), "{part} in\n{brief}");
         }
         for part in ["eBPF Enabled", "standalone", "0xf0064", "pid 77", "GSO: 2", "size: 1"] {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use crate::host::linux::BPF_DIR;
+use crate::host::ProbeTarget;
 
 #[cfg(not(target_os = "android"))]
 use {
@@ -62,6 +63,10 @@ pub struct Args {
     /// policy lets no domain but its own use BPF)
     #[arg(long, overrides_with = "offload")]
     pub no_offload: bool,
+    /// Ask this host on the IPv4 internet whether IPv4 works, when a CLAT has started and when its
+    /// address or its path is another: by ICMP echo, or by TCP where a port is given [default: none]
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub probe: Option<ProbeTarget>,
     /// Leave the CLATs running at the end, and go on at the start with those that were left so or
     /// by a controller that was killed [default: both are removed]
     #[arg(long)]

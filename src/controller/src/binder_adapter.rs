@@ -81,7 +81,8 @@ mod imp {
     pub use clat::ControllerStatus::ControllerStatus;
     pub use clat::IClatdController::{BnClatdController, IClatdController};
     pub use clat::IClatdEventListener::{
-        BnClatdEventListener, IClatdEventListener, STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN,
+        BnClatdEventListener, IClatdEventListener, STOP_FAILED, STOP_NETWORK_GONE, STOP_REQUESTED,
+        STOP_SHUTDOWN, STOP_UPLINK_GONE,
     };
     pub use clat::OffloadCounters::OffloadCounters;
     pub use clat::ReasonCount::ReasonCount;
@@ -363,7 +364,8 @@ mod imp {
     pub use clat::ControllerStatus::ControllerStatus;
     pub use clat::IClatdController::{BnClatdController, IClatdController};
     pub use clat::IClatdEventListener::{
-        BnClatdEventListener, IClatdEventListener, STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN,
+        BnClatdEventListener, IClatdEventListener, STOP_FAILED, STOP_NETWORK_GONE, STOP_REQUESTED,
+        STOP_SHUTDOWN, STOP_UPLINK_GONE,
     };
     pub use clat::OffloadCounters::OffloadCounters;
     pub use clat::ReasonCount::ReasonCount;

@@ -9,7 +9,7 @@ use clat_host::address::Pool;
 use nix::sys::eventfd::EventFd;
 
 use crate::ebpf_mode::EbpfMode;
-use crate::host::{Host, LinkKind, Offload, Programs};
+use crate::host::{Host, LinkKind, Offload, ProbeTarget, Programs};
 use crate::model::{Clat, Observer};
 use crate::offload::{self, Attached};
 use crate::original;
@@ -23,6 +23,8 @@ pub(crate) struct Common<H: Host> {
     /// Whether every interface has a network, and default routes are ours.
     pub(crate) standalone: bool,
     pub(crate) mode: EbpfMode,
+    /// Who is asked whether IPv4 works.
+    pub(crate) probe_target: Option<ProbeTarget>,
     /// The IPv4 addresses that CLATs hold.
     pub(crate) pool: Arc<Pool>,
     /// Of the translation in the kernel, until the end of the controller.

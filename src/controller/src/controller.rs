@@ -14,8 +14,10 @@ use crate::common::Common;
 use crate::dump::Dump;
 use crate::ebpf_mode::{decide, EbpfMode};
 use crate::errors::{Error, Step};
-use crate::host::{Child, Detach, Hook, Host, Offload, OffloadCounters, Orphan, Programs, Traffic};
-use crate::model::{Clat, Event, Observer, StopReason};
+use crate::host::{
+    Child, Detach, Hook, Host, Offload, OffloadCounters, Orphan, ProbeTarget, Programs, Traffic,
+};
+use crate::model::{Clat, Event, Observer, StopReason, Working};
 use crate::offload::Attached;
 use crate::original;
 use crate::reconcile::Desired;
@@ -37,6 +39,12 @@ struct State<H: Host> {
     closed: bool,
     networks: BTreeMap<IfaceName, u16>,
     places: BTreeMap<IfaceName, Place<H>>,
+}
+
+impl<H: Host> State<H> {
+    fn is_busy(&self, iface: &IfaceName) -> bool {
+        matches!(self.places.get(iface), Some(Place::Busy(_)))
+    }
 }
 
 /// What there is on an uplink.
@@ -76,6 +84,8 @@ pub struct Running {
     pub traffic: Option<Traffic>,
     /// Whether packets are translated in the kernel.
     pub offloaded: bool,
+    /// Whether IPv4 works.
+    pub working: Working,
     /// IPv4 packets that were to leave by the TUN device, seen from the program there; `None`
     /// without.
     pub egress: Option<OffloadCounters>,
@@ -136,6 +146,7 @@ impl<H: Host> Controller<H> {
             observer,
             standalone,
             mode,
+            probe_target: None,
             pool: Arc::default(),
             programs: Mutex::new(programs.map(Arc::new)),
             chain: Mutex::new(None),
@@ -145,6 +156,13 @@ impl<H: Host> Controller<H> {
         Self { state: Mutex::new(state), common, no_programs, idle: Condvar::new() }
     }
 
+    /// Has a host on the IPv4 internet asked whether IPv4 works.
+    #[must_use]
+    pub fn probing(mut self, target: Option<ProbeTarget>) -> Self {
+        self.common.probe_target = target;
+        self
+    }
+
     fn state(&self) -> MutexGuard<'_, State<H>> {
         // What the lock guards is never left half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -152,10 +170,21 @@ impl<H: Host> Controller<H> {
 
     /// Waits for the right to work on `iface`.
     fn lock(&self, iface: &IfaceName) -> InterfaceLock<'_, H> {
-        let is_busy =
-            |state: &mut State<H>| matches!(state.places.get(iface), Some(Place::Busy(_)));
-        let state = self.idle.wait_while(self.state(), is_busy);
-        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        let state = self.idle.wait_while(self.state(), |state| state.is_busy(iface));
+        self.lock_idle(iface, state.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The same where nobody has it.
+    fn try_lock(&self, iface: &IfaceName) -> Option<InterfaceLock<'_, H>> {
+        let state = self.state();
+        (!state.is_busy(iface)).then(|| self.lock_idle(iface, state))
+    }
+
+    fn lock_idle(
+        &self,
+        iface: &IfaceName,
+        mut state: MutexGuard<'_, State<H>>,
+    ) -> InterfaceLock<'_, H> {
         let programs = self.common.programs();
         let place = state.places.remove(iface);
         let shown = place.as_ref().and_then(|place| place.shown(programs.as_deref()));
@@ -176,8 +205,9 @@ impl<H: Host> Controller<H> {
     pub fn start(&self, iface: &str, prefix: &str) -> Result<Ipv6Addr, Error> {
         let iface = parse_name(iface)?;
         // Before others are waited for.
+        let index = self.common.host.index_of(&iface).unwrap_or_default();
         iface
-            .v4iface()
+            .v4iface(index)
             .map_err(|e| Error::new(e.errno(), &iface, Step::CheckName, e.to_string()))?;
         let mut lock = self.lock(&iface);
         let desired = self.desire(&lock, prefix)?;
@@ -188,6 +218,9 @@ impl<H: Host> Controller<H> {
         lock.show();
         let v6 = clat.v6;
         (self.common.observer)(Event::Started(clat));
+        drop(lock);
+        // What has changed meanwhile nobody has looked at.
+        self.common.waker()();
         Ok(v6)
     }
 
@@ -234,10 +267,12 @@ impl<H: Host> Controller<H> {
     }
 
     /// Brings every CLAT to what is desired of it, as the network is now, and returns when that is
-    /// to be done again though nothing has changed.
+    /// to be done again though nothing has changed. Those that are just being started or stopped are
+    /// left to who does that.
     pub fn reconcile(&self) -> Option<Instant> {
         let ifaces: Vec<_> = self.state().places.keys().cloned().collect();
-        ifaces.iter().filter_map(|iface| self.reconcile_one(self.lock(iface))).min()
+        let reconcile = |iface| self.reconcile_one(self.try_lock(iface)?);
+        ifaces.iter().filter_map(reconcile).min()
     }
 
     fn reconcile_one(&self, mut lock: InterfaceLock<'_, H>) -> Option<Instant> {
@@ -466,13 +501,13 @@ impl<H: Host> Controller<H> {
         };
         known
             .into_iter()
-            .map(|Shown { clat, pid, restarts, offloaded }| {
+            .map(|Shown { clat, pid, restarts, offloaded, working }| {
                 let traffic = self.common.host.traffic(&clat.v4iface);
                 let traffic =
                     traffic.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.v4iface)).ok();
                 let [egress, ingress] = [Hook::Egress, Hook::Ingress]
                     .map(|hook| offloaded.then(|| counters(hook, &clat))?);
-                Running { clat, pid, restarts, traffic, offloaded, egress, ingress }
+                Running { clat, pid, restarts, traffic, offloaded, working, egress, ingress }
             })
             .collect()
     }

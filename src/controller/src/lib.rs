@@ -29,6 +29,7 @@ pub mod logging;
 pub mod model;
 mod offload;
 mod original;
+mod probe;
 mod reconcile;
 pub mod service;
 pub mod status;

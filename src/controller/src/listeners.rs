@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::binder_adapter::{
     calling_uid, can_call_back, link_to_death, service_specific, BinderResult, IClatdEventListener,
-    Strong, STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN,
+    Strong, STOP_FAILED, STOP_NETWORK_GONE, STOP_REQUESTED, STOP_SHUTDOWN, STOP_UPLINK_GONE,
 };
 use crate::model::{Event, StopReason};
 
@@ -178,17 +178,18 @@ fn tell(listener: &Strong<dyn IClatdEventListener>, event: &Event) -> BinderResu
             &clat.v4.to_string(),
             &clat.v6.to_string(),
         ),
-        // A frozen interface has no word for it.
-        Event::Died { .. } => Ok(()),
+        Event::Probed { iface, working } => {
+            listener.onClatdProbed(iface.as_str(), working.as_str())
+        }
+        Event::Died { iface, pid, cause } => listener.onClatdDied(iface.as_str(), *pid, cause),
         Event::Stopped { iface, reason } => listener.onClatdStopped(
             iface.as_str(),
             match reason {
                 StopReason::Requested => STOP_REQUESTED,
                 StopReason::Shutdown => STOP_SHUTDOWN,
-                // A frozen interface has no other word for them.
-                StopReason::NetworkGone | StopReason::UplinkGone | StopReason::Failed => {
-                    STOP_NETWORK_GONE
-                }
+                StopReason::NetworkGone => STOP_NETWORK_GONE,
+                StopReason::UplinkGone => STOP_UPLINK_GONE,
+                StopReason::Failed => STOP_FAILED,
             },
         ),
         Event::Restarted { iface, pid, restarts, cause } => {

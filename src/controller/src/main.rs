@@ -95,7 +95,8 @@ fn try_main() -> Result<()> {
             listeners.tell(&event);
         })
     };
-    let controller = Arc::new(Controller::new(Arc::new(host), standalone, observer));
+    let controller = Controller::new(Arc::new(host), standalone, observer).probing(args.probe);
+    let controller = Arc::new(controller);
     controller.recover(args.keep);
     if args.sweep {
         controller.shut_down();

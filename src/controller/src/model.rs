@@ -44,6 +44,13 @@ pub enum Event {
         /// Why it ended.
         reason: StopReason,
     },
+    /// Whether IPv4 works by it has become known.
+    Probed {
+        /// Its uplink.
+        iface: IfaceName,
+        /// Whether it does.
+        working: Working,
+    },
     /// Its clatd died.
     Died {
         /// Its uplink.
@@ -64,6 +71,30 @@ pub enum Event {
         /// How the last clatd ended, as in "exited with status 1".
         cause: String,
     },
+}
+
+/// Whether IPv4 works by a CLAT, as a host on the IPv4 internet answered or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Working {
+    /// It was not asked, or has not answered yet.
+    #[default]
+    Unknown,
+    /// It answers.
+    Yes,
+    /// It does not.
+    No,
+}
+
+impl Working {
+    /// In a word, as in ClatStatus.aidl.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Yes => "yes",
+            Self::No => "no",
+        }
+    }
 }
 
 /// Why a CLAT ended.

@@ -84,6 +84,8 @@ pub(crate) struct Actual {
     pub(crate) was_configured: bool,
     /// Whether the kernel has the default route.
     pub(crate) is_route_set: bool,
+    /// Whether neighbours were told of the Ethernet address that the uplink has.
+    pub(crate) is_announced: bool,
 }
 
 /// What is to be done.
@@ -99,6 +101,8 @@ pub(crate) enum Action {
     Configure(u32),
     /// Wait until clatd has set up the device: a route by it cannot be set before.
     AwaitClatd,
+    /// Tell neighbours where the IPv6 address is.
+    Announce,
     /// Take the default route away for a while, so that programs use another one or are told at
     /// once.
     WithdrawRoute,
@@ -148,6 +152,10 @@ pub(crate) fn reconcile(desired: &Desired, actual: &Actual) -> Vec<Action> {
             actions.push(Action::SetMtu(mtu));
         }
     }
+    // A new clatd does it by itself.
+    if !actual.is_announced && stay.contains(&Part::Clatd) {
+        actions.push(Action::Announce);
+    }
     if desired.standalone && stay.contains(&Part::Route) {
         match (actual.wanted_mtu.is_some(), actual.is_route_set) {
             (false, true) => actions.push(Action::WithdrawRoute),
@@ -169,6 +177,12 @@ pub(crate) struct Limit {
 impl Limit {
     pub(crate) fn new(most: usize, period: Duration) -> Self {
         Self { most, period, noted: VecDeque::new() }
+    }
+
+    /// When it may happen again, `now` or later.
+    pub(crate) fn free_at(&self, now: Instant) -> Instant {
+        let oldest = self.noted.len().checked_sub(self.most).map(|at| self.noted[at]);
+        oldest.map_or(now, |oldest| now.max(oldest + self.period))
     }
 
     /// Notes that it happens at `now`; false where that is too often.
@@ -201,6 +215,7 @@ mod tests {
             is_configured: true,
             was_configured: true,
             is_route_set: true,
+            is_announced: true,
         }
     }
 
@@ -212,7 +227,9 @@ mod tests {
 
     #[test]
     fn what_is_to_be_done() {
-        use Action::{AwaitClatd, Configure, End, Make, RestoreRoute, SetMtu, WithdrawRoute};
+        use Action::{
+            Announce, AwaitClatd, Configure, End, Make, RestoreRoute, SetMtu, WithdrawRoute,
+        };
         use Part::{Clatd, Device, Offload, Route, Rule, V4, V6};
         let nothing = Actual {
             parts: BTreeSet::new(),
@@ -252,6 +269,8 @@ mod tests {
             (Actual { wanted_mtu: Some(1272), ..well() }, &[SetMtu(1272)]),
             (Actual { mtu: Some(1272), ..well() }, &[Make(Clatd), SetMtu(1472)]),
             (Actual { is_configured: false, ..well() }, &[Configure(1472)]),
+            (Actual { is_announced: false, ..well() }, &[Announce]),
+            (Actual { is_announced: false, ..without(&[Clatd]) }, &[Make(Clatd)]),
             (Actual { mtu: None, ..without(&[Device]) }, &on_another_device),
             (
                 Actual { is_renamed: true, ..well() },
@@ -273,6 +292,7 @@ mod tests {
         for second in 0..5 {
             assert!(limit.note(at(second)));
         }
+        assert_eq!((limit.free_at(at(59)), limit.free_at(at(62))), (at(60), at(62)));
         assert!(!limit.clone().note(at(59)));
         assert!(limit.note(at(60)));
     }

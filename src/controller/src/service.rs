@@ -138,7 +138,7 @@ fn aidl_counters(counters: &OffloadCounters) -> AidlCounters {
 
 impl From<Running> for ClatStatus {
     fn from(running: Running) -> Self {
-        let Running { clat, pid, restarts, traffic, offloaded, egress, ingress } = running;
+        let Running { clat, pid, restarts, traffic, offloaded, working, egress, ingress } = running;
         let traffic = traffic.unwrap_or_default();
         Self {
             iface: clat.iface.to_string(),
@@ -159,6 +159,7 @@ impl From<Running> for ClatStatus {
             offloaded,
             egress: egress.as_ref().map(aidl_counters),
             ingress: ingress.as_ref().map(aidl_counters),
+            working: working.as_str().to_owned(),
         }
     }
 }

@@ -88,6 +88,7 @@ pub struct Clat {
     pub offloaded: bool,
     pub egress: Option<Offload>,
     pub ingress: Option<Offload>,
+    pub working: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     /// For who asks again and again; the controller keeps no rates.
     pub rates: Option<Rates>,
@@ -188,6 +189,8 @@ impl From<ClatStatus> for Clat {
             offloaded: clat.offloaded,
             egress: clat.egress.map(Offload::from),
             ingress: clat.ingress.map(Offload::from),
+            // A controller that cannot ask.
+            working: if clat.working.is_empty() { "unknown".into() } else { clat.working },
             rates: None,
         }
     }

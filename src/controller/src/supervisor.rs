@@ -3,7 +3,7 @@
 //! Watches over one clatd: its end is noticed at once.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,6 +20,11 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// A clatd that lived this long has earned a fresh start.
 const STEADY: Duration = Duration::from_secs(60);
 
+/// A clatd that takes none of the packets that there are for so long hangs: so many looks, one after
+/// the other.
+const PATIENCE: Duration = Duration::from_millis(250 * LOOKS as u64);
+const LOOKS: u32 = 5;
+
 /// How clatd exits when another node has its address (docs/contract.md): starting it again as it was
 /// would not help.
 const DUPLICATE: i32 = 3;
@@ -34,6 +39,48 @@ impl End {
     }
 }
 
+/// What a clatd has to do. Nothing is asked while there is nothing to do.
+pub(crate) struct Work<A, T> {
+    /// What becomes readable when there is a packet for it.
+    pub(crate) arrival: A,
+    /// How many it has taken.
+    pub(crate) taken: T,
+}
+
+impl<A, T> Work<A, T>
+where
+    A: Fn() -> io::Result<OwnedFd>,
+    T: Fn() -> io::Result<u64>,
+{
+    /// Waits until one of `fds` is readable and returns its place; `None` when clatd hangs.
+    fn wait(&self, fds: &[BorrowedFd<'_>]) -> Option<usize> {
+        loop {
+            let Ok(arrival) = (self.arrival)() else { return wait_readable(fds, None) };
+            let before = (self.taken)();
+            let at = wait_readable(&[fds, &[arrival.as_fd()]].concat(), None);
+            if at.is_some_and(|at| at < fds.len()) {
+                return at;
+            }
+            // Before the next packet: it costs nothing while there are many.
+            drop(arrival);
+            let has_taken_none = || matches!((&before, (self.taken)()), (Ok(a), Ok(b)) if *a == b);
+            let mut looks = LOOKS;
+            loop {
+                if let Some(at) = wait_readable(fds, Some(PATIENCE / LOOKS)) {
+                    return Some(at);
+                }
+                if !has_taken_none() {
+                    break;
+                }
+                looks -= 1;
+                if looks == 0 {
+                    return None;
+                }
+            }
+        }
+    }
+}
+
 /// A clatd that is watched over. Dropping it ends it.
 pub(crate) struct Supervisor<C: Child> {
     pid: i32,
@@ -45,18 +92,35 @@ pub(crate) struct Supervisor<C: Child> {
 }
 
 impl<C: Child> Supervisor<C> {
-    /// Takes over `child`, and calls `ended` when it ends by itself.
-    pub(crate) fn watch(mut child: C, ended: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    /// Takes over `child`, and calls `ended` when it ends by itself, or is ended since it hangs.
+    pub(crate) fn watch<A, T>(
+        mut child: C,
+        work: Work<A, T>,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self>
+    where
+        A: Fn() -> io::Result<OwnedFd> + Send + 'static,
+        T: Fn() -> io::Result<u64> + Send + 'static,
+    {
         let pid = child.pid();
         let end = Arc::<End>::default();
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         let stopping = stop.as_fd().try_clone_to_owned()?;
         let noted = Arc::clone(&end);
         let thread = thread::Builder::new().name("clatd-watch".into()).spawn(move || {
-            if wait_readable(&[stopping.as_fd(), child.as_fd()], None) == Some(0) {
+            let at = work.wait(&[stopping.as_fd(), child.as_fd()]);
+            if at == Some(0) {
                 return Some(child);
             }
-            *noted.get() = Some((child.reap(), Instant::now()));
+            if at.is_none() {
+                log::error!("clatd, pid {pid}, takes no packets; killing it");
+                child.kill().unwrap_or_else(|e| log::error!("cannot kill pid {pid}: {e}"));
+            }
+            let mut end = child.reap();
+            if at.is_none() {
+                end.how = format!("hung: it took no packets for {PATIENCE:?}");
+            }
+            *noted.get() = Some((end, Instant::now()));
             drop(child);
             noted.1.notify_all();
             ended();

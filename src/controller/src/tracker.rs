@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clat_datapath::next_hop::tun_mtu;
@@ -17,11 +18,12 @@ use nix::errno::Errno;
 use crate::common::Common;
 use crate::errors::{Error, Step};
 use crate::host::{ClatdArgs, Detach, Host, Orphan};
-use crate::model::{Clat, Event, StopReason};
+use crate::model::{Clat, Event, StopReason, Working};
 use crate::offload::Attached;
 use crate::original;
+use crate::probe::Probe;
 use crate::reconcile::{reconcile, Action, Actual, Desired, Limit, Part};
-use crate::supervisor::{Restarts, Supervisor};
+use crate::supervisor::{Restarts, Supervisor, Work};
 
 /// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one,
 /// and unlike one another.
@@ -30,6 +32,9 @@ const ROUTE_METRIC: u32 = 2048;
 /// So many repairs in so long end a CLAT: somebody else wants it otherwise.
 const MOST_REPAIRS: (usize, Duration) = (5, Duration::from_secs(60));
 
+/// So many new addresses in so long it gets where other nodes have those before.
+const MOST_DUPLICATES: (usize, Duration) = (3, Duration::from_secs(60));
+
 /// A CLAT, whole or half-built. The parts are in the order in which they have to go, which is the
 /// order that Rust drops them in: the reverse of how they came.
 pub(crate) struct Tracker<H: Host> {
@@ -37,13 +42,25 @@ pub(crate) struct Tracker<H: Host> {
     offload: Option<Attached<H::Programs>>,
     clatd: Option<Supervisor<H::Child>>,
     rule: Option<H::Rule>,
+    /// Of the IPv6 address, so that neighbours find it while there is no clatd.
+    claim: Option<H::Claim>,
     lease: Option<Lease>,
     tun: Option<H::Tun>,
     desired: Desired,
     /// What it is. Addresses are unspecified and indices 0 until they are known.
     clat: Clat,
     restarts: Restarts,
+    /// When another clatd is due.
+    due: Option<Instant>,
     repairs: Limit,
+    /// New IPv6 addresses, where another node has the one before.
+    duplicates: Limit,
+    /// The Ethernet address that neighbours were told of.
+    announced: Option<[u8; 6]>,
+    /// Whether IPv4 works, asked for each address and path.
+    probe: Probe<(Ipv6Addr, Option<u32>)>,
+    /// What was told of that.
+    told: Working,
     /// Whether translation in the kernel was tried; there may be none.
     is_offload_tried: bool,
     /// Whether its device has ever been set up.
@@ -70,6 +87,7 @@ pub(crate) struct Shown {
     pub(crate) pid: i32,
     pub(crate) restarts: u32,
     pub(crate) offloaded: bool,
+    pub(crate) working: Working,
 }
 
 impl<H: Host> Tracker<H> {
@@ -91,12 +109,18 @@ impl<H: Host> Tracker<H> {
             offload: None,
             clatd: None,
             rule: None,
+            claim: None,
             lease: None,
             tun: None,
             desired,
             clat,
             restarts: Restarts::default(),
+            due: None,
             repairs: Limit::new(MOST_REPAIRS.0, MOST_REPAIRS.1),
+            duplicates: Limit::new(MOST_DUPLICATES.0, MOST_DUPLICATES.1),
+            announced: None,
+            probe: Probe::default(),
+            told: Working::Unknown,
             is_offload_tried: false,
             was_configured: false,
             is_withdrawn: false,
@@ -129,15 +153,15 @@ impl<H: Host> Tracker<H> {
             standalone: common.standalone,
         });
         (it.tun, it.rule) = (Some(tun), Some(rule));
-        let clatd = Supervisor::watch(child, common.waker());
-        it.clatd = Some(clatd.map_err(|e| Error::io(&e, &iface, Step::Supervise))?);
+        let v4iface = iface
+            .v4iface(it.clat.index)
+            .map_err(|e| fail(e.errno(), Step::CheckName, &e.to_string()))?;
+        let v4index = host.index_of(&v4iface);
+        (it.clat.v4iface, it.clat.v4index) = (v4iface.clone(), v4index.unwrap_or(0));
+        it.clatd = Some(it.watch(common, child)?);
         let index = index
             .ok_or_else(|| fail(Errno::ENODEV, Step::FindNetwork, "there is no such interface"))?;
-        let v4iface =
-            iface.v4iface().map_err(|e| fail(e.errno(), Step::CheckName, &e.to_string()))?;
-        let v4index = host
-            .index_of(&v4iface)
-            .ok_or_else(|| fail(Errno::ENODEV, Step::CreateTun, "it is gone"))?;
+        let v4index = v4index.ok_or_else(|| fail(Errno::ENODEV, Step::CreateTun, "it is gone"))?;
         it.lease = common.pool.take(v4);
         if it.lease.is_none() {
             return Err(fail(Errno::EADDRNOTAVAIL, Step::PickV4, &format!("{v4} is another's")));
@@ -155,7 +179,9 @@ impl<H: Host> Tracker<H> {
             let route = host.adopt_route(v4index, v4, metric);
             it.route = Some(route.map_err(|e| Error::io(&e, &iface, Step::AddRoute))?);
         }
-        it.clat = Clat { v4iface, v4index, prefix, v4, v6, ..it.clat };
+        it.clat = Clat { prefix, v4, v6, ..it.clat };
+        it.claim(host.as_ref());
+        it.announced = host.link_address(index);
         it.complete(common)
     }
 
@@ -193,6 +219,7 @@ impl<H: Host> Tracker<H> {
         let actual = self.actual(common.host.as_ref(), uplink.as_ref(), now);
         let actions = reconcile(&self.desired, &actual);
         if actions.is_empty() {
+            self.ask(common, actual.wanted_mtu);
             return Ok(Outcome::Whole);
         }
         if self.was_configured {
@@ -202,6 +229,10 @@ impl<H: Host> Tracker<H> {
             log::error!("{}: what is put back does not last; giving up", self.clat.iface);
             return Ok(Outcome::Over(StopReason::Failed));
         }
+        if actual.is_taken {
+            self.duplicates.note(now);
+        }
+        let has_run = self.clatd.is_some() || self.due.is_some();
         for action in actions.iter().rev() {
             match action {
                 Action::Make(part) => self.drop_part(*part),
@@ -216,10 +247,11 @@ impl<H: Host> Tracker<H> {
                 Action::End(reason) => return Ok(Outcome::Over(reason)),
                 Action::AwaitClatd => outcome = Outcome::AwaitsClatd,
                 // What ran has to run again, however long that takes.
-                Action::Make(Part::Clatd) if self.was_configured => {
+                Action::Make(Part::Clatd) if has_run => {
                     if let Err(e) = self.make(Part::Clatd, common) {
                         log::error!("{e}");
                         self.restarts.failed(&e.cause, now);
+                        self.due = self.restarts.due();
                         return Ok(Outcome::Whole);
                     }
                 }
@@ -233,6 +265,7 @@ impl<H: Host> Tracker<H> {
                     let set = common.host.configure(v4index, v4, mtu);
                     set.map_err(|e| self.failed(&e, Step::AwaitClatd))?;
                 }
+                Action::Announce => self.announce(common.host.as_ref()),
                 Action::WithdrawRoute | Action::RestoreRoute => {
                     self.move_route(common.host.as_ref(), action);
                 }
@@ -251,14 +284,20 @@ impl<H: Host> Tracker<H> {
             })
         };
         let mtu = self.tun.as_ref().and_then(|_| host.mtu(*v4index).ok());
-        let due = self.restarts.due();
-        let mut parts: BTreeSet<_> = [
+        let source =
+            uplink.and_then(|uplink| host.source_towards(uplink, *mark, prefix.addr()).ok());
+        let source = source.filter(|source| address::is_usable_source(*source));
+        let is_taken = source.is_some() && self.clatd.as_ref().is_some_and(Supervisor::is_taken);
+        // Another one would not help where another address does.
+        self.due = if is_taken { Some(self.duplicates.free_at(now)) } else { self.restarts.due() };
+        let is_due = self.due.is_some_and(|due| due <= now);
+        let parts: BTreeSet<_> = [
             (Part::Device, mtu.is_some()),
             (Part::V4, self.lease.is_some()),
             (Part::V6, !v6.is_unspecified()),
             (Part::Rule, self.rule.is_some()),
             // Nothing is to be done about one that has ended before another is due.
-            (Part::Clatd, due.map_or(self.clatd.is_some(), |due| now < due)),
+            (Part::Clatd, !is_due && (self.clatd.is_some() || self.due.is_some())),
             (Part::Offload, self.is_offload_tried),
             (Part::Route, self.route.is_some() || !self.desired.standalone),
         ]
@@ -269,17 +308,12 @@ impl<H: Host> Tracker<H> {
         let is_configured = parts.contains(&Part::Device)
             && has_addresses
             && asked("the device's address", host.is_configured(v4iface, *v4), true);
-        let (mut wanted_mtu, mut has_other_prefix, mut is_taken) = (None, false, false);
-        if let Some(uplink) = uplink.filter(|_| has_addresses) {
-            wanted_mtu = host.path_mtu(uplink, *mark, prefix).ok().map(tun_mtu);
-            let source = host.source_towards(uplink, *mark, prefix.addr()).ok();
-            let source = source.filter(|source| address::is_usable_source(*source));
-            let has_prefix = asked("its addresses", host.has_prefix(*index, *v6), true);
-            let is_other =
-                source.is_some_and(|source| source.segments()[..4] != v6.segments()[..4]);
-            has_other_prefix = !has_prefix && is_other;
-            is_taken = source.is_some() && self.clatd.as_ref().is_some_and(Supervisor::is_taken);
-        }
+        let wanted_mtu = uplink.filter(|_| has_addresses).and_then(|uplink| {
+            let path_mtu = host.path_mtu(uplink, *mark, prefix).ok()?;
+            Some(tun_mtu(path_mtu))
+        });
+        let has_prefix = asked("its addresses", host.has_prefix(*index, *v6), true);
+        let is_other = source.is_some_and(|source| source.segments()[..4] != v6.segments()[..4]);
         let is_route_set = self
             .route
             .as_ref()
@@ -287,15 +321,39 @@ impl<H: Host> Tracker<H> {
         self.was_configured |= is_configured;
         Actual {
             has_uplink: uplink.is_some(),
-            is_renamed: uplink.is_some_and(|uplink| *uplink != self.clat.iface),
+            is_renamed: uplink.is_some_and(|uplink| uplink != iface),
             parts,
-            has_other_prefix,
-            is_taken,
+            has_other_prefix: has_addresses && !has_prefix && is_other,
+            is_taken: is_taken && is_due,
             wanted_mtu,
             mtu,
             is_configured,
             was_configured: self.was_configured,
             is_route_set,
+            is_announced: self.announced == host.link_address(*index),
+        }
+    }
+
+    /// Has somebody asked whether IPv4 works, once for each address and path, and tells of the answer.
+    fn ask(&mut self, common: &Common<H>, path: Option<u32>) {
+        let Some(target) = common.probe_target else { return };
+        let Clat { iface, prefix, mark, v6, .. } = self.clat.clone();
+        let host = Arc::clone(&common.host);
+        let ask = move || match host.probe(&iface, mark, &prefix, target) {
+            Ok(true) => Working::Yes,
+            Ok(false) => Working::No,
+            Err(e) => {
+                log::warn!("{iface}: cannot ask whether IPv4 works: {e}");
+                Working::Unknown
+            }
+        };
+        self.probe.ask((v6, path), ask, common.waker());
+        let working = self.probe.answer();
+        if working != Working::Unknown && working != self.told {
+            let iface = self.clat.iface.clone();
+            log::info!("{iface}: does IPv4 work? {}", working.as_str());
+            (common.observer)(Event::Probed { iface, working });
+            self.told = working;
         }
     }
 
@@ -312,7 +370,6 @@ impl<H: Host> Tracker<H> {
     fn is_repair(&self, actions: &[Action], actual: &Actual) -> bool {
         actions.iter().any(|action| match action {
             Action::Make(Part::Device) => self.was_configured && !actual.is_renamed,
-            Action::Make(Part::V6) => actual.is_taken,
             Action::Configure(_) => true,
             // Others take it along, and so do we.
             Action::RestoreRoute => actions.len() == 1 && !self.is_withdrawn,
@@ -326,7 +383,7 @@ impl<H: Host> Tracker<H> {
             Part::Offload => (self.offload, self.is_offload_tried) = (None, false),
             Part::Clatd => self.clatd = None,
             Part::Rule => self.rule = None,
-            Part::V6 => self.clat.v6 = Ipv6Addr::UNSPECIFIED,
+            Part::V6 => (self.claim, self.clat.v6) = (None, Ipv6Addr::UNSPECIFIED),
             Part::V4 => self.lease = None,
             Part::Device => (self.tun, self.was_configured) = (None, false),
         }
@@ -362,7 +419,7 @@ impl<H: Host> Tracker<H> {
     fn make_device(&mut self, host: &H) -> Result<(), Error> {
         let iface = &self.clat.iface;
         let v4iface = iface
-            .v4iface()
+            .v4iface(self.clat.index)
             .map_err(|e| Error::new(e.errno(), iface, Step::CheckName, e.to_string()))?;
         let tun = host.create_tun(&v4iface).map_err(|e| self.failed(&e, Step::CreateTun))?;
         let v4index = host.index_of(&v4iface).ok_or_else(|| {
@@ -381,6 +438,14 @@ impl<H: Host> Tracker<H> {
         let iface = &self.clat.iface;
         let prefix = parse_prefix(&self.desired.prefix)
             .map_err(|(errno, cause)| Error::new(errno, iface, Step::ParsePrefix, cause))?;
+        let is_on_link = common.host.is_on_link(self.clat.index, &prefix);
+        if is_on_link.unwrap_or_else(|e| {
+            log::warn!("{iface}: cannot tell its networks: {e}");
+            false
+        }) {
+            let cause = format!("{prefix} is of the network that it is on itself, not the NAT64's");
+            return Err(Error::new(Errno::EINVAL, iface, Step::ParsePrefix, cause));
+        }
         let taken = |addr| {
             common.host.has_address(addr).unwrap_or_else(|e| {
                 log::warn!("cannot tell whether {addr} is taken: {e}");
@@ -412,7 +477,27 @@ impl<H: Host> Tracker<H> {
         }
         let random = host.random().map_err(|e| self.failed(&e, Step::MakeV6))?;
         self.clat.v6 = Local::neutral(*v4, source, prefix, random).v6;
+        self.claim(host);
         Ok(())
+    }
+
+    /// Has the kernel answer for the IPv6 address, beside clatd. Where it does not, clatd says why.
+    fn claim(&mut self, host: &H) {
+        let Clat { iface, index, v6, .. } = &self.clat;
+        let claim = host.claim(*index, *v6);
+        let claim = claim.inspect_err(|e| log::debug!("{iface}: cannot claim {v6}: {e}"));
+        self.claim = claim.ok();
+    }
+
+    fn announce(&mut self, host: &H) {
+        let Clat { iface, index, v6, .. } = &self.clat;
+        let own = host.link_address(*index);
+        let told = self.claim.as_ref().zip(own);
+        match told.map_or(Ok(()), |(claim, own)| host.announce(claim, *v6, own)) {
+            Ok(()) => self.announced = own,
+            // As while the link is down.
+            Err(e) => log::debug!("{iface}: cannot tell neighbours of {v6}: {e}"),
+        }
     }
 
     fn start_clatd(&mut self, common: &Common<H>) -> Result<(), Error> {
@@ -425,8 +510,10 @@ impl<H: Host> Tracker<H> {
         let spawned = common.host.spawn_clatd(&args, tun);
         let spawned = spawned.inspect_err(|e| log::error!("{}", original::no_clatd(e)));
         let child = spawned.map_err(|e| self.failed(&e, Step::Spawn))?;
-        let clatd = Supervisor::watch(child, common.waker());
-        let clatd = clatd.map_err(|e| self.failed(&e, Step::Supervise))?;
+        let clatd = self.watch(common, child)?;
+        // It tells them.
+        self.announced = common.host.link_address(self.clat.index);
+        self.due = None;
         if let Some((restarts, ended)) = self.restarts.started() {
             let (pid, cause) = (clatd.pid(), ended.how);
             log::info!("clatd on {iface} started again with pid {pid}");
@@ -434,6 +521,19 @@ impl<H: Host> Tracker<H> {
         }
         self.clatd = Some(clatd);
         Ok(())
+    }
+
+    /// Watches over a clatd, which has to take what its device has for it.
+    fn watch(&self, common: &Common<H>, child: H::Child) -> Result<Supervisor<H::Child>, Error> {
+        let Clat { v4iface, v4index, .. } = self.clat.clone();
+        let hosts = [Arc::clone(&common.host), Arc::clone(&common.host)];
+        let [arrives, takes] = hosts;
+        let work = Work {
+            arrival: move || arrives.outgoing(v4index),
+            taken: move || takes.traffic(&v4iface).map(|traffic| traffic.tx_packets),
+        };
+        let clatd = Supervisor::watch(child, work, common.waker());
+        clatd.map_err(|e| self.failed(&e, Step::Supervise))
     }
 
     fn move_route(&mut self, host: &H, action: Action) {
@@ -496,7 +596,7 @@ impl<H: Host> Tracker<H> {
 
     /// When it has to be reconciled though nothing has changed.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.restarts.due()
+        self.due
     }
 
     /// What is to be seen of it.
@@ -506,6 +606,7 @@ impl<H: Host> Tracker<H> {
             clat: self.clat.clone(),
             pid: self.pid(),
             restarts: self.restarts.count(),
+            working: self.probe.answer(),
             offloaded: offload.is_some_and(|(offload, programs)| offload.is_whole(programs)),
         }
     }

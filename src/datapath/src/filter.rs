@@ -21,6 +21,7 @@ const NETWORK: u32 = 0xfff0_0000;
 
 const ETH_P_IPV6: u32 = 0x86dd;
 const PACKET_HOST: u32 = 0;
+const PACKET_OUTGOING: u32 = 4;
 const TCP: u32 = 6;
 const UDP: u32 = 17;
 const ICMPV6: u32 = 58;
@@ -95,6 +96,14 @@ pub fn udp4_to(port: u16) -> Vec<sock_filter> {
     require(&mut filter, LOAD_BYTE, 9, UDP, UDP);
     filter.push(step(KEEP_IPV4_LENGTH, 0));
     require(&mut filter, LOAD_HALF_BEHIND, 2, port.into(), port.into());
+    accept(filter)
+}
+
+/// Packets that leave.
+#[must_use]
+pub fn outgoing() -> Vec<sock_filter> {
+    let mut filter = Vec::new();
+    require(&mut filter, LOAD_WORD, PACKET_TYPE, PACKET_OUTGOING, PACKET_OUTGOING);
     accept(filter)
 }
 

@@ -14,6 +14,7 @@ mod fwmark;
 pub mod links;
 mod lock;
 mod names;
+mod probe;
 mod process;
 pub mod recovery;
 
@@ -23,6 +24,7 @@ pub use device::Device;
 pub use fwmark::Fwmark;
 pub use lock::NamespaceLock;
 pub use names::{IfaceName, NameError};
+pub use probe::{probe, ProbeTarget};
 pub use process::{spawn, ClatdProcess, Ended};
 
 /// Whether netd is there: it knows which interface belongs to which network, sets the routes, and

@@ -7,6 +7,8 @@ use std::fmt;
 
 use nix::errno::Errno;
 
+use crate::HAS_NETD;
+
 /// Longest name of an interface in bytes: IFNAMSIZ, less its NUL (linux/if.h).
 const MAX_LEN: usize = 15;
 
@@ -62,15 +64,23 @@ impl IfaceName {
         Ok(Self(text.to_owned()))
     }
 
-    /// The name of the TUN device that carries the IPv4 side of a CLAT on this uplink.
+    /// The name of the TUN device that carries the IPv4 side of a CLAT on this uplink, whose index is
+    /// `index`: `v4-` and its name; where that is too long, and off Android, `v4-` and its index.
     ///
     /// # Errors
-    /// [`NameError::TooLongForV4`] for a name of 13 characters and more.
-    pub fn v4iface(&self) -> Result<Self, NameError> {
-        if self.0.len() + V4_PREFIX.len() > MAX_LEN {
-            return Err(NameError::TooLongForV4);
+    /// [`NameError::TooLongForV4`] on Android for a name of 13 characters and more.
+    pub fn v4iface(&self, index: u32) -> Result<Self, NameError> {
+        self.v4iface_on(index, HAS_NETD)
+    }
+
+    fn v4iface_on(&self, index: u32, has_netd: bool) -> Result<Self, NameError> {
+        let fits = self.0.len() + V4_PREFIX.len() <= MAX_LEN;
+        match (fits, has_netd) {
+            (true, _) => Ok(Self(format!("{V4_PREFIX}{}", self.0))),
+            (false, true) => Err(NameError::TooLongForV4),
+            // At most 13 characters.
+            (false, false) => Ok(Self(format!("{V4_PREFIX}{index}"))),
         }
-        Ok(Self(format!("{V4_PREFIX}{}", self.0)))
     }
 
     /// The name as text.
@@ -101,10 +111,12 @@ mod tests {
         for name in ["wlan0", "rmnet_data0", "eth0.100", "a", "twelve-chars", "fifteen-chars--"] {
             assert_eq!(IfaceName::parse(name).map(|n| n.to_string()), Ok(name.to_owned()));
         }
-        let v4 = IfaceName::parse("wlan0").and_then(|name| name.v4iface());
+        let v4 = IfaceName::parse("wlan0").and_then(|name| name.v4iface_on(7, true));
         assert_eq!(v4.as_ref().map(IfaceName::as_str), Ok("v4-wlan0"));
-        let v4 = IfaceName::parse("twelve-chars").and_then(|name| name.v4iface());
+        let v4 = IfaceName::parse("twelve-chars").and_then(|name| name.v4iface_on(7, false));
         assert_eq!(v4.as_ref().map(IfaceName::as_str), Ok("v4-twelve-chars"));
+        let v4 = IfaceName::parse("enx30d042231de0").and_then(|name| name.v4iface_on(7, false));
+        assert_eq!(v4.as_ref().map(IfaceName::as_str), Ok("v4-7"));
     }
 
     #[test]
@@ -139,7 +151,7 @@ mod tests {
             assert_eq!(IfaceName::parse(&"x".repeat(len)), Err(NameError::TooLong), "{len}");
         }
         for len in 13..=15 {
-            let v4 = IfaceName::parse(&"x".repeat(len)).and_then(|name| name.v4iface());
+            let v4 = IfaceName::parse(&"x".repeat(len)).and_then(|name| name.v4iface_on(7, true));
             assert_eq!(v4, Err(NameError::TooLongForV4), "{len}");
         }
         assert_eq!(NameError::TooLong.errno(), Errno::ENAMETOOLONG);

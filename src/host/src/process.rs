@@ -91,6 +91,19 @@ impl ClatdProcess {
         self.pid.as_raw()
     }
 
+    /// Ends it at once, whatever it is doing.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn kill(&self) -> io::Result<()> {
+        if self.adopted {
+            pidfd::send_signal(self.pidfd.as_fd(), Signal::SIGKILL)?;
+        } else {
+            kill(self.pid, Signal::SIGKILL)?;
+        }
+        Ok(())
+    }
+
     /// Reaps the process after it has ended.
     pub fn reap(&mut self) -> Ended {
         self.reaped = true;

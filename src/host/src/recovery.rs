@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::{Pid, User};
 
-use crate::{ClatdArgs, ClatdProcess, Device, IfaceName};
+use crate::{links, ClatdArgs, ClatdProcess, Device, IfaceName};
 
 /// The users that clatd runs as, in order of preference.
 const USERS: [&str; 2] = ["clat", "nobody"];
@@ -86,7 +86,7 @@ fn take(
     let fd =
         pidfd::get_fd(child.as_fd(), fd).map_err(|e| HostError::during("its TUN device", e))?;
     let tun = Tun::from_fd(fd).map_err(|e| HostError::because(e.errno(), e.to_string()))?;
-    if uplink.v4iface().map_or(true, |v4iface| v4iface.as_str() != tun.name()) {
+    if v4iface(uplink).map_or(true, |v4iface| v4iface.as_str() != tun.name()) {
         return Err(HostError::because(Errno::EINVAL, format!("it holds {}", tun.name())));
     }
     let index = if_nametoindex(tun.name())?;
@@ -100,7 +100,7 @@ fn identify(process: &Path) -> Option<(IfaceName, RawFd)> {
     let command = fs::read(process.join("cmdline")).ok()?;
     let argv0 = command.split(|byte| *byte == 0).next()?;
     let uplink = IfaceName::parse(std::str::from_utf8(argv0).ok()?.strip_prefix("clatd-")?).ok()?;
-    let device = format!("iff:\t{}", uplink.v4iface().ok()?);
+    let device = format!("iff:\t{}", v4iface(&uplink)?);
     let same_namespace = fs::read_link(process.join("ns/net")).ok()?
         == fs::read_link("/proc/thread-self/ns/net").ok()?;
     if !same_namespace || !has_clatds_user(process)? {
@@ -110,6 +110,12 @@ fn identify(process: &Path) -> Option<(IfaceName, RawFd)> {
         fs::read_to_string(fd.path()).is_ok_and(|info| info.lines().any(|line| line == device))
     })?;
     Some((uplink, fd.file_name().to_str()?.parse().ok()?))
+}
+
+/// The name of the device of a CLAT on that uplink.
+fn v4iface(uplink: &IfaceName) -> Option<IfaceName> {
+    // The index matters for long names only.
+    uplink.v4iface(links::index_of(uplink).unwrap_or_default()).ok()
 }
 
 /// Reads the process's status: the owner of its directory in /proc does not tell, since that is

@@ -11,6 +11,12 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::request::{attribute, number, number_at, request};
 
+/// struct ifaddrmsg (linux/if_addr.h): family, prefix length, flags, scope, index; attributes follow.
+const PREFIX_LEN: usize = 1;
+const FLAGS: usize = 2;
+const INDEX: usize = 4;
+const HEADER_LEN: usize = 8;
+
 /// Gives the interface `index` the address `v4`/32, if it does not have it.
 ///
 /// # Errors
@@ -33,7 +39,7 @@ pub fn add_address(index: u32, v4: Ipv4Addr) -> io::Result<()> {
 pub fn addresses4(index: u32) -> io::Result<Vec<Ipv4Addr>> {
     const IFA_LOCAL: u16 = 2;
     let mut found = Vec::new();
-    dump(AddressFamily::Inet, index, |attributes, _| {
+    dump(AddressFamily::Inet, index, |_, attributes| {
         let address = attribute(attributes, IFA_LOCAL).and_then(|local| local.first_chunk::<4>());
         found.extend(address.copied().map(Ipv4Addr::from));
     })?;
@@ -45,6 +51,8 @@ pub fn addresses4(index: u32) -> io::Result<Vec<Ipv4Addr>> {
 pub struct Address6 {
     /// The address.
     pub address: Ipv6Addr,
+    /// So many of its first bits are those of all of its network.
+    pub prefix_len: u8,
     /// Whether new connections may be made from it: it is neither deprecated nor tentative, and
     /// nobody else's (RFC 4862 §2).
     pub is_preferred: bool,
@@ -60,30 +68,33 @@ pub fn addresses6(index: u32) -> io::Result<Vec<Address6>> {
     /// IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE
     const NOT_PREFERRED: u32 = 0x08 | 0x20 | 0x40;
     let mut found = Vec::new();
-    dump(AddressFamily::Inet6, index, |attributes, flags| {
+    dump(AddressFamily::Inet6, index, |header, attributes| {
         let address =
             attribute(attributes, IFA_ADDRESS).and_then(|value| value.first_chunk::<16>());
-        let flags = number(attributes, IFA_FLAGS).unwrap_or_else(|| flags.into());
+        let flags = number(attributes, IFA_FLAGS).unwrap_or_else(|| header[FLAGS].into());
         found.extend(address.map(|address| Address6 {
             address: Ipv6Addr::from(*address),
+            prefix_len: header[PREFIX_LEN],
             is_preferred: flags & NOT_PREFERRED == 0,
         }));
     })?;
     Ok(found)
 }
 
-/// Gives the attributes of each address of an interface to `each`, and the flags of its header.
-fn dump(family: AddressFamily, index: u32, mut each: impl FnMut(&[u8], u8)) -> io::Result<()> {
-    // struct ifaddrmsg (linux/if_addr.h): family, prefix length, flags, scope, index.
-    const FLAGS: usize = 2;
-    const INDEX: usize = 4;
-    const HEADER_LEN: usize = 8;
+/// Gives header and attributes of each address of an interface to `each`.
+fn dump(
+    family: AddressFamily,
+    index: u32,
+    mut each: impl FnMut(&[u8; HEADER_LEN], &[u8]),
+) -> io::Result<()> {
     let mut addresses = AddressMessage::default();
     addresses.header.family = family;
     addresses.header.index = index;
     request(RouteNetlinkMessage::GetAddress(addresses), NLM_F_DUMP, |message| {
-        if number_at(message, INDEX) == Some(index) {
-            each(message.get(HEADER_LEN..).unwrap_or_default(), message[FLAGS]);
+        if let Some((header, attributes)) = message.split_first_chunk() {
+            if number_at(header, INDEX) == Some(index) {
+                each(header, attributes);
+            }
         }
     })
 }

@@ -18,6 +18,7 @@ const INDEX: usize = 4;
 const FLAGS: usize = 8;
 const HEADER_LEN: usize = 16;
 /// linux/if_link.h
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
@@ -46,6 +47,8 @@ pub struct Link {
     pub kind: String,
     /// The index of the bridge or bond that it is a port of.
     pub master: Option<u32>,
+    /// Its link-layer address, where that has six bytes.
+    pub address: Option<[u8; 6]>,
 }
 
 impl Link {
@@ -66,6 +69,7 @@ impl Link {
             has_carrier: flags & running == running,
             kind: attribute(info, IFLA_INFO_KIND).map(text).unwrap_or_default(),
             master: number(attributes, IFLA_MASTER),
+            address: attribute(attributes, IFLA_ADDRESS).and_then(|it| it.try_into().ok()),
         })
     }
 }

@@ -16,6 +16,8 @@ use crate::request::{for_each_message, number, number_at};
 pub enum Topic {
     /// Interfaces.
     Links,
+    /// What IPv6 has of interfaces: among it the MTU that a router advertises (since Linux 5.15).
+    Links6,
     /// IPv4 addresses.
     Addresses4,
     /// IPv6 addresses.
@@ -38,6 +40,7 @@ impl Topic {
             Self::Routes4 => 7,
             Self::Addresses6 => 9,
             Self::Routes6 => 11,
+            Self::Links6 => 12,
         }
     }
 }

@@ -62,4 +62,9 @@ parcelable ClatStatus {
      * nothing is counted.
      */
     @nullable OffloadCounters ingress;
+    /**
+     * "yes" or "no": whether IPv4 works, as a host on the IPv4 internet answered or not; "unknown"
+     * where none was asked, or has not answered yet; empty from a controller that cannot ask.
+     */
+    @utf8InCpp String working;
 }

@@ -34,13 +34,14 @@ interface IClatdController {
      * @param nat64Prefix the network's NAT64 prefix with its length, for example "64:ff9b::/96".
      * @return the CLAT's own IPv6 address, as text.
      * @throws ServiceSpecificException EINVAL for a name with characters other than A-Z a-z 0-9 . _
-     *         -, ENAMETOOLONG for one of more than 12 (the TUN device is named "v4-" and this);
-     *         EBUSY when a CLAT already runs there, ENODEV when the interface belongs to no
-     *         network; EAFNOSUPPORT for an IPv4 prefix, EINVAL for one that is malformed, has host
-     *         bits set or is no /96; EADDRNOTAVAIL when no IPv4 address is left or the interface
-     *         has no global IPv6 address; without netd, ETIMEDOUT or EIO when clatd does not set up
-     *         its device; ESHUTDOWN when the controller is ending; else what the system said in the
-     *         step that failed.
+     *         -, ENAMETOOLONG for one of more than 15, on Android of more than 12 (the TUN device
+     *         is named "v4-" and this); EBUSY when a CLAT already runs there, ENODEV when the
+     *         interface belongs to no network; EAFNOSUPPORT for an IPv4 prefix, EINVAL for one that
+     *         is malformed, has host bits set, is no /96 or is of the interface's own network;
+     *         EADDRNOTAVAIL when no IPv4 address is left or the interface has no global IPv6
+     *         address; without netd, ETIMEDOUT or EIO when clatd does not set up its device;
+     *         ESHUTDOWN when the controller is ending; else what the system said in the step that
+     *         failed.
      */
     @utf8InCpp String clatdStart(in @utf8InCpp String ifName, in @utf8InCpp String nat64Prefix);
 

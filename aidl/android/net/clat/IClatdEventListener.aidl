@@ -27,9 +27,17 @@ oneway interface IClatdEventListener {
     const int STOP_SHUTDOWN = 1;
     /** A CLAT ended because its uplink left its network, or the network is gone. */
     const int STOP_NETWORK_GONE = 2;
+    /** A CLAT ended because its uplink is gone, or was made anew. */
+    const int STOP_UPLINK_GONE = 3;
+    /**
+     * A CLAT ended because something that it needs could not be put back; the controller's log says
+     * what.
+     */
+    const int STOP_FAILED = 4;
 
     /**
-     * A CLAT was started.
+     * A CLAT was started, or goes on with another name, prefix or address: its uplink was renamed
+     * or renumbered, or another node has the address that it had.
      *
      * @param ifName the uplink's name.
      * @param nat64Prefix the NAT64 prefix with its length, "64:ff9b::/96".
@@ -58,4 +66,23 @@ oneway interface IClatdEventListener {
      */
     void onClatdRestarted(in @utf8InCpp String ifName, int pid, int restarts,
             in @utf8InCpp String cause);
+
+    /**
+     * A clatd died. Unless its CLAT ends, onClatdRestarted follows, at most 10 s later.
+     *
+     * @param ifName the uplink's name.
+     * @param pid process id that the clatd had.
+     * @param cause how it ended, for people: "exited with status 1".
+     */
+    void onClatdDied(in @utf8InCpp String ifName, int pid, in @utf8InCpp String cause);
+
+    /**
+     * A host on the IPv4 internet was asked whether IPv4 works: at the start, and when the CLAT has
+     * another address or path. Only where the controller was told whom to ask, and when the answer
+     * is another than before.
+     *
+     * @param ifName the uplink's name.
+     * @param working "yes" or "no".
+     */
+    void onClatdProbed(in @utf8InCpp String ifName, in @utf8InCpp String working);
 }

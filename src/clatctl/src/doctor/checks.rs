@@ -43,6 +43,7 @@ pub(super) fn all(transport: Option<&Transport>) -> Vec<Check> {
         Check::new("permissions", "capability for BPF", OPTIONAL, bpf_capability()),
         Check::new("network", "controller", OPTIONAL, controller(transport)),
         Check::new("network", "IPv6 uplink", OPTIONAL, uplink()),
+        Check::new("network", "IPv4 by CLATs", OPTIONAL, working(transport)),
     ]
 }
 
@@ -296,6 +297,23 @@ fn controller(transport: Option<&Transport>) -> Answer {
     match client.status() {
         Ok(status) => Ok(format!("pid {} answers", status.pid)),
         Err(failure) => Err(Trouble::unknown(failure.message, with_rights())),
+    }
+}
+
+/// Whether IPv4 works by the CLATs that run, as somebody on the IPv4 internet has told the controller.
+fn working(transport: Option<&Transport>) -> Answer {
+    const LOOK: &str = "clatctl status  # and ask the network whether its NAT64 is there";
+    const ASK: &str = "clat_controller --probe ADDR  # and a host that answers";
+    let status = Client::connect(transport).and_then(|client| client.status());
+    let status = status.map_err(|failure| Trouble::unknown(failure.message, with_rights()))?;
+    let of = |working| {
+        let clats = status.clats.iter().filter(|clat| clat.working == working);
+        clats.map(|clat| clat.iface.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    match (of("no"), of("yes")) {
+        (no, _) if !no.is_empty() => Err(Trouble::missing(format!("no answer by {no}"), LOOK)),
+        (_, yes) if !yes.is_empty() => Ok(yes),
+        _ => Err(Trouble::unknown("nobody was asked, or no CLAT runs", ASK)),
     }
 }
 

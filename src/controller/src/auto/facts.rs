@@ -104,7 +104,18 @@ mod tests {
 
     fn link(index: u32, name: &str, kind: &str, hardware: u16, master: Option<u32>) -> Link {
         let (name, kind) = (name.to_owned(), kind.to_owned());
-        Link { index, name, hardware, mtu: 1500, is_up: true, has_carrier: true, kind, master }
+        let address = None;
+        Link {
+            index,
+            name,
+            hardware,
+            mtu: 1500,
+            is_up: true,
+            has_carrier: true,
+            kind,
+            master,
+            address,
+        }
     }
 
     #[test]

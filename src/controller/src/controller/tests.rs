@@ -158,7 +158,7 @@ fn failures_that_are_not_of_the_host() {
     for name in ["", "wlan0 ", "wlan0\nCOMMIT", "../wlan0", "-A", "eth+"] {
         assert_eq!(errno(name, PREFIX), Err((Errno::EINVAL, Step::CheckName)), "{name:?}");
     }
-    for len in 13..20 {
+    for len in 16..20 {
         assert_eq!(
             errno(&"x".repeat(len), PREFIX),
             Err((Errno::ENAMETOOLONG, Step::CheckName)),
@@ -862,4 +862,73 @@ fn a_clat_whose_address_another_node_has_gets_another_one() {
     assert!(matches!(told.try_recv(), Ok(Event::Restarted { .. })));
     assert!(matches!(told.try_recv(), Ok(Event::Started(told)) if told == clat));
     assert_ne!(controller.running()[0].pid, 0);
+}
+
+#[test]
+fn a_clat_gets_three_new_addresses_a_minute() {
+    let (host, controller, _told) = following();
+    host.inner().exit_status = Some(3);
+    let mut seen = vec![controller.running()[0].clat.v6];
+    for n in 1..=4 {
+        host.kill(controller.running()[0].pid);
+        wait_until("its death", || controller.running()[0].pid == 0);
+        host.inner().random = n;
+        let due = controller.reconcile();
+        let running = &controller.running()[0];
+        if n == 4 {
+            // Nothing is sent from the one that another node has.
+            assert_eq!((running.pid, running.clat.v6), (0, seen[3]));
+            assert!(due > Some(Instant::now() + Duration::from_secs(30)), "{due:?}");
+        } else {
+            assert_ne!(running.pid, 0);
+            assert!(!seen.contains(&running.clat.v6), "{seen:?}");
+            seen.push(running.clat.v6);
+        }
+    }
+}
+
+#[test]
+fn a_clatd_that_takes_no_packets_is_replaced() {
+    let (host, controller, told) = following();
+    let pid = controller.running()[0].pid;
+    host.inner().has_packets = true;
+    // The next one finds packets.
+    host.kill(pid);
+    follow_until(&controller, "the one after", || controller.running()[0].restarts == 2);
+    let hung = |event| matches!(event, Event::Died { cause, .. } if cause.starts_with("hung"));
+    assert!(told.try_iter().any(hung));
+}
+
+#[test]
+fn a_clat_follows_the_name_of_its_uplink() {
+    let (host, controller, told) = following();
+    let before = controller.running()[0].clat.clone();
+    host.add_link("eth1", 22);
+    controller.start("eth1", PREFIX).expect("starts");
+    assert!(matches!(told.try_recv(), Ok(Event::Started(_))));
+    // A name that another CLAT is only just giving up.
+    host.inner().links.remove("wlan0");
+    host.add_link("eth1", 21);
+    host.add_link("a-very-long-one", 22);
+    let error = controller.start("a-very-long-one", PREFIX).expect_err("it runs there");
+    assert_eq!(error.errno, Errno::EBUSY, "{error}");
+    controller.reconcile();
+    controller.reconcile();
+    let running = controller.running();
+    let names: Vec<_> = running.iter().map(|it| (it.clat.index, it.clat.iface.as_str())).collect();
+    assert_eq!(names, [(22, "a-very-long-one"), (21, "eth1")]);
+    assert_eq!(running[0].clat.v4iface.as_str(), "v4-22");
+    let after = &running[1].clat;
+    assert_eq!((after.v4, after.v6, after.v4iface.as_str()), (before.v4, before.v6, "v4-eth1"));
+    controller.stop("eth1").expect("stops");
+    controller.stop("a-very-long-one").expect("stops");
+    assert_eq!(live(&host), ["programs"]);
+}
+
+#[test]
+fn a_prefix_of_the_uplinks_own_network_is_refused() {
+    let host = FakeHost::with_uplink("wlan0");
+    let error = controller(&host, true).start("wlan0", "2001:db8:1:2::/96").expect_err("its own");
+    assert_eq!((error.errno, error.step), (Errno::EINVAL, Step::ParsePrefix), "{error}");
+    assert_eq!(live(&host), [""; 0]);
 }

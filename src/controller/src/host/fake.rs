@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
     AttachError, Child, ClatdArgs, Detach, Devices, EgressEntry, Ended, Firewall, Hook,
-    IngressEntry, LinkKind, Links, Offload, OffloadCounters, Orphan, Processes, Programs, Recovery,
-    System, Traffic,
+    IngressEntry, LinkKind, Links, Offload, OffloadCounters, Orphan, ProbeTarget, Processes,
+    Programs, Recovery, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 use clat_host::Fwmark;
@@ -85,6 +85,10 @@ pub(crate) struct Inner {
     pub(crate) mtus: BTreeMap<u32, u32>,
     /// How much less than 1500 bytes the path carries.
     pub(crate) path_less: u32,
+    /// The Ethernet address of the uplink.
+    pub(crate) link_address: [u8; 6],
+    /// Whether the devices have packets, which no clatd ever takes.
+    pub(crate) has_packets: bool,
     /// Routes that are there no more, but will be.
     pub(crate) withdrawn: BTreeSet<String>,
 }
@@ -136,6 +140,11 @@ impl AsFd for FakeChild {
 impl Child for FakeChild {
     fn pid(&self) -> i32 {
         self.pid
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        self.ended.write(1)?;
+        Ok(())
     }
 
     fn reap(&mut self) -> Ended {
@@ -240,6 +249,7 @@ impl System for FakeHost {
 }
 
 impl Links for FakeHost {
+    type Claim = Held;
     type Route = Held;
 
     fn index_of(&self, iface: &IfaceName) -> Option<u32> {
@@ -263,6 +273,28 @@ impl Links for FakeHost {
     fn has_prefix(&self, _: u32, v6: Ipv6Addr) -> io::Result<bool> {
         let source = self.inner().source;
         Ok(source.is_some_and(|source| source.segments()[..4] == v6.segments()[..4]))
+    }
+
+    fn is_on_link(&self, _: u32, prefix: &Prefix) -> io::Result<bool> {
+        let source = self.inner().source;
+        let of_it = |source: Ipv6Addr| source.segments()[..4] == prefix.addr().segments()[..4];
+        Ok(source.is_some_and(of_it))
+    }
+
+    fn claim(&self, _: u32, _: Ipv6Addr) -> io::Result<Held> {
+        Err(Errno::EADDRNOTAVAIL.into())
+    }
+
+    fn link_address(&self, index: u32) -> Option<[u8; 6]> {
+        (index == 21).then(|| self.inner().link_address)
+    }
+
+    fn announce(&self, _: &Held, _: Ipv6Addr, _: [u8; 6]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn probe(&self, _: &IfaceName, _: Fwmark, _: &Prefix, _: ProbeTarget) -> io::Result<bool> {
+        Ok(self.inner().source.is_some())
     }
 
     fn path_mtu(&self, _: &IfaceName, _: Fwmark, _: &Prefix) -> io::Result<u32> {
@@ -347,6 +379,11 @@ impl Devices for FakeHost {
         inner.links.insert(name.to_string(), index);
         Ok(held)
     }
+
+    fn outgoing(&self, _: u32) -> io::Result<OwnedFd> {
+        let packets = u32::from(self.inner().has_packets);
+        Ok(EventFd::from_value_and_flags(packets, EfdFlags::EFD_CLOEXEC)?.into())
+    }
 }
 
 impl Firewall for FakeHost {
@@ -369,7 +406,7 @@ impl Processes for FakeHost {
 
     fn spawn_clatd(&self, args: &ClatdArgs, tun: &Held) -> io::Result<FakeChild> {
         self.fault(Fault::Spawn)?;
-        assert_eq!(tun.name, format!("tun v4-{}", args.uplink));
+        assert!(tun.name.starts_with("tun v4-"));
         let ended = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
         let pid = {
             let mut inner = self.inner();

@@ -11,12 +11,12 @@ pub(crate) mod fake;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use clat_host::links::Traffic;
-pub use clat_host::{ClatdArgs, Ended};
+pub use clat_host::{ClatdArgs, Ended, ProbeTarget};
 use clat_host::{Fwmark, IfaceName};
 pub use clat_netlink::LinkKind;
 pub use clat_offload::{
@@ -66,6 +66,9 @@ pub trait System {
 
 /// Interfaces, addresses and routes.
 pub trait Links {
+    /// An address that the kernel answers neighbours for until it is dropped.
+    type Claim: Send + 'static;
+
     /// A route that goes away when dropped.
     type Route: Detach + Send + 'static;
 
@@ -97,6 +100,40 @@ pub trait Links {
     /// # Errors
     /// Those of netlink.
     fn has_prefix(&self, index: u32, v6: Ipv6Addr) -> io::Result<bool>;
+
+    /// Whether `prefix` is of a network that the interface itself is on.
+    ///
+    /// # Errors
+    /// Those of netlink.
+    fn is_on_link(&self, index: u32, prefix: &Prefix) -> io::Result<bool>;
+
+    /// Has the kernel answer neighbours that look for `v6` on an interface, beside clatd and while
+    /// there is none.
+    ///
+    /// # Errors
+    /// EADDRNOTAVAIL where no prefix of the interface covers it.
+    fn claim(&self, index: u32, v6: Ipv6Addr) -> io::Result<Self::Claim>;
+
+    /// The Ethernet address of an interface; `None` where it has none, or is gone.
+    fn link_address(&self, index: u32) -> Option<[u8; 6]>;
+
+    /// Tells all neighbours that a claimed address is at this Ethernet address.
+    ///
+    /// # Errors
+    /// ENETDOWN where the interface is down.
+    fn announce(&self, claim: &Self::Claim, v6: Ipv6Addr, own: [u8; 6]) -> io::Result<()>;
+
+    /// Whether IPv4 works by the PLAT that `prefix` is of. Takes seconds.
+    ///
+    /// # Errors
+    /// Where that cannot be asked.
+    fn probe(
+        &self,
+        uplink: &IfaceName,
+        mark: Fwmark,
+        prefix: &Prefix,
+        target: ProbeTarget,
+    ) -> io::Result<bool>;
 
     /// What the path of packets with `mark` to `prefix` by `uplink` carries, in bytes of IPv6.
     ///
@@ -182,6 +219,12 @@ pub trait Devices {
     /// # Errors
     /// Those of open(2) and TUNSETIFF: EBUSY when the name is taken.
     fn create_tun(&self, name: &IfaceName) -> io::Result<Self::Tun>;
+
+    /// What becomes readable when a packet is about to leave by the device of this index.
+    ///
+    /// # Errors
+    /// Those of packet(7).
+    fn outgoing(&self, index: u32) -> io::Result<OwnedFd>;
 }
 
 /// The packet filter.
@@ -217,6 +260,12 @@ pub trait Firewall {
 pub trait Child: AsFd + Detach + Send + 'static {
     /// Its process id.
     fn pid(&self) -> i32;
+
+    /// Ends the process at once, whatever it is doing.
+    ///
+    /// # Errors
+    /// Those of kill(2).
+    fn kill(&self) -> io::Result<()>;
 
     /// Reaps the process after it has ended, and says how it did.
     fn reap(&mut self) -> Ended;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clat_controller::binder_adapter::{
     new_listener, BinderResult, IClatdController, IClatdEventListener, Interface, Strong,
-    STOP_REQUESTED, STOP_SHUTDOWN,
+    STOP_FAILED, STOP_REQUESTED, STOP_SHUTDOWN, STOP_UPLINK_GONE,
 };
 use nix::errno::Errno;
 use nix::sys::signal::{kill, Signal};
@@ -45,6 +45,14 @@ impl IClatdEventListener for Told {
     fn onClatdRestarted(&self, iface: &str, pid: i32, count: i32, how: &str) -> BinderResult<()> {
         self.note(format!("restarted {iface} {pid} {count} {how}"))
     }
+
+    fn onClatdProbed(&self, iface: &str, working: &str) -> BinderResult<()> {
+        self.note(format!("probed {iface} {working}"))
+    }
+
+    fn onClatdDied(&self, iface: &str, pid: i32, how: &str) -> BinderResult<()> {
+        self.note(format!("died {iface} {pid} {how}"))
+    }
 }
 
 /// How many listen, by the dump.
@@ -78,11 +86,12 @@ fn what_happens_is_told_in_order() {
     let pid = service.getStatus().expect("status").clats[0].pid;
     assert!(pid > 0, "it does not run");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
-    let restarted = next(2);
+    assert_eq!(next(2), format!("died up0 {pid} was killed by SIGKILL"));
+    let restarted = next(3);
     let pid = service.getStatus().expect("status").clats[0].pid;
     assert_eq!(restarted, format!("restarted up0 {pid} 1 was killed by SIGKILL"));
     service.clatdStop("up0").expect("stops");
-    assert_eq!(next(3), format!("stopped up0 {STOP_REQUESTED}"));
+    assert_eq!(next(4), format!("stopped up0 {STOP_REQUESTED}"));
 
     service.unregisterEventListener(&listener).expect("was registered");
     assert_eq!(errno_of(service.unregisterEventListener(&listener)), Some(Errno::ENOENT));
@@ -90,8 +99,35 @@ fn what_happens_is_told_in_order() {
     service.clatdStart("up0", PREFIX).expect("starts");
     service.registerEventListener(&listener).expect("registers again");
     controller.end();
-    assert_eq!(next(4), format!("stopped up0 {STOP_SHUTDOWN}"));
-    assert_eq!(events.lock().expect("no panic").len(), 4);
+    assert_eq!(next(5), format!("stopped up0 {STOP_SHUTDOWN}"));
+    assert_eq!(events.lock().expect("no panic").len(), 5);
+}
+
+#[test]
+fn why_a_clat_ended_is_told() {
+    if !is_root() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let controller = fixture.controller(&[]);
+    let service = controller.listen();
+    let told = Told::default();
+    let events = std::sync::Arc::clone(&told.0);
+    let listener = new_listener(told);
+    service.registerEventListener(&listener).expect("registers");
+    let last = || events.lock().expect("no panic").last().cloned().unwrap_or_default();
+    service.clatdStart("up0", PREFIX).expect("starts");
+    fixture.sh("ip link del up0");
+    let gone = format!("stopped up0 {STOP_UPLINK_GONE}");
+    wait_until("its end with the uplink", || last() == gone);
+    // One that cannot be put back: somebody else has the name of its device.
+    fixture.add_uplink("up0", 1);
+    service.clatdStart("up0", PREFIX).expect("starts again under the same name");
+    let swap = r#"printf "link del v4-up0\nlink add v4-up0 type veth\n" | ip -batch -"#;
+    fixture.sh(swap);
+    let failed = format!("stopped up0 {STOP_FAILED}");
+    wait_until("its end", || last() == failed);
+    fixture.sh("ip link del v4-up0");
 }
 
 /// Not a test: listens until it is killed.

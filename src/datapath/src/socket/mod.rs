@@ -2,6 +2,7 @@
 
 //! The sockets of the uplink.
 
+mod anycast;
 mod neighbour;
 mod packet;
 mod raw;
@@ -9,10 +10,13 @@ mod raw;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use clat_sys::socket;
+use clat_sys::{packet_socket, socket};
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::libc::{self, c_int};
 
+use crate::filter;
+
+pub use anycast::AnycastAddress;
 pub use neighbour::NeighbourSocket;
 pub use packet::{configure_packet_socket, open_packet_socket, PacketSocket};
 pub use raw::{join_anycast, open_raw_socket, path_mtu, RawSocket};
@@ -21,6 +25,7 @@ pub use raw::{join_anycast, open_raw_socket, path_mtu, RawSocket};
 /// direction is served; what is too much for the link is its queueing discipline's to drop.
 const QUEUE: c_int = 8 << 20;
 
+const ETH_P_ALL: u16 = 0x0003;
 const ETH_P_IPV6: u16 = 0x86dd;
 /// Not in `libc` for every C library (asm-generic/socket.h).
 const SO_LOCK_FILTER: c_int = 44;
@@ -43,6 +48,18 @@ pub fn socket_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = [0; 8];
     socket::get_bytes(fd, libc::SOL_SOCKET, SO_COOKIE, &mut cookie)?;
     Ok(u64::from_ne_bytes(cookie))
+}
+
+/// A socket that becomes readable when a packet is about to leave by the interface `index`.
+///
+/// # Errors
+/// What the kernel said.
+pub fn outgoing(index: u32) -> io::Result<OwnedFd> {
+    let fd = packet_socket(libc::SOCK_DGRAM)?;
+    let program = filter::outgoing();
+    socket::set_program(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+    packet_socket::bind(&fd, index, ETH_P_ALL)?;
+    Ok(fd)
 }
 
 /// A packet socket that hears nothing yet: its protocol is 0.

@@ -11,9 +11,10 @@ mod offload_tests;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
+use clat_datapath::socket::{outgoing, AnycastAddress};
 use clat_host::{
     firewall, links, recovery, spawn, ClatdArgs, ClatdProcess, DefaultRoute, Device, Fwmark,
     IfaceName,
@@ -30,8 +31,8 @@ pub use clat_offload::BPF_DIR;
 pub use properties::Properties;
 
 use super::{
-    Child, Detach, Devices, Ended, Firewall, Hook, Links, Offload, Orphan, Processes, Programs,
-    Recovery, System, Traffic,
+    Child, Detach, Devices, Ended, Firewall, Hook, Links, Offload, Orphan, ProbeTarget, Processes,
+    Programs, Recovery, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 
@@ -77,9 +78,14 @@ impl Devices for LinuxHost {
     fn create_tun(&self, name: &IfaceName) -> io::Result<Device> {
         Device::create(name)
     }
+
+    fn outgoing(&self, index: u32) -> io::Result<OwnedFd> {
+        outgoing(index)
+    }
 }
 
 impl Links for LinuxHost {
+    type Claim = AnycastAddress;
     type Route = DefaultRoute;
 
     fn index_of(&self, iface: &IfaceName) -> Option<u32> {
@@ -108,6 +114,37 @@ impl Links for LinuxHost {
             found.is_preferred && found.address.segments()[..4] == v6.segments()[..4]
         };
         Ok(addresses6(index)?.iter().any(is_of_it))
+    }
+
+    fn is_on_link(&self, index: u32, prefix: &Prefix) -> io::Result<bool> {
+        let is_of_it = |found: &Address6| {
+            let bits = u32::from(found.prefix_len.min(prefix.bits()));
+            let differing = found.address.to_bits() ^ prefix.addr().to_bits();
+            bits > 0 && differing.leading_zeros() >= bits
+        };
+        Ok(addresses6(index)?.iter().any(is_of_it))
+    }
+
+    fn claim(&self, index: u32, v6: Ipv6Addr) -> io::Result<AnycastAddress> {
+        AnycastAddress::join(index, v6)
+    }
+
+    fn link_address(&self, index: u32) -> Option<[u8; 6]> {
+        clat_netlink::link(index).ok()?.address
+    }
+
+    fn announce(&self, claim: &AnycastAddress, v6: Ipv6Addr, own: [u8; 6]) -> io::Result<()> {
+        claim.announce(v6, own)
+    }
+
+    fn probe(
+        &self,
+        uplink: &IfaceName,
+        mark: Fwmark,
+        prefix: &Prefix,
+        target: ProbeTarget,
+    ) -> io::Result<bool> {
+        clat_host::probe(uplink, mark, prefix, target)
     }
 
     fn path_mtu(&self, uplink: &IfaceName, mark: Fwmark, prefix: &Prefix) -> io::Result<u32> {
@@ -199,6 +236,10 @@ impl Detach for ClatdProcess {
 impl Child for ClatdProcess {
     fn pid(&self) -> i32 {
         self.pid()
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        self.kill()
     }
 
     fn reap(&mut self) -> Ended {

@@ -51,4 +51,5 @@ parcelable ClatStatus {
   boolean offloaded;
   @nullable android.net.clat.OffloadCounters egress;
   @nullable android.net.clat.OffloadCounters ingress;
+  @utf8InCpp String working;
 }

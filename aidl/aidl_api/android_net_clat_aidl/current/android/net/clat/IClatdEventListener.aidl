@@ -36,7 +36,11 @@ interface IClatdEventListener {
   oneway void onClatdStarted(in @utf8InCpp String ifName, in @utf8InCpp String nat64Prefix, in @utf8InCpp String v4, in @utf8InCpp String v6);
   oneway void onClatdStopped(in @utf8InCpp String ifName, int reason);
   oneway void onClatdRestarted(in @utf8InCpp String ifName, int pid, int restarts, in @utf8InCpp String cause);
+  oneway void onClatdDied(in @utf8InCpp String ifName, int pid, in @utf8InCpp String cause);
+  oneway void onClatdProbed(in @utf8InCpp String ifName, in @utf8InCpp String working);
   const int STOP_REQUESTED = 0;
   const int STOP_SHUTDOWN = 1;
   const int STOP_NETWORK_GONE = 2;
+  const int STOP_UPLINK_GONE = 3;
+  const int STOP_FAILED = 4;
 }

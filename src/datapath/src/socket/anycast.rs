@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! An address that an interface has beside its own.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use clat_packet::nd;
+use clat_sys::socket;
+use nix::libc::{self, c_int};
+use nix::sys::socket::{sendto, MsgFlags, SockaddrIn6};
+
+use super::join_anycast;
+
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// Not in `libc` for every C library (linux/in6.h).
+const IPV6_FREEBIND: c_int = 78;
+/// linux/icmpv6.h
+const ICMPV6_FILTER: c_int = 1;
+
+/// An address of an interface for which the kernel answers neighbour discovery while this is there.
+#[derive(Debug)]
+pub struct AnycastAddress {
+    fd: OwnedFd,
+    index: u32,
+}
+
+impl AnycastAddress {
+    /// Makes `v6` an anycast address of the interface `index`. Several may do so, for one address.
+    ///
+    /// # Errors
+    /// Those of [`join_anycast`]; `EPERM` without CAP_NET_RAW.
+    pub fn join(index: u32, v6: Ipv6Addr) -> io::Result<Self> {
+        let fd = socket::open(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6)?;
+        // It sends only.
+        socket::set_bytes(&fd, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &[0xff; 32])?;
+        let hops = c_int::from(nd::HOP_LIMIT);
+        socket::set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, hops)?;
+        socket::set_int(&fd, libc::IPPROTO_IPV6, IPV6_FREEBIND, 1)?;
+        join_anycast(fd.as_fd(), index, v6)?;
+        nix::sys::socket::bind(fd.as_raw_fd(), &address(v6, index))?;
+        Ok(Self { fd, index })
+    }
+
+    /// Tells all neighbours that it is at `own` on the Ethernet, whatever they have believed (RFC
+    /// 4861 §7.2.6).
+    ///
+    /// # Errors
+    /// What the kernel said: `ENETDOWN` where the interface is down.
+    pub fn announce(&self, v6: Ipv6Addr, own: [u8; 6]) -> io::Result<()> {
+        let message = nd::advertisement(v6, nd::OVERRIDE, own);
+        let to = address(ALL_NODES, self.index);
+        sendto(self.fd.as_raw_fd(), &message, &to, MsgFlags::empty())?;
+        Ok(())
+    }
+}
+
+fn address(v6: Ipv6Addr, index: u32) -> SockaddrIn6 {
+    SockaddrIn6::from(SocketAddrV6::new(v6, 0, 0, index))
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What may happen to a network while a phone is on it.
+
+use std::net::Ipv6Addr;
+
+use anyhow::{Context, Result};
+
+use crate::lab::Lab;
+use crate::packet::{icmpv6, proto, V6};
+use crate::wire::send_raw;
+
+/// Seconds that what a router advertises is valid for.
+const VALID: u32 = 1800;
+
+/// An MTU option (RFC 4861 §4.6.4).
+#[must_use]
+pub fn mtu_option(mtu: u32) -> Vec<u8> {
+    [&[5, 1, 0, 0][..], &mtu.to_be_bytes()].concat()
+}
+
+/// A prefix option (RFC 4861 §4.6.2): a /64 on the link, to make addresses of, which are preferred
+/// or, with false, deprecated.
+#[must_use]
+pub fn prefix_option(prefix: Ipv6Addr, is_preferred: bool) -> Vec<u8> {
+    const ON_LINK_AND_AUTONOMOUS: u8 = 0xc0;
+    let preferred = if is_preferred { VALID } else { 0 };
+    let lifetimes = [VALID.to_be_bytes(), preferred.to_be_bytes(), [0; 4]].concat();
+    [&[3, 4, 64, ON_LINK_AND_AUTONOMOUS][..], &lifetimes, &prefix.octets()].concat()
+}
+
+/// Sends a router advertisement (RFC 4861 §4.2) with these options to an address of the phone on
+/// `up0`. It is no default router by that.
+///
+/// # Errors
+/// Where the router has no link-local address.
+pub fn advertise(lab: &Lab, to: Ipv6Addr, options: &[u8]) -> Result<()> {
+    const ROUTER_ADVERTISEMENT: u8 = 134;
+    const HOP_LIMIT: u32 = 64 << 24;
+    let addresses = lab.router.run("ip -o -6 addr show dev ph0 scope link")?;
+    let own = addresses.split_whitespace().find_map(|word| word.strip_suffix("/64")?.parse().ok());
+    let own: Ipv6Addr = own.with_context(|| format!("no link-local address: {addresses}"))?;
+    // Reachable time and retransmission timer are not said.
+    let rest = [&[0; 8], options].concat();
+    let message = icmpv6(own, to, ROUTER_ADVERTISEMENT, 0, HOP_LIMIT, &rest);
+    let header = V6 { hops: 255, ..V6::new(own, to, proto::ICMPV6) };
+    send_raw(&lab.router, &header.packet(&message))
+}
+
+/// Moves `up0` from one /64 to another, by hand.
+///
+/// # Errors
+/// What `ip` said.
+pub fn renumber(lab: &Lab) -> Result<()> {
+    lab.router.run("ip -6 addr add 2001:db8:11::1/64 dev ph0 nodad")?;
+    lab.phone.run("ip -6 addr del 2001:db8:1::2/64 dev up0")?;
+    lab.phone.run("ip -6 addr add 2001:db8:11::2/64 dev up0 nodad")?;
+    lab.phone.run("ip -6 route replace default via 2001:db8:11::1 dev up0 metric 100").map(drop)
+}
+
+/// Has both ends of `up0` take packets of `mtu` bytes.
+///
+/// # Errors
+/// What `ip` said.
+pub fn set_link_mtu(lab: &Lab, mtu: u32) -> Result<()> {
+    lab.router.run(&format!("ip link set ph0 mtu {mtu}"))?;
+    lab.phone.run(&format!("ip link set up0 mtu {mtu}")).map(drop)
+}
+
+/// Gives `up0` another name, and whatever it loses by that where the kernel renames no interface
+/// that is up (before Linux 6.2).
+///
+/// # Errors
+/// What `ip` said.
+pub fn rename(lab: &Lab, name: &str) -> Result<()> {
+    if lab.phone.run(&format!("ip link set up0 name {name}")).is_err() {
+        lab.phone.run("ip link set up0 down")?;
+        lab.phone.run(&format!("ip link set up0 name {name}"))?;
+        lab.phone.run(&format!("ip link set {name} up"))?;
+        lab.phone.run(&format!("ip -6 addr replace 2001:db8:1::2/64 dev {name} nodad"))?;
+        let route = format!("default via 2001:db8:1::1 dev {name} metric 100");
+        lab.phone.run(&format!("ip -6 route replace {route}"))?;
+    }
+    Ok(())
+}
