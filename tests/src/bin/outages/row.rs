@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What changes, and how the time is taken.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+use clat_tests::{
+    change, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6,
+};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+use crate::traffic::{outage, upload_stall};
+
+/// Who is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    /// A CLAT whose packets the kernel translates.
+    Offload,
+    /// One with clatd alone.
+    Daemon,
+    /// IPv6 without any.
+    Native,
+}
+
+impl Subject {
+    pub(crate) const ALL: [Self; 3] = [Self::Offload, Self::Daemon, Self::Native];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Offload => "offload",
+            Self::Daemon => "clatd alone",
+            Self::Native => "native IPv6",
+        }
+    }
+}
+
+/// What is measured of a change.
+#[derive(Clone, Copy)]
+enum How {
+    /// For how long no datagram is answered.
+    Datagrams(fn(&Lab, Option<&Controller<'_>>) -> Result<()>),
+    /// For how long nothing of an upload arrives.
+    Upload(fn(&Lab, Option<&Controller<'_>>) -> Result<()>),
+    /// How long this takes.
+    Time(fn(&Lab, Option<&Controller<'_>>) -> Result<Duration>),
+}
+
+/// One line of the table.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    how: How,
+    /// Whether it means something without a CLAT.
+    is_native: bool,
+}
+
+impl Row {
+    pub(crate) fn is_of(&self, subject: Subject) -> bool {
+        self.is_native || subject != Subject::Native
+    }
+
+    /// Makes the change once, in a new lab.
+    pub(crate) fn take(&self, subject: Subject) -> Result<Duration> {
+        let offloads = match self.how {
+            // A veth passes what is larger than its MTU.
+            How::Upload(_) => Offloads::Off,
+            _ => Offloads::Default,
+        };
+        let lab = Lab::on(Uplink::Ethernet, offloads)?;
+        lab.phone.run("sysctl -qw net.ipv6.conf.up0.accept_ra=2")?;
+        let mode = match subject {
+            Subject::Offload => Some(Mode::Offload),
+            Subject::Daemon => Some(Mode::Daemon),
+            Subject::Native => None,
+        };
+        let controller = mode.map(|mode| Controller::new(&lab, mode, &[])).transpose()?;
+        if let Some(controller) = &controller {
+            controller.start("up0", PREFIX)?;
+        }
+        let controller = controller.as_ref();
+        let to: IpAddr = if controller.is_some() { SERVER4.into() } else { SERVER6.into() };
+        match self.how {
+            How::Datagrams(change) => outage(&lab, to, || change(&lab, controller)),
+            How::Upload(change) => upload_stall(&lab, to, || change(&lab, controller)),
+            How::Time(take) => take(&lab, controller),
+        }
+    }
+}
+
+const fn row(name: &'static str, how: How) -> Row {
+    Row { name, how, is_native: true }
+}
+
+/// Of a CLAT only.
+const fn own(name: &'static str, how: How) -> Row {
+    Row { name, how, is_native: false }
+}
+
+pub(crate) const ROWS: &[Row] = &[
+    row("upload, link's MTU 1500 → 1400", How::Upload(|lab, _| change::set_link_mtu(lab, 1400))),
+    row(
+        "upload, router's MTU 1500 → 1400",
+        How::Upload(|lab, _| {
+            change::advertise(lab, UPLINK6, &change::mtu_option(1400))?;
+            lab.router.run("ip link set ph0 mtu 1400").map(drop)
+        }),
+    ),
+    row("uplink renumbered by hand", How::Datagrams(|lab, _| change::renumber(lab))),
+    row(
+        "prefix deprecated by its router",
+        How::Datagrams(|lab, _| {
+            let [old, new]: [Ipv6Addr; 2] = ["2001:db8:1::".parse()?, "2001:db8:11::".parse()?];
+            lab.router.run("ip -6 addr add 2001:db8:11::1/64 dev ph0 nodad")?;
+            let options =
+                [change::prefix_option(old, false), change::prefix_option(new, true)].concat();
+            change::advertise(lab, UPLINK6, &options)?;
+            lab.phone.run("ip -6 addr change 2001:db8:1::2/64 dev up0 preferred_lft 0").map(drop)
+        }),
+    ),
+    own(
+        "another node has the address",
+        How::Datagrams(|lab, controller| {
+            let controller = controller.context("a CLAT")?;
+            let v6 = controller.status("up0")?["v6"].as_str().context("an address")?.to_owned();
+            lab.router.run(&format!("ip -6 addr add {v6}/128 dev ph0 nodad"))?;
+            // It is told when the other speaks.
+            lab.router.run(&format!("ping -c 1 -W 0.2 -I {v6} {UPLINK6}")).map(drop).or(Ok(()))
+        }),
+    ),
+    row(
+        "uplink's Ethernet address changed",
+        How::Datagrams(|lab, _| {
+            lab.phone.run("ip link set up0 address 02:00:00:00:12:34").map(drop)
+        }),
+    ),
+    row("uplink renamed", How::Datagrams(|lab, _| change::rename(lab, "new0"))),
+    row(
+        "the better of two uplinks down",
+        How::Time(|lab, controller| {
+            lab.second_uplink()?;
+            if let Some(controller) = controller {
+                controller.start("up1", PREFIX2)?;
+            }
+            let to: IpAddr = if controller.is_some() { SERVER4.into() } else { SERVER6.into() };
+            outage(lab, to, || lab.phone.run("ip link set up0 down").map(drop))
+        }),
+    ),
+    own(
+        "default route deleted",
+        How::Datagrams(|lab, _| lab.phone.run("ip -4 route del default").map(drop)),
+    ),
+    own(
+        "address of the IPv4 device flushed",
+        How::Datagrams(|lab, _| lab.phone.run("ip -4 addr flush dev v4-up0").map(drop)),
+    ),
+    own(
+        "IPv4 device down",
+        How::Datagrams(|lab, _| lab.phone.run("ip link set v4-up0 down").map(drop)),
+    ),
+    own(
+        "IPv4 device deleted",
+        How::Datagrams(|lab, _| lab.phone.run("ip link del v4-up0").map(drop)),
+    ),
+    own("clatd killed", How::Datagrams(|_, controller| signal(controller, Signal::SIGKILL))),
+    own("clatd hangs", How::Datagrams(|_, controller| signal(controller, Signal::SIGSTOP))),
+    own(
+        "start to first answer",
+        How::Time(|lab, controller| {
+            let controller = controller.context("a CLAT")?;
+            controller.ctl(&["stop", "up0"])?;
+            let begun = Instant::now();
+            controller.ctl(&["start", "up0", "--prefix", PREFIX])?;
+            while lab.phone.run(&format!("ping -c 1 -W 0.1 {SERVER4}")).is_err() {
+                ensure!(begun.elapsed() < Duration::from_secs(20), "no answer");
+            }
+            Ok(begun.elapsed())
+        }),
+    ),
+    own(
+        "stop",
+        How::Time(|_, controller| {
+            let controller = controller.context("a CLAT")?;
+            let begun = Instant::now();
+            controller.ctl(&["stop", "up0"])?;
+            Ok(begun.elapsed())
+        }),
+    ),
+];
+
+fn signal(controller: Option<&Controller<'_>>, signal: Signal) -> Result<()> {
+    let controller = controller.context("a CLAT")?;
+    for pid in controller.clatds() {
+        kill(Pid::from_raw(pid), signal)?;
+    }
+    // So that what is lost by it is seen.
+    thread::sleep(Duration::from_millis(10));
+    Ok(())
+}
