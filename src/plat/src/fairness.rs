@@ -71,49 +71,5 @@ impl Buckets {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const INTERVAL: Duration = ICMP_ERRORS.interval;
-
-    fn mac(n: u8) -> Mac {
-        Mac([2, 0, 0, 0, 0, n])
-    }
-
-    #[test]
-    fn the_oldest_of_who_has_most() {
-        let all = [(1, 5, 'a'), (2, 1, 'b'), (1, 3, 'c'), (1, 4, 'd'), (2, 2, 'e')];
-        let of =
-            |all: &[(u8, u32, char)]| to_evict(all.iter().map(|(g, age, n)| (mac(*g), age, *n)));
-        assert_eq!(of(&all), Some(('c', 3)));
-        assert_eq!(of(&all[..4]), Some(('c', 3)));
-        assert_eq!(of(&all[1..3]), Some(('b', 1)));
-        assert_eq!(of(&[]), None);
-    }
-
-    #[test]
-    fn errors_of_one_guest_are_not_counted_as_anothers() {
-        let mut now = Instant::now();
-        let buckets = Buckets::new(Rate { interval: INTERVAL, burst: 10 });
-        let count = |guest, now| (0..100).filter(|_| buckets.take(guest, now)).count();
-        assert_eq!((count(mac(1), now), count(mac(2), now)), (10, 10));
-        now += 4 * INTERVAL;
-        assert_eq!((count(mac(1), now), count(mac(3), now)), (4, 10));
-        // Whoever has many addresses keeps others waiting for no longer than that lasts.
-        for n in 0..=255 {
-            buckets.take(mac(n), now);
-        }
-        assert!(!buckets.take(Mac([9; 6]), now));
-        assert!(buckets.take(Mac([9; 6]), now + 2 * INTERVAL));
-        assert!(buckets.buckets.borrow().len() <= GUESTS);
-    }
-
-    /// The network's own errors and those about flows come out of one budget.
-    #[test]
-    fn a_copy_counts_with_the_original() {
-        let (now, buckets) = (Instant::now(), Buckets::default());
-        let copy = buckets.clone();
-        let taken = |buckets: &Buckets| (0..70).filter(|_| buckets.take(mac(1), now)).count();
-        assert_eq!((taken(&buckets), taken(&copy)), (70, 30));
-    }
-}
+#[path = "../tests/unit/fairness.rs"]
+mod tests;

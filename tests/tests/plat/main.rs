@@ -5,9 +5,9 @@
 
 mod by_itself;
 mod flows;
-mod guests;
-mod ways;
-mod weather;
+mod impairment;
+mod links;
+mod namespaces;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -22,7 +22,7 @@ nothing_left() {
 }
 
 # Both ways, packet by packet. (The module may have made an ifb0 of its own.)
-bad_weather() {
+impaired_link() {
 	ethtool -K eth0 gso off gro off tso off
 	netem="netem delay 10ms 5ms reorder 20% 50% loss 3%"
 	# shellcheck disable=SC2086 # words
@@ -30,7 +30,7 @@ bad_weather() {
 		tc filter add dev eth0 ingress matchall action mirred egress redirect dev down0 &&
 		tc qdisc add dev down0 root $netem && tc qdisc add dev eth0 root $netem
 }
-good_weather() {
+sound_link() {
 	tc qdisc del dev eth0 root && tc qdisc del dev eth0 clsact && ip link del down0 &&
 		ethtool -K eth0 gso on gro on
 }
@@ -50,12 +50,12 @@ try "DNS64" says 64:ff9b::c633:6401 dig +short +time=10 AAAA web.example
 try "the prefix by RFC 7050" says 64:ff9b::c000:aa dig +short +time=10 AAAA ipv4only.arpa
 try "curl by a name" fetches "http://web.example/"
 try "1 MB by IPv6" download "[$SERVER6]"
-try "a bad link" bad_weather
+try "a bad link" impaired_link
 try "1 MB by a bad link" download "[$SERVER6]"
 try "1 MB up by a bad link" says 1000000 curl -sS --max-time 120 -T /megabyte "http://[$SERVER6]/"
 try "lost on the way up" lost eth0
 try "lost on the way down" lost down0
-try "a good link" good_weather
+try "a good link" sound_link
 try "no IPv4" is_not ping -c 1 -W 2 $SERVER
 try "no IPv4 by curl" is_not curl -sS --max-time 5 http://$SERVER/
 

@@ -10,7 +10,6 @@ use std::net::Ipv6Addr;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use clat_packet::{ipv6, Ip};
 use clat_tun::VirtioHeader;
 
 use clat_plat::dns_server::DnsServer;
@@ -25,31 +24,15 @@ use clat_plat::icmp_error::IcmpError;
 use clat_plat::network::{is_question, Network, MAX_QUESTION};
 use clat_plat::settings::{DualStack, Settings};
 
+#[path = "../packets/mod.rs"]
+mod packets;
+
+pub(crate) use packets::fragment;
+
 /// The bytes of a UDP header.
 const UDP_HEADER: usize = 8;
 /// What a packet may have besides its headers where it is left to the link to cut it.
 const SUPER_PACKET: usize = 1 << 16;
-
-/// A fragment of a UDP datagram; `offset` is in bytes.
-#[must_use]
-pub(crate) fn fragment(id: u32, offset: usize, more: bool, payload: &[u8]) -> Vec<u8> {
-    let fragment = clat_packet::Fragment { offset: u16::try_from(offset / 8).unwrap(), more, id };
-    let ip = Ip {
-        src: 0x2001_0db8 << 96 | 1,
-        dst: 0x2001_0db8 << 96 | 2,
-        class: 0,
-        hops: 64,
-        protocol: wire::UDP,
-        fragment: Some(fragment),
-        dont_fragment: true,
-        header_len: 0,
-        len: 0,
-    };
-    let mut packet = vec![0; ipv6::header_len(&ip)];
-    ipv6::write(&mut packet, &ip, payload.len());
-    packet.extend_from_slice(payload);
-    packet
-}
 
 /// A sink that keeps what comes: each frame with what is left to the link.
 #[derive(Debug, Default)]

@@ -467,4 +467,5 @@ impl Tcp {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/unit/tcp.rs"]
 mod tests;

@@ -15,7 +15,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State as GuestState};
 use smoltcp::time::Instant as GuestInstant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
-#[path = "../../../tests/port/mod.rs"]
+#[path = "../port/mod.rs"]
 mod port;
 
 use super::*;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Guests by each socket way: one that is killed, one that sends garbage, and what platd has left
-//! to lose by them.
+//! Guests by each kind of socket: one that is killed, one that sends garbage, and what platd may
+//! still do.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -26,7 +26,7 @@ const GARBAGE: Duration = Duration::from_secs(60);
 /// What a platd may take, with [`FLOWS`] flows at a time.
 const MEMORY_KIB: u64 = 128 << 10;
 const FLOWS: &str = "1000";
-const WAYS: [&str; 3] = ["socket", "packets", "frames"];
+const LINKS: [&str; 3] = ["socket", "packets", "frames"];
 
 /// A guest of little more than a TCP connection.
 const GUEST: &str = include_str!("scripts/guest.py");
@@ -47,7 +47,7 @@ fn killed_in_mid_flow() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    for way in WAYS {
+    for way in LINKS {
         let path = world.path(&format!("{way}.sock"));
         let mut platd =
             world.daemon(way, &[&format!("--{way}"), path.to_str().context("path")?])?;
@@ -86,7 +86,7 @@ fn back_in_mid_flow() -> Result<()> {
         return Ok(());
     }
     let world = World::new()?;
-    for way in WAYS {
+    for way in LINKS {
         let path = world.path(&format!("{way}.sock"));
         let path = path.to_str().context("path")?;
         let platd = world.daemon(way, &[&format!("--{way}"), path])?;
@@ -483,7 +483,7 @@ fn garbage_at_line_rate() -> Result<()> {
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads = WAYS.map(|way| scope.spawn(move || run(way)));
+        let threads = LINKS.map(|way| scope.spawn(move || run(way)));
         threads
             .into_iter()
             .try_for_each(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a process may still do in the sandbox, tried by this program run once more.
+
+use std::io::IsTerminal;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+
+use nix::sys::signal::{kill, Signal};
+use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
+use nix::unistd::{getppid, setsid};
+
+use super::*;
+
+/// What [`attempts_from_inside`] is to try; without it there is nothing for that to do.
+const ATTEMPT: &str = "PLATD_ATTEMPT";
+
+/// Runs this test program once more, in the sandbox, where it tries something.
+fn attempt(what: &str) -> ExitStatus {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "sandbox::tests::attempts_from_inside", "--nocapture"])
+        .env(ATTEMPT, what)
+        .output()
+        .unwrap()
+        .status
+}
+
+/// The other half of the tests below, in a process of its own.
+#[test]
+fn attempts_from_inside() {
+    let Ok(what) = std::env::var(ATTEMPT) else { return };
+    let parent = getppid();
+    enter(None).unwrap();
+    let packet = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None);
+    let done = match what.as_str() {
+        // What is allowed.
+        "nothing" => true,
+        "non-blocking" => UnixStream::pair().unwrap().0.set_nonblocking(true).is_ok(),
+        "listen-local" => TcpListener::bind("127.0.0.1:0").is_ok(),
+        // What is not.
+        "ioctl" => std::io::stderr().is_terminal(),
+        "open" => File::open("/etc/hostname").is_ok(),
+        "create" => File::create("/tmp/platd-was-here").is_ok(),
+        "unlink" => std::fs::remove_file("/tmp/platd-was-here").is_ok(),
+        "run" => Command::new("true").status().is_ok(),
+        "kill" => kill(parent, Signal::SIGUSR1).is_ok(),
+        "packet-socket" => packet().is_ok(),
+        "netlink-socket" => {
+            let kind = SockType::Raw;
+            socket(AddressFamily::Netlink, kind, SockFlag::empty(), None).is_ok()
+        }
+        "unix-socket" => UnixStream::connect("/run/dbus/system_bus_socket").is_ok(),
+        "session" => setsid().is_ok(),
+        "root" => nix::unistd::setuid(Uid::from_raw(0)).is_ok(),
+        "namespace" => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok(),
+        other => panic!("{other}"),
+    };
+    // Without any more of the test program.
+    std::process::exit(if done { 0 } else { 3 });
+}
+
+#[test]
+fn what_carrying_packets_needs_is_left() {
+    for what in ["nothing", "non-blocking"] {
+        assert!(attempt(what).success(), "{what}: {:?}", attempt(what));
+    }
+}
+
+/// Each ends the process before it is done.
+#[test]
+fn what_is_forbidden_ends_the_process() {
+    for what in [
+        "ioctl",
+        "listen-local",
+        "open",
+        "create",
+        "unlink",
+        "run",
+        "kill",
+        "packet-socket",
+        "netlink-socket",
+        "unix-socket",
+        "session",
+        "root",
+        "namespace",
+    ] {
+        let status = attempt(what);
+        assert_eq!(status.signal(), Some(libc::SIGSYS), "{what}: {status:?}");
+    }
+}
