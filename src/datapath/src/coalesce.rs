@@ -292,7 +292,10 @@ mod tests {
         #[test]
         fn what_goes_in_comes_out(
             v6: bool,
-            packets in proptest::collection::vec((0u8..2, 0usize..4, any::<bool>(), any::<u8>()), 0..32),
+            packets in proptest::collection::vec(
+                (0u8..2, 0usize..4, any::<bool>(), any::<u8>()),
+                0..32,
+            ),
             uso: bool,
         ) {
             let packets: Vec<_> = packets

@@ -97,7 +97,7 @@ impl Forwarder {
         match self.uplink.packet_socket().recv(batch, *read_size) {
             Ok(()) => {}
             Err(Errno::EINTR) => return Ok(()),
-            // One packet is lost; the next may be better.
+            // That packet is lost; the next one may be readable.
             Err(Errno::EINVAL) => {
                 self.path.tally().receive += 1;
                 return Ok(());

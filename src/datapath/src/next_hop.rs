@@ -109,7 +109,7 @@ impl NextHopCache {
         let Some((_, kernel)) = &self.kernel else { return Ok(()) };
         let (oif, own) = match socket.link_address() {
             Ok(found) => found,
-            // Whoever receives there will notice.
+            // The interface is gone: reading from it will say so.
             Err(e) if e.raw_os_error() == Some(nix::libc::ENODEV) => return Ok(()),
             Err(e) => return Err(e),
         };
@@ -124,8 +124,7 @@ impl NextHopCache {
         let Some(hop) = kernel.next_hop(&target)? else { return Ok(()) };
         let mut link = Link { header: [0; LINK_HEADER], len: 0, confirm: false };
         if socket.is_ethernet() {
-            // Where each destination is a neighbour of its own, the kernel knows its way about
-            // them.
+            // Each destination is a neighbour of its own here: that is left to the kernel.
             let NextHop::Gateway(router) = hop else { return Ok(()) };
             let Some(router) = kernel.neighbour(oif, router)? else { return Ok(()) };
             link.header[..6].copy_from_slice(&router.address);

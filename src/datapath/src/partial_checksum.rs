@@ -39,7 +39,7 @@ impl PartialChecksum {
     /// packet that leaves nothing to others, that is to be fragmented, or whose headers contradict
     /// `vnet`: those take the slow path.
     ///
-    /// A checksum that was seen to be right becomes a partial one: nobody needs to look again.
+    /// A checksum that was verified becomes a partial one, so that it is not verified again.
     #[must_use]
     pub fn of(packet: &[u8], vnet: &VirtioHeader) -> Option<Self> {
         let whole = vnet.gso_type == GsoType::None;
@@ -299,7 +299,7 @@ mod tests {
                 assert_eq!(PartialChecksum::of(&packet, &vnet), None);
             }
         }
-        // Small segments are fragmented by nobody.
+        // Segments that are small enough are never fragmented.
         let (mut packet, vnet) = super_packet(true, 3001, 1232);
         packet[6] = 0;
         assert!(PartialChecksum::of(&packet, &vnet).is_some());

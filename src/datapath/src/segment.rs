@@ -206,7 +206,9 @@ mod tests {
             let mut data = Vec::<u8>::new();
             for (i, segment) in segments.iter().enumerate() {
                 let tcp = gso_type != GsoType::UdpL4;
-                let length = |at: usize| usize::from(u16::from_be_bytes([segment[at], segment[at + 1]]));
+                let length = |at: usize| {
+                    usize::from(u16::from_be_bytes([segment[at], segment[at + 1]]))
+                };
                 if version == 4 {
                     prop_assert_eq!(length(2), segment.len());
                     prop_assert_eq!(length(4), (0xffff + i) & 0xffff);
@@ -214,7 +216,8 @@ mod tests {
                 } else {
                     prop_assert_eq!(length(4) + 40, segment.len());
                 }
-                let pseudo = Sum::pseudo_header(segment, if tcp { TCP } else { UDP }, segment.len() - l4);
+                let protocol = if tcp { TCP } else { UDP };
+                let pseudo = Sum::pseudo_header(segment, protocol, segment.len() - l4);
                 prop_assert_eq!((pseudo + Sum::of(&segment[l4..])).fold(), 0xffff);
                 if tcp {
                     let seq = 0xffff_ff00_u32.wrapping_add(u32::try_from(data.len()).unwrap());

@@ -112,7 +112,7 @@ impl Output for Uplink {
                 Err(Errno::EAGAIN) => return Err(Full::Packet),
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
-                    // Who sends is told instead of who receives, and only once.
+                    // The kernel reports it to one system call only: receiving will not see it.
                     self.went_down |= matches!(errno, Errno::ENETDOWN | Errno::ENXIO);
                     *lost += coalescer.waiting()[0].count as u64;
                     coalescer.remove(1);

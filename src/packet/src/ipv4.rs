@@ -45,7 +45,7 @@ pub fn parse(bytes: &[u8]) -> Result<Ip<u32>, Malformed> {
         return Err(Malformed::Truncated);
     }
     let (header, options) = bytes[..ip.header_len].split_at(HEADER);
-    // The length of the header by itself is known, of both together it is not: this is quicker.
+    // In two steps, since the compiler knows the length of the fixed header: this is faster.
     if (Sum::of(header) + Sum::of(options)).fold() != 0xffff {
         return Err(Malformed::BadHeaderChecksum);
     }
@@ -109,8 +109,7 @@ pub fn identification(bytes: &[u8]) -> u16 {
 }
 
 /// Whether the options hold a source route that has not been used up (RFC 7915 §4.1). Options that
-/// do not parse are nobody's source route and go the way of all others: ignored. `bytes` are those
-/// that `ip` was read from.
+/// cannot be parsed are ignored, like all other options. `bytes` are those that `ip` was read from.
 #[must_use]
 #[inline(always)]
 pub fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<u32>) -> bool {

@@ -41,7 +41,7 @@ struct FragmentHeader {
     identification: U32,
 }
 
-/// A packet and what its extension headers hold against it.
+/// A packet, and whether its routing header is still to be followed.
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed {
     /// Its headers. The protocol is an extension header's ([`protocol::is_extension`]) only where
@@ -109,8 +109,8 @@ pub fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Malformed> {
             protocol::ROUTING if extension.bytes[3] != 0 => {
                 segments_left_at.get_or_insert(extension.at + 3);
             }
-            // Each occurs at most once (RFC 8200 §4.1), and of two nobody could say which place is
-            // meant.
+            // A second one is invalid (RFC 8200 §4.1), and would make the fragment's place
+            // ambiguous.
             protocol::FRAGMENT if ip.fragment.is_some() => return Err(Malformed::BadExtension),
             protocol::FRAGMENT => ip.fragment = extension.fragment(),
             _ => {}

@@ -53,8 +53,8 @@ pub mod protocol {
     /// UDP-Lite (RFC 3828).
     pub const UDP_LITE: u8 = 136;
 
-    /// Whether IPv6 has it as an extension header that can be walked over. AH and ESP are left to
-    /// their owners.
+    /// Whether it is an IPv6 extension header that can be skipped. AH and ESP are not: what they
+    /// cover must not change.
     #[must_use]
     pub const fn is_extension(protocol: u8) -> bool {
         matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
