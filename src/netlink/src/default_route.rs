@@ -7,7 +7,8 @@ use std::net::Ipv4Addr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
@@ -23,6 +24,27 @@ pub struct DefaultRoute {
     pub source: Ipv4Addr,
     /// Of several default routes the lowest wins; 0 is the kernel's own choice.
     pub metric: u32,
+}
+
+/// Sets a default route by a router on the link of the interface `oif`, whatever addresses that
+/// has.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn add_default_route_via(oif: u32, router: Ipv4Addr) -> io::Result<()> {
+    let mut route = RouteMessage::default();
+    route.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Static,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        flags: RouteFlags::Onlink,
+        ..RouteHeader::default()
+    };
+    route.attributes =
+        vec![RouteAttribute::Oif(oif), RouteAttribute::Gateway(RouteAddress::Inet(router))];
+    request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE, |_| ())
 }
 
 /// What becomes of a default route of the same metric.

@@ -14,7 +14,7 @@ mod request;
 mod subscription;
 
 pub use address::{add_address, addresses4, addresses6, Address6};
-pub use default_route::{default_sources4, DefaultRoute, Existing};
+pub use default_route::{add_default_route_via, default_sources4, DefaultRoute, Existing};
 pub use link::{delete_link, link, links, set_up, tun_queues, Link};
 pub use link_kind::LinkKind;
 pub use neighbour::{neighbour, Neighbour};

@@ -68,7 +68,8 @@ fn resolved(message: &NeighbourMessage, wanted: Ipv6Addr) -> Option<Neighbour> {
         _ => return None,
     };
     let is_wanted = message.attributes.iter().any(|attribute| {
-        matches!(attribute, NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) if *a == wanted)
+        let NeighbourAttribute::Destination(address) = attribute else { return false };
+        matches!(address, NeighbourAddress::Inet6(address) if *address == wanted)
     });
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::LinkLocalAddress(bytes) => bytes.as_slice().try_into().ok(),

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT of our own for a namespace: what a phone has inside, here between a TUN device in the
-//! namespace and the network. IPv4 packets become IPv6 packets from an address in the network's
-//! prefix, so the network itself stays IPv6-only. What happens to them on the way is clatd's too:
-//! [`clat_datapath`].
+//! A CLAT for a namespace, between a TUN device in the namespace and the network. IPv4 packets
+//! become IPv6 packets from an address in the network's prefix, so the network itself stays
+//! IPv6-only. It is the same as clatd's: [`clat_datapath`].
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -39,11 +38,11 @@ pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
     let random = fastrand::u64(..).to_be_bytes();
     let local = Local::neutral(V4, settings.prefix, &settings.prefix64, random);
     let config = Config {
-        // What comes from the network fits, but for what was put together here, which the device
-        // takes as well.
+        // No limit: packets from the network fit the link, and reassembled ones, which may be
+        // longer, fit the device.
         mtu4: u16::MAX.into(),
         mtu6: settings.mtu.into(),
-        // There is one hop to the other end, and its MTU is known.
+        // The other end is one hop away, on a link whose MTU is known.
         lowest_ipv6_mtu: settings.mtu.into(),
         ..Config::default()
     };
@@ -106,8 +105,9 @@ impl Down {
         self.local.v6
     }
 
-    /// Translates an IPv6 packet that lies in pieces, and writes it. In `vnet`, offsets count an
-    /// Ethernet header. Says whether it has arrived, or is kept until the rest of it comes.
+    /// Translates an IPv6 packet that lies in pieces, and writes it. Offsets in `vnet` include an
+    /// Ethernet header. Returns whether it was written, or kept until the rest of its fragments
+    /// come.
     pub fn send(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3], now: Instant) -> bool {
         let Half { tun, path, pending } = &mut self.half;
         let room = &mut pending.batch.slot(0)[FRONT..STRIDE - TAILROOM];
@@ -162,7 +162,7 @@ impl<F: FnMut(&VirtioHeader, &[u8])> Output for Network<F> {
     }
 }
 
-/// The TUN device. What it has no room for is lost: a network does not wait for its guest.
+/// The TUN device. Packets for which it has no room are dropped, as by a router.
 struct Device<'t> {
     tun: &'t Tun,
     /// Whether it has taken something.
@@ -196,7 +196,8 @@ impl Output for Device<'_> {
     }
 }
 
-/// Where ICMP errors about the network's own packets would go: it sends none that deserves one.
+/// Where ICMP errors about the network's own packets would go. None occur: it sends no packet that
+/// cannot be translated.
 struct Nobody;
 
 impl Output for Nobody {

@@ -2,13 +2,17 @@
 
 //! The command line.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroUsize;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use clat_xlat::Prefix;
+use hickory_proto::rr::Name;
+use nix::net::if_::if_nametoindex;
 use nix::unistd::{Gid, Uid, User};
 
 use crate::flow::Bounds;
@@ -27,12 +31,15 @@ pub struct Cli {
     /// How the guest comes in.
     #[command(flatten)]
     pub link: LinkArgs,
+    /// The process.
+    #[command(flatten)]
+    pub process: ProcessArgs,
     /// The network.
     #[command(flatten)]
     pub net: Net,
 }
 
-/// Ways in; one of them.
+/// Links to a guest; one of them.
 #[derive(Args, Debug)]
 #[group(multiple = false)]
 pub struct LinkArgs {
@@ -50,6 +57,30 @@ pub struct LinkArgs {
     /// A TAP device in the network namespace of this process, or of this file (/run/netns/…)
     #[arg(long, value_name = "PID|PATH")]
     pub netns: Option<String>,
+    /// A connected socket that whoever starts platd has left open, of the kind of --socket or of
+    /// --packets; when its other end is closed, platd ends
+    #[arg(long, value_name = "NUMBER")]
+    pub fd: Option<RawFd>,
+}
+
+/// How the process runs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ProcessArgs {
+    /// End when the first guest has left
+    #[arg(long)]
+    pub one_off: bool,
+    /// Write the process's number to a file once it is ready
+    #[arg(long, value_name = "FILE")]
+    pub pid: Option<PathBuf>,
+    /// Write a line to this open descriptor, and close it, once it is ready
+    #[arg(long, value_name = "NUMBER")]
+    pub ready_fd: Option<RawFd>,
+    /// Go on in the background: the command ends once the network is ready
+    #[arg(long, conflicts_with_all = ["ready_fd", "fd"])]
+    pub background: bool,
+    /// (Internal) has no terminal.
+    #[arg(long, hide = true)]
+    pub new_session: bool,
 }
 
 /// Subcommands.
@@ -76,12 +107,46 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Give ports of the host to the guest of a platd started with --control, or take them back
+    Forward {
+        /// What to do
+        #[command(subcommand)]
+        action: ForwardAction,
+    },
+    /// Print the manual page, for man(1): `platd man | man -l -`
+    Man,
     /// (Internal) prepares a namespace.
     #[command(name = "__netns-helper", hide = true)]
     NetnsHelper(crate::netns_helper::NetnsHelper),
     /// (Internal) is the first process of a namespace.
     #[command(name = "__init", hide = true)]
     Init(crate::netns_helper::Init),
+}
+
+/// What to do with ports.
+#[derive(Debug, Subcommand)]
+pub enum ForwardAction {
+    /// Give ports to the guest
+    Add {
+        /// Its control socket
+        socket: PathBuf,
+        /// Which ones, written as for --forward
+        #[arg(required = true, value_name = "SPEC")]
+        ports: Vec<Forward>,
+    },
+    /// Take ports back; connections that are open stay
+    Remove {
+        /// Its control socket
+        socket: PathBuf,
+        /// Which ones, written as for --forward
+        #[arg(required = true, value_name = "SPEC")]
+        ports: Vec<Forward>,
+    },
+    /// Show which ports the guest has
+    List {
+        /// Its control socket
+        socket: PathBuf,
+    },
 }
 
 /// The network.
@@ -95,7 +160,7 @@ pub struct Net {
     #[arg(long, default_value = "64:ff9b::/96")]
     pub prefix64: Prefix,
     /// MTU of the link, 1280 to 65520
-    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(i64::from(LEAST_MTU)..=65520))]
+    #[arg(long, default_value_t = 1500, value_parser = mtu())]
     pub mtu: u16,
     /// Resolvers to pass questions on to; the host's own where there are none
     #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]
@@ -106,6 +171,12 @@ pub struct Net {
     /// No synthesized AAAA records
     #[arg(long)]
     pub no_dns64: bool,
+    /// Synthesize AAAA records also for names that have one: for a host without IPv6
+    #[arg(long, conflicts_with = "no_dns64")]
+    pub dns64_always: bool,
+    /// Answer for this name with this address
+    #[arg(long, value_name = "NAME=IP", value_parser = host)]
+    pub host: Vec<(Name, IpAddr)>,
     /// Offer IPv4 as well: ARP and DHCP, with option 108
     #[arg(long)]
     pub dual_stack: bool,
@@ -121,8 +192,8 @@ pub struct Net {
     /// Advertise another prefix every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub prefix_churn: Option<u64>,
-    /// Give a port of the host to the guest: `tcp:HOSTPORT:GUESTPORT` or `udp:…`, also
-    /// `[tcp:]HOSTIP:HOSTPORT:GUESTPORT`
+    /// Give ports of the host to the guest: `[tcp:|udp:][HOSTIP:]HOSTPORTS[:GUESTPORTS]`, where
+    /// ports are like 80, 8000-8010 or 80,443
     #[arg(long, value_name = "SPEC")]
     pub forward: Vec<Forward>,
     /// Write what passes to a capture file
@@ -131,6 +202,10 @@ pub struct Net {
     /// Tell those who connect to this Unix socket what goes on (`platd status`)
     #[arg(long, value_name = "PATH")]
     pub status: Option<PathBuf>,
+    /// Let those who connect to this Unix socket give ports to the guest, and take them back
+    /// (`platd forward`)
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Whom to become when started by root, by name or number; nobody without
     #[arg(long, value_name = "USER", value_parser = user)]
     pub runas: Option<(Uid, Gid)>,
@@ -151,10 +226,33 @@ pub struct Net {
     pub max_flows_each: Option<NonZeroUsize>,
 }
 
+fn mtu() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(i64::from(LEAST_MTU)..=65520)
+}
+
 fn resolver(text: &str) -> Result<SocketAddr, String> {
-    text.parse::<SocketAddr>()
-        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
-        .map_err(|_| "not an address; write it like 192.0.2.53 or [2001:db8::53]:5353".to_owned())
+    text.parse::<SocketAddr>().ok().or_else(|| resolver_at_53(text)).ok_or_else(|| {
+        "not an address; write it like 192.0.2.53, [2001:db8::53]:5353 or fe80::53%eth0".to_owned()
+    })
+}
+
+/// A resolver by its address, a link-local one with its interface (RFC 4007 §11).
+fn resolver_at_53(text: &str) -> Option<SocketAddr> {
+    if let Some((address, interface)) = text.split_once('%') {
+        let scope = interface.parse().ok().or_else(|| if_nametoindex(interface).ok())?;
+        return Some(SocketAddrV6::new(address.parse().ok()?, 53, 0, scope).into());
+    }
+    text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53))
+}
+
+fn host(text: &str) -> Result<(Name, IpAddr), String> {
+    let wrong = || "write it like db.example=192.0.2.1 or db.example=2001:db8::1".to_owned();
+    let (name, address) = text.split_once('=').ok_or_else(wrong)?;
+    let address = address.parse().map_err(|_| wrong())?;
+    let mut name = Name::from_ascii(name).map_err(|e| format!("{name:?} is no name: {e}"))?;
+    // Whether or not it was written with the last dot.
+    name.set_fqdn(true);
+    Ok((name, address))
 }
 
 fn percent(text: &str) -> Result<f64, &'static str> {
@@ -183,6 +281,8 @@ impl Net {
             mtu: self.mtu,
             pref64: !self.no_pref64,
             dns64: !self.no_dns64,
+            dns64_always: self.dns64_always,
+            hosts: self.host.clone(),
             resolvers,
             dual_stack: self.dual_stack.then(DualStack::default),
             map_host: self.map_host.clone(),
@@ -215,10 +315,9 @@ fn parse_prefix(text: &str) -> Result<Ipv6Addr, &'static str> {
 /// The name servers in /etc/resolv.conf.
 fn host_resolvers() -> Vec<SocketAddr> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let servers = text.lines().filter_map(|line| {
-        let address = line.trim().strip_prefix("nameserver")?.trim();
-        Some(SocketAddr::new(address.parse().ok()?, 53))
-    });
+    let servers = text
+        .lines()
+        .filter_map(|line| resolver_at_53(line.trim().strip_prefix("nameserver")?.trim()));
     let servers: Vec<_> = servers.collect();
     if servers.is_empty() {
         log::warn!("there is no nameserver in /etc/resolv.conf: give one with --dns");

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The process: made ready with what rights it has, then without any, one loop for everything.
+//! The process: it opens all that it needs, gives up its rights, and runs one loop.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::Ipv6Addr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -13,11 +15,13 @@ use anyhow::{bail, Context};
 use clat_tun::{handover, Tun};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+use nix::sys::socket::{getsockopt, socketpair, sockopt, AddressFamily, SockFlag, SockType};
+use nix::unistd::setsid;
 use pcap_file::pcap::{PcapHeader, PcapWriter};
 use pcap_file::DataLink;
 
-use crate::cli::{LinkArgs, Net};
+use crate::cli::{LinkArgs, Net, ProcessArgs};
+use crate::control::{Control, Request};
 use crate::driver::{Driver, Extras};
 use crate::flow::Bounds;
 use crate::forward::Forward;
@@ -29,16 +33,27 @@ use crate::{clat, netns_helper, sandbox};
 /// Descriptors that are watched beside the network's.
 const SIGNALS: u8 = 0;
 const STATUS: u8 = 1;
+const CONTROL: u8 = 2;
 
-/// Descriptors that are not flows'.
+/// Descriptors that are kept free for other things than flows.
 const SPARE: u64 = 256;
 
 /// Runs a network for a guest that comes by itself.
 ///
 /// # Errors
 /// What could not be made ready, or ended it.
-pub fn serve(args: &LinkArgs, net: &Net) -> anyhow::Result<ExitCode> {
+pub fn serve(args: &LinkArgs, process: &ProcessArgs, net: &Net) -> anyhow::Result<ExitCode> {
+    if process.background {
+        return in_background();
+    }
+    if process.new_session {
+        setsid().context("cannot leave the terminal")?;
+    }
     let settings = net.settings();
+    if let Some(number) = args.fd {
+        let process = ProcessArgs { one_off: true, ..process.clone() };
+        return run(net, &process, settings, given(number)?, None, None);
+    }
     let socket: Option<(Box<dyn Link>, &Path)> = match args {
         LinkArgs { socket: Some(path), .. } => Some((Box::new(Stream::listen(path)?), path)),
         LinkArgs { frames: Some(path), .. } => Some((Box::new(Datagrams::bind(path)?), path)),
@@ -47,11 +62,12 @@ pub fn serve(args: &LinkArgs, net: &Net) -> anyhow::Result<ExitCode> {
     };
     if let Some((link, path)) = socket {
         log::info!("waiting for a guest on {}", path.display());
-        return run(net, settings, link, None, None);
+        return run(net, process, settings, link, None, None);
     }
     let Some(netns) = &args.netns else {
         bail!(
-            "no way in: give --socket, --frames, --packets or --netns, or `platd run -- COMMAND`; see --help"
+            "no link to a guest: give --socket, --frames, --packets, --netns or --fd, or \
+             `platd run -- COMMAND`; see --help"
         );
     };
     let mut devices = Devices::make(net, &settings, Some(netns), net.clat, (&[], false))?;
@@ -60,8 +76,52 @@ pub fn serve(args: &LinkArgs, net: &Net) -> anyhow::Result<ExitCode> {
         bail!("the namespace could not be prepared");
     }
     log::info!("{} is up in {netns}", net.ifname);
-    run(net, settings, Box::new(Tap::new(devices.tap)), devices.clat, None)
+    run(net, process, settings, Box::new(Tap::new(devices.tap)), devices.clat, None)
 }
+
+/// The socket of `--fd`.
+fn given(number: RawFd) -> anyhow::Result<Box<dyn Link>> {
+    let fd = clat_sys::adopt(number)
+        .with_context(|| format!("--fd {number}: no descriptor of that number is open"))?;
+    let kind = getsockopt(&fd, sockopt::SockType)
+        .with_context(|| format!("--fd {number} is no socket"))?;
+    Ok(match kind {
+        SockType::Stream => Box::new(Stream::connected(fd.into())?),
+        SockType::SeqPacket => Box::new(Packets::connected(fd.into())?),
+        _ => bail!("--fd {number}: it is neither a stream socket nor a packet socket"),
+    })
+}
+
+/// Starts this program once more without the terminal, and waits until it is ready.
+fn in_background() -> anyhow::Result<ExitCode> {
+    let (mut ready, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
+    keep_on_exec(&theirs)?;
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--background");
+    let mut command = Command::new(netns_helper::own_program());
+    command.args(["--new-session", "--ready-fd", &theirs.as_raw_fd().to_string()]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("cannot start")?;
+    drop(theirs);
+    // What it logs is passed on until it is ready. After that it keeps nothing open that whoever
+    // called may be waiting for the end of.
+    let log = child
+        .stderr
+        .take()
+        .map(|mut log| std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::stderr())));
+    let mut line = [0; READY.len()];
+    if ready.read_exact(&mut line).is_ok() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // It has logged why.
+    if let Some(log) = log {
+        let _ = log.join();
+    }
+    let code = child.wait()?.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.filter(|code| *code > 0).unwrap_or(1)))
+}
+
+/// What `--ready-fd` gets.
+const READY: &[u8] = b"ready\n";
 
 /// Runs a network and a command in it, with a PID namespace or without.
 ///
@@ -69,9 +129,11 @@ pub fn serve(args: &LinkArgs, net: &Net) -> anyhow::Result<ExitCode> {
 /// What could not be made ready, or ended it.
 pub fn run_command(net: &Net, command: &[String], pid_ns: bool) -> anyhow::Result<ExitCode> {
     let settings = net.settings();
-    let devices = Devices::make(net, &settings, None, !net.no_clat, (command, pid_ns))?;
+    let with_clat = !net.no_clat && !net.dual_stack;
+    let devices = Devices::make(net, &settings, None, with_clat, (command, pid_ns))?;
     let command = RunningCommand { helper: devices.helper, _control: devices.control };
-    run(net, settings, Box::new(Tap::new(devices.tap)), devices.clat, Some(command))
+    let (process, link) = (ProcessArgs::default(), Box::new(Tap::new(devices.tap)));
+    run(net, &process, settings, link, devices.clat, Some(command))
 }
 
 /// The command that runs in the network. When the socket is closed, it is ended.
@@ -110,6 +172,11 @@ impl Devices {
         if let Some(netns) = netns {
             helper.args(["--netns", netns]);
         }
+        if let Some(dual) = settings.dual_stack.filter(|_| !command.is_empty()) {
+            // What a DHCP client would do.
+            let (guest, router) = (dual.guest.to_string(), dual.router.to_string());
+            helper.args(["--v4", &guest, "--router4", &router]);
+        }
         if net.loss > 0.0 {
             helper.arg("--plain");
         }
@@ -127,13 +194,19 @@ impl Devices {
         let (n, fds) = handover::receive(&control, &mut byte)?;
         let mut fds = fds.into_iter();
         let (1, Some(tap)) = (n, fds.next()) else {
-            // It has said why.
+            // It has logged why.
             bail!("no device in the namespace");
         };
         let tap = Tun::tap_from_fd(tap)?;
         let clat = fds.next().map(Tun::from_fd).transpose()?;
         Ok(Self { tap, clat, helper, control })
     }
+}
+
+fn keep_on_exec(fd: &impl AsRawFd) -> anyhow::Result<()> {
+    use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+    fcntl(fd.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
 }
 
 fn close_on_exec(fd: &impl AsRawFd) -> anyhow::Result<()> {
@@ -160,6 +233,7 @@ fn bounds(net: &Net) -> Bounds {
 
 fn run(
     net: &Net,
+    process: &ProcessArgs,
     settings: Settings,
     link: Box<dyn Link>,
     clat: Option<Tun>,
@@ -170,6 +244,7 @@ fn run(
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     let status = net.status.as_ref().map(|path| Server::listen(path, SockType::Stream));
     let status = status.transpose()?;
+    let control = net.control.as_deref().map(Control::listen).transpose()?;
     let forwards = net.forward.iter().map(Forward::open).collect::<anyhow::Result<Vec<_>>>()?;
     let forwards = forwards.into_iter().flatten().collect();
     let clat = clat.map(|tun| clat::new(tun, &settings));
@@ -180,6 +255,9 @@ fn run(
     if let Some(server) = &status {
         driver.watch(server.fd(), STATUS)?;
     }
+    if let Some(control) = &control {
+        driver.watch(control.fd(), CONTROL)?;
+    }
     if let Some(path) = &net.pcap {
         let file =
             File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -187,14 +265,29 @@ fn run(
             PcapHeader { snaplen: 1 << 17, datalink: DataLink::ETHERNET, ..PcapHeader::default() };
         driver.carrier_mut().set_pcap(PcapWriter::with_header(file, header)?);
     }
+    if let Some(path) = &process.pid {
+        fs::write(path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let ready = process.ready_fd.map(|number| {
+        clat_sys::adopt(number)
+            .with_context(|| format!("--ready-fd {number}: no descriptor of that number is open"))
+    });
+    let ready = ready.transpose()?.map(File::from);
     sandbox::enter(net.runas)?;
+    if let Some(mut ready) = ready {
+        // That nobody waits for it any more is no reason to end.
+        let _ = ready.write_all(READY);
+    }
     let churn = net.prefix_churn.map(Duration::from_secs);
     let churn = churn.map(|every| Churn { every, next: Instant::now() + every, prefix, round: 0 });
-    let mut all = Daemon { driver, signals, status, command, churn };
+    let one_off = process.one_off;
+    let mut all =
+        Daemon { driver, signals, status, control, command, churn, one_off, had_guest: false };
     let end = all.run();
     all.driver.farewell();
-    // To remove a socket's name takes a right that was given up. Whoever starts next finds that
-    // nobody listens there.
+    // The names of sockets cannot be removed any more: that right was given up. The next platd
+    // replaces a name at which nobody listens.
     std::mem::forget(all);
     end
 }
@@ -211,17 +304,22 @@ struct Daemon {
     driver: Driver,
     signals: SignalFd,
     status: Option<Server>,
+    control: Option<Control>,
     command: Option<RunningCommand>,
     churn: Option<Churn>,
+    /// Whether it ends with its first guest.
+    one_off: bool,
+    had_guest: bool,
 }
 
 impl Daemon {
     fn run(&mut self) -> anyhow::Result<ExitCode> {
         loop {
-            let (mut signalled, mut asked) = (false, false);
+            let (mut signalled, mut asked, mut controlled) = (false, false, false);
             let next = self.churn.as_ref().map(|churn| churn.next);
             self.driver.poll(next, &mut |number| match number {
                 SIGNALS => signalled = true,
+                CONTROL => controlled = true,
                 _ => asked = true,
             })?;
             if signalled {
@@ -232,7 +330,15 @@ impl Daemon {
             if asked {
                 self.tell();
             }
+            if controlled {
+                self.control()?;
+            }
             self.renumber();
+            let has_guest = self.driver.carrier().link().has_guest();
+            if self.one_off && self.had_guest && !has_guest {
+                return Ok(ExitCode::SUCCESS);
+            }
+            self.had_guest |= has_guest;
         }
     }
 
@@ -247,7 +353,7 @@ impl Daemon {
                         return Ok(Some(ExitCode::from(code.unwrap_or(1))));
                     }
                 }
-                // From the terminal: the command gets it too, and decides.
+                // From the terminal, which sends it to the command as well: that decides.
                 (nix::libc::SIGCHLD, None) | (nix::libc::SIGINT, Some(_)) => {}
                 _ => {
                     log::info!("ending");
@@ -266,6 +372,25 @@ impl Daemon {
             }
             server.hang_up();
         }
+    }
+
+    /// Sees to a request of `platd forward`.
+    fn control(&mut self) -> anyhow::Result<()> {
+        let Self { driver, control: Some(control), .. } = self else { return Ok(()) };
+        let came = control.event(|request, socket| match request {
+            Request::Add(port) => {
+                let socket = socket.context("its socket has not come")?;
+                driver.add_forward(port, port.from_socket(socket)?)?;
+                Ok(vec![port])
+            }
+            Request::Remove(port) if driver.remove_forward(port) => Ok(vec![port]),
+            Request::Remove(port) => bail!("{port} is not the guest's"),
+            Request::List => Ok(driver.forwards().collect()),
+        });
+        if came {
+            driver.watch(control.fd(), CONTROL)?;
+        }
+        Ok(())
     }
 
     fn renumber(&mut self) {

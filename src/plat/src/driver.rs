@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A carrier with what it needs of the host: one place where all its descriptors are waited for,
-//! the resolvers, the forwarded ports. `platd` drives one in a process of its own; a test or a
-//! sandbox may drive one beside what it does otherwise.
+//! A carrier with what it needs of the host: an epoll instance for all its descriptors, resolvers
+//! and forwarded ports. `platd` drives one in a process of its own; a test or a sandbox may drive
+//! one in a thread.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -17,32 +18,31 @@ use crate::carrier::Carrier;
 use crate::clat;
 use crate::dns_server::DnsServer;
 use crate::flow::{Bounds, Id, Ready};
-use crate::forward::Open;
+use crate::forward::{Open, Port};
 use crate::frame::Mac;
 use crate::host_sockets::EDGE;
 use crate::link::{Clat, Impairment, Link};
-use crate::resolvers::Resolvers;
+use crate::resolvers::{Resolvers, Told};
 use crate::settings::Settings;
 
-/// Tokens that are no flow's. A flow's has its slot in the lower half, of which there are fewer.
+/// Tokens that are not those of flows. A flow's token has its slot in the lower half, and there are
+/// never so many slots.
 const LINK: u64 = 0xffff_ff02;
 const CLAT: u64 = 0xffff_ff04;
-const DNS4: u64 = 0xffff_ff05;
-const DNS6: u64 = 0xffff_ff06;
-/// With the number of a connection in the upper half: a resolver's, a guest's.
+/// With a number in the upper half: of a question to a resolver, of a guest's connection.
 const RESOLVER: u64 = 0xffff_ff07;
 const QUESTIONS: u64 = 0xffff_ff08;
 const FORWARD: u64 = 0xffff_e000;
 /// The lower half.
 const SLOT: u64 = 0xffff_ffff;
 /// Sockets of ports that are forwarded: 200 ports, of both families.
-const FORWARDS: usize = 400;
+const FORWARDS: u64 = 400;
 /// The first of those that are the owner's.
 const OWNER: u64 = 0xffff_fff0;
 
-/// A link's descriptor is another when a guest comes or leaves: it is armed anew each time. Not so
-/// a device's, which is watched once and for all: that would be a system call for each packet that
-/// comes alone.
+/// A link's descriptor changes when a guest comes or leaves, so it is armed again each time. A
+/// device's stays the same and is watched permanently, which saves a system call for each packet
+/// that comes alone.
 const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
 
 /// What a network may have beside its settings; [`Extras::default`] is nothing of it.
@@ -54,12 +54,12 @@ pub struct Extras {
     pub impairment: Impairment,
     /// How many flows there may be.
     pub bounds: Bounds,
-    /// Sockets of ports of the host for the guest; at most 400.
-    pub forwards: Vec<Open>,
+    /// Ports of the host for the guest; at most 400.
+    pub forwards: Vec<(Port, Open)>,
 }
 
-/// A network that works as long as somebody calls [`Driver::poll`]. It is of one thread; a thread
-/// for it is made around it.
+/// A network that works as long as [`Driver::poll`] is called. It cannot be sent to another thread:
+/// make it in the thread that drives it.
 ///
 /// ```
 /// use clat_plat::driver::{Driver, Extras};
@@ -93,9 +93,13 @@ pub struct Extras {
 pub struct Driver {
     epoll: Rc<Epoll>,
     carrier: Carrier,
-    forwards: Vec<Open>,
+    /// Ports of the host for the guest, by their tokens, and their sockets: one of UDP is here
+    /// until the guest is known.
+    forwards: BTreeMap<u64, (Port, Option<Open>)>,
     /// Whose the forwarded UDP ports are.
     given_to: Option<(Ipv6Addr, Mac)>,
+    /// Whether all of them are.
+    is_given: bool,
     resolvers: Resolvers,
     dns: DnsServer,
     link_ready: bool,
@@ -104,8 +108,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A network for who comes by `link`. All that it needs besides its flows' sockets is open
-    /// then.
+    /// A network for guests on `link`. Everything but the sockets of flows is opened here.
     ///
     /// # Errors
     /// When there are no descriptors or no sockets to be had.
@@ -120,32 +123,60 @@ impl Driver {
         if let Some((_, clat)) = &clat {
             watch(&epoll, clat.fd(), CLAT)?;
         }
-        if forwards.len() > FORWARDS {
-            bail!("more than {} ports cannot be forwarded", FORWARDS / 2);
-        }
-        for (token, open) in (FORWARD..).zip(&forwards) {
-            if let Open::Tcp(listener, _) = open {
-                watch(&epoll, listener, token)?;
-            }
-        }
-        let resolvers = Resolvers::new()?;
-        watch(&epoll, resolvers.v4(), DNS4)?;
-        if let Some(v6) = resolvers.v6() {
-            watch(&epoll, v6, DNS6)?;
-        }
         let now = Instant::now();
         let carrier = Carrier::new(settings, link, clat, bounds, Rc::clone(&epoll), now);
-        Ok(Self {
+        let mut driver = Self {
             epoll,
             carrier,
-            forwards,
+            forwards: BTreeMap::new(),
             given_to: None,
-            resolvers,
+            is_given: true,
+            resolvers: Resolvers::default(),
             dns: DnsServer::default(),
             link_ready: false,
             clat_ready: false,
             events: Box::new([EpollEvent::empty(); 256]),
-        })
+        };
+        for (port, open) in forwards {
+            driver.add_forward(port, open)?;
+        }
+        Ok(driver)
+    }
+
+    /// Gives a port of the host to the guest.
+    ///
+    /// # Errors
+    /// When there are too many, or its socket cannot be watched.
+    pub fn add_forward(&mut self, port: Port, open: Open) -> anyhow::Result<()> {
+        let free = (FORWARD..FORWARD + FORWARDS).find(|token| !self.forwards.contains_key(token));
+        let Some(token) = free else {
+            bail!("more than {FORWARDS} sockets of forwarded ports cannot be had");
+        };
+        if let Open::Tcp(listener) = &open {
+            watch(&self.epoll, listener, token)?;
+        }
+        self.forwards.insert(token, (port, Some(open)));
+        self.is_given = false;
+        Ok(())
+    }
+
+    /// Takes a port back: nobody is let in any more, and its datagrams are refused. Connections
+    /// stay. `false` if it is none of the guest's.
+    pub fn remove_forward(&mut self, port: Port) -> bool {
+        let found = self.forwards.iter().find(|(_, (given, _))| *given == port);
+        let Some(token) = found.map(|(token, _)| *token) else { return false };
+        self.forwards.remove(&token);
+        if port.udp {
+            let ipv6 = port.host.is_ipv6();
+            self.carrier
+                .with_engine(Instant::now(), |engine, _| engine.udp_take_back(port.guest, ipv6));
+        }
+        true
+    }
+
+    /// The ports of the host that the guest has.
+    pub fn forwards(&self) -> impl Iterator<Item = Port> + '_ {
+        self.forwards.values().map(|(port, _)| *port)
     }
 
     /// The carrier.
@@ -183,10 +214,10 @@ impl Driver {
     /// to `own`.
     ///
     /// # Errors
-    /// When the way to the guest is gone for good.
+    /// When the link to the guest is gone for good.
     pub fn poll(&mut self, until: Option<Instant>, own: &mut dyn FnMut(u8)) -> anyhow::Result<()> {
         let now = Instant::now();
-        self.carrier.finish(now).context("the way to the guest is gone")?;
+        self.carrier.finish(now).context("the link to the guest is gone")?;
         if std::mem::take(&mut self.link_ready) {
             self.arm()?;
         }
@@ -203,11 +234,9 @@ impl Driver {
             match event.data() {
                 LINK => self.link_ready = true,
                 CLAT => self.clat_ready = true,
-                token @ (DNS4 | DNS6) => self.answers(token == DNS6, now),
                 token if token & SLOT == RESOLVER => {
-                    if let Some((token, answer)) = self.resolvers.event(number(token)) {
-                        self.carrier.dns_answer(token, &answer, now);
-                    }
+                    let carrier = &mut self.carrier;
+                    self.resolvers.event(number(token), &mut |told| carrier.dns_told(told, now));
                 }
                 token if token & SLOT == QUESTIONS => {
                     let (connection, carrier) = (number(token), &mut self.carrier);
@@ -215,8 +244,8 @@ impl Driver {
                         carrier.dns_question(connection, guest, &question, now);
                     });
                 }
-                token if (FORWARD..FORWARD + FORWARDS as u64).contains(&token) => {
-                    self.visitor(token - FORWARD, now);
+                token if (FORWARD..FORWARD + FORWARDS).contains(&token) => {
+                    self.visitor(token, now);
                 }
                 token if (OWNER..OWNER + 16).contains(&token) => {
                     own(u8::try_from(token - OWNER).unwrap_or(0));
@@ -228,7 +257,7 @@ impl Driver {
             }
         }
         if self.link_ready {
-            self.carrier.read(now).context("the way from the guest is gone")?;
+            self.carrier.read(now).context("the link from the guest is gone")?;
         }
         if self.clat_ready {
             self.clat_ready = false;
@@ -261,7 +290,7 @@ impl Driver {
             Err(Errno::ENOENT) => self.epoll.add(link.fd(), event),
             done => done,
         }
-        .context("cannot watch the way to the guest")
+        .context("cannot watch the link to the guest")
     }
 
     /// Hands questions and answers on.
@@ -271,12 +300,12 @@ impl Driver {
         let flags = |token, number| EpollEvent::new(EDGE, token | u64::from(number) << 32);
         for (guest, stream) in self.carrier.take_dns_connections() {
             let (number, socket) = self.dns.accept(guest, stream, now);
-            // One that is not watched idles, and ends by that.
+            // A connection that cannot be watched idles until it is closed.
             let _ = self.epoll.add(socket, flags(QUESTIONS, number));
         }
         loop {
-            let answers = self.carrier.take_dns_answers();
-            if answers.is_empty() {
+            let (answers, queries) = (self.carrier.take_dns_answers(), self.carrier.take_queries());
+            if answers.is_empty() && queries.is_empty() {
                 break;
             }
             for (connection, answer) in answers {
@@ -285,30 +314,23 @@ impl Driver {
                     carrier.dns_question(connection, guest, &question, now);
                 });
             }
-        }
-        for query in self.carrier.take_queries() {
-            if !query.tcp {
-                self.resolvers.ask(&query, |token| self.carrier.network().waits_for(token));
-            } else if let Some((number, socket)) = self.resolvers.connect(&query, now) {
-                let _ = self.epoll.add(socket, flags(RESOLVER, number));
+            for query in queries {
+                let waits_for = |token| self.carrier.network().waits_for(token);
+                match self.resolvers.ask(&query, waits_for, now) {
+                    Ok((number, socket)) => {
+                        let _ = self.epoll.add(socket, flags(RESOLVER, number));
+                    }
+                    Err(e) => {
+                        log::debug!("cannot ask {}: {e}", query.resolver);
+                        self.carrier.dns_told(Told::Failed(query.token), now);
+                    }
+                }
             }
         }
     }
 
-    // Apart: what it has on its stack is none of each round's.
-    #[inline(never)]
-    fn answers(&mut self, v6: bool, now: Instant) {
-        // As long as what a guest has announced to take, which is asked for in its name.
-        let mut buf = [0; u16::MAX as usize];
-        for _ in 0..64 {
-            let Some((token, message)) = self.resolvers.answer(v6, &mut buf) else { return };
-            self.carrier.dns_answer(token, message, now);
-        }
-    }
-
-    fn visitor(&mut self, which: u64, now: Instant) {
-        let which = usize::try_from(which).unwrap_or(usize::MAX);
-        let Some(Open::Tcp(listener, port)) = self.forwards.get(which) else { return };
+    fn visitor(&mut self, token: u64, now: Instant) {
+        let Some((port, Some(Open::Tcp(listener)))) = self.forwards.get(&token) else { return };
         for _ in 0..64 {
             let Ok((stream, peer)) = listener.accept() else { return };
             let Some((address, mac)) = self.carrier.guest() else {
@@ -318,7 +340,7 @@ impl Driver {
             if stream.set_nonblocking(true).is_ok() {
                 let _ = stream.set_nodelay(true);
                 self.carrier.with_engine(now, |engine, cx| {
-                    engine.tcp_forward(cx, mac, (address, *port), peer, stream.into());
+                    engine.tcp_forward(cx, mac, (address, port.guest), peer, stream.into());
                 });
             }
         }
@@ -328,23 +350,28 @@ impl Driver {
     fn give_udp_ports(&mut self, now: Instant) {
         let Some((address, mac)) = self.carrier.guest() else { return };
         let before = self.given_to.replace((address, mac));
-        if before == self.given_to {
+        let is_another = before != self.given_to;
+        if !is_another && self.is_given {
             return;
         }
-        if let Err(e) =
-            self.carrier.with_engine(now, |engine, _| engine.udp_follow(now, mac, address))
-        {
-            log::error!("cannot forward UDP to {address}: {e}");
+        if is_another {
+            let followed =
+                self.carrier.with_engine(now, |engine, _| engine.udp_follow(now, mac, address));
+            if let Err(e) = followed {
+                log::error!("cannot forward UDP to {address}: {e}");
+            }
         }
-        for open in &mut self.forwards {
-            let Open::Udp(socket, port) = open else { continue };
-            let Some(socket) = socket.take() else { continue };
-            let guest = (address, *port);
+        self.is_given = true;
+        for (port, open) in self.forwards.values_mut() {
+            let Some(Open::Udp(socket)) = open.take_if(|open| matches!(open, Open::Udp(_))) else {
+                continue;
+            };
+            let guest = (address, port.guest);
             let given = self
                 .carrier
                 .with_engine(now, |engine, _| engine.udp_forward(now, mac, guest, socket));
             if let Err(e) = given {
-                log::error!("cannot forward UDP to port {port}: {e}");
+                log::error!("cannot forward UDP to port {}: {e}", port.guest);
             }
         }
     }
@@ -367,7 +394,7 @@ fn watch(epoll: &Epoll, fd: impl AsFd, token: u64) -> anyhow::Result<()> {
     epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token)).context("cannot watch a descriptor")
 }
 
-/// How long to wait. Rounded up, or the last millisecond would be spent in circles.
+/// How long to wait. Rounded up: with 0 ms the last fraction of one would be a busy loop.
 fn to_timeout(at: Option<Instant>, now: Instant) -> EpollTimeout {
     let Some(at) = at else { return EpollTimeout::NONE };
     let millis = at.saturating_duration_since(now).as_micros().div_ceil(1000);

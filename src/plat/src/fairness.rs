@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What all guests share, and none may use up. A guest is an Ethernet address.
+//! Fair shares of what all guests have in common. A guest is an Ethernet address.
 
 use std::cell::RefCell;
 use std::collections::hash_map::Entry;
@@ -12,8 +12,8 @@ use clat_packet::rate_limit::{Bucket, Rate};
 
 use crate::frame::Mac;
 
-/// Who has to give up one of `all` (whose it is, how old, its name) where there are too many: the
-/// oldest of the guest that has most. With it, how many that guest has.
+/// Which of `all` (its guest, its age, its name) is to go where there are too many: the oldest of
+/// the guest that has most. Also returns how many that guest has.
 pub fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N, usize)> {
     let mut guests = HashMap::new();
     for (guest, age, name) in all {
@@ -36,10 +36,10 @@ pub fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N,
 
 /// Guests whose errors are counted at a time.
 const GUESTS: usize = 256;
-/// A router's limit (RFC 4443 §2.4(f)), not a slow one's.
+/// The limit of RFC 4443 §2.4(f), at the rate of a fast router.
 pub const ICMP_ERRORS: Rate = Rate { interval: Duration::from_millis(1), burst: 100 };
 
-/// How often errors may be sent to each guest, whoever sends them: a copy counts with the original.
+/// How often errors may be sent to each guest. Copies share the same buckets.
 #[derive(Clone, Debug)]
 pub struct Buckets {
     rate: Rate,

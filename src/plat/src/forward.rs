@@ -2,110 +2,184 @@
 
 //! Ports of the host that belong to the guest (`--forward`).
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
-use anyhow::Context;
+use anyhow::{ensure, Context};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::host_sockets::HostDatagrams;
 
-/// One of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Some of them: at one address of the host, or at all of both families.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// UDP, or else TCP.
     pub udp: bool,
     /// Where the host listens: at all its addresses, of both families, without an address.
     pub host: Option<IpAddr>,
-    /// At this port.
-    pub port: u16,
-    /// The guest's port.
-    pub guest: u16,
+    /// The host's ports, and with each the guest's.
+    pub ports: Vec<(u16, u16)>,
 }
 
 impl FromStr for Forward {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            "write it like tcp:8080:80, udp:5353:53 or tcp:[::1]:8080:80 \
-             (protocol, host's port, guest's port)"
+        parse(text).ok_or_else(|| {
+            "write it like 8080:80, tcp:8000-8010, udp:5353:53 or tcp:[::1]:8080,8443:80,443 \
+             (protocol, host's address, host's ports, guest's ports)"
                 .to_owned()
-        };
-        let (protocol, rest) = text.split_once(':').ok_or_else(wrong)?;
-        let udp = match protocol {
-            "tcp" => false,
-            "udp" => true,
-            _ => return Err(wrong()),
-        };
-        let (host, guest) = rest.rsplit_once(':').ok_or_else(wrong)?;
-        let (host, port) = match (host.parse(), host.parse::<SocketAddr>()) {
-            (Ok(port), _) => (None, port),
-            (_, Ok(at)) => (Some(at.ip()), at.port()),
-            _ => return Err(wrong()),
-        };
-        let guest = guest.parse().map_err(|_| wrong())?;
-        if port == 0 || guest == 0 {
-            return Err(wrong());
+        })
+    }
+}
+
+fn parse(text: &str) -> Option<Forward> {
+    let (udp, rest) = match text.split_once(':') {
+        Some(("tcp", rest)) => (false, rest),
+        Some(("udp", rest)) => (true, rest),
+        _ => (false, text),
+    };
+    let (host, rest) = if let Some(rest) = rest.strip_prefix('[') {
+        let (host, rest) = rest.split_once("]:")?;
+        (Some(IpAddr::V6(host.parse().ok()?)), rest)
+    } else {
+        let (first, more) = rest.split_once(':').unwrap_or((rest, ""));
+        match first.parse::<Ipv4Addr>() {
+            Ok(host) => (Some(host.into()), more),
+            Err(_) => (None, rest),
         }
-        Ok(Self { udp, host, port, guest })
+    };
+    let (host_ports, guest_ports) = rest.split_once(':').unwrap_or((rest, rest));
+    let (host_ports, guest_ports) = (ports(host_ports)?, ports(guest_ports)?);
+    if host_ports.len() != guest_ports.len() {
+        return None;
+    }
+    Some(Forward { udp, host, ports: host_ports.into_iter().zip(guest_ports).collect() })
+}
+
+/// Ports and ranges of ports, separated by commas.
+fn ports(text: &str) -> Option<Vec<u16>> {
+    let mut ports = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        if first == 0 || last < first {
+            return None;
+        }
+        ports.extend(first..=last);
+    }
+    Some(ports)
+}
+
+/// One port, at one address of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Port {
+    /// UDP, or else TCP.
+    pub udp: bool,
+    /// Where the host listens; an unspecified address stands for all of its family.
+    pub host: SocketAddr,
+    /// The guest's port.
+    pub guest: u16,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = if self.udp { "udp" } else { "tcp" };
+        write!(f, "{protocol}:{}:{}", self.host, self.guest)
     }
 }
 
 /// A port that is open.
 #[derive(Debug)]
 pub enum Open {
-    /// A listener, and the guest's port.
-    Tcp(TcpListener, u16),
-    /// A socket until the guest is known, and the guest's port.
-    Udp(Option<HostDatagrams>, u16),
+    /// A listener.
+    Tcp(TcpListener),
+    /// A socket.
+    Udp(HostDatagrams),
 }
 
 impl Forward {
-    /// Opens the port.
+    /// All that it stands for: each port at one address, or at all addresses of each family.
+    #[must_use]
+    pub fn ports(&self) -> Vec<Vec<Port>> {
+        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let hosts = self.host.map_or(any.to_vec(), |host| vec![host]);
+        let at = |(port, guest): &(u16, u16)| {
+            let port = |host: &IpAddr| Port {
+                udp: self.udp,
+                host: SocketAddr::new(*host, *port),
+                guest: *guest,
+            };
+            hosts.iter().map(port).collect()
+        };
+        self.ports.iter().map(at).collect()
+    }
+
+    /// Opens the ports.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn open(&self) -> anyhow::Result<Vec<Open>> {
-        if let Some(host) = self.host {
-            return Ok(vec![self.open_at(host)?]);
-        }
-        let mut open = vec![self.open_at(Ipv4Addr::UNSPECIFIED.into())?];
-        match self.open_at(Ipv6Addr::UNSPECIFIED.into()) {
-            Ok(v6) => open.push(v6),
-            // A host without IPv6 has no such address.
-            Err(e) => log::debug!("{e:#}"),
+    pub fn open(&self) -> anyhow::Result<Vec<(Port, Open)>> {
+        let mut open = Vec::new();
+        for port in self.ports().into_iter().flatten() {
+            match port.open() {
+                Ok(socket) => open.push((port, socket)),
+                // A host without IPv6 has no such address.
+                Err(e) if self.host.is_none() && port.host.is_ipv6() => log::debug!("{e:#}"),
+                Err(e) => return Err(e),
+            }
         }
         Ok(open)
     }
+}
 
-    fn open_at(&self, host: IpAddr) -> anyhow::Result<Open> {
-        let at = SocketAddr::new(host, self.port);
-        let (name, kind, protocol) = if self.udp {
+impl Port {
+    fn open(&self) -> anyhow::Result<Open> {
+        let Self { udp, host, .. } = *self;
+        let (name, kind, protocol) = if udp {
             ("UDP", Type::DGRAM, Protocol::UDP)
         } else {
             ("TCP", Type::STREAM, Protocol::TCP)
         };
         let bind = || {
-            let socket = Socket::new(Domain::for_address(at), kind.cloexec(), Some(protocol))?;
-            if at.is_ipv6() {
+            let socket = Socket::new(Domain::for_address(host), kind.cloexec(), Some(protocol))?;
+            if host.is_ipv6() {
                 // IPv4 has a socket of its own.
                 socket.set_only_v6(true)?;
             }
-            if !self.udp {
+            if !udp {
                 socket.set_reuse_address(true)?;
             }
-            socket.bind(&at.into())?;
-            socket.set_nonblocking(true)?;
+            socket.bind(&host.into())?;
+            if !udp {
+                socket.listen(128)?;
+            }
             io::Result::Ok(socket)
         };
-        let socket = bind().with_context(|| format!("cannot forward {name} port {at}"))?;
+        let socket = bind().with_context(|| format!("cannot forward {name} port {host}"))?;
+        self.from_socket(socket.into())
+    }
+
+    /// A port that somebody else has opened.
+    ///
+    /// # Errors
+    /// When it is not what it is called.
+    pub fn from_socket(&self, socket: OwnedFd) -> anyhow::Result<Open> {
+        let socket = Socket::from(socket);
+        let kind = if self.udp { Type::DGRAM } else { Type::STREAM };
+        ensure!(
+            socket.r#type()? == kind && socket.local_addr()?.as_socket() == Some(self.host),
+            "the socket is another than {self}"
+        );
+        socket.set_nonblocking(true)?;
         if self.udp {
-            return Ok(Open::Udp(Some(HostDatagrams::at_port(socket.into())?), self.guest));
+            return Ok(Open::Udp(HostDatagrams::at_port(socket.into())?));
         }
-        socket.listen(128).with_context(|| format!("cannot forward {name} port {at}"))?;
-        Ok(Open::Tcp(socket.into(), self.guest))
+        Ok(Open::Tcp(socket.into()))
     }
 }
 
@@ -115,18 +189,42 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let forward: Forward = "tcp:8080:80".parse().unwrap();
-        assert_eq!(
-            (forward.udp, forward.host, forward.port, forward.guest),
-            (false, None, 8080, 80)
-        );
-        let forward: Forward = "udp:[::1]:53:5353".parse().unwrap();
-        assert_eq!(
-            (forward.udp, forward.host, forward.port, forward.guest),
-            (true, Some("::1".parse().unwrap()), 53, 5353)
-        );
-        for wrong in ["", "tcp", "tcp:1", "sctp:1:2", "tcp:0:1", "tcp:1:70000", "tcp:a:1", "tcp::1"]
-        {
+        let loopback = |ip: &str| Some(ip.parse().unwrap());
+        for (text, udp, host, ports) in [
+            ("tcp:8080:80", false, None, &[(8080, 80)][..]),
+            ("8080:80", false, None, &[(8080, 80)]),
+            ("22", false, None, &[(22, 22)]),
+            ("udp:[::1]:53:5353", true, loopback("::1"), &[(53, 5353)]),
+            ("127.0.0.1:8080:80", false, loopback("127.0.0.1"), &[(8080, 80)]),
+            ("127.0.0.1:8080", false, loopback("127.0.0.1"), &[(8080, 8080)]),
+            ("tcp:8000-8002:9000-9002", false, None, &[(8000, 9000), (8001, 9001), (8002, 9002)]),
+            ("udp:53,5353:5,7-7", true, None, &[(53, 5), (5353, 7)]),
+        ] {
+            let forward: Forward = text.parse().unwrap();
+            assert_eq!(forward, Forward { udp, host, ports: ports.to_vec() }, "{text}");
+            for port in forward.ports().concat() {
+                let again: Forward = port.to_string().parse().unwrap();
+                assert_eq!(again.ports(), [[port]], "{port}");
+            }
+        }
+        for wrong in [
+            "",
+            "tcp",
+            "sctp:1:2",
+            "tcp:0:1",
+            "tcp:1:70000",
+            "tcp:a:1",
+            "tcp::1",
+            "1:",
+            "tcp:1-3:1-2",
+            "3-1",
+            "[::1]",
+            "[::1]:",
+            "::1:80:80",
+            "1.2.3.4",
+            "1,,2",
+            "80:80:80",
+        ] {
             assert!(wrong.parse::<Forward>().is_err(), "{wrong}");
         }
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What both halves of the network write: Ethernet frames for the guest, one after the other in one
-//! buffer.
+//! Ethernet frames for the guest, one after the other in one buffer.
 
 use std::fmt;
 use std::ops::Range;

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
+use clat_sys::socket::get_bytes;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
@@ -25,12 +26,14 @@ use rustix::net::sockopt::{
 use rustix::net::{sendmmsg, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::flow::tcp::Stream;
-use crate::flow::{Connection, Datagrams, Id, Ready, Received, Report, Sockets};
+use crate::flow::tcp::{PeerState, Stream};
+use crate::flow::{Connection, Datagrams, Ends, Id, Ready, Received, Report, Sockets};
 use crate::icmp_error::IcmpError;
 
-/// Above this, a hop limit is what any program has, and no traceroute's.
+/// Hop limits from this on are those of ordinary programs; only traceroute's are handed on.
 const ORDINARY: u8 = 32;
+/// The bits of a traffic class that are not its DSCP (RFC 3168 §5).
+const ECN: u8 = 3;
 
 /// What a stream is watched for: its owner waits for what comes next.
 pub(crate) const EDGE: EpollFlags = EpollFlags::EPOLLIN
@@ -60,16 +63,19 @@ impl Sockets for HostSockets {
     type Connection = HostConnection;
     type Datagrams = HostDatagrams;
 
-    fn connect(&self, remote: SocketAddr, hops: u8) -> io::Result<HostConnection> {
-        tcp_connect(remote, hops).map(HostConnection)
+    fn connect(&self, remote: SocketAddr, hops: u8, class: u8) -> io::Result<HostConnection> {
+        let class = class & !ECN;
+        tcp_connect(remote, hops, class)
+            .map(|stream| HostConnection { class, ..HostConnection::from(stream) })
     }
 
     fn pair(&self) -> io::Result<(HostConnection, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
-        // A stream as good as any, whatever the library calls it.
-        Ok((HostConnection(OwnedFd::from(ours).into()), theirs))
+        // The standard library has no type for both; a Unix stream serves as well.
+        let stream = TcpStream::from(OwnedFd::from(ours));
+        Ok((HostConnection { stream, class: 0, is_pair: true }, theirs))
     }
 
     fn udp(&self, ipv6: bool) -> io::Result<HostDatagrams> {
@@ -101,11 +107,15 @@ impl Sockets for HostSockets {
     }
 
     fn watch_connection(&self, connection: &HostConnection, id: Id) -> io::Result<()> {
-        self.watch(&connection.0, id, EDGE)
+        self.watch(&connection.stream, id, EDGE)
     }
 
     fn watch_datagrams(&self, socket: &HostDatagrams, id: Id) -> io::Result<()> {
         self.watch(&socket.socket, id, EpollFlags::EPOLLIN)
+    }
+
+    fn forget_connection(&self, connection: &HostConnection) -> io::Result<()> {
+        Ok(self.epoll.delete(&connection.stream)?)
     }
 
     fn forget(&self, socket: &HostDatagrams) -> io::Result<()> {
@@ -127,36 +137,90 @@ impl From<EpollFlags> for Ready {
 
 /// A TCP connection of the host.
 #[derive(Debug)]
-pub struct HostConnection(TcpStream);
+pub struct HostConnection {
+    stream: TcpStream,
+    /// Its traffic class, of which ECN is the kernel's.
+    class: u8,
+    /// Its other end is in this process.
+    is_pair: bool,
+}
 
 impl From<TcpStream> for HostConnection {
     /// `stream` does not block.
     fn from(stream: TcpStream) -> Self {
-        Self(stream)
+        // An urgent byte is one of the others (RFC 6093 §4), and not left out.
+        let _ = SockRef::from(&stream).set_out_of_band_inline(true);
+        Self { stream, class: 0, is_pair: false }
     }
 }
 
 impl Stream for HostConnection {
     fn read(&mut self, room: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.0.read_vectored(room)
+        self.stream.read_vectored(room)
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.write(data)
+        self.stream.write(data)
     }
 
     fn shutdown(&mut self) {
-        let _ = self.0.shutdown(Shutdown::Write);
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
+
+    fn has_peer(&self) -> bool {
+        !self.is_pair
+    }
+
+    fn peer(&self) -> Option<PeerState> {
+        (!self.is_pair).then(|| peer_state(&self.stream)).flatten()
+    }
+
+    /// By the kernel's keepalive, which asks at once where nothing was heard for a second.
+    fn set_probing(&mut self, probing: bool) {
+        let _ = setsockopt(&self.stream, sockopt::KeepAlive, &probing);
+        if probing {
+            let _ = setsockopt(&self.stream, sockopt::TcpKeepIdle, &1);
+        }
+    }
+}
+
+/// What the kernel knows of the other end (struct tcp_info, linux/tcp.h).
+fn peer_state(stream: &TcpStream) -> Option<PeerState> {
+    const UNACKED: usize = 24;
+    const LAST_ACK_RECV: usize = 56;
+    const RTT: usize = 68;
+    const NOTSENT_BYTES: usize = 144;
+    const LEN: usize = 148;
+    let mut info = [0; LEN];
+    get_bytes(stream, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+    let number = |at: usize| Some(u32::from_ne_bytes(*info.get(at..)?.first_chunk()?));
+    Some(PeerState {
+        unheard: Duration::from_millis(number(LAST_ACK_RECV)?.into()),
+        rtt: Duration::from_micros(number(RTT)?.into()),
+        has_all: number(UNACKED)? == 0 && number(NOTSENT_BYTES)? == 0,
+    })
 }
 
 impl Connection for HostConnection {
     fn take_error(&self) -> io::Result<()> {
-        self.0.take_error()?.map_or(Ok(()), Err)
+        self.stream.take_error()?.map_or(Ok(()), Err)
     }
 
     fn reset_on_close(&self) {
-        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
+    fn report(&self, buf: &mut [u8]) -> Option<Report> {
+        report(self.stream.as_raw_fd(), buf).ok().flatten()
+    }
+
+    fn set_class(&mut self, class: u8) -> io::Result<()> {
+        let class = class & !ECN;
+        if self.class != class {
+            set_class(&self.stream, self.stream.local_addr()?.is_ipv6(), class)?;
+            self.class = class;
+        }
+        Ok(())
     }
 }
 
@@ -168,7 +232,8 @@ pub struct HostDatagrams {
 }
 
 impl HostDatagrams {
-    /// A socket at a port of the owner's. It does not block from now on.
+    /// A socket at a port of the owner's, which tells to which of the host's addresses something
+    /// came. It does not block from now on.
     ///
     /// # Errors
     /// What the kernel said.
@@ -177,6 +242,11 @@ impl HostDatagrams {
         let ipv6 = socket.local_addr()?.is_ipv6();
         let socket = Self { socket: socket.into(), ipv6 };
         socket.prepare_udp()?;
+        if ipv6 {
+            setsockopt(&socket.socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        } else {
+            setsockopt(&socket.socket, sockopt::Ipv4PacketInfo, &true)?;
+        }
         Ok(socket)
     }
 
@@ -190,16 +260,50 @@ impl HostDatagrams {
     }
 
     fn report_errors(&self) -> io::Result<()> {
-        if self.ipv6 {
-            setsockopt(&self.socket, sockopt::Ipv6RecvErr, &true)?;
-        } else {
-            setsockopt(&self.socket, sockopt::Ipv4RecvErr, &true)?;
-        }
-        Ok(())
+        report_errors(&self.socket, self.ipv6)
     }
 
     fn fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+
+    /// Sends a datagram, or a train of datagrams that are `size` bytes long, from this or that of
+    /// the host's addresses.
+    fn send_from(
+        &self,
+        ends: Ends,
+        pieces: &[IoSlice<'_>],
+        size: Option<u16>,
+    ) -> Result<usize, Errno> {
+        let to = SockaddrStorage::from(ends.remote);
+        let (info4, info6) = match ends.local {
+            Some(IpAddr::V4(local)) => (Some(packet_info4(local)), None),
+            Some(IpAddr::V6(local)) => (None, Some(packet_info6(local))),
+            None => (None, None),
+        };
+        let size = size.as_ref().map(ControlMessage::UdpGsoSegments);
+        let info4 = info4.as_ref().map(ControlMessage::Ipv4PacketInfo);
+        let info6 = info6.as_ref().map(ControlMessage::Ipv6PacketInfo);
+        let control: Vec<_> = size.into_iter().chain(info4).chain(info6).collect();
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        again(|| sendmsg(self.fd(), pieces, &control, flags, Some(&to)))
+    }
+}
+
+fn packet_info4(local: Ipv4Addr) -> libc::in_pktinfo {
+    let any = libc::in_addr { s_addr: 0 };
+    let local = libc::in_addr { s_addr: local.to_bits().to_be() };
+    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: local, ipi_addr: any }
+}
+
+fn packet_info6(local: Ipv6Addr) -> libc::in6_pktinfo {
+    let local = libc::in6_addr { s6_addr: local.octets() };
+    libc::in6_pktinfo { ipi6_addr: local, ipi6_ifindex: 0 }
+}
+
+impl AsFd for HostDatagrams {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -213,30 +317,25 @@ impl Datagrams for HostDatagrams {
         getsockopt(&self.socket, sockopt::UdpGsoSegment).is_ok()
     }
 
-    fn send_train(
-        &self,
-        to: SocketAddr,
-        pieces: &[IoSlice<'_>],
-        size: u16,
-    ) -> Result<usize, Errno> {
-        let to = SockaddrStorage::from(to);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let cmsg = [ControlMessage::UdpGsoSegments(&size)];
-        again(|| sendmsg(self.fd(), pieces, &cmsg, flags, Some(&to)))
+    fn send_train(&self, ends: Ends, pieces: &[IoSlice<'_>], size: u16) -> Result<usize, Errno> {
+        self.send_from(ends, pieces, Some(size))
     }
 
-    fn send_some(&self, datagrams: &[(SocketAddr, &[u8])]) -> Result<usize, Errno> {
-        // One alone: the kernel has less to copy and to check.
-        if let [(to, data)] = datagrams {
-            let to = SockaddrStorage::from(*to);
+    fn send_some(&self, datagrams: &[(Ends, &[u8])]) -> Result<usize, Errno> {
+        // For a single one sendto is cheaper: the kernel has less to copy and to check.
+        if let [(Ends { remote, local: None }, data)] = datagrams {
+            let to = SockaddrStorage::from(*remote);
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             return again(|| sendto(self.fd(), data, &to, flags)).map(|_| 1);
         }
+        if let Some((ends @ Ends { local: Some(_), .. }, data)) = datagrams.first() {
+            return self.send_from(*ends, &[IoSlice::new(data)], None).map(|_| 1);
+        }
+        let datagrams = datagrams.iter().take_while(|(ends, _)| ends.local.is_none());
         let mut parts: Vec<_> = datagrams
-            .iter()
-            .map(|(to, data)| {
+            .map(|(ends, data)| {
                 let control = SendAncillaryBuffer::default();
-                (SocketAddrAny::from(*to), [IoSlice::new(data)], control)
+                (SocketAddrAny::from(ends.remote), [IoSlice::new(data)], control)
             })
             .collect();
         let mut messages: Vec<_> = parts
@@ -251,23 +350,31 @@ impl Datagrams for HostDatagrams {
     }
 
     fn recv(&self, buf: &mut [u8]) -> Result<Received, Errno> {
-        // Only trains of datagrams have something to say here.
-        let mut control = cmsg_space!(i32);
+        let mut control = cmsg_space!(i32, libc::in6_pktinfo);
         let mut iov = [IoSliceMut::new(buf)];
         let flags = MsgFlags::MSG_DONTWAIT;
         let message = recvmsg::<SockaddrStorage>(self.fd(), &mut iov, Some(&mut control), flags)?;
         let (from, len) = (message.address.as_ref().and_then(to_std), message.bytes);
-        let mut size = len;
+        let (mut size, mut local) = (len, None);
         for cmsg in message.cmsgs().into_iter().flatten() {
-            if let ControlMessageOwned::UdpGroSegments(n) = cmsg {
-                size = usize::try_from(n).unwrap_or(len).clamp(1, len.max(1));
+            match cmsg {
+                ControlMessageOwned::UdpGroSegments(n) => {
+                    size = usize::try_from(n).unwrap_or(len).clamp(1, len.max(1));
+                }
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    let address = u32::from_be(info.ipi_spec_dst.s_addr);
+                    local = Some(Ipv4Addr::from_bits(address).into());
+                }
+                ControlMessageOwned::Ipv6PacketInfo(info) => {
+                    local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                }
+                _ => {}
             }
         }
-        Ok(Received { from, len, size })
+        Ok(Received { from, local, len, size })
     }
 
-    /// By itself Linux would cut where it knows the path's MTU, and its program would not hear of
-    /// it.
+    /// By default Linux fragments where it knows the path's MTU, and reports nothing.
     fn let_cut(&self, cut: bool) -> io::Result<()> {
         if self.ipv6 {
             let how = if cut { Ipv6PathMtuDiscovery::DONT } else { Ipv6PathMtuDiscovery::DO };
@@ -276,6 +383,10 @@ impl Datagrams for HostDatagrams {
             let how = if cut { Ipv4PathMtuDiscovery::DONT } else { Ipv4PathMtuDiscovery::DO };
             Ok(set_ip_mtu_discover(&self.socket, how)?)
         }
+    }
+
+    fn set_class(&self, class: u8) -> io::Result<()> {
+        set_class(&self.socket, self.ipv6, class)
     }
 
     fn hops_differ(a: u8, b: u8) -> bool {
@@ -304,12 +415,16 @@ fn domain(address: &IpAddr) -> Domain {
 }
 
 /// A connection that is being opened.
-pub(crate) fn tcp_connect(remote: SocketAddr, hops: u8) -> io::Result<TcpStream> {
+pub(crate) fn tcp_connect(remote: SocketAddr, hops: u8, class: u8) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(domain(&remote.ip()), kind, Some(Protocol::TCP))?;
     socket.set_nodelay(true)?;
     if hops < ORDINARY {
         set_hops(&socket, remote.is_ipv6(), hops)?;
+        report_errors(&socket, remote.is_ipv6())?;
+    }
+    if class > 0 {
+        set_class(&socket, remote.is_ipv6(), class)?;
     }
     match socket.connect(&remote.into()) {
         Ok(()) => {}
@@ -317,6 +432,16 @@ pub(crate) fn tcp_connect(remote: SocketAddr, hops: u8) -> io::Result<TcpStream>
         Err(e) => return Err(e),
     }
     Ok(socket.into())
+}
+
+/// ICMP errors come by the socket's error queue.
+fn report_errors(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
+    if ipv6 {
+        setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
+    }
+    Ok(())
 }
 
 /// Sends once more after an error of an earlier datagram, which the error queue tells more about.
@@ -374,6 +499,15 @@ fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v6 = address.as_sockaddr_in6()?;
     // With the interface: without it a link-local address cannot be answered.
     Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
+}
+
+fn set_class(socket: &impl AsFd, ipv6: bool, class: u8) -> io::Result<()> {
+    if ipv6 {
+        setsockopt(socket, sockopt::Ipv6TClass, &i32::from(class))?;
+    } else {
+        setsockopt(socket, sockopt::IpTos, &i32::from(class))?;
+    }
+    Ok(())
 }
 
 fn set_hops(socket: impl AsFd, ipv6: bool, hops: u8) -> io::Result<()> {

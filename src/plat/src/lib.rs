@@ -11,6 +11,7 @@
 pub mod carrier;
 pub mod clat;
 pub mod cli;
+pub mod control;
 pub mod daemon;
 #[doc(hidden)] // for tests and fuzz targets
 pub mod dns_server;

@@ -3,30 +3,40 @@
 //! `platd`: parses the command line, does what it says, says in one line what went wrong.
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-use clat_plat::cli::{Cli, Command};
-use clat_plat::{daemon, status};
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+use clat_plat::cli::{Cli, Command, ForwardAction};
+use clat_plat::forward::{Forward, Port};
+use clat_plat::{control, daemon, status};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // A command's own words should stand out.
     let quiet = matches!(
         cli.command,
-        Some(Command::Run { .. } | Command::NetnsHelper(_) | Command::Init(_))
+        Some(
+            Command::Run { .. }
+                | Command::Forward { .. }
+                | Command::NetnsHelper(_)
+                | Command::Init(_)
+        )
     );
     let level = if quiet { "warn" } else { "info" };
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
         .format(|out, record| writeln!(out, "platd: {}", record.args()))
         .init();
     let result = match &cli.command {
-        None => daemon::serve(&cli.link, &cli.net),
+        None => daemon::serve(&cli.link, &cli.process, &cli.net),
         Some(Command::Run { net, no_pid_ns, command }) => {
             daemon::run_command(net, command, !no_pid_ns)
         }
         Some(Command::Status { socket, json }) => show(socket, *json),
+        Some(Command::Forward { action }) => forward(action),
+        Some(Command::Man) => manual(),
         Some(Command::NetnsHelper(helper)) => helper.run(),
         Some(Command::Init(init)) => init.run(),
     };
@@ -37,9 +47,45 @@ fn main() -> ExitCode {
     })
 }
 
-fn show(socket: &std::path::Path, json: bool) -> anyhow::Result<ExitCode> {
+fn show(socket: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let status = status::ask(socket)?;
-    let text = if json { serde_json::to_string_pretty(&status)? + "\n" } else { status.to_text() };
-    std::io::stdout().write_all(text.as_bytes())?;
+    print(&if json { serde_json::to_string_pretty(&status)? + "\n" } else { status.to_text() })
+}
+
+fn forward(action: &ForwardAction) -> anyhow::Result<ExitCode> {
+    let each = |socket: &Path, forwards: &[Forward], act: fn(&Path, &Forward) -> _| {
+        let done = forwards.iter().map(|forward| act(socket, forward));
+        anyhow::Ok(done.collect::<anyhow::Result<Vec<Vec<Port>>>>()?.concat())
+    };
+    let ports = match action {
+        ForwardAction::Add { socket, ports } => each(socket, ports, control::add)?,
+        ForwardAction::Remove { socket, ports } => each(socket, ports, control::remove)?,
+        ForwardAction::List { socket } => control::list(socket)?,
+    };
+    print(&ports.iter().map(|port| format!("{port}\n")).collect::<String>())
+}
+
+/// The command and its subcommands on one page.
+fn manual() -> anyhow::Result<ExitCode> {
+    let mut command = Cli::command();
+    // Gives subcommands their full names.
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for subcommand in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let section = clap_mangen::Man::new(subcommand.clone());
+        section.render_synopsis_section(&mut page)?;
+        section.render_description_section(&mut page)?;
+        section.render_options_section(&mut page)?;
+    }
+    print(&String::from_utf8(page)?)
+}
+
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads it has read enough: `head`.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+        written => written.context("cannot write")?,
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -19,3 +19,10 @@ pub(crate) fn configure(name: &str, v4: Ipv4Addr) -> io::Result<()> {
     clat_netlink::add_address(oif, v4)?;
     DefaultRoute { oif, source: v4, metric: 0 }.set(Existing::Keep)
 }
+
+/// Gives a device an address, and sends all of IPv4 by a router on its link.
+pub(crate) fn configure_via(name: &str, v4: Ipv4Addr, router: Ipv4Addr) -> io::Result<()> {
+    let oif = if_nametoindex(name)?;
+    clat_netlink::add_address(oif, v4)?;
+    clat_netlink::add_default_route_via(oif, router)
+}

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The other process: it enters (or makes) the guest's namespaces, makes the devices there, hands
+//! The helper process: it enters (or makes) the guest's namespaces, makes the devices there, hands
 //! them over, and runs the command.
 //!
-//! It is this program again, since a process with threads, sockets or a past cannot well change its
-//! namespaces.
+//! It is this program, started again: namespaces belong to a process, and platd stays in its own.
 
 use std::fs;
 use std::io::Write;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -57,6 +56,12 @@ pub struct NetnsHelper {
     /// The DNS server.
     #[arg(long)]
     pub dns: Ipv6Addr,
+    /// An IPv4 address for the TAP device, and its router's.
+    #[arg(long, requires = "router4")]
+    pub v4: Option<Ipv4Addr>,
+    /// The IPv4 router.
+    #[arg(long)]
+    pub router4: Option<Ipv4Addr>,
     /// With processes of its own: none outlives the command.
     #[arg(long)]
     pub pid_ns: bool,
@@ -71,7 +76,7 @@ impl NetnsHelper {
     /// # Errors
     /// The step that failed.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        // What runs in the network is not to speak for this process.
+        // The command must not inherit it.
         fcntl(self.control, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("--control")?;
         match &self.netns {
             Some(netns) => enter(netns)?,
@@ -89,7 +94,7 @@ impl NetnsHelper {
         if self.command.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
-        // The devices live as long as the network does, not as long as this process.
+        // The devices are closed when platd ends, not when this process does.
         drop((tap, clat));
         self.wait_until_configured()?;
         if let Err(e) = self.set_resolver() {
@@ -111,7 +116,7 @@ impl NetnsHelper {
 
     fn configure(&self) -> anyhow::Result<()> {
         let conf = format!("/proc/sys/net/ipv6/conf/{}", self.ifname);
-        // There is nobody else on this link: no duplicates to look for, nothing to wait for.
+        // Nobody else is on this link: no duplicate addresses to detect, no delay to spread.
         for (name, value) in [
             ("disable_ipv6", "0"),
             ("accept_ra", "2"),
@@ -126,6 +131,10 @@ impl NetnsHelper {
         netlink::up("lo", None).context("cannot bring lo up")?;
         netlink::up(&self.ifname, Some(self.mtu.into()))
             .with_context(|| format!("cannot bring {} up", self.ifname))?;
+        if let Some((v4, router)) = self.v4.zip(self.router4) {
+            netlink::configure_via(&self.ifname, v4, router)
+                .with_context(|| format!("cannot give {} an IPv4 address", self.ifname))?;
+        }
         if let Some(mtu) = self.clat_mtu {
             let name = self.clat_name();
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
@@ -149,19 +158,82 @@ impl NetnsHelper {
         Ok(())
     }
 
-    /// Puts the network's DNS server where programs look for it.
+    /// Puts the network's DNS server where programs look for it, and has them look nowhere else.
     fn set_resolver(&self) -> anyhow::Result<()> {
-        let mut file = tempfile::NamedTempFile::new()?;
-        writeln!(file, "nameserver {}", self.dns)?;
-        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
             .context("cannot keep mounts to ourselves")?;
-        let target = fs::canonicalize("/etc/resolv.conf").context("/etc/resolv.conf")?;
-        mount(Some(file.path()), &target, none, MsFlags::MS_BIND, none)
-            .with_context(|| format!("cannot mount over {}", target.display()))?;
+        let hosts = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        cover(RESOLV_CONF, &resolv_conf(&hosts, self.dns))?;
+        // A cache, and a resolver, of the host would be asked by way of their sockets, which are in
+        // the file system, and know nothing of this network.
+        if let Ok(hosts) = fs::read_to_string(NSSWITCH_CONF) {
+            cover(NSSWITCH_CONF, &nsswitch_conf(&hosts))?;
+        }
+        for folder in CACHES {
+            if Path::new(folder).is_dir() {
+                mount(Some("none"), folder, Some("tmpfs"), MsFlags::empty(), none)
+                    .with_context(|| format!("cannot cover {folder}"))?;
+            }
+        }
         Ok(())
     }
+}
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
+/// Where nscd has its socket.
+const CACHES: [&str; 1] = ["/run/nscd"];
+
+/// Shows this text in place of a file's.
+fn cover(path: &str, text: &str) -> anyhow::Result<()> {
+    let mut file = tempfile::NamedTempFile::new()?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    let target = fs::canonicalize(path).with_context(|| path.to_owned())?;
+    let none: Option<&str> = None;
+    mount(Some(file.path()), &target, none, MsFlags::MS_BIND, none)
+        .with_context(|| format!("cannot mount over {}", target.display()))
+}
+
+/// A resolv.conf(5) with this server, and otherwise the host's: where names are searched, and
+/// options.
+fn resolv_conf(hosts: &str, server: Ipv6Addr) -> String {
+    let keep = |line: &&str| {
+        let word = line.split_whitespace().next().unwrap_or_default();
+        ["search", "domain", "options"].contains(&word)
+    };
+    let server = format!("nameserver {server}");
+    let lines = std::iter::once(server.as_str()).chain(hosts.lines().filter(keep));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The host's nsswitch.conf(5) without what asks services of the host for names of hosts: instead,
+/// the DNS server is asked.
+fn nsswitch_conf(hosts: &str) -> String {
+    const SERVICES: [&str; 4] = ["resolve", "mymachines", "libvirt", "libvirt_guest"];
+    let mut text = String::new();
+    for line in hosts.lines() {
+        let Some(sources) = line.trim_start().strip_prefix("hosts:") else {
+            text += line;
+            text += "\n";
+            continue;
+        };
+        text += "hosts:";
+        let mut has_dns = false;
+        let mut skipped = false;
+        for word in sources.split_whitespace() {
+            // An action belongs to the source in front of it.
+            skipped = SERVICES.contains(&word) || (skipped && word.starts_with('['));
+            if !skipped {
+                has_dns |= word == "dns";
+                text += " ";
+                text += word;
+            }
+        }
+        text += if has_dns { "\n" } else { " dns\n" };
+    }
+    text
 }
 
 /// The first process of a PID namespace: when it ends, all others there are ended by the kernel.
@@ -178,7 +250,7 @@ impl Init {
     /// # Errors
     /// The step that failed.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        // It is not to be there without who waits for it.
+        // It must not outlive the process that waits for it.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let none: Option<&str> = None;
@@ -197,7 +269,7 @@ impl Init {
 /// Runs a command until it ends, or the network does, which `control` tells. Whatever else has
 /// become a child of this process is waited for, too.
 fn supervise(command: &mut Command, control: Option<RawFd>) -> anyhow::Result<ExitCode> {
-    // Before signals are blocked, and before there is a descriptor for them: the command inherits
+    // Before signals are blocked and the descriptor for them is opened: the command would inherit
     // both.
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -275,11 +347,11 @@ fn make(pid_ns: bool) -> anyhow::Result<()> {
     let (uid, gid) = (geteuid(), getegid());
     let mut flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     flags.set(CloneFlags::CLONE_NEWPID, pid_ns);
-    unshare(flags)
-        .context(
-            "cannot make namespaces; an administrator may have to allow unprivileged ones \
-             (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
-        )?;
+    unshare(flags).context(
+        "cannot make namespaces; an administrator may have to allow unprivileged ones \
+             (sysctl kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns)",
+    )?;
     fs::write("/proc/self/setgroups", "deny").context("cannot deny setgroups")?;
     fs::write("/proc/self/uid_map", format!("0 {uid} 1")).context("cannot map the user")?;
     fs::write("/proc/self/gid_map", format!("0 {gid} 1")).context("cannot map the group")?;
@@ -341,4 +413,29 @@ fn is_configured(index: u32) -> bool {
 /// The program's own path, for a helper.
 pub(crate) fn own_program() -> PathBuf {
     PathBuf::from("/proc/self/exe")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_for_in_this_network() {
+        let hosts =
+            "# of the host\nnameserver 192.0.2.1\nsearch a.example b.example\noptions rotate\n";
+        assert_eq!(
+            resolv_conf(hosts, "2001:db8::53".parse().unwrap()),
+            "nameserver 2001:db8::53\nsearch a.example b.example\noptions rotate\n"
+        );
+        for (hosts, wanted) in [
+            ("hosts: files dns\n", "hosts: files dns\n"),
+            (
+                "passwd: files\nhosts: mymachines resolve [!UNAVAIL=return] files myhostname dns\n",
+                "passwd: files\nhosts: files myhostname dns\n",
+            ),
+            ("hosts: files resolve [NOTFOUND=return]\n", "hosts: files dns\n"),
+        ] {
+            assert_eq!(nsswitch_conf(hosts), wanted);
+        }
+    }
 }

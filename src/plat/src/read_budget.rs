@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How much to take at once from what tells again when there is more.
+//! How much to read at once from a descriptor that is watched level-triggered.
 
-/// So often one is taken alone after one came alone.
+/// How often a single one is read after one came alone.
 const ALONE: u8 = 8;
 
 /// A reader of single things that come in batches or alone. Where the last look found one and no

@@ -11,7 +11,7 @@ use clat_sandbox::{become_user, drop_privileges, Filter};
 use nix::libc::{self, c_int};
 use nix::unistd::{dup2, geteuid, Gid, Uid};
 
-/// Who owns nothing.
+/// The user that owns no files.
 const NOBODY: u32 = 65534;
 
 /// Drops everything. Of the standard descriptors only stderr is left, for the log. `user` is whom

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use clat_xlat::Prefix;
+use hickory_proto::rr::Name;
 
 use crate::frame::Mac;
 
@@ -28,6 +29,11 @@ pub struct Settings {
     pub pref64: bool,
     /// Whether DNS answers are synthesized (RFC 6147); without, questions are only passed on.
     pub dns64: bool,
+    /// Whether they are synthesized even for names that have an IPv6 address: for a host without
+    /// IPv6.
+    pub dns64_always: bool,
+    /// Names that are answered here, with their addresses.
+    pub hosts: Vec<(Name, IpAddr)>,
     /// Where questions are passed on to; none: all are answered SERVFAIL, but `ipv4only.arpa` still
     /// works.
     pub resolvers: Vec<SocketAddr>,
@@ -80,6 +86,8 @@ impl Default for Settings {
             router: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
             pref64: true,
             dns64: true,
+            dns64_always: false,
+            hosts: Vec::new(),
             resolvers: Vec::new(),
             dual_stack: None,
             map_host: Vec::new(),

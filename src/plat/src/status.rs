@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What goes on, for `platd status`: JSON on a Unix socket to whoever connects.
+//! The state of a platd, for `platd status`: JSON on a Unix socket to whoever connects.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};

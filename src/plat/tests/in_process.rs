@@ -193,7 +193,7 @@ fn tcp_both_ways() {
         repeat.join().unwrap();
         drop(guest);
         let end = thread.join().unwrap();
-        assert!(format!("{end:#}").starts_with("the way "), "{end:#}");
+        assert!(format!("{end:#}").starts_with("the link "), "{end:#}");
     }
 }
 

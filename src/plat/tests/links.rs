@@ -110,7 +110,9 @@ proptest! {
     ) {
         let all: Vec<u8> = lengths
             .iter()
-            .flat_map(|length| [&length.to_be_bytes()[..], &vec![7; *length as usize % 200]].concat())
+            .flat_map(|length| {
+                [&length.to_be_bytes()[..], &vec![7; *length as usize % 200]].concat()
+            })
             .chain(bytes)
             .collect();
         let (mut expected, mut rest, mut lies) = (Vec::new(), &all[..], false);

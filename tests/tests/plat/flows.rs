@@ -307,8 +307,8 @@ fn many_flows_cost_no_more() -> Result<()> {
     let costs: Vec<u64> = said.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     let [connect_few, trip_few, connect_many, trip_many] = costs[..] else { bail!("{said}") };
     eprintln!(
-        "{count} flows: {connect_many} ns a connection (beside 1000: {connect_few}), {trip_many} ns a round trip \
-         ({trip_few}), {memory} KiB"
+        "{count} flows: {connect_many} ns a connection (beside 1000: {connect_few}), \
+         {trip_many} ns a round trip ({trip_few}), {memory} KiB"
     );
     ensure!(status["stats"]["evicted"] == 0, "{status}");
     ensure!(status["flows_open"].as_u64() >= Some(count.parse()?), "{status}");

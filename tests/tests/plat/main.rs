@@ -5,9 +5,13 @@
 
 mod by_itself;
 mod flows;
+mod forwards;
 mod impairment;
 mod links;
 mod namespaces;
+mod neighbours;
+mod process;
+mod transparency;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -17,7 +17,7 @@ const WEB: &str = "198.51.100.2";
 const DNS: &str = "198.51.100.53";
 
 /// What a host's programs find in its `/etc`, by ip-netns(8).
-struct Etc(PathBuf);
+pub(crate) struct Etc(pub(crate) PathBuf);
 
 impl Drop for Etc {
     fn drop(&mut self) {

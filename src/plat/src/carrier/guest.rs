@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The guest that has the ports of `--forward`: who that is, and until when.
+//! Which guest the ports of `--forward` lead to, and until when.
 
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
@@ -15,15 +15,15 @@ pub const GRACE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// How soon another is asked for the address that it should have.
+/// How often a station may be asked for the global address that it probably has.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Who has the ports.
+/// The guest that forwarded ports lead to.
 struct Guest {
     /// An address of the network.
     address: Ipv6Addr,
     mac: Mac,
-    /// When it was last heard of; `None` if whoever is there now may be another.
+    /// When it was last heard of; `None` once the link has a new peer, which may be another guest.
     heard: Option<Instant>,
     /// When it was asked whether it is there.
     asked: Option<Instant>,
@@ -33,16 +33,16 @@ struct Guest {
 enum GuestExpiry {
     /// It is there.
     None,
-    /// They go then, unless it comes back.
+    /// They are ended at that time, unless it comes back.
     At(Instant),
-    /// They are gone.
+    /// They were ended.
     Over,
 }
 
 /// The guest, once it has been heard of.
 pub(super) struct Guests {
     guest: Option<Guest>,
-    /// When somebody was last asked for the address that it should have.
+    /// When a station was last asked for its global address.
     sought: Option<Instant>,
     expiry: GuestExpiry,
 }
@@ -66,16 +66,16 @@ impl Guests {
         asks
     }
 
-    /// Somebody has plugged in, who may be another.
+    /// The link has a new peer, which may be another guest.
     pub(super) fn came(&mut self) {
         if let Some(guest) = &mut self.guest {
             guest.heard = None;
         }
     }
 
-    /// A station has sent something from an address of the network. The guest is the same one as
-    /// long as it is there, or anybody could have its ports. Returns an address that is to be asked
-    /// whether it is there.
+    /// A station has sent something from an address of the network. As long as the present guest is
+    /// there it keeps the ports; else any station could take them. Returns an address that is to be
+    /// asked whether it is still there.
     pub(super) fn hear(
         &mut self,
         address: Ipv6Addr,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The carrier: frames of a guest go to the network or to the flows, and theirs back to the guest,
-//! past `--pcap`.
+//! The carrier: gives frames of a guest to the network or to the flows, sends theirs to the guest,
+//! and records both (`--pcap`).
 
 mod guest;
 
@@ -17,17 +17,18 @@ use pcap_file::pcap::{PcapPacket, PcapWriter};
 
 use self::guest::Guests;
 use crate::clat;
-use crate::flow::{wire, Bounds, Context, Engine, Offload, Sink};
+use crate::flow::{wire, Bounds, Context, DropReason, Engine, Offload, Sink};
 use crate::frame::{Mac, Out, ETHERNET};
 use crate::host_sockets::HostSockets;
 use crate::icmp_error::IcmpError;
 use crate::link::{Event, Link};
-use crate::network::{Handled, Network, Query};
+use crate::network::{self, Handled, Moved, Network, Query};
+use crate::resolvers::Told;
 use crate::settings::Settings;
 
 pub use self::guest::GRACE;
 
-/// How soon a link is tried again that cannot tell when.
+/// How soon to try again to send by a full link that cannot tell when it has room.
 const RETRY: Duration = Duration::from_millis(1);
 
 /// The file of `--pcap`, if there is one.
@@ -48,13 +49,13 @@ impl Recorder {
     }
 }
 
-/// A CLAT's link, and whose packets go there.
+/// A CLAT's link, and the address whose packets go there.
 struct ClatPort {
     address: Ipv6Addr,
     link: Box<dyn Link>,
 }
 
-/// The links, as where frames are sent.
+/// The links, as the sink of frames.
 struct Ports {
     link: Box<dyn Link>,
     clat: Option<ClatPort>,
@@ -121,7 +122,7 @@ pub struct Carrier {
     out: Out,
 }
 
-/// All but the links: what takes a frame.
+/// All that a received frame is given to: everything but the links.
 struct Inner<'a> {
     network: &'a mut Network,
     engine: &'a mut Engine<HostSockets>,
@@ -137,24 +138,46 @@ impl Inner<'_> {
         if frame.len() < ETHERNET || mac.is_multicast() {
             return;
         }
+        let handled = self.network.input(frame, vnet, now, self.out);
+        for Moved { address, from, to } in self.network.take_moved() {
+            self.engine.handle_moved(address, from, to);
+        }
+        if handled == Handled::ForeignSource {
+            return self.engine.count_drop(DropReason::ForeignSource);
+        }
         self.meet(frame, mac, now);
-        match self.network.input(frame, vnet, now, self.out) {
-            Handled::Yes => {}
+        match handled {
+            Handled::Yes | Handled::ForeignSource => {}
+            Handled::Neighbour(to) => {
+                if self.fits(vnet, mac, &frame[ETHERNET..], now) {
+                    let router = self.network.settings().mac;
+                    network::forward(router, to, vnet, frame, self.out);
+                }
+            }
             Handled::NotForUs => {
                 let packet = &frame[ETHERNET..];
-                let settings = self.network.settings();
-                if vnet.gso_type == GsoType::None && wire::length(packet) > settings.mtu.into() {
-                    let ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
-                    let error = IcmpError::too_big(ipv6, settings.mtu.into());
-                    return self.network.report(error, mac, packet, now, self.out);
+                if self.fits(vnet, mac, packet, now) {
+                    let settings = self.network.settings();
+                    self.engine.handle_input(Context { settings, now }, mac, vnet, packet);
                 }
-                self.engine.handle_input(Context { settings, now }, mac, vnet, packet);
             }
             Handled::Dns => {
                 let cx = Context { settings: self.network.settings(), now };
                 self.engine.handle_dns_input(cx, mac, vnet, &frame[ETHERNET..]);
             }
         }
+    }
+
+    /// Whether a packet is not longer than the link takes; if it is, its station is told.
+    fn fits(&mut self, vnet: &VirtioHeader, mac: Mac, packet: &[u8], now: Instant) -> bool {
+        let mtu = self.network.settings().mtu;
+        let fits = vnet.gso_type != GsoType::None || wire::length(packet) <= mtu.into();
+        if !fits {
+            let ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
+            let error = IcmpError::too_big(ipv6, mtu.into());
+            self.network.report(error, mac, packet, now, self.out);
+        }
+        fits
     }
 
     /// Remembers the guest, for `--forward`: also one that only listens.
@@ -168,7 +191,7 @@ impl Inner<'_> {
                 self.network.solicit(silent, self.out);
             }
         } else if src.is_unicast_link_local() && self.guests.may_ask(now) {
-            // Most have the same interface identifier in both.
+            // Most guests have the same interface identifier in both addresses.
             let identifier = src.to_bits() & u128::from(u64::MAX);
             self.network.solicit((prefix << 64 | identifier).into(), self.out);
         }
@@ -185,7 +208,7 @@ fn duplicate_sought(frame: &[u8]) -> Option<Ipv6Addr> {
 }
 
 impl Carrier {
-    /// A network for who comes by `link`, and for a CLAT of its own: its address and its link.
+    /// A network for guests on `link`, and for a CLAT of its own: its address and its link.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -197,7 +220,10 @@ impl Carrier {
     ) -> Self {
         let super_packets = link.takes_super_packets();
         let offload = Offload { tso: super_packets, uso: super_packets };
-        let network = Network::new(settings, now);
+        let mut network = Network::new(settings, now);
+        if let Some((address, _)) = &clat {
+            network.reserve(*address, clat::MAC);
+        }
         // A guest has one budget of ICMP errors.
         let buckets = network.buckets().clone();
         Self {
@@ -221,7 +247,7 @@ impl Carrier {
         self.ports.recorder = Recorder(Some(pcap));
     }
 
-    /// The way in.
+    /// The link to the guest.
     pub fn link(&self) -> &dyn Link {
         self.ports.link.as_ref()
     }
@@ -255,6 +281,18 @@ impl Carrier {
     #[must_use]
     pub fn guest(&self) -> Option<(Ipv6Addr, Mac)> {
         self.guests.known()
+    }
+
+    /// Tells the flows where the guest may listen by IPv4: at its own addresses of `--dual-stack`,
+    /// or behind the CLAT, whose namespace is the guest's.
+    fn tell_ipv4_of_guest(&mut self) {
+        let Some((_, mac)) = self.guests.known() else { return };
+        let mut all: Vec<_> = self.network.ipv4_of(mac).map(|address| (address, mac)).collect();
+        // The first address, which a guest that has said nothing by IPv4 may have.
+        let first = self.network.settings().dual_stack.map(|dual| dual.guest.to_ipv6_mapped());
+        all.extend(first.filter(|_| all.is_empty()).map(|address| (address, mac)));
+        all.extend(self.ports.clat.as_ref().map(|clat| (clat.address, clat::MAC)));
+        self.engine.set_alternatives(all);
     }
 
     /// Lets `step` do something with the flows.
@@ -291,6 +329,9 @@ impl Carrier {
             inner.frame(now, vnet, frame);
         })?;
         self.ports.hand_on(&mut self.out);
+        if self.network.take_changed() {
+            self.tell_ipv4_of_guest();
+        }
         match event {
             Event::Frames => {}
             Event::Came => {
@@ -322,9 +363,14 @@ impl Carrier {
         self.network.take_queries()
     }
 
-    /// A resolver has answered.
-    pub fn dns_answer(&mut self, token: u64, message: &[u8], now: Instant) {
-        self.with_network(now, |network, out| network.dns_answer(token, message, now, out));
+    /// What became of a question to a resolver. Whether its answer is still waited for.
+    pub(crate) fn dns_told(&mut self, told: Told<'_>, now: Instant) -> bool {
+        let (Told::Message(token, _) | Told::Failed(token)) = told;
+        self.with_network(now, |network, out| match told {
+            Told::Message(token, message) => network.dns_answer(token, message, now, out),
+            Told::Failed(token) => network.dns_failed(token, now, out),
+        });
+        self.network.waits_for(token)
     }
 
     /// Connections of guests to the DNS server.
@@ -351,7 +397,7 @@ impl Carrier {
     /// the network ends.
     pub fn farewell(&mut self, now: Instant) {
         self.with_network(now, |network, out| network.farewell(out));
-        // Whatever is under way arrives before the end. A link that is gone has nobody to be told.
+        // Delayed frames are sent now, too. If the link is gone, there is nobody to tell.
         let end = self.ports.link.poll_timeout().map_or(now, |_| now + END);
         let _ = self.ports.link.flush(end);
     }
@@ -407,7 +453,7 @@ impl Carrier {
     }
 }
 
-/// As long as anything may be under way.
+/// Longer than any frame is delayed.
 const END: Duration = Duration::from_secs(365 * 86400);
 
 #[cfg(test)]

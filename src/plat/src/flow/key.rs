@@ -39,7 +39,7 @@ impl fmt::Display for Key {
 }
 
 /// A flow's place, and how many flows have had that place before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
@@ -60,5 +60,6 @@ impl Id {
     }
 }
 
-/// A flow's place among those of its guest that wait for memory: earlier ones have smaller numbers.
+/// A flow's place among those of its guest that wait for something: earlier ones have smaller
+/// numbers.
 pub(crate) type Place = (Mac, u64);

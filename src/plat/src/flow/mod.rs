@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Flows: what a guest says to the world, said by sockets of the host.
+//! Flows: what a guest sends to the world, carried by sockets of the host.
 //!
 //! [`Engine`] is the seam, and knows neither clocks nor what waits for descriptors. A packet goes
 //! in by [`Engine::handle_input`], a socket's readiness by [`Engine::handle_ready`], time by
@@ -33,7 +33,7 @@ use crate::settings::Settings;
 
 pub use engine::{Bounds, Engine, FlowStatus};
 pub use key::Id;
-pub use sockets::{Connection, Datagrams, Ready, Received, Report, Sockets};
+pub use sockets::{Connection, Datagrams, Ends, Ready, Received, Report, Sockets};
 pub use stats::{DropReason, Drops, Stats};
 pub use wire::Offload;
 
@@ -50,7 +50,7 @@ pub trait Sink {
     }
 }
 
-/// What is so at a step.
+/// What all steps need to know.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The network as it is now.

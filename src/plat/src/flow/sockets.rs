@@ -20,12 +20,12 @@ pub trait Sockets {
     /// A UDP or ping socket.
     type Datagrams: Datagrams;
 
-    /// A connection that is being opened, with a hop limit that matters if it is a small one. Once
-    /// it is writable it is open, or has failed.
+    /// A connection that is being opened, with a hop limit that matters if it is a small one, and a
+    /// traffic class. Once it is writable it is open, or has failed.
     ///
     /// # Errors
     /// What the host said.
-    fn connect(&self, remote: SocketAddr, hops: u8) -> io::Result<Self::Connection>;
+    fn connect(&self, remote: SocketAddr, hops: u8, class: u8) -> io::Result<Self::Connection>;
 
     /// A connection inside this process, and its other end.
     ///
@@ -58,6 +58,12 @@ pub trait Sockets {
     /// What the host said.
     fn watch_datagrams(&self, socket: &Self::Datagrams, id: Id) -> io::Result<()>;
 
+    /// Tells nothing of a connection any more.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn forget_connection(&self, connection: &Self::Connection) -> io::Result<()>;
+
     /// Tells nothing of a socket any more.
     ///
     /// # Errors
@@ -88,6 +94,16 @@ pub trait Connection: Stream {
 
     /// Has the other end told by a reset when this one is dropped.
     fn reset_on_close(&self);
+
+    /// What a router or a host has told of the attempt to connect, if its hop limit was a small
+    /// one.
+    fn report(&self, buf: &mut [u8]) -> Option<Report>;
+
+    /// Sets the DSCP (RFC 2474), the upper six bits of a traffic class; ECN is the host's own.
+    ///
+    /// # Errors
+    /// What the host said.
+    fn set_class(&mut self, class: u8) -> io::Result<()>;
 }
 
 /// A socket for datagrams, or for echo messages.
@@ -103,15 +119,14 @@ pub trait Datagrams {
     ///
     /// # Errors
     /// What the host said.
-    fn send_train(&self, to: SocketAddr, pieces: &[IoSlice<'_>], size: u16)
-        -> Result<usize, Errno>;
+    fn send_train(&self, ends: Ends, pieces: &[IoSlice<'_>], size: u16) -> Result<usize, Errno>;
 
     /// Sends the first of these datagrams, and behind it as many as go by the same call. Says how
     /// many went.
     ///
     /// # Errors
     /// What the host said of the first.
-    fn send_some(&self, datagrams: &[(SocketAddr, &[u8])]) -> Result<usize, Errno>;
+    fn send_some(&self, datagrams: &[(Ends, &[u8])]) -> Result<usize, Errno>;
 
     /// Takes a datagram, or a train of such.
     ///
@@ -125,6 +140,12 @@ pub trait Datagrams {
     /// # Errors
     /// What the host said.
     fn let_cut(&self, cut: bool) -> io::Result<()>;
+
+    /// Sets the traffic class (IPv4's TOS) of what is sent: DSCP (RFC 2474) and ECN (RFC 3168).
+    ///
+    /// # Errors
+    /// What the host said.
+    fn set_class(&self, class: u8) -> io::Result<()>;
 
     /// Whether hop limits `a` and `b` need different settings.
     fn hops_differ(a: u8, b: u8) -> bool;
@@ -146,11 +167,28 @@ pub trait Datagrams {
     fn clear_error(&self);
 }
 
+/// Where a datagram goes, and from which of the host's addresses: without one, the host chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ends {
+    /// The other end.
+    pub remote: SocketAddr,
+    /// This one's address.
+    pub local: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for Ends {
+    fn from(remote: SocketAddr) -> Self {
+        Self { remote, local: None }
+    }
+}
+
 /// What was received.
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
     /// Who sent it, where that is known.
     pub from: Option<SocketAddr>,
+    /// To which of the host's addresses, where that is known: of a port of the owner's.
+    pub local: Option<IpAddr>,
     /// Bytes of all.
     pub len: usize,
     /// Bytes of each datagram of a train but the last; those of all where it is one datagram.

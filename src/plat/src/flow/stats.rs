@@ -22,6 +22,8 @@ pub enum DropReason {
     NoFlow,
     /// From someone to whom the guest did not speak.
     Filtered,
+    /// Its source address is another station's.
+    ForeignSource,
 }
 
 /// Counters since the start.
@@ -41,7 +43,7 @@ pub struct Stats {
     pub tcp: u64,
     pub udp: u64,
     pub echo: u64,
-    /// Flows that had to go for others.
+    /// Flows that were ended to make room for others.
     pub evicted: u64,
     /// Fragments of the guest.
     pub fragments: u64,
@@ -61,6 +63,7 @@ pub struct Drops {
     pub host_error: u64,
     pub no_flow: u64,
     pub filtered: u64,
+    pub foreign_source: u64,
 }
 
 impl Stats {
@@ -77,6 +80,7 @@ impl Stats {
             DropReason::HostError => &mut drops.host_error,
             DropReason::NoFlow => &mut drops.no_flow,
             DropReason::Filtered => &mut drops.filtered,
+            DropReason::ForeignSource => &mut drops.foreign_source,
         } += 1;
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Entry<F> {
     pub(crate) held: usize,
     /// Where it waits for memory.
     pub(crate) waits: Option<Place>,
+    /// Where it waits for the host to connect.
+    pub(crate) connects: Option<Place>,
     /// The earliest alarm in the heap.
     alarm: Option<Instant>,
     older: u32,
@@ -131,15 +133,40 @@ impl<F> Table<F> {
             queued: false,
             held: 0,
             waits: None,
+            connects: None,
             alarm: None,
             older: NONE,
             newer: NONE,
         });
         self.index.insert(key, slot);
+        self.join(slot, mac);
+        Id { slot, generation }
+    }
+
+    /// The flow is of another station from now on, as its youngest.
+    pub(crate) fn set_mac(&mut self, id: Id, mac: Mac) {
+        let Some(before) = self.get(id).map(|entry| entry.mac) else { return };
+        self.unlink(id.slot);
+        self.leave(before);
+        if let Some(entry) = self.get(id) {
+            entry.mac = mac;
+        }
+        self.join(id.slot, mac);
+    }
+
+    fn join(&mut self, slot: u32, mac: Mac) {
         let none = Guest { oldest: NONE, newest: NONE, count: 0, used: 0 };
         self.guests.entry(mac).or_insert(none).count += 1;
         self.append(slot);
-        Id { slot, generation }
+    }
+
+    fn leave(&mut self, mac: Mac) {
+        if let Some(guest) = self.guests.get_mut(&mac) {
+            guest.count -= 1;
+            if guest.count == 0 {
+                self.guests.remove(&mac);
+            }
+        }
     }
 
     pub(crate) fn remove(&mut self, id: Id) -> Option<Entry<F>> {
@@ -150,12 +177,7 @@ impl<F> Table<F> {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(id.slot);
         self.index.remove(&entry.key);
-        if let Some(guest) = self.guests.get_mut(&entry.mac) {
-            guest.count -= 1;
-            if guest.count == 0 {
-                self.guests.remove(&entry.mac);
-            }
-        }
+        self.leave(entry.mac);
         Some(entry)
     }
 

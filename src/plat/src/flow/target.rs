@@ -109,6 +109,12 @@ pub fn visitor(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr
     seen(settings, if is_local(address) { STAND_IN.into() } else { address }, like)
 }
 
+/// The same where the guest listens by IPv4 alone, to which a visitor by IPv6 has no name.
+pub fn visitor4(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
+    let address = address.to_canonical();
+    visitor(settings, if address.is_ipv6() { STAND_IN.into() } else { address }, like)
+}
+
 #[cfg(test)]
 #[path = "../../tests/unit/target.rs"]
 mod tests;

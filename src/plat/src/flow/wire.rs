@@ -30,6 +30,8 @@ pub struct Packet<'a> {
     pub dst: Ipv6Addr,
     pub protocol: u8,
     pub hop_limit: u8,
+    /// Traffic class, or TOS.
+    pub class: u8,
     pub fragment: Option<Fragment>,
     /// Whether routers may cut what it carries: it is cut already, or IPv4's don't-fragment bit is
     /// clear.
@@ -75,6 +77,7 @@ fn parse6(bytes: &[u8]) -> Option<Packet<'_>> {
         dst,
         protocol: ip.protocol,
         hop_limit: ip.hops,
+        class: ip.class,
         fragment,
         may_cut: fragment.is_some(),
         payload: whole.get(ip.header_len..)?,
@@ -90,6 +93,7 @@ fn parse4(bytes: &[u8]) -> Option<Packet<'_>> {
         dst: Ipv4Addr::from_bits(ip.dst).to_ipv6_mapped(),
         protocol: ip.protocol,
         hop_limit: ip.hops,
+        class: ip.class,
         fragment: ip.fragment,
         may_cut: !ip.dont_fragment || ip.fragment.is_some(),
         payload: whole.get(ip.header_len..)?,

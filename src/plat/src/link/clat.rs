@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The CLAT of our own as a station on the network, with a way in of its own.
+//! The built-in CLAT as a station of the network, with a link of its own.
 
 use std::io;
 use std::net::Ipv6Addr;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Instant;
 
@@ -71,7 +71,8 @@ fn is_frame(message: &[u8]) -> bool {
     (ETHERNET..=MAX_FRAME).contains(&message.len())
 }
 
-/// A packet socket (SOCK_SEQPACKET) with a name: a guest connects to it.
+/// A packet socket (SOCK_SEQPACKET) with a name, to which a guest connects, or one that is
+/// connected.
 #[derive(Debug)]
 pub struct Packets {
     server: Server,
@@ -88,14 +89,25 @@ impl Packets {
     /// # Errors
     /// When that name cannot be had: it is taken, too long, or the directory is missing.
     pub fn listen(path: &Path) -> io::Result<Self> {
-        let server = Server::listen(path, SockType::SeqPacket)?;
-        Ok(Self {
+        Ok(Self::new(Server::listen(path, SockType::SeqPacket)?))
+    }
+
+    /// Has one guest, by a connection that is there.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn connected(guest: UnixStream) -> io::Result<Self> {
+        Ok(Self::new(Server::connected(guest)?))
+    }
+
+    fn new(server: Server) -> Self {
+        Self {
             server,
             input: vec![0; MAX_FRAME + 1].into(),
             out: Out::default(),
             waiting: VecDeque::new(),
             dropped: 0,
-        })
+        }
     }
 
     fn leave(&mut self, why: String) -> Event {
@@ -212,8 +224,8 @@ fn refusal(guest: &Guest, errno: Errno) -> String {
         return format!("cannot answer the guest: {socket} is connected to another socket");
     }
     format!(
-        "cannot answer the guest: {socket} is not writable for this user: change its mode, or have root start platd with \
-         --runas {}",
+        "cannot answer the guest: {socket} is not writable for this user: change its mode, or have \
+         root start platd with --runas {}",
         guest.uid
     )
 }
@@ -269,7 +281,7 @@ impl Datagrams {
         }
         let opened = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         if matches!(opened, Some(Err(rustix::io::Errno::SRCH))) && !self.is_there(&address) {
-            // Its last words.
+            // That was its last frame: it has ended since.
             self.guest = None;
             return false;
         }

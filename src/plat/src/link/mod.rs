@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The ways in: how a guest's Ethernet frames come to the network, and go back.
+//! Links: how a guest's Ethernet frames come to the network, and go back.
 
 mod clat;
 mod frames;
@@ -35,7 +35,7 @@ pub enum Event {
     Left(String),
 }
 
-/// A way in: one guest, or a bridge with several behind it, that exchanges Ethernet frames with the
+/// A link: one guest, or a bridge with several behind it, that exchanges Ethernet frames with the
 /// network.
 ///
 /// Nothing here blocks.

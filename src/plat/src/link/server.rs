@@ -19,7 +19,7 @@ use super::is_only_for_now;
 
 /// The name of a socket in the file system; gone when dropped.
 #[derive(Debug)]
-pub(super) struct Name(PathBuf);
+pub(crate) struct Name(PathBuf);
 
 impl Name {
     /// A socket of this kind under this name, for its owner alone. What a process that is gone left
@@ -45,7 +45,7 @@ impl Name {
 
 impl Drop for Name {
     fn drop(&mut self) {
-        // Whoever replaced it, or took the right to, does not want it gone.
+        // It may have been replaced, or the right to remove it given up.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -66,40 +66,67 @@ fn clear_the_way(path: &Path, try_it: impl FnOnce() -> nix::Result<()>) -> io::R
     Err(io::Error::other("another program listens there; end it, or choose another name"))
 }
 
-/// Listens, and has one guest at a time. The next waits until it has left. Of either kind that has
-/// connections: the library calls both a stream.
+/// Where guests come, one at a time. Of either kind that has connections: the library calls both a
+/// stream.
 #[derive(Debug)]
-pub(crate) struct Server {
-    listener: UnixListener,
-    guest: Option<UnixStream>,
-    _name: Name,
+pub(crate) enum Server {
+    /// By a name; the next guest waits until one has left.
+    Named {
+        /// Where the next one waits.
+        listener: UnixListener,
+        /// Who is there.
+        guest: Option<UnixStream>,
+        /// Gone with the listener.
+        _name: Name,
+    },
+    /// By a connection that was there before, and no other.
+    Given {
+        /// Its other end.
+        guest: UnixStream,
+        /// It was hung up on.
+        is_over: bool,
+    },
 }
 
 impl Server {
     pub(crate) fn listen(path: &Path, kind: SockType) -> io::Result<Self> {
         let (listener, name) = Name::bind(path, kind)?;
         listen(&listener, Backlog::new(1)?)?;
-        Ok(Self { listener: listener.into(), guest: None, _name: name })
+        Ok(Self::Named { listener: listener.into(), guest: None, _name: name })
+    }
+
+    pub(crate) fn connected(guest: UnixStream) -> io::Result<Self> {
+        guest.set_nonblocking(true)?;
+        Ok(Self::Given { guest, is_over: false })
     }
 
     /// The guest's socket, else the one where it will come.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.guest.as_ref().map_or(self.listener.as_fd(), AsFd::as_fd)
+        match self {
+            Self::Named { listener, guest, .. } => {
+                guest.as_ref().map_or(listener.as_fd(), AsFd::as_fd)
+            }
+            Self::Given { guest, .. } => guest.as_fd(),
+        }
     }
 
     pub(crate) fn guest(&self) -> Option<&UnixStream> {
-        self.guest.as_ref()
+        match self {
+            Self::Named { guest, .. } => guest.as_ref(),
+            Self::Given { guest, is_over } => Some(guest).filter(|_| !is_over),
+        }
     }
 
     /// Lets the next guest in, if it is there.
     pub(crate) fn accept(&mut self) -> io::Result<bool> {
-        match self.listener.accept() {
-            Ok((guest, _)) => {
-                guest.set_nonblocking(true)?;
-                self.guest = Some(guest);
+        let Self::Named { listener, guest, .. } = self else { return Ok(false) };
+        match listener.accept() {
+            Ok((next, _)) => {
+                next.set_nonblocking(true)?;
+                *guest = Some(next);
                 Ok(true)
             }
-            // It may have thought better of it.
+            // It may have hung up before it was accepted.
             Err(e) if e.kind() == ErrorKind::ConnectionAborted || is_only_for_now(&e) => Ok(false),
             Err(e) => Err(e),
         }
@@ -107,6 +134,9 @@ impl Server {
 
     /// Sees the guest off.
     pub(crate) fn hang_up(&mut self) {
-        self.guest = None;
+        match self {
+            Self::Named { guest, .. } => *guest = None,
+            Self::Given { is_over, .. } => *is_over = true,
+        }
     }
 }

@@ -25,7 +25,7 @@ const BACKLOG: usize = 1 << 20;
 /// Frames in one call (IOV_MAX is 1024, and each takes two).
 const BATCH: usize = 256;
 
-/// A stream socket with a name.
+/// A stream socket with a name, or one that is connected.
 #[derive(Debug)]
 pub struct Stream {
     server: Server,
@@ -43,9 +43,20 @@ impl Stream {
     /// # Errors
     /// When that name cannot be had: it is taken, too long, or the directory is missing.
     pub fn listen(path: &Path) -> io::Result<Self> {
-        let server = Server::listen(path, SockType::Stream)?;
+        Ok(Self::new(Server::listen(path, SockType::Stream)?))
+    }
+
+    /// Has one guest, by a connection that is there.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn connected(guest: UnixStream) -> io::Result<Self> {
+        Ok(Self::new(Server::connected(guest)?))
+    }
+
+    fn new(server: Server) -> Self {
         let (out, output) = (Out::default(), Output::default());
-        Ok(Self { server, input: vec![0; INPUT].into(), filled: 0, out, output })
+        Self { server, input: vec![0; INPUT].into(), filled: 0, out, output }
     }
 
     fn leave(&mut self, why: String) -> Event {
@@ -83,8 +94,8 @@ impl Link for Stream {
                 Ok(Event::Frames)
             }
             Err(length) => Ok(self.leave(format!(
-                "it announced a frame of {length} bytes, where {ETHERNET} to {MAX_FRAME} are possible: a guest has to \
-                 put 4 bytes of length before each frame"
+                "it announced a frame of {length} bytes, where {ETHERNET} to {MAX_FRAME} are \
+                 possible: a guest has to put 4 bytes of length before each frame"
             ))),
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ARP (RFC 826): the router's address, for guests with `--dual-stack`.
+//! ARP (RFC 826), for guests with `--dual-stack`: the router's address, and who has the others.
 
 use std::net::Ipv4Addr;
 
@@ -8,30 +8,60 @@ use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
 use crate::frame::Mac;
 
-/// The answer to a request for `router`; `None` for anything else.
-pub(super) fn answer(bytes: &[u8], router: Ipv4Addr, mac: Mac) -> Option<Vec<u8>> {
-    let ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Request,
-        source_hardware_addr,
-        source_protocol_addr,
-        target_protocol_addr,
-        ..
-    } = ArpRepr::parse(&ArpPacket::new_checked(bytes).ok()?).ok()?
-    else {
-        return None;
-    };
-    // Who asks for the address and says it is theirs (RFC 5227 §2.4) learns that it is not.
-    if target_protocol_addr != router {
-        return None;
+/// A message that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Arp {
+    is_request: bool,
+    /// The Ethernet address of its sender, as the message has it.
+    mac: EthernetAddress,
+    /// The sender's address; unspecified where it only asks whether another has the target (RFC
+    /// 5227 §2.1.1).
+    pub(super) sender: Ipv4Addr,
+    target: Ipv4Addr,
+}
+
+impl Arp {
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let ArpRepr::EthernetIpv4 {
+            operation,
+            source_hardware_addr: mac,
+            source_protocol_addr: sender,
+            target_protocol_addr: target,
+            ..
+        } = ArpRepr::parse(&ArpPacket::new_checked(bytes).ok()?).ok()?
+        else {
+            return None;
+        };
+        Some(Self { is_request: operation == ArpOperation::Request, mac, sender, target })
     }
-    let reply = ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Reply,
+
+    /// The answer to a request for `router`; `None` for anything else. A sender that claims the
+    /// router's address as its own (RFC 5227 §2.4) is answered, too, and so learns that it has to
+    /// give it up.
+    pub(super) fn answer(&self, router: Ipv4Addr, mac: Mac) -> Option<Vec<u8>> {
+        let ours = self.is_request && self.target == router;
+        ours.then(|| write(ArpOperation::Reply, (mac, router), (self.mac, self.sender)))
+    }
+}
+
+/// A request of the router's for the Ethernet address of `target`.
+pub(super) fn request(router: Ipv4Addr, mac: Mac, target: Ipv4Addr) -> Vec<u8> {
+    write(ArpOperation::Request, (mac, router), (EthernetAddress([0; 6]), target))
+}
+
+fn write(
+    operation: ArpOperation,
+    (mac, router): (Mac, Ipv4Addr),
+    (target_hardware_addr, target_protocol_addr): (EthernetAddress, Ipv4Addr),
+) -> Vec<u8> {
+    let message = ArpRepr::EthernetIpv4 {
+        operation,
         source_hardware_addr: EthernetAddress(mac.0),
         source_protocol_addr: router,
-        target_hardware_addr: source_hardware_addr,
-        target_protocol_addr: source_protocol_addr,
+        target_hardware_addr,
+        target_protocol_addr,
     };
-    let mut message = vec![0; reply.buffer_len()];
-    reply.emit(&mut ArpPacket::new_unchecked(&mut message));
-    Some(message)
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut ArpPacket::new_unchecked(&mut bytes));
+    bytes
 }

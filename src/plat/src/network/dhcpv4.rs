@@ -70,16 +70,29 @@ struct Lease {
     client: Vec<u8>,
     addr: Ipv4Addr,
     until: Instant,
+    /// Whether it was requested, and not only offered.
+    requested: bool,
 }
 
+impl Lease {
+    /// What a station has got is no other's to give back, whatever that says its name is.
+    fn is_of(&self, by: Mac, client: &[u8]) -> bool {
+        self.by == by && self.client == client
+    }
+}
+
+/// Who is heard with an address.
+type Owner<'a> = &'a dyn Fn(Ipv4Addr) -> Option<Mac>;
+
 impl Server {
-    /// The answer to a client's message, if it gets one. `from` is the sender's Ethernet address.
+    /// The answer to a client's message, if it gets one. `from` is the sender's Ethernet address;
+    /// `owner` says which station is heard with an address.
     pub(super) fn answer(
         &mut self,
         bytes: &[u8],
         from: Mac,
-        net: DualStack,
-        settings: &Settings,
+        (net, settings): (DualStack, &Settings),
+        owner: Owner<'_>,
         now: Instant,
     ) -> Option<Answer> {
         let request = Request::read(bytes)?;
@@ -88,24 +101,27 @@ impl Server {
         let to_other = request.server.is_some_and(|server| server != net.router);
         let (kind, addr) = match kind {
             DhcpMessageType::Discover => {
-                (DhcpMessageType::Offer, self.lease((from, client), wanted, net, OFFERED, now)?)
+                let addr = self.lease((from, client), wanted, net, OFFERED, owner, now)?;
+                (DhcpMessageType::Offer, addr)
             }
             DhcpMessageType::Request if to_other => {
-                self.leases.retain(|lease| lease.client != client);
+                self.leases.retain(|lease| !lease.is_of(from, client));
                 return None;
             }
-            DhcpMessageType::Request => match self.lease((from, client), wanted, net, LEASE, now) {
-                Some(addr) if addr == wanted => (DhcpMessageType::Ack, addr),
-                _ => (DhcpMessageType::Nak, Ipv4Addr::UNSPECIFIED),
-            },
+            DhcpMessageType::Request => {
+                match self.lease((from, client), wanted, net, LEASE, owner, now) {
+                    Some(addr) if addr == wanted => (DhcpMessageType::Ack, addr),
+                    _ => (DhcpMessageType::Nak, Ipv4Addr::UNSPECIFIED),
+                }
+            }
             DhcpMessageType::Inform => (DhcpMessageType::Ack, Ipv4Addr::UNSPECIFIED),
             DhcpMessageType::Release => {
-                self.leases.retain(|lease| lease.client != client);
+                self.leases.retain(|lease| !lease.is_of(from, client));
                 return None;
             }
             DhcpMessageType::Decline => {
                 let theirs =
-                    self.leases.iter_mut().find(|l| l.client == client && l.addr == wanted);
+                    self.leases.iter_mut().find(|l| l.is_of(from, client) && l.addr == wanted);
                 if let Some(lease) = theirs {
                     lease.client.clear();
                     lease.until = now + DECLINED;
@@ -138,36 +154,64 @@ impl Server {
         wanted: Ipv4Addr,
         net: DualStack,
         time: Duration,
+        owner: Owner<'_>,
         now: Instant,
     ) -> Option<Ipv4Addr> {
-        if let Some(lease) = self.leases.iter_mut().find(|lease| lease.client == client) {
+        let requested = time == LEASE;
+        if let Some(lease) = self.leases.iter_mut().find(|lease| lease.is_of(by, client)) {
             lease.until = lease.until.max(now + time);
+            lease.requested |= requested;
             return Some(lease.addr);
         }
         self.leases.retain(|lease| lease.until > now);
-        let addr = self.free(wanted, net).or_else(|| {
-            // Whoever asks by many names has no more than what others leave; nobody loses the only
-            // one for that.
-            let all = self.leases.iter().enumerate().map(|(i, lease)| (lease.by, lease.until, i));
-            let (i, count) = fairness::to_evict(all)?;
-            let own = self.leases.iter().filter(|lease| lease.by == by).count();
-            (count > own + 1 || (count == own && own > 1)).then(|| self.leases.remove(i).addr)
-        })?;
-        self.leases.push(Lease { by, client: client.to_vec(), addr, until: now + time });
+        let addr = match self.free(by, wanted, net, owner) {
+            Some(addr) => addr,
+            None => self.leases.remove(self.to_evict(by, owner)?).addr,
+        };
+        let client = client.to_vec();
+        self.leases.push(Lease { by, client, addr, until: now + time, requested });
         Some(addr)
     }
 
-    /// The address that is wanted, else the first, of those that are nobody's.
-    fn free(&self, wanted: Ipv4Addr, net: DualStack) -> Option<Ipv4Addr> {
+    /// Whose address another client gets when all are taken. A station that has asked by many names
+    /// gives up the oldest, as long as it has more than one more than who asks. Else it is the
+    /// oldest of those that nobody uses, offered ones first: whoever asks in the name of stations
+    /// that are not there takes no address from a station that is. `None` if all are in use.
+    fn to_evict(&self, by: Mac, owner: Owner<'_>) -> Option<usize> {
+        let all = self.leases.iter().enumerate().map(|(i, lease)| (lease.by, lease.until, i));
+        let (i, count) = fairness::to_evict(all)?;
+        let own = self.leases.iter().filter(|lease| lease.by == by).count();
+        if count > own + 1 || (count == own && own > 1) {
+            return Some(i);
+        }
+        let all = self.leases.iter().enumerate();
+        let unused = all.filter(|(_, lease)| {
+            let free = owner(lease.addr).is_none_or(|station| station == by && by != lease.by);
+            !lease.client.is_empty() && free
+        });
+        unused.min_by_key(|(_, lease)| (lease.requested, lease.until)).map(|(i, _)| i)
+    }
+
+    /// The address that is wanted, else the first, of those that are nobody's, and which no other
+    /// station uses.
+    fn free(
+        &self,
+        by: Mac,
+        wanted: Ipv4Addr,
+        net: DualStack,
+        owner: Owner<'_>,
+    ) -> Option<Ipv4Addr> {
         if self.leases.len() >= MAX_LEASES {
             return None;
         }
         let free = |addr: &Ipv4Addr| {
-            is_guest(*addr, net) && self.leases.iter().all(|lease| lease.addr != *addr)
+            is_guest(*addr, net)
+                && self.leases.iter().all(|lease| lease.addr != *addr)
+                && owner(*addr).is_none_or(|station| station == by)
         };
         let first = net.guest.to_bits();
-        // One more than could be taken.
-        let candidates = (0..).take(MAX_LEASES + 2).filter_map(|n| first.checked_add(n));
+        // As many as can be taken or in use, and one more.
+        let candidates = (0..).take(2 * MAX_LEASES + 2).filter_map(|n| first.checked_add(n));
         std::iter::once(wanted).chain(candidates.map(Ipv4Addr::from_bits)).find(free)
     }
 }

@@ -3,8 +3,8 @@
 //! The DHCPv6 server (RFC 8415): what is beside addresses for whoever configures those alone, and
 //! an address (IA_NA) for whoever asks for one.
 //!
-//! It remembers nothing: an address is a hash of who asks for it. DnsStream are read here: dhcproto
-//! (0.14) panics on some, and recurses into options as deep as they nest.
+//! It keeps no state: an address is a hash of who asks for it. Messages are parsed here, since
+//! dhcproto (0.14) panics on some, and recurses into options as deep as they nest.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};

@@ -25,13 +25,20 @@ use crate::settings::Settings;
 const MAX_PENDING: usize = 1024;
 /// Bytes of the longest question that is read.
 pub const MAX_QUESTION: usize = 1500;
-/// How long a resolver has, and how many are tried.
+/// How long a resolver has, and how often a question is asked. Where nobody answers a question for
+/// AAAA, the one for A comes before most programs give up, after five seconds.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 3;
+const AAAA_ATTEMPTS: usize = 2;
 /// Bytes of an answer over UDP without EDNS (RFC 1035 §2.3.4), and at most with it.
 const CLASSIC: u16 = 512;
 const MAX_PAYLOAD: u16 = 4096;
 const HEADER: usize = 12;
+/// DNAME (RFC 6672), which the library does not know.
+const DNAME: u16 = 39;
+/// The first bits of the extended code of an answer to a version of EDNS that is not known (RFC
+/// 6891 §6.1.3: 16 is BADVERS).
+const BADVERS: u8 = 1;
 
 /// The most seconds that a synthesized answer lives where nothing says how long there will be no
 /// AAAA (RFC 6147 §5.1.7).
@@ -42,6 +49,8 @@ const MAX_TTL: u32 = 600;
 const WELL_KNOWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 const WELL_KNOWN_NAME: &str = "ipv4only.arpa.";
 const WELL_KNOWN_TTL: u32 = 3600;
+/// How many seconds a name of the owner's lives: the next network may have another.
+const HOST_TTL: u32 = 60;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +79,9 @@ pub(super) struct Dns64 {
     /// By token, which grows: the first is the oldest.
     pending: BTreeMap<u64, Pending>,
     next: u64,
+    /// The resolver that is asked first: the one that has answered last. One that is dead costs one
+    /// question its time, not each.
+    preferred: usize,
 }
 
 #[derive(Debug)]
@@ -83,6 +95,8 @@ struct Pending {
     /// Bytes that the answer may have.
     limit: usize,
     attempts: usize,
+    /// Which resolver is asked.
+    resolver: usize,
     tcp: bool,
     deadline: Instant,
 }
@@ -93,8 +107,9 @@ enum Stage {
     Pass,
     /// AAAA: if there is none, A comes next.
     Aaaa,
-    /// A, after this answer to AAAA; synthesized records live that many seconds at most.
-    A { aaaa: Vec<u8>, ttl: u32 },
+    /// A, after this answer to AAAA, if there was one; synthesized records live that many seconds
+    /// at most.
+    A { aaaa: Option<Vec<u8>>, ttl: u32 },
     /// PTR in `in-addr.arpa` for an address in the prefix (RFC 6147 §5.3.1).
     Ptr { alias: Name },
 }
@@ -129,6 +144,9 @@ impl Dns64 {
         if message.op_code() != OpCode::Query {
             return Some(refusal(asked, ResponseCode::NotImp));
         }
+        if message.extensions().as_ref().is_some_and(|edns| edns.version() > 0) {
+            return Some(answer_without_records(asked, ResponseCode::NoError, BADVERS));
+        }
         let ([question], Some(_)) = (message.queries(), question_end(asked)) else {
             return Some(refusal(asked, ResponseCode::FormErr));
         };
@@ -136,7 +154,8 @@ impl Dns64 {
             Client::Udp { .. } => limit(&message, settings),
             Client::Tcp { .. } => u16::MAX.into(),
         };
-        if let Some(known) = well_known(&message, question, settings) {
+        let known = own_name(&message, question, settings);
+        if let Some(known) = known.or_else(|| well_known(&message, question, settings)) {
             return finish(known, limit);
         }
         if settings.resolvers.is_empty() {
@@ -162,6 +181,7 @@ impl Dns64 {
             stage,
             limit,
             attempts: 0,
+            resolver: self.preferred,
             tcp: false,
             deadline: now,
         };
@@ -182,10 +202,11 @@ impl Dns64 {
             return None;
         }
         let mut pending = self.pending.remove(&token)?;
+        self.preferred = pending.resolver;
         let truncated = answer[2] & 0x02 != 0;
         let client = pending.client;
         let answered = match &mut pending.stage {
-            // Who has a connection gets all of it.
+            // A guest that has asked by TCP gets the whole answer.
             _ if truncated && !pending.tcp && matches!(client, Client::Tcp { .. }) => {
                 pending.tcp = true;
                 self.send(pending, settings, now, queries);
@@ -197,17 +218,13 @@ impl Dns64 {
                 self.send(pending, settings, now, queries);
                 return None;
             }
-            // What cannot be read is the guest's to judge.
+            // An answer that cannot be read is passed on as it is.
             Stage::Aaaa => match Message::from_vec(answer) {
-                Ok(message) if needs_a(&message) => {
+                Ok(message) if needs_a(&message) || settings.dns64_always => {
                     if truncated && !pending.tcp {
                         pending.tcp = true;
                     } else {
-                        let ttl = negative_ttl(&message);
-                        pending.stage = Stage::A { aaaa: answer.to_vec(), ttl };
-                        pending.sent = retyped(&pending.asked, RecordType::A)?;
-                        pending.tcp = false;
-                        pending.attempts = 0;
+                        pending.ask_for_a(Some(answer), negative_ttl(&message));
                     }
                     self.send(pending, settings, now, queries);
                     return None;
@@ -221,12 +238,14 @@ impl Dns64 {
             },
             Stage::A { aaaa, ttl } => {
                 let (aaaa, ttl) = (std::mem::take(aaaa), *ttl);
-                Message::from_vec(answer)
-                    .ok()
-                    .and_then(|a| synthesize(&pending.asked, &a, settings.prefix64, ttl))
-                    .and_then(|message| finish(message, pending.limit))
-                    // Neither has it: what was said of AAAA stands (RFC 6147 §5.1.6).
-                    .or_else(|| Some(pending.pass(&aaaa)))
+                let a = Message::from_vec(answer).ok().filter(is_final);
+                // Nobody knows is not the same as there is none, which would be remembered.
+                a.and_then(|a| {
+                    synthesize(&pending.asked, &a, settings.prefix64, ttl)
+                        .and_then(|message| finish(message, pending.limit))
+                        // Neither has it: what was said of AAAA stands (RFC 6147 §5.1.6).
+                        .or_else(|| aaaa.map(|aaaa| pending.pass(&aaaa)))
+                })
             }
             Stage::Ptr { alias } => Message::from_vec(answer)
                 .ok()
@@ -237,8 +256,7 @@ impl Dns64 {
         Some((client, answered.unwrap_or_else(servfail)))
     }
 
-    /// Asks again where nobody answered; those that were asked often enough are answered with
-    /// SERVFAIL.
+    /// Does what is due: asks again where nobody answered in time.
     pub(super) fn poll(
         &mut self,
         settings: &Settings,
@@ -251,16 +269,33 @@ impl Dns64 {
             .filter(|(_, p)| p.deadline <= now)
             .map(|(token, _)| *token)
             .collect();
-        let mut answered = Vec::new();
-        for pending in due.iter().filter_map(|token| self.pending.remove(token)).collect::<Vec<_>>()
-        {
-            if pending.attempts >= ATTEMPTS || settings.resolvers.is_empty() {
-                answered.push((pending.client, refusal(&pending.asked, ResponseCode::ServFail)));
-            } else {
-                self.send(pending, settings, now, queries);
-            }
+        due.into_iter().filter_map(|token| self.failed(token, settings, now, queries)).collect()
+    }
+
+    /// Nobody has answered the question with this token, or nobody can: it is asked again, or
+    /// answered with SERVFAIL if it was asked often enough.
+    pub(super) fn failed(
+        &mut self,
+        token: u64,
+        settings: &Settings,
+        now: Instant,
+        queries: &mut Vec<Query>,
+    ) -> Option<Answered> {
+        let mut pending = self.pending.remove(&token)?;
+        let next = (pending.resolver + 1) % settings.resolvers.len().max(1);
+        if self.preferred == pending.resolver {
+            self.preferred = next;
         }
-        answered
+        pending.resolver = next;
+        if pending.attempts >= AAAA_ATTEMPTS && matches!(pending.stage, Stage::Aaaa) {
+            // As if it had failed (RFC 6147 §5.1.3).
+            pending.ask_for_a(None, MAX_TTL);
+        }
+        if pending.attempts >= ATTEMPTS || settings.resolvers.is_empty() {
+            return Some((pending.client, refusal(&pending.asked, ResponseCode::ServFail)));
+        }
+        self.send(pending, settings, now, queries);
+        None
     }
 
     /// Sends a question, under another token and another identification each time.
@@ -271,7 +306,7 @@ impl Dns64 {
         now: Instant,
         queries: &mut Vec<Query>,
     ) {
-        let resolver = settings.resolvers[pending.attempts % settings.resolvers.len()];
+        let resolver = settings.resolvers[pending.resolver % settings.resolvers.len()];
         pending.sent[..2].copy_from_slice(&rand::random::<[u8; 2]>());
         pending.attempts += 1;
         pending.deadline = now + TIMEOUT;
@@ -284,6 +319,16 @@ impl Dns64 {
 }
 
 impl Pending {
+    /// The question is one for A from now on, after this answer to the one for AAAA.
+    fn ask_for_a(&mut self, aaaa: Option<&[u8]>, ttl: u32) {
+        if let Some(sent) = retyped(&self.asked, RecordType::A) {
+            self.sent = sent;
+            self.stage = Stage::A { aaaa: aaaa.map(<[u8]>::to_vec), ttl };
+        }
+        self.tcp = false;
+        self.attempts = 0;
+    }
+
     /// A resolver's answer as the guest's: under its identification, with its question, not longer
     /// than it can take.
     fn pass(&self, answer: &[u8]) -> Vec<u8> {
@@ -328,6 +373,33 @@ fn first_stage(
     }
 }
 
+/// Answers about names of the owner's (`--host`). An address of the other family is synthesized, or
+/// there is none.
+fn own_name(asked: &Message, question: &Question, settings: &Settings) -> Option<Message> {
+    let name = question.name();
+    let mut addresses = settings.hosts.iter().filter(|(host, _)| host == name).peekable();
+    if question.query_class() != DNSClass::IN || addresses.peek().is_none() {
+        return None;
+    }
+    let has_ipv6 = settings.hosts.iter().any(|(host, ip)| host == name && ip.is_ipv6());
+    let mut reply = reply_to(asked);
+    for (_, address) in addresses {
+        let data = match (question.query_type(), address) {
+            (RecordType::A, IpAddr::V4(v4)) => RData::A(A(*v4)),
+            (RecordType::AAAA, IpAddr::V6(v6)) => RData::AAAA(AAAA(*v6)),
+            (RecordType::AAAA, IpAddr::V4(v4)) if settings.dns64 && !has_ipv6 => {
+                RData::AAAA(AAAA(settings.prefix64.embed(*v4)))
+            }
+            _ => continue,
+        };
+        reply.add_answer(Record::from_rdata(name.clone(), HOST_TTL, data));
+    }
+    if reply.answers().is_empty() {
+        reply.add_name_server(authority(name.clone(), HOST_TTL)?);
+    }
+    Some(reply)
+}
+
 /// Answers that are known without asking: `ipv4only.arpa` (RFC 7050, RFC 8880 §7.1) and what is
 /// below it, and who its addresses are.
 fn well_known(asked: &Message, question: &Question, settings: &Settings) -> Option<Message> {
@@ -348,11 +420,11 @@ fn well_known(asked: &Message, question: &Question, settings: &Settings) -> Opti
             }
         }
         if reply.answers().is_empty() {
-            reply.add_name_server(authority(name)?);
+            reply.add_name_server(authority(name, WELL_KNOWN_TTL)?);
         }
     } else if name.zone_of(question.name()) {
         reply.set_response_code(ResponseCode::NXDomain);
-        reply.add_name_server(authority(name)?);
+        reply.add_name_server(authority(name, WELL_KNOWN_TTL)?);
     } else {
         let v4 = reverse_of(question.name(), settings.prefix64)?;
         if question.query_type() != RecordType::PTR || !WELL_KNOWN.contains(&v4) {
@@ -364,11 +436,11 @@ fn well_known(asked: &Message, question: &Question, settings: &Settings) -> Opti
 }
 
 /// The SOA that says how long there is nothing (RFC 2308 §3).
-fn authority(zone: Name) -> Option<Record> {
+fn authority(zone: Name, ttl: u32) -> Option<Record> {
     let admin = Name::from_ascii("nobody.invalid.").ok()?;
-    let seconds = i32::try_from(WELL_KNOWN_TTL).ok()?;
-    let soa = SOA::new(zone.clone(), admin, 1, seconds, seconds, seconds, WELL_KNOWN_TTL);
-    Some(Record::from_rdata(zone, WELL_KNOWN_TTL, RData::SOA(soa)))
+    let seconds = i32::try_from(ttl).ok()?;
+    let soa = SOA::new(zone.clone(), admin, 1, seconds, seconds, seconds, ttl);
+    Some(Record::from_rdata(zone, ttl, RData::SOA(soa)))
 }
 
 /// The IPv4 address inside an IPv6 address of the prefix that this is the reverse name of.
@@ -393,6 +465,11 @@ fn needs_a(answer: &Message) -> bool {
         }
         _ => true,
     }
+}
+
+/// Whether an answer says what there is, or that there is nothing.
+fn is_final(answer: &Message) -> bool {
+    matches!(answer.response_code(), ResponseCode::NoError | ResponseCode::NXDomain)
 }
 
 /// Addresses that are no IPv6 connectivity: IPv4-mapped ones (RFC 6147 §5.1.4).
@@ -424,6 +501,9 @@ fn synthesize(asked: &[u8], a: &Message, prefix: Prefix, ttl: u32) -> Option<Mes
             }
             // The chain that leads there (RFC 6147 §5.1.5).
             RData::CNAME(name) => (RData::CNAME(name.clone()), record.ttl()),
+            RData::Unknown { code, .. } if u16::from(*code) == DNAME => {
+                (record.data().clone(), record.ttl())
+            }
             _ => continue,
         };
         reply.add_answer(Record::from_rdata(record.name().clone(), ttl, data));
@@ -487,6 +567,12 @@ fn finish(mut message: Message, limit: usize) -> Option<Vec<u8>> {
 /// An answer without any record, made of the question's bytes: its header, and the question if it
 /// can be read.
 fn refusal(asked: &[u8], code: ResponseCode) -> Vec<u8> {
+    answer_without_records(asked, code, 0)
+}
+
+/// The same with the first bits of an extended code. Who speaks EDNS is answered in it (RFC 6891
+/// §6.1.1).
+fn answer_without_records(asked: &[u8], code: ResponseCode, extended: u8) -> Vec<u8> {
     let question = question_end(asked).filter(|_| asked[4..6] == [0, 1]);
     let mut answer = asked[..question.unwrap_or(HEADER)].to_vec();
     // QR, and RA; opcode, RD and CD stay.
@@ -494,6 +580,14 @@ fn refusal(asked: &[u8], code: ResponseCode) -> Vec<u8> {
     answer[3] = 0x80 | asked[3] & 0x10 | code.low();
     answer[4..HEADER].fill(0);
     answer[5] = u8::from(question.is_some());
+    let message = Message::from_vec(asked).ok();
+    if let Some(edns) = message.as_ref().and_then(|message| message.extensions().as_ref()) {
+        // The root's name, OPT, bytes that are taken, the extended code, version, DO, no options.
+        let [a, b] = MAX_PAYLOAD.to_be_bytes();
+        let dnssec_ok = u8::from(edns.flags().dnssec_ok) << 7;
+        answer.extend([0, 0, 41, a, b, extended, 0, dnssec_ok, 0, 0, 0]);
+        answer[11] = 1;
+    }
     answer
 }
 

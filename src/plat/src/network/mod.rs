@@ -12,19 +12,21 @@ mod nd;
 mod ra;
 mod wire;
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clat_tun::VirtioHeader;
 use smoltcp::wire::{EthernetProtocol, Icmpv4Packet, Icmpv6Packet, IpProtocol};
 
+use self::arp::Arp;
 use self::dns64::{Client, Dns64};
 use self::icmp::Walk;
-use self::nd::{Asked, Neighbours};
+use self::nd::{Asked, Claim, Neighbours};
 use self::ra::Advertiser;
 use self::wire::{Link, Packet};
 use crate::fairness::Buckets;
-use crate::frame::{Mac, Out};
+use crate::frame::{Mac, Out, ETHERNET};
 use crate::icmp_error::IcmpError;
 use crate::settings::{DualStack, Settings};
 
@@ -34,7 +36,12 @@ pub use self::dns64::{is_question, MAX_QUESTION};
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const DNS_PORT: u16 = 53;
 
-/// Whose a frame was.
+/// Packets of guests that wait for the Ethernet address of another guest (RFC 4861 §7.2.2), and how
+/// long.
+const MAX_WAITING: usize = 64;
+const RESOLUTION: Duration = Duration::from_secs(3);
+
+/// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
     /// The network's: it has been answered, or dropped.
@@ -46,6 +53,30 @@ pub enum Handled {
     /// TCP for the network's DNS server: the flows may have it, but its other end is here
     /// ([`Network::dns_question`]).
     Dns,
+    /// For another guest, at this Ethernet address. It may go one hop further.
+    Neighbour(Mac),
+    /// Nobody's: its source address is another station's. It was dropped.
+    ForeignSource,
+}
+
+/// An address that is another station's now: flows of the address go there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The address; one of IPv4 is an IPv4-mapped one.
+    pub address: Ipv6Addr,
+    /// The station that had it.
+    pub from: Mac,
+    /// The station that has it.
+    pub to: Mac,
+}
+
+/// A packet that waits for the Ethernet address of its destination.
+#[derive(Debug)]
+struct Waiting {
+    dst: Ipv6Addr,
+    until: Instant,
+    vnet: VirtioHeader,
+    frame: Vec<u8>,
 }
 
 /// A question for a resolver of the host. What sends it keeps the token, and comes back with
@@ -76,6 +107,8 @@ pub struct Network {
     /// Answers for connections.
     dns_answers: Vec<(u32, Vec<u8>)>,
     errors: Buckets,
+    moved: Vec<Moved>,
+    waiting: VecDeque<Waiting>,
 }
 
 impl Network {
@@ -91,7 +124,19 @@ impl Network {
             dns: Dns64::default(),
             dns_answers: Vec::new(),
             errors: Buckets::default(),
+            moved: Vec::new(),
+            waiting: VecDeque::new(),
         }
+    }
+
+    /// Keeps an address for a station, whoever else may use it.
+    pub fn reserve(&mut self, address: Ipv6Addr, station: Mac) {
+        self.neighbours.reserve(address, station);
+    }
+
+    /// Takes the addresses that have moved to other stations.
+    pub fn take_moved(&mut self) -> Vec<Moved> {
+        std::mem::take(&mut self.moved)
     }
 
     /// What its ICMP errors come out of.
@@ -122,7 +167,7 @@ impl Network {
         };
         match (protocol, self.settings.dual_stack) {
             (EthernetProtocol::Ipv6, _) => match Packet::ipv6(link, payload) {
-                Some(packet) => self.ipv6(&packet.with(vnet), now, out),
+                Some(packet) => self.ipv6(&packet.with(vnet), (vnet, frame), now, out),
                 None => Handled::Yes,
             },
             (EthernetProtocol::Ipv4, Some(net)) => match Packet::ipv4(link, payload) {
@@ -130,7 +175,12 @@ impl Network {
                 None => Handled::Yes,
             },
             (EthernetProtocol::Arp, Some(net)) => {
-                if let Some(answer) = arp::answer(payload, net.router, router) {
+                let Some(message) = Arp::read(payload) else { return Handled::Yes };
+                let sender = message.sender;
+                if dhcpv4::is_guest(sender, net) && !self.owns(sender.into(), link, now, out) {
+                    return Handled::ForeignSource;
+                }
+                if let Some(answer) = message.answer(net.router, router) {
                     wire::send_raw(out, link, EthernetProtocol::Arp, &answer);
                 }
                 Handled::Yes
@@ -147,13 +197,18 @@ impl Network {
         for (client, answer) in self.dns.poll(&self.settings, now, &mut self.queries) {
             self.send_dns(client, answer, out);
         }
+        while self.waiting.front().is_some_and(|waiting| waiting.until <= now) {
+            let Some(unresolved) = self.waiting.pop_front() else { break };
+            self.unreachable(&unresolved.frame, now, out);
+        }
     }
 
     /// When [`Network::poll`] is wanted next; never while `None`.
     #[must_use]
     pub fn next_timer(&self) -> Option<Instant> {
-        let advertisement = self.advertiser.next();
-        Some(self.dns.next_timer().map_or(advertisement, |dns| dns.min(advertisement)))
+        let waiting = self.waiting.front().map(|waiting| waiting.until);
+        let timers = [Some(self.advertiser.next()), self.dns.next_timer(), waiting];
+        timers.into_iter().flatten().min()
     }
 
     /// Takes the questions that are to be asked.
@@ -164,6 +219,14 @@ impl Network {
     /// Takes a resolver's answer to the question with `token`.
     pub fn dns_answer(&mut self, token: u64, message: &[u8], now: Instant, out: &mut Out) {
         let answered = self.dns.answer(token, message, &self.settings, now, &mut self.queries);
+        if let Some((client, answer)) = answered {
+            self.send_dns(client, answer, out);
+        }
+    }
+
+    /// The resolver that was asked the question with `token` cannot be reached.
+    pub fn dns_failed(&mut self, token: u64, now: Instant, out: &mut Out) {
+        let answered = self.dns.failed(token, &self.settings, now, &mut self.queries);
         if let Some((client, answer)) = answered {
             self.send_dns(client, answer, out);
         }
@@ -234,25 +297,114 @@ impl Network {
         }
     }
 
+    /// Whether a station may use an address as its own. If another has it, that one is asked
+    /// whether it is still there.
+    fn owns(&mut self, address: IpAddr, link: Link, now: Instant, out: &mut Out) -> bool {
+        let address6 = mapped(address);
+        match self.neighbours.claim(address6, link.guest, now) {
+            Claim::Owned => true,
+            Claim::MovedFrom(from) => {
+                log::info!("{address} has moved from {from} to {}", link.guest);
+                self.moved.push(Moved { address: address6, from, to: link.guest });
+                true
+            }
+            Claim::Foreign { owner, ask } => {
+                if ask {
+                    self.ask(address, link.to(owner), out);
+                }
+                false
+            }
+        }
+    }
+
+    /// Asks a station, or all of a group, for an address.
+    fn ask(&self, address: IpAddr, link: Link, out: &mut Out) {
+        match (address, self.settings.dual_stack) {
+            (IpAddr::V6(address), _) => {
+                let to = clat_packet::nd::solicited_node(address);
+                let message = nd::solicitation(address, self.settings.mac);
+                self.send_nd(link, self.settings.router, to, message, out);
+            }
+            (IpAddr::V4(address), Some(net)) => {
+                let message = arp::request(net.router, self.settings.mac, address);
+                wire::send_raw(out, link, EthernetProtocol::Arp, &message);
+            }
+            (IpAddr::V4(_), None) => {}
+        }
+    }
+
+    /// A packet of a guest for another one, whose Ethernet address is not known yet.
+    fn wait_for(
+        &mut self,
+        dst: Ipv6Addr,
+        (vnet, frame): (&VirtioHeader, &[u8]),
+        now: Instant,
+        out: &mut Out,
+    ) {
+        self.solicit(dst, out);
+        if self.waiting.len() < MAX_WAITING {
+            let (until, vnet, frame) = (now + RESOLUTION, *vnet, frame.to_vec());
+            self.waiting.push_back(Waiting { dst, until, vnet, frame });
+        } else {
+            self.unreachable(frame, now, out);
+        }
+    }
+
+    /// What has waited for a guest's Ethernet address goes there.
+    fn resolved(&mut self, address: Ipv6Addr, mac: Mac, out: &mut Out) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            if waiting.dst == address {
+                forward(self.settings.mac, mac, &waiting.vnet, &waiting.frame, out);
+            } else {
+                self.waiting.push_back(waiting);
+            }
+        }
+    }
+
+    fn unreachable(&mut self, frame: &[u8], now: Instant, out: &mut Out) {
+        if let Some((link, _, packet)) = wire::ethernet(frame, self.settings.mac) {
+            self.report(IcmpError::AddressUnreachable, link.guest, packet, now, out);
+        }
+    }
+
     /// The Ethernet address of a neighbour that has said it.
     #[must_use]
     pub fn neighbour(&self, addr: Ipv6Addr) -> Option<Mac> {
         self.neighbours.get(addr)
     }
 
-    /// Asks for the Ethernet address of a neighbour.
-    pub fn solicit(&self, addr: Ipv6Addr, out: &mut Out) {
-        let to = clat_packet::nd::solicited_node(addr);
-        let message = nd::solicitation(addr, self.settings.mac);
-        self.send_nd(self.everybody().to(wire::group(to)), self.settings.router, to, message, out);
+    /// Whether an address has another station since this was asked last.
+    pub fn take_changed(&mut self) -> bool {
+        self.neighbours.take_changed()
     }
 
-    fn ipv6(&mut self, packet: &Packet<'_>, now: Instant, out: &mut Out) -> Handled {
+    /// The IPv4 addresses of a station, as IPv4-mapped ones.
+    pub fn ipv4_of(&self, station: Mac) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        self.neighbours.of(station).filter(|address| address.to_ipv4_mapped().is_some())
+    }
+
+    /// Asks for the Ethernet address of a neighbour.
+    pub fn solicit(&self, addr: Ipv6Addr, out: &mut Out) {
+        let group = wire::group(clat_packet::nd::solicited_node(addr));
+        self.ask(addr.into(), self.everybody().to(group), out);
+    }
+
+    fn ipv6(
+        &mut self,
+        packet: &Packet<'_>,
+        frame: (&VirtioHeader, &[u8]),
+        now: Instant,
+        out: &mut Out,
+    ) -> Handled {
         let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else {
             return Handled::Yes;
         };
         if src.is_multicast() || src.is_loopback() || self.is_ours(src) {
             return Handled::Yes;
+        }
+        let has_source = src.is_unicast_link_local() || self.is_served(src);
+        if has_source && !self.owns(src.into(), packet.link, now, out) {
+            return Handled::ForeignSource;
         }
         if dst.is_multicast() || self.is_ours(dst) {
             return self.local(packet, now, out);
@@ -270,7 +422,11 @@ impl Network {
         } else if !self.is_served(src) {
             IcmpError::ForeignSource
         } else if self.is_served(dst) {
-            IcmpError::AddressUnreachable
+            match self.neighbours.get(dst) {
+                Some(mac) => return Handled::Neighbour(mac),
+                None => self.wait_for(dst, frame, now, out),
+            }
+            return Handled::Yes;
         } else {
             return Handled::NotForUs;
         };
@@ -281,7 +437,7 @@ impl Network {
     /// A packet for one of the router's addresses, or for a group.
     fn local(&mut self, packet: &Packet<'_>, now: Instant, out: &mut Out) -> Handled {
         match icmp::walk(packet) {
-            Walk::Upper { protocol: 58, payload, .. } => self.icmpv6(packet, payload, out),
+            Walk::Upper { protocol: 58, payload, .. } => self.icmpv6(packet, payload, now, out),
             Walk::Upper { protocol: 6, payload, .. } if is_dns(packet, payload) => {
                 return Handled::Dns
             }
@@ -294,7 +450,7 @@ impl Network {
         Handled::Yes
     }
 
-    fn icmpv6(&mut self, packet: &Packet<'_>, payload: &[u8], out: &mut Out) {
+    fn icmpv6(&mut self, packet: &Packet<'_>, payload: &[u8], now: Instant, out: &mut Out) {
         let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else { return };
         let Ok(icmp) = Icmpv6Packet::new_checked(payload) else { return };
         if !packet.trusted && !icmp.verify_checksum(&src, &dst) {
@@ -309,7 +465,15 @@ impl Network {
             }
             [133..=137, ..] => match self.neighbours.read(packet, payload) {
                 Some(Asked::Router) if src.is_unspecified() => {
-                    self.advertise(self.everybody(), ALL_NODES, out);
+                    if self.advertiser.solicited(now) {
+                        self.advertise(self.everybody(), ALL_NODES, out);
+                    }
+                }
+                Some(Asked::Advertised(address, mac)) => {
+                    if self.owns(address.into(), packet.link, now, out) {
+                        self.neighbours.learn(address, mac);
+                        self.resolved(address, mac, out);
+                    }
                 }
                 Some(Asked::Router) => self.advertise(packet.link, src, out),
                 Some(Asked::Neighbour(target)) if self.is_ours(target) => {
@@ -403,6 +567,9 @@ impl Network {
         if nowhere || dst.is_multicast() || !dhcpv4::is_guest(src, net) {
             return Handled::Yes;
         }
+        if !self.owns(src.into(), packet.link, now, out) {
+            return Handled::ForeignSource;
+        }
         let error = if packet.hops <= 1 {
             IcmpError::HopLimit
         } else if wire::same_net(dst, net.router, net.prefix_len) {
@@ -431,7 +598,8 @@ impl Network {
             wire::udp(packet, packet.payload).filter(|_| packet.next == 17)
         {
             let from = packet.link.guest;
-            let answer = self.dhcpv4.answer(message, from, net, &self.settings, now);
+            let owner = |address: Ipv4Addr| self.neighbours.station(address.to_ipv6_mapped());
+            let answer = self.dhcpv4.answer(message, from, (net, &self.settings), &owner, now);
             if let Some(dhcpv4::Answer { message, to, mac }) = answer {
                 let message = wire::udp_with(dhcpv4::SERVER_PORT, dhcpv4::CLIENT_PORT, &message);
                 let addrs = (net.router.into(), to.into());
@@ -441,7 +609,11 @@ impl Network {
             return Handled::Yes;
         }
         match packet.src {
-            IpAddr::V4(src) if to_router && dhcpv4::is_guest(src, net) => {}
+            IpAddr::V4(src) if to_router && dhcpv4::is_guest(src, net) => {
+                if !self.owns(src.into(), packet.link, now, out) {
+                    return Handled::ForeignSource;
+                }
+            }
             _ => return Handled::Yes,
         }
         match (packet.next, packet.payload) {
@@ -500,6 +672,27 @@ impl Network {
         wire::same_64(addr, self.settings.prefix)
             || self.advertiser.old().iter().any(|old| wire::same_64(addr, *old))
     }
+}
+
+/// An address as an IPv6 one.
+fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}
+
+/// Sends an IPv6 packet of a guest on to another one at `to`, one hop further.
+pub fn forward(router: Mac, to: Mac, vnet: &VirtioHeader, frame: &[u8], out: &mut Out) {
+    const HOP_LIMIT: usize = ETHERNET + 7;
+    out.push_with(*vnet, |buf| {
+        let start = buf.len();
+        buf.extend_from_slice(&[&to.0[..], &router.0].concat());
+        buf.extend_from_slice(frame.get(12..).unwrap_or_default());
+        if let Some(hops) = buf.get_mut(start + HOP_LIMIT) {
+            *hops = hops.saturating_sub(1);
+        }
+    });
 }
 
 /// Whether this is TCP for the DNS server, of a guest that can be answered.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Neighbour discovery (RFC 4861) and the other side of duplicate address detection (RFC 4862
-//! §5.4).
+//! Neighbour discovery (RFC 4861), the other side of duplicate address detection (RFC 4862 §5.4),
+//! and which station an address belongs to.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use clat_packet::nd::{self, option, Message};
 
@@ -15,30 +16,64 @@ use crate::frame::Mac;
 /// Neighbours that are remembered.
 const MAX_NEIGHBOURS: usize = 1024;
 
-/// What a valid message of a guest asks for.
+/// What a valid message of a guest asks for, or says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     /// Router solicitation.
     Router,
     /// Neighbour solicitation for this address.
     Neighbour(Ipv6Addr),
+    /// Nothing: it says that this address can be reached at this Ethernet address.
+    Advertised(Ipv6Addr, Mac),
     /// Nothing.
     Nothing,
 }
 
-/// Who has said which Ethernet address is theirs.
+/// How long the station that has an address has to answer when another one uses it (RFC 6620
+/// §3.3.2, TENT_LT).
+const ANSWER: Duration = Duration::from_millis(500);
+/// After that it is asked anew.
+const ASKED: Duration = Duration::from_secs(10);
+
+/// What becomes of a packet, by its source address and the station that sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// The address is that station's.
+    Owned,
+    /// It is from now on: the station that had it does not answer.
+    MovedFrom(Mac),
+    /// Another station has it. That one is to be asked whether it is still there, if `ask` is set.
+    Foreign {
+        /// The station that has it.
+        owner: Mac,
+        /// Whether it was not asked yet.
+        ask: bool,
+    },
+}
+
+/// Which station has which address. An address belongs to the first station that was heard with it,
+/// for as long as that one is there (RFC 6620): nobody can speak in the name of a neighbour. IPv4
+/// addresses are IPv4-mapped ones.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     known: HashMap<Ipv6Addr, Neighbour>,
     next: u64,
+    /// Whether an address has another station since that was asked last.
+    changed: bool,
 }
 
 #[derive(Debug)]
 struct Neighbour {
+    /// The Ethernet address that it wants its frames at.
     mac: Mac,
-    /// Who said so, and when, as a number that grows.
-    by: Mac,
-    said: u64,
+    /// The station that the address belongs to, which sends its frames from this address.
+    station: Mac,
+    /// When that station was last heard, as a number that grows.
+    heard: u64,
+    /// When it was asked whether it is there, since another station uses its address.
+    asked: Option<Instant>,
+    /// Whether it keeps the address whatever others do.
+    reserved: bool,
 }
 
 impl Neighbours {
@@ -46,20 +81,79 @@ impl Neighbours {
         self.known.get(&addr).map(|neighbour| neighbour.mac)
     }
 
-    fn learn(&mut self, addr: Ipv6Addr, mac: Mac, by: Mac) {
-        if self.known.len() >= MAX_NEIGHBOURS && !self.known.contains_key(&addr) {
-            // Whoever has said most is up to something.
-            let all = self.known.iter().map(|(addr, n)| (n.by, n.said, *addr));
+    /// The station that an address belongs to.
+    pub(super) fn station(&self, addr: Ipv6Addr) -> Option<Mac> {
+        self.known.get(&addr).map(|neighbour| neighbour.station)
+    }
+
+    /// Whether an address has another station since this was asked last.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The addresses of a station.
+    pub(super) fn of(&self, station: Mac) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        let own = self.known.iter().filter(move |(_, neighbour)| neighbour.station == station);
+        own.map(|(address, _)| *address)
+    }
+
+    /// Gives an address to a station for good.
+    pub(super) fn reserve(&mut self, addr: Ipv6Addr, station: Mac) {
+        let heard = u64::MAX;
+        let neighbour = Neighbour { mac: station, station, heard, asked: None, reserved: true };
+        self.known.insert(addr, neighbour);
+    }
+
+    /// A station has used an address as its own.
+    pub(super) fn claim(&mut self, addr: Ipv6Addr, station: Mac, now: Instant) -> Claim {
+        self.next += 1;
+        let heard = self.next;
+        if let Some(known) = self.known.get_mut(&addr) {
+            if known.station == station {
+                (known.heard, known.asked) = (heard.max(known.heard), None);
+                return Claim::Owned;
+            }
+            let owner = known.station;
+            match known.asked {
+                _ if known.reserved => return Claim::Foreign { owner, ask: false },
+                Some(asked) if now < asked + ANSWER => {
+                    return Claim::Foreign { owner, ask: false };
+                }
+                Some(asked) if now < asked + ASKED => {
+                    self.changed = true;
+                    let mac = station;
+                    *known = Neighbour { mac, station, heard, asked: None, reserved: false };
+                    return Claim::MovedFrom(owner);
+                }
+                _ => {
+                    known.asked = Some(now);
+                    return Claim::Foreign { owner, ask: true };
+                }
+            }
+        }
+        if self.known.len() >= MAX_NEIGHBOURS {
+            // The station with the most addresses gives up the one that it has used least lately.
+            let all = self.known.iter().filter(|(_, n)| !n.reserved);
+            let all = all.map(|(addr, n)| (n.station, n.heard, *addr));
             if let Some((oldest, _)) = fairness::to_evict(all) {
                 self.known.remove(&oldest);
             }
         }
-        self.next += 1;
-        self.known.insert(addr, Neighbour { mac, by, said: self.next });
+        let neighbour = Neighbour { mac: station, station, heard, asked: None, reserved: false };
+        self.known.insert(addr, neighbour);
+        self.changed = true;
+        Claim::Owned
     }
 
-    /// Reads one of the five messages, whose checksum is right, by the rules of RFC 4861 §6.1.1,
-    /// §7.1.1 and §7.1.2. `None` for one that breaks them.
+    /// A station that has an address says at which Ethernet address it wants its frames.
+    pub(super) fn learn(&mut self, addr: Ipv6Addr, mac: Mac) {
+        if let Some(neighbour) = self.known.get_mut(&addr) {
+            neighbour.mac = mac;
+        }
+    }
+
+    /// Reads one of the five messages, whose checksum is right and whose source is its station's,
+    /// by the rules of RFC 4861 §6.1.1, §7.1.1 and §7.1.2. `None` for one that breaks them.
     pub(super) fn read(&mut self, packet: &Packet<'_>, message: &[u8]) -> Option<Asked> {
         let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else { return None };
         let by = packet.link.guest;
@@ -69,7 +163,7 @@ impl Neighbours {
                     return (!has_source(options)).then_some(Asked::Router);
                 }
                 if let Some(mac) = nd::ethernet_address(options, option::SOURCE) {
-                    self.learn(src, Mac(mac), by);
+                    self.learn(src, Mac(mac));
                 }
                 Some(Asked::Router)
             }
@@ -79,7 +173,7 @@ impl Neighbours {
                     return valid.then_some(Asked::Neighbour(target));
                 }
                 if let Some(mac) = nd::ethernet_address(options, option::SOURCE) {
-                    self.learn(src, Mac(mac), by);
+                    self.learn(src, Mac(mac));
                 }
                 Some(Asked::Neighbour(target))
             }
@@ -89,12 +183,8 @@ impl Neighbours {
                 }
                 // Without the option it is the frame's (RFC 4861 §7.2.4: it may be left out towards
                 // who knows it).
-                self.learn(
-                    target,
-                    nd::ethernet_address(options, option::TARGET).map_or(by, Mac),
-                    by,
-                );
-                Some(Asked::Nothing)
+                let mac = nd::ethernet_address(options, option::TARGET).map_or(by, Mac);
+                Some(Asked::Advertised(target, mac))
             }
             // Other routers' advertisements, and redirects, are not for a router.
             Message::RouterAdvertisement { .. } | Message::Redirect { .. } => Some(Asked::Nothing),

@@ -24,13 +24,17 @@ const INTERVAL: std::ops::RangeInclusive<u64> = 200..=600;
 /// The first few come faster (MAX_INITIAL_RTR_ADVERTISEMENTS, MAX_INITIAL_RTR_ADVERT_INTERVAL).
 const INITIAL: u8 = 3;
 const INITIAL_INTERVAL: Duration = Duration::from_secs(16);
+/// Seconds between two of them to everybody (MIN_DELAY_BETWEEN_RAS).
+const LEAST_INTERVAL: Duration = Duration::from_secs(3);
 /// Prefixes of before that are still served.
 const OLD: usize = 4;
 
-/// Who advertises, and when.
+/// When the next advertisement is due, and what was advertised before.
 #[derive(Debug)]
 pub(super) struct Advertiser {
     next: Instant,
+    /// When the last one was sent to everybody.
+    last: Option<Instant>,
     initial: u8,
     /// What was advertised before, newest first: announced as over, and still served.
     old: Vec<Ipv6Addr>,
@@ -38,7 +42,7 @@ pub(super) struct Advertiser {
 
 impl Advertiser {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next: now, initial: INITIAL, old: Vec::new() }
+        Self { next: now, last: None, initial: INITIAL, old: Vec::new() }
     }
 
     /// When the next unsolicited one is due.
@@ -51,6 +55,7 @@ impl Advertiser {
         if now < self.next {
             return false;
         }
+        self.last = Some(now);
         self.initial = self.initial.saturating_sub(1);
         self.next = now
             + if self.initial > 0 {
@@ -59,6 +64,21 @@ impl Advertiser {
                 Duration::from_secs(rand::rng().random_range(INTERVAL))
             };
         true
+    }
+
+    /// A guest that has no address yet asks for one, which goes to everybody. Whether that is the
+    /// caller's to send now; else it is due as soon as it may be (RFC 4861 §6.2.6).
+    pub(super) fn solicited(&mut self, now: Instant) -> bool {
+        match self.last.map(|last| last + LEAST_INTERVAL).filter(|soonest| now < *soonest) {
+            Some(soonest) => {
+                self.next = self.next.min(soonest);
+                false
+            }
+            None => {
+                self.last = Some(now);
+                true
+            }
+        }
     }
 
     /// Another prefix is advertised from now on, at once and some more times soon.

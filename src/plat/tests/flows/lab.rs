@@ -17,6 +17,7 @@ use clat_plat::settings::{DualStack, Settings};
 use clat_tun::{GsoType, VirtioHeader};
 use nix::sched::{unshare, CloneFlags};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -751,4 +752,40 @@ fn floods_are_bounded() {
     assert_eq!(lab.engine.load().0, 16);
     assert!(lab.engine.flows(100).iter().any(|flow| flow.guest == modest.to_string()));
     assert_eq!(lab.engine.stats().evicted, 200 - 15);
+}
+
+/// A guest that opens connections to a host that does not answer has a bounded number of them, each
+/// of which has a port of the host's; its neighbour opens one as if it were alone. The oldest make
+/// place after a second.
+#[test]
+fn connections_that_do_not_open_are_bounded() {
+    const MOST: usize = 1024;
+    const NEIGHBOUR: Mac = Mac([2, 0, 0, 0, 0, 7]);
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(10_000), hard).unwrap();
+    // Once its backlog is full, it drops what asks for a connection.
+    let silent = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    silent.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    silent.listen(0).unwrap();
+    let silent_port = silent.local_addr().unwrap().as_socket().unwrap().port();
+    let mut lab = Lab::new();
+    let open = |lab: &mut Lab, mac: Mac, from: u16, to: u16| {
+        let mut packet = segment(to, 1000, 0, flag::SYN);
+        packet[40..42].copy_from_slice(&from.to_be_bytes());
+        let vnet = VirtioHeader { data_valid: true, ..VirtioHeader::default() };
+        lab.step(|engine, cx| engine.handle_input(cx, mac, &vnet, &packet));
+    };
+    for from in 1..=3000 {
+        open(&mut lab, MAC, from, silent_port);
+        lab.poll();
+    }
+    let (flows, limit) = (lab.engine.load().0, lab.drops().limit);
+    assert!((MOST..MOST + 8).contains(&flows), "{flows} flows");
+    assert!(limit >= 3000 - MOST as u64 - 8, "{limit} dropped");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    open(&mut lab, NEIGHBOUR, 5000, listener.local_addr().unwrap().port());
+    listener.accept().unwrap();
+    lab.now = 2 * SECOND;
+    open(&mut lab, MAC, 4000, silent_port);
+    assert_eq!((lab.drops().limit, lab.engine.stats().evicted), (limit, 1));
 }

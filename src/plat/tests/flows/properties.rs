@@ -125,7 +125,8 @@ proptest! {
         uso in any::<bool>(),
     ) {
         let mut frames = Frames::default();
-        wire::send_udp(&mut frames, &addresses(ends), ports, &data, size, MTU, Offload { tso: uso, uso });
+        let offload = Offload { tso: uso, uso };
+        wire::send_udp(&mut frames, &addresses(ends), ports, &data, size, MTU, offload);
         let (mut got, mut fragments) = (Vec::new(), Fragments::default());
         for (vnet, frame) in &frames.0 {
             invariants::frame(vnet, frame, MTU);
@@ -155,7 +156,11 @@ proptest! {
 
     /// So does an ICMP message.
     #[test]
-    fn echoes_are_read_as_written(ends in ends(), data in vec(any::<u8>(), 8..4000), hops in 1..255_u8) {
+    fn echoes_are_read_as_written(
+        ends in ends(),
+        data in vec(any::<u8>(), 8..4000),
+        hops in 1..255_u8,
+    ) {
         let mut frames = Frames::default();
         let mut message = data.clone();
         message[2..4].fill(0);
@@ -218,7 +223,10 @@ proptest! {
     }
 
     #[test]
-    fn anything_can_be_read(bytes in vec(any::<u8>(), 0..200), version in prop_oneof![Just(0x45_u8), Just(0x60)]) {
+    fn anything_can_be_read(
+        bytes in vec(any::<u8>(), 0..200),
+        version in prop_oneof![Just(0x45_u8), Just(0x60)],
+    ) {
         invariants::packet(&bytes);
         let mut bytes = bytes;
         if let Some(first) = bytes.first_mut() {
@@ -230,7 +238,11 @@ proptest! {
     /// Cut anywhere, and with any bit turned: there is no such packet, or it is another that is as
     /// sound, or the checksum tells.
     #[test]
-    fn what_is_damaged_is_noticed(packet in tcp_packet(), at in any::<proptest::sample::Index>(), bit in 0..8_u8) {
+    fn what_is_damaged_is_noticed(
+        packet in tcp_packet(),
+        at in any::<proptest::sample::Index>(),
+        bit in 0..8_u8,
+    ) {
         prop_assert!(wire::verifies(&wire::parse(&packet).unwrap()));
         let at = at.index(packet.len());
         prop_assert!(wire::parse(&packet[..at]).is_none());

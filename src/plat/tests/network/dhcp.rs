@@ -349,11 +349,59 @@ fn a_crowd_leaves_others_their_addresses() {
     let second = lease(late, 6000).unwrap();
     assert!(second != first && (1000..2000).all(|n| lease(MAC, n) != Some(second)));
     assert_eq!((lease(modest, 5000), lease(late, 6000)), (Some(first), Some(second)));
-    // Where each has one, nobody loses it: neither these two, nor the crowd its last.
-    let station = |n: u8| Mac([2, 0, 0, 0, 1, n]);
-    let given = (0..255).filter_map(|n| lease(station(n), n.into())).count();
-    assert_eq!(given, 253 - 3);
-    assert_eq!(lease(modest, 5000), Some(first));
+}
+
+/// A station that asks in the name of stations that are not there takes no address from those that
+/// are, and the next one that is there gets one.
+#[test]
+fn made_up_stations_do_not_empty_the_pool() {
+    let mut lab = Lab::dual_stack();
+    let lease = |lab: &mut Lab, from, address: Option<Ipv4Addr>| {
+        let (kind, options) = match address {
+            Some(address) => {
+                (v4::MessageType::Request, vec![v4::DhcpOption::RequestedIpAddress(address)])
+            }
+            None => (v4::MessageType::Discover, vec![]),
+        };
+        let (reply, _) = ask4_as(lab, from, &discover(kind, &options)).unwrap();
+        reply.yiaddr()
+    };
+    let (first, second) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+    let mut own = Vec::new();
+    for station in [first, second] {
+        let address = lease(&mut lab, station, None);
+        assert_eq!(lease(&mut lab, station, Some(address)), address);
+        // It speaks: a datagram to the router.
+        let mut frame = udp4((address, 5000), (ROUTER4, 9), b"");
+        frame[6..12].copy_from_slice(&station.0);
+        lab.ask(&frame);
+        own.push(address);
+    }
+    for n in 0..1000_u16 {
+        let [a, b] = n.to_be_bytes();
+        let address = lease(&mut lab, Mac([2, 0, 0, 1, a, b]), None);
+        assert!(!own.contains(&address), "{n}");
+        assert_eq!(lease(&mut lab, Mac([2, 0, 0, 1, a, b]), Some(address)), address, "{n}");
+    }
+    let late = Mac([2, 0, 0, 0, 0, 3]);
+    let address = lease(&mut lab, late, None);
+    assert_eq!(lease(&mut lab, late, Some(address)), address);
+    for (station, address) in [first, second].into_iter().zip(own) {
+        assert_eq!(lease(&mut lab, station, Some(address)), address);
+    }
+}
+
+/// What a station has got is not another's to give back, by whatever name.
+#[test]
+fn a_lease_is_of_its_station() {
+    let mut lab = Lab::dual_stack();
+    let other = Mac([2, 0, 0, 0, 0, 1]);
+    let (offer, _) = ask4(&mut lab, &discover(v4::MessageType::Discover, &[])).unwrap();
+    assert_eq!(offer.yiaddr(), GUEST4);
+    let release = discover(v4::MessageType::Release, &[]);
+    assert!(ask4_as(&mut lab, other, &release).is_none());
+    let discovered = ask4_as(&mut lab, other, &discover(v4::MessageType::Discover, &[]));
+    assert_ne!(discovered.unwrap().0.yiaddr(), GUEST4);
 }
 
 #[test]

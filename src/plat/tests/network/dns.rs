@@ -319,7 +319,7 @@ fn reverse_names_lead_to_ipv4s() {
 fn resolvers_take_turns_and_then_it_fails() {
     let mut lab = lab();
     lab.sleep(Duration::ZERO);
-    let asked = question("v4.example.", RecordType::AAAA).to_vec().unwrap();
+    let asked = question("v4.example.", RecordType::A).to_vec().unwrap();
     assert_eq!(lab.dns(&asked), None);
     assert_eq!(lab.dns(&asked), None, "a repetition");
     let mut resolvers = Vec::new();
@@ -344,6 +344,143 @@ fn resolvers_take_turns_and_then_it_fails() {
     }
     assert_eq!(resolvers, ["192.0.2.1:53", "[2001:db8:5::1]:53", "192.0.2.1:53"]);
     assert!(ids.len() > 1, "identifications can be guessed");
+}
+
+/// RFC 6147 §5.1.3: silence about AAAA is no answer either, and A is asked for, in time for
+/// programs that wait five seconds.
+#[test]
+fn who_is_silent_about_aaaa_is_asked_for_a() {
+    let mut lab = lab();
+    lab.sleep(Duration::ZERO);
+    let asked = question("v4.example.", RecordType::AAAA).to_vec().unwrap();
+    assert_eq!(lab.dns(&asked), None);
+    let mut kinds = Vec::new();
+    while lab.network.next_timer().unwrap() < lab.now + Duration::from_secs(5) {
+        let query = lab.query();
+        let kind = Message::from_vec(&query.message).unwrap().query().unwrap().query_type();
+        kinds.push(kind);
+        if kind == RecordType::A {
+            let answer =
+                reply(&query.message, ResponseCode::NoError, &[a("v4.example.", 9, V4)], &[]);
+            let got = decode(&lab.resolved(query.token, &answer).unwrap());
+            let synthesized = record("v4.example.", 9, RData::AAAA(AAAA(SYNTHESIZED)));
+            assert_eq!(got.answers(), [synthesized]);
+            break;
+        }
+        lab.sleep(lab.network.next_timer().unwrap() - lab.now);
+    }
+    assert_eq!(kinds, [RecordType::AAAA, RecordType::AAAA, RecordType::A]);
+}
+
+/// That nobody knows is not the same as that there is none, which would be remembered.
+#[test]
+fn a_failure_about_a_is_no_absence() {
+    let asked = question("v4.example.", RecordType::AAAA);
+    let got = exchange(&mut lab(), &asked, EMPTY, (ResponseCode::ServFail, &[], &[]));
+    assert_eq!(got.response_code(), ResponseCode::ServFail);
+}
+
+/// A dead resolver costs one question its time, and not each.
+#[test]
+fn who_answers_is_asked_first_from_then_on() {
+    let mut lab = lab();
+    lab.sleep(Duration::ZERO);
+    let ask = |lab: &mut Lab, name: &str| {
+        assert_eq!(lab.dns(&question(name, RecordType::A).to_vec().unwrap()), None);
+        lab.query()
+    };
+    let first = ask(&mut lab, "a.example.");
+    assert_eq!(first.resolver.to_string(), "192.0.2.1:53");
+    lab.sleep(Duration::from_secs(2));
+    let second = lab.query();
+    assert_eq!(second.resolver.to_string(), "[2001:db8:5::1]:53");
+    let answer = reply(&second.message, ResponseCode::NoError, &[], &[]);
+    assert!(lab.resolved(second.token, &answer).is_some());
+    for name in ["b.example.", "c.example."] {
+        let query = ask(&mut lab, name);
+        assert_eq!(query.resolver, second.resolver);
+        let answer = reply(&query.message, ResponseCode::NoError, &[], &[]);
+        assert!(lab.resolved(query.token, &answer).is_some());
+    }
+    // One that cannot be reached is left at once.
+    let query = ask(&mut lab, "d.example.");
+    let mut out = clat_plat::frame::Out::default();
+    lab.network.dns_failed(query.token, lab.now, &mut out);
+    assert_eq!(lab.query().resolver, first.resolver);
+}
+
+/// RFC 6891 §6.1.1 and §6.1.3.
+#[test]
+fn who_speaks_edns_is_answered_in_it() {
+    let mut lab = Lab::new(Settings::default());
+    let mut asked = question("v4.example.", RecordType::A);
+    let got = decode(&lab.dns(&asked.to_vec().unwrap()).unwrap());
+    assert!(got.response_code() == ResponseCode::ServFail && got.extensions().is_none());
+    let mut edns = Edns::new();
+    edns.set_max_payload(1232).set_dnssec_ok(true);
+    asked.set_edns(edns.clone());
+    let got = decode(&lab.dns(&asked.to_vec().unwrap()).unwrap());
+    assert_eq!(got.response_code(), ResponseCode::ServFail);
+    let ours = got.extensions().as_ref().unwrap();
+    assert!(ours.flags().dnssec_ok && ours.max_payload() >= 1232);
+    edns.set_version(1);
+    asked.set_edns(edns);
+    let got = lab.dns(&asked.to_vec().unwrap()).unwrap();
+    // 16, of which the last four bits are in the header.
+    assert_eq!((got[3] & 0x0f, got[got.len() - 6], got[got.len() - 5]), (0, 1, 0));
+}
+
+/// A subtree that is elsewhere (RFC 6672) is shown with the alias that comes of it.
+#[test]
+fn a_subtree_elsewhere_is_shown() {
+    let target = [&[3][..], b"new", &[7], b"example", &[0]].concat();
+    let dname = RData::Unknown {
+        code: RecordType::Unknown(39),
+        rdata: hickory_proto::rr::rdata::NULL::with(target),
+    };
+    let dname = record("old.example.", 200, dname);
+    let alias = record("www.old.example.", 0, RData::CNAME(CNAME(name("www.new.example."))));
+    let answers = [dname.clone(), alias.clone(), a("www.new.example.", 100, V4)];
+    let asked = question("www.old.example.", RecordType::AAAA);
+    let got = exchange(&mut lab(), &asked, EMPTY, (ResponseCode::NoError, &answers, &[]));
+    assert_eq!(got.answers()[..2], [dname, alias]);
+    assert_eq!(got.answers().len(), 3);
+}
+
+/// For a host without IPv6.
+#[test]
+fn synthesized_although_there_is_an_address() {
+    let resolvers = vec!["192.0.2.1:53".parse().unwrap()];
+    let settings = Settings { resolvers, dns64_always: true, ..Settings::default() };
+    let asked = question("both.example.", RecordType::AAAA);
+    let own = [aaaa("both.example.", V6)];
+    let first = (ResponseCode::NoError, &own[..], &[][..]);
+    let second = (ResponseCode::NoError, &[a("both.example.", 100, V4)][..], &[][..]);
+    let got = exchange(&mut Lab::new(settings.clone()), &asked, first, second);
+    let synthesized = record("both.example.", 100, RData::AAAA(AAAA(SYNTHESIZED)));
+    assert_eq!(got.answers(), [synthesized]);
+    // What has no other stays what it is.
+    let got = exchange(&mut Lab::new(settings), &asked, first, EMPTY);
+    assert_eq!(got.answers(), own);
+}
+
+#[test]
+fn names_of_the_owners() {
+    let hosts =
+        [("v4.test.", "192.0.2.7"), ("both.test.", "192.0.2.8"), ("both.test.", "2001:db8::8")];
+    let hosts = hosts.iter().map(|(host, ip)| (name(host), ip.parse().unwrap())).collect();
+    let mut lab = Lab::new(Settings { hosts, ..Settings::default() });
+    let mut ask = |text: &str, kind| {
+        let got = decode(&lab.dns(&question(text, kind).to_vec().unwrap()).unwrap());
+        let texts = got.answers().iter().map(|record| record.data().to_string());
+        (got.response_code(), texts.collect::<Vec<_>>())
+    };
+    let found = |text: &str| (ResponseCode::NoError, vec![text.to_owned()]);
+    assert_eq!(ask("v4.test.", RecordType::A), found("192.0.2.7"));
+    assert_eq!(ask("V4.Test.", RecordType::AAAA), found("64:ff9b::c000:207"));
+    assert_eq!(ask("both.test.", RecordType::AAAA), found("2001:db8::8"));
+    assert_eq!(ask("both.test.", RecordType::MX), (ResponseCode::NoError, vec![]));
+    assert_eq!(ask("other.test.", RecordType::A).0, ResponseCode::ServFail);
 }
 
 #[test]
@@ -534,7 +671,8 @@ fn a_guest_has_its_questions_beside_another() {
     let mut first = None;
     for port in 1000..5000 {
         let message = asked.to_vec().unwrap();
-        let mut frame = udp6((GLOBAL, port), (DNS, 53), &message);
+        let other = Ipv6Addr::from_bits(GLOBAL.to_bits() + 1);
+        let mut frame = udp6((other, port), (DNS, 53), &message);
         frame[11] ^= 4;
         lab.ask(&frame);
         first.get_or_insert(lab.query().token);

@@ -6,11 +6,12 @@ use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use clat_plat::frame::{Mac, Out};
+use clat_plat::network::Handled;
 use clat_plat::settings::Settings;
 use smoltcp::wire::{EthernetProtocol, IpProtocol};
 
 use crate::guest::{
-    ethernet, icmp6, options, read, Got, Lab, ALL_NODES, ALL_ROUTERS, DNS, GLOBAL, GUEST4,
+    ethernet, icmp6, options, read, udp6, Got, Lab, ALL_NODES, ALL_ROUTERS, DNS, GLOBAL, GUEST4,
     LINK_LOCAL, MAC, ROUTER, ROUTER4, ROUTER_GLOBAL,
 };
 
@@ -263,4 +264,86 @@ fn arp_for_the_router_alone_and_only_with_dual_stack() {
     assert_eq!(lab.ask(&request([192, 168, 64, 7])), None);
     assert_eq!(lab.ask(&request(ROUTER4.octets())[..40]), None);
     assert_eq!(Lab::new(Settings::default()).ask(&request(ROUTER4.octets())), None);
+}
+
+/// The same from another station.
+fn as_station(mac: Mac, mut frame: Vec<u8>) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&mac.0);
+    frame
+}
+
+/// RFC 6620: an address belongs to the station that was heard with it first, as long as that one is
+/// there. Nobody else speaks for it, neither in packets nor in advertisements.
+#[test]
+fn an_address_belongs_to_its_station() {
+    let thief = Mac([2, 0, 0, 0, 0, 66]);
+    let mut lab = Lab::new(Settings::default());
+    let packet = udp6((GLOBAL, 1), (crate::guest::ELSEWHERE, 2), b"");
+    assert_eq!(lab.send(&packet).0, Handled::NotForUs);
+    let stolen = as_station(thief, packet.clone());
+    let (handled, asked) = lab.send(&stolen);
+    assert_eq!((handled, asked.len()), (Handled::ForeignSource, 1));
+    // Its owner is asked, once, and answers.
+    let asked = &asked[0];
+    assert_eq!(
+        (asked.to, asked.payload[0], &asked.payload[8..24]),
+        (MAC, 135, &GLOBAL.octets()[..])
+    );
+    lab.now += Duration::from_millis(100);
+    assert_eq!(lab.send(&stolen), (Handled::ForeignSource, vec![]));
+    let answer = [&[136, 0, 0, 0, 0x60, 0, 0, 0][..], &GLOBAL.octets()].concat();
+    let forged = as_station(thief, icmp6(LINK_LOCAL, ROUTER, 255, &answer));
+    lab.send(&forged);
+    assert_eq!(lab.network.neighbour(GLOBAL), Some(MAC));
+    assert_eq!(lab.ask(&icmp6(GLOBAL, ROUTER, 255, &answer)), None);
+    lab.now += Duration::from_secs(1);
+    let (handled, asked) = lab.send(&stolen);
+    assert_eq!((handled, asked.len()), (Handled::ForeignSource, 1), "it is asked anew");
+    assert!(lab.network.take_moved().is_empty());
+    // It does not answer any more.
+    lab.now += Duration::from_millis(501);
+    assert_eq!(lab.send(&stolen).0, Handled::NotForUs);
+    let moved = lab.network.take_moved();
+    assert_eq!((moved[0].address, moved[0].from, moved[0].to), (GLOBAL, MAC, thief));
+    assert_eq!(lab.send(&packet).0, Handled::ForeignSource);
+    // One that is reserved moves for nobody.
+    let reserved = Ipv6Addr::from_bits(GLOBAL.to_bits() + 7);
+    lab.network.reserve(reserved, MAC);
+    let packet = as_station(thief, udp6((reserved, 1), (crate::guest::ELSEWHERE, 2), b""));
+    for _ in 0..3 {
+        assert_eq!(lab.send(&packet), (Handled::ForeignSource, vec![]));
+        lab.now += Duration::from_secs(1);
+    }
+}
+
+/// RFC 4861 §6.2.6: however many ask who have no address yet, everybody is told every three seconds.
+#[test]
+fn advertisements_to_everybody_are_rare() {
+    let mut lab = Lab::new(Settings::default());
+    lab.sleep(Duration::ZERO);
+    lab.now += Duration::from_secs(4);
+    let nobody = icmp6(Ipv6Addr::UNSPECIFIED, ALL_ROUTERS, 255, &SOLICIT_ROUTER);
+    assert!(is_advertisement(&lab.ask(&nobody).unwrap()));
+    for _ in 0..100 {
+        assert_eq!(lab.ask(&nobody), None);
+    }
+    let due = lab.network.next_timer().unwrap() - lab.now;
+    assert_eq!(due, Duration::from_secs(3));
+    assert_eq!(lab.sleep(due).len(), 1);
+}
+
+/// A packet for a neighbour that was not heard of waits for its Ethernet address.
+#[test]
+fn a_neighbour_is_found_for_another() {
+    let other = Ipv6Addr::from_bits(GLOBAL.to_bits() + 1);
+    let mac = Mac([2, 0, 0, 0, 0, 10]);
+    let mut lab = Lab::new(Settings::default());
+    let packet = udp6((GLOBAL, 1), (other, 2), b"payload");
+    let asked = lab.ask(&packet).unwrap();
+    assert_eq!((asked.payload[0], &asked.payload[8..24]), (135, &other.octets()[..]));
+    let answer = [&[136, 0, 0, 0, 0x60, 0, 0, 0][..], &other.octets(), &[2, 1], &mac.0].concat();
+    let got = lab.ask(&as_station(mac, icmp6(other, ROUTER, 255, &answer))).unwrap();
+    assert_eq!((got.to, got.src, got.dst, got.hops), (mac, GLOBAL.into(), other.into(), 63));
+    assert_eq!(got.whole[40..], packet[54..]);
+    assert_eq!(lab.send(&packet), (Handled::Neighbour(mac), vec![]));
 }

@@ -19,7 +19,8 @@ proptest! {
         let mut next = 0u8;
         for (what, count, room) in steps {
             let before = ring.held();
-            let bytes: Vec<u8> = (0u8..251).cycle().map(|i| next.wrapping_add(i)).take(count).collect();
+            let bytes = (0u8..251).cycle().map(|i| next.wrapping_add(i));
+            let bytes: Vec<u8> = bytes.take(count).collect();
             next = next.wrapping_add(7);
             match what {
                 0 => {

@@ -620,3 +620,116 @@ fn nonsense_is_survived() {
         }
     }
 }
+
+/// A stream that says what it knows of its other end.
+struct Watched {
+    written: usize,
+    peer: PeerState,
+    probed: usize,
+}
+
+impl Stream for Watched {
+    fn read(&mut self, _: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.written += data.len();
+        Ok(data.len())
+    }
+
+    fn shutdown(&mut self) {}
+
+    fn has_peer(&self) -> bool {
+        true
+    }
+
+    fn peer(&self) -> Option<PeerState> {
+        Some(self.peer)
+    }
+
+    fn set_probing(&mut self, probing: bool) {
+        self.probed += usize::from(probing);
+    }
+}
+
+/// What is acknowledged.
+#[derive(Default)]
+struct Acknowledged(Vec<u32>);
+
+impl Wire for Acknowledged {
+    fn send(&mut self, segment: &Segment<'_>) {
+        if segment.flags & ACK != 0 {
+            self.0.push(segment.ack);
+        }
+    }
+}
+
+/// An open connection whose guest has sent up to 101, and its other end: one that acknowledges all,
+/// and was heard just now.
+fn watched(now: Instant) -> (Tcp, Watched, Acknowledged) {
+    let syn = Incoming { seq: 100, ack: 0, flags: SYN, window: 1000, options: &[], payload: &[] };
+    let mut tcp = Tcp::accept(&syn, 1, 1440, now);
+    let peer = PeerState { unheard: Duration::ZERO, rtt: Duration::from_millis(10), has_all: true };
+    let (mut stream, mut wire) = (Watched { written: 0, peer, probed: 0 }, Acknowledged::default());
+    tcp.connected(&mut wire, LIMITS, now);
+    let ack = Incoming { seq: 101, ack: 2, flags: ACK, ..syn };
+    tcp.handle_input(&ack, &mut stream, &mut wire, LIMITS, now);
+    tcp.poll_transmit(&mut stream, &mut wire, LIMITS, now);
+    wire.0.clear();
+    (tcp, stream, wire)
+}
+
+/// What the host takes is acknowledged but for the last byte, which waits for the other end.
+#[test]
+fn the_last_byte_is_acknowledged_by_the_other_end() {
+    let mut now = Instant::now();
+    let (mut tcp, mut stream, mut wire) = watched(now);
+    stream.peer.has_all = false;
+    let data =
+        Incoming { seq: 101, ack: 2, flags: ACK, window: 1000, options: &[], payload: b"hello" };
+    tcp.handle_input(&data, &mut stream, &mut wire, LIMITS, now);
+    tcp.poll_transmit(&mut stream, &mut wire, LIMITS, now);
+    assert_eq!((stream.written, &wire.0[..]), (5, &[105][..]));
+    // It is looked at again about once a round trip, and later seldom.
+    let mut looks = 0;
+    while now < tcp.last + Duration::from_secs(10) {
+        now = tcp.poll_timeout();
+        assert!(!tcp.handle_peer_timeout(&mut stream, now));
+        looks += 1;
+    }
+    assert!((10..40).contains(&looks), "{looks} times");
+    // The guest asks again and again, and is told no more than that.
+    tcp.handle_input(&data, &mut stream, &mut wire, LIMITS, now);
+    tcp.poll_transmit(&mut stream, &mut wire, LIMITS, now);
+    assert_eq!(wire.0, [105, 105]);
+    stream.peer.has_all = true;
+    now = tcp.poll_timeout();
+    assert!(tcp.handle_peer_timeout(&mut stream, now));
+    tcp.poll_transmit(&mut stream, &mut wire, LIMITS, now);
+    assert_eq!((wire.0.last(), stream.written), (Some(&106), 5));
+}
+
+/// A keepalive is answered when the other end answers one; at once, if it was heard just now.
+#[test]
+fn a_keepalive_is_answered_by_the_other_end() {
+    let mut now = Instant::now();
+    let (mut tcp, mut stream, mut wire) = watched(now);
+    let probe = Incoming { seq: 100, ack: 2, flags: ACK, window: 1000, options: &[], payload: &[] };
+    tcp.handle_input(&probe, &mut stream, &mut wire, LIMITS, now);
+    tcp.poll_transmit(&mut stream, &mut wire, LIMITS, now);
+    assert_eq!((&wire.0[..], stream.probed), (&[101][..], 0));
+    stream.peer.unheard = Duration::from_secs(60);
+    for _ in 0..3 {
+        tcp.handle_input(&probe, &mut stream, &mut wire, LIMITS, now);
+        tcp.poll_transmit(&mut stream, &mut wire, LIMITS, now);
+        now += Duration::from_secs(1);
+        assert!(!tcp.handle_peer_timeout(&mut stream, now));
+    }
+    assert_eq!((wire.0.len(), stream.probed), (1, 3), "nobody answers");
+    stream.peer.unheard = Duration::ZERO;
+    now = tcp.poll_timeout();
+    assert!(tcp.handle_peer_timeout(&mut stream, now));
+    tcp.poll_transmit(&mut stream, &mut wire, LIMITS, now);
+    assert_eq!(wire.0, [101, 101]);
+}

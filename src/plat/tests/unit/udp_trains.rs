@@ -11,11 +11,12 @@ fn datagrams(all: &[(u16, usize, usize)]) -> Vec<Datagram> {
     let mut end = 0;
     let datagram = |&(port, size, len): &(u16, usize, usize)| {
         end += len;
-        let to = ([192, 0, 2, 1], port).into();
+        let to = SocketAddr::from(([192, 0, 2, 1], port));
         Datagram {
             id: Id { slot: 0, generation: 0 },
-            to,
+            ends: Ends::from(to),
             hops: 64,
+            class: 0,
             cut: false,
             size,
             at: end - len..end,
@@ -58,7 +59,10 @@ proptest! {
     /// The kernel, which cuts a train at multiples of its size, makes of it what came.
     #[test]
     fn a_train_is_cut_into_what_it_was(all in prop::collection::vec(
-        (0u16..3, 1usize..4, 0usize..9).prop_map(|(port, size, len)| (port, size.min(len), len)), 0..40)) {
+        (0u16..3, 1usize..4, 0usize..9)
+            .prop_map(|(port, size, len)| (port, size.min(len), len)),
+        0..40,
+    )) {
         let cut = |size: usize, len| {
             (0..len).step_by(size.max(1)).map(move |at| size.min(len - at)).collect::<Vec<_>>()
         };
@@ -66,7 +70,7 @@ proptest! {
         let trains = trains(&all);
         prop_assert_eq!(trains.iter().map(|t| t.len()).sum::<usize>(), all.len());
         for train in trains {
-            prop_assert!(train.iter().all(|d| d.to == train[0].to));
+            prop_assert!(train.iter().all(|d| d.ends == train[0].ends));
             let len = train.iter().map(|d| d.at.len()).sum();
             let each = train.iter().flat_map(|d| cut(d.size, d.at.len())).collect::<Vec<_>>();
             prop_assert_eq!(cut(train[0].size, len), each);

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How many flows there may be, and which has to go for another.
+//! How many flows there may be, and which one is ended to make room for another.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
 
 use super::{Engine, Flow, Id};
+use crate::flow::key::Place;
 use crate::flow::sockets::{Connection, Sockets};
 use crate::frame::Mac;
 
@@ -23,7 +28,77 @@ impl Default for Bounds {
     }
 }
 
+/// Connections of one guest that the host may be opening at a time, and how long the oldest of them
+/// has before it has to go for another. Each has a port of the host's, and the search for one takes
+/// the longer the more are taken: for milliseconds, in the end, in which nobody else is served.
+const CONNECTING: usize = 1024;
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// Connections that the host is opening, by their guests and their age.
+#[derive(Default)]
+pub(super) struct Connecting {
+    all: BTreeMap<Place, (Id, Instant)>,
+    counts: HashMap<Mac, usize>,
+    next: u64,
+}
+
+impl Connecting {
+    fn add(&mut self, mac: Mac, id: Id, now: Instant) -> Place {
+        self.next += 1;
+        self.all.insert((mac, self.next), (id, now));
+        *self.counts.entry(mac).or_insert(0) += 1;
+        (mac, self.next)
+    }
+
+    fn remove(&mut self, place: Place) {
+        if self.all.remove(&place).is_none() {
+            return;
+        }
+        if let Some(count) = self.counts.get_mut(&place.0) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&place.0);
+            }
+        }
+    }
+
+    /// The oldest of a guest that has as many as it may.
+    fn oldest_of_too_many(&self, mac: Mac) -> Option<(Id, Instant)> {
+        let count = self.counts.get(&mac).copied().unwrap_or(0);
+        let oldest = || self.all.range((mac, 0)..).next().map(|(_, oldest)| *oldest);
+        (count >= CONNECTING).then(oldest).flatten()
+    }
+}
+
 impl<S: Sockets> Engine<S> {
+    /// Makes room for one more connection of a guest that the host is to open; `false` when there
+    /// is none.
+    pub(super) fn make_room_to_connect(&mut self, mac: Mac, now: Instant) -> bool {
+        match self.connecting.oldest_of_too_many(mac) {
+            Some((_, since)) if now < since + CONNECT => return false,
+            Some((id, _)) => {
+                self.stats.evicted += 1;
+                self.end(id, "it has not connected, and others would");
+            }
+            None => {}
+        }
+        self.make_room(mac)
+    }
+
+    /// The host is opening a connection.
+    pub(super) fn connecting(&mut self, id: Id, now: Instant) {
+        if let Some(entry) = self.table.get(id) {
+            entry.connects = Some(self.connecting.add(entry.mac, id, now));
+        }
+    }
+
+    /// It has opened it, or not.
+    pub(super) fn connected(&mut self, id: Id) {
+        if let Some(place) = self.table.get(id).and_then(|entry| entry.connects.take()) {
+            self.connecting.remove(place);
+        }
+    }
+
     /// Makes room for a flow of a guest; `false` when there is none.
     pub(super) fn make_room(&mut self, mac: Mac) -> bool {
         let mut spared = 0;
@@ -45,9 +120,13 @@ impl<S: Sockets> Engine<S> {
     /// Takes a flow out, and gives back what it holds.
     pub(super) fn remove(&mut self, id: Id, why: &str) -> Option<Flow<S>> {
         let entry = self.table.remove(id)?;
+        self.visits.remove(&id);
         self.memory.change(entry.mac, entry.held, 0);
         if let Some(place) = entry.waits {
             self.memory.forget(place);
+        }
+        if let Some(place) = entry.connects {
+            self.connecting.remove(place);
         }
         log::debug!("{} ends: {why}", entry.key);
         Some(entry.flow)
@@ -57,6 +136,29 @@ impl<S: Sockets> Engine<S> {
     pub(super) fn end(&mut self, id: Id, why: &str) {
         if let Some(Flow::Tcp(_, connection)) = self.remove(id, why) {
             connection.reset_on_close();
+        }
+    }
+
+    /// Flows from an address are another station's from now on, with what they hold.
+    pub fn handle_moved(&mut self, address: Ipv6Addr, from: Mac, to: Mac) {
+        for id in self.table.ids() {
+            let Some(entry) = self.table.get(id) else { continue };
+            if entry.key.guest.0 != address || entry.mac != from {
+                continue;
+            }
+            let (held, waits) = (entry.held, entry.waits.take());
+            self.memory.change(from, held, 0);
+            self.memory.change(to, 0, held);
+            if let Some(place) = waits {
+                self.memory.forget(place);
+                entry.waits = Some(self.memory.wait(to, id));
+            }
+            if let Some(place) = entry.connects.take() {
+                let since = self.connecting.all.get(&place).map(|(_, since)| *since);
+                self.connecting.remove(place);
+                entry.connects = since.map(|since| self.connecting.add(to, id, since));
+            }
+            self.table.set_mac(id, to);
         }
     }
 

@@ -2,9 +2,10 @@
 
 //! ICMP echo (RFC 5508): one ping socket of the host for each identifier of the guest and family.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::recent::Recent;
 use super::{addresses, Context, Engine, Entry, Flow, Id, Key, Sink};
 use crate::flow::errors;
 use crate::flow::sockets::{Datagrams, Sockets};
@@ -26,8 +27,9 @@ const REPLY6: u8 = 129;
 /// A mapping.
 pub(super) struct Echo<D> {
     socket: D,
-    peers: Vec<std::net::IpAddr>,
+    peers: Recent<IpAddr, ()>,
     hops: u8,
+    class: u8,
     /// Whether the host may cut what is sent.
     cut: bool,
     last: Instant,
@@ -84,8 +86,17 @@ impl<S: Sockets> Engine<S> {
             },
         };
         self.table.touch(id);
-        let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return };
+        let Some(Entry { flow: Flow::Echo(echo), held, .. }) = self.table.get(id) else { return };
         echo.last = cx.now;
+        if !echo.peers.is_latest(address) {
+            let memory = self.memory.limits(mac, *held).memory;
+            echo.peers.note(address, (), cx.now, memory);
+            self.memory.change(mac, *held, echo.peers.held());
+            *held = echo.peers.held();
+        }
+        if echo.class != packet.class && echo.socket.set_class(packet.class).is_ok() {
+            echo.class = packet.class;
+        }
         let hops = packet.hop_limit - 1;
         if S::Datagrams::hops_differ(echo.hops, hops) && echo.socket.set_hops(hops).is_ok() {
             echo.hops = hops;
@@ -94,13 +105,9 @@ impl<S: Sockets> Engine<S> {
         if echo.cut != cut && echo.socket.let_cut(cut).is_ok() {
             echo.cut = cut;
         }
-        if !echo.peers.contains(&address) {
-            echo.peers.truncate(15);
-            echo.peers.insert(0, address);
-        }
         let mut message = vec![if family == 6 { REQUEST6 } else { REQUEST4 }, 0, 0, 0, 0, 0];
         message.extend_from_slice(rest);
-        match echo.socket.send_some(&[(SocketAddr::new(address, 0), &message)]) {
+        match echo.socket.send_some(&[(SocketAddr::new(address, 0).into(), &message)]) {
             Ok(_) => self.stats.bytes_up += message.len() as u64,
             Err(errno) => {
                 let error = self.what_failed(cx, id, errno, address).unwrap_or(IcmpError::NoRoute);
@@ -124,8 +131,8 @@ impl<S: Sockets> Engine<S> {
         };
         log::debug!("{key} begins");
         self.stats.echo += 1;
-        let flow =
-            Flow::Echo(Echo { socket, peers: Vec::new(), hops: 64, cut: false, last: cx.now });
+        let peers = Recent::default();
+        let flow = Flow::Echo(Echo { socket, peers, hops: 64, class: 0, cut: false, last: cx.now });
         let id = self.table.insert(key, mac, flow);
         let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return None };
         if self.sockets.watch_datagrams(&echo.socket, id).is_err() {
@@ -146,7 +153,7 @@ impl<S: Sockets> Engine<S> {
             let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return };
             let Ok(received) = echo.socket.recv(&mut self.scratch) else { return };
             let (len, Some(from)) = (received.len, received.from) else { continue };
-            if !echo.peers.contains(&from.ip()) {
+            if echo.peers.get(from.ip(), None).is_none() {
                 self.stats.drop(DropReason::Filtered);
                 continue;
             }

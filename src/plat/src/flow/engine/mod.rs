@@ -4,12 +4,15 @@
 
 mod admission;
 mod echo;
+mod guest_errors;
 mod path_mtu;
+mod recent;
 mod tcp;
 mod udp;
 
 use std::collections::hash_map::RandomState;
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
@@ -100,6 +103,12 @@ pub struct Engine<S: Sockets> {
     memory: Memory,
     /// Flows that something came for.
     ready: Vec<Id>,
+    /// Where else the guest of forwarded ports may listen: its IPv4 addresses, or its CLAT's.
+    alternatives: Vec<(Ipv6Addr, Mac)>,
+    /// Connections that the host is opening.
+    connecting: admission::Connecting,
+    /// Connections of visitors that the guest has not accepted yet.
+    visits: HashMap<Id, tcp::Visit>,
     /// The other ends of connections to the network's own DNS server.
     dns: Vec<(Mac, UnixStream)>,
     batch: udp::Batch,
@@ -125,6 +134,9 @@ impl<S: Sockets> Engine<S> {
             table: Table::new(bounds.flows, bounds.flows_each),
             memory: Memory::new(bounds.memory),
             ready: Vec::new(),
+            alternatives: Vec::new(),
+            connecting: admission::Connecting::default(),
+            visits: HashMap::new(),
             dns: Vec::new(),
             batch: udp::Batch::default(),
             cuts_trains: None,
@@ -169,6 +181,17 @@ impl<S: Sockets> Engine<S> {
         self.table.iter().take(most).map(FlowStatus::of).collect()
     }
 
+    /// Where else, by IPv4, the guest of forwarded ports may listen, in the order in which that is
+    /// tried.
+    pub fn set_alternatives(&mut self, alternatives: Vec<(Ipv6Addr, Mac)>) {
+        self.alternatives = alternatives;
+    }
+
+    /// Counts a packet that was dropped before it came here.
+    pub fn count_drop(&mut self, why: DropReason) {
+        self.stats.drop(why);
+    }
+
     /// Takes an IP packet of the guest with `mac`.
     pub fn handle_input(&mut self, cx: Context<'_>, mac: Mac, vnet: &VirtioHeader, bytes: &[u8]) {
         let Some(packet) = wire::parse(bytes) else {
@@ -200,7 +223,7 @@ impl<S: Sockets> Engine<S> {
 
     fn dispatch(&mut self, cx: Context<'_>, mac: Mac, vnet: &VirtioHeader, packet: &Packet<'_>) {
         let is_icmp = matches!(packet.protocol, wire::ICMP4 | wire::ICMP6);
-        if is_icmp && self.packet_too_big(cx, mac, packet) {
+        if is_icmp && self.guest_error(cx, mac, packet) {
             return;
         }
         match packet.protocol {

@@ -13,8 +13,8 @@ use super::{addresses, Context, Engine, Entry, Flow, Id, Key, Peer, Sink};
 use crate::flow::errors;
 use crate::flow::sockets::{Connection, Ready, Sockets};
 use crate::flow::stats::{DropReason, Stats};
-use crate::flow::target;
-use crate::flow::tcp::{flag, Disposition, Incoming, Limits, Segment, Stream, Tcp};
+use crate::flow::target::{self, seen};
+use crate::flow::tcp::{flag, Disposition, Incoming, Limits, PeerState, Segment, Stream, Tcp};
 use crate::flow::wire::{self, Packet, TcpWire};
 use crate::frame::Mac;
 use crate::icmp_error::IcmpError;
@@ -42,6 +42,26 @@ impl<C: Connection> Stream for Counted<'_, C> {
     fn shutdown(&mut self) {
         self.connection.shutdown();
     }
+
+    fn has_peer(&self) -> bool {
+        self.connection.has_peer()
+    }
+
+    fn peer(&self) -> Option<PeerState> {
+        self.connection.peer()
+    }
+
+    fn set_probing(&mut self, probing: bool) {
+        self.connection.set_probing(probing);
+    }
+}
+
+/// A connection of a visitor to a forwarded port.
+#[derive(Clone, Copy)]
+pub(super) struct Visit {
+    peer: SocketAddr,
+    /// How many of the alternatives the guest has refused.
+    tried: usize,
 }
 
 impl<S: Sockets> Engine<S> {
@@ -51,6 +71,7 @@ impl<S: Sockets> Engine<S> {
         };
         let key = Key { protocol: wire::TCP, guest: (packet.src, from), remote: (packet.dst, to) };
         if let Some(id) = self.table.find(&key) {
+            self.tcp_class(id, packet.class);
             self.with_tcp(cx, id, None, |tcp, stream, wire, limits, now| {
                 tcp.handle_input(&segment, stream, wire, limits, now)
             });
@@ -62,6 +83,14 @@ impl<S: Sockets> Engine<S> {
             self.stats.drop(DropReason::NoFlow);
             self.reset(cx, mac, &key, &segment);
         }
+    }
+
+    /// What leaves has the DSCP of what came (RFC 7915 §5.1).
+    fn tcp_class(&mut self, id: Id, class: u8) {
+        let Some(Entry { flow: Flow::Tcp(_, connection), .. }) = self.table.get(id) else {
+            return;
+        };
+        let _ = connection.set_class(class);
     }
 
     /// Answers a segment of no connection (RFC 9293 §3.10.7.1).
@@ -101,13 +130,13 @@ impl<S: Sockets> Engine<S> {
                 return self.refuse(cx, DropReason::Forbidden, error, packet.whole, mac);
             }
         };
-        if !self.make_room(mac) {
+        if !self.make_room_to_connect(mac, cx.now) {
             return self.stats.drop(DropReason::Limit);
         }
         let opened = match address {
             Some(address) => {
                 let remote = SocketAddr::new(address, key.remote.1);
-                self.sockets.connect(remote, packet.hop_limit - 1)
+                self.sockets.connect(remote, packet.hop_limit - 1, packet.class)
             }
             None => self.sockets.pair().map(|(ours, theirs)| {
                 self.dns.push((mac, theirs));
@@ -129,7 +158,9 @@ impl<S: Sockets> Engine<S> {
         let path = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
         tcp.limit_mss(path - headers(&key));
         log::debug!("{key} begins");
-        self.tcp_insert(key, mac, tcp, connection);
+        if let Some(id) = self.tcp_insert(key, mac, tcp, connection) {
+            self.connecting(id, cx.now);
+        }
     }
 
     fn tcp_insert(&mut self, key: Key, mac: Mac, tcp: Tcp, socket: S::Connection) -> Option<Id> {
@@ -148,7 +179,8 @@ impl<S: Sockets> Engine<S> {
         Some(id)
     }
 
-    /// Opens a connection to a guest for one that the host has accepted (`--forward`).
+    /// Opens a connection to a guest for one that the host has accepted (`--forward`). If the guest
+    /// refuses it, it is tried where else it may listen ([`Engine::set_alternatives`]).
     pub fn tcp_forward(
         &mut self,
         cx: Context<'_>,
@@ -158,6 +190,17 @@ impl<S: Sockets> Engine<S> {
         connection: S::Connection,
     ) {
         let remote = (target::visitor(cx.settings, peer.ip(), guest.0), peer.port());
+        self.tcp_visit(cx, mac, (guest, remote), Visit { peer, tried: 0 }, connection);
+    }
+
+    fn tcp_visit(
+        &mut self,
+        cx: Context<'_>,
+        mac: Mac,
+        (guest, remote): ((Ipv6Addr, u16), (Ipv6Addr, u16)),
+        visit: Visit,
+        connection: S::Connection,
+    ) {
         let key = Key { protocol: wire::TCP, guest, remote };
         if self.table.find(&key).is_some() || !self.make_room(mac) {
             return self.stats.drop(DropReason::Limit);
@@ -165,8 +208,28 @@ impl<S: Sockets> Engine<S> {
         let tcp = Tcp::connect(self.isn(&key, cx.now), own_mss(cx.settings, &key), cx.now);
         log::debug!("{key} begins, from outside");
         if let Some(id) = self.tcp_insert(key, mac, tcp, connection) {
+            self.visits.insert(id, visit);
             self.tcp_connected(cx, id);
         }
+    }
+
+    /// A guest has reset a connection. One that it has not accepted before is tried elsewhere.
+    fn tcp_reset(&mut self, cx: Context<'_>, id: Id) {
+        let visit = self.visits.remove(&id);
+        let next = visit.as_ref().and_then(|visit| self.alternatives.get(visit.tried).copied());
+        let (Some(visit), Some((address, mac))) = (visit, next) else {
+            return self.end(id, "reset by the guest");
+        };
+        let Some(port) = self.table.get(id).map(|entry| entry.key.guest.1) else { return };
+        let Some(Flow::Tcp(_, connection)) = self.remove(id, "refused") else { return };
+        // What it is ready for was told to the old flow.
+        if self.sockets.forget_connection(&connection).is_err() {
+            return;
+        }
+        let Visit { peer, tried } = visit;
+        let remote = (target::visitor4(cx.settings, peer.ip(), address), peer.port());
+        let visit = Visit { peer, tried: tried + 1 };
+        self.tcp_visit(cx, mac, ((address, port), remote), visit, connection);
     }
 
     /// The host's connection of a flow is ready.
@@ -197,6 +260,7 @@ impl<S: Sockets> Engine<S> {
     }
 
     fn tcp_connected(&mut self, cx: Context<'_>, id: Id) {
+        self.connected(id);
         self.with_tcp(cx, id, None, |tcp, _, wire, limits, now| {
             tcp.connected(wire, limits, now);
             Disposition::Open
@@ -204,13 +268,15 @@ impl<S: Sockets> Engine<S> {
     }
 
     fn connect_failed(&mut self, cx: Context<'_>, id: Id, error: &io::Error) {
-        let Some(Entry { key, mac, flow: Flow::Tcp(tcp, _), .. }) = self.table.get(id) else {
+        let Some(Entry { key, mac, flow: Flow::Tcp(tcp, connection), .. }) = self.table.get(id)
+        else {
             return;
         };
         let (key, mac, seq) = (*key, *mac, tcp.syn_seq());
+        let report = connection.report(&mut self.scratch);
         self.stats.drop(DropReason::HostError);
         let errno = errno(error);
-        match IcmpError::from_errno(errno) {
+        match report.map(|report| report.error).or_else(|| IcmpError::from_errno(errno)) {
             None | Some(IcmpError::PortUnreachable) => {
                 self.with_tcp(cx, id, None, |tcp, _, wire, _, _| tcp.break_off(wire));
             }
@@ -221,7 +287,10 @@ impl<S: Sockets> Engine<S> {
                 l4.extend(seq.to_be_bytes());
                 l4.extend([0, 0, 0, 0, 0x50, flag::SYN, 0, 0, 0, 0, 0, 0]);
                 let packet = errors::rebuild(key.guest, key.remote, wire::TCP, &l4);
-                self.report(cx, error, &packet, mac);
+                let router = report.and_then(|report| report.router);
+                let router = router.map(|ip| seen(cx.settings, ip, key.guest.0));
+                let (queue, buckets) = (&mut self.queue, &self.buckets);
+                errors::send(cx, queue, buckets, error, &packet, mac, router);
             }
         }
         self.end(id, errno.desc());
@@ -229,9 +298,14 @@ impl<S: Sockets> Engine<S> {
 
     /// Does what is due for a connection.
     pub(super) fn tcp_timeout(&mut self, cx: Context<'_>, id: Id) {
-        self.with_tcp(cx, id, None, |tcp, _, wire, limits, now| {
+        let mut tells = false;
+        self.with_tcp(cx, id, None, |tcp, stream, wire, limits, now| {
+            tells = tcp.handle_peer_timeout(stream, now);
             tcp.handle_timeout(wire, limits, now)
         });
+        if tells {
+            self.make_ready(id);
+        }
     }
 
     /// Moves what can be moved.
@@ -276,6 +350,9 @@ impl<S: Sockets> Engine<S> {
         };
         let mut stream = Counted { connection, stats: &mut self.stats };
         let disposition = step(tcp, &mut stream, &mut wire, limits, cx.now);
+        if tcp.is_established() {
+            self.visits.remove(&id);
+        }
         let held = tcp.held();
         self.memory.change(entry.mac, entry.held, held);
         entry.held = held;
@@ -292,7 +369,7 @@ impl<S: Sockets> Engine<S> {
             Disposition::Open => self.table.wake(id, deadline),
             // Nothing is left to be reset.
             Disposition::Closed => drop(self.remove(id, "closed")),
-            Disposition::GuestReset => self.end(id, "reset by the guest"),
+            Disposition::GuestReset => self.tcp_reset(cx, id),
             Disposition::HostReset => self.end(id, "reset"),
         }
     }

@@ -12,19 +12,18 @@ use std::time::{Duration, Instant};
 use clat_tun::{GsoType, VirtioHeader};
 use nix::errno::Errno;
 
+use super::recent::Recent;
 use super::{addresses, Context, Engine, Entry, Flow, Id, Key, Sink};
 use crate::flow::errors;
-use crate::flow::sockets::{Datagrams, Sockets};
+use crate::flow::sockets::{Datagrams, Ends, Sockets};
 use crate::flow::stats::{DropReason, Stats};
-use crate::flow::target::{is_local, seen, target, visitor, STAND_IN};
+use crate::flow::target::{is_local, seen, target, visitor, visitor4, STAND_IN};
 use crate::flow::wire::{self, Addresses, Packet};
 use crate::frame::Mac;
 use crate::read_budget::ReadBudget;
 
 /// RFC 6146 §4, UDP_DEFAULT.
 const IDLE: Duration = Duration::from_secs(300);
-/// Correspondents whose answers are let in.
-const PEERS: usize = 64;
 /// Segments that the kernel takes at once (UDP_MAX_SEGMENTS was 64 before it was 128), and their
 /// bytes.
 const TRAIN: usize = 64;
@@ -41,13 +40,20 @@ const READS: usize = 64;
 /// A mapping.
 pub(super) struct Udp<D> {
     socket: D,
-    peers: Vec<IpAddr>,
+    /// Who may answer: whom the guest has sent something.
+    peers: Recent<IpAddr, ()>,
     /// Whether anyone may send: a forwarded port.
     open: bool,
-    /// Who has sent to an open port from an address of the host itself, and when last: the guest
-    /// may answer exactly them.
-    visitors: Vec<(SocketAddr, Instant)>,
+    /// Of the addresses where its guest may listen besides, how many have refused: it is at the
+    /// last of these now, by IPv4.
+    tried: usize,
+    /// Who has sent to an open port, and to which of the host's addresses: answers come from there.
+    visitors: Recent<SocketAddr, IpAddr>,
+    /// Those of them that are at an address of the host itself, by their ports: the guest may
+    /// answer exactly them.
+    local_visitors: Recent<u16, SocketAddr>,
     hops: u8,
+    class: u8,
     /// Whether the host may cut what is sent.
     cut: bool,
     budget: ReadBudget,
@@ -58,10 +64,13 @@ impl<D: Datagrams> Udp<D> {
     fn new(socket: D, now: Instant) -> Self {
         Self {
             socket,
-            peers: Vec::new(),
+            peers: Recent::default(),
             open: false,
-            visitors: Vec::new(),
+            tried: 0,
+            visitors: Recent::default(),
+            local_visitors: Recent::default(),
             hops: 64,
+            class: 0,
             cut: false,
             budget: ReadBudget::default(),
             last: now,
@@ -82,36 +91,23 @@ impl<D: Datagrams> Udp<D> {
     }
 
     /// Takes note of one who has sent to an open port.
-    fn welcome(&mut self, visitor: SocketAddr, now: Instant) {
-        if !is_local(visitor.ip()) {
-            return;
+    fn welcome(&mut self, visitor: SocketAddr, local: IpAddr, now: Instant, memory: usize) {
+        // A visitor that the guest sees under another name.
+        if is_local(visitor.ip()) || (self.tried > 0 && visitor.is_ipv6()) {
+            self.local_visitors.note(visitor.port(), visitor, now, memory / 2);
         }
-        self.visitors.retain(|(other, last)| *other != visitor && now < *last + IDLE);
-        if self.visitors.len() >= PEERS {
-            self.visitors.remove(0);
-        }
-        self.visitors.push((visitor, now));
+        self.visitors.note(visitor, local, now, memory / 2);
     }
 
     /// The visitor from the host itself that a guest answers at this port: the one who has sent
     /// last.
-    fn visitor(&self, port: u16, now: Instant) -> Option<SocketAddr> {
-        let fresh =
-            |(visitor, last): &&(SocketAddr, Instant)| visitor.port() == port && now < *last + IDLE;
-        self.visitors.iter().rev().find(fresh).map(|(visitor, _)| *visitor)
+    fn local_visitor(&self, port: u16, now: Instant) -> Option<SocketAddr> {
+        self.local_visitors.get(port, now.checked_sub(IDLE))
     }
 
-    fn remember(&mut self, peer: IpAddr) {
-        match self.peers.iter().rposition(|p| *p == peer) {
-            Some(i) if i + 1 == self.peers.len() => {}
-            Some(i) => self.peers[i..].rotate_left(1),
-            None => {
-                if self.peers.len() >= PEERS {
-                    self.peers.remove(0);
-                }
-                self.peers.push(peer);
-            }
-        }
+    /// Bytes of memory for all whom it knows.
+    fn held(&self) -> usize {
+        self.peers.held() + self.visitors.held() + self.local_visitors.held()
     }
 }
 
@@ -124,8 +120,9 @@ fn key(guest: (Ipv6Addr, u16), ipv6: bool) -> Key {
 /// last) that came as one.
 struct Datagram {
     id: Id,
-    to: SocketAddr,
+    ends: Ends,
     hops: u8,
+    class: u8,
     /// Whether it may be cut on its way.
     cut: bool,
     /// Bytes of each.
@@ -156,7 +153,7 @@ fn train(datagrams: &[Datagram]) -> usize {
         // An empty one has no place in a train; a shorter one is the last.
         let open = len > 0 && len % first.size == 0;
         len += next.at.len();
-        open && (next.id, next.to, next.hops) == (first.id, first.to, first.hops)
+        open && (next.id, next.ends, next.hops) == (first.id, first.ends, first.hops)
             && (next.size == first.size || (next.size == next.at.len() && next.size < first.size))
             && next.size > 0
             && len <= TRAIN_BYTES
@@ -166,17 +163,17 @@ fn train(datagrams: &[Datagram]) -> usize {
 }
 
 /// A datagram as it leaves: where to, and what is in it.
-type Leaving<'a> = (SocketAddr, &'a [u8]);
+type Leaving<'a> = (Ends, &'a [u8]);
 
 /// Sends a train. `false` if the kernel did not take it.
 fn send_train(socket: &impl Datagrams, data: &[u8], train: &[Datagram], stats: &mut Stats) -> bool {
-    let (to, size) = (train[0].to, u16::try_from(train[0].size).unwrap_or(0));
+    let (ends, size) = (train[0].ends, u16::try_from(train[0].size).unwrap_or(0));
     // What lies one behind the other is one piece.
     let pieces: Vec<_> = train
         .chunk_by(|a, b| a.at.end == b.at.start)
         .map(|run| IoSlice::new(&data[run[0].at.start..run[run.len() - 1].at.end]))
         .collect();
-    let Ok(sent) = socket.send_train(to, &pieces, size) else { return false };
+    let Ok(sent) = socket.send_train(ends, &pieces, size) else { return false };
     stats.bytes_up += sent as u64;
     stats.trains_up += 1;
     true
@@ -227,16 +224,20 @@ impl<S: Sockets> Engine<S> {
         let size = size.min(data.len());
         let Some((id, to)) = self.udp_flow(cx, mac, packet, (from, to)) else { return };
         self.table.touch(id);
-        let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
+        let Some(Entry { flow: Flow::Udp(udp), held, .. }) = self.table.get(id) else { return };
         udp.last = cx.now;
-        if !udp.open {
-            udp.remember(to.ip());
+        if !udp.open && !udp.peers.is_latest(to.ip()) {
+            let memory = self.memory.limits(mac, *held).memory;
+            udp.peers.note(to.ip(), (), cx.now, memory);
+            self.memory.change(mac, *held, udp.held());
+            *held = udp.held();
         }
+        let ends = Ends { remote: to, local: udp.visitors.get(to, None) };
         let start = self.batch.data.len();
         self.batch.data.extend_from_slice(data);
         let at = start..self.batch.data.len();
-        let (hops, cut) = (packet.hop_limit - 1, packet.may_cut);
-        self.batch.datagrams.push(Datagram { id, to, hops, cut, size, at });
+        let (hops, class, cut) = (packet.hop_limit - 1, packet.class, packet.may_cut);
+        self.batch.datagrams.push(Datagram { id, ends, hops, class, cut, size, at });
         if self.batch.is_full() {
             self.send_datagrams(cx);
         }
@@ -253,11 +254,12 @@ impl<S: Sockets> Engine<S> {
         let guest = (packet.src, from);
         // A visitor from the host itself is answered where it came from, address and port, and
         // nobody else there is reached.
-        if cx.settings.prefix64.extract(packet.dst) == Some(STAND_IN) {
+        let v4 = cx.settings.prefix64.extract(packet.dst).or_else(|| packet.dst.to_ipv4_mapped());
+        if v4 == Some(STAND_IN) {
             for ipv6 in [false, true] {
                 let Some(id) = self.table.find(&key(guest, ipv6)) else { continue };
                 let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { continue };
-                if let Some(visitor) = udp.visitor(to, cx.now) {
+                if let Some(visitor) = udp.local_visitor(to, cx.now) {
                     return Some((id, visitor));
                 }
             }
@@ -309,13 +311,62 @@ impl<S: Sockets> Engine<S> {
         guest: (Ipv6Addr, u16),
         socket: S::Datagrams,
     ) -> io::Result<()> {
-        let key = key(guest, socket.is_ipv6());
+        self.udp_insert(mac, guest, Udp::forwarded(socket, now))
+    }
+
+    fn udp_insert(
+        &mut self,
+        mac: Mac,
+        guest: (Ipv6Addr, u16),
+        udp: Udp<S::Datagrams>,
+    ) -> io::Result<()> {
+        let key = key(guest, udp.socket.is_ipv6());
         if let Some(id) = self.table.find(&key) {
             self.end(id, "its port is forwarded now");
         }
-        let id = self.table.insert(key, mac, Flow::Udp(Udp::forwarded(socket, now)));
+        let id = self.table.insert(key, mac, Flow::Udp(udp));
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return Ok(()) };
         self.sockets.watch_datagrams(&udp.socket, id)
+    }
+
+    /// Closes what [`Self::udp_forward`] gave to this port of a guest's.
+    pub fn udp_take_back(&mut self, port: u16, ipv6: bool) {
+        for id in self.table.ids() {
+            let is_it = self.table.get(id).is_some_and(|entry| {
+                let is_port = entry.flow.is_forwarded() && entry.key.guest.1 == port;
+                is_port && entry.key.remote.1 == if ipv6 { 6 } else { 4 }
+            });
+            if is_it {
+                self.end(id, "its port is taken back");
+            }
+        }
+    }
+
+    /// Nobody listens at a guest's port. A forwarded one is tried where else the guest may listen
+    /// ([`Engine::set_alternatives`]), and what comes next goes there.
+    pub(super) fn udp_refused(&mut self, now: Instant, id: Id) {
+        let Some(Entry { key, flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
+        let (port, tried) = (key.guest.1, udp.tried);
+        let next = self.alternatives.get(tried).copied().filter(|_| udp.open);
+        let Some((address, mac)) = next else { return };
+        let Some(Flow::Udp(mut udp)) = self.remove(id, "refused") else { return };
+        udp.tried = tried + 1;
+        if let Err(e) = self.udp_move(now, mac, (address, port), udp) {
+            log::warn!("cannot forward UDP to {address}: {e}");
+        }
+    }
+
+    /// Gives a forwarded port to a guest's address, whoever had it before.
+    fn udp_move(
+        &mut self,
+        now: Instant,
+        mac: Mac,
+        guest: (Ipv6Addr, u16),
+        udp: Udp<S::Datagrams>,
+    ) -> io::Result<()> {
+        // What it is ready for was told to the old flow.
+        self.sockets.forget(&udp.socket)?;
+        self.udp_insert(mac, guest, Udp { tried: udp.tried, ..Udp::forwarded(udp.socket, now) })
     }
 
     /// What [`Self::udp_forward`] gave to a guest's ports is another guest's from now on, or the
@@ -330,12 +381,9 @@ impl<S: Sockets> Engine<S> {
                 Some(entry) if entry.flow.is_forwarded() => entry.key.guest.1,
                 _ => continue,
             };
-            if let Some(Flow::Udp(udp)) = self.remove(id, "it is another guest's") {
-                // What it is ready for was told to the old flow.
-                let forgotten = self.sockets.forget(&udp.socket);
-                let given = forgotten
-                    .and_then(|()| self.udp_forward(now, mac, (address, port), udp.socket));
-                followed = followed.and(given);
+            if let Some(Flow::Udp(mut udp)) = self.remove(id, "it is another guest's") {
+                udp.tried = 0;
+                followed = followed.and(self.udp_move(now, mac, (address, port), udp));
             }
         }
         followed
@@ -345,9 +393,10 @@ impl<S: Sockets> Engine<S> {
     /// though others came between.
     pub(super) fn send_datagrams(&mut self, cx: Context<'_>) {
         let mut batch = std::mem::take(&mut self.batch);
-        batch.datagrams.sort_by_key(|datagram| (datagram.id, datagram.to));
+        batch.datagrams.sort_by_key(|datagram| (datagram.id, datagram.ends));
         let alike = |a: &Datagram, b: &Datagram| {
-            a.id == b.id && a.cut == b.cut && !S::Datagrams::hops_differ(a.hops, b.hops)
+            (a.id, a.class, a.cut) == (b.id, b.class, b.cut)
+                && !S::Datagrams::hops_differ(a.hops, b.hops)
         };
         for run in batch.datagrams.chunk_by(alike) {
             self.udp_send(cx, &batch.data, run);
@@ -360,9 +409,9 @@ impl<S: Sockets> Engine<S> {
     /// Sends datagrams of one socket and one setting of it: trains as such, what lies between by
     /// one call.
     fn udp_send(&mut self, cx: Context<'_>, data: &[u8], run: &[Datagram]) {
-        let Some(&Datagram { id, hops, cut, .. }) = run.first() else { return };
+        let Some(&Datagram { id, hops, class, cut, .. }) = run.first() else { return };
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else {
-            // It had to go for others meanwhile.
+            // It was ended meanwhile, to make room.
             return run.iter().for_each(|_| self.stats.drop(DropReason::Limit));
         };
         if S::Datagrams::hops_differ(udp.hops, hops) {
@@ -373,6 +422,9 @@ impl<S: Sockets> Engine<S> {
         }
         if udp.cut != cut && udp.socket.let_cut(cut).is_ok() {
             udp.cut = cut;
+        }
+        if udp.class != class && udp.socket.set_class(class).is_ok() {
+            udp.class = class;
         }
         let (mut single, mut unsent) = (Vec::new(), Vec::new());
         let mut rest = run;
@@ -389,16 +441,17 @@ impl<S: Sockets> Engine<S> {
             single.extend(together.iter().flat_map(|datagram| {
                 let data = &data[datagram.at.clone()];
                 let cut = data.chunks(datagram.size.max(1)).chain(data.is_empty().then_some(data));
-                cut.map(|data| (datagram.to, data))
+                cut.map(|data| (datagram.ends, data))
             }));
         }
         send_each(&udp.socket, &mut single, &mut self.stats, &mut unsent);
-        for (errno, (to, datagram)) in unsent {
-            self.udp_unsent(cx, id, to, errno, datagram);
+        for (errno, (ends, datagram)) in unsent {
+            self.udp_unsent(cx, id, ends, errno, datagram);
         }
     }
 
-    fn udp_unsent(&mut self, cx: Context<'_>, id: Id, to: SocketAddr, errno: Errno, data: &[u8]) {
+    fn udp_unsent(&mut self, cx: Context<'_>, id: Id, ends: Ends, errno: Errno, data: &[u8]) {
+        let to = ends.remote;
         let error = self.what_failed(cx, id, errno, to.ip());
         let Some(Entry { key, mac, flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
         let (key, mac) = (*key, *mac);
@@ -408,7 +461,7 @@ impl<S: Sockets> Engine<S> {
             && udp.socket.let_cut(true).is_ok()
         {
             udp.cut = true;
-            if udp.socket.send_some(&[(to, data)]).is_ok() {
+            if udp.socket.send_some(&[(ends, data)]).is_ok() {
                 self.stats.bytes_up += data.len() as u64;
                 return;
             }
@@ -433,7 +486,9 @@ impl<S: Sockets> Engine<S> {
         let mtu = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
         let mut send = |stats: &mut Stats, from: SocketAddr, size: usize, data: &[u8]| {
             stats.bytes_down += data.len() as u64;
-            let src = if udp.open {
+            let src = if udp.tried > 0 {
+                visitor4(cx.settings, from.ip(), key.guest.0)
+            } else if udp.open {
                 visitor(cx.settings, from.ip(), key.guest.0)
             } else {
                 seen(cx.settings, from.ip(), key.guest.0)
@@ -456,8 +511,8 @@ impl<S: Sockets> Engine<S> {
             let Some(from) = received.from else { continue };
             let (len, size) = (received.len, received.size);
             if udp.open {
-                visitors.push(from);
-            } else if !udp.peers.contains(&from.ip()) {
+                visitors.extend(received.local.map(|local| (from, local)));
+            } else if udp.peers.get(from.ip(), None).is_none() {
                 self.stats.drop(DropReason::Filtered);
                 continue;
             }
@@ -493,8 +548,13 @@ impl<S: Sockets> Engine<S> {
             send(&mut self.stats, who, each, &self.scratch[..end]);
         }
         udp.budget.found(count);
-        for visitor in visitors {
-            udp.welcome(visitor, cx.now);
+        if !visitors.is_empty() {
+            let memory = self.memory.limits(mac, entry.held).memory;
+            for (visitor, local) in visitors {
+                udp.welcome(visitor, local, cx.now, memory);
+            }
+            self.memory.change(mac, entry.held, udp.held());
+            entry.held = udp.held();
         }
         if read {
             udp.last = cx.now;

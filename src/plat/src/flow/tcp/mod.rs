@@ -7,6 +7,7 @@
 //! waits in a ring until it is acknowledged.
 
 mod blocks;
+mod confirmation;
 mod options;
 mod receiver;
 mod recovery;
@@ -22,7 +23,7 @@ use segment::{before, distance};
 use sender::Sender;
 
 pub use segment::{flag, Incoming, Segment, Wire};
-pub use stream::Stream;
+pub use stream::{PeerState, Stream};
 
 use flag::{ACK, RST, SYN};
 
@@ -177,6 +178,12 @@ impl Tcp {
         self.state == State::Connecting
     }
 
+    /// Whether both ends have agreed to it.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        self.state == State::Established
+    }
+
     /// The sequence number of the guest's SYN.
     #[must_use]
     pub fn syn_seq(&self) -> u32 {
@@ -202,7 +209,8 @@ impl Tcp {
     pub fn poll_timeout(&self) -> Instant {
         let tidy = self.sender.ring.is_empty() && self.sender.ring.held() > 0;
         let idle = self.last + if tidy { TIDY } else { self.patience() };
-        self.sender.recovery.timer.map_or(idle, |timer| timer.min(idle))
+        let timers = [self.sender.recovery.timer, self.receiver.confirmation.poll_timeout()];
+        timers.into_iter().flatten().fold(idle, Instant::min)
     }
 
     /// The stream is connected: the guest is told by a SYN-ACK (or asked by a SYN).
@@ -284,6 +292,9 @@ impl Tcp {
         // RFC 9293 §3.10.7.4. What is old is a repetition, or asks whether we are there.
         let end = segment.seq.wrapping_add(len);
         let is_old = before(end, self.receiver.nxt);
+        if is_old && self.is_keepalive(segment) && !self.receiver.confirmation.ask(stream, now) {
+            return Disposition::Open;
+        }
         if is_old || (ahead as i32 > 0 && ahead > window) || before(self.sender.max, segment.ack) {
             self.receiver.ack_due = true;
             return Disposition::Open;
@@ -307,7 +318,33 @@ impl Tcp {
             }
         }
         self.receiver.take_fin(segment.flags, end);
+        self.note_given(now);
         Disposition::Open
+    }
+
+    /// Whether a segment, of which nothing is new, asks whether the other end is there (RFC 1122
+    /// §4.2.3.6), and is not the repetition of a byte that waits for its acknowledgement.
+    fn is_keepalive(&self, segment: &Incoming<'_>) -> bool {
+        self.state == State::Established
+            && segment.payload.len() <= 1
+            && segment.seq.wrapping_add(1) == self.receiver.nxt
+            && !self.receiver.confirmation.is_pending
+    }
+
+    fn note_given(&mut self, now: Instant) {
+        if std::mem::take(&mut self.receiver.has_given) {
+            self.receiver.confirmation.data_given(now);
+        }
+    }
+
+    /// Looks, if that is due, whether the other end has acknowledged what the guest has sent, or is
+    /// there at all. Whether [`Tcp::poll_transmit`] is to tell the guest.
+    pub fn handle_peer_timeout<S: Stream>(&mut self, stream: &mut S, now: Instant) -> bool {
+        let confirmation = &mut self.receiver.confirmation;
+        let due = confirmation.poll_timeout().is_some_and(|at| at <= now);
+        let tells = due && confirmation.look(stream, now);
+        self.receiver.ack_due |= tells;
+        tells
     }
 
     fn answer_to_syn(&mut self, segment: &Incoming<'_>, now: Instant) -> Disposition {
@@ -359,6 +396,12 @@ impl Tcp {
         if self.receiver.flush(stream).is_err() {
             return (self.break_off(wire), false);
         }
+        self.note_given(now);
+        // What the other end has to say shows that it is there.
+        let confirmation = &mut self.receiver.confirmation;
+        if self.sender.readable && confirmation.is_pending && confirmation.look(stream, now) {
+            self.receiver.ack_due = true;
+        }
         let mut more = false;
         self.sender.starved = false;
         for round in 0..ROUNDS {
@@ -388,7 +431,8 @@ impl Tcp {
             // A closed window: probes.
             self.sender.recovery.start_timer(now);
         }
-        let closed = self.receiver.shut && self.sender.is_done();
+        let confirmed = !self.receiver.confirmation.is_pending;
+        let closed = self.receiver.shut && self.sender.is_done() && confirmed;
         (if closed { Disposition::Closed } else { Disposition::Open }, more && !closed)
     }
 

@@ -5,6 +5,7 @@
 use std::io::ErrorKind;
 
 use super::blocks::{self, Block};
+use super::confirmation::Confirmation;
 use super::segment::flag::FIN;
 use super::segment::{before, distance, Ack, Incoming};
 use super::stream::{Broken, Stream};
@@ -47,6 +48,9 @@ pub(super) struct Receiver {
     pub(super) ack_due: bool,
     /// The stream takes data, as far as is known.
     pub(super) writable: bool,
+    /// The stream has taken data whose arrival is to be confirmed.
+    pub(super) has_given: bool,
+    pub(super) confirmation: Confirmation,
 }
 
 impl Receiver {
@@ -145,6 +149,7 @@ impl Receiver {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => return Err(Broken),
             }
+            self.has_given |= taken > 0 && stream.has_peer();
             self.writable = taken == data.len();
         }
         let waits = &data[taken..];
@@ -181,7 +186,10 @@ impl Receiver {
     pub(super) fn flush<S: Stream>(&mut self, stream: &mut S) -> Result<(), Broken> {
         while self.writable && !self.ring.is_empty() {
             match stream.write(self.ring.slices(0, self.ring.len())[0]) {
-                Ok(n) => self.ring.consume(n),
+                Ok(n) => {
+                    self.ring.consume(n);
+                    self.has_given |= stream.has_peer();
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => self.writable = false,
                 Err(_) => return Err(Broken),
             }
@@ -197,7 +205,9 @@ impl Receiver {
 
     /// Bytes that may come. What the stream takes at once needs no memory.
     fn window(&self, room: Room) -> usize {
-        let most = room.buffer.saturating_sub(self.ring.len());
+        // No more than can be told.
+        let most = room.buffer.min(usize::from(u16::MAX) << self.scale);
+        let most = most.saturating_sub(self.ring.len());
         let straight = self.writable && self.ring.is_empty();
         if straight {
             most
@@ -221,7 +231,12 @@ impl Receiver {
         let told = self.told_window();
         let told = if told as i32 > 0 { told } else { 0 };
         let field = (window.max(told) >> self.scale).min(u16::MAX.into());
-        Ack { number: self.nxt, window: u16::try_from(field).unwrap_or(u16::MAX) }
+        // The last byte, or the end, is acknowledged when the other end has done so.
+        let held_back = u32::from(self.has_given || self.confirmation.is_pending);
+        Ack {
+            number: self.nxt.wrapping_sub(held_back),
+            window: u16::try_from(field).unwrap_or(u16::MAX),
+        }
     }
 
     /// A segment has said so. What was told before holds as well.
