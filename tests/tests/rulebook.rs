@@ -4,8 +4,6 @@
 //! it, and what they do not translate passes on as it came.
 #![allow(clippy::cast_possible_truncation)] // of lengths and random numbers
 
-#[path = "rulebook/abi.rs"]
-mod abi;
 #[path = "../../src/xlat/tests/common/mod.rs"]
 mod common;
 #[path = "rulebook/devices.rs"]
@@ -17,12 +15,12 @@ mod programs;
 #[path = "rulebook/vectors.rs"]
 mod vectors;
 
-use abi::{Passed, BOTH};
+use clat_netlink::NextHop;
 use clat_tun::{GsoType, VirtioHeader};
 use clat_xlat::{Addresses, Config, Local, Prefix, Translator};
 use common::*;
 use devices::Wires;
-use programs::Programs;
+use programs::{entries, reason, Programs, BOTH};
 use proptest::prop_assume;
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
 
@@ -88,7 +86,7 @@ fn program(packet: &[u8]) -> &'static str {
 fn on_loopback(local: Local, ethernet: bool) -> Programs {
     let programs = Programs::load(true);
     let addresses = (local.v4, local.v6, Prefix::WELL_KNOWN.addr());
-    programs.add(abi::entries((LO, LO, ethernet), addresses));
+    programs.add(entries((LO, LO, ethernet), addresses));
     programs
 }
 
@@ -116,11 +114,11 @@ fn ethernet_without_help_from_the_kernel() {
         return;
     }
     let programs = Programs::load(false);
-    programs.add(abi::entries((LO, LO, true), (LOCAL4, LOCAL6, Prefix::WELL_KNOWN.addr())));
+    programs.add(entries((LO, LO, true), (LOCAL4, LOCAL6, Prefix::WELL_KNOWN.addr())));
     let packet = V4::default().build(&udp(9));
     assert_eq!(programs.run(program(&packet), &packet, None), Outcome::Passed);
     let counters = programs.counters(BOTH);
-    assert_eq!(counters.passed[Passed::Ethernet as usize], 1, "{counters:?}");
+    assert_eq!(counters.passed[reason("ethernet")], 1, "{counters:?}");
 }
 
 #[test]
@@ -134,8 +132,8 @@ fn ethernet_without_a_next_hop() {
     programs.set_next_hop(None);
     assert_eq!(run(), Outcome::Passed);
     let counters = programs.counters(BOTH);
-    assert_eq!(counters.passed[Passed::NextHop as usize], 1, "{counters:?}");
-    programs.set_next_hop(Some(ROUTER6));
+    assert_eq!(counters.passed[reason("next-hop")], 1, "{counters:?}");
+    programs.set_next_hop(Some(NextHop::Gateway(ROUTER6)));
     assert_ne!(run(), Outcome::Passed);
 }
 

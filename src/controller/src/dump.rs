@@ -71,9 +71,9 @@ impl<L: Links> Dump<'_, L> {
             "BPF ingress map: iif(iface) nat64Prefix v6Addr -> v4Addr oif(iface)",
             self.ingress,
             |e| {
-                let IngressEntry { iif, pfx96, local6, oif, local4 } = e;
+                let IngressEntry { iif, prefix, local6, oif, local4 } = e;
                 format!(
-                    "{iif}({}) {pfx96}/96 {local6} -> {local4} {oif}({})",
+                    "{iif}({}) {prefix}/96 {local6} -> {local4} {oif}({})",
                     name(*iif),
                     name(*oif)
                 )
@@ -83,10 +83,10 @@ impl<L: Links> Dump<'_, L> {
             "BPF egress map: iif(iface) v4Addr -> v6Addr nat64Prefix oif(iface)",
             self.egress,
             |e| {
-                let EgressEntry { iif, local4, oif, local6, pfx96, oif_is_ethernet } = e;
+                let EgressEntry { iif, local4, oif, local6, prefix, oif_is_ethernet } = e;
                 let link = if *oif_is_ethernet { "ether" } else { "rawip" };
                 format!(
-                    "{iif}({}) {local4} -> {local6} {pfx96}/96 {oif}({}) {link}",
+                    "{iif}({}) {local4} -> {local6} {prefix}/96 {oif}({}) {link}",
                     name(*iif),
                     name(*oif)
                 )
@@ -128,7 +128,7 @@ mod tests {
         let clat = clat();
         IngressEntry {
             iif: 21,
-            pfx96: clat.prefix.addr(),
+            prefix: clat.prefix.addr(),
             local6: clat.v6,
             oif: 34,
             local4: clat.v4,
@@ -142,7 +142,7 @@ mod tests {
             local4: clat.v4,
             oif: 21,
             local6: clat.v6,
-            pfx96: clat.prefix.addr(),
+            prefix: clat.prefix.addr(),
             oif_is_ethernet: true,
         }
     }

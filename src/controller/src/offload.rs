@@ -33,7 +33,7 @@ impl<P: Programs> Attached<P> {
             local4: clat.v4,
             oif: clat.index,
             local6: clat.v6,
-            pfx96: clat.prefix.addr(),
+            prefix: clat.prefix.addr(),
             oif_is_ethernet: link == LinkKind::Ethernet,
         };
         let next_hop = entry.oif_is_ethernet.then(|| programs.next_hop(&entry)).transpose();
@@ -41,7 +41,7 @@ impl<P: Programs> Attached<P> {
         let egress_entry = programs.egress_entry(&entry).map_err(failed(Step::AddEgressEntry))?;
         let entry6 = IngressEntry {
             iif: clat.index,
-            pfx96: clat.prefix.addr(),
+            prefix: clat.prefix.addr(),
             local6: clat.v6,
             oif: clat.v4index,
             local4: clat.v4,

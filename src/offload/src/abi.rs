@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use clat_netlink::NextHop;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::model::{EgressEntry, Hook, IngressEntry, OffloadCounters, PASSED_REASONS};
+use crate::model::{EgressEntry, Hook, IngressEntry};
 
 /// A key or a value of a map.
 pub(crate) trait Plain: FromBytes + IntoBytes + Immutable + KnownLayout {}
@@ -18,7 +18,7 @@ impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Plain for T {}
 /// `struct clat_egress_key`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct EgressKey {
+pub struct EgressKey {
     iif: u32,
     local4: [u8; 4],
 }
@@ -26,7 +26,7 @@ pub(crate) struct EgressKey {
 /// `struct clat_egress_value`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct EgressValue {
+pub struct EgressValue {
     oif: u32,
     local6: [u8; 16],
     pfx96: [u8; 16],
@@ -37,7 +37,7 @@ pub(crate) struct EgressValue {
 /// `struct clat_ingress_key`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct IngressKey {
+pub struct IngressKey {
     iif: u32,
     pfx96: [u8; 16],
     local6: [u8; 16],
@@ -46,21 +46,23 @@ pub(crate) struct IngressKey {
 /// `struct clat_ingress_value`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct IngressValue {
+pub struct IngressValue {
     oif: u32,
     local4: [u8; 4],
 }
 
 /// CLAT_SLOTS: how many addresses there are, and so CLATs.
-pub(crate) const SLOTS: u32 = 8;
+pub const SLOTS: u32 = 8;
 
 /// What numbers that which a CLAT has in the arrays.
-pub(crate) fn slot(local4: Ipv4Addr) -> u32 {
+#[must_use]
+pub fn slot(local4: Ipv4Addr) -> u32 {
     local4.to_bits() % SLOTS
 }
 
-/// The same in the array of counters, which has two for each CLAT.
-pub(crate) fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
+/// The same in the array of counters, which has two for each CLAT: egress' first.
+#[must_use]
+pub fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
     match hook {
         Hook::Egress => slot(local4),
         Hook::Ingress => SLOTS + slot(local4),
@@ -72,7 +74,7 @@ pub(crate) fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
-pub(crate) struct NextHopValue {
+pub struct NextHopValue {
     router: [u8; 16],
     known: u32,
 }
@@ -83,25 +85,15 @@ impl From<NextHop> for NextHopValue {
     }
 }
 
-/// `struct clat_counters`
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(crate) struct Counters {
-    packets: u64,
-    bytes: u64,
-    super_packets: u64,
-    neighbour: u64,
-    lost: u64,
-    passed: [u64; PASSED_REASONS.len()],
-}
-
 impl EgressEntry {
-    pub(crate) fn to_abi(&self) -> (EgressKey, EgressValue) {
+    /// The key and the value as the map has them.
+    #[must_use]
+    pub fn to_abi(&self) -> (EgressKey, EgressValue) {
         let key = EgressKey { iif: self.iif, local4: self.local4.octets() };
         let value = EgressValue {
             oif: self.oif,
             local6: self.local6.octets(),
-            pfx96: self.pfx96.octets(),
+            pfx96: self.prefix.octets(),
             oif_is_ethernet: self.oif_is_ethernet.into(),
             pad: [0; 3],
         };
@@ -114,40 +106,28 @@ impl EgressEntry {
             local4: Ipv4Addr::from(key.local4),
             oif: value.oif,
             local6: Ipv6Addr::from(value.local6),
-            pfx96: Ipv6Addr::from(value.pfx96),
+            prefix: Ipv6Addr::from(value.pfx96),
             oif_is_ethernet: value.oif_is_ethernet != 0,
         }
     }
 }
 
 impl IngressEntry {
-    pub(crate) fn to_abi(&self) -> (IngressKey, IngressValue) {
+    /// The key and the value as the map has them.
+    #[must_use]
+    pub fn to_abi(&self) -> (IngressKey, IngressValue) {
         let key =
-            IngressKey { iif: self.iif, pfx96: self.pfx96.octets(), local6: self.local6.octets() };
+            IngressKey { iif: self.iif, pfx96: self.prefix.octets(), local6: self.local6.octets() };
         (key, IngressValue { oif: self.oif, local4: self.local4.octets() })
     }
 
     pub(crate) fn from_abi(key: IngressKey, value: IngressValue) -> Self {
         Self {
             iif: key.iif,
-            pfx96: Ipv6Addr::from(key.pfx96),
+            prefix: Ipv6Addr::from(key.pfx96),
             local6: Ipv6Addr::from(key.local6),
             oif: value.oif,
             local4: Ipv4Addr::from(value.local4),
-        }
-    }
-}
-
-impl OffloadCounters {
-    /// Adds what one CPU has counted.
-    pub(crate) fn add(&mut self, cpu: &Counters) {
-        self.packets += cpu.packets;
-        self.bytes += cpu.bytes;
-        self.super_packets += cpu.super_packets;
-        self.neighbour += cpu.neighbour;
-        self.lost += cpu.lost;
-        for (sum, count) in self.passed.iter_mut().zip(cpu.passed) {
-            *sum += count;
         }
     }
 }
@@ -160,6 +140,7 @@ mod tests {
     use libbpf_rs::{Btf, HasSize};
 
     use super::*;
+    use crate::model::{OffloadCounters, PASSED_REASONS};
     use clat_host::address::{FIRST_V4, POOL_LEN};
 
     /// A struct's size, and its members with their offsets in bytes.
@@ -202,7 +183,7 @@ mod tests {
             ("clat_next_hop", layout!(NextHopValue { "router": router, "known": known })),
             (
                 "clat_counters",
-                layout!(Counters {
+                layout!(OffloadCounters {
                     "packets": packets,
                     "bytes": bytes,
                     "super_packets": super_packets,
@@ -226,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_those_of_the_header() {
+    fn reasons_are_those_of_the_header_and_explained() {
         let header = include_str!("../../../bpf_progs/clatd.h");
         let (_, rest) = header.split_once("enum clat_reason {").expect("the reasons");
         let (reasons, _) = rest.split_once('}').expect("their end");
@@ -236,5 +217,12 @@ mod tests {
             .map(|(name, _)| name.to_lowercase().replace('_', "-"))
             .collect();
         assert_eq!(names, PASSED_REASONS);
+
+        let page = include_str!("../../../docs/offload.md");
+        let (_, rest) = page.split_once("| reason |").expect("the table of reasons");
+        let (rows, _) = rest.split_once("\n\n").expect("its end");
+        let explained = rows.lines().filter_map(|row| row.strip_prefix("| `")?.split_once('`'));
+        let explained: Vec<_> = explained.map(|(reason, _)| reason).collect();
+        assert_eq!(explained, PASSED_REASONS, "docs/offload.md");
     }
 }

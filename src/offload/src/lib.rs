@@ -5,7 +5,7 @@
 //! whose `Drop` undoes it.
 #![forbid(unsafe_code)]
 
-mod abi;
+pub mod abi;
 #[cfg(not(target_os = "android"))]
 mod load;
 mod model;

@@ -3,7 +3,10 @@
 //! What is put into the maps, and what comes out of them.
 
 use std::fmt;
+use std::mem::size_of;
 use std::net::{Ipv4Addr, Ipv6Addr};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// An entry of the ingress map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +14,7 @@ pub struct IngressEntry {
     /// Index of the uplink.
     pub iif: u32,
     /// The NAT64 prefix, a /96.
-    pub pfx96: Ipv6Addr,
+    pub prefix: Ipv6Addr,
     /// The CLAT's IPv6 address.
     pub local6: Ipv6Addr,
     /// Index of the TUN device.
@@ -32,7 +35,7 @@ pub struct EgressEntry {
     /// The CLAT's IPv6 address.
     pub local6: Ipv6Addr,
     /// The NAT64 prefix, a /96.
-    pub pfx96: Ipv6Addr,
+    pub prefix: Ipv6Addr,
     /// Whether the uplink has Ethernet headers.
     pub oif_is_ethernet: bool,
 }
@@ -65,8 +68,12 @@ pub const PASSED_REASONS: [&str; 14] = [
     "kernel",
 ];
 
-/// What a program has done for a CLAT since that was started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a program has done for a CLAT since that was started: `struct clat_counters` of
+/// bpf_progs/clatd.h.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
 pub struct OffloadCounters {
     /// Packets translated; each segment of a super-packet counts.
     pub packets: u64,
@@ -84,6 +91,16 @@ pub struct OffloadCounters {
 }
 
 impl OffloadCounters {
+    /// Adds what another CPU has counted.
+    pub fn add(&mut self, cpu: &Self) {
+        const COUNTERS: usize = size_of::<OffloadCounters>() / size_of::<u64>();
+        let sums: &mut [u64; COUNTERS] = zerocopy::transmute_mut!(self);
+        let counts: &[u64; COUNTERS] = zerocopy::transmute_ref!(cpu);
+        for (sum, count) in sums.iter_mut().zip(counts) {
+            *sum += count;
+        }
+    }
+
     /// How many packets were left to clatd, by reason; only reasons that occurred.
     pub fn passed_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         PASSED_REASONS.into_iter().zip(self.passed).filter(|(_, count)| *count > 0)

@@ -15,7 +15,7 @@ use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Program};
 use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::abi::{counters_slot, slot, Counters, Plain};
+use crate::abi::{counters_slot, slot, Plain};
 #[cfg(not(target_os = "android"))]
 use crate::load;
 use crate::model::{EgressEntry, Hook, IngressEntry, OffloadCounters};
@@ -110,7 +110,7 @@ impl Objects {
 
 /// Has all CPUs begin to count from zero.
 fn zero(counters: &MapHandle, slot: u32) -> libbpf_rs::Result<()> {
-    let none = vec![vec![0; size_of::<Counters>()]; libbpf_rs::num_possible_cpus()?];
+    let none = vec![vec![0; size_of::<OffloadCounters>()]; libbpf_rs::num_possible_cpus()?];
     counters.update_percpu(slot.as_bytes(), &none, MapFlags::ANY)
 }
 
@@ -171,7 +171,7 @@ impl Objects {
             let target = Target {
                 oif: entry.oif,
                 source: entry.local6,
-                prefix: entry.pfx96,
+                prefix: entry.prefix,
                 prefix_len: 96,
             };
             next_hops.follow(slot(entry.local4), target)
@@ -251,7 +251,7 @@ impl Objects {
         let Some(cpus) = cpus else { return Ok(None) };
         let mut sum = OffloadCounters::default();
         for cpu in cpus {
-            sum.add(&Counters::read_from_bytes(&cpu).map_err(|_| Errno::EINVAL)?);
+            sum.add(&OffloadCounters::read_from_bytes(&cpu).map_err(|_| Errno::EINVAL)?);
         }
         Ok(Some(sum))
     }

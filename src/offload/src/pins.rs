@@ -11,8 +11,8 @@ use clat_sys::HostError;
 use libbpf_rs::{ErrorKind, MapCore, MapHandle, MapType};
 use nix::errno::Errno;
 
-use crate::abi::{Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue};
-use crate::model::Hook;
+use crate::abi::{EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue};
+use crate::model::{Hook, OffloadCounters};
 
 /// Where bpfloader pins things, and where we do unless told otherwise.
 pub const BPF_DIR: &str = "/sys/fs/bpf";
@@ -24,7 +24,7 @@ pub(crate) const INGRESS_MAP: PinnedMap =
 pub(crate) const NEXT_HOP_MAP: PinnedMap =
     PinnedMap::new::<u32, NextHopValue>("map_clatd_clat_next_hop_map", MapType::Array);
 pub(crate) const COUNTERS_MAP: PinnedMap =
-    PinnedMap::new::<u32, Counters>("map_clatd_clat_counters_map", MapType::PercpuArray);
+    PinnedMap::new::<u32, OffloadCounters>("map_clatd_clat_counters_map", MapType::PercpuArray);
 
 /// All maps.
 pub(crate) const MAPS: [PinnedMap; 4] = [EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, COUNTERS_MAP];

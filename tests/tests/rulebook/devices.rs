@@ -14,6 +14,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
+use clat_offload::OffloadCounters;
 use clat_tests::Netns;
 use clat_tun::{GsoType, Options, Tun, VirtioHeader};
 use clat_xlat::{Local, Prefix};
@@ -21,8 +22,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 
-use super::abi::{self, Counters, EGRESS, INGRESS};
-use super::programs::Programs;
+use super::programs::{entries, Programs, EGRESS, INGRESS};
 use super::Outcome;
 
 /// No lab of the other kind has this number.
@@ -115,10 +115,7 @@ impl Wires {
             (tun("inject")?, tun("v4-up")?, tun("up")?, tun("arrived")?, tun("left")?);
 
         let programs = Programs::load(true);
-        programs.add(abi::entries(
-            (v4.1, up.1, false),
-            (local.v4, local.v6, Prefix::WELL_KNOWN.addr()),
-        ));
+        programs.add(entries((v4.1, up.1, false), (local.v4, local.v6, Prefix::WELL_KNOWN.addr())));
         let pins = Pins::new(&programs)?;
         attach(&ns, &pins, "v4-up egress prio 4 protocol ip", "schedcls_egress_clat_rawip")?;
         attach(&ns, &pins, "up ingress prio 4 protocol ipv6", "schedcls_ingress_clat_rawip")?;
@@ -138,7 +135,7 @@ impl Wires {
     }
 
     /// What has happened in the direction of this packet.
-    pub(crate) fn counters(&self, packet: &[u8]) -> Counters {
+    pub(crate) fn counters(&self, packet: &[u8]) -> OffloadCounters {
         self.programs.counters(if packet[0] >> 4 == 4 { EGRESS } else { INGRESS })
     }
 

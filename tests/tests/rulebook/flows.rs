@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
+use clat_netlink::NextHop;
+use clat_offload::{OffloadCounters, PASSED_REASONS};
 use clat_tests::{Lab, Offloads, PREFIX, SERVER4, SERVER6};
 use clat_tun::{GsoType, Options, Tun};
 use clat_xlat::{Local, Prefix};
@@ -16,10 +18,9 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::abi::{self, Counters, Passed, EGRESS, INGRESS};
 use super::common::{check, LOCAL4, V4};
 use super::devices::{attach, redirect, Pins};
-use super::programs::Programs;
+use super::programs::{entries, reason, Programs, EGRESS, INGRESS};
 use super::unfinished;
 
 /// Inside the /64 of the phone's Ethernet uplink.
@@ -90,8 +91,8 @@ impl Phone {
         let local = Local::neutral(LOCAL4, LOCAL6, &prefix, LOCAL6.octets()[8..].try_into()?);
         // Not neutral: every checksum has to follow.
         ensure!(local.v6 != LOCAL6, "neutral by chance");
-        programs.add(abi::entries((v4_index, up_index, ethernet), (LOCAL4, LOCAL6, prefix.addr())));
-        programs.set_next_hop(Some(ROUTER));
+        programs.add(entries((v4_index, up_index, ethernet), (LOCAL4, LOCAL6, prefix.addr())));
+        programs.set_next_hop(Some(NextHop::Gateway(ROUTER)));
         let pins = Pins::new(&programs)?;
         let kind = if ethernet { "ether" } else { "rawip" };
         let program = format!("schedcls_ingress_clat_{kind}");
@@ -102,7 +103,7 @@ impl Phone {
     }
 
     /// What the programs did, out and in.
-    fn counters(&self) -> (Counters, Counters) {
+    fn counters(&self) -> (OffloadCounters, OffloadCounters) {
         (self.programs.counters(EGRESS), self.programs.counters(INGRESS))
     }
 
@@ -208,7 +209,7 @@ fn segments(phone: &Phone) -> Result<()> {
                 let data = &check(&buf[..len]).payload[8..];
                 ensure!(*data == pattern()[at..at + 1200], "segment at {at}");
             }
-            ensure!(phone.counters().0.passed[Passed::Gso as usize] == 1, "counted");
+            ensure!(phone.counters().0.passed[reason("gso")] == 1, "counted");
         }
     }
 
@@ -251,7 +252,7 @@ fn real_flows() {
                     udp(lab).context("UDP")?;
                     tcp(lab).context("TCP")?;
                     ensure!(
-                        phone.counters().0.passed == [0; Passed::NAMES.len()],
+                        phone.counters().0.passed == [0; PASSED_REASONS.len()],
                         "left to the daemon"
                     );
                     segments(&phone).context("UDP_SEGMENT")
@@ -261,7 +262,7 @@ fn real_flows() {
             eprintln!("{case}: {out:?} {back:?}");
             assert_eq!(
                 back.passed,
-                [0; Passed::NAMES.len()],
+                [0; PASSED_REASONS.len()],
                 "{case}: nothing was left to a daemon"
             );
             for counters in [&out, &back] {

@@ -3,18 +3,18 @@
 //! The tc programs: compiled, loaded, their maps filled, and run on packets without a device.
 
 use std::ffi::OsStr;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use clat_netlink::NextHop;
+use clat_offload::abi::{NextHopValue, SLOTS};
+use clat_offload::{EgressEntry, IngressEntry, OffloadCounters, PASSED_REASONS};
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, PrintLevel, ProgramInput};
 use tempfile::TempDir;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::abi::{
-    self, Counters, EgressKey, EgressValue, IngressKey, IngressValue, NextHop, SLOTS,
-};
 use super::Outcome;
 
 /// What a program answers (linux/pkt_cls.h).
@@ -28,6 +28,27 @@ const CHECKSUM_COMPLETE: u32 = 1 << 2;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
+/// Where the counters are of the egress programs, of the ingress programs, and of both, all CLATs'.
+pub(crate) const EGRESS: Range<u32> = 0..SLOTS;
+pub(crate) const INGRESS: Range<u32> = SLOTS..2 * SLOTS;
+pub(crate) const BOTH: Range<u32> = 0..2 * SLOTS;
+
+/// Where packets are counted that were passed on for a reason.
+pub(crate) fn reason(name: &str) -> usize {
+    PASSED_REASONS.iter().position(|reason| *reason == name).expect(name)
+}
+
+/// The one pair of entries of a CLAT.
+pub(crate) fn entries(
+    (v4iface, uplink, oif_is_ethernet): (u32, u32, bool),
+    (local4, local6, prefix): (Ipv4Addr, Ipv6Addr, Ipv6Addr),
+) -> (EgressEntry, IngressEntry) {
+    let (iif, oif) = (v4iface, uplink);
+    let egress = EgressEntry { iif, local4, oif, local6, prefix, oif_is_ethernet };
+    let (iif, oif) = (uplink, v4iface);
+    (egress, IngressEntry { iif, prefix, local6, oif, local4 })
+}
+
 /// Loaded programs with maps of their own.
 pub(crate) struct Programs {
     pub(crate) object: Object,
@@ -39,24 +60,15 @@ pub(crate) struct Programs {
 /// Names the variable that says where the compiled programs are.
 pub(crate) const OBJECT: &str = "CLAT_BPF_OBJECT";
 
-/// Where the programs' sources are.
-fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../bpf_progs")
-}
-
 /// The programs, compiled into `dir`; or as `CLAT_BPF_OBJECT` has them, for machines without a
 /// compiler.
 fn object(dir: &Path) -> PathBuf {
-    match std::env::var_os(OBJECT) {
-        Some(object) => object.into(),
-        None => compile(&sources().join("clatd.c"), dir),
+    if let Some(object) = std::env::var_os(OBJECT) {
+        return object.into();
     }
-}
-
-/// Compiles `source` into `dir`.
-fn compile(source: &Path, dir: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bpf_progs/clatd.c");
     let object = dir.join("object.o");
-    clat_tests::compile_bpf(source, &["-Wextra"], &object).expect("compiled");
+    clat_tests::compile_bpf(&source, &["-Wextra"], &object).expect("compiled");
     object
 }
 
@@ -85,25 +97,21 @@ impl Programs {
     }
 
     /// Adds a CLAT's entries.
-    pub(crate) fn add(
-        &self,
-        (egress, ingress): ((EgressKey, EgressValue), (IngressKey, IngressValue)),
-    ) {
+    pub(crate) fn add(&self, (egress, ingress): (EgressEntry, IngressEntry)) {
         let put = |name, key: &[u8], value: &[u8]| {
             self.map(name).update(key, value, MapFlags::ANY).expect(name);
         };
-        put("clat_egress_map", egress.0.as_bytes(), egress.1.as_bytes());
-        put("clat_ingress_map", ingress.0.as_bytes(), ingress.1.as_bytes());
+        let (key, value) = egress.to_abi();
+        put("clat_egress_map", key.as_bytes(), value.as_bytes());
+        let (key, value) = ingress.to_abi();
+        put("clat_ingress_map", key.as_bytes(), value.as_bytes());
         // An Ethernet uplink that reaches every destination itself, unless told otherwise.
-        self.set_next_hop(Some(Ipv6Addr::UNSPECIFIED));
+        self.set_next_hop(Some(NextHop::OnLink));
     }
 
     /// Says who gets what leaves by the uplink.
-    pub(crate) fn set_next_hop(&self, router: Option<Ipv6Addr>) {
-        let value = NextHop {
-            router: router.unwrap_or(Ipv6Addr::UNSPECIFIED).octets(),
-            known: router.is_some().into(),
-        };
+    pub(crate) fn set_next_hop(&self, next_hop: Option<NextHop>) {
+        let value = next_hop.map_or_else(NextHopValue::default, NextHopValue::from);
         for slot in 0..SLOTS {
             self.map("clat_next_hop_map")
                 .update(slot.as_bytes(), value.as_bytes(), MapFlags::ANY)
@@ -112,13 +120,13 @@ impl Programs {
     }
 
     /// What was counted in these slots, all CPUs together.
-    pub(crate) fn counters(&self, slots: Range<u32>) -> Counters {
+    pub(crate) fn counters(&self, slots: Range<u32>) -> OffloadCounters {
         let map = self.map("clat_counters_map");
-        let mut sum = Counters::default();
+        let mut sum = OffloadCounters::default();
         for slot in slots {
             let all = map.lookup_percpu(slot.as_bytes(), MapFlags::ANY).expect("counters");
             for one in all.expect("an entry") {
-                sum.add(&Counters::read_from_bytes(&one).expect("the layout"));
+                sum.add(&OffloadCounters::read_from_bytes(&one).expect("the layout"));
             }
         }
         sum
@@ -206,17 +214,4 @@ fn verifying_is_cheap() {
     eprintln!("instructions verified: {verified:?}");
     assert_eq!(verified.len(), programs, "{log}");
     assert!(verified.iter().sum::<u64>() <= MOST_VERIFIED, "{verified:?}");
-}
-
-#[test]
-fn layouts_are_the_same_in_c_and_rust() {
-    if !clat_tests::can_run(&["clang"]) {
-        return;
-    }
-    let (dir, probe) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let header = sources().canonicalize().unwrap().join("clatd.h");
-    let source = probe.path().join("probe.c");
-    std::fs::write(&source, format!("#include {header:?}\nenum clat_reason reason;\n")).unwrap();
-    let object = compile(&sources().join("clatd.c"), dir.path());
-    abi::compare(&object, &compile(&source, probe.path()));
 }

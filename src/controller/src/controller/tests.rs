@@ -478,15 +478,15 @@ fn offload_comes_and_goes_in_order() {
     expected.extend(["clsact on 21".into(), ingress]);
     expected.push("+route by 101 from 192.0.0.4 metric 2069".to_owned());
     assert_eq!(host.inner().log, expected);
-    let pfx96 = "64:ff9b::".parse().expect("an address");
+    let prefix = "64:ff9b::".parse().expect("an address");
     let local4 = "192.0.0.4".parse().expect("an address");
     assert_eq!(
         host.inner().egress,
-        [EgressEntry { iif: 101, local4, oif: 21, local6: v6, pfx96, oif_is_ethernet: true }]
+        [EgressEntry { iif: 101, local4, oif: 21, local6: v6, prefix, oif_is_ethernet: true }]
     );
     assert_eq!(
         host.inner().ingress,
-        [IngressEntry { iif: 21, pfx96, local6: v6, oif: 101, local4 }]
+        [IngressEntry { iif: 21, prefix, local6: v6, oif: 101, local4 }]
     );
 
     let running = &controller.running()[0];

@@ -182,7 +182,7 @@ fn comes_and_goes(host: &LinuxHost, dir: &Path, make_uplink: &str, link: LinkKin
     assert_eq!((egress[0].local4, egress[0].local6), (clat.v4, clat.v6));
     let ingress = programs.ingress_map().expect("readable");
     assert_eq!((ingress[0].iif, ingress[0].oif), (clat.index, clat.v4index));
-    assert_eq!((ingress[0].pfx96, ingress[0].local6), (clat.prefix.addr(), clat.v6));
+    assert_eq!((ingress[0].prefix, ingress[0].local6), (clat.prefix.addr(), clat.v6));
     for hook in [Hook::Egress, Hook::Ingress] {
         let counters = programs.counters(hook, clat.v4).expect("readable");
         assert_eq!(counters, Some(OffloadCounters::default()));
