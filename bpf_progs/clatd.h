@@ -69,9 +69,9 @@ enum clat_reason {
 	CLAT_MARTIAN, /* ingress: a source that nobody has, or the CLAT itself */
 	CLAT_OPTIONS, /* IPv4 options, or extension headers other than one Fragment Header */
 	CLAT_PROTOCOL, /* without a counterpart in the other family */
-	CLAT_FRAGMENT, /* of an ICMP message, or one that cannot be part of a packet */
+	CLAT_FRAGMENT, /* egress; of an ICMP message; one that cannot be part of a packet */
 	CLAT_ICMP, /* other than echo */
-	CLAT_CHECKSUM, /* UDP without one, in a fragment or too long to sum up */
+	CLAT_CHECKSUM, /* UDP without one, too long to sum up */
 	CLAT_SIZE, /* has to be cut, or answered with "too big" */
 	CLAT_GSO, /* super-packet other than of plain TCP or UDP */
 	CLAT_ETHERNET, /* Ethernet uplink, and a kernel without bpf_redirect_neigh */

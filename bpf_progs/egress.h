@@ -14,11 +14,6 @@
 /* What the kernel has; written by the loader. */
 SWITCH(clat_has_redirect_neigh);
 
-struct ipv6_headers {
-	struct ipv6hdr ip;
-	struct fragment_header fragment; /* filled in, though only fragments have one */
-};
-
 /* A packet of no CLAT is counted by the one that has v4iface. */
 INLINE int pass_foreign_source(__u32 v4iface)
 {
@@ -73,49 +68,34 @@ INLINE enum clat_reason check_ipv4(const struct iphdr *ip, __u32 len)
 	return NO_REASON;
 }
 
-/* What is behind the header, and which part of a packet it is. */
-INLINE enum clat_reason check_ipv4_fragment(const struct iphdr *ip, __u32 len, struct transport *t)
+/*
+ * What is behind the header. Fragments are the daemon's: most it has to cut, and all of a datagram
+ * have to go one way.
+ */
+INLINE enum clat_reason check_whole(const struct iphdr *ip, __u32 len, struct transport *t)
 {
-	const __u16 flags = net16(ip->frag_off);
-	const __u32 offset = (flags & IPV4_OFFSET) * 8;
-
 	t->protocol = ip->protocol;
 	t->payload = len - sizeof(*ip);
-	t->first = !offset;
-	t->whole = !(flags & (IPV4_MF | IPV4_OFFSET));
-	t->has_fragment = !t->whole;
-	if (offset + t->payload > 0xffff)
-		return CLAT_FRAGMENT;
-	/* Its checksum takes all of the message. */
-	if (!t->whole && ip->protocol == PROTO_ICMP)
-		return CLAT_FRAGMENT;
-	return NO_REASON;
+	t->first = true;
+	t->whole = true;
+	return net16(ip->frag_off) & (IPV4_MF | IPV4_OFFSET) ? CLAT_FRAGMENT : NO_REASON;
 }
 
 /* RFC 7915 §4.1; the flow label is zero. */
-INLINE void make_ipv6(struct ipv6_headers *new, const struct iphdr *ip, const struct transport *t,
+INLINE void make_ipv6(struct ipv6hdr *new, const struct iphdr *ip, const struct transport *t,
 		      const struct clat_egress_value *clat)
 {
-	const __u8 protocol = ip->protocol == PROTO_ICMP ? PROTO_ICMPV6 : ip->protocol;
-	const __u16 flags = net16(ip->frag_off);
-	const __u16 offset = (flags & IPV4_OFFSET) * 8;
-
-	new->ip = (struct ipv6hdr){
+	*new = (struct ipv6hdr){
 		.version = 6,
 		.priority = ip->tos >> 4,
 		.flow_lbl = { ip->tos << 4 },
-		.payload_len = net16((__u16)(fragment_len(t) + t->payload)),
-		.nexthdr = t->whole ? protocol : PROTO_FRAGMENT,
+		.payload_len = net16((__u16)t->payload),
+		.nexthdr = ip->protocol == PROTO_ICMP ? PROTO_ICMPV6 : ip->protocol,
 		.hop_limit = ip->ttl,
 		.saddr = clat->local6,
 		.daddr = clat->pfx96,
 	};
-	new->ip.daddr.in6_u.u6_addr32[3] = ip->daddr;
-	new->fragment = (struct fragment_header){
-		.next = protocol,
-		.offset_more = net16((__u16)(offset | (flags & IPV4_MF ? 1 : 0))),
-		.id = net32((__u32)net16(ip->id)),
-	};
+	new->daddr.in6_u.u6_addr32[3] = ip->daddr;
 }
 
 /* What takes a look into the packet, which becomes one with the header `new`. */
@@ -131,20 +111,19 @@ INLINE enum clat_reason check_transport4(struct __sk_buff *skb, __u32 at, const 
 	 * v4iface's MTU, which leaves room for the difference; to ask for the uplink's
 	 * (bpf_check_mtu) takes a GPL program.
 	 */
-	if (may_cut && length(skb, t, sizeof(*new) + fragment_len(t)) > IPV6_MIN_MTU)
+	if (may_cut && length(skb, t, sizeof(*new)) > IPV6_MIN_MTU)
 		return CLAT_SIZE;
 	if (skb->gso_size && t->protocol == PROTO_UDP && !is_left_to_device(skb, at + UDP_CHECKSUM))
 		return CLAT_GSO;
 	if (!t->no_checksum)
 		return NO_REASON;
-	if (t->whole && !skb->gso_size)
+	if (!skb->gso_size)
 		t->new_checksum = udp_checksum(skb, at, t->udp_len, new);
 	return t->new_checksum ? NO_REASON : CLAT_CHECKSUM;
 }
 
-/* Writes the headers where the IPv4 header was, and room for them was made. */
-INLINE long write_ipv6(struct __sk_buff *skb, const __u32 link, const struct ipv6_headers *new,
-		       bool has_fragment)
+/* Writes the header where the IPv4 header was, and room for it was made. */
+INLINE long write_ipv6(struct __sk_buff *skb, const __u32 link, const struct ipv6hdr *new)
 {
 	struct ipv6hdr *ip = bytes_at(skb, link, sizeof(*ip));
 
@@ -152,21 +131,18 @@ INLINE long write_ipv6(struct __sk_buff *skb, const __u32 link, const struct ipv
 		return -1;
 	if (link)
 		set_ether_type(ip, ETH_P_IPV6);
-	*ip = new->ip;
+	*ip = *new;
 	/* Zeros and a sound IPv4 header were there, which add nothing to a sum. */
-	csum_update(skb, fold(sum_words(&new->ip, sizeof(new->ip) / 4)));
-	if (!has_fragment)
-		return 0;
-	return skb_store(skb, link + sizeof(*ip), &new->fragment, sizeof(new->fragment),
-			 BPF_F_RECOMPUTE_CSUM);
+	csum_update(skb, fold(sum_words(new, sizeof(*new) / 4)));
+	return 0;
 }
 
 /* The transport header at `at`, whose addresses' sums differ by `diff`. */
-INLINE long write_transport6(struct __sk_buff *skb, __u32 at, const struct ipv6_headers *new,
+INLINE long write_transport6(struct __sk_buff *skb, __u32 at, const struct ipv6hdr *new,
 			     const struct transport *t, __u16 diff)
 {
-	if (new->fragment.next == PROTO_ICMPV6) {
-		const __u64 pseudo = sum_words(&new->ip.saddr, 8) + net32(t->payload) +
+	if (new->nexthdr == PROTO_ICMPV6) {
+		const __u64 pseudo = sum_words(&new->saddr, 8) + net32(t->payload) +
 				     net32(PROTO_ICMPV6);
 		const bool is_request = t->icmp_type == ICMP_ECHO;
 
@@ -176,7 +152,7 @@ INLINE long write_transport6(struct __sk_buff *skb, __u32 at, const struct ipv6_
 	if (t->new_checksum)
 		return skb_store(skb, at + UDP_CHECKSUM, &t->new_checksum,
 				 sizeof(t->new_checksum), BPF_F_RECOMPUTE_CSUM);
-	return t->first ? readdress(skb, at, new->fragment.next, diff) : 0;
+	return readdress(skb, at, new->nexthdr, diff);
 }
 
 /* By the uplink, on Ethernet to the next hop. */
@@ -204,8 +180,8 @@ INLINE int send(struct __sk_buff *skb, const struct clat_egress_value *clat,
 	return redirect_neigh(clat->oif, &to, sizeof(to), 0);
 }
 
-/* Makes the packet one with the headers `new`, whose addresses' sum differs by `diff`. */
-INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6_headers *new,
+/* Makes the packet one with the header `new`, whose addresses' sum differs by `diff`. */
+INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6hdr *new,
 			      const struct transport *t, __u16 diff,
 			      const struct clat_egress_value *clat,
 			      const struct clat_next_hop *next_hop, struct clat_counters *counters,
@@ -213,30 +189,24 @@ INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6_headers *
 {
 	const __u32 link = ether ? ETH_HLEN : 0;
 	const __u32 len = skb->len - link;
-	const __u32 at = link + sizeof(new->ip) + fragment_len(t);
 	const __u32 hash = skb->hash;
 
 	/* To [20 zeros][IPv4 header][payload]. */
 	if (skb_change_proto(skb, net16(ETH_P_IPV6), 0))
 		return pass(counters, CLAT_KERNEL);
-	if (t->has_fragment && skb_adjust_room(skb, sizeof(new->fragment), BPF_ADJ_ROOM_NET, 0)) {
-		/* Back to what it was. */
-		if (skb_change_proto(skb, net16(ETH_P_IP), 0))
-			return drop(counters);
-		return pass(counters, CLAT_KERNEL);
-	}
-	if (write_ipv6(skb, link, new, t->has_fragment) || write_transport6(skb, at, new, t, diff))
+	if (write_ipv6(skb, link, new) ||
+	    write_transport6(skb, link + sizeof(*new), new, t, diff))
 		return drop(counters);
 	keep_hash(skb, hash);
 	count(counters, skb, len, sizeof(struct iphdr) + t->header);
-	return send(skb, clat, next_hop, &new->ip.daddr, counters, ether);
+	return send(skb, clat, next_hop, &new->daddr, counters, ether);
 }
 
 INLINE int egress(struct __sk_buff *skb, const bool ether)
 {
 	const __u32 link = ether ? ETH_HLEN : 0;
 	const struct iphdr *ip;
-	struct ipv6_headers new;
+	struct ipv6hdr new;
 	struct transport t = {};
 	enum clat_reason reason;
 
@@ -266,16 +236,16 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 	reason = check_ipv4(ip, skb->len - link);
 	if (reason != NO_REASON)
 		return pass(counters, reason);
-	reason = check_ipv4_fragment(ip, skb->len - link, &t);
+	reason = check_whole(ip, skb->len - link, &t);
 	if (reason != NO_REASON)
 		return pass(counters, reason);
 	make_ipv6(&new, ip, &t, clat);
 
-	const __u64 sum4 = sum_words(&ip->saddr, 2), sum6 = sum_words(&new.ip.saddr, 8);
+	const __u64 sum4 = sum_words(&ip->saddr, 2), sum6 = sum_words(&new.saddr, 8);
 	const __u16 diff = fold(sum6 + (__u16)~fold(sum4));
 	const bool may_cut = !(ip->frag_off & net16(IPV4_DF));
 
-	reason = check_transport4(skb, link + sizeof(*ip), &new.ip, may_cut, &t);
+	reason = check_transport4(skb, link + sizeof(*ip), &new, may_cut, &t);
 	if (reason != NO_REASON)
 		return pass(counters, reason);
 	FORGET(t);

@@ -71,10 +71,10 @@ impl NextHopCache {
         Self { kernel, source, prefix, looked: None, link: None, path_mtu, mtu6: path_mtu }
     }
 
-    /// The link header of what is sent by `socket` now, empty on an uplink that has none. `None` if
-    /// it is the kernel that has to send: without a route or a neighbour's address, and every now
-    /// and then.
-    pub fn link_header(&mut self, socket: &PacketSocket, now: Instant) -> Option<&[u8]> {
+    /// The link header of what is sent by `socket` now, empty on an uplink that has none, and
+    /// whether the kernel is to send a packet first ([`Self::confirmed`]). `None` if it has to send
+    /// all: without a route or a neighbour's address.
+    pub fn link_header(&mut self, socket: &PacketSocket, now: Instant) -> Option<(&[u8], bool)> {
         let (subscription, _) = self.kernel.as_ref()?;
         if self.looked.map_or(true, |at| now.duration_since(at) >= FRESH) {
             let first = self.looked.replace(now).is_none();
@@ -90,11 +90,15 @@ impl NextHopCache {
                 return None;
             }
         }
-        let link = self.link.as_mut()?;
-        if std::mem::take(&mut link.confirm) {
-            return None;
+        let link = self.link.as_ref()?;
+        Some((&link.header[..link.len], link.confirm))
+    }
+
+    /// Notes that the kernel has been given a packet to send.
+    pub fn confirmed(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.confirm = false;
         }
-        Some(&link.header[..link.len])
     }
 
     /// The longest packet that may leave, in bytes: the path MTU that there was at the start, or

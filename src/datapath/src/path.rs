@@ -78,7 +78,7 @@ pub trait Output {
         lost: &mut u64,
     ) -> Result<(), Full>;
 
-    /// Makes sure that [`Self::send`] finds room for another packet.
+    /// Makes sure that [`Self::forward`] and [`Self::send`] find room for another packet.
     ///
     /// # Errors
     /// [`Full`].
@@ -86,7 +86,15 @@ pub trait Output {
         Ok(())
     }
 
-    /// Sends one packet, complete with its checksums.
+    /// Sends one packet, complete with its checksums, the way that batches take.
+    ///
+    /// # Errors
+    /// Why the packet is lost.
+    fn forward(&mut self, packet: &[u8]) -> Result<(), Errno> {
+        self.send(packet)
+    }
+
+    /// Sends one packet, complete with its checksums, to wherever it is for.
     ///
     /// # Errors
     /// Why the packet is lost.
@@ -240,11 +248,10 @@ impl ClatPath {
                 return false;
             }
         }
-        // One that becomes fragments does not fit its slot; and the next hop is not that of packets
-        // to this host itself.
+        // One that becomes fragments does not fit its slot.
         let fits = direction == Direction::Ingress
             || (partial.is_some() || stays_whole(packet, packet.len()))
-                && packet.get(16..20) != Some(&self.v4);
+                && !self.is_to_itself(packet);
         if !fits || !output.takes_batches() {
             return false;
         }
@@ -342,10 +349,16 @@ impl ClatPath {
         back: &mut impl Output,
         now: Instant,
     ) -> Option<Reason> {
+        let to_itself = direction == Direction::Egress && self.is_to_itself(packet.bytes());
         match self.translate(direction, packet) {
             Verdict::Forward { mut frames, .. } => {
                 while let Some(frame) = frames.next() {
-                    if output.send(frame.bytes).is_err() {
+                    let sent = if to_itself {
+                        output.send(frame.bytes)
+                    } else {
+                        output.forward(frame.bytes)
+                    };
+                    if sent.is_err() {
                         *lost(&mut self.tally, direction) += 1;
                     }
                 }
@@ -354,6 +367,11 @@ impl ClatPath {
             Verdict::Drop(reason) => return Some(reason),
         }
         None
+    }
+
+    /// Whether an IPv4 packet is for the CLAT itself, to which the next hop does not lead.
+    fn is_to_itself(&self, packet: &[u8]) -> bool {
+        packet.get(16..20) == Some(&self.v4)
     }
 
     #[inline(always)]

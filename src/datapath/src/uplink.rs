@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The uplink as an end of a CLAT: batches leave past the kernel's IPv6 by the packet socket where
-//! the next hop is known, else each packet by the raw socket, through the kernel.
+//! The uplink as an end of a CLAT: packets leave past the kernel's IPv6 by the packet socket where
+//! the next hop is known, else by the raw socket, through the kernel.
+//!
+//! All fragments of a datagram go one way. Connection tracking (nf_defrag_ipv6) holds those that go
+//! through the kernel until it has all of them.
 
 use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use clat_packet::protocol::FRAGMENT;
 use clat_tun::VirtioHeader;
 use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::batch::{CAPACITY, LINK_HEADER};
 use crate::coalesce::Coalescer;
@@ -15,8 +21,8 @@ use crate::next_hop::NextHopCache;
 use crate::path::{Full, Output};
 use crate::socket::{PacketSocket, RawSocket};
 
-/// How many packets are sent through the raw socket before it is asked again whether it has room:
-/// it has if half of its queue is free, which is far more than these.
+/// How many packets are sent one by one before the sockets are asked again whether they have room:
+/// they have if half of their queues are free, which is far more than these.
 const ASK_EVERY: u32 = 16;
 
 /// Both sockets of the uplink, and the next hop from there.
@@ -28,7 +34,9 @@ pub struct Uplink {
     /// What stands in front of the packets of this batch, and its length; none if they go through
     /// the raw socket.
     link_header: Option<([u8; LINK_HEADER], usize)>,
-    /// Packets sent through the raw socket since it was asked.
+    /// The next whole packet goes through the raw socket all the same.
+    confirm: bool,
+    /// Packets sent one by one since the sockets were asked.
     unasked: u32,
     /// The interface was found to be down.
     went_down: bool,
@@ -38,7 +46,15 @@ impl Uplink {
     /// Sends by `packet` where `next_hop` is known, else by `raw`.
     #[must_use]
     pub fn new(packet: PacketSocket, raw: RawSocket, next_hop: NextHopCache) -> Self {
-        Self { packet, raw, next_hop, link_header: None, unasked: 0, went_down: false }
+        Self {
+            packet,
+            raw,
+            next_hop,
+            link_header: None,
+            confirm: false,
+            unasked: 0,
+            went_down: false,
+        }
     }
 
     /// The packet socket.
@@ -55,7 +71,9 @@ impl Uplink {
 
     /// Decides by which socket a new batch will leave.
     pub fn begin(&mut self, now: Instant) {
-        self.link_header = self.next_hop.link_header(&self.packet, now).map(|known| {
+        let known = self.next_hop.link_header(&self.packet, now);
+        self.confirm = known.is_some_and(|(_, confirm)| confirm);
+        self.link_header = known.map(|(known, _)| {
             let mut header = [0; LINK_HEADER];
             header[..known.len()].copy_from_slice(known);
             (header, known.len())
@@ -76,7 +94,7 @@ impl Uplink {
 
 impl Output for Uplink {
     fn takes_batches(&self) -> bool {
-        self.link_header.is_some()
+        self.link_header.is_some() && !self.confirm
     }
 
     fn send_batch(
@@ -113,7 +131,7 @@ impl Output for Uplink {
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
                     // The kernel reports it to one system call only: receiving will not see it.
-                    self.went_down |= matches!(errno, Errno::ENETDOWN | Errno::ENXIO);
+                    self.went_down |= is_down(errno);
                     *lost += coalescer.waiting()[0].count as u64;
                     coalescer.remove(1);
                 }
@@ -125,17 +143,48 @@ impl Output for Uplink {
     fn make_room(&mut self) -> Result<(), Full> {
         self.unasked += 1;
         if self.unasked >= ASK_EVERY {
-            if !self.raw.has_room() {
+            if !has_room(self.raw.as_fd()) {
                 return Err(Full::Raw);
+            }
+            if !has_room(self.packet.as_fd()) {
+                return Err(Full::Packet);
             }
             self.unasked = 0;
         }
         Ok(())
     }
 
+    fn forward(&mut self, packet: &[u8]) -> Result<(), Errno> {
+        let is_fragment = packet.get(6) == Some(&FRAGMENT);
+        let Some((header, len)) = self.link_header.filter(|_| is_fragment || !self.confirm) else {
+            return self.send(packet);
+        };
+        let mut head = [0; VirtioHeader::LEN + LINK_HEADER];
+        head[VirtioHeader::LEN..].copy_from_slice(&header);
+        let pieces = [IoSlice::new(&head[..VirtioHeader::LEN + len]), IoSlice::new(packet)];
+        let sent = self.packet.send(&pieces, &[2]);
+        self.went_down |= sent.is_err_and(is_down);
+        sent.map(drop)
+    }
+
     fn send(&mut self, packet: &[u8]) -> Result<(), Errno> {
+        if packet.get(6) != Some(&FRAGMENT) {
+            self.confirm = false;
+            self.next_hop.confirmed();
+        }
         self.raw.send(packet)
     }
+}
+
+/// Whether a socket takes another packet: its queue is at most half full.
+fn has_room(socket: BorrowedFd<'_>) -> bool {
+    let mut fd = [PollFd::new(socket, PollFlags::POLLOUT)];
+    poll(&mut fd, PollTimeout::ZERO) != Ok(0)
+}
+
+/// Whether the interface is down, or gone.
+fn is_down(errno: Errno) -> bool {
+    matches!(errno, Errno::ENETDOWN | Errno::ENXIO)
 }
 
 /// The same virtio header in front of a link header of `len` bytes.

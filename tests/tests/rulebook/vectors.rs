@@ -141,11 +141,11 @@ fn outward(add: &mut impl FnMut(&str, Vec<u8>, Option<&'static str>)) {
         let header = V4 { mf, offset, ..udp4() };
         let body = if offset == 0 { [udp(0), data(len - 8)].concat() } else { data(len) };
         let fragment = header.build(&if offset == 0 { body } else { [vec![0; 8], body].concat() });
-        add(&format!("{name} fragment out"), fragment, None);
+        add(&format!("{name} fragment out"), fragment, Some("fragment"));
         let icmp = V4 { protocol: ICMP, ..header.clone() }.raw(&icmp(8, 0, [1; 4], &data(64)));
         add(&format!("{name} fragment of ICMP out"), icmp, Some("fragment"));
         let large = V4 { protocol: 253, ..header.clone() }.raw(&data(1240));
-        add(&format!("{name} fragment out, to be cut"), large, Some("size"));
+        add(&format!("{name} fragment out, to be cut"), large, Some("fragment"));
         let optional = V4 { protocol: 253, options: vec![1; 8], ..header };
         let packet = optional.raw(&data(64));
         add(&format!("{name} fragment with options out"), packet, Some("options"));
@@ -160,7 +160,7 @@ fn outward(add: &mut impl FnMut(&str, Vec<u8>, Option<&'static str>)) {
         add(&format!("UDP without checksum, {len} bytes"), packet, long);
     }
     let first = V4 { mf: true, ..udp4() }.raw(&udp(24));
-    add("first fragment of UDP without checksum", first, Some("checksum"));
+    add("first fragment of UDP without checksum", first, Some("fragment"));
     add("UDP-Lite without checksum", of(136).raw(&udp(24)), None);
 
     add(
@@ -367,7 +367,9 @@ fn v4() -> impl Strategy<Value = Vec<u8>> {
     ];
     let dst = prop_oneof![4 => Just(REMOTE4), 1 => any::<u32>().prop_map(Into::into)];
     let header = (any::<u8>(), any::<u8>(), any::<u16>(), any::<bool>(), options, dst);
-    (header, fragment(), body(), 0u8..8).prop_map(
+    // Left to the daemon, all of them.
+    let fragment = prop_oneof![3 => Just(None), 1 => fragment()];
+    (header, fragment, body(), 0u8..8).prop_map(
         |((tos, ttl, id, df, options, dst), fragment, (protocol, body), zero)| {
             let (mf, offset) = fragment.unwrap_or_default();
             let header =

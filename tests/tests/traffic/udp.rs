@@ -49,6 +49,17 @@ pub(crate) fn large_udp(lab: &Lab, _: &Clat<'_>) -> Result<()> {
     pass(&server, &client, 8000).context("down")
 }
 
+/// Connection tracking holds fragments until it has all of a datagram.
+pub(crate) fn large_udp_behind_a_stateful_firewall(lab: &Lab, _: &Clat<'_>) -> Result<()> {
+    lab.phone.run("ip6tables -A INPUT -m conntrack --ctstate INVALID -j DROP")?;
+    let (client, server) = pair(lab)?;
+    for len in [1473, 1500, 2944, 3000, 5000, 8000] {
+        pass(&client, &server, len).context("up")?;
+        pass(&server, &client, len).context("down")?;
+    }
+    Ok(())
+}
+
 pub(crate) fn largest_udp(lab: &Lab, _: &Clat<'_>) -> Result<()> {
     let (client, server) = pair(lab)?;
     pass(&client, &server, 65507).context("up")?;

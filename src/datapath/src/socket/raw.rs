@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use clat_sys::socket;
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{self as sys, sockopt, MsgFlags, SockaddrIn6};
 
 use super::{set_nonblocking, set_send_queue};
@@ -47,13 +46,6 @@ impl RawSocket {
         socket::set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
         set_send_queue(&fd)?;
         Ok(Self(fd))
-    }
-
-    /// Whether it takes another packet: its queue is at most half full.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        let mut fd = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
-        poll(&mut fd, PollTimeout::ZERO) != Ok(0)
     }
 
     /// Sends one IPv6 packet, headers and all, to the destination in it.
