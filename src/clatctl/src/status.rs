@@ -137,6 +137,9 @@ fn text(status: &Status, watch: bool, verbose: bool) -> String {
         row("clatd", &format!("pid {}{restarts}", clat.pid));
         row("mark", &format!("0x{:x}", clat.fwmark));
         row("in the kernel", if clat.offloaded { "yes" } else { "no" });
+        for hindrance in &clat.hindrances {
+            row("  hindrance", hindrance);
+        }
         for (name, way) in [("  out", &clat.egress), ("  in", &clat.ingress)] {
             for (at, line) in way.iter().map(offload).flatten().enumerate() {
                 row(if at == 0 { name } else { "" }, &line);
@@ -226,6 +229,7 @@ mod tests {
                     passed: [("size".to_owned(), 1)].into(),
                 }),
                 ingress: None,
+                hindrances: vec!["ingress of wlan0: packets meet a u32 filter first".into()],
                 rates: None,
             }],
             uplinks: Vec::new(),
@@ -245,6 +249,7 @@ mod tests {
                     "fwmark": 0xf0064, "pid": 77, "restarts": 0, "uptimeMillis": 61500,
                     "txPackets": 10, "txBytes": 1500, "rxPackets": 20, "rxBytes": 2_500_000,
                     "offloaded": true, "working": "yes", "ingress": null,
+                    "hindrances": ["ingress of wlan0: packets meet a u32 filter first"],
                     "egress": {
                         "packets": 5, "bytes": 500, "superPackets": 2, "neighbour": 3, "lost": 0,
                         "passed": { "size": 1 }
@@ -266,7 +271,8 @@ mod tests {
         ] {
             assert!(brief.contains(part) && verbose.contains(part), "{part} in\n{brief}");
         }
-        for part in ["eBPF Enabled", "standalone", "0xf0064", "pid 77", "GSO: 2", "size: 1"] {
+        for part in ["eBPF Enabled", "standalone", "0xf0064", "pid 77", "GSO: 2", "size: 1", "u32"]
+        {
             assert!(verbose.contains(part) && !brief.contains(part), "{part} in\n{verbose}");
         }
         let uplink = |iface: &str, verdict: &str| Uplink {

@@ -91,6 +91,8 @@ pub struct Running {
     pub egress: Option<OffloadCounters>,
     /// IPv6 packets that arrived on the uplink, seen from the program there; `None` without.
     pub ingress: Option<OffloadCounters>,
+    /// What keeps packets from the programs.
+    pub hindrances: Vec<String>,
 }
 
 /// The right to work on an interface, and its CLAT, if there is one. Others wait for theirs until it
@@ -501,13 +503,23 @@ impl<H: Host> Controller<H> {
         };
         known
             .into_iter()
-            .map(|Shown { clat, pid, restarts, offloaded, working }| {
+            .map(|Shown { clat, pid, restarts, offloaded, working, hindrances }| {
                 let traffic = self.common.host.traffic(&clat.v4iface);
                 let traffic =
                     traffic.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.v4iface)).ok();
                 let [egress, ingress] = [Hook::Egress, Hook::Ingress]
                     .map(|hook| offloaded.then(|| counters(hook, &clat))?);
-                Running { clat, pid, restarts, traffic, offloaded, working, egress, ingress }
+                Running {
+                    clat,
+                    pid,
+                    restarts,
+                    traffic,
+                    offloaded,
+                    working,
+                    egress,
+                    ingress,
+                    hindrances,
+                }
             })
             .collect()
     }
@@ -523,9 +535,10 @@ impl<H: Host> Controller<H> {
             Some(why) => format!("Disabled: {why}"),
         };
         let mut more = vec![format!("eBPF mode: {mode}")];
-        for Running { clat, pid, restarts, egress, ingress, .. } in &running {
+        for Running { clat, pid, restarts, egress, ingress, hindrances, .. } in &running {
             let (iface, up) = (&clat.iface, clat.since.elapsed().as_secs());
             more.push(format!("{iface}: clatd pid {pid}, {restarts} restarts, up {up} s"));
+            more.extend(hindrances.iter().map(|hindrance| format!("{iface}: eBPF {hindrance}")));
             for (name, counters) in [("egress", egress), ("ingress", ingress)] {
                 more.extend(
                     counters.iter().map(|counters| format!("{iface}: eBPF {name} {counters}")),

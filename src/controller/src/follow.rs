@@ -18,13 +18,14 @@ use crate::host::Host;
 /// After a change, how long the next ones are gathered: they come in bursts.
 const GATHERING: Duration = Duration::from_millis(20);
 
-const TOPICS: [Topic; 6] = [
+const TOPICS: [Topic; 7] = [
     Topic::Links,
     Topic::Links6,
     Topic::Addresses4,
     Topic::Addresses6,
     Topic::Routes4,
     Topic::Routes6,
+    Topic::TrafficControl,
 ];
 
 /// A thread that sleeps until the network changes. It ends when dropped.

@@ -3,12 +3,17 @@
 //! A CLAT's translation in the kernel: what is put in place for it, and in which order
 //! (docs/contract.md, "Maps and programs").
 
+use std::time::Instant;
+
 use nix::errno::Errno;
 
 use crate::ebpf_mode::EbpfMode;
 use crate::errors::{Error, Step};
-use crate::host::{AttachError, Detach, EgressEntry, Hook, IngressEntry, LinkKind, Programs};
+use crate::host::{
+    AttachError, Detach, EgressEntry, Hook, IngressEntry, LinkKind, Place, Programs,
+};
 use crate::model::Clat;
+use crate::reconcile::{Limit, MOST_REPAIRS};
 
 /// What is in place for one CLAT. The fields are in the order in which they have to go: the map
 /// entries last, so that a scan of the maps always shows what still needs cleaning.
@@ -19,6 +24,9 @@ pub(crate) struct Attached<P: Programs> {
     egress_entry: P::Entry,
     next_hop: Option<P::NextHop>,
     pub(crate) entries: (EgressEntry, IngressEntry),
+    repairs: Limit,
+    /// What keeps packets from its programs.
+    pub(crate) hindrances: Vec<String>,
 }
 
 impl<P: Programs> Attached<P> {
@@ -65,14 +73,51 @@ impl<P: Programs> Attached<P> {
             egress_entry,
             next_hop,
             entries: (entry, entry6),
+            repairs: Limit::new(MOST_REPAIRS.0, MOST_REPAIRS.1),
+            hindrances: Vec::new(),
         })
     }
 
     /// Whether it still works: nobody has taken a filter away.
     pub(crate) fn is_whole(&self, programs: &P) -> bool {
-        [&self.ingress_filter, &self.egress_filter]
-            .into_iter()
-            .all(|filter| programs.is_attached(filter).is_ok_and(|attached| attached))
+        let is_there = |filter| programs.place(filter).is_ok_and(|place| place != Place::Gone);
+        [&self.ingress_filter, &self.egress_filter].into_iter().all(is_there)
+    }
+
+    /// Puts filters back that others have taken away, where their place is free, and notes what
+    /// else keeps packets from the programs. What packets meet before may let them pass.
+    pub(crate) fn reconcile(&mut self, programs: &P, clat: &Clat, now: Instant) {
+        let Clat { iface, v4iface, .. } = clat;
+        let mut hindrances = Vec::new();
+        for (filter, place) in [
+            (&self.egress_filter, format!("egress of {v4iface}")),
+            (&self.ingress_filter, format!("ingress of {iface}")),
+        ] {
+            match programs.place(filter) {
+                Ok(Place::First) => {}
+                Ok(Place::Behind(others)) => {
+                    hindrances.push(format!("{place}: packets meet a {others} first"));
+                }
+                Ok(Place::Gone) if self.repairs.free_at(now) > now => {
+                    hindrances.push(format!("{place}: somebody else keeps taking the filter away"));
+                }
+                Ok(Place::Gone) => match programs.restore(filter) {
+                    Ok(()) => {
+                        log::warn!("{place}: put the filter back");
+                        self.repairs.note(now);
+                    }
+                    Err(AttachError::Qdisc(e) | AttachError::Program(e)) => {
+                        hindrances.push(format!("{place}: cannot put the filter back: {e}"));
+                    }
+                },
+                // As while its interface goes.
+                Err(e) => log::debug!("{place}: cannot tell whether the filter is there: {e}"),
+            }
+        }
+        if hindrances != self.hindrances {
+            hindrances.iter().for_each(|hindrance| log::warn!("{hindrance}"));
+            self.hindrances = hindrances;
+        }
     }
 }
 

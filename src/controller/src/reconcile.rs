@@ -166,6 +166,9 @@ pub(crate) fn reconcile(desired: &Desired, actual: &Actual) -> Vec<Action> {
     actions
 }
 
+/// So many repairs in so long, and no more: somebody else wants it otherwise.
+pub(crate) const MOST_REPAIRS: (usize, Duration) = (5, Duration::from_secs(60));
+
 /// How often something may happen in so long.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {

@@ -138,7 +138,18 @@ fn aidl_counters(counters: &OffloadCounters) -> AidlCounters {
 
 impl From<Running> for ClatStatus {
     fn from(running: Running) -> Self {
-        let Running { clat, pid, restarts, traffic, offloaded, working, egress, ingress } = running;
+        let Running {
+            clat,
+            pid,
+            restarts,
+            traffic,
+            offloaded,
+            working,
+            egress,
+            ingress,
+            hindrances,
+            ..
+        } = running;
         let traffic = traffic.unwrap_or_default();
         Self {
             iface: clat.iface.to_string(),
@@ -160,6 +171,7 @@ impl From<Running> for ClatStatus {
             egress: egress.as_ref().map(aidl_counters),
             ingress: ingress.as_ref().map(aidl_counters),
             working: working.as_str().to_owned(),
+            hindrances,
         }
     }
 }

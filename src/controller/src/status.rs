@@ -89,6 +89,7 @@ pub struct Clat {
     pub egress: Option<Offload>,
     pub ingress: Option<Offload>,
     pub working: String,
+    pub hindrances: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     /// For who asks again and again; the controller keeps no rates.
     pub rates: Option<Rates>,
@@ -191,6 +192,7 @@ impl From<ClatStatus> for Clat {
             ingress: clat.ingress.map(Offload::from),
             // A controller that cannot ask.
             working: if clat.working.is_empty() { "unknown".into() } else { clat.working },
+            hindrances: clat.hindrances,
             rates: None,
         }
     }

@@ -22,15 +22,12 @@ use crate::model::{Clat, Event, StopReason, Working};
 use crate::offload::Attached;
 use crate::original;
 use crate::probe::Probe;
-use crate::reconcile::{reconcile, Action, Actual, Desired, Limit, Part};
+use crate::reconcile::{reconcile, Action, Actual, Desired, Limit, Part, MOST_REPAIRS};
 use crate::supervisor::{Restarts, Supervisor, Work};
 
 /// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one,
 /// and unlike one another.
 const ROUTE_METRIC: u32 = 2048;
-
-/// So many repairs in so long end a CLAT: somebody else wants it otherwise.
-const MOST_REPAIRS: (usize, Duration) = (5, Duration::from_secs(60));
 
 /// So many new addresses in so long it gets where other nodes have those before.
 const MOST_DUPLICATES: (usize, Duration) = (3, Duration::from_secs(60));
@@ -88,6 +85,7 @@ pub(crate) struct Shown {
     pub(crate) restarts: u32,
     pub(crate) offloaded: bool,
     pub(crate) working: Working,
+    pub(crate) hindrances: Vec<String>,
 }
 
 impl<H: Host> Tracker<H> {
@@ -214,6 +212,9 @@ impl<H: Host> Tracker<H> {
     /// Of a part that cannot be had. What is to become of the rest is the caller's to say.
     pub(crate) fn reconcile(&mut self, common: &Common<H>, now: Instant) -> Result<Outcome, Error> {
         self.see_clatd(common);
+        if let Some((offload, programs)) = self.offload.as_mut().zip(common.programs()) {
+            offload.reconcile(programs.as_ref(), &self.clat, now);
+        }
         let uplink = common.host.name_of(self.clat.index);
         let uplink = uplink.and_then(|name| IfaceName::parse(&name).ok());
         let actual = self.actual(common.host.as_ref(), uplink.as_ref(), now);
@@ -601,8 +602,10 @@ impl<H: Host> Tracker<H> {
 
     /// What is to be seen of it.
     pub(crate) fn shown(&self, programs: Option<&H::Programs>) -> Shown {
+        let hindrances = self.offload.as_ref().map(|offload| offload.hindrances.clone());
         let offload = self.offload.as_ref().zip(programs);
         Shown {
+            hindrances: hindrances.unwrap_or_default(),
             clat: self.clat.clone(),
             pid: self.pid(),
             restarts: self.restarts.count(),

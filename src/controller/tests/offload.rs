@@ -12,14 +12,16 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clat_controller::binder_adapter::{
     ClatStatus, IClatdController, OffloadCounters, Strong, Transport,
 };
 use clat_controller::client;
 use nix::sched::{setns, CloneFlags};
+use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 
 use common::{is_root, sh, write_script};
 
@@ -136,6 +138,10 @@ impl Controller {
     fn counters(&self) -> (OffloadCounters, OffloadCounters) {
         let clat = self.clat();
         (clat.egress.expect("counted"), clat.ingress.expect("counted"))
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"))
     }
 
     /// Ends by SIGKILL.
@@ -263,21 +269,83 @@ fn a_flow_outlives_a_killed_controller() {
     assert_eq!(second.counters().0.packets, 1);
 }
 
+/// Waits until it is so.
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "{what}: not in {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
-fn status_knows_when_a_filter_is_taken_away() {
+fn filters_that_are_taken_away_are_put_back() {
     if !is_root() {
         return;
     }
     let place = Place::new();
     let controller = place.controller(&[]);
     place.start(&controller);
+    let filters = || {
+        ["v4-up0 egress", "up0 ingress"].map(|at| {
+            let shown = place.phone(&format!("tc filter show dev {at}"));
+            shown
+                .lines()
+                .filter(|line| line.contains(" pref 4 ") && line.contains("handle"))
+                .count()
+        })
+    };
+    assert_eq!(filters(), [1, 1]);
+    for damage in [
+        "tc filter del dev v4-up0 egress",
+        "tc filter del dev up0 ingress prio 4 protocol ipv6",
+        "tc qdisc del dev v4-up0 clsact",
+        "tc qdisc del dev up0 clsact",
+    ] {
+        let sent = controller.counters().0.packets;
+        place.phone(damage);
+        eventually(damage, || filters() == [1, 1]);
+        assert!(controller.clat().offloaded, "{damage}");
+        place.phone(&format!("ping -c 1 -W 5 {SERVER4}"));
+        assert_eq!(controller.counters().0.packets, sent + 1, "{damage}: counters go on");
+    }
+}
+
+#[test]
+fn who_is_in_a_filters_place_is_told() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let controller = place.controller(&[]);
+    place.start(&controller);
+    let says = |words: &str| controller.service.dumpText(&[]).expect("dump").contains(words);
+
+    // Which lets all packets pass.
+    place.phone("tc filter add dev up0 ingress prio 1 protocol ipv6 bpf bytecode \"1,6 0 0 0\"");
+    let before = "ingress of up0: packets meet a bpf filter of priority 1 first";
+    eventually(before, || says(before));
     assert!(controller.clat().offloaded);
-    place.phone("tc qdisc del dev up0 clsact");
+    place.phone(&format!("ping -c 1 -W 5 {SERVER4}"));
+    place.phone("tc filter del dev up0 ingress prio 1");
+    eventually("nobody before", || !says(before));
+
+    // While it cannot put it back.
+    let signal = |signal| kill(controller.pid(), signal).expect("it runs");
+    signal(Signal::SIGSTOP);
+    place.phone(
+        "tc filter del dev up0 ingress prio 4 protocol ipv6 &&
+         tc filter add dev up0 ingress prio 4 protocol ipv6 u32 match u32 0 0",
+    );
+    signal(Signal::SIGCONT);
+    let taken = "ingress of up0: cannot put the filter back: \
+                 its place is taken by a u32 filter of priority 4";
+    eventually(taken, || says(taken));
     let clat = controller.clat();
     assert!(!clat.offloaded && clat.ingress.is_none());
-    controller.service.clatdStop("up0").expect("stops");
-    place.start(&controller);
-    assert!(controller.clat().offloaded);
+    place.phone("tc filter del dev up0 ingress prio 4");
+    eventually("its place again", || controller.clat().offloaded && !says(taken));
+    place.phone(&format!("ping -c 1 -W 5 {SERVER4}"));
 }
 
 #[test]

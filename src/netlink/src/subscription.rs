@@ -28,6 +28,8 @@ pub enum Topic {
     Routes6,
     /// Neighbours. There are many.
     Neighbours,
+    /// Queueing disciplines, and the filters that hang on them.
+    TrafficControl,
 }
 
 impl Topic {
@@ -36,6 +38,7 @@ impl Topic {
         match self {
             Self::Links => 1,
             Self::Neighbours => 3,
+            Self::TrafficControl => 4,
             Self::Addresses4 => 5,
             Self::Routes4 => 7,
             Self::Addresses6 => 9,
@@ -57,6 +60,8 @@ pub enum Change {
     Route(Option<u32>),
     /// A neighbour came, went, or is another.
     Neighbour(u32),
+    /// A queueing discipline, a class or a filter came, went, or is another.
+    TrafficControl(u32),
     /// The kernel had more to tell than there was room for: anything may have changed.
     Missed,
 }
@@ -73,6 +78,7 @@ impl Change {
             20 | 21 => number_at(message, INDEX).map(Self::Address),
             24 | 25 => Some(Self::Route(number(message.get(ROUTE_HEADER_LEN..)?, RTA_OIF))),
             28 | 29 => number_at(message, INDEX).map(Self::Neighbour),
+            36 | 37 | 40 | 41 | 44 | 45 => number_at(message, INDEX).map(Self::TrafficControl),
             _ => None,
         }
     }

@@ -222,6 +222,7 @@ fn each_change_is_told_as_what_it_is() {
             Topic::Routes4,
             Topic::Routes6,
             Topic::Neighbours,
+            Topic::TrafficControl,
         ];
         let subscription = Subscription::new(&topics).expect("a subscription");
         for (change, expected) in [
@@ -233,6 +234,13 @@ fn each_change_is_told_as_what_it_is() {
             ("ip route add blackhole 198.51.100.0/24", Change::Route(None)),
             ("ip -6 route add default dev up1", Change::Route(Some(20))),
             ("ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:01 dev up0", Change::Neighbour(10)),
+            ("tc qdisc add dev up0 clsact", Change::TrafficControl(10)),
+            (
+                "tc filter add dev up0 ingress protocol ip bpf bytecode '1,6 0 0 0'",
+                Change::TrafficControl(10),
+            ),
+            ("tc filter del dev up0 ingress", Change::TrafficControl(10)),
+            ("tc qdisc del dev up0 clsact", Change::TrafficControl(10)),
             ("ip -6 addr del 2001:db8:7::2/64 dev up1", Change::Address(20)),
             ("ip link del up1", Change::Link(20)),
         ] {

@@ -18,4 +18,4 @@ pub use model::{EgressEntry, Hook, IngressEntry, OffloadCounters, PASSED_REASONS
 pub use next_hop::NextHop;
 pub use objects::{Entry, Objects};
 pub use pins::{program_name, BPF_DIR, PROGRAMS};
-pub use tc::{remove_leftovers, AttachError, Filter};
+pub use tc::{remove_leftovers, AttachError, Filter, Place};

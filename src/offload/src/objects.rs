@@ -23,7 +23,7 @@ use crate::next_hop::{NextHop, NextHops};
 use crate::pins::{
     from_libbpf, program_name, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, PROGRAMS,
 };
-use crate::tc::{AttachError, Filter};
+use crate::tc::{self, AttachError, Filter};
 
 /// The programs and maps in a folder of the BPF file system.
 #[derive(Debug)]
@@ -200,6 +200,19 @@ impl Objects {
     /// # Errors
     /// Those of bpf(2) and of netlink: ENOENT of the program where the kernel lacks NET_CLS_BPF.
     pub fn attach(&self, index: u32, hook: Hook, link: LinkKind) -> Result<Filter, AttachError> {
+        self.put(index, hook, link)?;
+        Ok(Filter { index, hook, link })
+    }
+
+    /// Attaches a filter once more that others have taken away.
+    ///
+    /// # Errors
+    /// As of [`Self::attach`].
+    pub fn restore(&self, filter: &Filter) -> Result<(), AttachError> {
+        self.put(filter.index, filter.hook, filter.link)
+    }
+
+    fn put(&self, index: u32, hook: Hook, link: LinkKind) -> Result<(), AttachError> {
         let name = program_name(hook, link);
         let path = self.dir.join(name);
         // Not ENOENT, which would speak of a kernel without NET_CLS_BPF.
@@ -207,7 +220,7 @@ impl Objects {
             let cause = format!("{}: {e:#}", path.display());
             AttachError::Program(HostError::because(Errno::EIO, cause))
         });
-        Filter::attach(index, hook, program, name)
+        tc::attach(index, hook, program, name)
     }
 
     /// Removes what is in the maps, but not what belongs to the entries that are `kept`.

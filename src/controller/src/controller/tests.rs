@@ -505,7 +505,7 @@ fn offload_comes_and_goes_in_order() {
     host.inner().faults.extend([(Fault::Maps, Errno::EPERM), (Fault::Counters, Errno::EPERM)]);
     assert_eq!(controller.dump().matches("Error printing BPF map: ").count(), 2);
     assert_eq!(controller.running()[0].ingress, None);
-    host.inner().faults.insert(Fault::IsAttached, Errno::ENODEV);
+    host.inner().faults.insert(Fault::Place, Errno::ENODEV);
     assert!(!controller.running()[0].offloaded, "as it is now");
     host.inner().faults.clear();
 

@@ -15,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
     AttachError, Child, ClatdArgs, Detach, Devices, EgressEntry, Ended, Firewall, Hook,
-    IngressEntry, LinkKind, Links, Offload, OffloadCounters, Orphan, ProbeTarget, Processes,
+    IngressEntry, LinkKind, Links, Offload, OffloadCounters, Orphan, Place, ProbeTarget, Processes,
     Programs, Recovery, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
@@ -45,7 +45,7 @@ pub(crate) enum Fault {
     Clsact(u32),
     EgressFilter,
     IngressFilter,
-    IsAttached,
+    Place,
     Maps,
     Counters,
 }
@@ -521,8 +521,12 @@ impl Programs for FakePrograms {
             .map_err(AttachError::Program)
     }
 
-    fn is_attached(&self, _: &Held) -> io::Result<bool> {
-        self.0.host.fault(Fault::IsAttached).map(|()| true)
+    fn place(&self, _: &Held) -> io::Result<Place> {
+        self.0.host.fault(Fault::Place).map(|()| Place::First)
+    }
+
+    fn restore(&self, _: &Held) -> Result<(), AttachError> {
+        Ok(())
     }
 
     fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {

@@ -20,7 +20,7 @@ pub use clat_host::{ClatdArgs, Ended, ProbeTarget};
 use clat_host::{Fwmark, IfaceName};
 pub use clat_netlink::LinkKind;
 pub use clat_offload::{
-    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, PASSED_REASONS,
+    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, PASSED_REASONS,
 };
 use clat_xlat::Prefix;
 
@@ -379,11 +379,17 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of bpf(2) and of netlink: ENOENT of the program where the kernel lacks NET_CLS_BPF.
     fn attach(&self, index: u32, hook: Hook, link: LinkKind) -> Result<Self::Filter, AttachError>;
 
-    /// Whether a filter is still attached; others may have taken it away.
+    /// How packets come to a filter; others may have taken it away.
     ///
     /// # Errors
     /// Those of netlink: ENODEV where its interface is gone.
-    fn is_attached(&self, filter: &Self::Filter) -> io::Result<bool>;
+    fn place(&self, filter: &Self::Filter) -> io::Result<Place>;
+
+    /// Attaches a filter once more that others have taken away.
+    ///
+    /// # Errors
+    /// As of [`Self::attach`].
+    fn restore(&self, filter: &Self::Filter) -> Result<(), AttachError>;
 
     /// Removes what is in the maps, but not what belongs to the entries that are `kept`: the last
     /// step of cleaning up after a former life.

@@ -21,7 +21,7 @@ use clat_host::{
 };
 use clat_netlink::{add_address, addresses6, set_up, Address6, Existing, LinkKind};
 use clat_offload::{
-    AttachError, EgressEntry, Entry, Filter, IngressEntry, NextHop, Objects, OffloadCounters,
+    AttachError, EgressEntry, Entry, Filter, IngressEntry, NextHop, Objects, OffloadCounters, Place,
 };
 use clat_sys::HostError;
 use clat_xlat::Prefix;
@@ -318,8 +318,12 @@ impl Programs for Objects {
         self.attach(index, hook, link)
     }
 
-    fn is_attached(&self, filter: &Filter) -> io::Result<bool> {
-        filter.is_attached()
+    fn place(&self, filter: &Filter) -> io::Result<Place> {
+        filter.place()
+    }
+
+    fn restore(&self, filter: &Filter) -> Result<(), AttachError> {
+        self.restore(filter)
     }
 
     fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {

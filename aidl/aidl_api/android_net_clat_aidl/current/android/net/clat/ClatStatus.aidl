@@ -52,4 +52,5 @@ parcelable ClatStatus {
   @nullable android.net.clat.OffloadCounters egress;
   @nullable android.net.clat.OffloadCounters ingress;
   @utf8InCpp String working;
+  @utf8InCpp String[] hindrances;
 }
