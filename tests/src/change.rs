@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use anyhow::{Context, Result};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, UPLINK6};
 use crate::packet::{icmpv6, proto, V6};
 use crate::wire::send_raw;
 
@@ -37,12 +37,28 @@ pub fn prefix_option(prefix: Ipv6Addr, is_preferred: bool) -> Vec<u8> {
 pub fn advertise(lab: &Lab, to: Ipv6Addr, options: &[u8]) -> Result<()> {
     const ROUTER_ADVERTISEMENT: u8 = 134;
     const HOP_LIMIT: u32 = 64 << 24;
+    // Reachable time and retransmission timer are not said.
+    send(lab, to, ROUTER_ADVERTISEMENT, HOP_LIMIT, &[&[0; 8], options].concat())
+}
+
+/// Has the router say that it has an address, whoever else does (RFC 4861 §4.4).
+///
+/// # Errors
+/// Where the router has no link-local address.
+pub fn claim(lab: &Lab, address: Ipv6Addr) -> Result<()> {
+    const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    const OVERRIDE: u32 = 1 << 29;
+    const AT: [u8; 8] = [2, 1, 2, 0, 0, 0, 0x56, 0x78];
+    let rest = [&address.octets()[..], &AT].concat();
+    send(lab, UPLINK6, NEIGHBOUR_ADVERTISEMENT, OVERRIDE, &rest)
+}
+
+/// Sends a message of neighbour discovery from the router's own address on `up0`'s link.
+fn send(lab: &Lab, to: Ipv6Addr, kind: u8, word: u32, rest: &[u8]) -> Result<()> {
     let addresses = lab.router.run("ip -o -6 addr show dev ph0 scope link")?;
     let own = addresses.split_whitespace().find_map(|word| word.strip_suffix("/64")?.parse().ok());
     let own: Ipv6Addr = own.with_context(|| format!("no link-local address: {addresses}"))?;
-    // Reachable time and retransmission timer are not said.
-    let rest = [&[0; 8], options].concat();
-    let message = icmpv6(own, to, ROUTER_ADVERTISEMENT, 0, HOP_LIMIT, &rest);
+    let message = icmpv6(own, to, kind, 0, word, rest);
     let header = V6 { hops: 255, ..V6::new(own, to, proto::ICMPV6) };
     send_raw(&lab.router, &header.packet(&message))
 }

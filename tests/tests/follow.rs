@@ -470,6 +470,24 @@ fn its_router_deprecates_its_prefix(lab: &Lab, controller: &Controller<'_>) -> R
     Ok(())
 }
 
+/// One that has nothing to do does not hang, whatever becomes of its device.
+#[test]
+fn its_clatd_has_nothing_to_do() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run(Uplink::Ethernet, mode, |lab, controller| {
+            lab.phone.run("ip link set v4-up0 down")?;
+            works(lab, "up again")?;
+            let before = status(controller)?;
+            lab.phone.run("ip link set v4-up0 down")?;
+            thread::sleep(Duration::from_secs(3));
+            let after = status(controller)?;
+            ensure!(before["pid"] == after["pid"] && after["restarts"] == 0, "{before} {after}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 fn its_clatd_hangs(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
     let [clatd] = controller.clatds()[..] else { anyhow::bail!("{:?}", controller.clatds()) };
     kill(Pid::from_raw(clatd), Signal::SIGSTOP)?;

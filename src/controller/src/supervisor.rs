@@ -3,13 +3,14 @@
 //! Watches over one clatd: its end is noticed at once.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clat_sys::wait_readable;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::read;
 
 use crate::host::{Child, Ended};
 
@@ -57,9 +58,13 @@ where
         loop {
             let Ok(arrival) = (self.arrival)() else { return wait_readable(fds, None) };
             let before = (self.taken)();
-            let at = wait_readable(&[fds, &[arrival.as_fd()]].concat(), None);
-            if at.is_some_and(|at| at < fds.len()) {
-                return at;
+            loop {
+                match wait_readable(&[fds, &[arrival.as_fd()]].concat(), None) {
+                    Some(at) if at < fds.len() => return Some(at),
+                    // That the device is down it tells by an error, which is over when it is read.
+                    _ if read(arrival.as_raw_fd(), &mut [0; 8]).is_ok() => break,
+                    _ => {}
+                }
             }
             // Before the next packet: it costs nothing while there are many.
             drop(arrival);

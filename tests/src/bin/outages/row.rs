@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use clat_tests::{
-    change, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6,
+    change, Controller, Lab, Mode, Offloads, Uplink, PREFIX, SERVER4, SERVER6, UPLINK6,
 };
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
@@ -125,9 +125,7 @@ pub(crate) const ROWS: &[Row] = &[
         How::Datagrams(|lab, controller| {
             let controller = controller.context("a CLAT")?;
             let v6 = controller.status("up0")?["v6"].as_str().context("an address")?.to_owned();
-            lab.router.run(&format!("ip -6 addr add {v6}/128 dev ph0 nodad"))?;
-            // It is told when the other speaks.
-            lab.router.run(&format!("ping -c 1 -W 0.2 -I {v6} {UPLINK6}")).map(drop).or(Ok(()))
+            change::claim(lab, v6.parse()?)
         }),
     ),
     row(
@@ -142,7 +140,7 @@ pub(crate) const ROWS: &[Row] = &[
         How::Time(|lab, controller| {
             lab.second_uplink()?;
             if let Some(controller) = controller {
-                controller.start("up1", PREFIX2)?;
+                controller.start("up1", PREFIX)?;
             }
             let to: IpAddr = if controller.is_some() { SERVER4.into() } else { SERVER6.into() };
             outage(lab, to, || lab.phone.run("ip link set up0 down").map(drop))
