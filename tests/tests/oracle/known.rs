@@ -148,9 +148,15 @@ pub(crate) const KNOWN: &[Known] = &[
         why: "address unreachable is host unreachable (RFC 7915 §5.2); tayga drops it",
     },
     Known {
-        cases: &["64 too big 0"],
+        cases: &["46 fragment icmp"],
         fields: &["packets"],
-        why: "an MTU below 1280 is no reason to lose the error; tayga drops one of 0",
+        why: "who sends what is discarded is told (RFC 7915 §4.4); tayga drops in silence",
+    },
+    Known {
+        cases: &["64 too big 1000"],
+        fields: &["packets"],
+        why: "an MTU below 1280 is discarded, as RFC 8201 §4 has it for the node that the translator \
+              answers for; tayga drops one of 0 alone",
     },
     Known {
         cases: &["64 router without a form"],
