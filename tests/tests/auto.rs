@@ -81,7 +81,11 @@ struct Echo {
 
 impl Echo {
     fn new(lab: &Lab) -> Result<Self> {
-        let socket = Lab::udp(&lab.internet, SocketAddr::new(SERVER6.into(), PORT))?;
+        Self::at(lab, SERVER6)
+    }
+
+    fn at(lab: &Lab, server: Ipv6Addr) -> Result<Self> {
+        let socket = Lab::udp(&lab.internet, SocketAddr::new(server.into(), PORT))?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         let end = Arc::new(AtomicBool::new(false));
         let ending = Arc::clone(&end);
@@ -204,6 +208,33 @@ fn a_prefix_appears_changes_and_goes() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Whatever the programs in the kernel can, clatd can do them all.
+#[test]
+fn every_length_of_prefix() -> Result<()> {
+    run(Mode::Offload, &[], |lab, router, controller| {
+        for text in [
+            "2001:dba::/32",
+            "2001:db8:6400::/40",
+            "2001:db8:6401::/48",
+            "2001:db8:6402:ff00::/56",
+            "2001:db8:6403:1::/64",
+            "2001:db8:6404:1:0:1::/96",
+        ] {
+            let network: Prefix = text.parse().ok().context("a prefix")?;
+            lab.internet.run(&format!("ip -6 route add local {text} dev lo"))?;
+            lab.router.run(&format!("ip -6 route add {text} via 2001:db8:ff::2"))?;
+            let _echo = Echo::at(lab, network.embed(SERVER4))?;
+            router.advertise(&[(text, 1800)], None)?;
+            eprintln!("{text}: {:?}", first_packet(lab)?);
+            ensure!(prefix(controller, "up0").as_deref() == Some(text));
+            lab.phone.run(&format!("ping -n -c 1 -W 1 {SERVER4}"))?;
+            router.advertise(&[(text, 0)], None)?;
+            no_route(lab)?;
+        }
+        Ok(())
+    })
 }
 
 #[test]

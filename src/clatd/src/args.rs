@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 
 use clap::{Parser, ValueEnum};
 use clat_tun::Options;
-use clat_xlat::{Local, Prefix};
+use clat_xlat::{Local, Prefix, PrefixError};
 
 /// The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device leave the uplink as
 /// IPv6, and back.
@@ -21,8 +21,8 @@ pub struct Args {
     /// Routing mark of what is sent, hexadecimal with 0x or decimal
     #[arg(short, long, default_value = "0", value_parser = number)]
     pub mark: u32,
-    /// The network's NAT64 prefix: its address, without the length, which is 96
-    #[arg(short, long, value_name = "PFX96", value_parser = prefix)]
+    /// The network's NAT64 prefix; without its length a /96
+    #[arg(short, long, value_name = "PREFIX", value_parser = prefix)]
     pub plat_prefix: Prefix,
     /// The CLAT's IPv4 address
     #[arg(short = '4', long, value_name = "V4", value_parser = ipv4)]
@@ -115,6 +115,9 @@ fn number(text: &str) -> Result<u32, &'static str> {
 }
 
 fn prefix(text: &str) -> Result<Prefix, String> {
+    if text.contains('/') {
+        return text.parse().map_err(|e: PrefixError| e.to_string());
+    }
     let addr = text.parse().map_err(|_| "not an IPv6 address, like 64:ff9b::")?;
     Prefix::new(addr, 96).map_err(|e| e.to_string())
 }

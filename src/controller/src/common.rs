@@ -43,6 +43,10 @@ impl<H: Host> Common<H> {
     /// Has the kernel translate for a CLAT; failing to leaves a working, slower one.
     pub(crate) fn offload(&self, clat: &Clat) -> Option<Attached<ProgramsOf<H>>> {
         let programs = self.programs()?;
+        if clat.prefix.bits() != 96 {
+            log::info!("{}: {} is no /96: clatd translates it all", clat.iface, clat.prefix);
+            return None;
+        }
         let attached = Attached::attach(programs.as_ref(), clat);
         let told = attached.inspect_err(|e| {
             let level = offload::severity(self.mode, e);

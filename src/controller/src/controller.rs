@@ -571,8 +571,8 @@ fn own_net_id(index: u32) -> u16 {
     u16::try_from(index.saturating_sub(1) % 0xffff + 1).unwrap_or(u16::MAX)
 }
 
-/// The programs, or why there are none. The mode is `Disabled` where they cannot be had; what is
-/// possible is shown even where it is not wanted.
+/// The programs, or why there are none. The mode is `Disabled` where they cannot be had or are not
+/// wanted.
 fn get_programs<H: Host>(
     host: &H,
     mode: EbpfMode,
@@ -582,7 +582,7 @@ fn get_programs<H: Host>(
     }
     match host.programs() {
         Ok(Some(programs)) => Ok(programs),
-        Ok(None) => Err((mode, host.why_no_programs().to_owned())),
+        Ok(None) => Err((EbpfMode::Disabled, host.why_no_programs().to_owned())),
         Err(e) => {
             log::error!("{}", original::no_maps(&e));
             log::error!("no translation in the kernel, clatd does it all: {e}");

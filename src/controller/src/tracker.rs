@@ -437,7 +437,7 @@ impl<H: Host> Tracker<H> {
 
     fn pick_v4(&mut self, common: &Common<H>) -> Result<(), Error> {
         let iface = &self.clat.iface;
-        let prefix = parse_prefix(&self.desired.prefix)
+        let prefix = parse_prefix(&self.desired.prefix, common.standalone)
             .map_err(|(errno, cause)| Error::new(errno, iface, Step::ParsePrefix, cause))?;
         let is_on_link = common.host.is_on_link(self.clat.index, &prefix);
         if is_on_link.unwrap_or_else(|e| {
@@ -625,14 +625,15 @@ impl<H: Host> Tracker<H> {
     }
 }
 
-/// A NAT64 prefix that a CLAT can use.
-fn parse_prefix(text: &str) -> Result<Prefix, (Errno, String)> {
+/// A NAT64 prefix that a CLAT can use; of `any_length` that RFC 6052 has, else a /96, as Android has
+/// it.
+fn parse_prefix(text: &str, any_length: bool) -> Result<Prefix, (Errno, String)> {
     let shown: String = text.escape_debug().take(64).collect();
     let prefix: Prefix = text.parse().map_err(|e: PrefixError| {
         let errno = if e == PrefixError::Ipv4 { Errno::EAFNOSUPPORT } else { Errno::EINVAL };
         (errno, format!("\"{shown}\": {e}"))
     })?;
-    if prefix.bits() != 96 {
+    if !any_length && prefix.bits() != 96 {
         return Err((Errno::EINVAL, format!("\"{shown}\": a CLAT needs a /96")));
     }
     Ok(prefix)
@@ -644,7 +645,9 @@ mod tests {
 
     #[test]
     fn prefixes() {
-        assert_eq!(parse_prefix("64:ff9b::/96"), Ok(Prefix::WELL_KNOWN));
+        assert_eq!(parse_prefix("64:ff9b::/96", false), Ok(Prefix::WELL_KNOWN));
+        assert!(parse_prefix("2001:db8:6400::/40", true).is_ok());
+        assert!(parse_prefix("64:ff9b::/95", true).is_err());
         for (text, errno) in [
             ("", Errno::EINVAL),
             ("64:ff9b::", Errno::EINVAL),
@@ -666,11 +669,15 @@ mod tests {
             ("192.0.2.0/24", Errno::EAFNOSUPPORT),
             ("192.0.2.0/96", Errno::EAFNOSUPPORT),
         ] {
-            assert_eq!(parse_prefix(text).map_err(|(errno, _)| errno), Err(errno), "{text:?}");
+            assert_eq!(
+                parse_prefix(text, false).map_err(|(errno, _)| errno),
+                Err(errno),
+                "{text:?}"
+            );
         }
-        let (_, cause) = parse_prefix("a\nb").expect_err("not a prefix");
+        let (_, cause) = parse_prefix("a\nb", true).expect_err("not a prefix");
         assert!(!cause.contains('\n'), "{cause:?}");
-        let (_, cause) = parse_prefix(&"x".repeat(1 << 20)).expect_err("not a prefix");
+        let (_, cause) = parse_prefix(&"x".repeat(1 << 20), true).expect_err("not a prefix");
         assert!(cause.len() < 200, "{} bytes", cause.len());
     }
 }

@@ -15,7 +15,7 @@ pub struct ClatdArgs {
     pub uplink: IfaceName,
     /// Mark of what it sends.
     pub mark: Fwmark,
-    /// The NAT64 prefix, a /96.
+    /// The NAT64 prefix.
     pub prefix: Prefix,
     /// Its IPv4 address.
     pub v4: Ipv4Addr,
@@ -31,7 +31,7 @@ impl ClatdArgs {
         let options = [
             ("-i", self.uplink.to_string()),
             ("-m", self.mark.to_string()),
-            ("-p", self.prefix.addr().to_string()),
+            ("-p", prefix_to_text(&self.prefix)),
             ("-4", self.v4.to_string()),
             ("-6", self.v6.to_string()),
             ("-t", tun.to_string()),
@@ -46,17 +46,33 @@ impl ClatdArgs {
     /// TUN device. `None` for anything else.
     #[must_use]
     pub fn parse(argv: &[&str]) -> Option<(Self, i32)> {
-        let [_, "-i", uplink, "-m", mark, "-p", pfx96, "-4", v4, "-6", v6, "-t", tun] = argv else {
+        let [_, "-i", uplink, "-m", mark, "-p", prefix, "-4", v4, "-6", v6, "-t", tun] = argv
+        else {
             return None;
         };
         let args = Self {
             uplink: IfaceName::parse(uplink).ok()?,
             mark: Fwmark::parse(mark)?,
-            prefix: Prefix::new(pfx96.parse().ok()?, 96).ok()?,
+            prefix: prefix_of_text(prefix)?,
             v4: v4.parse().ok()?,
             v6: v6.parse().ok()?,
         };
         let tun = tun.parse().ok()?;
         (args.argv(tun) == argv).then_some((args, tun))
+    }
+}
+
+/// As AOSP's clatd takes it, which knows but one length.
+fn prefix_to_text(prefix: &Prefix) -> String {
+    match prefix.bits() {
+        96 => prefix.addr().to_string(),
+        _ => prefix.to_string(),
+    }
+}
+
+fn prefix_of_text(text: &str) -> Option<Prefix> {
+    match text.parse() {
+        Ok(address) => Prefix::new(address, 96).ok(),
+        Err(_) => text.parse().ok(),
     }
 }

@@ -123,7 +123,7 @@ fn bad_input() {
         ("unknown0", PREFIX, Errno::ENODEV),
         ("up0", "nonsense", Errno::EINVAL),
         ("up0", "192.0.2.0/24", Errno::EAFNOSUPPORT),
-        ("up0", "64:ff9b::/64", Errno::EINVAL),
+        ("up0", "64:ff9b::/95", Errno::EINVAL),
         ("up0", "64:ff9b::1/96", Errno::EINVAL),
         ("lo", PREFIX, Errno::EADDRNOTAVAIL),
     ] {
