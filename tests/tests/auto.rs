@@ -23,7 +23,7 @@ use nix::sys::socket::{
     SockaddrIn6,
 };
 
-const NEEDS: &[&str] = &["ip", "ethtool", "ping", "ip6tables", "dnsmasq"];
+const NEEDS: &[&str] = &["ip", "ethtool", "ping", "dnsmasq"];
 
 /// Far more than it takes; how long that is gets printed.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -5,14 +5,14 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use clat_tests::packet::{proto, Seen};
-use clat_tests::wire::Sniffer;
+use clat_tests::wire::{uninterrupted, Sniffer};
 use clat_tests::{
     can_run, change, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6,
     UPLINK6,
@@ -21,7 +21,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const NEEDS: &[&str] = &["ip", "ethtool", "ping", "ip6tables", "tc"];
+const NEEDS: &[&str] = &["ip", "ethtool", "ping", "tc", "nft"];
 
 /// Far more than it takes; how long that is gets printed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,6 +63,7 @@ on_both_paths_and_links! {
     its_router_advertises_another_mtu
     its_router_deprecates_its_prefix
     its_clatd_hangs
+    others_flush_their_rules_and_routes
 }
 
 fn run(uplink: Uplink, mode: Mode, test: fn(&Lab, &Controller<'_>) -> Result<()>) -> Result<()> {
@@ -192,6 +193,39 @@ fn neighbours_are_told() -> Result<()> {
         eventually("a new address", || Ok(status(&controller)?["v6"] != v6.to_string()))?;
         let v6 = status(&controller)?["v6"].as_str().context("an address")?.parse()?;
         told(v6, None).context("renumbered")?;
+    }
+    Ok(())
+}
+
+/// A bridge hands its frames to ip6tables (br_netfilter), which sees them before anybody else.
+#[test]
+fn its_uplink_is_a_bridge() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        if !can_run(NEEDS) {
+            return Ok(());
+        }
+        let lab = Lab::new(Offloads::Default)?;
+        for line in [
+            "ip -6 addr flush dev up0",
+            "ip link add br0 type bridge",
+            "ip link set up0 master br0",
+            "ip link set br0 up",
+            "ip -6 addr add 2001:db8:1::2/64 dev br0 nodad",
+            "ip -6 route add default via 2001:db8:1::1 dev br0",
+            "sysctl -qew net.bridge.bridge-nf-call-ip6tables=1",
+            // So that it has something to do.
+            "nft add table ip6 raw",
+            "nft add chain ip6 raw prerouting { type filter hook prerouting priority raw ; }",
+            "nft add rule ip6 raw prerouting counter",
+        ] {
+            lab.phone.run(line).with_context(|| line)?;
+        }
+        let controller = Controller::new(&lab, mode, &[])?;
+        controller.start("br0", PREFIX)?;
+        works(&lab, "by a bridge")?;
+        let offloaded = status(&controller)?["offloaded"] == true;
+        ensure!(offloaded == (mode == Mode::Offload), "{mode:?}");
+        controller.ctl(&["stop", "br0"])?;
     }
     Ok(())
 }
@@ -361,8 +395,8 @@ fn its_uplink_is_renumbered(lab: &Lab, controller: &Controller<'_>) -> Result<()
     for same in ["v4", "v4ifIndex", "offloaded"] {
         ensure!(before[same] == after[same], "{same}: {before} {after}");
     }
-    let rules = lab.phone.run("ip6tables -t raw -S")?;
-    ensure!(rules.matches("-d 2001:db8:").count() == 1 && rules.contains(v6), "{rules}");
+    let rules = lab.phone.run("ip -6 route show table local type blackhole")?;
+    ensure!(rules.matches("2001:db8:").count() == 1 && rules.contains(v6), "{rules}");
     controller.ctl(&["stop", "up0"]).map(drop)
 }
 
@@ -394,6 +428,40 @@ fn its_route_and_its_address_are_taken_away(lab: &Lab, _: &Controller<'_>) -> Re
     Ok(())
 }
 
+/// On a host that forwards, what is for the CLAT would go back to where it came from.
+fn others_flush_their_rules_and_routes(lab: &Lab, _: &Controller<'_>) -> Result<()> {
+    lab.phone.run("sysctl -qw net.ipv6.conf.all.forwarding=1")?;
+    let routes = || lab.phone.run("ip -6 route show table local type blackhole");
+    let route = routes()?;
+    ensure!(route.starts_with("blackhole 2001:db8:1:"), "{route}");
+    let said = || -> Result<Vec<String>> {
+        let all = lab.phone.run("cat /proc/net/snmp6")?;
+        let of_interest = ["Icmp6OutDestUnreachs", "Icmp6OutRedirects", "Icmp6OutEchoReplies"];
+        let lines = all.lines().filter(|line| of_interest.iter().any(|name| line.contains(name)));
+        Ok(lines.map(ToOwned::to_owned).collect())
+    };
+    for damage in [
+        "nft flush ruleset",
+        "ip -6 route flush table local type blackhole",
+        "ip link set lo up",
+        "ip link set lo down",
+    ] {
+        lab.phone.run(damage)?;
+        eventually(damage, || Ok(routes()? == route))?;
+        let before = said()?;
+        works(lab, damage)?;
+        let server = Lab::udp(&lab.internet, (SERVER6, 5000))?;
+        let client = Lab::udp(&lab.phone, (Ipv4Addr::UNSPECIFIED, 0))?;
+        client.send_to(b"hello", (SERVER4, 5000))?;
+        let (_, peer) = uninterrupted(|| server.recv_from(&mut [0; 16]))?;
+        server.send_to(b"hello", peer)?;
+        uninterrupted(|| client.recv(&mut [0; 16]))?;
+        let after = said()?;
+        ensure!(after == before, "the kernel took part: {before:?} {after:?}");
+    }
+    Ok(())
+}
+
 fn its_device_is_deleted(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
     lab.phone.run("ip link del v4-up0")?;
     works(lab, "device deleted")?;
@@ -405,8 +473,8 @@ fn its_uplink_is_deleted(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
     lab.phone.run("ip link del up0")?;
     eventually("uplink deleted", || Ok(all(controller)?.is_empty()))?;
     eventually("its device", || Ok(!lab.phone.run("ip -o link")?.contains("v4-up0")))?;
-    let rules = lab.phone.run("ip6tables -t raw -S")?;
-    ensure!(!rules.contains("up0"), "{rules}");
+    let rules = lab.phone.run("ip -6 route show table local type blackhole")?;
+    ensure!(rules.is_empty(), "{rules}");
     Ok(())
 }
 
@@ -420,8 +488,8 @@ fn its_uplink_is_renamed(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
         ensure!(before[same] == after[same], "{same}: {before} {after}");
     }
     ensure!(after["v4iface"] == "v4-new0", "{after}");
-    let rules = lab.phone.run("ip6tables -t raw -S")?;
-    ensure!(rules.matches("-i new0").count() == 1 && !rules.contains("up0"), "{rules}");
+    let rules = lab.phone.run("ip -6 route show table local type blackhole")?;
+    ensure!(rules.lines().count() == 1, "{rules}");
     let again = controller.try_ctl(&["start", "new0", "--prefix", PREFIX])?;
     ensure!(String::from_utf8_lossy(&again.stderr).contains("EBUSY"), "{again:?}");
     controller.ctl(&["stop", "new0"])?;

@@ -85,9 +85,7 @@ fn things_are_tried_without_a_trace() {
         return;
     }
     let links = || Command::new("ip").args(["-o", "link"]).output().unwrap().stdout;
-    let rules = || Command::new("ip6tables").args(["-t", "raw", "-S"]).output().unwrap().stdout;
-    let before = (links(), rules());
+    let before = links();
     assert_eq!(ask("TUN")["detail"], "a TUN device could be made");
-    assert_eq!(ask("ip6tables raw table")["state"], "ok");
-    assert_eq!((links(), rules()), before);
+    assert_eq!(links(), before);
 }

@@ -14,9 +14,12 @@ use clat_datapath::forward::Forwarder;
 use clat_datapath::next_hop::tun_mtu;
 use clat_datapath::next_hop::NextHopCache;
 use clat_datapath::path::ClatPath;
-use clat_datapath::socket::{join_anycast, lock_filter, path_mtu, PacketSocket, RawSocket};
+use clat_datapath::socket::{
+    join_anycast, join_solicited_node, lock_filter, path_mtu, PacketSocket, RawSocket,
+};
 use clat_datapath::tally::Tally;
 use clat_datapath::uplink::Uplink;
+use clat_netlink::{addresses6, Address6};
 use clat_sys::adopt;
 use clat_tun::{default_queues, Tun};
 use clat_xlat::{Addresses, Config, Counters, Translator};
@@ -203,14 +206,21 @@ fn open_sockets(
         .with_context(|| format!("cannot open a packet socket on {uplink}"))?;
     let raw = RawSocket::open(uplink, args.mark)
         .with_context(|| format!("cannot open a raw socket on {uplink}"))?;
-    join_anycast(raw.as_fd(), index, v6).with_context(|| {
-        format!(
-            "cannot make {v6} an anycast address of {uplink}; it must be inside a prefix of \
-             {uplink}, and nobody else's"
-        )
-    })?;
-    // The anycast membership has joined the solicited-node group, where others' questions arrive.
+    let own = addresses6(index).with_context(|| format!("cannot ask for {uplink}'s addresses"))?;
+    let is_beside =
+        |own: &Address6| own.address != v6 && own.address.segments()[..4] == v6.segments()[..4];
+    if !own.iter().any(is_beside) {
+        bail!("{v6} cannot be on {uplink}: it must be inside a /64 of {uplink}, and nobody else's");
+    }
+    if cfg!(target_os = "android") {
+        // Whatever is for it from outside the prefix the drop rule lets pass, and who forwards, as
+        // for tethering, would look for it on the link.
+        join_anycast(raw.as_fd(), index, v6)
+            .with_context(|| format!("cannot make {v6} an anycast address of {uplink}"))?;
+    }
     let neighbour = if packet.is_ethernet() && resolves_addresses(uplink) {
+        join_solicited_node(raw.as_fd(), index, v6)
+            .with_context(|| format!("cannot hear on {uplink} who asks for {v6}"))?;
         let neighbour = Neighbour::start(index, v6)
             .with_context(|| format!("cannot look for duplicates of {v6} on {uplink}"))?;
         Some(neighbour)

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the CLAT's IPv6 address is to its neighbours, where the kernel, which has it as anycast,
-//! does too little:
+//! The CLAT's IPv6 address to its neighbours. The kernel knows nothing of it (or has it as anycast,
+//! on Android): all that a node does for an address is done here.
 //!
-//! - It does not look for duplicates. This does (RFC 4862 §5.4), in the optimistic way of RFC 4429:
-//!   the address is used at once. Whoever else has it ends the daemon, then and at any later time.
-//! - It answers who asks for an anycast address after up to 0.8 s (`proxy_delay`), lest all that
-//!   have it answer at once (RFC 4861 §7.2.7). Nobody else has this one, and the first packet of
-//!   the first connection is waiting for the answer: so this answers at once.
-//! - It answers from another address than the one that was asked for. RFC 4861 §7.2.4 wants that
-//!   one, and there are networks that forget the address otherwise.
-//! - It does not tell routers of the address before it is used (RFC 9131).
+//! - It looks for duplicates (RFC 4862 §5.4), in the optimistic way of RFC 4429: the address is used
+//!   at once. Whoever else has it ends the daemon, then and at any later time.
+//! - It answers who asks for the address, at once and from the address that was asked for (RFC 4861
+//!   §7.2.4): there are networks that forget one whose answers come from another.
+//! - It tells routers of the address before it is used (RFC 9131).
 //!
 //! The Override flag is set when no duplicate has been found, and not before (RFC 4429 §2.2).
 
@@ -125,8 +122,7 @@ impl Neighbour {
         }
     }
 
-    /// Sends a message. Losing one is no failure: neighbours ask again, and the kernel answers,
-    /// too.
+    /// Sends a message. Losing one is no failure: neighbours ask again.
     fn send(&self, packet: &[u8], to: [u8; 6]) {
         if let Err(error) = self.socket.send(packet, to) {
             log::debug!("cannot advertise {}: {error}", self.address);

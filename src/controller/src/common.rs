@@ -2,7 +2,6 @@
 
 //! What all CLATs of a controller share.
 
-use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use clat_host::address::Pool;
@@ -29,8 +28,6 @@ pub(crate) struct Common<H: Host> {
     pub(crate) pool: Arc<Pool>,
     /// Of the translation in the kernel, until the end of the controller.
     pub(crate) programs: Mutex<Option<Arc<ProgramsOf<H>>>>,
-    /// The drop rules' chain, from the first CLAT to the end of the controller.
-    pub(crate) chain: Mutex<Option<H::Chain>>,
     /// Who reconciles, to be woken.
     pub(crate) follower: Arc<OnceLock<Arc<EventFd>>>,
 }
@@ -58,15 +55,6 @@ impl<H: Host> Common<H> {
             log::log!(level, "{e}");
         });
         told.ok()
-    }
-
-    /// Makes sure of the chain.
-    pub(crate) fn need_chain(&self) -> io::Result<()> {
-        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        if chain.is_none() {
-            *chain = Some(self.host.chain()?);
-        }
-        Ok(())
     }
 
     /// What has CLATs reconciled for a reason that the kernel does not tell of.

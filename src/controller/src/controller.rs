@@ -151,7 +151,6 @@ impl<H: Host> Controller<H> {
             probe_target: None,
             pool: Arc::default(),
             programs: Mutex::new(programs.map(Arc::new)),
-            chain: Mutex::new(None),
             follower: Arc::default(),
         };
         let state = State { closed: false, networks: BTreeMap::new(), places: BTreeMap::new() };
@@ -317,13 +316,10 @@ impl<H: Host> Controller<H> {
         let host = &self.common.host;
         let (kept, ended): (Vec<_>, Vec<_>) = host.orphans().into_iter().partition(|_| keep);
         let wanted: Vec<_> = kept.iter().map(|orphan| orphan.args.clone()).collect();
-        let adopted = host.adopt_rules(&wanted).unwrap_or_else(|e| {
-            log::error!("cannot take over the firewall rules of a former life: {e}");
-            None
+        let rules = host.adopt_rules(&wanted).unwrap_or_else(|e| {
+            log::error!("cannot take over the drop rules of a former life: {e}");
+            Vec::new()
         });
-        let (chain, rules) =
-            adopted.map_or((None, Vec::new()), |(chain, rules)| (Some(chain), rules));
-        *self.common.chain.lock().unwrap_or_else(PoisonError::into_inner) = chain;
         let programs = self.common.programs();
         // Where there is no rule, there is no CLAT.
         let mut rules = rules.into_iter();
@@ -365,8 +361,6 @@ impl<H: Host> Controller<H> {
             log::info!("leaving the CLAT on {}, clatd pid {}", tracker.clat().iface, tracker.pid());
             tracker.detach();
         }
-        let chain = self.common.chain.lock().unwrap_or_else(PoisonError::into_inner).take();
-        chain.into_iter().for_each(Detach::detach);
         let programs = self.common.programs.lock().unwrap_or_else(PoisonError::into_inner).take();
         programs.into_iter().for_each(Detach::detach);
     }
@@ -413,7 +407,6 @@ impl<H: Host> Controller<H> {
     /// Stops every CLAT and starts no more.
     pub fn shut_down(&self) {
         self.close().into_iter().for_each(|tracker| self.end(Some(tracker), StopReason::Shutdown));
-        *self.common.chain.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.common.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

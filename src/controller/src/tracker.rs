@@ -39,7 +39,7 @@ pub(crate) struct Tracker<H: Host> {
     offload: Option<Attached<H::Programs>>,
     clatd: Option<Supervisor<H::Child>>,
     rule: Option<H::Rule>,
-    /// Of the IPv6 address, so that neighbours find it while there is no clatd.
+    /// Of the IPv6 address, while there is no clatd, so that neighbours find it all the same.
     claim: Option<H::Claim>,
     lease: Option<Lease>,
     tun: Option<H::Tun>,
@@ -178,7 +178,6 @@ impl<H: Host> Tracker<H> {
             it.route = Some(route.map_err(|e| Error::io(&e, &iface, Step::AddRoute))?);
         }
         it.clat = Clat { prefix, v4, v6, ..it.clat };
-        it.claim(host.as_ref());
         it.announced = host.link_address(index);
         it.complete(common)
     }
@@ -212,6 +211,7 @@ impl<H: Host> Tracker<H> {
     /// Of a part that cannot be had. What is to become of the rest is the caller's to say.
     pub(crate) fn reconcile(&mut self, common: &Common<H>, now: Instant) -> Result<Outcome, Error> {
         self.see_clatd(common);
+        self.restore_rule(common.host.as_ref());
         if let Some((offload, programs)) = self.offload.as_mut().zip(common.programs()) {
             offload.reconcile(programs.as_ref(), &self.clat, now);
         }
@@ -365,6 +365,19 @@ impl<H: Host> Tracker<H> {
         let (iface, pid, cause) = (self.clat.iface.clone(), clatd.started_as(), ended.how);
         log::warn!("clatd on {iface} (pid {pid}) {cause}");
         (common.observer)(Event::Died { iface, pid, cause });
+        if !self.clatd.as_ref().is_some_and(Supervisor::is_taken) {
+            self.claim(common.host.as_ref());
+        }
+    }
+
+    /// Puts the drop rule back where others have taken it away.
+    fn restore_rule(&self, host: &H) {
+        let (Some(rule), Clat { iface, v6, .. }) = (&self.rule, &self.clat) else { return };
+        match host.restore_rule(rule) {
+            Ok(false) => {}
+            Ok(true) => log::warn!("{iface}: put back what keeps the kernel from {v6}"),
+            Err(e) => log::error!("{iface}: cannot keep the kernel from {v6}: {e}"),
+        }
     }
 
     /// Whether these actions put back what somebody else has changed.
@@ -398,7 +411,7 @@ impl<H: Host> Tracker<H> {
             Part::V6 => self.make_v6(host),
             Part::Rule => {
                 let Clat { iface, prefix, v6, .. } = &self.clat;
-                let rule = common.need_chain().and_then(|()| host.drop_rule(iface, prefix, *v6));
+                let rule = host.drop_rule(iface, prefix, *v6);
                 self.rule = Some(rule.map_err(|e| self.failed(&e, Step::AddRule))?);
                 Ok(())
             }
@@ -478,11 +491,10 @@ impl<H: Host> Tracker<H> {
         }
         let random = host.random().map_err(|e| self.failed(&e, Step::MakeV6))?;
         self.clat.v6 = Local::neutral(*v4, source, prefix, random).v6;
-        self.claim(host);
         Ok(())
     }
 
-    /// Has the kernel answer for the IPv6 address, beside clatd. Where it does not, clatd says why.
+    /// Has the kernel answer neighbours that ask for the IPv6 address, as clatd does.
     fn claim(&mut self, host: &H) {
         let Clat { iface, index, v6, .. } = &self.clat;
         let claim = host.claim(*index, *v6);
@@ -493,8 +505,8 @@ impl<H: Host> Tracker<H> {
     fn announce(&mut self, host: &H) {
         let Clat { iface, index, v6, .. } = &self.clat;
         let own = host.link_address(*index);
-        let told = self.claim.as_ref().zip(own);
-        match told.map_or(Ok(()), |(claim, own)| host.announce(claim, *v6, own)) {
+        let tell = |own| host.announce(&host.claim(*index, *v6)?, *v6, own);
+        match own.map_or(Ok(()), tell) {
             Ok(()) => self.announced = own,
             // As while the link is down.
             Err(e) => log::debug!("{iface}: cannot tell neighbours of {v6}: {e}"),
@@ -512,6 +524,7 @@ impl<H: Host> Tracker<H> {
         let spawned = spawned.inspect_err(|e| log::error!("{}", original::no_clatd(e)));
         let child = spawned.map_err(|e| self.failed(&e, Step::Spawn))?;
         let clatd = self.watch(common, child)?;
+        self.claim = None;
         // It tells them.
         self.announced = common.host.link_address(self.clat.index);
         self.due = None;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The packet filter, by ip6tables-restore, as netd does it.
+//! What keeps the kernel from answering what is clatd's, where there is netd: a rule of the packet
+//! filter, by ip6tables-restore, as netd did it.
 
 use std::io::{self, Write};
 use std::net::Ipv6Addr;
@@ -11,9 +12,9 @@ use clat_sys::HostError;
 use clat_xlat::Prefix;
 use nix::errno::Errno;
 
-use crate::{ClatdArgs, IfaceName, HAS_NETD, PATH};
+use crate::{ClatdArgs, IfaceName, PATH};
 
-/// The chain of the drop rules. netd makes it up to Android 12; elsewhere this module does.
+/// The chain that netd made for CLATs until Android 12. Where it is missing, we make it.
 const CHAIN: &str = "clat_raw_PREROUTING";
 
 /// Runs an iptables program and returns what it prints.
@@ -61,15 +62,9 @@ fn drop_rule(change: &str, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) ->
     format!("{change} {CHAIN} -i {uplink} -s {prefix} -d {v6} -j DROP")
 }
 
-/// Makes the chain and the jump to it.
-fn make_chain() -> io::Result<()> {
-    restore(&[format!(":{CHAIN} - [0:0]"), format!("-A PREROUTING -j {CHAIN}")])
-}
-
-/// The commands that remove the chain and the given number of jumps to it.
-fn removal(jumps: usize) -> Vec<String> {
-    let jumps = std::iter::repeat(format!("-D PREROUTING -j {CHAIN}")).take(jumps);
-    jumps.chain([format!("-F {CHAIN}"), format!("-X {CHAIN}")]).collect()
+/// What makes the chain and the jump to it.
+fn chain() -> [String; 2] {
+    [format!(":{CHAIN} - [0:0]"), format!("-A PREROUTING -j {CHAIN}")]
 }
 
 /// The raw table as text.
@@ -81,57 +76,10 @@ fn has_chain(saved: &str) -> bool {
     saved.lines().any(|line| line.starts_with(&format!(":{CHAIN} ")))
 }
 
-/// The commands that remove what a previous controller left in the raw table: its rules, and the
-/// chain unless that is netd's.
-fn leftovers(saved: &str, has_netd: bool) -> Vec<String> {
-    if has_netd {
-        let rules = saved.lines().filter_map(|line| line.strip_prefix(&format!("-A {CHAIN} ")));
-        rules.map(|rule| format!("-D {CHAIN} {rule}")).collect()
-    } else if has_chain(saved) {
-        removal(saved.lines().filter(|line| *line == format!("-A PREROUTING -j {CHAIN}")).count())
-    } else {
-        Vec::new()
-    }
-}
-
-/// Takes over what a controller left behind: the chain, and in it one rule for each of `kept`, in
-/// this order, and no other; in one transaction. Without any, the chain goes, too, unless it is
-/// netd's.
-///
-/// # Errors
-/// Those of running ip6tables-save and ip6tables-restore.
-pub fn adopt(kept: &[ClatdArgs]) -> io::Result<Option<(Chain, Vec<Rule>)>> {
-    let saved = save()?;
-    let rule = |change, ClatdArgs { uplink, prefix, v6, .. }: &ClatdArgs| {
-        drop_rule(change, uplink, prefix, *v6)
-    };
-    let mut changes = leftovers(&saved, HAS_NETD);
-    if !kept.is_empty() {
-        // No `-X`: the chain is kept and gets other rules.
-        changes.retain(|change| !change.starts_with("-X"));
-        if !HAS_NETD {
-            if !has_chain(&saved) {
-                changes.push(format!(":{CHAIN} - [0:0]"));
-            }
-            changes.push(format!("-A PREROUTING -j {CHAIN}"));
-        }
-        changes.extend(kept.iter().map(|args| rule("-A", args)));
-    }
-    if !changes.is_empty() {
-        log::warn!("tidying up firewall rules of a former life");
-        restore(&changes)?;
-    }
-    if kept.is_empty() {
-        return Ok(None);
-    }
-    let rules = kept.iter().map(|args| Rule { removal: rule("-D", args) }).collect();
-    Ok(Some((Chain { is_ours: !HAS_NETD }, rules)))
-}
-
-/// The chain and the jump to it. netd's is not touched.
-#[derive(Debug)]
-pub struct Chain {
-    is_ours: bool,
+/// What takes away the rules that a controller left behind.
+fn leftovers(saved: &str) -> Vec<String> {
+    let rules = saved.lines().filter_map(|line| line.strip_prefix(&format!("-A {CHAIN} ")));
+    rules.map(|rule| format!("-D {CHAIN} {rule}")).collect()
 }
 
 /// A drop rule.
@@ -140,53 +88,58 @@ pub struct Rule {
     removal: String,
 }
 
-/// Makes sure of the chain that drop rules live in.
-///
-/// # Errors
-/// Those of running ip6tables-restore.
-pub fn chain() -> io::Result<Chain> {
-    // From Android 13 on netd does not make it.
-    let is_ours = !HAS_NETD || !has_chain(&save()?);
-    if is_ours {
-        make_chain()?;
-    }
-    Ok(Chain { is_ours })
-}
-
-/// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to
-/// `v6` on `uplink` are dropped.
-///
-/// # Errors
-/// Those of running ip6tables-restore.
-pub fn add_drop_rule(uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Rule> {
-    let addition = [drop_rule("-A", uplink, prefix, v6)];
-    if let Err(e) = restore(&addition) {
-        // A firewall that reloads its rules removes the chain and this rule with it.
-        if has_chain(&save()?) {
-            return Err(e);
+impl Rule {
+    /// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to
+    /// `v6` on `uplink` are dropped. The chain is made where there is none, and stays.
+    ///
+    /// # Errors
+    /// Those of running ip6tables-save and ip6tables-restore.
+    pub fn add(uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Self> {
+        let mut changes = Vec::new();
+        // From Android 13 on netd has none; and firewalls that reload their rules take it away.
+        if !has_chain(&save()?) {
+            changes.extend(chain());
         }
-        log::warn!("the firewall chain {CHAIN} was gone; making it again");
-        make_chain()?;
-        restore(&addition)?;
+        changes.push(drop_rule("-A", uplink, prefix, v6));
+        restore(&changes)?;
+        Ok(Self { removal: drop_rule("-D", uplink, prefix, v6) })
     }
-    Ok(Rule { removal: drop_rule("-D", uplink, prefix, v6) })
+
+    /// Takes over what a controller left behind: one rule for each of `kept`, in this order, and no
+    /// other; in one transaction.
+    ///
+    /// # Errors
+    /// Those of running ip6tables-save and ip6tables-restore.
+    pub fn adopt(kept: &[ClatdArgs]) -> io::Result<Vec<Self>> {
+        let saved = save()?;
+        let rule = |change, ClatdArgs { uplink, prefix, v6, .. }: &ClatdArgs| {
+            drop_rule(change, uplink, prefix, *v6)
+        };
+        let mut changes = leftovers(&saved);
+        if !kept.is_empty() && !has_chain(&saved) {
+            changes.extend(chain());
+        }
+        changes.extend(kept.iter().map(|args| rule("-A", args)));
+        if !changes.is_empty() {
+            log::warn!("tidying up firewall rules of a former life");
+            restore(&changes)?;
+        }
+        Ok(kept.iter().map(|args| Self { removal: rule("-D", args) }).collect())
+    }
+
+    /// Nobody tells that it was taken away: never true.
+    ///
+    /// # Errors
+    /// None.
+    pub fn restore(&self) -> io::Result<bool> {
+        Ok(false)
+    }
 }
 
 impl Drop for Rule {
     fn drop(&mut self) {
         if let Err(e) = restore(std::slice::from_ref(&self.removal)) {
             log::error!("cannot remove a drop rule: {e}");
-        }
-    }
-}
-
-impl Drop for Chain {
-    fn drop(&mut self) {
-        if !self.is_ours {
-            return;
-        }
-        if let Err(e) = restore(&removal(1)) {
-            log::error!("cannot remove the firewall chain {CHAIN}: {e}");
         }
     }
 }
@@ -212,16 +165,7 @@ mod tests {
             "*raw\n:PREROUTING ACCEPT [1:2]\n:OUTPUT ACCEPT [0:0]\n:clat_raw_PREROUTING - [0:0]\n\
              -A PREROUTING -i other0 -j ACCEPT\n-A PREROUTING -j clat_raw_PREROUTING\n{ours}\nCOMMIT\n"
         );
-        assert_eq!(
-            leftovers(&saved, false),
-            [
-                "-D PREROUTING -j clat_raw_PREROUTING",
-                "-F clat_raw_PREROUTING",
-                "-X clat_raw_PREROUTING"
-            ]
-        );
-        assert_eq!(leftovers(&saved, true), [ours.replace("-A", "-D")]);
-        assert_eq!(leftovers("*raw\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n", false), [""; 0]);
-        assert_eq!(leftovers("*raw\n:clat_raw_PREROUTING - [0:0]\nCOMMIT\n", true), [""; 0]);
+        assert_eq!(leftovers(&saved), [ours.replace("-A", "-D")]);
+        assert_eq!(leftovers("*raw\n:clat_raw_PREROUTING - [0:0]\nCOMMIT\n"), [""; 0]);
     }
 }

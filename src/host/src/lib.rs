@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod blackhole;
 mod clatd_args;
 mod default_route;
 mod device;

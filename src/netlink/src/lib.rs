@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod blackhole;
 mod default_route;
 mod link;
 mod link_kind;
@@ -14,6 +15,7 @@ mod request;
 mod subscription;
 
 pub use address::{add_address, addresses4, addresses6, Address6};
+pub use blackhole::{delete_anycast_route, Blackhole};
 pub use default_route::{add_default_route_via, default_sources4, DefaultRoute, Existing};
 pub use link::{delete_link, link, links, set_up, tun_queues, Link};
 pub use link_kind::LinkKind;

@@ -169,8 +169,6 @@ impl Left {
     fn of(lab: &Lab, pins: &BpfFs, controller: &Controller<'_>) -> Result<Self> {
         let mut traces = Traces::of(lab)?;
         traces.processes.remove(&controller.daemon.pid());
-        // The table and the chains that are the kernel's stay once there was a rule.
-        traces.rules.retain(|line| line.starts_with("-A") || line.contains("clat"));
         let entries =
             |path: &Path| MapHandle::from_pinned_path(path).ok().map(|map| map.keys().count());
         let pins = fs::read_dir(&pins.0)?.flatten();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The virtual device: the stock kernel has the binder driver. In it the service is called over
-//! `/dev/binder`, by our clients and by a foreign one, with TUN, tc, BPF and ip6tables for real;
+//! `/dev/binder`, by our clients and by a foreign one, with TUN, tc and BPF for real;
 //! `device.sh` says what is tried.
 
 use std::path::{Path, PathBuf};

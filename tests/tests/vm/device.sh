@@ -13,7 +13,7 @@ clatd_pid() { clatctl status --json | sed -n 's/.*"clats":\[{[^}]*"pid":\([0-9]*
 # What a CLAT takes; nothing is left of it.
 nothing_left() {
 	is_not ip link show v4-up0 && is_not pgrep -f '^clatd-' &&
-		is_not says DROP ip6tables-save -t raw &&
+		is_not says blackhole ip -6 route show table local &&
 		is_not says clatd tc filter show dev up0 ingress && is_not says default ip -4 route
 }
 
@@ -45,7 +45,7 @@ try "registers with it" within registered
 try "not on a socket" is_not test -e /run/clat/controller.sock
 try "start" says 2001:db8:1: clatctl start up0 --prefix $PREFIX
 try "ping through the CLAT" ping -c 3 -i 0.2 -W 10 $SERVER
-try "drop rule" says "-j DROP" ip6tables-save -t raw
+try "drop rule" says "blackhole 2001:db8:1:" ip -6 route show table local
 try "egress program" says prog_clatd_schedcls_egress_clat_rawip tc filter show dev v4-up0 egress
 try "ingress program" says prog_clatd_schedcls_ingress_clat_ether tc filter show dev up0 ingress
 try "status" says '"v4iface":"v4-up0"' clatctl status --json

@@ -17,7 +17,7 @@ download() {
 fetches() { says "Hello" curl -sS --max-time 30 "$1"; }
 nothing_left() {
 	is_not ip link show v4-eth0 && is_not pgrep -f '^clatd-' &&
-		is_not says DROP ip6tables-save -t raw &&
+		is_not says blackhole ip -6 route show table local &&
 		is_not says clatd tc filter show dev eth0 ingress && is_not says default ip -4 route
 }
 

@@ -18,8 +18,7 @@ use crate::fetch::{sh, Kernel};
 pub(crate) const PROGRAMS: &[&str] = &["dash", "ip", "tc", "ping", "sysctl", "sleep", "timeout"];
 
 /// What our CLAT needs of the kernel.
-const MODULES: &[&str] =
-    &["tun", "cls_bpf", "sch_ingress", "act_bpf", "act_mirred", "ip6table_raw", "ip6table_filter"];
+const MODULES: &[&str] = &["tun", "cls_bpf", "sch_ingress", "act_bpf", "act_mirred"];
 
 /// A file beside this one.
 pub(crate) fn source(name: &str) -> PathBuf {
@@ -61,14 +60,8 @@ impl Image {
         self.write("/script.sh", &fs::read_to_string(source(name))?)
     }
 
-    /// Adds our CLAT, and the ip6tables that it calls.
+    /// Adds our CLAT.
     pub(crate) fn clat(&mut self) -> Result<()> {
-        self.system_program("xtables-legacy-multi")?;
-        for name in ["ip6tables", "ip6tables-restore", "ip6tables-save"] {
-            self.link("/usr/bin/xtables-legacy-multi", &format!("/usr/sbin/{name}"))?;
-        }
-        let extensions = "/usr/lib/x86_64-linux-gnu/xtables";
-        self.folder(Path::new(extensions), extensions)?;
         for name in ["clatd", "clat_controller", "clatctl"] {
             self.program(&program(name)?, &format!("/usr/local/bin/{name}"))?;
         }

@@ -17,8 +17,7 @@ use crate::image::{source, PROGRAMS};
 const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// Where a machine is built and boots.
-const NEEDS: &[&str] =
-    &["qemu-system-x86_64", "busybox", "cpio", "modprobe", "xz", "apt-get", "ip6tables"];
+const NEEDS: &[&str] = &["qemu-system-x86_64", "busybox", "cpio", "modprobe", "xz", "apt-get"];
 
 /// Whether that can be done here, and what it has, and `more`, is there.
 pub(crate) fn can_boot(more: &[&[&str]]) -> bool {

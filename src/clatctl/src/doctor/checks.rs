@@ -14,7 +14,6 @@ use super::probe::{attempt, find, in_namespace, install, is_program, program, sy
 use super::{Answer, Check, Trouble};
 use crate::client::Client;
 
-const IPTABLES: [&str; 4] = ["iptables", "iptables-nft", "iptables", "ip6tables"];
 const IPROUTE: [&str; 4] = ["iproute2", "iproute", "iproute2", "iproute2"];
 const TC: [&str; 4] = ["iproute2", "iproute-tc", "iproute2", "iproute2-tc"];
 
@@ -27,13 +26,11 @@ pub(super) fn all(transport: Option<&Transport>) -> Vec<Check> {
         Check::new("kernel", "IPv6", NEEDED, ipv6()),
         Check::new("kernel", "raw IPv6 sockets", NEEDED, raw_ipv6()),
         Check::new("kernel", "AF_PACKET", NEEDED, packet()),
-        Check::new("kernel", "ip6tables raw table", NEEDED, ip6tables_raw()),
         Check::new("kernel", "seccomp", NEEDED, seccomp()),
         Check::new("kernel", "BPF", OPTIONAL, bpf()),
         Check::new("kernel", "clsact, cls_bpf", OPTIONAL, cls_bpf()),
         Check::new("tools", "clat_controller", NEEDED, own("clat_controller")),
         Check::new("tools", "clatd", NEEDED, own("clatd")),
-        Check::new("tools", "ip6tables-restore", NEEDED, program("ip6tables-restore", IPTABLES)),
         Check::new("tools", "ip", OPTIONAL, program("ip", IPROUTE)),
         Check::new("tools", "tc", OPTIONAL, program("tc", TC)),
         Check::new("sysctl", "IPv6 enabled", NEEDED, ipv6_enabled()),
@@ -80,8 +77,7 @@ fn tun() -> Answer {
         });
     }
     let Some(ip) = find("ip") else { return Ok(DEVICE.into()) };
-    match in_namespace(|| attempt(&ip, &["tuntap", "add", "mode", "tun", "name", "v4-doctor"], ""))
-    {
+    match in_namespace(|| attempt(&ip, &["tuntap", "add", "mode", "tun", "name", "v4-doctor"])) {
         Ok(Ok(())) => Ok("a TUN device could be made".into()),
         Ok(Err(said)) => Err(module(said, "tun")),
         // A container may be without the right to make namespaces, and a CLAT does not need it.
@@ -121,27 +117,6 @@ fn packet() -> Answer {
     }
 }
 
-/// Adds the controller's drop rule in a namespace of its own.
-fn ip6tables_raw() -> Answer {
-    const RULES: &str = "*raw\n:clat_raw_PREROUTING -\n\
-        -A clat_raw_PREROUTING -i v4-doctor -s 64:ff9b::/96 -d 2001:db8::1 -j DROP\nCOMMIT\n";
-    let Some(restore) = find("ip6tables-restore") else {
-        return Err(Trouble::unknown(
-            "cannot be asked without ip6tables-restore",
-            install(IPTABLES),
-        ));
-    };
-    let answer = match in_namespace(|| attempt(&restore, &["--noflush"], RULES)) {
-        Ok(answer) => answer,
-        Err(err) if !has(Capability::CAP_NET_ADMIN) => return Err(not_root(err)),
-        // In a container without the right to make namespaces: all but the commit.
-        Err(_) => attempt(&restore, &["--noflush", "--test"], RULES),
-    };
-    answer
-        .map(|()| "the drop rule could be added".into())
-        .map_err(|said| module(said, "ip6table_raw"))
-}
-
 fn seccomp() -> Answer {
     match sysctl("kernel.seccomp.actions_avail") {
         Some(actions) if actions.split(' ').any(|action| action == "kill_process") => {
@@ -175,12 +150,12 @@ fn cls_bpf() -> Answer {
         return Err(Trouble::unknown("cannot be asked without tc", install(TC)));
     };
     let attach = || {
-        attempt(&tc, &["qdisc", "add", "dev", "lo", "clsact"], "")
+        attempt(&tc, &["qdisc", "add", "dev", "lo", "clsact"])
             .map_err(|said| module(said, "sch_ingress"))?;
         // One instruction of classic BPF: return 0.
         let filter = "filter add dev lo ingress protocol ipv6 prio 4 bpf direct-action bytecode";
         let args: Vec<_> = filter.split(' ').chain(["1,6 0 0 0,"]).collect();
-        attempt(&tc, &args, "").map_err(|said| module(said, "cls_bpf"))
+        attempt(&tc, &args).map_err(|said| module(said, "cls_bpf"))
     };
     match in_namespace(attach) {
         Ok(answer) => answer.map(|()| "a filter could be attached".into()),

@@ -3,7 +3,6 @@
 //! Asking the machine: programs, packages, and a network namespace in which things can be tried
 //! without a trace.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -66,23 +65,15 @@ pub(super) fn in_namespace<T: Send>(question: impl FnOnce() -> T + Send) -> nix:
     })
 }
 
-/// Runs a program with `input`; what it said when it failed.
-pub(super) fn attempt(program: &Path, args: &[&str], input: &str) -> Result<(), String> {
-    let said = |err: std::io::Error| format!("{}: {err}", program.display());
-    let mut child = Command::new(program)
+/// Runs a program; what it said when it failed.
+pub(super) fn attempt(program: &Path, args: &[&str]) -> Result<(), String> {
+    let output = Command::new(program)
         .args(args)
         .env_clear()
         .env("PATH", FOLDERS.join(":"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(said)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read its input fails, as its exit code shows.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().map_err(said)?;
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|err| format!("{}: {err}", program.display()))?;
     if output.status.success() {
         return Ok(());
     }

@@ -236,8 +236,8 @@ pub fn tun(options: Options) -> Tun {
     Tun::create("v4-up0", options).unwrap()
 }
 
-/// Lets IPv4 go through the CLAT, and keeps the kernel from answering what clatd receives, as the
-/// controller does.
+/// Lets IPv4 go through the CLAT, and keeps the kernel from answering what clatd receives, as on
+/// Android: sockets that are handed over have made the address one of anycast.
 pub fn route() {
     run(&format!(
         "ip route add 203.0.113.0/24 dev v4-up0 src 192.0.0.4

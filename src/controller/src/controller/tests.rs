@@ -18,9 +18,9 @@ fn controller(host: &FakeHost, standalone: bool) -> Controller<FakeHost> {
     Controller::new(Arc::new(host.clone()), standalone, Arc::new(|_| ()))
 }
 
-/// What is taken from the host, apart from the chain, which stays until the controller goes.
+/// What is taken from the host.
 fn live(host: &FakeHost) -> Vec<String> {
-    host.inner().live.iter().filter(|name| *name != "chain").cloned().collect()
+    host.inner().live.iter().cloned().collect()
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -48,7 +48,7 @@ fn a_life() {
     let log = host.inner().log.clone();
     let rule = format!("rule wlan0 {PREFIX} {v6}");
     let route = "route by 101 from 192.0.0.4 metric 2069".to_owned();
-    let order = ["tun v4-wlan0", "chain", &rule, "clatd wlan0", &route];
+    let order = ["tun v4-wlan0", &rule, "clatd wlan0", &route];
     assert_eq!(log, order.map(|name| format!("+{name}")));
 
     let args = host.inner().spawned[0].argv(3);
@@ -116,7 +116,6 @@ fn every_step_fails_and_leaves_nothing() {
         (Step::PickV4, Fault::HasAddress, Errno::EMFILE, Errno::EADDRNOTAVAIL),
         (Step::MakeV6, Fault::Source, Errno::ENETUNREACH, Errno::EADDRNOTAVAIL),
         (Step::MakeV6, Fault::Random, eio, eio),
-        (Step::AddRule, Fault::Chain, Errno::EPERM, Errno::EPERM),
         (Step::AddRule, Fault::Rule, eio, eio),
         (Step::Spawn, Fault::Spawn, Errno::ENOENT, Errno::ENOENT),
         (Step::AwaitClatd, Fault::IsConfigured, eio, eio),
@@ -471,7 +470,7 @@ fn offload_comes_and_goes_in_order() {
         "Ingress Ethernet filter on 21",
     ];
     let mut expected = vec!["+programs".to_owned()];
-    expected.extend(["tun v4-wlan0", "chain", &rule, "clatd wlan0"].map(|name| format!("+{name}")));
+    expected.extend(["tun v4-wlan0", &rule, "clatd wlan0"].map(|name| format!("+{name}")));
     let [next_hop, egress_entry, ingress_entry, egress, ingress] =
         taken.map(|name| format!("+{name}"));
     expected.extend([next_hop, egress_entry, ingress_entry, "clsact on 101".into(), egress]);
@@ -616,7 +615,6 @@ fn what_a_former_life_left_is_removed() {
     assert_eq!(host.inner().orphans, []);
     // The route goes with its device.
     assert_eq!(live(&host), ["programs", "route by 50 from 192.0.0.6 metric 2069"]);
-    assert!(!host.inner().live.contains("chain"));
 }
 
 #[test]
@@ -632,11 +630,9 @@ fn a_clat_of_a_former_life_goes_on() {
     assert_eq!(host.inner().live, expected);
     {
         let inner = host.inner();
-        // Nothing but the rules' chain, which is made anew at one blow, was away in between.
+        // Nothing but the rules, which are made anew at one blow, was away in between.
         let gone: Vec<_> = inner.log.iter().filter(|line| line.starts_with('-')).collect();
-        assert!(gone
-            .iter()
-            .all(|l| strange.contains(&&l[1..]) || l.contains("rule") || *l == "-chain"));
+        assert!(gone.iter().all(|l| strange.contains(&&l[1..]) || l.contains("rule")));
     }
     let running = &controller.running()[0];
     let Clat { iface, index, v4index, prefix, v4, v6, mark, .. } = running.clat.clone();
@@ -745,7 +741,6 @@ fn leaving_takes_nothing_along() {
     controller.stop("wlan0").expect("stops");
     controller.detach();
     assert_eq!(live(&host), [""; 0]);
-    assert!(!host.inner().live.contains("chain"));
 }
 
 /// A controller on a host with an uplink, with a CLAT, and what it tells.

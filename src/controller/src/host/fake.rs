@@ -30,7 +30,6 @@ pub(crate) enum Fault {
     HasAddress,
     Source,
     Random,
-    Chain,
     Rule,
     Spawn,
     IsConfigured,
@@ -183,7 +182,7 @@ impl FakeHost {
         };
         self.add_link("v4-wlan0", 50);
         let rule = format!("rule wlan0 {} {}", args.prefix, args.v6);
-        for name in ["tun v4-wlan0", "chain", &rule, "clatd wlan0", "programs", "next hop of 21"]
+        for name in ["tun v4-wlan0", &rule, "clatd wlan0", "programs", "next hop of 21"]
             .into_iter()
             .chain(["egress entry of 50", "ingress entry of 21", "Egress RawIp filter on 50"])
             .chain(["Ingress Ethernet filter on 21", "route by 50 from 192.0.0.6 metric 2069"])
@@ -387,17 +386,15 @@ impl Devices for FakeHost {
 }
 
 impl Firewall for FakeHost {
-    type Chain = Held;
     type Rule = Held;
-
-    fn chain(&self) -> io::Result<Held> {
-        self.fault(Fault::Chain)?;
-        Ok(self.hold("chain".to_owned()))
-    }
 
     fn drop_rule(&self, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Held> {
         self.fault(Fault::Rule)?;
         Ok(self.hold(format!("rule {uplink} {prefix} {v6}")))
+    }
+
+    fn restore_rule(&self, _: &Held) -> io::Result<bool> {
+        Ok(false)
     }
 }
 
@@ -448,14 +445,9 @@ impl Recovery for FakeHost {
         self.sweep(|name| name.contains(" filter on ") && !is_kept(name));
     }
 
-    fn adopt_rules(&self, kept: &[ClatdArgs]) -> io::Result<Option<(Held, Vec<Held>)>> {
-        self.sweep(|name| name.starts_with("rule ") || name == "chain");
-        if kept.is_empty() {
-            return Ok(None);
-        }
-        self.fault(Fault::Rule)?;
-        let rules = kept.iter().map(|args| self.drop_rule(&args.uplink, &args.prefix, args.v6));
-        Ok(Some((self.chain()?, rules.collect::<io::Result<_>>()?)))
+    fn adopt_rules(&self, kept: &[ClatdArgs]) -> io::Result<Vec<Held>> {
+        self.sweep(|name| name.starts_with("rule "));
+        kept.iter().map(|args| self.drop_rule(&args.uplink, &args.prefix, args.v6)).collect()
     }
 }
 

@@ -227,32 +227,27 @@ pub trait Devices {
     fn outgoing(&self, index: u32) -> io::Result<OwnedFd>;
 }
 
-/// The packet filter.
+/// What keeps the kernel from answering or forwarding what is clatd's.
 pub trait Firewall {
-    /// The chain that drop rules live in; made when first needed and gone when dropped, unless it
-    /// is netd's.
-    type Chain: Detach + Send + 'static;
-
     /// A rule that goes away when dropped.
     type Rule: Detach + Send + 'static;
 
-    /// Makes sure of the chain.
+    /// Has the kernel drop what it receives from `prefix` for `v6` on `uplink`.
     ///
     /// # Errors
-    /// Those of running ip6tables-restore.
-    fn chain(&self) -> io::Result<Self::Chain>;
-
-    /// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to
-    /// `v6` on `uplink` are dropped.
-    ///
-    /// # Errors
-    /// Those of running ip6tables-restore.
+    /// Those of netlink; with netd those of running ip6tables-restore.
     fn drop_rule(
         &self,
         uplink: &IfaceName,
         prefix: &Prefix,
         v6: Ipv6Addr,
     ) -> io::Result<Self::Rule>;
+
+    /// Puts a rule back where it is missing, and returns whether it was.
+    ///
+    /// # Errors
+    /// As of [`Self::drop_rule`].
+    fn restore_rule(&self, rule: &Self::Rule) -> io::Result<bool>;
 }
 
 /// A running process. Its descriptor becomes readable when it ends (pidfd). Dropping it ends it,
@@ -325,14 +320,11 @@ pub trait Recovery: Firewall + Processes {
     /// Removes our filters, but not those that are `kept`: indices of interfaces.
     fn remove_filters(&self, kept: &[(u32, Hook)]);
 
-    /// Takes over the drop rules' chain, and has in it one rule for each of `kept`, in this order,
-    /// and no other; all at one blow. Without any, the chain goes, too, unless it is netd's.
+    /// Takes over the drop rules: one for each of `kept`, in this order, and no other.
     ///
     /// # Errors
-    /// Those of running ip6tables-save and ip6tables-restore.
-    #[allow(clippy::type_complexity)] // said once
-    fn adopt_rules(&self, kept: &[ClatdArgs])
-        -> io::Result<Option<(Self::Chain, Vec<Self::Rule>)>>;
+    /// As of [`Firewall::drop_rule`].
+    fn adopt_rules(&self, kept: &[ClatdArgs]) -> io::Result<Vec<Self::Rule>>;
 }
 
 /// The tc programs and their maps (docs/contract.md, "Maps and programs").

@@ -120,7 +120,7 @@ impl Fixture {
 
     /// What a CLAT takes, as the kernel shows it; empty when there is none of it.
     pub(crate) fn taken(&self) -> String {
-        let rules = self.sh("ip6tables-save -t raw | grep DROP || true");
+        let rules = self.sh("ip -6 route show table local | grep blackhole || true");
         let links = self.sh("ip -o link | grep v4- || true");
         let routes = self.sh("ip -4 route");
         let pids = self.clatds().iter().map(|pid| format!("clatd {pid}\n")).collect::<String>();

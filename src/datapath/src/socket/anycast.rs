@@ -39,6 +39,10 @@ impl AnycastAddress {
         socket::set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, hops)?;
         socket::set_int(&fd, libc::IPPROTO_IPV6, IPV6_FREEBIND, 1)?;
         join_anycast(fd.as_fd(), index, v6)?;
+        if cfg!(not(target_os = "android")) {
+            // What is sent there is for a blackhole (docs/firewall.md).
+            clat_netlink::delete_anycast_route(index, v6)?;
+        }
         nix::sys::socket::bind(fd.as_raw_fd(), &address(v6, index))?;
         Ok(Self { fd, index })
     }

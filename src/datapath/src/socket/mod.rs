@@ -19,7 +19,7 @@ use crate::filter;
 pub use anycast::AnycastAddress;
 pub use neighbour::NeighbourSocket;
 pub use packet::{configure_packet_socket, open_packet_socket, PacketSocket};
-pub use raw::{join_anycast, open_raw_socket, path_mtu, RawSocket};
+pub use raw::{join_anycast, join_solicited_node, open_raw_socket, path_mtu, RawSocket};
 
 /// What may wait to be received, and to be sent, in bytes. A burst must not be lost while the other
 /// direction is served; what is too much for the link is its queueing discipline's to drop.

@@ -6,15 +6,16 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use clat_packet::nd;
 use clat_sys::socket;
 use nix::errno::Errno;
-use nix::libc;
+use nix::libc::{self, c_int};
 use nix::sys::socket::{self as sys, sockopt, MsgFlags, SockaddrIn6};
 
 use super::{set_nonblocking, set_send_queue};
 
-/// Where IPv6 packets go out: a raw socket on the uplink, with the mark. It also holds the anycast
-/// membership.
+/// Where IPv6 packets go out: a raw socket on the uplink, with the mark. It also holds the
+/// membership of a group, or of an anycast address.
 #[derive(Debug)]
 pub struct RawSocket(OwnedFd);
 
@@ -93,11 +94,24 @@ pub fn open_raw_socket() -> io::Result<OwnedFd> {
 /// `EADDRNOTAVAIL` when no prefix of the interface covers it (on a host; see `ipv6_sock_ac_join`),
 /// `EINVAL` when an interface has it already.
 pub fn join_anycast(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
+    join(fd, libc::IPV6_JOIN_ANYCAST, index, v6)
+}
+
+/// Has the interface `index` hear those who ask for `v6` (RFC 4861 §2.3), for as long as this IPv6
+/// socket is open: its link layer, and the network, which is told (RFC 3810).
+///
+/// # Errors
+/// What the kernel said.
+pub fn join_solicited_node(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
+    join(fd, libc::IPV6_ADD_MEMBERSHIP, index, nd::solicited_node(v6))
+}
+
+fn join(fd: BorrowedFd<'_>, how: c_int, index: u32, address: Ipv6Addr) -> io::Result<()> {
     // struct ipv6_mreq, whose index has another sign in every C library.
     let mut request = [0; 20];
-    request[..16].copy_from_slice(&v6.octets());
+    request[..16].copy_from_slice(&address.octets());
     request[16..].copy_from_slice(&index.to_ne_bytes());
-    Ok(socket::set_bytes(fd, libc::IPPROTO_IPV6, libc::IPV6_JOIN_ANYCAST, &request)?)
+    Ok(socket::set_bytes(fd, libc::IPPROTO_IPV6, how, &request)?)
 }
 
 /// What the path of packets with `mark` towards `to` carries, in bytes of IPv6; of the one by

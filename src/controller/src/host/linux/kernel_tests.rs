@@ -2,12 +2,13 @@
 
 //! The Linux host against the kernel, each test in a network namespace of its own.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
-use clat_host::{Fwmark, IfaceName};
+use clat_host::firewall::Rule;
+use clat_host::{ClatdArgs, Fwmark, IfaceName};
 use clat_tun::default_queues;
 use clat_xlat::Prefix;
 use nix::sched::{unshare, CloneFlags};
@@ -130,13 +131,13 @@ fn source_addresses() {
     });
 }
 
+/// Of netd's, which Android has.
 #[test]
 fn firewall_rules() {
-    in_namespace(|host| {
-        let chain = host.chain().expect("made");
+    in_namespace(|_| {
         let v6 = "2001:db8::1:2:3:4".parse().expect("an address");
-        let rule = host.drop_rule(&name("up0"), &Prefix::WELL_KNOWN, v6).expect("added");
-        let other = host.drop_rule(&name("up1"), &Prefix::WELL_KNOWN, v6).expect("added");
+        let add = |iface| Rule::add(&name(iface), &Prefix::WELL_KNOWN, v6).expect("added");
+        let (rule, other) = (add("up0"), add("up1"));
         let jump = "-A PREROUTING -j clat_raw_PREROUTING";
         let line = |iface| {
             format!("-A clat_raw_PREROUTING -s 64:ff9b::/96 -d 2001:db8::1:2:3:4/128 -i {iface} -j DROP")
@@ -146,33 +147,65 @@ fn firewall_rules() {
             [jump, &line("up0"), &line("up1")].iter().all(|l| rules.lines().any(|r| r == *l)),
             "{rules}"
         );
+        assert_eq!(rules.matches(jump).count(), 1, "{rules}");
         drop(rule);
         let rules = sh("ip6tables -t raw -S");
         assert!(!rules.contains("up0") && rules.contains("up1"), "{rules}");
         drop(other);
-        drop(chain);
-        let nothing = "-P PREROUTING ACCEPT\n-P OUTPUT ACCEPT\n";
-        assert_eq!(sh("ip6tables -t raw -S"), nothing);
+        // The chain stays, as netd's does.
+        let nothing = sh("ip6tables -t raw -S");
+        assert!(nothing.contains(jump) && !nothing.contains("DROP"), "{nothing}");
         // As when someone has flushed the tables.
-        let rule =
-            host.drop_rule(&name("up0"), &Prefix::WELL_KNOWN, v6).expect("makes the chain again");
+        sh("ip6tables -t raw -F && ip6tables -t raw -X");
+        let rule = add("up0");
         let rules = sh("ip6tables -t raw -S");
         assert!(rules.contains(jump) && rules.contains(&line("up0")), "{rules}");
         drop(rule);
-        drop(host.adopt_rules(&[]).expect("tidied up"));
-        assert_eq!(sh("ip6tables -t raw -S"), nothing);
 
         // What two killed controllers leave, beside a rule of someone else.
-        sh("ip6tables -t raw -A PREROUTING -i other0 -j ACCEPT");
-        for _ in 0..2 {
-            std::mem::forget(host.chain().expect("made"));
-        }
-        std::mem::forget(host.drop_rule(&name("up0"), &Prefix::WELL_KNOWN, v6).expect("added"));
-        drop(host.adopt_rules(&[]).expect("tidied up"));
-        assert_eq!(
-            sh("ip6tables -t raw -S"),
-            format!("{nothing}-A PREROUTING -i other0 -j ACCEPT\n")
-        );
-        drop(host.adopt_rules(&[]).expect("tidied up"));
+        let theirs = "-A PREROUTING -i other0 -j ACCEPT";
+        sh(&format!("ip6tables -t raw {theirs}"));
+        std::mem::forget((add("up0"), add("up0")));
+        drop(Rule::adopt(&[]).expect("tidied up"));
+        let rules = sh("ip6tables -t raw -S");
+        assert_eq!(rules, format!("{nothing}{theirs}\n"));
+        drop(Rule::adopt(&[]).expect("tidied up"));
+    });
+}
+
+/// What takes the rule's place where there is no netd.
+#[test]
+fn blackhole_routes() {
+    in_namespace(|host| {
+        let v6 = |n: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 1, 2, 3, n);
+        let add = |n| host.drop_rule(&name("up0"), &Prefix::WELL_KNOWN, v6(n)).expect("added");
+        let shown = || sh("ip -6 route show table local | grep blackhole || true");
+        let line = |n| format!("blackhole {} dev lo proto 64 metric 1024 pref medium\n", v6(n));
+        let (first, second) = (add(1), add(2));
+        assert_eq!(shown(), line(1) + &line(2));
+        drop(first);
+        assert_eq!(shown(), line(2));
+        assert!(!host.restore_rule(&second).expect("routes"), "it is there");
+        sh("ip -6 route flush table all");
+        assert!(host.restore_rule(&second).expect("routes"));
+        assert_eq!(shown(), line(2));
+
+        // What a killed controller leaves, beside a route of someone else.
+        let theirs = "blackhole 2001:db8::9 dev lo proto static metric 1024 pref medium\n";
+        sh("ip -6 route add blackhole 2001:db8::9 table local proto static");
+        std::mem::forget((second, add(3)));
+        let args = |n| ClatdArgs {
+            uplink: name("up0"),
+            mark: Fwmark::new(1),
+            prefix: Prefix::WELL_KNOWN,
+            v4: [192, 0, 0, 4].into(),
+            v6: v6(n),
+        };
+        let kept = host.adopt_rules(&[args(3), args(4)]).expect("taken over");
+        assert_eq!(shown(), line(3) + &line(4) + theirs);
+        drop(kept);
+        assert_eq!(shown(), theirs);
+        drop(host.adopt_rules(&[]).expect("nothing"));
+        assert_eq!(shown(), theirs);
     });
 }

@@ -15,9 +15,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use clat_datapath::socket::{outgoing, AnycastAddress};
+#[cfg(not(target_os = "android"))]
+use clat_host::blackhole::Rule;
+#[cfg(target_os = "android")]
+use clat_host::firewall::Rule;
 use clat_host::{
-    firewall, links, recovery, spawn, ClatdArgs, ClatdProcess, DefaultRoute, Device, Fwmark,
-    IfaceName,
+    links, recovery, spawn, ClatdArgs, ClatdProcess, DefaultRoute, Device, Fwmark, IfaceName,
 };
 use clat_netlink::{add_address, addresses6, set_up, Address6, Existing, LinkKind};
 use clat_offload::{
@@ -202,27 +205,20 @@ impl Links for LinuxHost {
 }
 
 impl Firewall for LinuxHost {
-    type Chain = firewall::Chain;
-    type Rule = firewall::Rule;
+    type Rule = Rule;
 
-    fn chain(&self) -> io::Result<firewall::Chain> {
-        firewall::chain()
+    fn drop_rule(&self, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Rule> {
+        Rule::add(uplink, prefix, v6)
     }
 
-    fn drop_rule(
-        &self,
-        uplink: &IfaceName,
-        prefix: &Prefix,
-        v6: Ipv6Addr,
-    ) -> io::Result<firewall::Rule> {
-        firewall::add_drop_rule(uplink, prefix, v6)
+    fn restore_rule(&self, rule: &Rule) -> io::Result<bool> {
+        rule.restore()
     }
 }
 
 impl Detach for DefaultRoute {}
 impl Detach for Device {}
-impl Detach for firewall::Chain {}
-impl Detach for firewall::Rule {}
+impl Detach for Rule {}
 impl Detach for Entry {}
 impl Detach for Option<NextHop> {}
 impl Detach for Filter {}
@@ -268,11 +264,8 @@ impl Recovery for LinuxHost {
         }
     }
 
-    fn adopt_rules(
-        &self,
-        kept: &[ClatdArgs],
-    ) -> io::Result<Option<(firewall::Chain, Vec<firewall::Rule>)>> {
-        firewall::adopt(kept)
+    fn adopt_rules(&self, kept: &[ClatdArgs]) -> io::Result<Vec<Rule>> {
+        Rule::adopt(kept)
     }
 }
 
