@@ -106,6 +106,9 @@ impl<P: Programs> Attached<P> {
                         log::warn!("{place}: put the filter back");
                         self.repairs.note(now);
                     }
+                    // Its interface has gone, which others see to.
+                    Err(AttachError::Qdisc(e))
+                        if e.raw_os_error() == Some(Errno::ENODEV as i32) => {}
                     Err(AttachError::Qdisc(e) | AttachError::Program(e)) => {
                         hindrances.push(format!("{place}: cannot put the filter back: {e}"));
                     }
