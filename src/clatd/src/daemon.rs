@@ -4,7 +4,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use clat_datapath::socket::{
 use clat_datapath::tally::Tally;
 use clat_datapath::uplink::Uplink;
 use clat_netlink::{addresses6, Address6};
+use clat_sandbox::close_standard_input_and_output;
 use clat_sys::adopt;
 use clat_tun::{default_queues, Tun};
 use clat_xlat::{Addresses, Config, Counters, Translator};
@@ -59,6 +60,7 @@ const ENDED: u64 = u64::MAX - 2;
 /// What could not be had or has gone; [`crate::neighbour::Duplicate`] when another node has the
 /// address.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    close_standard_input_and_output()?;
     let uplink = args.interface.as_str();
     let index =
         if_nametoindex(uplink).with_context(|| format!("there is no interface {uplink}"))?;
@@ -125,6 +127,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     for socket in packet_sockets.chain(neighbour.as_ref().map(AsFd::as_fd)) {
         lock_filter(socket).context("cannot lock a filter")?;
     }
+    let addressed = ends.iter().map(|(_, _, raw)| raw).filter(|raw| !raw.is_connected());
+    let addressed: Vec<_> = addressed.map(|raw| raw.as_fd().as_raw_fd()).collect();
     let shares = u32::try_from(ends.len()).unwrap_or(u32::MAX);
     let queues = (0..).zip(ends).map(|(number, (tun, packet, raw))| {
         let translator = Translator::new(config, addresses.clone(), random16());
@@ -141,7 +145,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let result = thread::scope(|scope| {
         let _end = End(&ended);
         let workers = Workers::new(scope, &queues, &ended, uplink)?;
-        privileges::filter_all_threads()?;
+        privileges::filter_all_threads(&addressed)?;
         serve(args, &signals, &ended, &queues, &workers, neighbour)?;
         drop(End(&ended));
         workers.join()
@@ -179,7 +183,7 @@ fn with_sockets(
         let more = queues
             .into_iter()
             .zip(packets)
-            .map(|(tun, packet)| Ok((tun, packet, RawSocket::open(&args.interface, args.mark)?)));
+            .map(|(tun, packet)| Ok((tun, packet, open_raw_socket(args)?)));
         more.collect()
     };
     open().unwrap_or_else(|error| {
@@ -204,8 +208,8 @@ fn open_sockets(
     let (uplink, v6) = (args.interface.as_str(), args.ipv6_addr);
     let packet = PacketSocket::open(index, v6)
         .with_context(|| format!("cannot open a packet socket on {uplink}"))?;
-    let raw = RawSocket::open(uplink, args.mark)
-        .with_context(|| format!("cannot open a raw socket on {uplink}"))?;
+    let raw =
+        open_raw_socket(args).with_context(|| format!("cannot open a raw socket on {uplink}"))?;
     let own = addresses6(index).with_context(|| format!("cannot ask for {uplink}'s addresses"))?;
     let is_beside =
         |own: &Address6| own.address != v6 && own.address.segments()[..4] == v6.segments()[..4];
@@ -228,6 +232,13 @@ fn open_sockets(
         None
     };
     Ok((packet, raw, neighbour))
+}
+
+/// One that sends to the prefix by the uplink.
+fn open_raw_socket(args: &Args) -> io::Result<RawSocket> {
+    let mut raw = RawSocket::open(&args.interface, args.mark)?;
+    raw.connect(link::inside(&args.plat_prefix));
+    Ok(raw)
 }
 
 /// Whether neighbours are looked up on the interface (not IFF_NOARP), as the kernel asks before its

@@ -2,6 +2,8 @@
 
 //! Giving up what the loop does not need: user, groups, capabilities, and most system calls.
 
+use std::os::fd::RawFd;
+
 use anyhow::{bail, Context};
 use clat_sandbox::{become_user, become_user_with, drop_privileges, Capability, Filter};
 use nix::libc::{self, c_int};
@@ -55,20 +57,24 @@ fn target() -> anyhow::Result<(Uid, Gid)> {
     bail!("there is neither a user clat nor a user nobody; create one with `useradd -r clat`")
 }
 
-/// Filters the system calls of all threads, as the last step before packets are forwarded.
+/// Filters the system calls of all threads, as the last step before packets are forwarded. Only by
+/// the sockets of `addressed` can be said where something is sent to: by all others it goes where
+/// they are bound or connected to.
 ///
 /// # Errors
 /// What the kernel said; the caller must not go on.
-pub fn filter_all_threads() -> anyhow::Result<()> {
+pub fn filter_all_threads(addressed: &[RawFd]) -> anyhow::Result<()> {
     Filter::new(&[
         libc::SYS_recvmmsg,
-        libc::SYS_sendmmsg,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_poll,
         libc::SYS_ppoll,
         // glibc's allocator asks for the number of processors when another thread first allocates.
         libc::SYS_sched_getaffinity,
     ])?
+    // Its argument 4 is the address.
+    .only_null(libc::SYS_sendto, 4)?
+    .only(libc::SYS_sendto, 0, addressed)?
     // In debug builds the standard library checks a descriptor before it closes it.
     .only(libc::SYS_fcntl, 1, &[libc::F_GETFD])?
     // Android's allocator names its mappings.
@@ -79,16 +85,18 @@ pub fn filter_all_threads() -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::net::Ipv6Addr;
-    use std::os::fd::AsFd;
+    use std::io::IoSlice;
+    use std::net::{Ipv6Addr, SocketAddrV6};
+    use std::os::fd::{AsFd, AsRawFd};
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, ExitStatus};
     use std::sync::mpsc;
     use std::thread;
 
-    use clat_datapath::socket::{lock_filter, NeighbourSocket};
+    use clat_datapath::socket::{lock_filter, NeighbourSocket, RawSocket};
     use nix::net::if_::if_nametoindex;
     use nix::sys::signal::{kill, raise, Signal};
+    use nix::sys::socket::{connect, sendmmsg, sendmsg, MsgFlags, MultiHeaders, SockaddrIn6};
     use nix::unistd::getppid;
 
     use super::*;
@@ -113,18 +121,44 @@ mod tests {
         let (parent, lo) = (getppid(), if_nametoindex("lo").unwrap());
         let socket = NeighbourSocket::open(lo, Ipv6Addr::LOCALHOST).unwrap();
         lock_filter(&socket).unwrap();
+        let [mut raw, handed] = [(), ()].map(|()| RawSocket::open("lo", 0).unwrap());
+        raw.connect(Ipv6Addr::LOCALHOST);
+        assert!(raw.is_connected());
+        // An IPv6 header without anything behind it.
+        let mut packet = [[0x60, 0, 0, 0, 0, 0, 59, 64, 0, 0].as_slice(), &[0; 30]].concat();
+        packet[39] = 1;
+        let elsewhere = SockaddrIn6::from(SocketAddrV6::new("fe80::1".parse().unwrap(), 0, 0, lo));
         let open = clat_sys::socket::open;
         let fd = socket.as_fd();
         let (go, told) = mpsc::channel();
         let thread = thread::spawn(move || told.recv().is_ok() && File::open("/proc/self").is_ok());
         drop_all().unwrap();
-        filter_all_threads().unwrap();
+        filter_all_threads(&[handed.as_fd().as_raw_fd()]).unwrap();
         let done = match what.as_str() {
             // What is allowed.
             "nothing" => true,
             "abort" => raise(Signal::SIGABRT).is_ok(),
             "own-address" => socket.own_address().is_ok(),
+            "send-frame" => socket.send(&packet, [0; 6]).is_ok(),
+            "send" => raw.send(&packet).is_ok(),
+            "send-handed" => handed.send(&packet).is_ok(),
             // What is not.
+            "send-on" => raw.send_on(&packet, lo).is_ok(),
+            "sendmsg" => {
+                let packet = [IoSlice::new(&packet)];
+                let raw = raw.as_fd().as_raw_fd();
+                sendmsg(raw, &packet, &[], MsgFlags::empty(), Some(&elsewhere)).is_ok()
+            }
+            "sendmmsg" => {
+                let packet = [[IoSlice::new(&packet)]];
+                let raw = raw.as_fd().as_raw_fd();
+                let mut headers = MultiHeaders::preallocate(1, None);
+                let (to, flags) = ([Some(elsewhere)], MsgFlags::empty());
+                sendmmsg(raw, &mut headers, &packet, to, [], flags).is_ok()
+            }
+            "connect" => connect(raw.as_fd().as_raw_fd(), &elsewhere).is_ok(),
+            "mark" => clat_sys::socket::set_mark(raw.as_fd(), 1).is_ok(),
+            "tgkill" => clat_sys::tgkill(parent, parent, Signal::SIGUSR1).is_ok(),
             "bind" => clat_sys::packet_socket::bind(fd, lo, 3).is_ok(),
             "detach-filter" => {
                 let (level, name) = (libc::SOL_SOCKET, libc::SO_DETACH_FILTER);
@@ -159,7 +193,7 @@ mod tests {
             eprintln!("SKIPPED: needs root");
             return;
         }
-        for what in ["nothing", "own-address"] {
+        for what in ["nothing", "own-address", "send-frame", "send", "send-handed"] {
             assert!(attempt(what).success(), "{what}: {:?}", attempt(what));
         }
         assert_eq!(attempt("abort").signal(), Some(libc::SIGABRT));
@@ -173,6 +207,12 @@ mod tests {
             return;
         }
         for what in [
+            "send-on",
+            "sendmsg",
+            "sendmmsg",
+            "connect",
+            "mark",
+            "tgkill",
             "bind",
             "detach-filter",
             "netlink-socket",

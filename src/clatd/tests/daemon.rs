@@ -37,6 +37,10 @@ fn privileges_are_gone() {
     }
     assert_eq!(clatd.status("NoNewPrivs:"), "1");
     assert_eq!(clatd.status("Seccomp:"), "2");
+    for standard in [0, 1] {
+        let link = format!("/proc/{}/fd/{standard}", clatd.child.id());
+        assert_eq!(fs::read_link(link).unwrap().to_str(), Some("/dev/null"), "{standard}");
+    }
     clatd.stop();
 }
 

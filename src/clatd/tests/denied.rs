@@ -72,7 +72,7 @@ fn a_thread_with_a_filter_of_its_own_is_noticed() {
         told.recv()
     });
     is_ready.recv().unwrap();
-    let error = clatd::privileges::filter_all_threads().unwrap_err();
+    let error = clatd::privileges::filter_all_threads(&[]).unwrap_err();
     assert!(format!("{error:#}").contains("ESRCH"), "{error:#}");
     drop(go);
     other.join().unwrap().unwrap_err();

@@ -71,13 +71,14 @@ pub fn flow() -> Vec<sock_filter> {
 }
 
 /// Neighbour solicitations (135) and advertisements (136) about `target`, without extension
-/// headers, for a socket that sees no link headers.
+/// headers, behind a link header of so many bytes.
 #[must_use]
-pub fn neighbours(target: Ipv6Addr) -> Vec<sock_filter> {
+pub fn neighbours(link_header: usize, target: Ipv6Addr) -> Vec<sock_filter> {
+    let link_header = u32::try_from(link_header).unwrap_or_default();
     let mut filter = Vec::new();
-    require(&mut filter, LOAD_BYTE, 6, ICMPV6, ICMPV6);
-    require(&mut filter, LOAD_BYTE, 40, 135, 136);
-    require_address(&mut filter, 48, target);
+    require(&mut filter, LOAD_BYTE, link_header + 6, ICMPV6, ICMPV6);
+    require(&mut filter, LOAD_BYTE, link_header + 40, 135, 136);
+    require_address(&mut filter, link_header + 48, target);
     accept(filter)
 }
 

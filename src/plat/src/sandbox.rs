@@ -3,13 +3,10 @@
 //! Giving up what carrying packets does not need: user, groups, capabilities, and most system
 //! calls.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
-
-use anyhow::{bail, Context};
-use clat_sandbox::{become_user, drop_privileges, Filter};
+use anyhow::bail;
+use clat_sandbox::{become_user, close_standard_input_and_output, drop_privileges, Filter};
 use nix::libc::{self, c_int};
-use nix::unistd::{dup2, geteuid, Gid, Uid};
+use nix::unistd::{geteuid, Gid, Uid};
 
 /// The user that owns no files.
 const NOBODY: u32 = 65534;
@@ -20,11 +17,7 @@ const NOBODY: u32 = 65534;
 /// # Errors
 /// The step that failed; the caller must not go on.
 pub(crate) fn enter(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null").context("/dev/null")?;
-    for standard in [libc::STDIN_FILENO, libc::STDOUT_FILENO] {
-        dup2(null.as_raw_fd(), standard).context("cannot close what a caller gave")?;
-    }
-    drop(null);
+    close_standard_input_and_output()?;
     drop_privileges(|| change_user(user))?;
     filter()?.apply()
 }
@@ -55,6 +48,7 @@ fn filter() -> anyhow::Result<Filter> {
         libc::SYS_connect,
         libc::SYS_setsockopt,
         libc::SYS_accept4,
+        libc::SYS_sendto,
         libc::SYS_sendmsg,
         libc::SYS_sendmmsg,
         libc::SYS_recvmsg,

@@ -23,7 +23,6 @@ const COMMON: &[c_long] = &[
     libc::SYS_readv,
     libc::SYS_write,
     libc::SYS_writev,
-    libc::SYS_sendto,
     libc::SYS_recvfrom,
     libc::SYS_getsockopt,
     libc::SYS_getsockname,

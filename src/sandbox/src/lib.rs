@@ -4,6 +4,7 @@
 //! Which of those it needs is its own to say.
 #![forbid(unsafe_code)]
 
+mod descriptors;
 mod filter;
 
 use anyhow::{bail, Context};
@@ -14,6 +15,7 @@ use clat_sys::privileges::{
 };
 use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid};
 
+pub use descriptors::close_standard_input_and_output;
 pub use filter::Filter;
 
 /// Becomes another user and keeps these capabilities over it, until [`drop_privileges`]: what is

@@ -17,6 +17,7 @@ mod posix_spawn;
 pub mod privileges;
 mod random;
 pub mod seccomp;
+mod signal;
 pub mod socket;
 mod spawn;
 
@@ -24,4 +25,5 @@ pub use fd::adopt;
 pub use host_error::{errno_of, HostError};
 pub use poll::wait_readable;
 pub use random::random_bytes;
+pub use signal::tgkill;
 pub use spawn::spawn;

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Many packets a call: recvmmsg and sendmmsg.
+//! Many packets a call: recvmmsg(2).
 //!
-//! nix has both, but what it prepares for a call is bound to the buffers of that call, so that each
-//! would allocate.
+//! nix has it, but what it prepares for a call is bound to the buffers of that call, so that
+//! each would allocate.
 
-use std::io::IoSlice;
 use std::mem::zeroed;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
@@ -58,34 +57,4 @@ pub fn receive(
         *len = usize::try_from(header.msg_len).unwrap_or_default();
     }
     Ok(got)
-}
-
-/// Sends messages, [`MAX_MESSAGES`] at most and without waiting, that each lie in some of the
-/// `pieces`, up to the end of which `ends` tells. Returns how many were taken.
-///
-/// # Errors
-/// What the kernel said about the first.
-pub fn send(socket: impl AsFd, pieces: &[IoSlice<'_>], ends: &[usize]) -> nix::Result<usize> {
-    // SAFETY: as above.
-    let mut headers: [mmsghdr; MAX_MESSAGES] = unsafe { zeroed() };
-    let (mut count, mut from) = (0, 0);
-    for (header, end) in headers.iter_mut().zip(ends) {
-        let parts = pieces.get(from..*end).ok_or(Errno::EINVAL)?;
-        // An IoSlice is an iovec (its documentation says so), and the kernel only reads it.
-        header.msg_hdr.msg_iov = parts.as_ptr().cast_mut().cast();
-        #[allow(clippy::useless_conversion)] // not size_t in every C library
-        let len = parts.len().try_into().map_err(|_| Errno::EINVAL)?;
-        header.msg_hdr.msg_iovlen = len;
-        (count, from) = (count + 1, *end);
-    }
-    // SAFETY: the first `count` headers have pieces that are borrowed for the call.
-    let sent = unsafe {
-        libc::sendmmsg(
-            socket.as_fd().as_raw_fd(),
-            headers.as_mut_ptr(),
-            count,
-            libc::MSG_DONTWAIT as _,
-        )
-    };
-    Ok(usize::try_from(Errno::result(sent)?).unwrap_or_default())
 }

@@ -66,34 +66,6 @@ pub fn interface(socket: impl AsFd) -> nix::Result<Interface> {
     })
 }
 
-/// Sends a packet without link header by a socket of SOCK_DGRAM to an Ethernet address on the
-/// interface `index`.
-///
-/// # Errors
-/// What the kernel said.
-pub fn send_to(
-    socket: impl AsFd,
-    packet: &[u8],
-    (index, protocol): (u32, u16),
-    address: [u8; 6],
-) -> nix::Result<()> {
-    let mut to = link_address(index, protocol);
-    to.sll_halen = 6;
-    to.sll_addr[..6].copy_from_slice(&address);
-    // SAFETY: the packet and the address are valid for the lengths given, for the call.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_fd().as_raw_fd(),
-            packet.as_ptr().cast(),
-            packet.len(),
-            0,
-            std::ptr::from_ref(&to).cast(),
-            len_of::<libc::sockaddr_ll>(),
-        )
-    };
-    Errno::result(sent).map(drop)
-}
-
 fn link_address(index: u32, protocol: u16) -> libc::sockaddr_ll {
     // SAFETY: integers and arrays of such, for which all zeroes are a value.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };

@@ -17,7 +17,10 @@ use super::{set_nonblocking, set_send_queue};
 /// Where IPv6 packets go out: a raw socket on the uplink, with the mark. It also holds the
 /// membership of a group, or of an anycast address.
 #[derive(Debug)]
-pub struct RawSocket(OwnedFd);
+pub struct RawSocket {
+    fd: OwnedFd,
+    is_connected: bool,
+}
 
 impl RawSocket {
     /// Opens one.
@@ -46,7 +49,23 @@ impl RawSocket {
         let probe = libc::IPV6_PMTUDISC_PROBE;
         socket::set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
         set_send_queue(&fd)?;
-        Ok(Self(fd))
+        Ok(Self { fd, is_connected: false })
+    }
+
+    /// Has all that is sent from now on take the way to `destination`, whatever its own is, so that
+    /// no call has to say where to: an address on the link can name another interface. Without a
+    /// route it stays as it is.
+    pub fn connect(&mut self, destination: Ipv6Addr) {
+        let to = SockaddrIn6::from(SocketAddrV6::new(destination, 0, 0, 0));
+        self.is_connected = sys::connect(self.fd.as_raw_fd(), &to)
+            .inspect_err(|errno| log::info!("no way to {destination} yet: {errno}"))
+            .is_ok();
+    }
+
+    /// Whether it sends without being told where to.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.is_connected
     }
 
     /// Sends one IPv6 packet, headers and all, to the destination in it.
@@ -55,6 +74,9 @@ impl RawSocket {
     /// What the kernel said; the packet is lost then. `EINVAL` for what is shorter than an IPv6
     /// header.
     pub fn send(&self, packet: &[u8]) -> Result<(), Errno> {
+        if self.is_connected {
+            return sys::send(self.fd.as_raw_fd(), packet, MsgFlags::empty()).map(drop);
+        }
         self.send_on(packet, 0)
     }
 
@@ -66,14 +88,14 @@ impl RawSocket {
         let destination = packet.get(24..40).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
         let destination = Ipv6Addr::from(destination.ok_or(Errno::EINVAL)?);
         let to = SockaddrIn6::from(SocketAddrV6::new(destination, 0, 0, index));
-        sys::sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty())?;
+        sys::sendto(self.fd.as_raw_fd(), packet, &to, MsgFlags::empty())?;
         Ok(())
     }
 }
 
 impl AsFd for RawSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

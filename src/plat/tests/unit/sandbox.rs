@@ -2,15 +2,16 @@
 
 //! What a process may still do in the sandbox, tried by this program run once more.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
-use nix::unistd::{getppid, setsid};
+use nix::unistd::{getppid, read, setsid};
 
 use super::*;
 
@@ -27,6 +28,18 @@ fn attempt(what: &str) -> ExitStatus {
         .status
 }
 
+/// The same at a terminal, where somebody types.
+fn attempt_at_a_terminal(what: &str) -> ExitStatus {
+    let test = std::env::current_exe().unwrap();
+    let test =
+        format!("{} --exact sandbox::tests::attempts_from_inside --nocapture", test.display());
+    let mut script = Command::new("script");
+    script.args(["-qec", &test, "/dev/null"]).env(ATTEMPT, what).stdout(Stdio::null());
+    let mut script = script.stdin(Stdio::piped()).spawn().unwrap();
+    script.stdin.as_mut().unwrap().write_all(b"typed\n").unwrap();
+    script.wait().unwrap()
+}
+
 /// The other half of the tests below, in a process of its own.
 #[test]
 fn attempts_from_inside() {
@@ -39,6 +52,10 @@ fn attempts_from_inside() {
         "nothing" => true,
         "non-blocking" => UnixStream::pair().unwrap().0.set_nonblocking(true).is_ok(),
         "listen-local" => TcpListener::bind("127.0.0.1:0").is_ok(),
+        "log" => writeln!(std::io::stderr(), "words").is_ok(),
+        // What is nothing.
+        "read-terminal" => read(libc::STDERR_FILENO, &mut [0; 8]).is_ok(),
+        "read-input" => read(libc::STDIN_FILENO, &mut [0; 8]) != Ok(0),
         // What is not.
         "ioctl" => std::io::stderr().is_terminal(),
         "open" => File::open("/etc/hostname").is_ok(),
@@ -63,8 +80,16 @@ fn attempts_from_inside() {
 
 #[test]
 fn what_carrying_packets_needs_is_left() {
-    for what in ["nothing", "non-blocking"] {
+    for what in ["nothing", "non-blocking", "log"] {
         assert!(attempt(what).success(), "{what}: {:?}", attempt(what));
+    }
+}
+
+/// What is typed at the terminal that it was started from.
+#[test]
+fn nothing_is_read_of_who_started_it() {
+    for what in ["read-terminal", "read-input"] {
+        assert_eq!(attempt_at_a_terminal(what).code(), Some(3), "{what}");
     }
 }
 
