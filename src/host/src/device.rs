@@ -4,13 +4,22 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
-use clat_netlink::tun_queues;
-use clat_sys::HostError;
+use clat_netlink::{tun_queues, Subscription, Topic};
+use clat_sys::{errno_of, wait_readable, HostError};
 use clat_tun::{default_queues, Options, Tun};
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use crate::IfaceName;
+use crate::{record, IfaceName};
+
+/// How long the kernel may take to take a device down whose last owner was killed.
+const LEAVING: Duration = Duration::from_secs(1);
+
+/// AOSP's words.
+const OPEN: &str = "open of tun device failed";
+const TUNSETIFF: &str = "ioctl(TUNSETIFF) failed";
 
 /// A TUN device of ours. It is removed when dropped, and not only with its last descriptor: a
 /// program that another thread is just starting has copies of all of them until it is loaded.
@@ -21,11 +30,36 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens `/dev/net/tun` and creates a device of exactly this name.
+    /// Opens `/dev/net/tun` and creates a device of exactly this name. One that the kernel is just
+    /// taking down, since whoever had it was killed, is waited for.
     ///
     /// # Errors
     /// Those of open(2) and TUNSETIFF: `EBUSY` when the name is taken.
     pub fn create(name: &IfaceName) -> io::Result<Self> {
+        let links = Subscription::new(&[Topic::Links])?;
+        let deadline = Instant::now() + LEAVING;
+        loop {
+            match Self::try_create(name) {
+                Err(e) if errno_of(&e) == Errno::EBUSY => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if wait_readable(&[links.as_fd()], Some(left)).is_none() {
+                        log::error!("{TUNSETIFF} ({})", Errno::EBUSY.desc());
+                        return Err(e);
+                    }
+                    links.read()?;
+                }
+                created => return created,
+            }
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.tun.name()
+    }
+
+    fn try_create(name: &IfaceName) -> io::Result<Self> {
         // One queue on a phone: more cost memory, and the programs in the kernel carry the load.
         if default_queues() > 1 && cfg!(not(target_os = "android")) {
             if let Some(device) = create_with_queues(name)? {
@@ -37,12 +71,11 @@ impl Device {
 
     fn of(tun: Result<Tun, clat_tun::Error>) -> io::Result<Self> {
         let tun = tun.map_err(|e| {
-            // The message is AOSP's.
             match &e {
-                clat_tun::Error::Open(errno) => {
-                    log::error!("open of tun device failed ({})", errno.desc());
-                }
-                _ => log::error!("ioctl(TUNSETIFF) failed ({})", e.errno().desc()),
+                clat_tun::Error::Open(errno) => log::error!("{OPEN} ({})", errno.desc()),
+                // Perhaps not the last word.
+                _ if e.errno() == Errno::EBUSY => {}
+                _ => log::error!("{TUNSETIFF} ({})", e.errno().desc()),
             }
             HostError::because(e.errno(), e.to_string())
         })?;
@@ -62,6 +95,7 @@ impl Drop for Device {
         if let Err(e) = clat_netlink::delete_link(self.index) {
             log::error!("cannot remove {}: {e}", self.tun.name());
         }
+        record::remove(self.tun.name());
     }
 }
 
@@ -100,6 +134,24 @@ mod tests {
         if let Err(panic) = thread.join() {
             std::panic::resume_unwind(panic);
         }
+    }
+
+    /// As after the end of a process that was killed.
+    #[test]
+    fn a_device_that_is_leaving_is_waited_for() {
+        in_namespace(|| {
+            let v4iface = IfaceName::parse("v4-up0").expect("a name");
+            let former = Tun::create("v4-up0", Options::default()).expect("created");
+            thread::scope(|scope| {
+                let next = scope.spawn(|| Device::create(&v4iface));
+                thread::sleep(LEAVING / 10);
+                drop(former);
+                next.join().expect("no panic").expect("created");
+            });
+            let _other = Tun::create("v4-up0", Options::default()).expect("created");
+            let refused = Device::create(&v4iface).expect_err("it stays");
+            assert_eq!(errno_of(&refused), Errno::EBUSY);
+        });
     }
 
     #[test]

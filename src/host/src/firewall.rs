@@ -5,31 +5,69 @@
 
 use std::io::{self, Write};
 use std::net::Ipv6Addr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use clat_sys::HostError;
 use clat_xlat::Prefix;
 use nix::errno::Errno;
+use nix::sys::signal::{killpg, Signal};
+use nix::unistd::Pid;
 
 use crate::{ClatdArgs, IfaceName, PATH};
 
 /// The chain that netd made for CLATs until Android 12. Where it is missing, we make it.
 const CHAIN: &str = "clat_raw_PREROUTING";
 
+/// How long an iptables program may take. It waits for others that hold the lock of the tables.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Runs an iptables program and returns what it prints.
 fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
-    let mut child = Command::new(find_program(program)?)
+    run_within(PATIENCE, &find_program(program)?, args, input)
+}
+
+/// The same with any program, which is ended when it takes longer than `patience`, with whatever it
+/// has started.
+fn run_within(
+    patience: Duration,
+    program: &Path,
+    args: &[&str],
+    input: &str,
+) -> io::Result<String> {
+    let mut child = Command::new(program)
         .args(args)
         .env_clear()
         .env("PATH", PATH)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()?;
+    let group = Pid::from_raw(i32::try_from(child.id()).map_err(|_| Errno::EOVERFLOW)?);
+    let (ended, end) = mpsc::channel::<()>();
+    let watch = move || {
+        let is_late = end.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+        is_late && killpg(group, Signal::SIGKILL).is_ok()
+    };
+    let watch = thread::Builder::new().name("iptables".to_owned()).spawn(watch);
     // The input fits into a pipe, so writing cannot block; if it fails, stderr has the reason.
     let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output()?;
+    drop(ended);
+    let program = program.file_name().unwrap_or_default().to_string_lossy();
+    if watch?.join().unwrap_or(false) {
+        let cause = format!(
+            "{program} has not ended within {} s and was killed; does another program hold the \
+             firewall's lock? (/run/xtables.lock)",
+            patience.as_secs_f32()
+        );
+        return Err(HostError::because(Errno::ETIMEDOUT, cause));
+    }
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
         let words = words.lines().next().unwrap_or("no word why").trim();
@@ -146,7 +184,24 @@ impl Drop for Rule {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+
+    /// With what it has started itself.
+    #[test]
+    fn a_program_that_hangs_is_ended() {
+        let begin = Instant::now();
+        let (patience, shell) = (Duration::from_millis(100), Path::new("/bin/sh"));
+        let hanging = run_within(patience, shell, &["-c", "sleep 1000; true"], "");
+        let error = hanging.expect_err("it hangs");
+        assert_eq!(clat_sys::errno_of(&error), Errno::ETIMEDOUT);
+        let said = "sh has not ended within 0.1 s and was killed";
+        assert!(error.to_string().starts_with(said), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(100));
+        let quick = run_within(Duration::from_secs(100), shell, &["-c", "read a; echo $a"], "b\n");
+        assert_eq!(quick.expect("it ends"), "b\n");
+    }
 
     #[test]
     fn the_rule_is_netds() {

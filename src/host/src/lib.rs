@@ -17,6 +17,7 @@ mod lock;
 mod names;
 mod probe;
 mod process;
+pub mod record;
 pub mod recovery;
 
 pub use clatd_args::ClatdArgs;
@@ -27,6 +28,7 @@ pub use lock::NamespaceLock;
 pub use names::{IfaceName, NameError};
 pub use probe::{probe, ProbeTarget};
 pub use process::{spawn, ClatdProcess, Ended};
+pub use record::RUN_DIR;
 
 /// Whether netd is there: it knows which interface belongs to which network, sets the routes, and
 /// owns the chain of the drop rules.

@@ -26,8 +26,7 @@ impl NamespaceLock {
     /// # Errors
     /// EBUSY when another controller has it; those of the file system.
     pub fn take(dir: &Path) -> io::Result<Self> {
-        let namespace = fs::metadata("/proc/thread-self/ns/net")?.ino();
-        let path = dir.join(format!("netns-{namespace}.lock"));
+        let path = dir.join(format!("netns-{}.lock", namespace()?));
         loop {
             let file =
                 File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
@@ -54,6 +53,11 @@ impl NamespaceLock {
             }
         }
     }
+}
+
+/// The number of this thread's network namespace.
+pub(crate) fn namespace() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
 impl Drop for NamespaceLock {

@@ -59,6 +59,8 @@ impl ClatdProcess {
 
     fn end_adopted(&self) -> nix::Result<()> {
         pidfd::send_signal(self.pidfd.as_fd(), Signal::SIGTERM)?;
+        // One that was stopped hears nothing else.
+        pidfd::send_signal(self.pidfd.as_fd(), Signal::SIGCONT)?;
         if wait_readable(&[self.pidfd.as_fd()], Some(GRACE)).is_none() {
             log::warn!("pid {} does not end by SIGTERM; killing it", self.pid);
             pidfd::send_signal(self.pidfd.as_fd(), Signal::SIGKILL)?;
@@ -70,6 +72,8 @@ impl ClatdProcess {
     fn end(&self) -> nix::Result<()> {
         // Until a child is reaped, no other process gets its number.
         kill(self.pid, Signal::SIGTERM)?;
+        // One that was stopped hears nothing else.
+        kill(self.pid, Signal::SIGCONT)?;
         if wait_readable(&[self.pidfd.as_fd()], Some(GRACE)).is_none() {
             log::warn!("pid {} does not end by SIGTERM; killing it", self.pid);
             kill(self.pid, Signal::SIGKILL)?;
@@ -264,6 +268,12 @@ mod tests {
         drop(child);
         assert!(begun.elapsed() < GRACE, "SIGTERM was enough: {:?}", begun.elapsed());
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
+
+        let child = start("/bin/sleep", &["clatd-test0", "1000"], &read);
+        kill(child.pid, Signal::SIGSTOP).expect("it runs");
+        let begun = Instant::now();
+        drop(child);
+        assert!(begun.elapsed() < GRACE, "it was stopped: {:?}", begun.elapsed());
 
         let script = format!(
             "trap '' TERM; echo ready >/proc/self/fd/{}; while :; do sleep 0.1; done",

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::{Pid, User};
 
-use crate::{links, ClatdArgs, ClatdProcess, Device, IfaceName};
+use crate::{links, record, ClatdArgs, ClatdProcess, Device, IfaceName};
 
 /// The users that clatd runs as, in order of preference.
 const USERS: [&str; 2] = ["clat", "nobody"];
@@ -42,7 +42,10 @@ pub fn orphans() -> Vec<Orphan> {
         }
     };
     let pids = processes.flatten().filter_map(|p| p.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| orphan(Pid::from_raw(pid))).collect()
+    let orphans: Vec<_> = pids.filter_map(|pid| orphan(Pid::from_raw(pid))).collect();
+    let devices: Vec<_> = orphans.iter().map(|orphan| orphan.tun.tun.name()).collect();
+    record::remove_all_but(&devices);
+    orphans
 }
 
 /// The process, if it is a clatd of ours; one that cannot be taken over is ended.
@@ -61,7 +64,7 @@ fn orphan(pid: Pid) -> Option<Orphan> {
         return None;
     }
     let (uplink, fd) = found;
-    match take(&child, process, &uplink, fd) {
+    match take(&child, &uplink, fd) {
         Ok((args, tun)) => Some(Orphan { child, tun, args }),
         Err(e) => {
             log::warn!("ending a clatd of a former life on {uplink}, pid {pid}: {e}");
@@ -70,24 +73,19 @@ fn orphan(pid: Pid) -> Option<Orphan> {
     }
 }
 
-/// The arguments of a clatd, and a copy of its descriptor `fd`, that of its TUN device.
-fn take(
-    child: &ClatdProcess,
-    process: &Path,
-    uplink: &IfaceName,
-    fd: RawFd,
-) -> io::Result<(ClatdArgs, Device)> {
-    let command = fs::read_to_string(process.join("cmdline"))?;
-    let argv: Vec<_> = command.split_terminator('\0').collect();
-    // The number in its arguments is not used: clatd moves the descriptor when it takes it over.
-    let (args, _) = ClatdArgs::parse(&argv)
-        .filter(|(args, _)| args.uplink == *uplink)
-        .ok_or_else(|| HostError::because(Errno::EINVAL, "its arguments are not ours"))?;
+/// What a clatd was told, and a copy of its descriptor `fd`, which is its TUN device's. What it says
+/// of itself is not believed: only whose device it holds, by the kernel, and what was written down
+/// about that.
+fn take(child: &ClatdProcess, uplink: &IfaceName, fd: RawFd) -> io::Result<(ClatdArgs, Device)> {
     let fd =
         pidfd::get_fd(child.as_fd(), fd).map_err(|e| HostError::during("its TUN device", e))?;
     let tun = Tun::from_fd(fd).map_err(|e| HostError::because(e.errno(), e.to_string()))?;
     if v4iface(uplink).map_or(true, |v4iface| v4iface.as_str() != tun.name()) {
         return Err(HostError::because(Errno::EINVAL, format!("it holds {}", tun.name())));
+    }
+    let args = record::read(tun.name())?;
+    if args.uplink != *uplink {
+        return Err(HostError::because(Errno::EINVAL, format!("it was for {}", args.uplink)));
     }
     let index = if_nametoindex(tun.name())?;
     Ok((args, Device { tun, index }))

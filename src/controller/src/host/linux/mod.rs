@@ -20,7 +20,8 @@ use clat_host::blackhole::Rule;
 #[cfg(target_os = "android")]
 use clat_host::firewall::Rule;
 use clat_host::{
-    links, recovery, spawn, ClatdArgs, ClatdProcess, DefaultRoute, Device, Fwmark, IfaceName,
+    links, record, recovery, spawn, ClatdArgs, ClatdProcess, DefaultRoute, Device, Fwmark,
+    IfaceName,
 };
 use clat_netlink::{add_address, addresses6, set_up, Address6, Existing, LinkKind};
 use clat_offload::{
@@ -247,7 +248,9 @@ impl Processes for LinuxHost {
     type Child = ClatdProcess;
 
     fn spawn_clatd(&self, args: &ClatdArgs, tun: &Device) -> io::Result<ClatdProcess> {
-        spawn(&self.clatd, &args.argv(tun.as_fd().as_raw_fd()), &[tun.as_fd()])
+        let argv = args.argv(tun.as_fd().as_raw_fd());
+        record::write(tun.name(), &argv)?;
+        spawn(&self.clatd, &argv, &[tun.as_fd()])
             .map_err(|e| HostError::during(self.clatd.display(), e))
     }
 }
