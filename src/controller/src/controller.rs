@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -15,7 +16,8 @@ use crate::dump::Dump;
 use crate::ebpf_mode::{decide, EbpfMode};
 use crate::errors::{Error, Step};
 use crate::host::{
-    Child, Detach, Hook, Host, Offload, OffloadCounters, Orphan, ProbeTarget, Programs, Traffic,
+    Child, Detach, Devices, Hook, Host, Offload, OffloadCounters, Orphan, ProbeTarget, Processes,
+    Programs, Traffic,
 };
 use crate::model::{Clat, Event, Observer, StopReason, Working};
 use crate::offload::Attached;
@@ -34,6 +36,9 @@ pub struct Controller<H: Host> {
     /// Told whenever nobody is at work on an interface any more.
     idle: Condvar,
 }
+
+/// A clatd of a former life on a host.
+pub type OrphanOf<H> = Orphan<<H as Processes>::Child, <H as Devices>::Tun>;
 
 struct State<H: Host> {
     closed: bool,
@@ -309,12 +314,18 @@ impl<H: Host> Controller<H> {
         dues.into_iter().min()
     }
 
+    /// The clatds that a former life has left, for [`Controller::recover`]. Only to find them takes
+    /// the right to look into other processes.
+    pub fn orphans(&self) -> Vec<OrphanOf<H>> {
+        self.common.host.orphans()
+    }
+
     /// Removes what a former life has left; with `keep`, goes on with those of its CLATs that are
     /// whole. To be called before the first start, by the only controller in the network namespace.
     /// Nobody is told of it: no listener is there yet.
-    pub fn recover(&self, keep: bool) {
+    pub fn recover(&self, keep: bool, orphans: Vec<OrphanOf<H>>) {
         let host = &self.common.host;
-        let (kept, ended): (Vec<_>, Vec<_>) = host.orphans().into_iter().partition(|_| keep);
+        let (kept, ended): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|_| keep);
         let wanted: Vec<_> = kept.iter().map(|orphan| orphan.args.clone()).collect();
         let rules = host.adopt_rules(&wanted).unwrap_or_else(|e| {
             log::error!("cannot take over the drop rules of a former life: {e}");
@@ -344,7 +355,7 @@ impl<H: Host> Controller<H> {
         for Orphan { args, child, .. } in &ended {
             log::warn!("ending a clatd of a former life on {}, pid {}", args.uplink, child.pid());
         }
-        drop(ended);
+        all_at_once(ended, drop);
         if let Some(Err(e)) = programs.map(|programs| programs.clear_maps(&entries)) {
             log::error!("cannot clear the maps: {e}");
         }
@@ -406,7 +417,7 @@ impl<H: Host> Controller<H> {
 
     /// Stops every CLAT and starts no more.
     pub fn shut_down(&self) {
-        self.close().into_iter().for_each(|tracker| self.end(Some(tracker), StopReason::Shutdown));
+        all_at_once(self.close(), |tracker| self.end(Some(tracker), StopReason::Shutdown));
         *self.common.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -542,6 +553,15 @@ impl<H: Host> Controller<H> {
         let egress = programs.as_ref().map(|programs| programs.egress_map());
         Dump { clats: &clats, ingress, egress, links: self.common.host.as_ref(), more }.render()
     }
+}
+
+/// Ends each of them in a thread of its own: one whose clatd does not listen takes seconds.
+fn all_at_once<T: Send>(those: impl IntoIterator<Item = T>, end: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for one in those {
+            scope.spawn(|| end(one));
+        }
+    });
 }
 
 fn parse_name(text: &str) -> Result<IfaceName, Error> {

@@ -16,6 +16,7 @@ pub mod client;
 mod common;
 #[cfg(not(target_os = "android"))]
 pub mod config;
+pub mod confinement;
 pub mod controller;
 pub mod dump;
 pub mod ebpf_mode;

@@ -131,6 +131,7 @@ mod aside {
     use log::{Level, LevelFilter, Log, Metadata, Record};
 
     use super::TAG;
+    use crate::confinement::change_only;
 
     /// What is logged unless RUST_LOG says otherwise: of the binder library only what is amiss.
     const FILTER: &str = "info,rsbinder=warn,rsproperties=warn";
@@ -175,7 +176,7 @@ mod aside {
 
     fn write(logger: &env_logger::Logger, lost: &AtomicU64, orders: Receiver<Order>) {
         // Made before the rest of the program gives up what only its start needs.
-        if let Err(e) = keep_capabilities(&[]) {
+        if let Err(e) = keep_capabilities(&[]).and_then(|()| change_only(&[])) {
             log::warn!("the log's thread: {e:#}");
         }
         let log = |level, target: &str, args: std::fmt::Arguments<'_>| {

@@ -12,6 +12,7 @@ use clat_controller::args::Args;
 #[cfg(not(target_os = "android"))]
 use clat_controller::auto::{self, Auto, Inbox};
 use clat_controller::binder_adapter::{self, has_service_manager, Transport};
+use clat_controller::confinement::change_only;
 use clat_controller::controller::Controller;
 use clat_controller::follow::Follower;
 use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, HAS_NETD};
@@ -19,16 +20,16 @@ use clat_controller::listeners::Listeners;
 use clat_controller::logging;
 use clat_controller::service::{ClatdService, CALLERS, SHELL};
 use clat_controller::{DEFAULT_SOCKET, SERVICE_NAME};
-use clat_sandbox::{keep_capabilities, may_have, without, Capability};
+use clat_host::RUN_DIR;
+use clat_sandbox::{
+    close_standard_input_and_output, keep_capabilities, may_have, without, Capability,
+};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
 
 /// Where clatd is, when it is not beside this program.
 const CLATD_PLACES: [&str; 4] =
     ["/usr/libexec/clat/clatd", "/usr/local/bin/clatd", "/usr/bin/clatd", "/system/bin/clatd"];
-
-/// Where the lock of the network namespace is, whatever socket is used.
-const RUN_DIR: &str = if HAS_NETD { "/data/misc/clat" } else { "/run/clat" };
 
 fn main() {
     let result = try_main();
@@ -55,6 +56,8 @@ fn try_main() -> Result<()> {
     if args.auto.check {
         return Ok(());
     }
+    // clatd gets what is left of them.
+    close_standard_input_and_output()?;
 
     // What takes privileges goes before anything that callers meet.
     #[cfg(not(target_os = "android"))]
@@ -72,7 +75,8 @@ fn try_main() -> Result<()> {
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
     let properties = Properties::new(args.build_prop.as_deref(), args.first_api_level)?;
     let offload = args.offload || !(args.no_offload || HAS_NETD);
-    let host = LinuxHost::new(clatd.clone(), properties, offload.then_some(args.bpf_dir));
+    let bpf_dir = offload.then_some(args.bpf_dir);
+    let host = LinuxHost::new(clatd.clone(), properties, bpf_dir.clone());
 
     make_dir(Path::new(RUN_DIR))?;
     check_owner(Path::new(RUN_DIR))?;
@@ -97,13 +101,23 @@ fn try_main() -> Result<()> {
     };
     let controller = Controller::new(Arc::new(host), standalone, observer).probing(args.probe);
     let controller = Arc::new(controller);
-    controller.recover(args.keep);
+    // Looking into other processes is among what only the start may do. The threads that stay are
+    // made from here on.
+    let orphans = controller.orphans();
+    let socket = match &transport {
+        Transport::Rpc(socket) => Some(std::path::absolute(socket)?),
+        Transport::Binder => None,
+    };
+    let folder = socket.as_deref().and_then(Path::parent);
+    let changed = [RUN_DIR, "/proc/sys/net", "/dev/null", "/dev/net/tun"].map(Path::new);
+    let changed = changed.into_iter().chain(folder).chain(bpf_dir.as_deref());
+    change_only(&changed.collect::<Vec<_>>())?;
+    keep_capabilities(&needed(&clatd)?).context("cannot give up capabilities")?;
+    controller.recover(args.keep, orphans);
     if args.sweep {
         controller.shut_down();
         return Ok(());
     }
-    // Maps are there, and what a former life left has been seen to. Whoever calls meets threads that are made from here on.
-    keep_capabilities(&needed(&clatd)?).context("cannot give up capabilities")?;
     let callers = [&CALLERS[..], &args.allow_uid[..]].concat();
     let dumpers = if HAS_NETD { vec![SHELL] } else { Vec::new() };
     let service = ClatdService::new(

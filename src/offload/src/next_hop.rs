@@ -25,12 +25,14 @@ const GATHERING: Duration = Duration::from_millis(20);
 /// Where packets go, if anywhere.
 type Found = Option<clat_netlink::NextHop>;
 
-/// Follows the routes of uplinks in a thread of its own.
+/// Follows the routes of uplinks in a thread of its own, from the first CLAT on: until then it could
+/// still give up rights, which a thread has for itself.
 #[derive(Debug)]
 pub(crate) struct NextHops {
     map: Arc<Map>,
+    subscription: Arc<Subscription>,
     end: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -60,11 +62,19 @@ impl NextHops {
     pub(crate) fn new(handle: MapHandle) -> io::Result<Self> {
         let map = Arc::new(Map { handle, targets: Mutex::default() });
         let end = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
-        let subscription = Subscription::new(&[Topic::Links, Topic::Routes6])?;
-        let (followed, ending) = (Arc::clone(&map), Arc::clone(&end));
-        let thread = thread::Builder::new().name("next hops".to_owned());
-        let thread = thread.spawn(move || follow(&followed, &subscription, &ending))?;
-        Ok(Self { map, end, thread: Some(thread) })
+        let subscription = Arc::new(Subscription::new(&[Topic::Links, Topic::Routes6])?);
+        Ok(Self { map, subscription, end, thread: Mutex::default() })
+    }
+
+    fn need_thread(&self) -> io::Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let (map, subscription) = (Arc::clone(&self.map), Arc::clone(&self.subscription));
+            let end = Arc::clone(&self.end);
+            let new = thread::Builder::new().name("next hops".to_owned());
+            *thread = Some(new.spawn(move || follow(&map, &subscription, &end))?);
+        }
+        Ok(())
     }
 
     /// Removes from the map what is not followed.
@@ -77,6 +87,7 @@ impl NextHops {
     /// Puts the next hop of `target` into the map as `slot`, where it has one, now and whenever it
     /// changes.
     pub(crate) fn follow(&self, slot: u32, target: Target) -> io::Result<NextHop> {
+        self.need_thread()?;
         let mut targets = self.map.targets();
         let oif = target.oif;
         let mut followed = Followed { slot, target, known: None };
@@ -90,7 +101,8 @@ impl Drop for NextHops {
     fn drop(&mut self) {
         // A counter that is at most one takes this.
         let _ = self.end.write(1);
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
             let _ = thread.join();
         }
     }

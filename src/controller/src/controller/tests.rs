@@ -610,7 +610,7 @@ fn what_a_former_life_left_is_removed() {
     let host = offloading_host(36);
     host.leave_behind();
     let controller = controller(&host, true);
-    controller.recover(false);
+    controller.recover(false, controller.orphans());
     assert!(controller.running().is_empty());
     assert_eq!(host.inner().orphans, []);
     // The route goes with its device.
@@ -623,7 +623,7 @@ fn a_clat_of_a_former_life_goes_on() {
     let args = host.leave_behind();
     let before: BTreeSet<_> = host.inner().live.clone();
     let controller = controller(&host, true);
-    controller.recover(true);
+    controller.recover(true, controller.orphans());
     let strange = ["egress entry of 7", "ingress entry of 8", "Ingress RawIp filter on 8"];
     let expected: BTreeSet<_> =
         before.iter().filter(|name| !strange.contains(&name.as_str())).cloned().collect();
@@ -691,7 +691,7 @@ fn a_clat_of_a_former_life_that_is_not_whole_is_removed() {
         host.leave_behind();
         damage(&mut host.inner());
         let controller = controller(&host, true);
-        controller.recover(true);
+        controller.recover(true, controller.orphans());
         assert!(controller.running().is_empty(), "{what}");
         let mut left = live(&host);
         left.retain(|name| {
@@ -713,7 +713,7 @@ fn a_clat_goes_on_without_what_the_offload_lacks() {
         host.leave_behind();
         host.inner().faults.insert(fault, Errno::EIO);
         let controller = controller(&host, true);
-        controller.recover(true);
+        controller.recover(true, controller.orphans());
         assert!(!controller.running()[0].offloaded);
         let left = live(&host);
         let is_offload = |name: &&String| name.contains("entry") || name.contains("filter");

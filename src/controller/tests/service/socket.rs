@@ -141,6 +141,30 @@ fn the_socket_is_not_for_all() {
     assert_eq!(fs::metadata("/run/clat").expect("there").permissions().mode() & 0o007, 0);
 }
 
+/// Whoever owns it could put another lock, socket or record in place.
+#[test]
+fn a_directory_of_somebody_else_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let fixture = Fixture::new();
+    for (made, said) in [
+        ("mkdir /run/clat && chown 4321 /run/clat", "cannot use /run/clat: it belongs to uid 4321"),
+        ("mkdir /run/clat && chmod 777 /run/clat", "others may write to it (mode 777)"),
+        ("ln -s /tmp /run/clat", "it is no directory"),
+    ] {
+        let command = fixture.command(&Transport::Rpc(fixture.socket()), &[]);
+        // With a /run of its own: `ip netns exec` has made it a mount namespace.
+        let script = format!("mount -t tmpfs none /run && {made} && exec \"$@\"");
+        let mut wrapped = Command::new("ip");
+        wrapped.args(command.get_args().take(3)).args(["sh", "-c", &script, "-"]);
+        let output = wrapped.args(command.get_args().skip(3)).output().expect("runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
+
 #[test]
 fn a_hangup_ends_it_cleanly_unless_it_is_ignored() {
     if !is_root() {
@@ -182,9 +206,7 @@ fn what_only_the_start_needs_is_given_up() {
     service.clatdStart("up0", "64:ff9b::/96").expect("starts");
     let pids = [i32::try_from(controller.child.id()).expect("a pid"), fixture.clatds()[0]];
     for pid in pids {
-        // The thread that follows next hops in the kernel is made with the maps, before.
-        let others = format!("grep -Lx 'next hops' /proc/{pid}/task/*/comm | sed s/comm/status/");
-        let sets = sh(&format!("grep -h ^Cap $({others})"));
+        let sets = sh(&format!("grep -h ^Cap /proc/{pid}/task/*/status"));
         assert!(sets.lines().count() >= 5, "{sets}");
         for line in sets.lines() {
             let (_, set) = line.split_once(':').expect("a name and a number");
