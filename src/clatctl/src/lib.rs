@@ -14,6 +14,9 @@ mod doctor;
 mod status;
 mod translate;
 
+#[cfg(fuzzing)]
+pub use translate::translate_bytes;
+
 use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;

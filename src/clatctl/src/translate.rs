@@ -216,8 +216,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
     let input = || args.input.display().to_string();
-    let mut capture = Capture::open(&args.input).with_context(input)?;
+    let capture = Capture::open(&args.input).with_context(input)?;
     let mut sink = Sink::create(&args.output)?;
+    convert(args, capture, sink.writer(), report)?;
+    sink.commit()
+}
+
+fn convert(
+    args: &Args,
+    mut capture: Capture,
+    sink: impl Write,
+    report: &mut Report<'_>,
+) -> anyhow::Result<()> {
+    let input = || args.input.display().to_string();
     // The same input gives the same output: identifications count from 1.
     let mut translator = Translator::new(args.config(), args.addresses(), 1);
     let mut buffer = vec![0; HEADROOM + MAX_CAPTURED + TAILROOM];
@@ -228,7 +239,7 @@ fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
     let mut more = capture.next(&mut record).with_context(input)?;
     let link = Link::new(capture.link_type()).with_context(input)?;
     let output = || args.output.display().to_string();
-    let mut writer = PcapWriter::with_header(sink.writer(), capture.header(link.output_type()))
+    let mut writer = PcapWriter::with_header(sink, capture.header(link.output_type()))
         .map_err(unwritten)
         .with_context(output)?;
     let mut answers = Answers::new(args.icmp_errors);
@@ -283,7 +294,34 @@ fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
         report.packet(ip, &outcome).context(WORDS)?;
         more = capture.next(&mut record).with_context(input)?;
     }
-    sink.commit()
+    Ok(())
+}
+
+/// Translates a capture in memory as `clatctl translate` with these arguments would, with a line for
+/// each packet, and returns how many there were. What fuzz targets call.
+///
+/// # Errors
+/// What is wrong with it.
+#[cfg(fuzzing)]
+pub fn translate_bytes(arguments: &[&str], bytes: &[u8]) -> anyhow::Result<u64> {
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+    let line = ["translate"].iter().chain(arguments).chain(&["-", "-"]);
+    let Line { args } = Line::try_parse_from(line)?;
+    let mut words = io::sink();
+    let mut report = Report::new(args.explain, args.json, &mut words);
+    convert(
+        &args,
+        Capture::new(Box::new(io::Cursor::new(bytes.to_vec())))?,
+        io::sink(),
+        &mut report,
+    )?;
+    Ok(report.packets())
 }
 
 /// Why a packet could not be written. pcap-file says of every such error that it was one of

@@ -273,10 +273,52 @@ mod imp {
         let bound = bind(transport, socket);
         umask(before);
         let (server, listener, file) = bound?;
+        offer(&server, name, service).map_err(|code| failed(code, transport))?;
+        Ok(Server::Rpc(Gate::open(listener, server, callers)?, file))
+    }
+
+    fn offer(
+        server: &RpcServer,
+        name: &str,
+        service: &Strong<dyn IClatdController>,
+    ) -> Result<(), StatusCode> {
         server.set_android13plus(WireVersion::MAX.get());
         server.set_handshake_timeout(Some(HANDSHAKE));
-        server.add_service(name, service.as_binder()).map_err(|code| failed(code, transport))?;
-        Ok(Server::Rpc(Gate::open(listener, server, callers)?, file))
+        server.add_service(name, service.as_binder())
+    }
+
+    /// Has a caller of this process's user say `bytes` to a service, and returns what it is answered
+    /// until both have hung up.
+    ///
+    /// # Errors
+    /// When there can be no socket.
+    #[cfg(any(test, fuzzing))]
+    pub fn say(
+        bytes: &[u8],
+        name: &str,
+        service: &Strong<dyn IClatdController>,
+    ) -> io::Result<Vec<u8>> {
+        use std::io::{Read, Write};
+        use std::net::Shutdown;
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::SocketAddr;
+        use std::sync::atomic::{AtomicU64, Ordering};
+
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let place =
+            || format!("clat {} {}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+        let server = RpcServer::setup_unix_server_abstract(place().as_bytes());
+        let server = server.map_err(|code| io::Error::other(code.to_string()))?;
+        offer(&server, name, service).map_err(|code| io::Error::other(code.to_string()))?;
+        let address = SocketAddr::from_abstract_name(place())?;
+        let listener = UnixListener::bind_addr(&address)?;
+        let _gate = Gate::open(listener, server, &[nix::unistd::geteuid().as_raw()])?;
+        let mut stream = UnixStream::connect_addr(&address)?;
+        // It may be hung up on before all of it is said.
+        let _ = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
+        let mut answers = Vec::new();
+        let _ = stream.read_to_end(&mut answers);
+        Ok(answers)
     }
 
     /// The library's server, and a socket that it does not know of. It wants one of its own, and

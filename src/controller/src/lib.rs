@@ -22,6 +22,8 @@ pub mod dump;
 pub mod ebpf_mode;
 pub mod errors;
 pub mod follow;
+#[cfg(all(not(soong), any(test, fuzzing)))]
+pub mod fuzz;
 #[cfg(not(soong))]
 pub mod gate;
 pub mod host;

@@ -102,7 +102,7 @@ impl Capture {
         Self::new(input)
     }
 
-    fn new(mut input: Input) -> anyhow::Result<Self> {
+    pub(super) fn new(mut input: Input) -> anyhow::Result<Self> {
         let mut magic = Vec::new();
         input.by_ref().take(4).read_to_end(&mut magic)?;
         let pcapng = magic == [0x0a, 0x0d, 0x0d, 0x0a];

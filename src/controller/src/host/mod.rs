@@ -6,7 +6,8 @@
 
 pub mod linux;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code))]
 pub(crate) mod fake;
 
 use std::io;
