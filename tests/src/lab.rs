@@ -109,6 +109,14 @@ impl Lab {
         self.connect_phone(1, Uplink::Ethernet).map(drop)
     }
 
+    /// Connects the phone a third time, by an Ethernet uplink `up2`.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn third_uplink(&self) -> Result<()> {
+        self.connect_phone(2, Uplink::Ethernet).map(drop)
+    }
+
     /// Takes the first uplink away, an Ethernet one, and makes another of its name.
     ///
     /// # Errors

@@ -3,8 +3,12 @@
 //! CLATs come and go on the real kernel, with programs in it and without, and leave it as they
 //! found it.
 
+#[path = "lifecycle/kept.rs"]
+mod kept;
 #[path = "lifecycle/killed.rs"]
 mod killed;
+#[path = "lifecycle/soak.rs"]
+mod soak;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -219,7 +223,9 @@ fn a_terminated_controller_leaves_nothing(lab: &Lab, mode: Mode) -> Result<()> {
     let mut controller = Controller::new(lab, mode, &[])?;
     controller.start("up0", PREFIX)?;
     let status = controller.daemon.stop(Signal::SIGTERM)?;
-    assert!(status.success(), "{status}: {}", controller.daemon.log());
+    let log = controller.daemon.log();
+    assert!(status.success(), "{status}: {log}");
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
     assert!(!controller.socket().exists());
     ensure_nothing_left(lab, before)
 }

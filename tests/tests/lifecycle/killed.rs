@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! SIGKILL behind every single thing that a controller does to the world outside of its process,
-//! while it starts a CLAT, stops one, or tidies up after another controller that was killed: the
-//! next one leaves nothing of it.
+//! while it starts a CLAT, stops one, or tidies up after another controller that was killed; and at
+//! random instants: the next one leaves nothing of it, and what is others' is as it was.
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, Controller, Lab, Mode, Offloads, PREFIX};
+use clat_tests::{can_run, Controller, Daemon, Lab, Mode, Offloads, PREFIX};
 use libbpf_rs::{MapCore, MapHandle};
 use nix::errno::Errno;
 use nix::libc;
@@ -159,14 +160,16 @@ fn killed_after(process: i32, count: usize, during: impl FnOnce() -> Result<()>)
 
 /// All that a CLAT may leave in the phone and in the maps.
 #[derive(Debug, PartialEq, Eq)]
-struct Left {
+pub(super) struct Left {
     traces: Traces,
     settings: String,
     pins: Vec<(String, Option<usize>)>,
+    /// What is written down in /run/clat.
+    notes: Vec<String>,
 }
 
 impl Left {
-    fn of(lab: &Lab, pins: &BpfFs, controller: &Controller<'_>) -> Result<Self> {
+    pub(super) fn of(lab: &Lab, pins: &BpfFs, controller: &Controller<'_>) -> Result<Self> {
         let mut traces = Traces::of(lab)?;
         traces.processes.remove(&controller.daemon.pid());
         let entries =
@@ -180,7 +183,11 @@ impl Left {
         let mut pins: Vec<_> = pins.collect();
         pins.sort();
         let settings = lab.phone.run("sysctl -a --pattern ^net.ipv[46].conf")?;
-        Ok(Self { traces, settings, pins })
+        let namespace = lab.phone.enter(|| Ok(fs::metadata("/proc/thread-self/ns/net")?.ino()))?;
+        let notes = fs::read_dir("/run/clat")?.flatten().map(|file| file.file_name());
+        let notes = notes.filter_map(|name| name.into_string().ok());
+        let notes = notes.filter(|name| name.contains(&namespace.to_string())).collect();
+        Ok(Self { traces, settings, pins, notes })
     }
 }
 
@@ -262,4 +269,103 @@ fn killed_at_every_step_of_stop() -> Result<()> {
 #[test]
 fn killed_at_every_step_of_recovery() -> Result<()> {
     killed_at_every_step_of(Work::Recovery)
+}
+
+/// Repeats a run of [`killed_at_random`]: which that was, it has said.
+const SEED: &str = "CLAT_KILL_SEED";
+
+/// What looks like ours and is not: a process by name, a device, a rule and a filter. They last as
+/// long as the process, and the lab.
+fn make_foreign(lab: &Lab) -> Result<Daemon> {
+    for line in [
+        "ip tuntap add v4-other mode tun",
+        "ip6tables -t raw -A PREROUTING -i other0 -s 2001:db8:64::/96 -j DROP",
+        "tc qdisc add dev up0 clsact",
+    ] {
+        lab.phone.run(line)?;
+    }
+    let filter = "tc filter add dev up0 ingress prio 7 protocol ipv6 bpf bytecode";
+    let filter: Vec<_> = filter.split(' ').chain(["1,6 0 0 0,"]).collect();
+    let added = lab.phone.output(&filter)?;
+    ensure!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    let argv = ["bash", "-c", "exec -a clatd-up0 sleep 1000"];
+    lab.phone.spawn(&argv, &lab.dir().join("foreign.log"))
+}
+
+/// At any time of its life, of a start or a stop; now and then with clatd, and with the next
+/// controller's recovery as what is cut short.
+fn killed_at_random(mode: Mode) -> Result<()> {
+    const KILLS: usize = 50;
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("{SEED}={seed} repeats this");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let lab = &Lab::new(Offloads::Default)?;
+    let pins = BpfFs::mount(lab)?;
+    let options = ["--bpf-dir", &pins.0];
+    let mut foreign = make_foreign(lab)?;
+    foreign.wait_for("")?;
+    let mut controller = Controller::new(lab, mode, &options)?;
+    controller.start("up0", PREFIX)?;
+    controller.ctl(&["stop", "up0"])?;
+    let before = Left::of(lab, &pins, &controller)?;
+    for number in 1..=KILLS {
+        if random.u8(..4) == 0 {
+            // A recovery is cut short: of what, the kill before has seen to.
+            controller.daemon.stop(Signal::SIGKILL)?;
+            controller = Controller::spawn(lab, mode, &options)?;
+        }
+        let instant = Duration::from_micros(random.u64(..150_000));
+        let with_clatd = random.bool();
+        let killed = AtomicBool::new(false);
+        thread::scope(|scope| -> Result<()> {
+            let (controller, killed) = (&controller, &killed);
+            scope.spawn(move || {
+                while !killed.load(Ordering::Relaxed) {
+                    let _ = controller.try_ctl(&["start", "up0", "--prefix", PREFIX]);
+                    let _ = controller.try_ctl(&["stop", "up0"]);
+                }
+            });
+            let begin = Instant::now();
+            while begin.elapsed() < instant {
+                thread::sleep(Duration::from_micros(100));
+            }
+            if with_clatd {
+                for pid in controller.clatds().into_iter().filter(|pid| *pid != foreign.pid()) {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+            let done = kill(Pid::from_raw(controller.daemon.pid()), Signal::SIGKILL);
+            killed.store(true, Ordering::Relaxed);
+            done.context("kill")
+        })?;
+        controller.daemon.stop(Signal::SIGKILL)?;
+        controller = Controller::new(lab, mode, &options)?;
+        // Right away: of one that was killed with its clatd, the kernel may still hold the device.
+        controller.start("up0", PREFIX).with_context(|| format!("behind kill {number}"))?;
+        if number % 10 == 0 {
+            ping(lab, "").with_context(|| format!("behind kill {number}"))?;
+        }
+        controller.ctl(&["stop", "up0"])?;
+        let after = Left::of(lab, &pins, &controller)?;
+        ensure!(
+            after == before,
+            "{SEED}={seed}, kill {number}: {after:#?}\nwas {before:#?}\n{}",
+            controller.daemon.log()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn killed_at_random_instants_offload() -> Result<()> {
+    killed_at_random(Mode::Offload)
+}
+
+#[test]
+fn killed_at_random_instants_daemon() -> Result<()> {
+    killed_at_random(Mode::Daemon)
 }
