@@ -6,10 +6,15 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clat_sys::HostError;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+/// How long a program may have the lock that a controller was just starting.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// Shows that this is the only controller in its network namespace; two would share the firewall's
 /// chain and the pool of addresses. Given back when dropped, or by the kernel when the process
@@ -21,28 +26,33 @@ pub struct NamespaceLock {
 }
 
 impl NamespaceLock {
-    /// Takes the lock, a file in `dir`.
+    /// Takes the lock, a file in `dir`. Of a controller that was killed in the midst of starting a
+    /// program, that may still have it for a moment.
     ///
     /// # Errors
     /// EBUSY when another controller has it; those of the file system.
     pub fn take(dir: &Path) -> io::Result<Self> {
         let path = dir.join(format!("netns-{}.lock", namespace()?));
+        let deadline = Instant::now() + LEAVING;
         loop {
             let file =
                 File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
             let file = file.map_err(|e| HostError::during(path.display(), e))?;
-            let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(
-                |(_, errno)| match errno {
-                    Errno::EAGAIN => HostError::because(
-                        Errno::EBUSY,
-                        format!(
-                            "another clat_controller runs in this network namespace (it holds {})",
-                            path.display()
-                        ),
-                    ),
-                    errno => HostError::during(path.display(), errno),
-                },
-            )?;
+            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Err((_, Errno::EAGAIN)) if Instant::now() < deadline => {
+                    thread::sleep(LEAVING / 100);
+                    continue;
+                }
+                Err((_, Errno::EAGAIN)) => {
+                    let cause = format!(
+                        "another clat_controller runs in this network namespace (it holds {})",
+                        path.display()
+                    );
+                    return Err(HostError::because(Errno::EBUSY, cause));
+                }
+                Err((_, errno)) => return Err(HostError::during(path.display(), errno)),
+                Ok(file) => file,
+            };
             // The last holder may have removed the file between our open and our lock.
             let is_there = fs::metadata(&path).is_ok_and(|there| {
                 file.metadata()
