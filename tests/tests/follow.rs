@@ -269,6 +269,41 @@ fn its_prefix_is_the_uplinks_own() -> Result<()> {
     controller.start("up0", PREFIX).map(drop)
 }
 
+/// Whether IPv4 works is asked by ICMP and by TCP, and again when the path is another.
+#[test]
+fn whether_ipv4_works_is_asked() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    for (mode, target) in [(Mode::Offload, "192.0.2.1"), (Mode::Daemon, "192.0.2.1:80")] {
+        let lab = Lab::new(Offloads::Default)?;
+        let controller = Controller::new(&lab, mode, &["--probe", target])?;
+        let _server = Lab::listen(&lab.internet, (SERVER6, 80))?;
+        let works = |working: &str| {
+            eventually(&format!("{target}: {working}"), || {
+                Ok(status(&controller)?["working"] == working)
+            })
+        };
+        let doctor = || -> Result<Value> {
+            let doctor = controller.try_ctl(&["doctor", "--json"])?;
+            let said: Value = serde_json::from_slice(&doctor.stdout)?;
+            let mut checks = said["checks"].as_array().context("no checks")?.iter();
+            let found = checks.find(|check| check["name"] == "IPv4 by CLATs");
+            Ok(found.context("no check")?["state"].clone())
+        };
+        let route = format!("{PREFIX} via 2001:db8:ff::2");
+        lab.router.run(&format!("ip -6 route del {route}"))?;
+        controller.start("up0", PREFIX)?;
+        works("no")?;
+        ensure!(doctor()? == "optional", "{}", doctor()?);
+        lab.router.run(&format!("ip -6 route add {route}"))?;
+        change::renumber(&lab)?;
+        works("yes")?;
+        ensure!(doctor()? == "ok", "{}", doctor()?);
+    }
+    Ok(())
+}
+
 /// Nothing wakes it while nothing happens.
 #[test]
 fn it_sleeps_while_nothing_happens() -> Result<()> {

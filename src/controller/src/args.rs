@@ -64,7 +64,8 @@ pub struct Args {
     #[arg(long, overrides_with = "offload")]
     pub no_offload: bool,
     /// Ask this host on the IPv4 internet whether IPv4 works, when a CLAT has started and when its
-    /// address or its path is another: by ICMP echo, or by TCP where a port is given [default: none]
+    /// address or its path is another: by ICMP echo, or by TCP where a port is given [default:
+    /// none]
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub probe: Option<ProbeTarget>,
     /// Leave the CLATs running at the end, and go on at the start with those that were left so or

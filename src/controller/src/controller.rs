@@ -100,8 +100,8 @@ pub struct Running {
     pub hindrances: Vec<String>,
 }
 
-/// The right to work on an interface, and its CLAT, if there is one. Others wait for theirs until it
-/// is dropped.
+/// The right to work on an interface, and its CLAT, if there is one. Others wait for theirs until
+/// it is dropped.
 struct InterfaceLock<'c, H: Host> {
     controller: &'c Controller<H>,
     iface: IfaceName,
@@ -266,15 +266,16 @@ impl<H: Host> Controller<H> {
         Ok(Desired { iface, index, prefix, mark, standalone })
     }
 
-    /// Has `follower` written to when there is something to reconcile that the kernel does not tell.
+    /// Has `follower` written to when there is something to reconcile that the kernel does not tell
+    /// of.
     pub(crate) fn wake(&self, follower: Arc<EventFd>) {
         // There is one follower.
         let _ = self.common.follower.set(follower);
     }
 
     /// Brings every CLAT to what is desired of it, as the network is now, and returns when that is
-    /// to be done again though nothing has changed. Those that are just being started or stopped are
-    /// left to who does that.
+    /// to be done again though nothing has changed. Those that are just being started or stopped
+    /// are left to who does that.
     pub fn reconcile(&self) -> Option<Instant> {
         let ifaces: Vec<_> = self.state().places.keys().cloned().collect();
         let reconcile = |iface| self.reconcile_one(self.try_lock(iface)?);

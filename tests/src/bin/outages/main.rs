@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! For how long nothing arrives when the network changes under a CLAT, by programs in the kernel and
-//! by clatd alone, beside native IPv6 in the same run.
+//! For how long nothing arrives when the network changes under a CLAT, by programs in the kernel
+//! and by clatd alone, beside native IPv6 in the same run.
 
 #[allow(dead_code)] // of the benches, which have more figures
 #[path = "../bench/table.rs"]
@@ -13,20 +13,22 @@ mod traffic;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::num::NonZeroU8;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use clat_tests::can_run;
+use clat_tests::{can_run, program};
 
 use row::{Row, Subject, ROWS};
 
-/// Changes a network under a CLAT and takes the time until packets arrive again. Needs root, and our
-/// programs as built by `cargo build --release --bins`.
+/// Changes a network under a CLAT and takes the time until packets arrive again. Needs root, and
+/// our programs as built by `cargo build --release --bins`.
 #[derive(Parser)]
 struct Args {
     /// How often each change is made; median and worst count
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..))]
-    rounds: u8,
+    #[arg(long, value_name = "N", default_value = "10")]
+    rounds: NonZeroU8,
     /// Only rows whose name has this in it
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
@@ -44,7 +46,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let mut results = Results::new();
-    for round in 1..=args.rounds {
+    for round in 1..=args.rounds.get() {
         for (at, row) in ROWS.iter().enumerate().filter(|(_, row)| row.name.contains(&args.only)) {
             for subject in Subject::ALL.into_iter().filter(|subject| row.is_of(*subject)) {
                 let what = || format!("{}: {}", row.name, subject.name());
@@ -54,7 +56,7 @@ fn main() -> Result<()> {
             }
         }
     }
-    let text = text(args.rounds, &results)?;
+    let text = text(args.rounds.get(), &results)?;
     std::io::stdout().write_all(text.as_bytes())?;
     if args.write {
         table::put("outages.md", "outages", &text)?;
@@ -65,8 +67,13 @@ fn main() -> Result<()> {
 fn text(rounds: u8, results: &Results) -> Result<String> {
     let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     let cpus = std::thread::available_parallelism()?;
+    let built = match program("clatd")?.parent().and_then(Path::file_name) {
+        Some(profile) if profile == "debug" => "; programs built without optimisation",
+        _ => "",
+    };
     let mut text = format!(
-        "{cpus} CPUs, Linux {kernel}; {rounds} interleaved rounds: median (worst), in ms.\n\n| |"
+        "{cpus} CPUs, Linux {kernel}{built}; {rounds} interleaved rounds: median (worst), in ms.\n\n\
+         | |"
     );
     for subject in Subject::ALL {
         write!(text, " {} |", subject.name())?;

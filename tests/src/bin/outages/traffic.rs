@@ -145,7 +145,13 @@ pub(crate) fn upload_stall(
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
         let sender = scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) && client.write_all(&[0xa5; 1 << 14]).is_ok() {}
+            let block = [0xa5; 1 << 14];
+            while !ended.load(Ordering::Relaxed) {
+                // Reset when the server has seen enough.
+                if client.write_all(&block).is_err() {
+                    break;
+                }
+            }
         });
         let mut block = [0; 1 << 16];
         let mut read = |bytes: usize| -> Result<Duration> {
