@@ -34,11 +34,50 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const ALL: [Self; 3] = [Self::Platd, Self::Pasta, Self::Slirp];
 
+    /// The guest's device; pasta's is called like the host's.
+    fn device(self) -> &'static str {
+        match self {
+            Self::Platd => "plat0",
+            Self::Pasta => "h0",
+            Self::Slirp => "tap0",
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Platd => "platd",
             Self::Pasta => "pasta",
             Self::Slirp => "slirp4netns",
+        }
+    }
+}
+
+/// Packets that wait for a carrier in a guest's device, which drops what finds no room there. The
+/// kernel's 1000 are less than a guest has in flight.
+const QUEUE: u32 = 20_000;
+
+/// Bytes of the buffers that a program may ask for, as passt's README has it. With less, pasta offers
+/// guests a window for which its sockets have no room, and discards what they do not take.
+const BUFFERS: u64 = 16 << 20;
+
+/// Both limits as they were, which are the machine's; they are set back.
+struct BufferLimits([(&'static str, u64); 2]);
+
+impl BufferLimits {
+    fn raise() -> Result<Self> {
+        let mut before = [("/proc/sys/net/core/rmem_max", 0), ("/proc/sys/net/core/wmem_max", 0)];
+        for (path, limit) in &mut before {
+            *limit = fs::read_to_string(*path)?.trim().parse().context(*path)?;
+            fs::write(*path, BUFFERS.max(*limit).to_string()).context(*path)?;
+        }
+        Ok(Self(before))
+    }
+}
+
+impl Drop for BufferLimits {
+    fn drop(&mut self) {
+        for (path, limit) in self.0 {
+            let _ = fs::write(path, limit.to_string());
         }
     }
 }
@@ -52,6 +91,7 @@ pub(crate) struct Hosts {
     pub(crate) host: Netns,
     pub(crate) server: Netns,
     _iperf: Daemon,
+    _limits: BufferLimits,
 }
 
 impl Hosts {
@@ -67,7 +107,7 @@ impl Hosts {
         host.run("ip route add default via 198.51.100.1")?;
         host.run("ip route add default via 2001:db8:5::1")?;
         let iperf = server.spawn(&["iperf3", "-s"], &dir.join("iperf3.log"))?;
-        Ok(Self { host, server, _iperf: iperf })
+        Ok(Self { host, server, _iperf: iperf, _limits: BufferLimits::raise()? })
     }
 }
 
@@ -107,6 +147,7 @@ impl<'h> Subject<'h> {
         let carrier = hosts.host.spawn(&argv, &dir.join(format!("{}-{mtu}.log", kind.name())))?;
         let subject = Self { kind, mtu, guest, hosts, carrier };
         subject.wait().with_context(|| format!("{argv:?}: {}", subject.carrier.log()))?;
+        subject.guest.run(&format!("ip link set {} txqueuelen {QUEUE}", kind.device()))?;
         Ok(subject)
     }
 
