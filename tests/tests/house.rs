@@ -28,6 +28,28 @@ const BESIDE: &[(&str, &str)] = &[
     ("clat_jni", "clat_natives"),
 ];
 
+/// Where programs may ask for what system they are compiled.
+const ASKS_FOR_THE_SYSTEM: &[&str] = &[
+    // What the C library has, and the machine.
+    "sys/src",
+    "host/src/lib.rs",
+    "controller/src/host",
+    "controller/src/binder_adapter.rs",
+    // Where the log goes.
+    "controller/src/logging.rs",
+    "clatd/src/logging.rs",
+    "natives/src/lib.rs",
+    // Programs are loaded by Android's own loader.
+    "offload/src/abi.rs",
+    "offload/src/lib.rs",
+    "offload/src/objects.rs",
+    // CLATs run by themselves where no netd does that.
+    "controller/src/args.rs",
+    "controller/src/lib.rs",
+    "controller/src/main.rs",
+    "clatctl/src/lib.rs",
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -489,6 +511,23 @@ fn the_natives_link_neither_binder_nor_bpf() -> Result<()> {
         let found: Vec<_> = crates.iter().filter(|name| name.contains(part)).collect();
         ensure!(found.is_empty(), "libclat_jni.so has {found:?}");
     }
+    Ok(())
+}
+
+/// What is done on Android is done elsewhere too, but for what these places are for.
+#[test]
+fn few_files_ask_for_the_system() -> Result<()> {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files)?;
+    let mut wrong = Vec::new();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|kind| kind == "rs")) {
+        let place = file.strip_prefix(root().join("src"))?;
+        let may = ASKS_FOR_THE_SYSTEM.iter().any(|allowed| place.starts_with(allowed));
+        if !may && tokens(&fs::read_to_string(file)?).iter().any(|token| token == "target_os") {
+            wrong.push(place.display().to_string());
+        }
+    }
+    ensure!(wrong.is_empty(), "ask for target_os: {wrong:?}");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! The daemon: what it opens, in which order it gives up its privileges, and its loop.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::thread::{self, Scope, ScopedJoinHandle};
@@ -34,6 +34,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::args::Args;
 use crate::counters;
 use crate::load::Load;
+use crate::logging::say;
 use crate::neighbour::{self, Neighbour};
 use crate::queue::{Queue, EVENTS};
 use crate::{link, privileges};
@@ -441,15 +442,6 @@ fn counters(uplink: &str, queues: &[Queue]) -> String {
         tally += beside;
     }
     counters::line(uplink, &counters, &tally)
-}
-
-/// Writes a line to the log; that it cannot be written is no reason to fail.
-pub fn say(line: &str) {
-    if cfg!(target_os = "android") {
-        log::info!("{line}");
-    } else {
-        let _ = writeln!(io::stderr(), "{line}");
-    }
 }
 
 fn random16() -> u16 {

@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod interest;
 pub mod link;
 pub mod load;
+pub mod logging;
 pub mod neighbour;
 pub mod privileges;
 pub mod queue;

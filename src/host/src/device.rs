@@ -12,7 +12,7 @@ use clat_tun::{default_queues, Options, Tun};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use crate::{record, IfaceName};
+use crate::{record, IfaceName, HAS_NETD};
 
 /// How long the kernel may take to take a device down whose last owner was killed.
 const LEAVING: Duration = Duration::from_secs(1);
@@ -61,7 +61,7 @@ impl Device {
 
     fn try_create(name: &IfaceName) -> io::Result<Self> {
         // One queue on a phone: more cost memory, and the programs in the kernel carry the load.
-        if default_queues() > 1 && cfg!(not(target_os = "android")) {
+        if default_queues() > 1 && !HAS_NETD {
             if let Some(device) = create_with_queues(name)? {
                 return Ok(device);
             }

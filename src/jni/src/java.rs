@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 use clat_natives::Failure;
 use jni::errors::Error;
 use jni::objects::{JFieldID, JObject, JString};
-use jni::signature::{Primitive, ReturnType};
-use jni::JNIEnv;
+
+use crate::env::{self, Env, NativeEnv};
 
 /// What the descriptor's number is called in a java.io.FileDescriptor: on Android, and in OpenJDK.
 const DESCRIPTOR_FIELDS: [&str; 2] = ["descriptor", "fd"];
@@ -89,48 +89,47 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Runs a native: what it returns, or else `failed` with an exception pending.
-pub(crate) fn native<'l, T>(
-    env: &mut JNIEnv<'l>,
+pub(crate) fn native<'l, T: Copy>(
+    mut env: NativeEnv<'l>,
     failed: T,
-    work: impl FnOnce(&mut JNIEnv<'l>) -> Result<T, Thrown>,
+    work: impl FnOnce(&mut Env<'l>) -> Result<T, Thrown>,
 ) -> T {
-    match caught(|| work(env)) {
+    env::entered(&mut env, failed, |env| match caught(|| work(env)) {
         Ok(value) => value,
         Err(thrown) => {
             throw(env, &thrown);
             failed
         }
-    }
+    })
 }
 
-fn throw(env: &mut JNIEnv<'_>, thrown: &Thrown) {
+fn throw(env: &mut Env<'_>, thrown: &Thrown) {
     // One that is pending says more, and nothing may be called before it is gone.
-    if env.exception_check().unwrap_or(true) {
+    if env::has_exception(env) {
         return;
     }
     let (class, message) = thrown.class_and_message();
-    if let Err(error) = env.throw_new(class, message) {
+    if let Err(error) = env::throw_new(env, class, &message) {
         log::error!("cannot throw {thrown}: {error}");
     }
 }
 
 /// The text of a Java string.
-pub(crate) fn text(env: &mut JNIEnv<'_>, string: &JString<'_>) -> Result<String, Thrown> {
+pub(crate) fn text(env: &mut Env<'_>, string: &JString<'_>) -> Result<String, Thrown> {
     Ok(env.get_string(string)?.into())
 }
 
 /// The descriptor in a java.io.FileDescriptor; an IOException with `otherwise` where it has none.
 pub(crate) fn descriptor<'o>(
-    env: &mut JNIEnv<'_>,
+    env: &mut Env<'_>,
     object: &'o JObject<'_>,
     otherwise: &'static str,
 ) -> Result<BorrowedFd<'o>, Thrown> {
-    if object.is_null() {
+    if env::is_null(object) {
         return Err(Thrown::io(otherwise));
     }
     let field = descriptor_field(env, object)?;
-    let number: RawFd =
-        env.get_field_unchecked(object, field, ReturnType::Primitive(Primitive::Int))?.i()?;
+    let number: RawFd = env::int_field(env, object, field)?;
     if number < 0 {
         return Err(Thrown::io(otherwise));
     }
@@ -140,16 +139,15 @@ pub(crate) fn descriptor<'o>(
 }
 
 /// The field in which a FileDescriptor keeps its number; looked for once.
-fn descriptor_field(env: &mut JNIEnv<'_>, object: &JObject<'_>) -> Result<JFieldID, Thrown> {
+fn descriptor_field(env: &mut Env<'_>, object: &JObject<'_>) -> Result<JFieldID, Thrown> {
     static FIELD: OnceLock<JFieldID> = OnceLock::new();
     if let Some(field) = FIELD.get() {
         return Ok(*field);
     }
-    let class = env.get_object_class(object)?;
     for name in DESCRIPTOR_FIELDS {
-        match env.get_field_id(&class, name, "I") {
+        match env::int_field_id(env, object, name) {
             Ok(field) => return Ok(*FIELD.get_or_init(|| field)),
-            Err(_) => env.exception_clear()?,
+            Err(_) => env::clear_exception(env)?,
         }
     }
     Err(Thrown::io("this Java keeps no number in a FileDescriptor"))

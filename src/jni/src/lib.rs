@@ -5,18 +5,22 @@
 //! service/jni).
 //!
 //! Names, signatures, checks and exceptions are AOSP's. The work is `clat_natives`'; `natives` is
-//! what Java sees of it, `java` is all that touches Java's values and exceptions. Inside
-//! com.android.tethering, where the crate jni may not enter, AOSP's own C++ calls `clat_natives`
-//! instead.
+//! what Java sees of it, `java` is all that touches Java's values and exceptions, `env` has what
+//! differs between releases of the crate jni. Inside com.android.tethering, where that crate may not
+//! enter, AOSP's own C++ calls `clat_natives` instead.
 
+#[cfg_attr(not(feature = "jni_0_22"), path = "env_0_21.rs")]
+#[cfg_attr(feature = "jni_0_22", path = "env_0_22.rs")]
+mod env;
 mod java;
 mod natives;
 
 use std::ffi::c_void;
 
 use jni::errors::Error;
-use jni::sys::{jint, JNI_ERR, JNI_VERSION_1_6};
-use jni::{JNIEnv, JavaVM};
+use jni::sys::{jint, JavaVM, JNI_ERR, JNI_VERSION_1_6};
+
+use crate::env::Env;
 
 /// Under which names the class may be there: as Android's build renames it inside the module, and
 /// as it is in the source.
@@ -25,27 +29,34 @@ const CLASSES: [&str; 2] = [
     "com/android/server/connectivity/ClatCoordinator",
 ];
 
+/// A native as Java declares it: a static method, its signature, and what it calls.
+struct Native {
+    name: &'static str,
+    signature: &'static str,
+    function: *mut c_void,
+}
+
 /// Registers the natives; called by the JVM when the library is loaded (JNI specification,
 /// "Invocation API").
 #[no_mangle]
-pub extern "system" fn JNI_OnLoad(vm: JavaVM, _reserved: *mut c_void) -> jint {
+pub extern "system" fn JNI_OnLoad(vm: *mut JavaVM, _reserved: *mut c_void) -> jint {
     clat_natives::init_log();
-    java::caught(|| Ok(register(&mut vm.get_env()?)?)).unwrap_or_else(|error| {
+    java::caught(|| Ok(env::loaded(vm, register)?)).unwrap_or_else(|error| {
         log::error!("cannot register the natives of ClatCoordinator: {error}");
         JNI_ERR
     })
 }
 
 /// Registers the natives of whichever class the loader of our caller has.
-fn register(env: &mut JNIEnv<'_>) -> Result<jint, Error> {
+fn register(env: &mut Env<'_>) -> Result<jint, Error> {
     let mut found = false;
     for name in CLASSES {
-        match env.find_class(name) {
+        match env::find_class(env, name) {
             Ok(class) => {
-                env.register_native_methods(&class, &natives::table())?;
+                env::register(env, &class, &natives::table())?;
                 found = true;
             }
-            Err(_) => env.exception_clear()?,
+            Err(_) => env::clear_exception(env)?,
         }
     }
     if found {

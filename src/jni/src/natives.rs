@@ -7,15 +7,16 @@ use std::os::fd::IntoRawFd;
 use clat_natives::coordinator as clat;
 use jni::objects::{JClass, JObject, JString};
 use jni::sys::{jint, jlong, jstring};
-use jni::{JNIEnv, NativeMethod};
 
+use crate::env::{is_null, new_string, Env, NativeEnv};
 use crate::java::{descriptor, native, text, Thrown};
+use crate::Native;
 
 /// What RegisterNatives is told: AOSP's names and signatures.
-pub(crate) fn table() -> [NativeMethod; 11] {
+pub(crate) fn table() -> [Native; 11] {
     macro_rules! entry {
         ($name:literal, $signature:literal, $function:ident) => {
-            NativeMethod { name: $name.into(), sig: $signature.into(), fn_ptr: $function as *mut _ }
+            Native { name: $name, signature: $signature, function: $function as *mut _ }
         };
     }
     [
@@ -54,93 +55,93 @@ pub(crate) fn table() -> [NativeMethod; 11] {
     ]
 }
 
-fn java_string(env: &mut JNIEnv<'_>, text: String) -> Result<jstring, Thrown> {
-    Ok(env.new_string(text)?.into_raw())
+fn java_string(env: &mut Env<'_>, text: &str) -> Result<jstring, Thrown> {
+    Ok(new_string(env, text)?)
 }
 
 extern "system" fn select_ipv4_address(
-    mut env: JNIEnv<'_>,
+    env: NativeEnv<'_>,
     _class: JClass<'_>,
     v4addr: JString<'_>,
     prefixlen: jint,
 ) -> jstring {
-    native(&mut env, std::ptr::null_mut(), |env| {
+    native(env, std::ptr::null_mut(), |env| {
         let v4addr = text(env, &v4addr)?;
-        java_string(env, clat::select_ipv4_address(&v4addr, prefixlen)?.to_string())
+        java_string(env, &clat::select_ipv4_address(&v4addr, prefixlen)?.to_string())
     })
 }
 
 extern "system" fn generate_ipv6_address(
-    mut env: JNIEnv<'_>,
+    env: NativeEnv<'_>,
     _class: JClass<'_>,
     iface: JString<'_>,
     v4: JString<'_>,
     prefix64: JString<'_>,
     mark: jint,
 ) -> jstring {
-    native(&mut env, std::ptr::null_mut(), |env| {
-        if iface.is_null() {
+    native(env, std::ptr::null_mut(), |env| {
+        if is_null(&iface) {
             return Err(Thrown::io("Invalid null interface name"));
         }
         let (iface, v4, prefix64) = (text(env, &iface)?, text(env, &v4)?, text(env, &prefix64)?);
         let v6 = clat::generate_ipv6_address(&iface, &v4, &prefix64, mark as u32)?;
-        java_string(env, v6.to_string())
+        java_string(env, &v6.to_string())
     })
 }
 
 extern "system" fn create_tun_interface(
-    mut env: JNIEnv<'_>,
+    env: NativeEnv<'_>,
     _class: JClass<'_>,
     tuniface: JString<'_>,
 ) -> jint {
-    native(&mut env, -1, |env| {
+    native(env, -1, |env| {
         let tuniface = text(env, &tuniface)?;
         Ok(clat::create_tun_interface(&tuniface)?.into_raw_fd())
     })
 }
 
 extern "system" fn detect_mtu(
-    mut env: JNIEnv<'_>,
+    env: NativeEnv<'_>,
     _class: JClass<'_>,
     plat_subnet: JString<'_>,
     plat_suffix: jint,
     mark: jint,
 ) -> jint {
-    native(&mut env, -1, |env| {
+    native(env, -1, |env| {
         let plat_subnet = text(env, &plat_subnet)?;
         Ok(clat::detect_mtu(&plat_subnet, plat_suffix as u32, mark as u32)?)
     })
 }
 
-extern "system" fn open_packet_socket(mut env: JNIEnv<'_>, _class: JClass<'_>) -> jint {
-    native(&mut env, -1, |_| Ok(clat::open_packet_socket()?.into_raw_fd()))
+extern "system" fn open_packet_socket(env: NativeEnv<'_>, _class: JClass<'_>) -> jint {
+    native(env, -1, |_| Ok(clat::open_packet_socket()?.into_raw_fd()))
 }
 
-extern "system" fn open_raw_socket6(mut env: JNIEnv<'_>, _class: JClass<'_>, mark: jint) -> jint {
-    native(&mut env, -1, |_| Ok(clat::open_raw_socket6(mark as u32)?.into_raw_fd()))
+extern "system" fn open_raw_socket6(env: NativeEnv<'_>, _class: JClass<'_>, mark: jint) -> jint {
+    native(env, -1, |_| Ok(clat::open_raw_socket6(mark as u32)?.into_raw_fd()))
 }
 
 extern "system" fn add_anycast_setsockopt(
-    mut env: JNIEnv<'_>,
+    env: NativeEnv<'_>,
     _class: JClass<'_>,
     sock: JObject<'_>,
     v6: JString<'_>,
     ifindex: jint,
 ) {
-    native(&mut env, (), |env| {
+    native(env, (), |env| {
         let fd = descriptor(env, &sock, "Invalid file descriptor")?;
         Ok(clat::add_anycast_setsockopt(fd, &text(env, &v6)?, ifindex as u32)?)
     });
 }
 
 extern "system" fn configure_packet_socket(
-    mut env: JNIEnv<'_>,
+    env: NativeEnv<'_>,
     _class: JClass<'_>,
     sock: JObject<'_>,
     v6: JString<'_>,
     ifindex: jint,
 ) {
-    native(&mut env, (), |env| {
+    native(env, (), |env| {
         let fd = descriptor(env, &sock, "Invalid file descriptor")?;
         Ok(clat::configure_packet_socket(fd, &text(env, &v6)?, ifindex as u32)?)
     });
@@ -149,7 +150,7 @@ extern "system" fn configure_packet_socket(
 // JNI hands over arguments one by one, and this native has seven.
 #[allow(clippy::too_many_arguments)]
 extern "system" fn start_clatd(
-    mut env: JNIEnv<'_>,
+    env: NativeEnv<'_>,
     _class: JClass<'_>,
     tunfd: JObject<'_>,
     readsock6: JObject<'_>,
@@ -159,7 +160,7 @@ extern "system" fn start_clatd(
     v4: JString<'_>,
     v6: JString<'_>,
 ) -> jint {
-    native(&mut env, -1, |env| {
+    native(env, -1, |env| {
         Ok(clat::start_clatd(&clat::Clatd {
             tun: descriptor(env, &tunfd, "Invalid tun file descriptor")?,
             read_sock: descriptor(env, &readsock6, "Invalid read socket")?,
@@ -172,16 +173,16 @@ extern "system" fn start_clatd(
     })
 }
 
-extern "system" fn stop_clatd(mut env: JNIEnv<'_>, _class: JClass<'_>, pid: jint) {
-    native(&mut env, (), |_| Ok(clat::stop_clatd(pid)?));
+extern "system" fn stop_clatd(env: NativeEnv<'_>, _class: JClass<'_>, pid: jint) {
+    native(env, (), |_| Ok(clat::stop_clatd(pid)?));
 }
 
 extern "system" fn get_socket_cookie(
-    mut env: JNIEnv<'_>,
+    env: NativeEnv<'_>,
     _class: JClass<'_>,
     sock: JObject<'_>,
 ) -> jlong {
-    native(&mut env, -1, |env| {
+    native(env, -1, |env| {
         let fd = descriptor(env, &sock, "Invalid socket file descriptor")?;
         Ok(clat::get_socket_cookie(fd)? as jlong)
     })

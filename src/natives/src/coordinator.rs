@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use clat_datapath::socket;
 use clat_host::address::{is_usable_source, pick};
 use clat_host::links::{has_address, source_towards};
-use clat_host::{spawn, ClatdProcess, Fwmark, IfaceName};
+use clat_host::{spawn, ClatdProcess, Fwmark, IfaceName, HAS_NETD};
 use clat_sys::{errno_of, random_bytes};
 use clat_tun::{Error as TunError, Options, Tun};
 use clat_xlat::{Local, Prefix};
@@ -183,7 +183,7 @@ pub fn start_clatd(clatd: &Clatd<'_>) -> Result<i32, Failure> {
 }
 
 fn program() -> PathBuf {
-    let named = if cfg!(target_os = "android") { None } else { std::env::var_os(CLATD_VARIABLE) };
+    let named = if HAS_NETD { None } else { std::env::var_os(CLATD_VARIABLE) };
     named.map_or_else(|| Path::new(ANDROIDS_CLATD).to_owned(), PathBuf::from)
 }
 
