@@ -21,5 +21,5 @@ pub use link::{delete_link, link, links, set_up, tun_queues, Link};
 pub use link_kind::LinkKind;
 pub use neighbour::{neighbour, Neighbour};
 pub use next_hop::{next_hop, NextHop, Target};
-pub use request::{request, Connection};
+pub use request::{attribute, attribute_bytes, number_at, request, Connection, RawMessage};
 pub use subscription::{Change, Subscription, Topic};

@@ -5,13 +5,23 @@
 use std::io;
 use std::net::Ipv6Addr;
 
-use netlink_packet_core::{Parseable, NLM_F_DUMP};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourMessageBuffer, NeighbourState,
-};
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::request::Connection;
+use crate::request::{attribute, number_at, Connection};
+
+/// struct ndmsg (linux/neighbour.h): family, padding, index, state of 16 bits, flags, type;
+/// attributes follow.
+const INDEX: usize = 4;
+const STATE: std::ops::Range<usize> = 8..10;
+const HEADER_LEN: usize = 12;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_STALE: u16 = 0x04;
+/// NUD_REACHABLE, NUD_DELAY, NUD_PROBE, NUD_NOARP, NUD_PERMANENT: what is sent there is believed to
+/// arrive.
+const NUD_USABLE: u16 = NUD_STALE | 0x02 | 0x08 | 0x10 | 0x40 | 0x80;
 
 /// A neighbour whose link address is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,15 +45,7 @@ impl Connection {
         neighbours.attributes = vec![NeighbourAttribute::IfIndex(oif)];
         let mut found = None;
         self.request(RouteNetlinkMessage::GetNeighbour(neighbours), NLM_F_DUMP, |message| {
-            let parsed = NeighbourMessageBuffer::new_checked(&message)
-                .and_then(|m| NeighbourMessage::parse(&m));
-            match parsed {
-                Ok(message) if message.header.ifindex == oif => {
-                    found = found.or_else(|| resolved(&message, address));
-                }
-                Ok(_) => {}
-                Err(e) => log::debug!("a neighbour that cannot be read: {e}"),
-            }
+            found = found.or_else(|| resolved(message, oif, address));
         })?;
         Ok(found)
     }
@@ -57,23 +59,12 @@ pub fn neighbour(oif: u32, address: Ipv6Addr) -> io::Result<Option<Neighbour>> {
     Connection::new()?.neighbour(oif, address)
 }
 
-fn resolved(message: &NeighbourMessage, wanted: Ipv6Addr) -> Option<Neighbour> {
-    let is_stale = match message.header.state {
-        NeighbourState::Stale => true,
-        NeighbourState::Reachable
-        | NeighbourState::Delay
-        | NeighbourState::Probe
-        | NeighbourState::Permanent
-        | NeighbourState::Noarp => false,
-        _ => return None,
-    };
-    let is_wanted = message.attributes.iter().any(|attribute| {
-        let NeighbourAttribute::Destination(address) = attribute else { return false };
-        matches!(address, NeighbourAddress::Inet6(address) if *address == wanted)
-    });
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLocalAddress(bytes) => bytes.as_slice().try_into().ok(),
-        _ => None,
-    });
-    address.filter(|_| is_wanted).map(|address| Neighbour { address, is_stale })
+fn resolved(message: &[u8], oif: u32, wanted: Ipv6Addr) -> Option<Neighbour> {
+    let state = u16::from_ne_bytes(message.get(STATE)?.try_into().ok()?);
+    let attributes = message.get(HEADER_LEN..)?;
+    let is_wanted = number_at(message, INDEX)? == oif
+        && state & NUD_USABLE != 0
+        && attribute(attributes, NDA_DST)? == wanted.octets();
+    let address = attribute(attributes, NDA_LLADDR)?.try_into().ok()?;
+    is_wanted.then_some(Neighbour { address, is_stale: state & NUD_STALE != 0 })
 }

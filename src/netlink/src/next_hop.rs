@@ -8,14 +8,17 @@ use std::cmp::Reverse;
 use std::io;
 use std::net::Ipv6Addr;
 
-use netlink_packet_core::{Parseable, NLM_F_DUMP};
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NLM_F_DUMP};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMessageBuffer, RouteNextHopFlags,
-    RoutePreference, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RoutePreference,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::request::Connection;
+
+/// linux/rtnetlink.h
+const RTM_NEWROUTE: u16 = 24;
 
 /// Where to packets go, by which interface, and from where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +64,12 @@ impl Connection {
         let mut routes = RouteMessage::default();
         routes.header.address_family = AddressFamily::Inet6;
         routes.attributes = vec![RouteAttribute::Oif(target.oif)];
+        let mut header = NetlinkHeader::default();
+        header.message_type = RTM_NEWROUTE;
         let mut best = None;
         self.request(RouteNetlinkMessage::GetRoute(routes), NLM_F_DUMP, |route| {
-            let parsed =
-                RouteMessageBuffer::new_checked(&route).and_then(|r| RouteMessage::parse(&r));
-            match parsed {
-                Ok(route) => {
+            match RouteNetlinkMessage::deserialize(&header, route) {
+                Ok(RouteNetlinkMessage::NewRoute(route)) => {
                     let candidate = candidate(target, &route);
                     if candidate.as_ref().map(|(rank, _)| rank)
                         > best.as_ref().map(|(rank, _)| rank)
@@ -74,6 +77,7 @@ impl Connection {
                         best = candidate;
                     }
                 }
+                Ok(_) => {}
                 Err(e) => log::debug!("a route that cannot be read: {e}"),
             }
         })?;

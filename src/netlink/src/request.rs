@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Requests to rtnetlink(7). Messages of an answer are given as they come: the library stumbles
-//! over some that are not ours.
+//! over some that are not ours, and has other words for the same in each release.
 
 use std::io;
 
 use netlink_packet_core::{
-    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator, NLM_F_ACK,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NLM_F_ACK,
     NLM_F_DUMP, NLM_F_REQUEST,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{protocols::NETLINK_ROUTE, Socket, SocketAddr};
 
 /// linux/netlink.h
@@ -17,6 +16,9 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_ALIGN: usize = 4;
 const NLA_HEADER_LEN: usize = 4;
+const NLA_ALIGN: usize = 4;
+/// Above it are flags.
+const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// A socket for requests, one after the other: for who may make no more when there is something to
 /// ask.
@@ -45,7 +47,7 @@ impl Connection {
     /// What the kernel answered; those of netlink(7).
     pub fn request(
         &self,
-        message: RouteNetlinkMessage,
+        message: impl NetlinkSerializable,
         flags: u16,
         mut each: impl FnMut(&[u8]),
     ) -> io::Result<()> {
@@ -53,7 +55,7 @@ impl Connection {
         // A list has an end of its own.
         let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
         header.flags = NLM_F_REQUEST | flags | if is_dump { 0 } else { NLM_F_ACK };
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
@@ -68,7 +70,7 @@ impl Connection {
 /// # Errors
 /// What the kernel answered; those of netlink(7).
 pub fn request(
-    message: RouteNetlinkMessage,
+    message: impl NetlinkSerializable,
     flags: u16,
     each: impl FnMut(&[u8]),
 ) -> io::Result<()> {
@@ -109,12 +111,55 @@ pub(crate) fn for_each_message(
     Ok(())
 }
 
-/// The value of the first attribute of a kind.
-pub(crate) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
-    let found = attributes.find(|attribute| attribute.kind() == kind)?;
-    let len = usize::from(found.length());
-    found.into_inner().get(NLA_HEADER_LEN..len)
+/// A message in bytes, where the library has no words for it.
+#[derive(Clone, Debug)]
+pub struct RawMessage {
+    /// What it is: RTM_… (linux/rtnetlink.h).
+    pub kind: u16,
+    /// The structure that such a message begins with, then attributes: see [`attribute_bytes`].
+    pub payload: Vec<u8>,
+}
+
+impl NetlinkSerializable for RawMessage {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.payload.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer[..self.payload.len()].copy_from_slice(&self.payload);
+    }
+}
+
+/// An attribute (`struct nlattr`) with the bytes that fill up its last word. What is longer than
+/// one can be is cut.
+#[must_use]
+pub fn attribute_bytes(kind: u16, value: &[u8]) -> Vec<u8> {
+    let value = &value[..value.len().min(usize::from(u16::MAX) - NLA_HEADER_LEN)];
+    let len = NLA_HEADER_LEN + value.len();
+    let mut bytes = u16::try_from(len).unwrap_or_default().to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(len.next_multiple_of(NLA_ALIGN), 0);
+    bytes
+}
+
+/// The value of the first attribute of a kind, among those that are whole.
+#[must_use]
+pub fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    let mut rest = attributes;
+    loop {
+        let [a, b, c, d] = *rest.first_chunk::<NLA_HEADER_LEN>()?;
+        let len = usize::from(u16::from_ne_bytes([a, b]));
+        let value = rest.get(NLA_HEADER_LEN..len)?;
+        if u16::from_ne_bytes([c, d]) & NLA_TYPE_MASK == kind {
+            return Some(value);
+        }
+        rest = rest.get(len.next_multiple_of(NLA_ALIGN)..)?;
+    }
 }
 
 /// The same of one that is a number.
@@ -123,6 +168,29 @@ pub(crate) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
 }
 
 /// The number of 32 bits that stands at a place in a message's own header.
-pub(crate) fn number_at(message: &[u8], at: usize) -> Option<u32> {
+#[must_use]
+pub fn number_at(message: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(message.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_found_among_others() {
+        let mut bytes = attribute_bytes(1, b"odd");
+        assert_eq!(bytes.len(), 8);
+        bytes.extend(attribute_bytes(2, b""));
+        // NLA_F_NESTED
+        bytes.extend(attribute_bytes(3 | 1 << 15, &attribute_bytes(7, &[9; 4])));
+        assert_eq!(attribute(&bytes, 1), Some(&b"odd"[..]));
+        assert_eq!(attribute(&bytes, 2), Some(&b""[..]));
+        assert_eq!(number(attribute(&bytes, 3).expect("nested"), 7), Some(0x0909_0909));
+        assert_eq!(attribute(&bytes, 4), None);
+        // One that is cut, or lies about its length.
+        assert_eq!(attribute(&bytes[..bytes.len() - 1], 3), None);
+        assert_eq!(attribute(&[3, 0, 1, 0, 0, 0, 0, 0], 1), None);
+        assert_eq!(attribute_bytes(1, &[0; 1 << 17]).len(), 1 << 16);
+    }
 }

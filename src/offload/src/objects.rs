@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clat_netlink::{LinkKind, Target};
-use clat_sys::HostError;
+use clat_sys::{errno_of, HostError};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Program};
 use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};
@@ -143,7 +143,10 @@ pub struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if let Err(e) = self.map.delete(&self.key) {
-            log::error!("cannot remove an entry of map {:?}: {e}", self.map.name());
+            // AOSP's ClatdController's words.
+            let egress = self.map.name().to_string_lossy().contains("egress");
+            let map = if egress { "mClatEgressMap" } else { "mClatIngressMap" };
+            log::error!("{map}.deleteValue failure: {}", errno_of(&from_libbpf(e)).desc());
         }
     }
 }

@@ -8,11 +8,9 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use clat_netlink::{request, LinkKind};
-use clat_sys::HostError;
-use netlink_packet_core::{DefaultNla, NlasIterator, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
-use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption};
-use netlink_packet_route::RouteNetlinkMessage;
+use clat_netlink::{attribute, attribute_bytes, link, number_at, request, LinkKind, RawMessage};
+use clat_sys::{errno_of, HostError};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 
@@ -30,20 +28,25 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 /// linux/rtnetlink.h
+const RTM_NEWQDISC: u16 = 36;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_DELTFILTER: u16 = 45;
+const RTM_GETTFILTER: u16 = 46;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
-/// Of a message about filters: family and padding, ifindex, handle, parent, info; attributes
+/// struct tcmsg: family and padding, index, handle, parent, info, of 32 bits each; attributes
 /// follow.
 const HEADER_LEN: usize = 20;
+/// linux/pkt_sched.h: TC_H_CLSACT, the parent of the qdisc clsact; and its own handle.
+const CLSACT: u32 = 0xffff_fff1;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
 
 /// Makes sure of the clsact qdisc, which goes with its interface.
 fn add_clsact(index: u32) -> io::Result<()> {
-    let mut qdisc = message(index, TcHandle::CLSACT)?;
-    qdisc.header.handle = TcHandle { major: 0xffff, minor: 0 };
-    qdisc.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
-    let message = RouteNetlinkMessage::NewQueueDiscipline(qdisc);
-    match request(message, NLM_F_CREATE | NLM_F_EXCL, |_| ()) {
+    let kind = kind_bytes("clsact");
+    let qdisc = message(RTM_NEWQDISC, [index, CLSACT_HANDLE, CLSACT, 0], &[kind]);
+    match request(qdisc, NLM_F_CREATE | NLM_F_EXCL, |_| ()) {
         Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         done => done,
     }
@@ -92,21 +95,18 @@ pub(crate) fn attach(
 fn attach_to_clsact(index: u32, hook: Hook, program: &OwnedFd, name: &str) -> io::Result<()> {
     let there = listed(index, hook)?;
     let old = there.iter().find(|filter| filter.is_ours(hook)).map(|filter| filter.handle);
-    let mut filter = message(index, parent(hook))?;
-    filter.header.info = info(hook);
-    filter.header.handle = TcHandle::from(old.unwrap_or(0));
-    let option = |kind, value| TcOption::Other(DefaultNla::new(kind, value));
-    filter.attributes = vec![
-        TcAttribute::Kind(KIND.to_owned()),
-        TcAttribute::Options(vec![
-            option(TCA_BPF_FD, program.as_raw_fd().to_ne_bytes().to_vec()),
-            option(TCA_BPF_NAME, format!("{name}{FROM_FILE}\0").into_bytes()),
-            option(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes().to_vec()),
-        ]),
+    let options = [
+        attribute_bytes(TCA_BPF_FD, &program.as_raw_fd().to_ne_bytes()),
+        attribute_bytes(TCA_BPF_NAME, format!("{name}{FROM_FILE}\0").as_bytes()),
+        attribute_bytes(TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes()),
     ];
-    let message = RouteNetlinkMessage::NewTrafficFilter(filter);
+    let filter = message(
+        RTM_NEWTFILTER,
+        [index, old.unwrap_or(0), parent(hook), info(hook)],
+        &[kind_bytes(KIND), attribute_bytes(TCA_OPTIONS, &options.concat())],
+    );
     let how = if old.is_some() { 0 } else { NLM_F_EXCL };
-    request(message, NLM_F_CREATE | how, |_| ()).map_err(|e| {
+    request(filter, NLM_F_CREATE | how, |_| ()).map_err(|e| {
         // Of one priority are filters of one kind and one protocol.
         match there.iter().find(|filter| filter.priority() == PRIORITY && !filter.fits(hook)) {
             Some(other) => HostError::during(format!("its place is taken by a {other}"), e),
@@ -136,13 +136,19 @@ impl Filter {
 impl Drop for Filter {
     fn drop(&mut self) {
         if let Err(e) = remove(self.index, self.hook) {
-            log::error!(
-                "cannot remove the {:?} filter of interface {}: {e}",
-                self.hook,
-                self.index
-            );
+            let name = link(self.index).map_or_else(|_| "?".to_owned(), |link| link.name);
+            log::error!("{}", not_removed(self.hook, self.index, &name, &e));
         }
     }
+}
+
+/// What AOSP's ClatdController says then, word for word.
+fn not_removed(hook: Hook, index: u32, name: &str, error: &io::Error) -> String {
+    let call = match hook {
+        Hook::Ingress => "tcFilterDelDevIngressClatIpv6",
+        Hook::Egress => "tcFilterDelDevEgressClatIpv4",
+    };
+    format!("{call}({index}[{name}]) failure: {}", errno_of(error).desc())
 }
 
 /// Removes our filters from every interface, but not those that are `kept`.
@@ -178,20 +184,15 @@ struct Listed {
 
 impl Listed {
     fn parse(message: &[u8]) -> Option<Self> {
-        let number = |at| Some(u32::from_ne_bytes(*message.get(at..)?.first_chunk()?));
-        let attribute = |bytes: &[u8], kind| {
-            let found = NlasIterator::new(bytes).flatten().find(|nla| nla.kind() == kind)?;
-            Some(found.value().to_vec())
-        };
         let text =
-            |bytes: Vec<u8>| Some(String::from_utf8_lossy(bytes.strip_suffix(b"\0")?).into_owned());
+            |bytes: &[u8]| Some(String::from_utf8_lossy(bytes.strip_suffix(b"\0")?).into_owned());
         let attributes = message.get(HEADER_LEN..)?;
         let chain = attribute(attributes, TCA_CHAIN);
         let name = attribute(attributes, TCA_OPTIONS)
-            .and_then(|options| text(attribute(&options, TCA_BPF_NAME)?));
+            .and_then(|options| text(attribute(options, TCA_BPF_NAME)?));
         let kind = text(attribute(attributes, TCA_KIND)?)?;
         let name = name.filter(|_| kind == KIND);
-        let (handle, info) = (number(8)?, number(16)?);
+        let (handle, info) = (number_at(message, 8)?, number_at(message, 16)?);
         // Where it has none it tells of a priority; and to other chains packets have to be sent.
         let is_met = handle != 0 && chain.map_or(true, |chain| chain == [0; 4]);
         is_met.then_some(Self { handle, info, kind, name })
@@ -232,8 +233,8 @@ impl fmt::Display for Listed {
 /// The filters of an interface, in the order in which packets meet them.
 fn listed(index: u32, hook: Hook) -> io::Result<Vec<Listed>> {
     let mut found = Vec::new();
-    let filters = message(index, parent(hook))?;
-    request(RouteNetlinkMessage::GetTrafficFilter(filters), NLM_F_DUMP, |filter| {
+    let filters = message(RTM_GETTFILTER, [index, 0, parent(hook), 0], &[]);
+    request(filters, NLM_F_DUMP, |filter| {
         found.extend(Listed::parse(filter));
     })?;
     Ok(found)
@@ -244,28 +245,32 @@ fn listed(index: u32, hook: Hook) -> io::Result<Vec<Listed>> {
 fn remove(index: u32, hook: Hook) -> io::Result<bool> {
     let mut ours = listed(index, hook)?;
     ours.retain(|filter| filter.is_ours(hook));
-    let mut filter = message(index, parent(hook))?;
-    filter.header.info = info(hook);
     for Listed { handle, .. } in &ours {
-        filter.header.handle = TcHandle::from(*handle);
-        filter.attributes = vec![TcAttribute::Kind(KIND.to_owned())];
-        request(RouteNetlinkMessage::DelTrafficFilter(filter.clone()), 0, |_| ())?;
+        let header = [index, *handle, parent(hook), info(hook)];
+        request(message(RTM_DELTFILTER, header, &[kind_bytes(KIND)]), 0, |_| ())?;
     }
     Ok(!ours.is_empty())
 }
 
-fn message(index: u32, parent: TcHandle) -> io::Result<TcMessage> {
-    let index = i32::try_from(index).map_err(io::Error::other)?;
-    Ok(TcMessage::from_parts(TcHeader { index, parent, ..TcHeader::default() }, Vec::new()))
+/// A message about index, handle, parent and info.
+fn message(kind: u16, header: [u32; 4], attributes: &[Vec<u8>]) -> RawMessage {
+    // AF_UNSPEC
+    let mut payload = vec![0; 4];
+    payload.extend(header.iter().flat_map(|number| number.to_ne_bytes()));
+    payload.extend(attributes.concat());
+    RawMessage { kind, payload }
 }
 
-fn parent(hook: Hook) -> TcHandle {
-    // TC_H_MIN_INGRESS, TC_H_MIN_EGRESS
-    let minor = match hook {
-        Hook::Ingress => 0xfff2,
-        Hook::Egress => 0xfff3,
-    };
-    TcHandle { major: 0xffff, minor }
+fn kind_bytes(kind: &str) -> Vec<u8> {
+    attribute_bytes(TCA_KIND, format!("{kind}\0").as_bytes())
+}
+
+/// TC_H_MIN_INGRESS or TC_H_MIN_EGRESS of clsact.
+fn parent(hook: Hook) -> u32 {
+    match hook {
+        Hook::Ingress => 0xffff_fff2,
+        Hook::Egress => 0xffff_fff3,
+    }
 }
 
 /// Priority and, in network byte order, protocol.
@@ -281,4 +286,20 @@ fn info(hook: Hook) -> u32 {
 fn in_network_order(protocol: i32) -> u32 {
     let [.., high, low] = protocol.to_be_bytes();
     u16::from_ne_bytes([high, low]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_the_original_s() {
+        let gone = Errno::ENODEV.into();
+        let line = "tcFilterDelDevIngressClatIpv6(21[wlan0]) failure: No such device";
+        assert_eq!(not_removed(Hook::Ingress, 21, "wlan0", &gone), line);
+        let line = "tcFilterDelDevEgressClatIpv4(34[v4-wlan0]) failure: No such device";
+        assert_eq!(not_removed(Hook::Egress, 34, "v4-wlan0", &gone), line);
+    }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Descriptors that a parent process hands over by their number.
+//! Descriptors, where nix lacks something or says it otherwise in each release.
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -19,4 +19,17 @@ pub fn adopt(number: RawFd) -> nix::Result<OwnedFd> {
     let copy = unsafe { OwnedFd::from_raw_fd(copy) };
     nix::unistd::close(number)?;
     Ok(copy)
+}
+
+/// Has reads and writes return `EAGAIN` instead of waiting: of this descriptor and all copies of
+/// it.
+///
+/// # Errors
+/// What the kernel said.
+pub fn set_nonblocking(fd: impl AsFd) -> nix::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: no memory is passed.
+    let flags = Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    // SAFETY: no memory is passed.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }

@@ -11,7 +11,6 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
@@ -76,8 +75,8 @@ fn close_all_on_exec() -> io::Result<()> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let fd = entry?.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(0);
         if fd > 2 {
-            // One that has been closed meanwhile does not matter.
-            let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            // One that has been closed meanwhile does not matter. SAFETY: no memory is passed.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
     Ok(())

@@ -11,22 +11,21 @@ pub mod handover;
 mod sys;
 mod vnet;
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
+use clat_sys::{errno_of, set_nonblocking};
 use nix::errno::Errno;
-use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
-use nix::sys::stat::Mode;
 use nix::sys::uio::{readv, writev};
-use nix::unistd::{geteuid, read, write};
+use nix::unistd::{geteuid, write};
 
 pub use vnet::{GsoType, VirtioHeader};
 
 /// Where the kernel gives out devices.
 const CLONE_DEVICE: &str = "/dev/net/tun";
-
-const OPEN: OFlag = OFlag::O_RDWR.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
 /// The most bytes that can stand in front of a packet: packet info and the largest virtio header
 /// that is understood.
@@ -175,7 +174,7 @@ impl Tun {
     pub fn add_queue(&self) -> Result<Self, Error> {
         let (name, flags) = sys::get_iff(self.fd.as_fd())
             .map_err(|errno| Error::NotTun { fd: self.fd.as_raw_fd(), errno })?;
-        let fd = sys::own(open(CLONE_DEVICE, OPEN, Mode::empty()).map_err(Error::Open)?);
+        let fd = open()?;
         // What is not named here is taken away from the whole device.
         let kept = flags & (libc::IFF_TUN | libc::IFF_TAP | libc::IFF_VNET_HDR | libc::IFF_NAPI);
         let no_pi = if self.packet_info { 0 } else { libc::IFF_NO_PI };
@@ -203,7 +202,7 @@ impl Tun {
         if !is_interface_name(name) {
             return Err(Error::Name(name.to_owned()));
         }
-        let fd = sys::own(open(CLONE_DEVICE, OPEN, Mode::empty()).map_err(Error::Open)?);
+        let fd = open()?;
         let mut wanted = kind | more | libc::IFF_TUN_EXCL;
         if !options.packet_info {
             wanted |= libc::IFF_NO_PI;
@@ -355,7 +354,7 @@ impl Tun {
     /// # Errors
     /// As of [`Tun::recv`].
     pub fn recv_behind_head(&self, buf: &mut [u8]) -> Result<(VirtioHeader, Range<usize>), Errno> {
-        let len = read(self.fd.as_raw_fd(), buf)?;
+        let len = readv(&self.fd, &mut [IoSliceMut::new(buf)])?;
         let head = buf.get(..self.head_len()).ok_or(Errno::EBADMSG)?;
         if len < head.len() {
             return Err(Errno::EBADMSG);
@@ -441,10 +440,11 @@ fn is_denied(errno: Errno) -> bool {
     matches!(errno, Errno::EACCES | Errno::EPERM)
 }
 
-fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
-    let status = OFlag::from_bits_truncate(fcntl(fd.as_raw_fd(), FcntlArg::F_GETFL)?);
-    fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(status | OFlag::O_NONBLOCK))?;
-    Ok(())
+/// A descriptor that is to become a queue of a device; non-blocking, close-on-exec.
+fn open() -> Result<OwnedFd, Error> {
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    options.open(CLONE_DEVICE).map(OwnedFd::from).map_err(|e| Error::Open(errno_of(&e)))
 }
 
 /// Whether a device has packet info. TUNGETIFF does not tell: the bit of IFF_NO_PI is that of

@@ -19,7 +19,7 @@ ioctl_read_bad!(tungetvnethdrsz, request_code_read!(b'T', 215, size_of::<c_int>(
 
 /// Owns a descriptor that a call has just returned.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the callers pass what open() or recvmsg() has just returned, which nobody else has.
+    // SAFETY: the caller passes what recvmsg() has just returned, which nobody else has.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

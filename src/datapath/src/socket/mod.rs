@@ -8,10 +8,9 @@ mod packet;
 mod raw;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use clat_sys::{packet_socket, socket};
-use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::libc::{self, c_int};
 
 use crate::filter;
@@ -65,12 +64,6 @@ pub fn outgoing(index: u32) -> io::Result<OwnedFd> {
 /// A packet socket that hears nothing yet: its protocol is 0.
 fn packet_socket(kind: c_int) -> io::Result<OwnedFd> {
     Ok(socket::open(libc::AF_PACKET, kind | libc::SOCK_NONBLOCK, 0)?)
-}
-
-fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_truncate(fcntl(fd.as_raw_fd(), FcntlArg::F_GETFL)?);
-    fcntl(fd.as_raw_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
 }
 
 /// Sets the size of a queue: by the first option, which takes a privilege and knows no limit, else

@@ -7,14 +7,14 @@ use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use clat_netlink::LinkKind;
-use clat_sys::{mmsg, packet_socket as sys, socket};
+use clat_sys::{mmsg, packet_socket as sys, set_nonblocking, socket};
 use clat_tun::VirtioHeader;
 use clat_xlat::TAILROOM;
 use nix::errno::Errno;
 use nix::libc::{self, c_int};
 use nix::sys::uio::writev;
 
-use super::{packet_socket, set_nonblocking, set_queue, set_send_queue, ETH_P_IPV6};
+use super::{packet_socket, set_queue, set_send_queue, ETH_P_IPV6};
 use crate::batch::{Batch, CAPACITY, FRONT, LINK_HEADER, STRIDE};
 use crate::filter;
 

@@ -7,12 +7,12 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use clat_packet::nd;
-use clat_sys::socket;
+use clat_sys::{set_nonblocking, socket};
 use nix::errno::Errno;
 use nix::libc::{self, c_int};
 use nix::sys::socket::{self as sys, sockopt, MsgFlags, SockaddrIn6};
 
-use super::{set_nonblocking, set_send_queue};
+use super::set_send_queue;
 
 /// Where IPv6 packets go out: a raw socket on the uplink, with the mark. It also holds the
 /// membership of a group, or of an anycast address.
