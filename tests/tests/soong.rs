@@ -28,16 +28,8 @@ const NAMES: [(&str, &str); 4] = [
     (INTERFACE, "android_net_clat_aidl-V2-rust"),
 ];
 const INTERFACE: &str = "android_net_clat_aidl";
-
-/// What AOSP has, so that what builds here builds there.
-const PINS: [(&str, &str); 6] = [
-    ("android_logger", "^0.15"),
-    ("jni", "^0.21.1"),
-    ("libbpf-rs", "^0.24.8"),
-    ("nix", "^0.29"),
-    ("thiserror", "^2"),
-    ("zerocopy", "^0.8"),
-];
+/// What only Cargo has: under Soong other libraries do the same.
+const STAND_INS: [&str; 2] = ["rsbinder", "rsproperties"];
 
 /// Go, and Blueprint where Debian has it.
 const NEEDS: &[&str] =
@@ -386,30 +378,56 @@ fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Re
     Ok(count)
 }
 
+/// The crates that AOSP carries, in the versions that the requirements of Cargo.toml are of: the
+/// column of versions.tsv whose name ends in "=".
+fn carried(root: &Path) -> Result<BTreeMap<String, String>> {
+    let text = fs::read_to_string(root.join("tests/soong/versions.tsv"))?;
+    let head = text.lines().find(|line| line.starts_with("# crate\t")).context("no head")?;
+    let at = head.split('\t').position(|name| name.ends_with('=')).context("no such column")?;
+    let rows = rules::table(root, "versions.tsv")?.into_iter();
+    rows.map(|row| Ok((row[0].clone(), row.get(at).context("a short row")?.clone()))).collect()
+}
+
+/// Every crate of others in what ships has a line in versions.tsv, which scripts/aosp_versions
+/// takes its sets from, and is required as AOSP has it; or it has to be imported anyway.
 #[test]
 fn the_pins_are_aosp_s() -> Result<()> {
-    for package in workspace(&repository()?)? {
-        for dependency in package.0["dependencies"].as_array().into_iter().flatten() {
-            if NOT_ON_ANDROID.contains(&package.name()) {
-                continue;
-            }
-            for (name, version) in PINS {
-                let requirement = dependency["req"].as_str().unwrap_or_default();
-                ensure!(
-                    dependency["name"] != name || requirement == version,
-                    "{}: {name} {requirement}, where AOSP has {version}",
-                    package.name()
-                );
-            }
+    let root = repository()?;
+    let (carried, modules) = (carried(&root)?, rules::table(&root, "modules.tsv")?);
+    let imported =
+        |name: &str| modules.iter().any(|row| row[0] == soong_name(name) && row[1] == "import");
+    let (mut wrong, mut used) = (Vec::new(), BTreeSet::new());
+    for package in workspace(&root)? {
+        if NOT_ON_ANDROID.contains(&package.name()) || package.name() == INTERFACE {
+            continue;
         }
         let (edition, rust) = (&package.0["edition"], &package.0["rust_version"]);
-        let shipped = !NOT_ON_ANDROID.contains(&package.name());
-        ensure!(
-            !shipped || edition == "2021" && rust == "1.81",
-            "{}: {edition} {rust}",
-            package.name()
-        );
+        if edition != "2021" || rust != "1.81" {
+            wrong.push(format!("{}: edition {edition}, rustc {rust}", package.name()));
+        }
+        let dependencies = package.0["dependencies"].as_array().into_iter().flatten();
+        for dependency in dependencies.filter(|d| d["kind"].is_null() && !d["source"].is_null()) {
+            let name = dependency["name"].as_str().unwrap_or_default();
+            let elsewhere = dependency["target"].as_str().is_some_and(|t| t.contains("not("));
+            if elsewhere || imported(name) || STAND_INS.contains(&name) {
+                continue;
+            }
+            used.insert(name.to_owned());
+            let required = dependency["req"].as_str().unwrap_or_default();
+            let parts: Vec<_> = required.trim_start_matches('^').split('.').collect();
+            match carried.get(name) {
+                None => wrong.push(format!("{}: {name} is not in versions.tsv", package.name())),
+                Some(version) if version.split('.').take(parts.len()).eq(parts) => {}
+                Some(version) => {
+                    wrong.push(format!("{}: {name} {required}: AOSP has {version}", package.name()))
+                }
+            }
+        }
     }
+    for name in carried.keys().filter(|name| !used.contains(*name)) {
+        wrong.push(format!("{name} is in versions.tsv, and in nothing that ships"));
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
