@@ -102,14 +102,14 @@ fn text(status: &Status, watch: bool, verbose: bool) -> String {
         row("IPv4", &format!("{} on {}", clat.v4, clat.v4iface));
         row("IPv6", &clat.v6);
         row("NAT64 prefix", &clat.nat64_prefix);
+        let known = status.uplinks.iter().find(|uplink| uplink.iface == clat.iface);
+        if let Some(source) = known.and_then(|uplink| uplink.source.as_deref()) {
+            row("from", source);
+        }
         match clat.working.as_str() {
             "yes" => row("works", "yes, the host that was asked answers"),
             "no" => row("works", "no, the host that was asked does not answer"),
             _ => {}
-        }
-        let known = status.uplinks.iter().find(|uplink| uplink.iface == clat.iface);
-        if let Some(source) = known.and_then(|uplink| uplink.source.as_deref()) {
-            row("from", source);
         }
         let rates = clat.rates.filter(|_| watch);
         let of = |rates: Rates| (rates.tx_packets_per_second, rates.tx_bytes_per_second);
