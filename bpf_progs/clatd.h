@@ -50,8 +50,8 @@ struct clat_ingress_value {
 
 /*
  * map_clatd_clat_next_hop_map: ARRAY by slot; who gets what leaves by an Ethernet uplink. Kept as
- * the routes are by who adds the entries above. The uplink is given, so the kernel's own choice of a
- * route, which could be by another, has no say.
+ * the routes are by who adds the entries above. The uplink is given, so the kernel's own choice of
+ * a route, which could be by another, has no say.
  */
 struct clat_next_hop {
 	struct in6_addr router; /* "::" where every destination is a neighbour itself */

@@ -163,7 +163,9 @@ INLINE long write_transport4(struct __sk_buff *skb, __u32 at, const struct iphdr
 			 fold(sum_words(&new->saddr, 2) + (__u16)~fold(old)));
 }
 
-/* Makes the packet one with the header `new`; the old one had addresses with the sum `addresses`. */
+/*
+ * Makes the packet one with the header `new`; the old one had addresses with the sum `addresses`.
+ */
 INLINE int translate_and_receive(struct __sk_buff *skb, const struct iphdr *new,
 				 const struct transport *t, __u64 addresses, __u16 second_half,
 				 const struct clat_ingress_value *clat,

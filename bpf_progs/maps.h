@@ -18,7 +18,9 @@ INLINE __u32 slot_of(__be32 local4)
 	return net32(local4) % CLAT_SLOTS;
 }
 
-/* Leaves the packet to the daemon: to the next filter, and at last up the stack or out of v4iface. */
+/*
+ * Leaves the packet to the daemon: to the next filter, and at last up the stack or out of v4iface.
+ */
 INLINE int pass(struct clat_counters *counters, enum clat_reason reason)
 {
 	counters->passed[reason]++;
@@ -32,7 +34,10 @@ INLINE int drop(struct clat_counters *counters)
 	return TC_ACT_SHOT;
 }
 
-/* `len` is that of the packet as it came, `headers` that of what each segment of a super-packet has. */
+/*
+ * `len` is that of the packet as it came, `headers` that of what each segment of a super-packet
+ * has.
+ */
 INLINE void count(struct clat_counters *counters, const struct __sk_buff *skb, __u32 len,
 		  __u32 headers)
 {

@@ -81,7 +81,10 @@ INLINE __u32 fragment_len(const struct transport *t)
 	return t->has_fragment ? sizeof(struct fragment_header) : 0;
 }
 
-/* Whether `protocol` is one of a set, all below 64. Two branches for the verifier, not one for each. */
+/*
+ * Whether `protocol` is one of a set, all below 64. Two branches for the verifier, not one for
+ * each.
+ */
 #define SET(protocol) (1ULL << (protocol))
 INLINE bool is_in(__u8 protocol, const __u64 set)
 {
@@ -188,7 +191,9 @@ INLINE enum clat_reason inspect(const struct __sk_buff *skb, __u32 at, struct tr
 	return NO_REASON;
 }
 
-/* Length of the packet, of a super-packet's largest segment, behind IP headers of `headers` bytes. */
+/*
+ * Length of the packet, of a super-packet's largest segment, behind IP headers of `headers` bytes.
+ */
 INLINE __u32 length(const struct __sk_buff *skb, const struct transport *t, __u32 headers)
 {
 	return headers + (skb->gso_size ? t->header + skb->gso_size : t->payload);

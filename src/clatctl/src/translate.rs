@@ -297,8 +297,8 @@ fn convert(
     Ok(())
 }
 
-/// Translates a capture in memory as `clatctl translate` with these arguments would, with a line for
-/// each packet, and returns how many there were. What fuzz targets call.
+/// Translates a capture in memory as `clatctl translate` with these arguments would, with a line
+/// for each packet, and returns how many there were. What fuzz targets call.
 ///
 /// # Errors
 /// What is wrong with it.

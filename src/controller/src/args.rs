@@ -72,7 +72,8 @@ pub struct Args {
     /// by a controller that was killed [default: both are removed]
     #[arg(long)]
     pub keep: bool,
-    /// End what a controller has left running that was killed or was to keep it, and do nothing else
+    /// End what a controller has left running that was killed or was to keep it, and do nothing
+    /// else
     #[arg(long, conflicts_with = "keep")]
     pub sweep: bool,
     /// What comes and goes by itself.

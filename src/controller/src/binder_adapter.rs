@@ -287,8 +287,8 @@ mod imp {
         server.add_service(name, service.as_binder())
     }
 
-    /// Has a caller of this process's user say `bytes` to a service, and returns what it is answered
-    /// until both have hung up.
+    /// Has a caller of this process's user say `bytes` to a service, and returns what it is
+    /// answered until both have hung up.
     ///
     /// # Errors
     /// When there can be no socket.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which files may still be changed, although root owns them: what SELinux says on Android, Landlock
-//! (landlock(7), Linux 5.13) says elsewhere.
+//! Which files may still be changed, although root owns them: what SELinux says on Android,
+//! Landlock (landlock(7), Linux 5.13) says elsewhere.
 
 /// Leaves to this thread, to those that it makes from now on, and to the programs that they run, no
 /// more to change than these files, and what is in these directories. Reading stays as it is. No

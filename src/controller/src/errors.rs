@@ -119,7 +119,8 @@ mod tests {
         let error = Error::io(&error, "wlan0", Step::CreateTun);
         assert_eq!(
             error.to_string(),
-            "wlan0: cannot create its TUN device: /dev/net/tun: Operation not permitted (os error 1)"
+            "wlan0: cannot create its TUN device: /dev/net/tun: Operation not permitted (os error \
+                1)"
         );
     }
 }

@@ -182,8 +182,8 @@ fn reload(auto: Option<&auto::Running>) {
     }
 }
 
-/// The capabilities that CLATs come and go by. What only the start needs is not among them: mounting, other users' files
-/// and processes, limits.
+/// The capabilities that CLATs come and go by. What only the start needs is not among them:
+/// mounting, other users' files and processes, limits.
 fn needed(clatd: &Path) -> Result<Vec<Capability>> {
     use Capability::{
         CAP_BPF, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_NET_ADMIN, CAP_NET_RAW,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What brings a CLAT from how it is to how it has to be: at its start from nothing, after a restart
-//! of the controller from what the last one left, and from then on from whatever has become of it.
+//! What brings a CLAT from how it is to how it has to be: at its start from nothing, after a
+//! restart of the controller from what the last one left, and from then on from whatever has become
+//! of it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};

@@ -21,13 +21,13 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// A clatd that lived this long has earned a fresh start.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// A clatd that takes none of the packets that there are for so long hangs: so many looks, one after
-/// the other.
+/// A clatd that takes none of the packets that there are for so long hangs: so many looks, one
+/// after the other.
 const PATIENCE: Duration = Duration::from_millis(250 * LOOKS as u64);
 const LOOKS: u32 = 5;
 
-/// How clatd exits when another node has its address (docs/contract.md): starting it again as it was
-/// would not help.
+/// How clatd exits when another node has its address (docs/contract.md): starting it again as it
+/// was would not help.
 const DUPLICATE: i32 = 3;
 
 /// How and when a clatd ended, once it has.

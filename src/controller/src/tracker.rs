@@ -335,7 +335,8 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// Has somebody asked whether IPv4 works, once for each address and path, and tells of the answer.
+    /// Has somebody asked whether IPv4 works, once for each address and path, and tells of the
+    /// answer.
     fn ask(&mut self, common: &Common<H>, path: Option<u32>) {
         let Some(target) = common.probe_target else { return };
         let Clat { iface, prefix, mark, v6, .. } = self.clat.clone();
@@ -638,8 +639,8 @@ impl<H: Host> Tracker<H> {
     }
 }
 
-/// A NAT64 prefix that a CLAT can use; of `any_length` that RFC 6052 has, else a /96, as Android has
-/// it.
+/// A NAT64 prefix that a CLAT can use; of `any_length` that RFC 6052 has, else a /96, as Android
+/// has it.
 fn parse_prefix(text: &str, any_length: bool) -> Result<Prefix, (Errno, String)> {
     let shown: String = text.escape_debug().take(64).collect();
     let prefix: Prefix = text.parse().map_err(|e: PrefixError| {

@@ -33,7 +33,10 @@ pub enum NameError {
     #[error("an interface name has at most 15 characters")]
     TooLong,
     /// Too long with `v4-` in front.
-    #[error("with v4- in front the name would not fit the kernel's 15 characters; an uplink's has at most 12")]
+    #[error(
+        "with v4- in front the name would not fit the kernel's 15 characters; an uplink's has \
+        at most 12"
+    )]
     TooLongForV4,
 }
 
@@ -64,8 +67,9 @@ impl IfaceName {
         Ok(Self(text.to_owned()))
     }
 
-    /// The name of the TUN device that carries the IPv4 side of a CLAT on this uplink, whose index is
-    /// `index`: `v4-` and its name; where that is too long, and off Android, `v4-` and its index.
+    /// The name of the TUN device that carries the IPv4 side of a CLAT on this uplink, whose index
+    /// is `index`: `v4-` and its name; where that is too long, and off Android, `v4-` and its
+    /// index.
     ///
     /// # Errors
     /// [`NameError::TooLongForV4`] on Android for a name of 13 characters and more.

@@ -73,9 +73,9 @@ fn orphan(pid: Pid) -> Option<Orphan> {
     }
 }
 
-/// What a clatd was told, and a copy of its descriptor `fd`, which is its TUN device's. What it says
-/// of itself is not believed: only whose device it holds, by the kernel, and what was written down
-/// about that.
+/// What a clatd was told, and a copy of its descriptor `fd`, which is its TUN device's. What it
+/// says of itself is not believed: only whose device it holds, by the kernel, and what was written
+/// down about that.
 fn take(child: &ClatdProcess, uplink: &IfaceName, fd: RawFd) -> io::Result<(ClatdArgs, Device)> {
     let fd =
         pidfd::get_fd(child.as_fd(), fd).map_err(|e| HostError::during("its TUN device", e))?;

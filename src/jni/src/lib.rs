@@ -6,8 +6,8 @@
 //!
 //! Names, signatures, checks and exceptions are AOSP's. The work is `clat_natives`'; `natives` is
 //! what Java sees of it, `java` is all that touches Java's values and exceptions, `env` has what
-//! differs between releases of the crate jni. Inside com.android.tethering, where that crate may not
-//! enter, AOSP's own C++ calls `clat_natives` instead.
+//! differs between releases of the crate jni. Inside com.android.tethering, where that crate may
+//! not enter, AOSP's own C++ calls `clat_natives` instead.
 
 #[cfg_attr(not(feature = "jni_0_22"), path = "env_0_21.rs")]
 #[cfg_attr(feature = "jni_0_22", path = "env_0_22.rs")]

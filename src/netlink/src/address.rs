@@ -11,7 +11,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::request::{attribute, number, number_at, request};
 
-/// struct ifaddrmsg (linux/if_addr.h): family, prefix length, flags, scope, index; attributes follow.
+/// struct ifaddrmsg (linux/if_addr.h): family, prefix length, flags, scope, index; attributes
+/// follow.
 const PREFIX_LEN: usize = 1;
 const FLAGS: usize = 2;
 const INDEX: usize = 4;

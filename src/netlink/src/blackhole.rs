@@ -91,8 +91,8 @@ impl Blackhole {
     }
 }
 
-/// Takes away the route that the kernel has made for an anycast address of the interface `index`: it
-/// still answers neighbours that ask for the address, and no longer what is sent to it.
+/// Takes away the route that the kernel has made for an anycast address of the interface `index`:
+/// it still answers neighbours that ask for the address, and no longer what is sent to it.
 ///
 /// # Errors
 /// Those of netlink(7).

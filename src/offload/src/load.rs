@@ -48,10 +48,15 @@ impl Pins {
         let lock = File::open(dir).map_err(|e| HostError::during(dir.display(), e))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
             let cause = format!(
-                "another clat_controller has its programs in {}; give this one a --bpf-dir of its own",
+                "another clat_controller has its programs in {}; give this one a --bpf-dir of its \
+                    own",
                 dir.display()
             );
-            if errno == Errno::EAGAIN { HostError::because(Errno::EBUSY, cause) } else { HostError::during(dir.display(), errno) }
+            if errno == Errno::EAGAIN {
+                HostError::because(Errno::EBUSY, cause)
+            } else {
+                HostError::during(dir.display(), errno)
+            }
         })?;
         let pins = Self { dir: dir.to_owned(), _lock: lock };
         pins.load()?;

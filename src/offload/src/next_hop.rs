@@ -25,8 +25,8 @@ const GATHERING: Duration = Duration::from_millis(20);
 /// Where packets go, if anywhere.
 type Found = Option<clat_netlink::NextHop>;
 
-/// Follows the routes of uplinks in a thread of its own, from the first CLAT on: until then it could
-/// still give up rights, which a thread has for itself.
+/// Follows the routes of uplinks in a thread of its own, from the first CLAT on: until then it
+/// could still give up rights, which a thread has for itself.
 #[derive(Debug)]
 pub(crate) struct NextHops {
     map: Arc<Map>,

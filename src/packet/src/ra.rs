@@ -68,8 +68,8 @@ pub fn rdnss(server: Ipv6Addr, lifetime: u32) -> [u8; 24] {
     option
 }
 
-/// What the value of an RDNSS option says: its lifetime in seconds, and the servers; `None` where it
-/// is cut off.
+/// What the value of an RDNSS option says: its lifetime in seconds, and the servers; `None` where
+/// it is cut off.
 #[must_use]
 pub fn read_rdnss(value: &[u8]) -> Option<(u32, impl Iterator<Item = Ipv6Addr> + '_)> {
     let lifetime = u32::from_be_bytes(*value.get(2..)?.first_chunk()?);

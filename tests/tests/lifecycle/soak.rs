@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Endurance, for `./test soak`: starts and stops without end, then everything that can happen to a
-//! CLAT, at random and under traffic, all the while with a hostile caller. Nothing grows, nobody else
-//! waits, and at the end all is as it was.
+//! CLAT, at random and under traffic, all the while with a hostile caller. Nothing grows, nobody
+//! else waits, and at the end all is as it was.
 
 use std::fs;
 use std::net::Ipv4Addr;

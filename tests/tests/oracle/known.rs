@@ -155,7 +155,8 @@ pub(crate) const KNOWN: &[Known] = &[
     Known {
         cases: &["64 too big 1000"],
         fields: &["packets"],
-        why: "an MTU below 1280 is discarded, as RFC 8201 §4 has it for the node that the translator \
+        why: "an MTU below 1280 is discarded, as RFC 8201 §4 has it for the node that the \
+            translator \
               answers for; tayga drops one of 0 alone",
     },
     Known {

@@ -67,6 +67,8 @@ parcelable ClatStatus {
      * where none was asked, or has not answered yet; empty from a controller that cannot ask.
      */
     @utf8InCpp String working;
-    /** What keeps packets from the programs in the kernel, a line each; empty where nothing does. */
+    /**
+     * What keeps packets from the programs in the kernel, a line each; empty where nothing does.
+     */
     @utf8InCpp String[] hindrances;
 }

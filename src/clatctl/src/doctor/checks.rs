@@ -275,7 +275,8 @@ fn controller(transport: Option<&Transport>) -> Answer {
     }
 }
 
-/// Whether IPv4 works by the CLATs that run, as somebody on the IPv4 internet has told the controller.
+/// Whether IPv4 works by the CLATs that run, as somebody on the IPv4 internet has told the
+/// controller.
 fn working(transport: Option<&Transport>) -> Answer {
     const LOOK: &str = "clatctl status  # and ask the network whether its NAT64 is there";
     const ASK: &str = "clat_controller --probe ADDR  # and a host that answers";

@@ -12,7 +12,8 @@ use clat_xlat::{Reason, Rule};
 use serde::Serialize;
 use serde_json::json;
 
-/// Protocols that are met, by the names that they have (IANA, "Assigned Internet Protocol Numbers").
+/// Protocols that are met, by the names that they have (IANA, "Assigned Internet Protocol
+/// Numbers").
 const PROTOCOLS: [(u8, &str); 12] = [
     (protocol::ICMP, "ICMP"),
     (protocol::IGMP, "IGMP"),

@@ -493,7 +493,8 @@ fn offload_comes_and_goes_in_order() {
     assert_eq!(running.egress.as_ref().map(|c| c.packets), Some(4));
     assert_eq!(running.ingress.as_ref().map(|c| c.packets), Some(14));
     let dump = controller.dump();
-    let line = "    wlan0: eBPF ingress 14 packets 0 bytes, 0 super-packets, 0 neighbours resolved, 0 lost, passed to clatd: header=5\n";
+    let line = "    wlan0: eBPF ingress 14 packets 0 bytes, 0 super-packets, 0 neighbours \
+        resolved, 0 lost, passed to clatd: header=5\n";
     assert!(dump.ends_with(line), "{dump}");
     assert!(
         dump.contains(&format!(

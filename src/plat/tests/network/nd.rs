@@ -316,7 +316,8 @@ fn an_address_belongs_to_its_station() {
     }
 }
 
-/// RFC 4861 §6.2.6: however many ask who have no address yet, everybody is told every three seconds.
+/// RFC 4861 §6.2.6: however many ask who have no address yet, everybody is told every three
+/// seconds.
 #[test]
 fn advertisements_to_everybody_are_rare() {
     let mut lab = Lab::new(Settings::default());

@@ -56,8 +56,8 @@ impl Kind {
 /// kernel's 1000 are less than a guest has in flight.
 const QUEUE: u32 = 20_000;
 
-/// Bytes of the buffers that a program may ask for, as passt's README has it. With less, pasta offers
-/// guests a window for which its sockets have no room, and discards what they do not take.
+/// Bytes of the buffers that a program may ask for, as passt's README has it. With less, pasta
+/// offers guests a window for which its sockets have no room, and discards what they do not take.
 const BUFFERS: u64 = 16 << 20;
 
 /// Both limits as they were, which are the machine's; they are set back.

@@ -72,7 +72,8 @@ fn text(rounds: u8, results: &Results) -> Result<String> {
         _ => "",
     };
     let mut text = format!(
-        "{cpus} CPUs, Linux {kernel}{built}; {rounds} interleaved rounds: median (worst), in ms.\n\n\
+        "{cpus} CPUs, Linux {kernel}{built}; {rounds} interleaved rounds: median (worst), in \
+            ms.\n\n\
          | |"
     );
     for subject in Subject::ALL {

@@ -140,7 +140,10 @@ fn firewall_rules() {
         let (rule, other) = (add("up0"), add("up1"));
         let jump = "-A PREROUTING -j clat_raw_PREROUTING";
         let line = |iface| {
-            format!("-A clat_raw_PREROUTING -s 64:ff9b::/96 -d 2001:db8::1:2:3:4/128 -i {iface} -j DROP")
+            format!(
+                "-A clat_raw_PREROUTING -s 64:ff9b::/96 -d 2001:db8::1:2:3:4/128 -i {iface} -j \
+                DROP"
+            )
         };
         let rules = sh("ip6tables -t raw -S");
         assert!(

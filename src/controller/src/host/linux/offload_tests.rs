@@ -300,7 +300,8 @@ fn pins_of_another_kind_are_replaced() {
         let path = dir.display();
         let create = |name, kind, key, value| {
             sh(&format!(
-                "bpftool map create {path}/{name} type {kind} key {key} value {value} entries 16 name other"
+                "bpftool map create {path}/{name} type {kind} key {key} value {value} entries 16 \
+                    name other"
             ));
         };
         create(MAPS[0], "hash", 8, 36);

@@ -199,7 +199,8 @@ fn withstands(attack: &str, uid: u32) {
     let (median, worst) = (waits[waits.len() / 2], waits[waits.len() - 1]);
     let memory = most.saturating_sub(memory);
     eprintln!(
-        "{attack} by uid {uid}: others waited {median:.1?}, at worst {worst:.1?} of {}; {} KiB more, {lines} lines",
+        "{attack} by uid {uid}: others waited {median:.1?}, at worst {worst:.1?} of {}; {} KiB \
+            more, {lines} lines",
         waits.len(),
         memory >> 10
     );
