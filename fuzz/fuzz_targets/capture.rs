@@ -6,9 +6,20 @@
 
 use libfuzzer_sys::fuzz_target;
 
-const CLAT: [&str; 6] =
-    ["--local4=192.0.0.4", "--local6=2001:db8::4", "--prefix=64:ff9b::/96", "--strict-wkp", "--explain", "--json"];
-const ROUTER: [&str; 4] = ["--eam=192.0.2.0/24=2001:db8::/120", "--prefix=2001:db8:100::/40", "--ttl=decrement", "--explain"];
+const CLAT: [&str; 6] = [
+    "--local4=192.0.0.4",
+    "--local6=2001:db8::4",
+    "--prefix=64:ff9b::/96",
+    "--strict-wkp",
+    "--explain",
+    "--json",
+];
+const ROUTER: [&str; 4] = [
+    "--eam=192.0.2.0/24=2001:db8::/120",
+    "--prefix=2001:db8:100::/40",
+    "--ttl=decrement",
+    "--explain",
+];
 
 fuzz_target!(|data: &[u8]| {
     let Some((how, bytes)) = data.split_first() else { return };

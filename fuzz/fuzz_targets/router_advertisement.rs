@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((&hop_limit, message)) = data.split_first() else { return };
     let Some(read) = Message::read(message, hop_limit) else { return };
     assert_eq!(hop_limit, 255);
-    let (Message::RouterAdvertisement { options }
+    let (Message::RouterAdvertisement { options, .. }
     | Message::RouterSolicitation { options }
     | Message::NeighbourSolicitation { options, .. }
     | Message::NeighbourAdvertisement { options, .. }

@@ -351,14 +351,17 @@ fn chaos(lab: &Lab, pins: &BpfFs, time: Duration, random: Rng) -> Result<()> {
     drop(enemy);
     // The last one.
     ping(lab, "")?;
+    let clatd = memory(*chaos.controller.clatds().first().context("no clatd")?)?;
     chaos.controller.ctl(&["stop", "up0"])?;
     let flat = ensure_flat(&chaos.controller, held)?;
     let after = Left::of(lab, pins, &chaos.controller)?;
     ensure!(after == before, "{after:#?}\nwas {before:#?}");
     eprintln!(
-        "{} blows in {:.0?}: {told}; {answered} of {sent} datagrams answered; {flat}",
+        "{} blows in {:.0?}: {told}; {answered} of {sent} datagrams answered; {flat}; \
+         clatd {} KiB",
         blows.len(),
-        begin.elapsed()
+        begin.elapsed(),
+        clatd >> 10
     );
     Ok(())
 }
