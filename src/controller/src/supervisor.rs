@@ -2,15 +2,15 @@
 
 //! Watches over one clatd: its end is noticed at once.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clat_sys::wait_readable;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::unistd::read;
 
 use crate::host::{Child, Ended};
 
@@ -57,12 +57,13 @@ where
     fn wait(&self, fds: &[BorrowedFd<'_>]) -> Option<usize> {
         loop {
             let Ok(arrival) = (self.arrival)() else { return wait_readable(fds, None) };
+            let mut arrival = File::from(arrival);
             let before = (self.taken)();
             loop {
                 match wait_readable(&[fds, &[arrival.as_fd()]].concat(), None) {
                     Some(at) if at < fds.len() => return Some(at),
                     // That the device is down it tells by an error, which is over when it is read.
-                    _ if read(arrival.as_raw_fd(), &mut [0; 8]).is_ok() => break,
+                    _ if arrival.read(&mut [0; 8]).is_ok() => break,
                     _ => {}
                 }
             }

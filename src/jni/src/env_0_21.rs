@@ -3,7 +3,7 @@
 //! What is said otherwise in jni 0.22, as 0.21 has it.
 
 use jni::errors::Error;
-use jni::objects::{JClass, JFieldID, JObject};
+use jni::objects::{JClass, JFieldID, JObject, JString};
 use jni::signature::{Primitive, ReturnType};
 use jni::sys::{self, jint, jstring};
 use jni::{JNIEnv, JavaVM, NativeMethod};
@@ -65,6 +65,10 @@ pub(crate) fn register(
 
 pub(crate) fn is_null<'o>(object: &impl AsRef<JObject<'o>>) -> bool {
     object.as_ref().is_null()
+}
+
+pub(crate) fn text(env: &mut Env<'_>, string: &JString<'_>) -> Result<String, Error> {
+    Ok(env.get_string(string)?.into())
 }
 
 pub(crate) fn new_string(env: &mut Env<'_>, text: &str) -> Result<jstring, Error> {

@@ -3,7 +3,7 @@
 //! What is said otherwise in jni 0.21, as 0.22 has it.
 
 use jni::errors::Error;
-use jni::objects::{JClass, JFieldID, JObject};
+use jni::objects::{JClass, JFieldID, JObject, JString};
 use jni::refs::Reference;
 use jni::signature::{JavaType, Primitive, RuntimeFieldSignature};
 use jni::strings::JNIString;
@@ -72,6 +72,10 @@ pub(crate) fn register(
 
 pub(crate) fn is_null<'o>(object: &impl AsRef<JObject<'o>>) -> bool {
     object.as_ref().is_null()
+}
+
+pub(crate) fn text(env: &mut Env<'_>, string: &JString<'_>) -> Result<String, Error> {
+    Ok(string.mutf8_chars(env)?.into())
 }
 
 pub(crate) fn new_string(env: &mut Env<'_>, text: &str) -> Result<jstring, Error> {

@@ -116,7 +116,7 @@ fn throw(env: &mut Env<'_>, thrown: &Thrown) {
 
 /// The text of a Java string.
 pub(crate) fn text(env: &mut Env<'_>, string: &JString<'_>) -> Result<String, Thrown> {
-    Ok(env.get_string(string)?.into())
+    Ok(env::text(env, string)?)
 }
 
 /// The descriptor in a java.io.FileDescriptor; an IOException with `otherwise` where it has none.

@@ -62,8 +62,9 @@ const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
 const ARGUMENTS_AT: u32 = 16;
 
-const ALLOW: sock_filter = step(RETURN, libc::SECCOMP_RET_ALLOW);
-const KILL: sock_filter = step(RETURN, libc::SECCOMP_RET_KILL_PROCESS);
+/// SECCOMP_RET_ALLOW and SECCOMP_RET_KILL_PROCESS, which libc has for Android since 2025 alone.
+const ALLOW: sock_filter = step(RETURN, 0x7fff_0000);
+const KILL: sock_filter = step(RETURN, 0x8000_0000);
 
 /// That of an argument the bits of `mask` are those of `value`.
 #[derive(Clone, Copy, Debug)]

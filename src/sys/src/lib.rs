@@ -21,7 +21,7 @@ mod signal;
 pub mod socket;
 mod spawn;
 
-pub use fd::{adopt, set_nonblocking};
+pub use fd::{adopt, link_open_file, replace_standard, set_nonblocking, status_flags};
 pub use host_error::{errno_of, HostError};
 pub use poll::wait_readable;
 pub use random::random_bytes;

@@ -85,6 +85,15 @@ pub struct Capabilities {
     pub inheritable: CapabilitySet,
 }
 
+/// linux/prctl.h; libc has them for Android since 2025 alone.
+const PR_SET_DUMPABLE: c_int = 4;
+const PR_SET_KEEPCAPS: c_int = 8;
+const PR_CAPBSET_READ: c_int = 23;
+const PR_CAPBSET_DROP: c_int = 24;
+const PR_SET_NO_NEW_PRIVS: c_int = 38;
+const PR_CAP_AMBIENT: c_int = 47;
+const PR_CAP_AMBIENT_CLEAR_ALL: c_ulong = 4;
+
 /// linux/capability.h: _LINUX_CAPABILITY_VERSION_3, of which a set is two words.
 const VERSION: u32 = 0x2008_0522;
 
@@ -152,13 +161,13 @@ impl Capabilities {
 /// `EPERM` without CAP_SETPCAP.
 pub fn keep_bounding(kept: CapabilitySet) -> nix::Result<()> {
     for number in 0..u64::BITS {
-        let there = match prctl(libc::PR_CAPBSET_READ, number.into()) {
+        let there = match prctl(PR_CAPBSET_READ, number.into()) {
             // The kernel has no more.
             Err(Errno::EINVAL) => break,
             there => there? == 1,
         };
         if there && kept.0 >> number & 1 == 0 {
-            prctl(libc::PR_CAPBSET_DROP, number.into())?;
+            prctl(PR_CAPBSET_DROP, number.into())?;
         }
     }
     Ok(())
@@ -169,7 +178,7 @@ pub fn keep_bounding(kept: CapabilitySet) -> nix::Result<()> {
 /// # Errors
 /// What the kernel said.
 pub fn clear_ambient() -> nix::Result<()> {
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong).map(drop)
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL).map(drop)
 }
 
 /// Whether capabilities stay permitted when the thread changes from root to another user.
@@ -177,7 +186,7 @@ pub fn clear_ambient() -> nix::Result<()> {
 /// # Errors
 /// What the kernel said.
 pub fn set_keep_capabilities(keep: bool) -> nix::Result<()> {
-    prctl(libc::PR_SET_KEEPCAPS, keep.into()).map(drop)
+    prctl(PR_SET_KEEPCAPS, keep.into()).map(drop)
 }
 
 /// From now on no program that the thread runs gets more rights than it has: no set-user-id, no
@@ -186,7 +195,7 @@ pub fn set_keep_capabilities(keep: bool) -> nix::Result<()> {
 /// # Errors
 /// What the kernel said.
 pub fn set_no_new_privileges() -> nix::Result<()> {
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+    prctl(PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
 /// Whether others of the same user may look into the process, and a crash dumps its memory.
@@ -195,7 +204,7 @@ pub fn set_no_new_privileges() -> nix::Result<()> {
 /// # Errors
 /// What the kernel said.
 pub fn set_dumpable(dumpable: bool) -> nix::Result<()> {
-    prctl(libc::PR_SET_DUMPABLE, dumpable.into()).map(drop)
+    prctl(PR_SET_DUMPABLE, dumpable.into()).map(drop)
 }
 
 fn prctl(option: c_int, argument: c_ulong) -> nix::Result<c_int> {

@@ -4,14 +4,13 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Seek, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{fchown, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context};
-use nix::fcntl::{AtFlags, OFlag};
+use clat_sys::link_open_file;
+use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow};
-use nix::unistd::linkat;
 
 /// Whether a path means standard input or output.
 pub(super) fn is_stdio(path: &Path) -> bool {
@@ -122,8 +121,7 @@ fn unnamed(folder: &Path) -> io::Result<File> {
 
 /// Gives `file` a name, or, where it cannot be given one any more, a copy of it.
 fn give_name(file: &mut File, path: &Path) -> io::Result<File> {
-    let unnamed = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    if linkat(None, unnamed.as_path(), None, path, AtFlags::AT_SYMLINK_FOLLOW).is_ok() {
+    if link_open_file(&*file, path).is_ok() {
         return file.try_clone();
     }
     let mut copy = File::options().write(true).create_new(true).mode(0o666).open(path)?;
