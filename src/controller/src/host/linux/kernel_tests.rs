@@ -205,7 +205,7 @@ fn blackhole_routes() {
             v6: v6(n),
         };
         let kept = host.adopt_rules(&[args(3), args(4)]).expect("taken over");
-        assert_eq!(shown(), line(3) + &line(4) + theirs);
+        assert_eq!(shown(), theirs.to_owned() + &line(3) + &line(4));
         drop(kept);
         assert_eq!(shown(), theirs);
         drop(host.adopt_rules(&[]).expect("nothing"));
