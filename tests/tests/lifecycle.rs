@@ -227,7 +227,7 @@ fn a_terminated_controller_leaves_nothing(lab: &Lab, mode: Mode) -> Result<()> {
     assert!(status.success(), "{status}: {log}");
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
     assert!(!controller.socket().exists());
-    ensure_nothing_left(lab, before)
+    ensure_nothing_left(lab, &before)
 }
 
 fn a_killed_controller_is_cleaned_up_after(lab: &Lab, mode: Mode) -> Result<()> {
@@ -374,8 +374,8 @@ fn ensure_same(status: &Value, kept: &Value) -> Result<()> {
 }
 
 /// What is left in the phone when the last controller has gone is what was there before.
-fn ensure_nothing_left(lab: &Lab, before: Traces) -> Result<()> {
-    assert_eq!(Traces::of(lab)?, before);
+fn ensure_nothing_left(lab: &Lab, before: &Traces) -> Result<()> {
+    assert_eq!(&Traces::of(lab)?, before);
     Ok(())
 }
 
@@ -410,7 +410,7 @@ fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()
     let maps = second.ctl(&["dump"])?;
     ensure!(!maps.contains(&v6.to_string()), "{maps}");
     drop(second);
-    ensure_nothing_left(lab, before)
+    ensure_nothing_left(lab, &before)
 }
 
 /// Two CLATs, on a raw-IP and on an Ethernet uplink, are gone on with at once, and each goes alone.
@@ -457,7 +457,7 @@ fn two_are_kept(mode: Mode) -> Result<()> {
     let maps = second.ctl(&["dump"])?;
     ensure!(!maps.contains(&second6), "{maps}");
     drop(second);
-    ensure_nothing_left(lab, before)
+    ensure_nothing_left(lab, &before)
 }
 
 #[test]

@@ -419,7 +419,8 @@ fn the_pins_are_aosp_s() -> Result<()> {
                 None => wrong.push(format!("{}: {name} is not in versions.tsv", package.name())),
                 Some(version) if version.split('.').take(parts.len()).eq(parts) => {}
                 Some(version) => {
-                    wrong.push(format!("{}: {name} {required}: AOSP has {version}", package.name()))
+                    wrong
+                        .push(format!("{}: {name} {required}: AOSP has {version}", package.name()));
                 }
             }
         }

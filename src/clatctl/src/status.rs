@@ -141,7 +141,7 @@ fn text(status: &Status, watch: bool, verbose: bool) -> String {
             row("  hindrance", hindrance);
         }
         for (name, way) in [("  out", &clat.egress), ("  in", &clat.ingress)] {
-            for (at, line) in way.iter().map(offload).flatten().enumerate() {
+            for (at, line) in way.iter().flat_map(offload).enumerate() {
                 row(if at == 0 { name } else { "" }, &line);
             }
         }

@@ -94,7 +94,7 @@ impl Args {
         let named = Self::parse_from(&line).auto.config;
         let file = named.or_else(|| Some(CONFIG.into()).filter(|file: &PathBuf| file.exists()));
         let Some(file) = file else { return Ok(Self::parse_from(line)) };
-        let merged = merge(&Self::command(), line, &file)?;
+        let merged = merge(&Self::command(), &line, &file)?;
         Self::try_parse_from(merged).map_err(|e| config::Error::options(&file, &e))
     }
 

@@ -61,10 +61,10 @@ impl Error {
 ///
 /// # Errors
 /// Those of the file. What is wrong with the command line is said as by clap: the process ends.
-pub fn merge(command: &Command, line: Vec<OsString>, file: &Path) -> Result<Vec<OsString>, Error> {
+pub fn merge(command: &Command, line: &[OsString], file: &Path) -> Result<Vec<OsString>, Error> {
     let text =
         fs::read_to_string(file).map_err(|source| Error::Read { file: file.to_owned(), source })?;
-    let given = command.clone().get_matches_from(&line);
+    let given = command.clone().get_matches_from(line);
     let is_given = |arg: &Arg| {
         let id = arg.get_id().as_str();
         given.value_source(id) == Some(ValueSource::CommandLine)
@@ -196,8 +196,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("clat.toml");
         fs::write(&file, text).expect("written");
-        let line = ["clat"].iter().chain(line).map(OsString::from).collect();
-        let merged = merge(&<Args as clap::CommandFactory>::command(), line, &file);
+        let line: Vec<_> = ["clat"].iter().chain(line).map(OsString::from).collect();
+        let merged = merge(&<Args as clap::CommandFactory>::command(), &line, &file);
         let merged =
             merged.map_err(|e| e.to_string().replace(&file.display().to_string(), "clat.toml"))?;
         Args::try_parse_from(merged).map_err(|e| e.to_string())

@@ -13,16 +13,17 @@
 pub fn change_only(those: &[&std::path::Path]) -> anyhow::Result<()> {
     use anyhow::Context;
     use landlock::{
-        path_beneath_rules, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, ABI,
+        path_beneath_rules, AccessFs, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr,
+        RulesetStatus, ABI,
     };
 
     // Of what a kernel does not know yet, the rest.
     let changes = AccessFs::from_write(ABI::V3);
     let confined = Ruleset::default()
         .handle_access(changes)
-        .and_then(|rules| rules.create())
+        .and_then(Ruleset::create)
         .and_then(|rules| rules.add_rules(path_beneath_rules(those, changes)))
-        .and_then(|rules| rules.restrict_self())
+        .and_then(RulesetCreated::restrict_self)
         .context("cannot confine what may be changed")?;
     if confined.ruleset == RulesetStatus::NotEnforced {
         log::info!("this kernel has no Landlock: what root may change stays open to change");

@@ -47,7 +47,7 @@ pub fn write(device: &str, argv: &[String]) -> io::Result<()> {
 /// What the clatd was told that serves a TUN device.
 ///
 /// # Errors
-/// Those of the file system; EINVAL for what [`write`] has not written.
+/// Those of the file system; EINVAL for what [`write()`] has not written.
 pub fn read(device: &str) -> io::Result<ClatdArgs> {
     let path = path(device)?;
     let text = fs::read_to_string(&path).map_err(|e| HostError::during(path.display(), e))?;

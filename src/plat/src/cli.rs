@@ -90,7 +90,7 @@ pub enum Command {
     Run {
         /// The network.
         #[command(flatten)]
-        net: Net,
+        net: Box<Net>,
         /// Leave the command's processes in the PID namespace of platd: some may outlive the
         /// command
         #[arg(long)]

@@ -34,6 +34,7 @@ struct Asked {
 }
 
 /// What a socket has to say of a question, by its token.
+#[derive(Clone, Copy)]
 pub(crate) enum Told<'a> {
     /// A message, which may be the answer. It says whether the question still waits for one.
     Message(u64, &'a [u8]),

@@ -365,7 +365,7 @@ impl Pool {
         // Knuth's multiplicative hash: of the product, the upper half depends on all bits.
         let hash = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         #[allow(clippy::cast_possible_truncation)] // less than the number of addresses
-        let offset = (hash * (u64::from(self.others) + 1) >> 32) as u32;
+        let offset = ((hash * (u64::from(self.others) + 1)) >> 32) as u32;
         Ipv4Addr::from_bits(self.first + offset)
     }
 }

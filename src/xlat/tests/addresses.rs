@@ -148,7 +148,7 @@ const B: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbbbb, 0, 0, 0, 0, 0xb);
 
 fn siit(config: Config) -> Translator {
     let eams = ["192.0.2.1=2001:db8:aaaa::", "192.0.2.2=2001:db8:bbbb::b"];
-    let eams = eams.map(|eam| eam.parse().unwrap()).to_vec();
+    let eams = eams.map(|eam| eam.parse().expect("a mapping")).to_vec();
     let prefixes = vec![Prefix::WELL_KNOWN];
     Translator::new(config, Addresses { eams, prefixes, ..Addresses::default() }, 1)
 }

@@ -3,6 +3,7 @@
 //! Makes `docs/conformance.md`.
 
 use std::fs;
+use std::io::Write as _;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -21,6 +22,5 @@ fn main() -> Result<()> {
         let path = clat_tests::conformance::path();
         return fs::write(&path, page).with_context(|| path.display().to_string());
     }
-    print!("{page}");
-    Ok(())
+    Ok(std::io::stdout().write_all(page.as_bytes())?)
 }

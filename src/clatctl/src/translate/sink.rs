@@ -28,7 +28,7 @@ pub(super) struct Sink {
 
 enum Target {
     /// A regular file in `folder`, and what it replaces.
-    File { folder: PathBuf, path: PathBuf, replaced: Option<Metadata> },
+    File { folder: PathBuf, path: PathBuf, replaced: Option<Box<Metadata>> },
     /// Standard output, a pipe, a device: written to at the end.
     Stream(Box<dyn Write>),
 }
@@ -51,7 +51,7 @@ impl Sink {
             Ok(meta) if meta.is_dir() => {
                 bail!("{}: is a folder; give the name of a file", path.display())
             }
-            Ok(meta) if meta.is_file() => (fs::canonicalize(path)?, Some(meta)),
+            Ok(meta) if meta.is_file() => (fs::canonicalize(path)?, Some(Box::new(meta))),
             Ok(_) => {
                 let to = File::options()
                     .write(true)

@@ -40,7 +40,7 @@ impl Routers {
         let fd = socket::open(libc::AF_INET6, kind, libc::IPPROTO_ICMPV6)?;
         // A bit that is set is a type that is not heard.
         let mut types = [0xff; 32];
-        let word = u32::MAX & !(1 << (ADVERTISEMENT % 32));
+        let word = !(1_u32 << (ADVERTISEMENT % 32));
         types[ADVERTISEMENT / 32 * 4..][..4].copy_from_slice(&word.to_ne_bytes());
         socket::set_bytes(&fd, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &types)?;
         let program = filter::of_the_link();

@@ -167,7 +167,7 @@ fn failures_that_are_not_of_the_host() {
     assert_eq!(host.inner().log, [""; 0]);
     // 5
     for (prefix, expected) in [
-        ("64:ff9b::/64", Errno::EINVAL),
+        ("64:ff9b::/80", Errno::EINVAL),
         ("64:ff9b::1/96", Errno::EINVAL),
         ("nonsense", Errno::EINVAL),
         ("192.0.2.0/24", Errno::EAFNOSUPPORT),

@@ -464,18 +464,19 @@ impl Network {
                 wire::send(out, packet.link, addrs, wire::HOP_LIMIT, IpProtocol::Icmpv6, reply);
             }
             [133..=137, ..] => match self.neighbours.read(packet, payload) {
-                Some(Asked::Router) if src.is_unspecified() => {
-                    if self.advertiser.solicited(now) {
+                Some(Asked::Router) => {
+                    if !src.is_unspecified() {
+                        self.advertise(packet.link, src, out);
+                    } else if self.advertiser.solicited(now) {
                         self.advertise(self.everybody(), ALL_NODES, out);
                     }
                 }
-                Some(Asked::Advertised(address, mac)) => {
-                    if self.owns(address.into(), packet.link, now, out) {
-                        self.neighbours.learn(address, mac);
-                        self.resolved(address, mac, out);
-                    }
+                Some(Asked::Advertised(address, mac))
+                    if self.owns(address.into(), packet.link, now, out) =>
+                {
+                    self.neighbours.learn(address, mac);
+                    self.resolved(address, mac, out);
                 }
-                Some(Asked::Router) => self.advertise(packet.link, src, out),
                 Some(Asked::Neighbour(target)) if self.is_ours(target) => {
                     let solicited = !src.is_unspecified();
                     let (link, to) =

@@ -275,7 +275,7 @@ fn counters_begin_with_a_clat_and_outlive_a_controller() {
         count();
         let attached = Attached::attach(&first, &clat).expect("attached");
         let none = OffloadCounters::default();
-        assert_eq!(counted(&first), [none.clone(), none.clone()]);
+        assert_eq!(counted(&first), [none, none]);
         count();
         let before = counted(&first);
         assert!(!before.contains(&none), "{before:?}");
@@ -288,7 +288,7 @@ fn counters_begin_with_a_clat_and_outlive_a_controller() {
         assert_eq!(counted(&second), before);
         drop(attached);
         let _attached = Attached::attach(&second, &clat).expect("attached");
-        assert_eq!(counted(&second), [none.clone(), none]);
+        assert_eq!(counted(&second), [none, none]);
     });
 }
 
