@@ -138,11 +138,15 @@ fn a_duplicate_ends_it() {
     assert!(log.contains(&format!("{V6} is in use by another node")), "{log}");
 }
 
+/// The Ethernet address in what `ip -o link` says of an interface.
+fn mac(line: &str) -> String {
+    line.split_once("link/ether ").unwrap().1.split_whitespace().next().unwrap().to_owned()
+}
+
 /// Sends a neighbour discovery message about the CLAT's address from the peer, by its link-local
 /// address.
 fn advertise(network: &Network, kind: u8, flags: u8, to: &str) {
-    let line = network.run_peer("ip -o link show dev down0");
-    let mac = line.split_once("link/ether ").unwrap().1.split_whitespace().next().unwrap();
+    let mac = mac(&network.run_peer("ip -o link show dev down0"));
     let mac = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
     let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
     message.extend(V6.parse::<Ipv6Addr>().unwrap().octets());
@@ -205,13 +209,19 @@ fn neighbours_are_answered_from_the_address() {
     advertisement("ff02::2", 0);
     // Once no duplicate was found.
     advertisement("ff02::2", 0x20);
+    // The peer's kernel, which sends what is for the address itself, asks nothing about it.
+    let mac = mac(&run("ip -o link show dev up0"));
+    network.run_peer(&format!("ip neigh replace {V6} lladdr {mac} dev down0 nud permanent"));
     for _ in 0..3 {
         for to in [V6, "ff02::1:ff00:c1a7"] {
             advertise(&network, 135, 0, to);
             advertisement("2001:db8:1::1", 0x60);
         }
     }
-    assert_eq!(seen.recv(&mut buf).map(|_| buf[40]).unwrap_or(135), 135, "a second answer");
+    // Time for another one.
+    thread::sleep(Duration::from_millis(100));
+    let more = seen.recv(&mut buf).unwrap_or(0);
+    assert!(more == 0 || buf[40] == 135, "a second answer: {:x?}", &buf[..more]);
     clatd.stop();
 }
 

@@ -355,7 +355,7 @@ fn without_offload_nothing_is_attached() {
     }
     let place = Place::new();
     let controller = place.controller(&["--no-offload"]);
-    assert_eq!(controller.service.getStatus().expect("status").ebpfMode, "Enabled");
+    assert_eq!(controller.service.getStatus().expect("status").ebpfMode, "Disabled");
     place.start(&controller);
     let clat = controller.clat();
     assert!(!clat.offloaded && clat.egress.is_none() && clat.ingress.is_none());
