@@ -32,13 +32,14 @@ const BESIDE: &[(&str, &str)] = &[
 const ASKS_FOR_THE_SYSTEM: &[&str] = &[
     // What the C library has, and the machine.
     "sys/src",
-    "host/src/lib.rs",
     "controller/src/host",
     "controller/src/binder_adapter.rs",
     // Where the log goes.
     "controller/src/logging.rs",
     "clatd/src/logging.rs",
     "natives/src/lib.rs",
+    // What SELinux says there.
+    "controller/src/confinement.rs",
     // Programs are loaded by Android's own loader.
     "offload/src/abi.rs",
     "offload/src/lib.rs",

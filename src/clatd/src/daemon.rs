@@ -217,7 +217,7 @@ fn open_sockets(
     if !own.iter().any(is_beside) {
         bail!("{v6} cannot be on {uplink}: it must be inside a /64 of {uplink}, and nobody else's");
     }
-    if cfg!(target_os = "android") {
+    if clat_sys::HAS_NETD {
         // Whatever is for it from outside the prefix the drop rule lets pass, and who forwards, as
         // for tethering, would look for it on the link.
         join_anycast(raw.as_fd(), index, v6)

@@ -20,6 +20,7 @@ mod process;
 pub mod record;
 pub mod recovery;
 
+pub use clat_sys::HAS_NETD;
 pub use clatd_args::ClatdArgs;
 pub use default_route::DefaultRoute;
 pub use device::Device;
@@ -29,10 +30,6 @@ pub use names::{IfaceName, NameError};
 pub use probe::{probe, ProbeTarget};
 pub use process::{spawn, ClatdProcess, Ended};
 pub use record::RUN_DIR;
-
-/// Whether netd is there: it knows which interface belongs to which network, sets the routes, and
-/// owns the chain of the drop rules.
-pub const HAS_NETD: bool = cfg!(target_os = "android");
 
 /// Where programs are looked for, whatever PATH says.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/system/bin";

@@ -28,15 +28,15 @@ use crate::forward::Forward;
 use crate::link::{Datagrams, Link, Packets, Server, Stream, Tap};
 use crate::settings::Settings;
 use crate::status::Status;
-use crate::{clat, netns_helper, sandbox};
+use crate::{clat, netns_helper, resolvers, sandbox};
 
 /// Descriptors that are watched beside the network's.
 const SIGNALS: u8 = 0;
 const STATUS: u8 = 1;
 const CONTROL: u8 = 2;
 
-/// Descriptors that are kept free for other things than flows.
-const SPARE: u64 = 256;
+/// Descriptors that are kept free for other things than flows, questions to resolvers above all.
+const SPARE: u64 = 256 + resolvers::MOST as u64;
 
 /// Runs a network for a guest that comes by itself.
 ///

@@ -16,7 +16,7 @@ use crate::host_sockets::tcp_connect;
 use crate::network::Query;
 
 /// Questions that are under way at a time; beyond them the oldest goes, of the guest that has most.
-const MOST: usize = 256;
+pub(crate) const MOST: usize = 256;
 /// How long an answer is waited for. The network has asked again by then.
 const PATIENCE: Duration = Duration::from_secs(3);
 

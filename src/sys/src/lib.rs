@@ -27,3 +27,7 @@ pub use poll::wait_readable;
 pub use random::random_bytes;
 pub use signal::tgkill;
 pub use spawn::spawn;
+
+/// Whether netd is there: it knows which interface belongs to which network, sets the routes, and
+/// owns the chain of the drop rules.
+pub const HAS_NETD: bool = cfg!(target_os = "android");

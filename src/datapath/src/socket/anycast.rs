@@ -39,7 +39,7 @@ impl AnycastAddress {
         socket::set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, hops)?;
         socket::set_int(&fd, libc::IPPROTO_IPV6, IPV6_FREEBIND, 1)?;
         join_anycast(fd.as_fd(), index, v6)?;
-        if cfg!(not(target_os = "android")) {
+        if !clat_sys::HAS_NETD {
             // What is sent there is for a blackhole (docs/firewall.md).
             clat_netlink::delete_anycast_route(index, v6)?;
         }
