@@ -10,6 +10,9 @@ use nix::errno::Errno;
 
 pub use imp::*;
 
+/// Where the kernel's driver is, in binderfs or as a device of its own.
+pub const DEVICES: [&str; 2] = ["/dev/binderfs/binder", "/dev/binder"];
+
 /// How callers and the controller reach one another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -195,7 +198,7 @@ mod imp {
     /// Whether there is a binder driver, and behind it a service manager that answers.
     #[must_use]
     pub fn has_service_manager() -> bool {
-        ["/dev/binderfs/binder", "/dev/binder"].iter().any(|path| Path::new(path).exists())
+        super::DEVICES.iter().any(|path| Path::new(path).exists())
             && ProcessState::init_default().is_ok()
             && rsbinder::hub::default().is_ok()
     }

@@ -109,8 +109,9 @@ fn try_main() -> Result<()> {
         Transport::Binder => None,
     };
     let folder = socket.as_deref().and_then(Path::parent);
-    let changed = [RUN_DIR, "/proc/sys/net", "/dev/null", "/dev/net/tun"].map(Path::new);
-    let changed = changed.into_iter().chain(folder).chain(bpf_dir.as_deref());
+    let devices = binder_adapter::DEVICES.iter().filter(|_| socket.is_none());
+    let changed = [RUN_DIR, "/proc/sys/net", "/dev/null", "/dev/net/tun"].iter().chain(devices);
+    let changed = changed.map(Path::new).chain(folder).chain(bpf_dir.as_deref());
     change_only(&changed.collect::<Vec<_>>())?;
     keep_capabilities(&needed(&clatd)?).context("cannot give up capabilities")?;
     controller.recover(args.keep, orphans);

@@ -72,7 +72,7 @@ try "still there" ping -c 1 -W 10 $SERVER
 try "status for uid 1000" as 1000 clatctl status
 try "status for uid 1073" as 1073 clatctl status
 
-clatctl events >/tmp/events 2>&1 &
+clatctl events --json >/tmp/events 2>&1 &
 events=$!
 try "listens" within says "listeners: 1" clatctl dump
 pid=$(clatd_pid)
