@@ -45,14 +45,14 @@ quietly() {
 # apt_install PACKAGE...: removes nothing to make room for them, but where the machine is thrown away
 # afterwards: a QEMU of Debian's does not bear the tools of a newer one.
 apt_install() {
-	local keep=(--no-remove)
-	[ "${CI:-}" != true ] || keep=()
+	local options=(--no-remove)
+	[ "${CI:-}" != true ] || options=()
 	if [ -z "${APT_UPDATED:-}" ]; then
 		quietly apt-get update || bad "apt-get update failed; going on with the lists there are"
 		APT_UPDATED=1
 	fi
 	DEBIAN_FRONTEND=noninteractive \
-		quietly apt-get install -y --no-install-recommends "${keep[@]}" "$@"
+		quietly apt-get install -y --no-install-recommends "${options[@]}" "$@"
 }
 
 # need_packages THING=PACKAGE...: installs the Debian packages of the programs, and of the files by

@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
         now += Duration::from_secs(u64::from(a >> 4) * 8);
         let (fragment, more) = more.split_at(len.min(more.len()));
         rest = more;
-        if let Outcome::Whole(len) = reassembly.offer((), fragment, now, &mut out) {
+        if let Outcome::Whole { len, .. } = reassembly.offer((), fragment, now, &mut out) {
             let packet = &out[..len];
             let declared = match packet[0] >> 4 {
                 4 => usize::from(u16::from_be_bytes([packet[2], packet[3]])),
