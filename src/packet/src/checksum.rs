@@ -5,7 +5,7 @@
 /// A one's-complement sum of 16-bit words, not yet folded.
 ///
 /// Words are taken in memory order: the sum comes out the same on either endianness (RFC 1071
-/// §2(B)), and [`Sum::fold`] gives it in memory order again.
+/// §2(B)), and [`Sum::fold`] returns it in memory order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
 
@@ -28,23 +28,22 @@ impl Sum {
         Self(sum)
     }
 
-    /// Adds one word, given as the number that it stands for.
+    /// Adds one word, an integer in host byte order.
     #[must_use]
     #[inline(always)]
     pub fn word(self, value: u16) -> Self {
         Self(self.0 + u64::from(value.to_be()))
     }
 
-    /// The sum of what begins at an odd byte of the whole: its words count byte-swapped (RFC 1071
-    /// §2(B)).
+    /// The sum of data that begins at an odd offset of the message: its words count byte-swapped
+    /// (RFC 1071 §2(B)).
     #[must_use]
     pub fn at_odd_byte(self) -> Self {
         Self(self.fold().swap_bytes().into())
     }
 
-    /// A pseudo-header for `len` bytes of a protocol (RFC 9293 §3.1, RFC 8200 §8.1), of the
-    /// addresses in the IPv4 or IPv6 header at the start of `packet`; nothing where that is cut
-    /// off.
+    /// A pseudo-header for `len` bytes of a protocol (RFC 9293 §3.1, RFC 8200 §8.1), with the
+    /// addresses of the IPv4 or IPv6 header at the start of `packet`; zero if that is cut off.
     #[must_use]
     #[inline]
     pub fn pseudo_header(packet: &[u8], protocol: u8, len: usize) -> Self {
@@ -56,21 +55,21 @@ impl Sum {
             .map_or(Self::default(), |addresses| Self::of(addresses) + Self::length(len, protocol))
     }
 
-    /// The addresses and the rest of a pseudo-header (RFC 9293 §3.1).
+    /// An IPv4 pseudo-header for `len` bytes of a protocol (RFC 9293 §3.1).
     #[must_use]
     pub fn pseudo4(src: u32, dst: u32, len: usize, protocol: u8) -> Self {
         Self::addresses4(src, dst) + Self::length(len, protocol)
     }
 
-    /// The addresses and the rest of a pseudo-header (RFC 8200 §8.1).
+    /// An IPv6 pseudo-header for `len` bytes of a protocol (RFC 8200 §8.1).
     #[must_use]
     #[inline]
     pub fn pseudo6(src: u128, dst: u128, len: usize, protocol: u8) -> Self {
         Self::addresses6(src, dst) + Self::length(len, protocol)
     }
 
-    /// What a pseudo-header has beside the addresses; IPv4's length has no upper half, and adds
-    /// nothing for it.
+    /// Length and protocol of a pseudo-header. The upper half of an IPv4 length is zero and adds
+    /// nothing.
     #[inline(always)]
     fn length(len: usize, protocol: u8) -> Self {
         #[allow(clippy::cast_possible_truncation)] // both halves are taken
@@ -92,7 +91,7 @@ impl Sum {
         Self::address4(src) + Self::address4(dst)
     }
 
-    /// An IPv6 address, given as the number that it stands for.
+    /// An IPv6 address, an integer in host byte order.
     #[must_use]
     #[inline(always)]
     pub fn address6(addr: u128) -> Self {
@@ -104,7 +103,7 @@ impl Sum {
         }))
     }
 
-    /// An IPv4 address, given as the number that it stands for.
+    /// An IPv4 address, an integer in host byte order.
     #[must_use]
     #[inline(always)]
     pub fn address4(addr: u32) -> Self {
@@ -125,23 +124,22 @@ impl Sum {
         word
     }
 
-    /// Whether a message that sums to this has the right checksum, its field included.
+    /// Whether a message that sums to this, checksum field included, has the right checksum.
     #[must_use]
     #[inline]
     pub fn is_right(self) -> bool {
         self.fold() == 0xffff
     }
 
-    /// The folded sum itself, not inverted: what a checksum field holds whose completion is left to
-    /// hardware.
+    /// The folded sum, not inverted: the checksum field of a packet whose checksum is left to
+    /// hardware (the kernel's `CHECKSUM_PARTIAL`).
     #[must_use]
     #[inline]
     pub fn partial_field(self) -> [u8; 2] {
         self.fold().to_ne_bytes()
     }
 
-    /// The checksum field where zero means that there is none (RFC 768): 0xffff instead, which
-    /// verifies as well.
+    /// As [`Self::field`], but 0xffff instead of zero, which means "no checksum" in UDP (RFC 768).
     #[must_use]
     #[inline]
     pub fn nonzero_field(self) -> [u8; 2] {
@@ -151,7 +149,7 @@ impl Sum {
         }
     }
 
-    /// The checksum field that goes with this sum.
+    /// The checksum field for this sum: its complement, as bytes of the packet.
     #[must_use]
     #[inline(always)]
     pub fn field(self) -> [u8; 2] {
@@ -168,8 +166,7 @@ impl core::ops::Add for Sum {
 }
 
 /// Updates a checksum field when words that summed to `old` are replaced by words that sum to `new`
-/// (RFC 1624 §3, equation 3). An unchanged sum leaves the field as it is, and a wrong one stays
-/// exactly as wrong.
+/// (RFC 1624 §3, equation 3). A wrong checksum stays wrong by the same amount.
 #[must_use]
 #[inline(always)]
 pub fn adjust(field: [u8; 2], old: Sum, new: Sum) -> [u8; 2] {
@@ -181,7 +178,7 @@ pub fn adjust(field: [u8; 2], old: Sum, new: Sum) -> [u8; 2] {
     Sum(sum).field()
 }
 
-/// Whether two folded sums are the same number: 0 and 0xffff are.
+/// Whether two folded sums are equal; 0 and 0xffff are both zero in one's complement.
 #[must_use]
 pub const fn same(a: u16, b: u16) -> bool {
     a == b || (a == 0 && b == 0xffff) || (a == 0xffff && b == 0)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ICMP (RFC 792) and ICMPv6 (RFC 4443): what both have in common, and their numbers.
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): the header they share, and their types and codes.
 
 /// Length of the header: type, code, checksum, four bytes that depend on the type.
 pub const HEADER: usize = 8;
-/// Where the checksum stands.
+/// Offset of the checksum in a message.
 pub const CHECKSUM: usize = 2;
 
 /// ICMP types and codes (RFC 792, RFC 1812 §5.2.7).
@@ -124,13 +124,13 @@ pub struct Head {
 }
 
 impl Head {
-    /// Makes a header; `rest` is a number of 32 bits.
+    /// Makes a header; `rest` is an integer in host byte order.
     #[must_use]
     pub const fn new(kind: u8, code: u8, rest: u32) -> Self {
         Self { kind, code, rest: rest.to_be_bytes() }
     }
 
-    /// Reads the header of a message; `None` where it is cut off.
+    /// Reads the header of a message; `None` if it is cut off.
     #[must_use]
     #[inline]
     pub const fn read(message: &[u8]) -> Option<Self> {
@@ -140,8 +140,7 @@ impl Head {
         }
     }
 
-    /// Writes the header, checksum zero, to the start of a message; to one that is shorter it does
-    /// nothing.
+    /// Writes the header, checksum zero, to the start of a message; a shorter one stays as it is.
     pub fn write(self, message: &mut [u8]) {
         let [a, b, c, d] = self.rest;
         if let Some(head) = message.first_chunk_mut() {

@@ -33,8 +33,8 @@ struct Header {
     dst: U32,
 }
 
-/// Reads a packet that has arrived: everything its header promises must be there, and the checksum
-/// right.
+/// Parses a received packet, which must be as long as its header says and have the right header
+/// checksum.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -45,7 +45,7 @@ pub fn parse(bytes: &[u8]) -> Result<Ip<u32>, Malformed> {
         return Err(Malformed::Truncated);
     }
     let (header, options) = bytes[..ip.header_len].split_at(HEADER);
-    // In two steps, since the compiler knows the length of the fixed header: this is faster.
+    // The compiler knows the length of the fixed part; summing it separately is faster.
     if (Sum::of(header) + Sum::of(options)).fold() != 0xffff {
         return Err(Malformed::BadHeaderChecksum);
     }
@@ -55,8 +55,8 @@ pub fn parse(bytes: &[u8]) -> Result<Ip<u32>, Malformed> {
     Ok(ip)
 }
 
-/// Reads a header quoted in an ICMP error: the packet may be cut anywhere behind it, and routers on
-/// the way have changed fields that the checksum covers.
+/// Parses a header quoted in an ICMP error. The packet may be cut anywhere behind it, and the
+/// checksum is not verified: routers quote headers in which they have already changed fields.
 ///
 /// # Errors
 /// What is wrong with its header.
@@ -93,23 +93,23 @@ pub fn parse_quoted(bytes: &[u8]) -> Result<Ip<u32>, Malformed> {
     })
 }
 
-/// Whether no packet on its way may have this address, as its source or its destination (RFC 1812
-/// §5.3.7, RFC 3927 §2.7): "this network", loopback, link-local, multicast, the limited broadcast.
+/// Whether no forwarded packet may have this address as source or destination (RFC 1812 §5.3.7, RFC
+/// 3927 §2.7): "this network", loopback, link-local, multicast, limited broadcast.
 #[must_use]
 #[inline(always)]
 pub const fn is_martian(addr: u32) -> bool {
     matches!(addr >> 24, 0 | 127 | 224..=239) || addr >> 16 == 0xa9fe || addr == u32::MAX
 }
 
-/// The identification, which a packet carries even where it is no fragment; zero where it is cut
-/// off.
+/// The Identification field, which a packet has even if it is no fragment; zero if the header is
+/// cut off.
 #[must_use]
 pub fn identification(bytes: &[u8]) -> u16 {
     prefix::<Header>(bytes).map_or(0, |h| h.identification.get())
 }
 
-/// Whether the options hold a source route that has not been used up (RFC 7915 §4.1). Options that
-/// cannot be parsed are ignored, like all other options. `bytes` are those that `ip` was read from.
+/// Whether the options have an unexpired source route (RFC 7915 §4.1). Options that do not parse
+/// are ignored, like all others. `bytes` is the packet that `ip` was parsed from.
 #[must_use]
 #[inline(always)]
 pub fn has_unexpired_source_route(bytes: &[u8], ip: &Ip<u32>) -> bool {
@@ -137,11 +137,11 @@ fn is_source_route_left(mut options: &[u8]) -> bool {
     }
 }
 
-/// Writes a header of [`HEADER`] bytes, checksum included, to the start of `out`; to less room it
-/// does nothing.
+/// Writes a header of [`HEADER`] bytes, checksum included, to the start of `out`, or nothing if
+/// `out` is shorter.
 ///
-/// `ip.header_len` is that of the packet it comes from and does not matter here; `len` is the total
-/// length, of which only the low 16 bits fit.
+/// `len` is the total length, of which the low 16 bits are written; `ip.header_len` and `ip.len`
+/// are ignored.
 #[inline(always)]
 pub fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
     let Ok((header, _)) = Header::mut_from_prefix(out) else { return };
@@ -154,12 +154,11 @@ pub fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
         flags |= DONT_FRAGMENT;
     }
     #[allow(clippy::cast_possible_truncation)]
-    // as documented; IPv6 identifications lose their high half (§5.1.1)
+    // documented above; of an IPv6 identification, the low 16 bits (RFC 7915 §5.1.1)
     let (total_length, identification) = (len as u16, fragment.id as u16);
     let first = u16::from_be_bytes([VERSION_IHL, ip.class]);
     let middle = u16::from_be_bytes([ip.hops, ip.protocol]);
-    // From the values, not from the bytes: reading back what has just been written in other sizes
-    // is slow.
+    // From the values: reading back bytes that were just written in other sizes is slow.
     let sum = Sum::addresses4(ip.src, ip.dst)
         .word(first)
         .word(total_length)
@@ -178,8 +177,8 @@ pub fn write(out: &mut [u8], ip: &Ip<u32>, len: usize) {
     header.dst = ip.dst.into();
 }
 
-/// Makes the packet that fills `packet` a fragment: sets length, offset (in units of 8 bytes) and
-/// MF of a header without options.
+/// Makes `packet`, which has no options, a fragment as long as the slice: sets Total Length, offset
+/// (in units of 8 bytes), MF and the checksum, and clears DF.
 pub fn mark(packet: &mut [u8], offset: u16, more: bool) {
     let len = packet.len();
     let Ok((header, _)) = Header::mut_from_prefix(packet) else { return };

@@ -15,7 +15,7 @@ pub const FRAGMENT_HEADER: usize = 8;
 pub const MIN_MTU: usize = 1280;
 
 const MORE_FRAGMENTS: u16 = 1;
-/// Bits beside offset and M flag, which a receiver ignores.
+/// Reserved bits beside offset and M flag, which a receiver ignores.
 const RESERVED: u16 = 6;
 
 /// The fixed header (RFC 8200 §3).
@@ -41,17 +41,17 @@ struct FragmentHeader {
     identification: U32,
 }
 
-/// A packet, and whether its routing header is still to be followed.
+/// The headers of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed {
-    /// Its headers. The protocol is an extension header's ([`protocol::is_extension`]) only where
-    /// one stands behind the Fragment Header of a fragment, at which the walk ends.
+    /// `protocol` is an extension header ([`protocol::is_extension`]) only in a fragment that is
+    /// not atomic: parsing ends behind its Fragment Header.
     pub ip: Ip<u128>,
-    /// Where the Segments Left field of a routing header stands that is not zero.
+    /// Offset of the first Segments Left field that is not zero (RFC 7915 §5.1).
     pub segments_left_at: Option<usize>,
 }
 
-/// Reads a packet that has arrived: everything that its header promises must be there.
+/// Parses a received packet, which must be as long as its header says.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -62,8 +62,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
     if bytes.len() < ip.len {
         return Err(Malformed::Truncated);
     }
-    // All that a jumbogram leaves in this field is a zero (RFC 2675 §3); no IPv4 packet is that
-    // large.
+    // A jumbogram has a Payload Length of zero (RFC 2675 §3), and is too large for IPv4.
     if ip.len == HEADER && ip.header_len > HEADER {
         return Err(Malformed::BadHeader);
     }
@@ -76,7 +75,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
     Ok(parsed)
 }
 
-/// Reads headers quoted in an ICMPv6 error: the packet may be cut anywhere behind them.
+/// Parses headers quoted in an ICMPv6 error. The packet may be cut anywhere behind them.
 ///
 /// # Errors
 /// What is wrong with its headers.
@@ -101,7 +100,7 @@ pub fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Malformed> {
     let mut segments_left_at = None;
     let mut extensions =
         Extensions { packet: bytes, protocol: ip.protocol, named_at: 6, at: HEADER };
-    // Behind the Fragment Header of a piece no header need be whole.
+    // Behind the Fragment Header of a fragment there may be half a header, or payload.
     while !ip.fragment.is_some_and(|fragment| !fragment.is_atomic()) {
         let Some(extension) = extensions.next() else { break };
         let extension = extension?;
@@ -109,7 +108,7 @@ pub fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Malformed> {
             protocol::ROUTING if extension.bytes[3] != 0 => {
                 segments_left_at.get_or_insert(extension.at + 3);
             }
-            // A second one is invalid (RFC 8200 §4.1), and would make the fragment's place
+            // A second Fragment Header is invalid (RFC 8200 §4.1), and would leave the offset
             // ambiguous.
             protocol::FRAGMENT if ip.fragment.is_some() => return Err(Malformed::BadExtension),
             protocol::FRAGMENT => ip.fragment = extension.fragment(),
@@ -124,16 +123,16 @@ pub fn parse_quoted(bytes: &[u8]) -> Result<Parsed, Malformed> {
 /// An extension header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension<'p> {
-    /// Which it is, one of [`protocol::is_extension`].
+    /// Its protocol number, one of [`protocol::is_extension`].
     pub protocol: u8,
-    /// Where it begins, from the start of the packet.
+    /// Its offset in the packet.
     pub at: usize,
     /// All of it, from its Next Header field on; 8 bytes or more.
     pub bytes: &'p [u8],
 }
 
 impl Extension<'_> {
-    /// What a Fragment Header says; `None` for another.
+    /// The contents of a Fragment Header; `None` for another header.
     #[must_use]
     #[inline(always)]
     pub fn fragment(&self) -> Option<Fragment> {
@@ -148,23 +147,22 @@ impl Extension<'_> {
     }
 }
 
-/// A walk over the extension headers of a packet (RFC 8200 §4), one after the other. It ends in
-/// front of the first header that is none of [`protocol::is_extension`], and with an error where
-/// the packet ends first. Whoever walks behind the Fragment Header of a later fragment reads
-/// payload as if it were headers.
+/// Iterates over the extension headers of a packet (RFC 8200 §4). Ends before the first header that
+/// is none of [`protocol::is_extension`], or with an error if the packet ends first. Callers stop
+/// at the Fragment Header of a later fragment: what follows it is payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Extensions<'p> {
     packet: &'p [u8],
-    /// What stands at [`Self::at`].
+    /// Protocol number of the header at [`Self::at`].
     pub protocol: u8,
-    /// Where that number stands, from the start of the packet: what a parameter problem points at.
+    /// Offset of that number in the packet, for the pointer of a Parameter Problem.
     pub named_at: usize,
-    /// How far the walk has come, from the start of the packet.
+    /// Offset of the next header in the packet.
     pub at: usize,
 }
 
 impl<'p> Extensions<'p> {
-    /// Begins behind the fixed header of `packet`; `None` where that is cut off.
+    /// Begins behind the fixed header of `packet`; `None` if that is cut off.
     #[must_use]
     pub fn of(packet: &'p [u8]) -> Option<Self> {
         let header: &Header = prefix(packet)?;
@@ -194,7 +192,7 @@ impl<'p> Iterator for Extensions<'p> {
 }
 
 impl Extensions<'_> {
-    /// Nothing comes behind an error.
+    /// Returns an error and ends the iteration.
     #[cold]
     fn fail<T>(&mut self) -> Option<Result<T, Malformed>> {
         self.packet = &[];
@@ -202,18 +200,18 @@ impl Extensions<'_> {
     }
 }
 
-/// Length of the headers that [`write()`] will write for this packet.
+/// Length of the headers that [`write()`] writes for this packet.
 #[must_use]
 #[inline(always)]
 pub fn header_len<A>(ip: &Ip<A>) -> usize {
     HEADER + if ip.fragment.is_some() { FRAGMENT_HEADER } else { 0 }
 }
 
-/// Writes the header, and a Fragment Header if the packet is a fragment, to the start of `out`; to
-/// less room it does nothing.
+/// Writes the header, and a Fragment Header if the packet is a fragment, to the start of `out`, or
+/// nothing if `out` is shorter.
 ///
-/// `ip.header_len` is that of the packet it comes from and does not matter here; `payload_len`
-/// counts what follows these headers. The flow label is zero (RFC 7915 §4.1).
+/// `payload_len` counts what follows these headers; `ip.header_len` and `ip.len` are ignored. The
+/// flow label is zero (RFC 7915 §4.1).
 #[inline(always)]
 pub fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     let headers = header_len(ip);
@@ -235,8 +233,8 @@ pub fn write(out: &mut [u8], ip: &Ip<u128>, payload_len: usize) {
     }
 }
 
-/// Makes the packet that fills `packet` a fragment: sets the payload length, and offset (in units
-/// of 8 bytes) and M flag of its Fragment Header, if it has one.
+/// Makes `packet` a fragment as long as the slice: sets Payload Length, and offset (in units of 8
+/// bytes) and M flag of its Fragment Header, if it has one.
 pub fn mark(packet: &mut [u8], offset: u16, more: bool) {
     let at = Extensions::of(packet).and_then(|mut all| {
         all.find_map(|one| one.ok().filter(|one| one.protocol == protocol::FRAGMENT))

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! IP packets on the wire, one file a protocol: what stands where, and what may.
+//! Parsers and writers of IP packets, one file for each protocol.
 //!
-//! Nothing here allocates, blocks or asks the time. Addresses and lengths are numbers of the host's
-//! byte order, checksum fields are bytes as they stand in the packet.
+//! Nothing allocates, blocks or reads a clock. Addresses and lengths are integers in host byte
+//! order; checksum fields are bytes as in the packet.
 //!
-//! Feature `std` adds what does need memory and time: [`reassembly`] and [`rate_limit`].
+//! Feature `std` adds [`reassembly`], which allocates, and [`rate_limit`]; both are told the time.
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![forbid(unsafe_code)]
 
@@ -53,28 +53,28 @@ pub mod protocol {
     /// UDP-Lite (RFC 3828).
     pub const UDP_LITE: u8 = 136;
 
-    /// Whether it is an IPv6 extension header that can be skipped. AH and ESP are not: what they
-    /// cover must not change.
+    /// Whether this is an IPv6 extension header that the parser skips. AH and ESP are not skipped:
+    /// they protect what follows them from change.
     #[must_use]
     pub const fn is_extension(protocol: u8) -> bool {
         matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
     }
 }
 
-/// Why bytes are no packet.
+/// Why bytes are not a valid packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// Neither IPv4 nor IPv6, or not the version that was expected.
     NotIp,
     /// Shorter than its headers say (RFC 1812 §5.2.2).
     Truncated,
-    /// A header length that cannot be (RFC 1812 §5.2.2).
+    /// An impossible header length (RFC 1812 §5.2.2).
     BadHeader,
     /// A wrong IPv4 header checksum (RFC 1812 §5.2.2).
     BadHeaderChecksum,
     /// Extension headers that do not end inside the packet (RFC 8200 §4).
     BadExtension,
-    /// A fragment that ends beyond what a packet can hold (RFC 791 §3.2, RFC 8200 §4.5).
+    /// A fragment that ends beyond the longest packet (RFC 791 §3.2, RFC 8200 §4.5).
     BadFragment,
 }
 
@@ -93,35 +93,35 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// Where a fragment belongs.
+/// Where a fragment belongs in its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
-    /// Place in the packet, in units of 8 bytes.
+    /// Offset in the packet, in units of 8 bytes.
     pub offset: u16,
-    /// Whether more follow.
+    /// Whether more follow: IPv4's MF, IPv6's M flag.
     pub more: bool,
     /// Identification; IPv4's has 16 bits.
     pub id: u32,
 }
 
 impl Fragment {
-    /// Whether it is the whole packet after all (an atomic fragment, RFC 6946).
+    /// Whether it is a whole packet (an atomic fragment, RFC 6946).
     #[must_use]
     pub fn is_atomic(self) -> bool {
         self.offset == 0 && !self.more
     }
 
-    /// Whether `len` bytes at this place end beyond what a packet can hold.
+    /// Whether `len` bytes of payload at this offset end beyond the longest packet (65,535 bytes).
     #[must_use]
     pub fn overruns(self, len: usize) -> bool {
         usize::from(self.offset) * 8 + len > 0xffff
     }
 }
 
-/// What an IP header says, extension headers walked, whichever the family.
+/// The fields of an IPv4 header, or of an IPv6 header and its extension headers.
 ///
-/// Addresses are `u32` and `u128`, the numbers that they stand for: in registers, where the byte
-/// arrays of [`core::net`] would go through memory piece by piece.
+/// Addresses are integers in host byte order, which stay in registers; the byte arrays of
+/// [`core::net`] would be moved through memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Ip<A> {
     /// Source address.
@@ -132,9 +132,9 @@ pub struct Ip<A> {
     pub class: u8,
     /// TTL or hop limit.
     pub hops: u8,
-    /// What stands behind the headers.
+    /// Protocol number of the payload ([`protocol`]).
     pub protocol: u8,
-    /// `None` where there is no Fragment Header, or IPv4 has neither offset nor MF.
+    /// `None` without a Fragment Header; in IPv4, without offset and MF.
     pub fragment: Option<Fragment>,
     /// IPv4's DF; true for IPv6.
     pub dont_fragment: bool,
@@ -151,7 +151,7 @@ impl<A> Ip<A> {
         self.fragment.is_some_and(|f| f.offset != 0)
     }
 
-    /// Whether the payload is all there.
+    /// Whether the packet has all of its payload: it is no fragment, or an atomic one.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.fragment.map_or(true, Fragment::is_atomic)
@@ -164,8 +164,8 @@ impl<A> Ip<A> {
     }
 }
 
-/// Source and destination address of a packet, IPv4 or IPv6, whatever else is wrong with it; `None`
-/// where its fixed header is cut off.
+/// Source and destination address of an IPv4 or IPv6 packet, which need not be valid; `None` if its
+/// fixed header is cut off.
 #[must_use]
 pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     fn both<const N: usize>(bytes: &[u8]) -> Option<(IpAddr, IpAddr)>
@@ -187,7 +187,7 @@ fn prefix<T: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8]) -> O
     T::ref_from_prefix(bytes).ok().map(|(header, _)| header)
 }
 
-/// Two bytes at `at`, as a checksum field; `None` where they are cut off.
+/// Two bytes at `at`, such as a checksum field; `None` if they are cut off.
 #[must_use]
 pub fn field_at(bytes: &mut [u8], at: usize) -> Option<&mut [u8; 2]> {
     bytes.get_mut(at..at + 2)?.try_into().ok()

@@ -6,12 +6,13 @@ use core::net::Ipv6Addr;
 
 use crate::icmp::v6;
 
-/// The hop limit of every message: from a router further away it would be less (RFC 4861 §7.1).
+/// The hop limit of every message. A router would have decremented it, so it proves that the sender
+/// is on the link (RFC 4861 §7.1).
 pub const HOP_LIMIT: u8 = 255;
 
 /// Bytes of a neighbour solicitation or advertisement, without options.
 pub const HEADER: usize = 24;
-/// The same with an option of six bytes, as [`solicitation`] and [`advertisement`] have it.
+/// The same with one option of 8 bytes, as made by [`solicitation`] and [`advertisement`].
 pub const LEN: usize = HEADER + 8;
 
 /// Flag of a neighbour advertisement: its sender is a router.
@@ -21,7 +22,7 @@ pub const SOLICITED: u8 = 0x40;
 /// Flag of a neighbour advertisement: a cached link-layer address is to be replaced.
 pub const OVERRIDE: u8 = 0x20;
 
-/// Numbers of options (IANA, "IPv6 Neighbor Discovery Option Formats").
+/// Option types (IANA, "IPv6 Neighbor Discovery Option Formats").
 pub mod option {
     /// Source link-layer address (RFC 4861 §4.6.1).
     pub const SOURCE: u8 = 1;
@@ -39,40 +40,40 @@ pub mod option {
     pub const PREF64: u8 = 38;
 }
 
-/// A message of a host or a router, from its ICMPv6 header on.
+/// A message, from its ICMPv6 header on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'p> {
-    /// Who is a router here? (RFC 4861 §4.1)
+    /// A host asks for router advertisements (RFC 4861 §4.1).
     RouterSolicitation {
         /// Its options.
         options: &'p [u8],
     },
-    /// What a router says (RFC 4861 §4.2).
+    /// A router announces itself and its link's parameters (RFC 4861 §4.2).
     RouterAdvertisement {
         /// [`crate::ra::MANAGED`], [`crate::ra::OTHER`], and what [`crate::ra::preference`] reads.
         flags: u8,
-        /// For how many seconds it is a default router; 0 where it is none.
+        /// Router Lifetime in seconds; 0 for a router that is no default router.
         lifetime: u16,
         /// Its options.
         options: &'p [u8],
     },
-    /// Who has `target`? (RFC 4861 §4.3)
+    /// A node asks for the link-layer address of `target` (RFC 4861 §4.3).
     NeighbourSolicitation {
-        /// The address.
+        /// The address asked for.
         target: Ipv6Addr,
         /// Its options.
         options: &'p [u8],
     },
-    /// `target` is here (RFC 4861 §4.4).
+    /// A node announces that it has `target` (RFC 4861 §4.4).
     NeighbourAdvertisement {
         /// [`ROUTER`], [`SOLICITED`], [`OVERRIDE`].
         flags: u8,
-        /// The address.
+        /// The address announced.
         target: Ipv6Addr,
         /// Its options.
         options: &'p [u8],
     },
-    /// A better first hop (RFC 4861 §4.5).
+    /// A router names a better first hop (RFC 4861 §4.5).
     Redirect {
         /// Its options.
         options: &'p [u8],
@@ -80,9 +81,10 @@ pub enum Message<'p> {
 }
 
 impl<'p> Message<'p> {
-    /// Reads a message that came with `hop_limit` and whose checksum is right. `None` for what is
-    /// none, and for what breaks the rules that do not depend on its addresses (RFC 4861 §6.1,
-    /// §7.1, §8.1): hop limit, code, length, options without length, a group as target.
+    /// Parses a message received with `hop_limit`, whose checksum the caller has verified. `None`
+    /// for other messages, and for those with a wrong hop limit, code or length, an option of
+    /// length zero or a multicast target (RFC 4861 §6.1, §7.1, §8.1). The caller checks the IP
+    /// addresses.
     #[must_use]
     pub fn read(message: &'p [u8], hop_limit: u8) -> Option<Self> {
         let &[kind, 0, _, _, flags, ..] = message else { return None };
@@ -120,7 +122,7 @@ pub fn solicitation(target: Ipv6Addr, option: u8, value: [u8; 6]) -> [u8; LEN] {
     message(v6::NEIGHBOUR_SOLICITATION, 0, target, option, value)
 }
 
-/// A neighbour advertisement of `target`, which is at `address` on an Ethernet, its checksum zero.
+/// A neighbour advertisement: `target` has the Ethernet address `address`. Its checksum is zero.
 #[must_use]
 pub fn advertisement(target: Ipv6Addr, flags: u8, address: [u8; 6]) -> [u8; LEN] {
     message(v6::NEIGHBOUR_ADVERTISEMENT, flags, target, option::TARGET, address)
@@ -136,8 +138,8 @@ fn message(kind: u8, flags: u8, target: Ipv6Addr, option: u8, value: [u8; 6]) ->
     message
 }
 
-/// The options of a message: number and value (RFC 4861 §4.6). One that is cut off or has no length
-/// ends them.
+/// Iterates over the options of a message: type and value (RFC 4861 §4.6). Ends at one that is cut
+/// off or has length zero.
 pub fn options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     core::iter::from_fn(move || {
         let (&[kind, units], _) = rest.split_first_chunk()?;
@@ -147,8 +149,7 @@ pub fn options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// The first link-layer address of an Ethernet among options of number `option`; `None` where it is
-/// a group's.
+/// The Ethernet address in the first option of type `option`; `None` if it is a multicast address.
 #[must_use]
 pub fn ethernet_address(rest: &[u8], option: u8) -> Option<[u8; 6]> {
     let (_, value) = options(rest).find(|(kind, _)| *kind == option)?;
@@ -156,12 +157,12 @@ pub fn ethernet_address(rest: &[u8], option: u8) -> Option<[u8; 6]> {
     (address[0] & 1 == 0).then_some(address)
 }
 
-/// RFC 4861 §4.6: all options have a length, and the message ends with the last.
+/// Whether all options have a length, and the message ends with the last (RFC 4861 §4.6).
 fn are_sound(rest: &[u8]) -> bool {
     options(rest).map(|(_, value)| value.len() + 2).sum::<usize>() == rest.len()
 }
 
-/// The group in which the neighbours of an address are asked for it (RFC 4291 §2.7.1).
+/// The solicited-node multicast address of `address` (RFC 4291 §2.7.1).
 #[must_use]
 pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from_bits(0xff02 << 112 | 0x1_ff00_0000 | address.to_bits() & 0xff_ffff)

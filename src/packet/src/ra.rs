@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Router advertisements (RFC 4861 §4.2): the message and its options, each for the caller to put
-//! one behind the other.
+//! Router advertisements (RFC 4861 §4.2): the message and its options, which the caller
+//! concatenates.
 
 use core::net::Ipv6Addr;
 
 use crate::icmp::v6;
 use crate::nd::option;
 
-/// Flag of [`header`]: addresses by DHCPv6.
+/// Flag of [`header`]: addresses are available by DHCPv6 (M).
 pub const MANAGED: u8 = 0x80;
-/// Flag of [`header`]: other configuration by DHCPv6.
+/// Flag of [`header`]: other configuration is available by DHCPv6 (O).
 pub const OTHER: u8 = 0x40;
-/// Flag of [`prefix_information`]: its addresses are on the link.
+/// Flag of [`prefix_information`]: its addresses are on the link (L).
 pub const ON_LINK: u8 = 0x80;
-/// Flag of [`prefix_information`]: hosts make addresses of it (RFC 4862).
+/// Flag of [`prefix_information`]: hosts make addresses of it (A; RFC 4862).
 pub const AUTONOMOUS: u8 = 0x40;
 
-/// The message without options, its checksum zero. The router is one for `lifetime` seconds;
-/// reachable time and retransmission timer are left unspecified.
+/// The message without options, its checksum zero. `lifetime` is the Router Lifetime in seconds;
+/// Reachable Time and Retrans Timer are zero, that is unspecified.
 #[must_use]
 pub fn header(hop_limit: u8, flags: u8, lifetime: u16) -> [u8; 16] {
     let [high, low] = lifetime.to_be_bytes();
@@ -28,20 +28,20 @@ pub fn header(hop_limit: u8, flags: u8, lifetime: u16) -> [u8; 16] {
     header
 }
 
-/// The router's Ethernet address (RFC 4861 §4.6.1).
+/// Source Link-Layer Address option with an Ethernet address (RFC 4861 §4.6.1).
 #[must_use]
 pub fn source_address([a, b, c, d, e, f]: [u8; 6]) -> [u8; 8] {
     [option::SOURCE, 1, a, b, c, d, e, f]
 }
 
-/// The link's MTU (RFC 4861 §4.6.4).
+/// MTU option (RFC 4861 §4.6.4).
 #[must_use]
 pub fn mtu(mtu: u32) -> [u8; 8] {
     let [a, b, c, d] = mtu.to_be_bytes();
     [option::MTU, 1, 0, 0, a, b, c, d]
 }
 
-/// A prefix of `bits` bits and the seconds that it is valid and preferred (RFC 4861 §4.6.2).
+/// Prefix Information option for a prefix of `bits` bits; lifetimes in seconds (RFC 4861 §4.6.2).
 #[must_use]
 pub fn prefix_information(
     prefix: Ipv6Addr,
@@ -58,7 +58,7 @@ pub fn prefix_information(
     option
 }
 
-/// A DNS server, good for `lifetime` seconds (RFC 8106 §5.1).
+/// RDNSS option with one server; `lifetime` in seconds (RFC 8106 §5.1).
 #[must_use]
 pub fn rdnss(server: Ipv6Addr, lifetime: u32) -> [u8; 24] {
     let mut option = [0; 24];
@@ -68,8 +68,7 @@ pub fn rdnss(server: Ipv6Addr, lifetime: u32) -> [u8; 24] {
     option
 }
 
-/// What the value of an RDNSS option says: its lifetime in seconds, and the servers; `None` where
-/// it is cut off.
+/// Parses the value of an RDNSS option: lifetime in seconds, and servers; `None` if it is cut off.
 #[must_use]
 pub fn read_rdnss(value: &[u8]) -> Option<(u32, impl Iterator<Item = Ipv6Addr> + '_)> {
     let lifetime = u32::from_be_bytes(*value.get(2..)?.first_chunk()?);
@@ -78,8 +77,8 @@ pub fn read_rdnss(value: &[u8]) -> Option<(u32, impl Iterator<Item = Ipv6Addr> +
     Some((lifetime, servers))
 }
 
-/// How much a router wants to be the default one, by the flags of its advertisement: 1 is more
-/// than any other, -1 less (RFC 4191 §2.1; what is reserved is read as 0).
+/// Default Router Preference in the flags of an advertisement: 1 high, 0 medium, -1 low (RFC 4191
+/// §2.1). The reserved value reads as medium.
 #[must_use]
 pub fn preference(flags: u8) -> i8 {
     match flags >> 3 & 3 {
@@ -89,11 +88,11 @@ pub fn preference(flags: u8) -> i8 {
     }
 }
 
-/// The lengths in bits that a PREF64 option can say, at their codes (RFC 8781 §4).
+/// Prefix lengths in bits, in the order of their codes (RFC 8781 §4).
 const PREF64_BITS: [u8; 6] = [96, 64, 56, 48, 40, 32];
 
-/// The NAT64 prefix of `bits` bits, good for `lifetime` seconds rounded down to units of 8 (RFC
-/// 8781 §4); `None` for a length that RFC 6052 does not have.
+/// PREF64 option for a prefix of `bits` bits; `lifetime` in seconds, rounded down to a multiple of
+/// 8 (RFC 8781 §4). `None` for a length that RFC 6052 does not have.
 #[must_use]
 pub fn pref64(prefix: Ipv6Addr, bits: u8, lifetime: u16) -> Option<[u8; 16]> {
     let code = PREF64_BITS.iter().zip(0..).find(|(known, _)| **known == bits)?.1;
@@ -104,8 +103,8 @@ pub fn pref64(prefix: Ipv6Addr, bits: u8, lifetime: u16) -> Option<[u8; 16]> {
     Some(option)
 }
 
-/// What the value of a PREF64 option says: prefix, length in bits, lifetime in seconds; `None`
-/// where it is cut off or has a code without meaning (RFC 8781 §4: to be ignored).
+/// Parses the value of a PREF64 option: prefix, length in bits, lifetime in seconds; `None` if it
+/// is cut off or its length code is reserved (RFC 8781 §4: to be ignored).
 #[must_use]
 pub fn read_pref64(value: &[u8]) -> Option<(Ipv6Addr, u8, u16)> {
     let (&[high, low], rest) = value.split_first_chunk()?;

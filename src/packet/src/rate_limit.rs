@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How often something may be sent, such as an ICMP error (RFC 4443 §2.4 (f)): a token bucket that
-//! is told the time.
+//! Token buckets, such as for ICMP errors (RFC 4443 §2.4 (f)); the caller tells the time.
 
 use std::time::{Duration, Instant};
 
-/// How many tokens a bucket holds, and how fast they come back.
+/// Size of a bucket, and how fast it fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// The time until a token comes back.
+    /// Time until one token is added.
     pub interval: Duration,
     /// Tokens in a full bucket, at least 1.
     pub burst: u32,
 }
 
 impl Rate {
-    /// That of a CLAT's ICMP errors to one side (RFC 4443 §2.4 (f)): at once as many as Linux sends
-    /// (`icmp_msgs_burst`).
+    /// A CLAT's ICMP errors to one side (RFC 4443 §2.4 (f)): 100 a second, and bursts as large as
+    /// Linux's (`icmp_msgs_burst`).
     pub const ICMP_ERRORS: Self = Self { interval: Duration::from_millis(10), burst: 50 };
 
-    /// The rate of each of several buckets that together give as many tokens as one would.
+    /// The rate for each of `buckets` buckets that together give as many tokens as one.
     #[must_use]
     pub fn shared_by(self, buckets: u32) -> Self {
         let buckets = buckets.clamp(1, self.burst.max(1));
@@ -27,7 +26,7 @@ impl Rate {
     }
 }
 
-/// A bucket, kept as the moment at which it will be full again. A new one is full.
+/// A token bucket, kept as the time at which it will be full again. A new one is full.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket {
     full_at: Option<Instant>,
@@ -44,7 +43,7 @@ impl Bucket {
         true
     }
 
-    /// Whether no token lacks at `now`, so that it need not be remembered.
+    /// Whether the bucket is full at `now`; it need not be kept then.
     #[must_use]
     pub fn is_full(&self, now: Instant) -> bool {
         self.full_at.map_or(true, |at| at <= now)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Puts the fragments of a datagram together again (RFC 791 §3.2, RFC 8200 §4.5).
+//! Reassembles fragmented datagrams (RFC 791 §3.2, RFC 8200 §4.5).
 //!
-//! What comes out is the packet of the first fragment with the whole payload. In IPv6 it keeps its
-//! Fragment Header, and with that its identification, as an atomic fragment (RFC 6946). Memory and
-//! time are bounded by a [`Policy`]; no timer is needed, since what is too old goes when something
-//! new comes.
+//! The result has the headers of the first fragment and the whole payload. An IPv6 datagram keeps
+//! its Fragment Header, and with it the identification, as an atomic fragment (RFC 6946). A
+//! [`Policy`] bounds memory and time; there is no timer, since old datagrams are given up when the
+//! next fragment comes.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
@@ -13,39 +13,39 @@ use std::time::{Duration, Instant};
 use crate::checksum::Sum;
 use crate::{ipv4, ipv6, Fragment};
 
-/// What bounds a [`Reassembly`].
+/// The limits of a [`Reassembly`].
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// How long to wait for the rest of a datagram; RFC 8200 §4.5 and RFC 1122 §3.3.2 both say 60
-    /// s.
+    /// How long to wait for the rest of a datagram; 60 s in RFC 8200 §4.5 and RFC 1122 §3.3.2.
     pub timeout: Duration,
-    /// Datagrams at once. Where there are more, the oldest of the owner who has most is given up.
+    /// Most datagrams at once. Beyond that, the oldest one of the owner with most datagrams is
+    /// given up.
     pub datagrams: usize,
-    /// Bytes that all of them may take, with what keeping them costs.
+    /// Most bytes of memory for all of them, bookkeeping included.
     pub bytes: usize,
-    /// The part of either that one owner may take: 4 stands for a quarter, 1 for all.
+    /// One owner may take one `share`-th of each limit: 4 is a quarter, 1 is all.
     pub share: usize,
 }
 
-/// What a datagram or a fragment costs beside its bytes.
+/// Bytes of bookkeeping counted for each datagram and each fragment.
 const OVERHEAD: usize = 64;
 
-/// Which fragments belong together (RFC 791 §3.2, RFC 8200 §4.5).
+/// Fragments with equal keys belong together (RFC 791 §3.2, RFC 8200 §4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key<O> {
     owner: O,
     src: u128,
     dst: u128,
     id: u32,
-    /// The protocol of IPv4. IPv6 does not compare the Next Header field, of which only the first
-    /// fragment's counts.
+    /// IPv4's protocol. In IPv6, Next Header is not compared: only that of the first fragment
+    /// counts.
     protocol: Option<u8>,
 }
 
-/// A fragment, taken apart.
+/// A parsed fragment.
 struct Piece<'p, O> {
     key: Key<O>,
-    /// Everything in front of the payload, with the Fragment Header.
+    /// All headers in front of the payload, Fragment Header included.
     header: &'p [u8],
     payload: &'p [u8],
     offset: usize,
@@ -58,15 +58,15 @@ struct Datagram<O> {
     since: Instant,
     /// The header of the first fragment, once that is here.
     header: Option<Box<[u8]>>,
-    /// By offset, never overlapping.
+    /// Offset in bytes and data of each fragment, in order and never overlapping.
     pieces: Vec<(usize, Box<[u8]>)>,
-    /// How much payload that is.
+    /// Bytes of payload received.
     have: usize,
     /// Length of the payload, once the last fragment is here.
     total: Option<usize>,
-    /// What it takes of the memory.
+    /// Bytes that count towards [`Policy::bytes`].
     bytes: usize,
-    /// Fragments overlapped: what is still to come is dropped as well (RFC 5722 §4).
+    /// Fragments overlapped: later ones are dropped as well (RFC 5722 §4).
     poisoned: bool,
 }
 
@@ -75,20 +75,19 @@ struct Datagram<O> {
 pub enum Outcome {
     /// It is kept until the others arrive.
     Kept,
-    /// It was the last that lacked: the whole datagram stands at the start of the buffer.
+    /// It completed its datagram, which is now at the start of `out`.
     Whole {
         /// Its length.
         len: usize,
-        /// The length of the packet that was its first fragment: what an ICMP error may quote.
+        /// Length of its first fragment with headers: what an ICMP error quotes.
         first: usize,
     },
-    /// It was dropped: not a sound fragment, or one that overlaps another.
+    /// Dropped: not a valid fragment, or one that overlaps another.
     Dropped,
 }
 
-/// Datagrams of which some fragments are here. Each has an owner, who is whoever may not use up
-/// what others need: a source address, a guest. Fragments of different owners never belong
-/// together.
+/// Incomplete datagrams. Each has an owner (a source address, a guest), who may take only a share
+/// of the memory. Fragments of different owners never belong together.
 #[derive(Debug)]
 pub struct Reassembly<O> {
     policy: Policy,
@@ -98,20 +97,18 @@ pub struct Reassembly<O> {
 }
 
 impl<O: Copy + Eq> Reassembly<O> {
-    /// Holds nothing yet.
+    /// An empty reassembly.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         Self { policy, datagrams: Vec::new(), abandoned: 0 }
     }
 
-    /// Takes one fragment, IPv4 or IPv6, from its IP header on; bytes behind the packet are
-    /// ignored. A datagram that it completes is written to `out`, for which 65,575 bytes are always
-    /// enough.
+    /// Takes one IPv4 or IPv6 packet, from its IP header on; bytes behind it are ignored. A
+    /// complete datagram is written to `out`, for which 65,575 bytes are always enough.
     pub fn offer(&mut self, owner: O, packet: &[u8], now: Instant, out: &mut [u8]) -> Outcome {
         self.expire(now);
         let Some(piece) = parse(owner, packet) else { return Outcome::Dropped };
-        // What is whole by itself has nothing to do with others of its identification (RFC 6946
-        // §4).
+        // A whole packet is independent of fragments with the same identification (RFC 6946 §4).
         if piece.offset == 0 && !piece.more {
             let len = piece.header.len() + piece.payload.len();
             let Some(out) = out.get_mut(..len) else { return Outcome::Dropped };
@@ -142,26 +139,26 @@ impl<O: Copy + Eq> Reassembly<O> {
         Outcome::Kept
     }
 
-    /// How many fragments had been kept and then were given up, because the rest did not come in
-    /// time, overlapped or found no room.
+    /// Number of fragments that were kept and then given up: for lack of time or room, or because
+    /// others overlapped.
     #[must_use]
     pub fn abandoned(&self) -> u64 {
         self.abandoned
     }
 
-    /// How many datagrams are being waited for.
+    /// Number of incomplete datagrams.
     #[must_use]
     pub fn datagrams(&self) -> usize {
         self.datagrams.len()
     }
 
-    /// How many fragments are kept.
+    /// Number of fragments kept.
     #[must_use]
     pub fn fragments(&self) -> usize {
         self.datagrams.iter().map(|d| d.pieces.len()).sum()
     }
 
-    /// The bytes that are held.
+    /// Memory taken, as [`Policy::bytes`] counts it.
     fn bytes(&self) -> usize {
         self.datagrams.iter().map(|d| d.bytes).sum()
     }
@@ -192,8 +189,8 @@ impl<O: Copy + Eq> Reassembly<O> {
         }
     }
 
-    /// The oldest datagram of the owner who has most, which is the oldest of all where each has as
-    /// many.
+    /// The oldest datagram of the owner with most datagrams; of several such owners, the oldest of
+    /// all.
     fn oldest_of_most(&self) -> Option<usize> {
         let count = |owner| self.datagrams.iter().filter(|d| d.key.owner == owner).count();
         let all = self.datagrams.iter().enumerate();
@@ -226,8 +223,8 @@ impl<O> Datagram<O> {
         }
         let (start, end) = (piece.offset, piece.offset + piece.payload.len());
         let index = self.pieces.partition_point(|(offset, _)| *offset < start);
-        // RFC 8200 §4.5 lets an exact duplicate pass for what it is: the network's doing, not an
-        // attack.
+        // RFC 8200 §4.5 lets a receiver ignore exact duplicates: networks make them, not only
+        // attackers.
         if self.pieces.get(index).is_some_and(|(at, data)| *at == start && **data == *piece.payload)
         {
             return true;
@@ -237,8 +234,8 @@ impl<O> Datagram<O> {
             || self.total.is_some_and(|total| end > total || !piece.more && end != total)
             || !piece.more && self.pieces.last().is_some_and(|(at, data)| at + data.len() > end);
         if overlaps {
-            // RFC 5722 §4: the whole datagram goes, and what is still to come of it. IPv4 gets the
-            // same (RFC 1858).
+            // RFC 5722 §4: discard the whole datagram, and what still comes of it. IPv4 is treated
+            // alike (RFC 1858).
             self.poisoned = true;
             self.pieces.clear();
             self.header = None;
@@ -259,7 +256,7 @@ impl<O> Datagram<O> {
     }
 
     fn is_whole(&self) -> bool {
-        // Nothing overlaps or goes beyond the end, so the lengths alone tell.
+        // Fragments neither overlap nor go beyond the end, so comparing lengths is enough.
         self.header.is_some() && self.total == Some(self.have)
     }
 
@@ -285,24 +282,24 @@ impl<O> Datagram<O> {
         }
         if v4 {
             head[2..4].copy_from_slice(&length);
-            // Neither offset nor MF; DF was clear on what has been fragmented.
+            // Clears offset, MF and DF.
             head[6..8].fill(0);
             head[10..12].fill(0);
             let field = Sum::of(head).field();
             head[10..12].copy_from_slice(&field);
         } else {
-            // An atomic fragment: the identification stays.
+            // An atomic fragment keeps the identification.
             ipv6::mark(out, 0, false);
         }
         Some(len)
     }
 }
 
-/// What a packet is that is no fragment.
+/// Stands for a packet that is no fragment.
 const WHOLE: Fragment = Fragment { offset: 0, more: false, id: 0 };
 
-/// Takes a sound fragment apart: of a datagram that an IP packet can hold, and of whole units of 8
-/// bytes unless it is the last.
+/// Parses a fragment; `None` if it is empty, ends beyond the longest packet, or is not a multiple
+/// of 8 bytes although more follow.
 fn parse<O>(owner: O, packet: &[u8]) -> Option<Piece<'_, O>> {
     let (key, fragment, header, len) = match packet.first()? >> 4 {
         4 => {
@@ -379,7 +376,7 @@ mod tests {
         Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]))
     }
 
-    /// Offers a piece, which is its source's; what that gave.
+    /// Offers a fragment, owned by its source; returns the datagram, or else the outcome.
     fn offer(to: &mut Reassembly<u128>, now: Instant, packet: &[u8]) -> Result<Vec<u8>, Outcome> {
         let mut out = vec![0; 70_000];
         let source = match packet.first().map(|b| b >> 4) {
