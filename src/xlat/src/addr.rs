@@ -26,7 +26,7 @@ pub enum PrefixError {
     Syntax,
     /// An IPv4 prefix.
     Ipv4,
-    /// A length that RFC 6052 does not have.
+    /// A length that RFC 6052 does not allow.
     Length,
     /// Bits set behind the prefix.
     HostBits,
@@ -82,7 +82,7 @@ impl Prefix {
         self.len
     }
 
-    /// Puts an IPv4 address into the prefix (RFC 6052 §2.2): around the u-octet, suffix zero.
+    /// Embeds an IPv4 address (RFC 6052 §2.2): around the u-octet, suffix zero.
     #[must_use]
     pub fn embed(&self, v4: Ipv4Addr) -> Ipv6Addr {
         self.embed_bits(v4.to_bits()).into()
@@ -94,13 +94,13 @@ impl Prefix {
         if self.len == 96 {
             return self.net | v4;
         }
-        // What would reach into the u-octet and beyond moves on by its width.
+        // Bits that would reach into the u-octet move on by its width.
         let bits = v4 << (96 - self.len);
         self.net | bits >> 64 << 64 | (bits & u128::from(u64::MAX)) >> 8
     }
 
-    /// Takes the IPv4 address out of an IPv6 address inside the prefix; `None` for one outside it.
-    /// The u-octet and the suffix are ignored (RFC 6052 §2.2).
+    /// Extracts the IPv4 address from an IPv6 address; `None` if that is outside the prefix. The
+    /// u-octet and the suffix are ignored (RFC 6052 §2.2).
     #[must_use]
     pub fn extract(&self, v6: Ipv6Addr) -> Option<Ipv4Addr> {
         self.extract_bits(v6.to_bits()).map(Ipv4Addr::from_bits)
@@ -142,8 +142,8 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// An explicit address mapping (RFC 7757 §3.2): an IPv4 prefix and an IPv6 prefix whose suffix is
-/// as long or longer.
+/// An explicit address mapping (RFC 7757 §3.2): an IPv4 prefix, and an IPv6 prefix whose suffix is
+/// at least as long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Eam {
     v4: u32,
@@ -214,7 +214,7 @@ impl Eam {
         Some(self.v6 | u128::from(diff).checked_shl(self.shift()).unwrap_or(0))
     }
 
-    /// RFC 7757 §3.3.2: the same way back; bits behind the IPv4 suffix are ignored.
+    /// RFC 7757 §3.3.2, the reverse; bits behind the IPv4 suffix are ignored.
     fn to_v4(self, v6: u128) -> Option<u32> {
         let diff = v6 ^ self.v6;
         if diff.checked_shr(128 - u32::from(self.v6_len)).unwrap_or(0) != 0 {
@@ -225,7 +225,7 @@ impl Eam {
         u32::try_from(suffix).ok().map(|suffix| self.v4 | suffix)
     }
 
-    /// How many bits more the IPv6 suffix has; none fewer, as `new` has seen to.
+    /// How many bits longer the IPv6 suffix is; `new` has checked that it is not shorter.
     fn shift(self) -> u32 {
         (128 - u32::from(self.v6_len)) - (32 - u32::from(self.v4_len))
     }
@@ -265,7 +265,7 @@ impl fmt::Display for Eam {
 /// Whether none of the addresses with these first `len` bits is a host's.
 fn no_host_has4(net: u32, len: u8) -> bool {
     let last = net | u32::MAX.checked_shr(len.into()).unwrap_or(0);
-    // No block of such addresses is larger than multicast, which has 4 bits.
+    // The largest such block is multicast, a /4.
     len >= 4 && ipv4::is_martian(net) && ipv4::is_martian(last)
 }
 
@@ -293,12 +293,12 @@ pub struct Local {
     pub v6: Ipv6Addr,
 }
 
-/// The IPv4 addresses that stand for IPv6 routers without one of their own (RFC 6791 §5): one, or
-/// those of a prefix.
+/// The IPv4 addresses that represent IPv6 routers in ICMP errors (RFC 6791 §5): one, or those of a
+/// prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
     first: u32,
-    /// How many there are, less one.
+    /// Number of addresses, less one.
     others: u32,
 }
 
@@ -328,8 +328,8 @@ impl fmt::Display for PoolError {
 }
 
 impl Pool {
-    /// The addresses of a prefix; without its first and its last, which many networks take for the
-    /// network itself and for a broadcast, where that leaves any.
+    /// The addresses of a prefix. Where that leaves any, the first and the last are left out: many
+    /// networks treat them as the network's and the broadcast address.
     ///
     /// # Errors
     /// Those of [`PoolError`] that concern numbers.
@@ -349,20 +349,20 @@ impl Pool {
         Ok(Self { first, others })
     }
 
-    /// The one that the translator itself has.
+    /// The translator's own address.
     #[must_use]
     pub const fn own(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.first)
     }
 
-    /// The one that stands for `router`: always the same, and most likely none that stands for
-    /// another router on the way. RFC 6791 §5 has it chosen at random for the sake of the latter.
+    /// The address that represents `router`: always the same one, and probably not that of another
+    /// router on the path. RFC 6791 §5 chooses at random for that purpose.
     #[must_use]
     pub fn of(self, router: Ipv6Addr) -> Ipv4Addr {
         let bits = router.to_bits();
         #[allow(clippy::cast_possible_truncation)] // both halves are taken
         let folded = (bits >> 64) as u64 ^ (bits as u64).rotate_left(32);
-        // Knuth's multiplicative hash: of the product, the upper half depends on all bits.
+        // Knuth's multiplicative hash; the upper half of the product depends on all bits.
         let hash = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         #[allow(clippy::cast_possible_truncation)] // less than the number of addresses
         let offset = ((hash * (u64::from(self.others) + 1)) >> 32) as u32;
@@ -386,29 +386,28 @@ impl FromStr for Pool {
     }
 }
 
-/// Which address stands for which.
+/// How addresses are mapped.
 ///
-/// With [`Self::local`] this is a CLAT: what leaves by IPv4 must come from the local address (or
-/// one of [`Self::eams`]), never from an arbitrary one inside a prefix. Without it, it is a plain
-/// SIIT.
+/// With [`Self::local`] this is a CLAT: IPv4 packets must come from the local address or one of
+/// [`Self::eams`], not from any address inside a prefix. Without it, it is a plain SIIT.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
     /// The CLAT's own pair.
     pub local: Option<Local>,
     /// Explicit mappings; the longest match wins, whatever their order (RFC 7757 §3.3).
     pub eams: Vec<Eam>,
-    /// RFC 6052 prefixes: the first is used towards IPv6, the longest that matches from it.
+    /// RFC 6052 prefixes: the first is used towards IPv6, the longest match from it.
     pub prefixes: Vec<Prefix>,
-    /// Whether 64:ff9b::/96 must not carry non-global IPv4 addresses, as RFC 6052 §3.1 has it.
+    /// Whether 64:ff9b::/96 must not carry non-global IPv4 addresses (RFC 6052 §3.1).
     pub strict_wkp: bool,
 }
 
 /// What is wrong with [`Addresses`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressesError {
-    /// The CLAT's own addresses are not a host's.
+    /// One of the CLAT's own addresses cannot be a host's.
     NoHost,
-    /// Two mappings of the same prefix to different ones (RFC 7757 §5).
+    /// Two mappings of the same prefix to different prefixes (RFC 7757 §5).
     Contradiction(Eam, Eam),
 }
 
@@ -430,21 +429,21 @@ impl fmt::Display for AddressesError {
 /// Why an address has no counterpart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoCounterpart {
-    /// Nothing maps it.
+    /// No mapping and no prefix covers it.
     Unmapped,
-    /// 64:ff9b::/96 may not carry it.
+    /// 64:ff9b::/96 may not carry it (RFC 6052 §3.1).
     NonGlobal,
-    /// The CLAT may not be made to speak for it.
+    /// It is not one of the CLAT's own addresses.
     Foreign,
 }
 
 impl Addresses {
-    /// Checks what one value alone does not show: that the CLAT's own addresses are a host's, and
-    /// that no two mappings have the same prefix on one side and different ones on the other. Where
-    /// prefixes overlap, the longest match decides (RFC 7757 §5).
+    /// Checks that the CLAT's own addresses can be a host's, and that no two mappings have the same
+    /// prefix on one side and different ones on the other. Prefixes may overlap: the longest match
+    /// decides (RFC 7757 §5).
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first fault found.
     pub fn check(&self) -> Result<(), AddressesError> {
         let own = self.local.map(|Local { v4, v6 }| Eam::new(v4, 32, v6, 128)).transpose();
         let own = own.map_err(|_| AddressesError::NoHost)?;
@@ -471,8 +470,8 @@ impl Addresses {
         }
     }
 
-    /// The IPv6 form of an address on the translator's IPv4 side: of a CLAT's own, of anything for
-    /// a SIIT.
+    /// The IPv6 form of an address on the translator's IPv4 side: for a CLAT one of its own, for a
+    /// SIIT any.
     #[inline(always)]
     pub(crate) fn own_v6_of(&self, v4: u32) -> Result<u128, NoCounterpart> {
         match &self.local {
@@ -486,13 +485,13 @@ impl Addresses {
         }
     }
 
-    /// The IPv6 form of an address as if no mapping covered it.
+    /// The IPv6 form of an address by prefix, whether or not a mapping covers it.
     pub(crate) fn unmapped_v6_of(&self, v4: u32) -> Result<u128, NoCounterpart> {
         self.prefixed(v4)
     }
 
-    /// Whether this address is translated by a prefix to one that a mapping covers: what is sent
-    /// there comes back (RFC 7757 §4.2.2).
+    /// Whether a prefix translates this address to one that a mapping covers, so that packets to it
+    /// come back as IPv6 (RFC 7757 §4.2.2).
     pub(crate) fn is_hairpin(&self, v6: u128) -> bool {
         let mapped6 = self.eams.iter().any(|eam| eam.to_v4(v6).is_some());
         let mapped4 = |v4| self.eams.iter().any(|eam| eam.to_v6(v4).is_some());
@@ -508,7 +507,7 @@ impl Addresses {
         }
     }
 
-    /// The IPv4 form of an address that stands for the translator's IPv4 side.
+    /// The IPv4 form of an address that represents the translator's IPv4 side.
     #[inline(always)]
     pub(crate) fn own_v4_of(&self, v6: u128) -> Result<u32, NoCounterpart> {
         match &self.local {
@@ -522,11 +521,11 @@ impl Addresses {
         }
     }
 
-    /// Whether all that can be translated goes between the CLAT's own addresses and a prefix with
-    /// which they are checksum-neutral. What the CLAT sends to itself is the exception.
+    /// Whether all packets are between the CLAT's own addresses and a prefix with which these are
+    /// checksum-neutral. Packets from the CLAT to itself are the exception.
     pub(crate) fn are_neutral(&self) -> bool {
         match (&self.local, &self.eams[..], &self.prefixes[..]) {
-            // Around the u-octet, a shorter prefix shifts what it embeds by half a word.
+            // A shorter prefix shifts the IPv4 address by a byte behind the u-octet.
             (Some(local), [], [prefix]) => prefix.len == 96 && local.is_neutral(prefix),
             _ => false,
         }
@@ -558,8 +557,8 @@ impl Addresses {
     }
 }
 
-/// What the entry with the longest prefix gives, of those that give something: the prefix's length
-/// and the answer.
+/// The answer of the entry with the longest prefix. `answer` returns prefix length and answer of
+/// entries that match.
 #[inline(always)]
 fn longest<'t, T, A>(table: &'t [T], answer: impl Fn(&'t T) -> Option<(u8, A)>) -> Option<A> {
     let mut best: Option<(u8, A)> = None;
@@ -571,8 +570,8 @@ fn longest<'t, T, A>(table: &'t [T], answer: impl Fn(&'t T) -> Option<(u8, A)>) 
     best.map(|(_, answer)| answer)
 }
 
-/// Whether an address is none of those that RFC 6052 §3.1 keeps out of the well-known prefix: RFC
-/// 5735 §3, and RFC 6598's that came later.
+/// Whether an address is none of those that RFC 6052 §3.1 keeps out of the well-known prefix: the
+/// special-use addresses of RFC 5735 §3, and RFC 6598's, which came later.
 fn is_global(v4: u32) -> bool {
     const NON_GLOBAL: [([u8; 4], u32); 15] = [
         ([0, 0, 0, 0], 8),

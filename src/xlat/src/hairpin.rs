@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Hairpinning: what one IPv6 node with an explicit mapping sends to the IPv4 address of another
-//! comes back as IPv6 (RFC 7757 §4.2.2, "intrinsic"). Else the other would see the sender's own
-//! address, and answer past the translator from one that the sender has never written to.
+//! Hairpinning: a packet from one IPv6 node with an explicit mapping to the IPv4 address of another
+//! is sent back as IPv6 (RFC 7757 §4.2.2, "intrinsic"). Its source becomes the sender's IPv4
+//! address in the prefix; if the other node saw the sender's own address, its answers would bypass
+//! the translator and come from an address unknown to the sender.
 //!
-//! A CLAT has no nodes behind it, and does nothing of this.
+//! Not for a CLAT, which has no such nodes.
 
 use clat_packet::icmp::{v6, Head, HEADER};
 use clat_packet::{ipv6, protocol};
@@ -13,8 +14,8 @@ use crate::reply::Stop;
 use crate::{icmp, v4to6, v6to4, HopPolicy, Packet, Rule, Translator, Verdict};
 
 impl Translator {
-    /// Whether this IPv6 packet is to come back: by its destination, or, as an error, by the source
-    /// of the packet that it quotes.
+    /// Whether this IPv6 packet is sent back: judged by its destination, or for an ICMPv6 error by
+    /// the source of the quoted packet.
     #[cold]
     pub(crate) fn is_hairpin(&self, packet: &[u8]) -> bool {
         let Ok(ipv6::Parsed { ip, .. }) = ipv6::parse(packet) else { return false };
@@ -27,7 +28,7 @@ impl Translator {
         }
     }
 
-    /// Translates an IPv6 packet to IPv4 and at once back.
+    /// Translates an IPv6 packet to IPv4 and back.
     #[cold]
     pub(crate) fn hairpin<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
         let (excess, (count, bytes)) = (packet.excess(), packet.tally());
@@ -36,7 +37,7 @@ impl Translator {
         let (buf, start, end) = packet.parts();
 
         let config = self.config;
-        // It crosses no IPv4 link in between, and is forwarded once.
+        // No IPv4 link is crossed in between, and the hop limit is decremented once.
         self.config.mtu4 = u32::MAX;
         let once = v6to4::translate(self, buf, start..end, excess);
         self.config.hop = HopPolicy::Copy;
@@ -51,7 +52,7 @@ impl Translator {
                 return output.forward(buf);
             }
             Err(stop) => stop,
-            // What the IPv4 packet's sender would be told, for that of the IPv6 packet.
+            // The error for the IPv4 packet, translated for the sender of the IPv6 packet.
             Ok(Err(Stop::Answer(reason, head))) => {
                 match icmp::error_to_v6(head, original.len(), &self.config) {
                     Ok(head) => Stop::Answer(reason, head),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ICMP messages: types, codes and fields that correspond (RFC 7915 §4.2, §5.2), echo, and the
-//! shape of an error: quoted packet, padding, extensions (RFC 4884).
+//! Translation of ICMP messages: types, codes and fields (RFC 7915 §4.2, §5.2), echo, and the
+//! layout of errors: quoted packet, padding, extensions (RFC 4884).
 
 use core::ops::Range;
 
@@ -14,10 +14,10 @@ use crate::{Config, Reason};
 /// [`ipv6::MIN_MTU`] as an ICMPv6 message has it.
 const MIN_MTU: u32 = 1280;
 
-/// Which family a message belongs to, where that makes a difference to its shape.
+/// What the layout of an ICMP error depends on by family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    /// The most bytes an error may quote, extensions included.
+    /// Most bytes that an error may quote, extensions included.
     limit: usize,
     /// The unit in which an error gives the length of what it quotes (RFC 4884 §4).
     unit: usize,
@@ -43,12 +43,12 @@ impl Shape {
         extensible: &[v6::UNREACHABLE, v6::TIME_EXCEEDED],
     };
 
-    /// Cuts the body of an error, which lies at `body`, into the quoted packet (with its padding)
-    /// and the extensions.
+    /// Splits the body of an error, at `body`, into the quoted packet with its padding, and the
+    /// extensions.
     ///
-    /// Routers that do not know RFC 4884 may leave anything in the byte that was unused before. So
-    /// a length counts where it is at least what RFC 4884 §4 asks for, or where what follows is an
-    /// extension structure beyond doubt; else all is the quoted packet (RFC 4884 §5.5).
+    /// Routers without RFC 4884 may leave anything in the length byte, which was unused before. So
+    /// a length is believed if it is at least what RFC 4884 §4 requires, or if a valid extension
+    /// structure follows; else all of `body` is the quoted packet (RFC 4884 §5.5).
     pub(crate) fn split(
         &self,
         buf: &[u8],
@@ -65,13 +65,13 @@ impl Shape {
         (body.clone(), body.end..body.end)
     }
 
-    /// Arranges an error around the payload of the packet that it quotes, which lies at `payload`
-    /// and stays there: cuts it, pads it and brings the extensions up behind it. `header` bytes of
-    /// quoted IP header will stand in front of it. `origin` is an address to add as an extension.
-    /// Returns where the message ends, and sets the length in `head`.
+    /// Lays out an error around the payload of the quoted packet, which stays at `payload`: cuts
+    /// it, pads it and moves the extensions behind it. The caller writes a quoted IP header of
+    /// `header` bytes in front. `origin` is an address to add as an extension. Returns the end of
+    /// the message, and sets the length in `head`.
     ///
-    /// The first 128 bytes of the quote come before the extensions, and those before the rest of
-    /// the quote. Extensions that do not fit are truncated ([`truncate`]).
+    /// The first 128 bytes of the quote have priority over extensions, and extensions over the rest
+    /// of the quote. Extensions that do not fit are truncated ([`truncate`]).
     pub(crate) fn arrange(
         &self,
         buf: &mut [u8],
@@ -96,7 +96,7 @@ impl Shape {
                 && start + NodeId::LEN <= room
         });
         if kept.is_empty() && origin.is_none() {
-            // Where a type has no length field, `rest` holds something else.
+            // Other types have no length field; `rest` holds something else.
             if extensible {
                 head.rest[self.length_at] = 0;
             }
@@ -124,7 +124,7 @@ impl Shape {
     }
 }
 
-/// An error with extensions quotes at least this much, padded if need be (RFC 4884 §5).
+/// An error with extensions quotes at least this many bytes, padded with zeros (RFC 4884 §5).
 const MIN_QUOTE: usize = 128;
 /// Version, reserved bits, checksum (RFC 4884 §7).
 const EXTENSION_HEADER: usize = 4;
@@ -133,10 +133,9 @@ const EXTENSION_VERSION: u8 = 2;
 /// Length and class of an object (RFC 4884 §8).
 const OBJECT_HEADER: usize = 4;
 
-/// Shortens the extension structure at `range` to `room` bytes at most, as RFC 7915 §4.2 asks. What
-/// is kept are whole objects, and the checksum is that of these: half an object says nothing, and
-/// with the old checksum a receiver would throw away all of them. Of a structure that does not
-/// parse nothing is kept.
+/// Shortens the extension structure at `range` to at most `room` bytes, as RFC 7915 §4.2 asks.
+/// Whole objects are kept, and the checksum is updated: a receiver would discard all of them for
+/// half an object or the old checksum. Of a structure that does not parse, nothing is kept.
 fn truncate(buf: &mut [u8], range: Range<usize>, room: usize) -> Range<usize> {
     if range.len() <= room {
         return range;
@@ -158,7 +157,7 @@ fn truncate(buf: &mut [u8], range: Range<usize>, room: usize) -> Range<usize> {
     }
     let cut = Sum::of(&buf[end..range.end]);
     if let Some(field) = field_at(buf, start + CHECKSUM).filter(|field| **field != [0, 0]) {
-        // A computed zero would say that there is none (RFC 4884 §7).
+        // Zero means "no checksum" (RFC 4884 §7).
         *field = match adjust(*field, cut, Sum::default()) {
             [0, 0] => [0xff, 0xff],
             field => field,
@@ -167,7 +166,8 @@ fn truncate(buf: &mut [u8], range: Range<usize>, room: usize) -> Range<usize> {
     start..end
 }
 
-/// Whether these bytes are extensions: of the version, and with a right checksum (RFC 4884 §7).
+/// Whether these bytes are an extension structure with the right version and checksum (RFC 4884
+/// §7).
 fn is_extension_structure(bytes: &[u8]) -> bool {
     bytes.len() > EXTENSION_HEADER
         && bytes[0] >> 4 == EXTENSION_VERSION
@@ -175,7 +175,7 @@ fn is_extension_structure(bytes: &[u8]) -> bool {
         && Sum::of(bytes).is_right()
 }
 
-/// The address of the router that sent an error, where the header cannot carry it: a Node
+/// The IPv6 address of the router that sent an error, where the IPv4 header cannot carry it: a Node
 /// Identification Object (draft-ietf-intarea-extended-icmp-nodeid §3, as
 /// draft-ietf-v6ops-icmpext-xlat-v6only-source §3 asks).
 #[derive(Clone, Copy)]
@@ -190,7 +190,7 @@ impl NodeId {
     const AFI: u8 = 2;
 
     /// Appends the object to an extension structure of `len` bytes at the start of `out`, or makes
-    /// one.
+    /// a structure if `len` is 0.
     fn append(self, out: &mut [u8], len: usize) {
         #[allow(clippy::cast_possible_truncation)]
         let head = [0, Self::LEN as u8, Self::CLASS, Self::C_TYPE, 0, Self::AFI, 0, 0];
@@ -205,7 +205,7 @@ impl NodeId {
         let field = if len == 0 {
             Sum::of(out).field()
         } else if out[2..4] == [0, 0] {
-            // Sent without a checksum (RFC 4884 §7), and so it stays.
+            // It was sent without a checksum (RFC 4884 §7) and stays so.
             [0, 0]
         } else {
             adjust([out[2], out[3]], Sum::default(), Sum::of(&out[start..start + Self::LEN]))
@@ -214,7 +214,7 @@ impl NodeId {
     }
 }
 
-/// Echo's type in ICMPv6; `None` for a type that is not echo.
+/// The ICMPv6 type of an ICMP echo type; `None` for other types.
 pub(crate) const fn echo_to_v6(kind: u8) -> Option<u8> {
     match kind {
         v4::ECHO => Some(v6::ECHO),
@@ -223,7 +223,7 @@ pub(crate) const fn echo_to_v6(kind: u8) -> Option<u8> {
     }
 }
 
-/// Echo's type in ICMPv4; `None` for a type that is not echo.
+/// The ICMP type of an ICMPv6 echo type; `None` for other types.
 pub(crate) const fn echo_to_v4(kind: u8) -> Option<u8> {
     match kind {
         v6::ECHO => Some(v4::ECHO),
@@ -232,8 +232,8 @@ pub(crate) const fn echo_to_v4(kind: u8) -> Option<u8> {
     }
 }
 
-/// Gives an echo message its new type. `old` and `new` are the sums of the pseudo-headers; ICMPv4
-/// has none. A quoted message may be cut anywhere.
+/// Changes the type of an echo message and updates its checksum. `old` and `new` are the sums of
+/// the pseudo-headers; ICMP for IPv4 has none. A quoted message may be cut anywhere.
 #[inline(never)]
 pub(crate) fn retype_echo(message: &mut [u8], kind: u8, old: Sum, new: Sum) {
     let Some((first, _)) = message.split_first_mut() else { return };
@@ -243,8 +243,7 @@ pub(crate) fn retype_echo(message: &mut [u8], kind: u8, old: Sum, new: Sum) {
     *first = kind;
     let Some(field) = field_at(message, CHECKSUM) else { return };
     *field = adjust(*field, old, new);
-    // The one message that sums to nothing is an ICMPv4 echo reply full of zeros; its checksum is
-    // 0xffff.
+    // Only an ICMPv4 echo reply of zeros sums to zero; its checksum is 0xffff.
     if *field == [0, 0] && message.iter().all(|b| *b == 0) {
         message[CHECKSUM..CHECKSUM + 2].fill(0xff);
     }
@@ -257,7 +256,7 @@ pub(crate) fn error_to_v6(head: Head, quoted_len: usize, config: &Config) -> Res
     let pointer = rest[0];
     match (kind, code) {
         (v4::UNREACHABLE, v4::PROTOCOL_UNREACHABLE) => {
-            // The Next Header field of the fixed header.
+            // Points at the Next Header field of the fixed header.
             Ok(Head::new(v6::PARAMETER_PROBLEM, v6::NEXT_HEADER, 6))
         }
         (v4::UNREACHABLE, v4::PORT_UNREACHABLE) => {
@@ -305,14 +304,14 @@ pub(crate) fn error_to_v4(head: Head, is_fragment: bool, config: &Config) -> Res
         (v6::UNREACHABLE, v6::PORT_UNREACHABLE) => {
             Ok(Head::new(v4::UNREACHABLE, v4::PORT_UNREACHABLE, 0))
         }
-        // The CLAT answers for the node that sent the packet, and no node may believe this (RFC
-        // 8201 §4). It says nothing true: every IPv6 link carries 1280 bytes (RFC 8200 §5), and a
-        // translator further on never asks for less (RFC 7915 §4.2). Believed, it would have
-        // anybody who can forge it make a host send packets of 68 bytes.
+        // A host must not believe such an MTU (RFC 8201 §4), and the CLAT stands for the host. No
+        // path needs it: every IPv6 link carries 1280 bytes (RFC 8200 §5), and a translator further
+        // on never asks for less (RFC 7915 §4.2). Forged, it would make a host send packets of 68
+        // bytes.
         (v6::PACKET_TOO_BIG, _) if value < MIN_MTU => Err(Reason::MtuBelowMinimum),
         (v6::PACKET_TOO_BIG, _) => {
-            // What a fragment gets back for its headers is 28 bytes. Told 20 less, its sender could
-            // send the next one 8 bytes too big, again and again.
+            // A fragment loses 28 bytes of headers. Told only 20 less, its sender would send the
+            // next fragment 8 bytes too big, again and again.
             let difference = if is_fragment { 28 } else { 20 };
             let mtu = (value.min(config.mtu6).saturating_sub(difference)).min(config.mtu4);
             let mtu = mtu.clamp(68, 0xffff);
@@ -339,15 +338,15 @@ pub(crate) fn error_to_v4(head: Head, is_fragment: bool, config: &Config) -> Res
     }
 }
 
-/// The likely MTU where a router gave none: the greatest plateau below the packet's length (RFC
-/// 1191 §7.1).
+/// The likely MTU where a router gave none: the largest plateau below the packet's length (RFC 1191
+/// §7.1).
 fn plateau_below(len: usize) -> u32 {
     const PLATEAUS: [u16; 10] = [32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68];
     PLATEAUS.into_iter().find(|p| usize::from(*p) < len).unwrap_or(68).into()
 }
 
-/// The checksum for a message that sums to `new` without it, when the message it was made from
-/// summed to `was` with its own: right if that was right, else off by as much.
+/// The checksum of a translated message that sums to `new` without it. `was` is the sum of the
+/// original message with its checksum: if that was wrong, the new one is wrong by the same amount.
 pub(crate) fn equally_wrong(was: Sum, new: Sum) -> [u8; 2] {
     match was.fold() {
         0xffff => new.field(),

@@ -2,8 +2,8 @@
 
 //! IP/ICMP translation (SIIT, RFC 7915) as a pure function: bytes in, verdict out.
 //!
-//! Nothing here blocks or asks the time, and nothing is allocated but the lists of [`Addresses`]
-//! and, for a packet between two nodes that have mappings in them, a copy of it. A caller puts a
+//! Nothing blocks or reads a clock. The only allocations are the lists of [`Addresses`], and the
+//! copy of a packet that is sent back between two nodes with explicit mappings. A caller puts a
 //! packet into a buffer with some room around it ([`Packet`]), calls [`Translator::translate`] and
 //! does what the [`Verdict`] says.
 #![no_std]
@@ -34,45 +34,46 @@ use reply::Stop;
 use verdict::Split;
 pub use verdict::{Counters, Frame, Frames, Reason, Rule, Verdict};
 
-/// What to do with a UDP packet that has no checksum, on its way to IPv6 (RFC 7915 §4.5).
+/// What to do with an IPv4 UDP packet without a checksum (RFC 7915 §4.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UdpZero {
-    /// Compute one; a fragment of such is dropped.
+    /// Compute one; fragments are dropped, since it covers the whole datagram.
     #[default]
     Compute,
     /// Drop it.
     Drop,
-    /// Let it pass without one (RFC 6936).
+    /// Forward it without one (RFC 6936).
     Forward,
 }
 
 /// What happens to TTL and hop limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HopPolicy {
-    /// Copied: the kernel that forwards to a host-based CLAT has counted the hop.
+    /// Copied: the kernel has decremented it when it forwarded to a host-based CLAT.
     #[default]
     Copy,
-    /// Decremented, with time exceeded at zero: a router.
+    /// Decremented, with a Time Exceeded error at zero, as a router does.
     Decrement,
 }
 
-/// How a translator behaves. Lengths are bytes of whole IP packets.
+/// Parameters of a translator. Lengths are bytes of whole IP packets.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// MTU of the IPv4 link.
     pub mtu4: u32,
     /// MTU of the IPv6 link, at least 1280.
     pub mtu6: u32,
-    /// Size up to which IPv4 packets without DF are sent whole (RFC 7915 §4.1), at least 1280.
+    /// Largest IPv6 packet made of an IPv4 packet without DF; longer ones are fragmented (RFC 7915
+    /// §4.1). At least 1280.
     pub lowest_ipv6_mtu: u32,
-    /// UDP without a checksum.
+    /// What to do with UDP without a checksum.
     pub udp_zero: UdpZero,
-    /// TTL and hop limit.
+    /// What to do with TTL and hop limit.
     pub hop: HopPolicy,
-    /// TOS and traffic class of what is translated, where these are not to be copied (RFC 7915
-    /// §4.1, §5.1).
+    /// TOS and traffic class of translated packets; `None` copies them (RFC 7915 §4.1, §5.1).
     pub class: Option<u8>,
-    /// Sources of ICMP errors sent to IPv4, and stand-ins for routers without an IPv4 form.
+    /// Sources of ICMP errors sent to IPv4: for the translator itself, and for IPv6 routers that
+    /// have no IPv4 form.
     pub router4: Pool,
     /// Source of ICMPv6 errors sent to IPv6; while it is `::`, none are sent.
     pub router6: Ipv6Addr,
@@ -93,14 +94,15 @@ impl Default for Config {
     }
 }
 
-/// A stateless translator, apart from its counters and the IPv4 identification it gives out next.
+/// A translator, stateless but for its counters and the next IPv4 identification.
 #[derive(Clone, Debug)]
 pub struct Translator {
     config: Config,
     addresses: Addresses,
-    /// Whether everything but a packet to the CLAT itself has the same checksum on both sides.
+    /// Whether translation leaves checksums unchanged in all packets but those from the CLAT to
+    /// itself.
     neutral: bool,
-    /// Whether packets between nodes with mappings come back as IPv6.
+    /// Whether packets between nodes with explicit mappings are sent back as IPv6.
     hairpins: bool,
     /// See [`Translator::expect_reassembly`].
     reassembled: bool,
@@ -109,8 +111,8 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// A translator between `addresses`. `first_id` seeds the IPv4 identification of packets that
-    /// have none; random for real traffic, fixed for tests.
+    /// A translator between `addresses`. `first_id` is the first IPv4 identification given to
+    /// packets without one: random for real traffic, fixed in tests.
     #[must_use]
     pub fn new(config: Config, addresses: Addresses, first_id: u16) -> Self {
         let neutral = addresses.are_neutral();
@@ -119,19 +121,19 @@ impl Translator {
         Self { config, addresses, neutral, hairpins, reassembled: false, next_id, counters }
     }
 
-    /// Says that what is dropped as [`Reason::FragmentedIcmp`] or
-    /// [`Reason::ExtensionBehindFragment`] is put together by the caller, and comes again when it
-    /// is whole: then the sender is not told that it was refused.
+    /// Says that the caller reassembles what is dropped as [`Reason::FragmentedIcmp`] or
+    /// [`Reason::ExtensionBehindFragment`] and offers it again whole, so that no ICMP error is sent
+    /// about the fragments.
     pub fn expect_reassembly(&mut self) {
         self.reassembled = true;
     }
 
-    /// Takes another [`Config::mtu6`] from now on: that of the uplink has changed.
+    /// Changes [`Config::mtu6`], for packets from now on.
     pub fn set_mtu6(&mut self, mtu6: u32) {
         self.config.mtu6 = mtu6;
     }
 
-    /// Translates one packet in place, in the direction that its IP version says.
+    /// Translates one packet in place; its IP version gives the direction.
     #[inline]
     pub fn translate<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
         match packet.bytes().first().map(|b| b >> 4) {
@@ -158,7 +160,7 @@ impl Translator {
 
     /// Translates an IPv6 packet to IPv4 (ingress6). Anything else is dropped as [`Reason::NotIp`].
     ///
-    /// In a SIIT, what goes between two nodes with explicit mappings becomes IPv6 again
+    /// In a SIIT, a packet between two nodes with explicit mappings becomes IPv6 again
     /// ([`Rule::Hairpin`]).
     #[inline]
     pub fn to_ipv4<'p>(&mut self, packet: &'p mut Packet<'_>) -> Verdict<'p> {
@@ -170,7 +172,7 @@ impl Translator {
         let (buf, start, end) = packet.parts();
         match v6to4::translate(self, buf, start..end, excess) {
             Ok(output) => {
-                // Each segment of a super-packet is given the next identification when it is cut.
+                // Each segment of a GSO packet takes an identification when it is cut.
                 #[allow(clippy::cast_possible_truncation)] // modulo is what is wanted
                 let others = (count - 1) as u16;
                 self.next_id = self.next_id.wrapping_add(others);
@@ -182,7 +184,7 @@ impl Translator {
         }
     }
 
-    /// What has happened so far.
+    /// Counters since the start.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -253,7 +255,7 @@ impl Translator {
         Verdict::Drop(reason)
     }
 
-    /// An IPv4 identification; never zero, which reads as "none".
+    /// The next IPv4 identification. Never zero, which means "none".
     #[inline(always)]
     fn next_identification(&mut self) -> u16 {
         let id = self.next_id.max(1);
@@ -262,7 +264,7 @@ impl Translator {
     }
 }
 
-/// A translated packet, and where in the buffer it lies.
+/// A translated packet: where it is in the buffer, and how to fragment it.
 struct Output {
     rule: Rule,
     range: Range<usize>,

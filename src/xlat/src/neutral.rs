@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Checksum-neutral addresses: a CLAT whose two addresses and prefix sum to the same needs no L4
-//! checksum changed (RFC 6877 §6.3 leaves the choice of the interface identifier; AOSP's controller
-//! chooses it so).
+//! Checksum-neutral addresses: if the CLAT's IPv4 address has the same sum as its IPv6 address and
+//! the prefix together, no L4 checksum changes (RFC 6877 §6.3 leaves the interface identifier open;
+//! AOSP's controller chooses it so).
 
 use core::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,19 +10,19 @@ use clat_packet::checksum::{adjust, same, Sum};
 
 use crate::{Local, Prefix};
 
-/// Where the two bytes stand that make up the balance: in the middle of the interface identifier,
-/// at an odd distance from 16-bit alignment, as AOSP has them.
+/// Offset of the two bytes that make up the difference: inside the interface identifier and not
+/// aligned to 16 bits, as in AOSP.
 const BALANCE: usize = 11;
 
 impl Local {
-    /// Makes the CLAT's IPv6 address: the /64 of `net`, the interface identifier `random` with its
-    /// bytes 11–12 of the address set so that the one's-complement sum of `v4` equals that of the
-    /// result plus `prefix`.
+    /// Makes the CLAT's IPv6 address: the /64 of `net` and the interface identifier `random`, with
+    /// bytes 11 and 12 of the address set so that the one's-complement sum of `v4` equals that of
+    /// the result plus `prefix`.
     #[must_use]
     pub fn neutral(v4: Ipv4Addr, net: Ipv6Addr, prefix: &Prefix, random: [u8; 8]) -> Self {
         let mut v6 = net.octets();
         v6[8..].copy_from_slice(&random);
-        // The balance spans two words, one byte in each: as a word it counts byte-swapped.
+        // The two bytes belong to two words, so as a word they count byte-swapped.
         let have = Sum::of(&v6) + Sum::address6(prefix.addr().to_bits());
         let balance = adjust([v6[BALANCE + 1], v6[BALANCE]], Sum::address4(v4.to_bits()), have);
         [v6[BALANCE + 1], v6[BALANCE]] = balance;

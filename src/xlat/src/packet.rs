@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A packet in a buffer with room around it, so that headers can grow and shrink without moving the
-//! payload.
+//! A packet in a buffer with room around it, so that headers can grow and shrink while the payload
+//! stays in place.
 
 use core::ops::Range;
 
-/// Bytes that must be free in front of a packet: the outer header and one quoted header each grow
-/// by up to 28 bytes (IPv4 20 to IPv6 40 plus a Fragment Header), and an ICMP error puts up to 48
-/// in front of what it quotes.
+/// Bytes that must be free in front of a packet. The outer header and a quoted header each grow by
+/// up to 28 bytes (IPv4's 20 to IPv6's 40 and a Fragment Header of 8); an ICMP error that is sent
+/// back puts up to 48 in front.
 pub const HEADROOM: usize = 64;
 
-/// Bytes that must be free behind a packet: an ICMP error may gain padding up to 128 bytes of quote
-/// (RFC 4884) and an extension structure of 28.
+/// Bytes that must be free behind a packet: padding of a quoted packet to 128 bytes (RFC 4884), and
+/// an extension structure of 28.
 pub const TAILROOM: usize = 192;
 
 /// A packet inside a larger buffer.
@@ -24,12 +24,12 @@ pub struct Packet<'b> {
     first_fragment: Option<usize>,
 }
 
-/// How a packet is to be cut into several behind the translator: generic segmentation offload.
+/// How a packet is to be segmented behind the translator (generic segmentation offload).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gso {
-    /// Bytes of IP and L4 header, which each of them will have.
+    /// Bytes of IP and L4 headers, which each segment gets.
     pub headers: usize,
-    /// Bytes of L4 payload in each but the last; at least 1.
+    /// Bytes of L4 payload in each segment but the last; at least 1.
     pub size: usize,
 }
 
@@ -41,7 +41,7 @@ impl<'b> Packet<'b> {
     /// Takes the bytes `range` of `buf` as a packet that begins with its IP header.
     ///
     /// # Errors
-    /// [`NoRoom`] when the buffer is too small around or for that range.
+    /// [`NoRoom`] if the buffer is too small for the range and the room around it.
     pub fn new(buf: &'b mut [u8], range: Range<usize>) -> Result<Self, NoRoom> {
         let room = range.start >= HEADROOM
             && range.start <= range.end
@@ -54,37 +54,37 @@ impl<'b> Packet<'b> {
         }
     }
 
-    /// Says that it stands for several. What it becomes is to be cut in the same way: limits of
-    /// length are those of the longest, and each is counted. Fragments cannot be made of such a
-    /// packet; a caller who would have it fragmented (IPv4 without DF, longer than
-    /// [`crate::Config::lowest_ipv6_mtu`]) cuts it first.
+    /// Says that this is a GSO packet. The result is to be segmented in the same way: length limits
+    /// apply to the longest segment, and each segment is counted. A GSO packet cannot be
+    /// fragmented; one that needs it (IPv4 without DF, longer than
+    /// [`crate::Config::lowest_ipv6_mtu`]) has to be segmented by the caller first.
     #[must_use]
     pub fn with_gso(mut self, gso: Gso) -> Self {
         self.gso = Some(gso);
         self
     }
 
-    /// Says that it was put together of fragments, of which the first had `len` bytes with its IP
-    /// header: an ICMPv6 error about it quotes that one, as it came. No ICMPv4 error is about such
-    /// a packet, since what can be refused of it is refused of its fragments.
+    /// Says that the packet was reassembled, and that its first fragment had `len` bytes with IP
+    /// header: an ICMPv6 error about it quotes that fragment. There is no ICMPv4 error about a
+    /// reassembled packet, since every reason for one already applies to its fragments.
     #[must_use]
     pub fn with_first_fragment(mut self, len: usize) -> Self {
         self.first_fragment = Some(len);
         self
     }
 
-    /// The length of its first fragment, if it was put together.
+    /// Length of the first fragment, if it was reassembled.
     pub(crate) fn first_fragment(&self) -> Option<usize> {
         self.first_fragment
     }
 
-    /// By how many bytes it is longer than the longest packet on the wire.
+    /// By how many bytes it is longer than its longest segment; 0 without GSO.
     #[inline(always)]
     pub(crate) fn excess(&self) -> usize {
         self.gso.map_or(0, |gso| self.len().saturating_sub(gso.headers + gso.size))
     }
 
-    /// How many packets it stands for, and their bytes of IP.
+    /// Number of segments, and their bytes with IP headers.
     #[inline(always)]
     pub(crate) fn tally(&self) -> (u64, u64) {
         match self.gso {
@@ -120,7 +120,7 @@ impl<'b> Packet<'b> {
         (self.buf, self.start, self.end)
     }
 
-    /// Whether no byte is left.
+    /// Whether it has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.start == self.end

@@ -8,7 +8,7 @@ use clat_packet::{ipv4, ipv6, protocol, Fragment, Ip, Malformed};
 
 use crate::{Reason, Translator};
 
-/// Why translation ends: in silence, or with a word to the sender.
+/// Why a packet is not translated, and the ICMP error that answers it, if any.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stop {
     Drop(Reason),
@@ -27,23 +27,21 @@ impl From<Malformed> for Stop {
     }
 }
 
-/// What becomes of an IPv4 packet that is discarded, where nothing else is said of it (RFC 7915
-/// §4.4).
+/// The default answer to an IPv4 packet that is discarded (RFC 7915 §4.4).
 #[cold]
 pub(crate) const fn refuse_v4(reason: Reason) -> Stop {
     Stop::Answer(reason, Head::new(v4::UNREACHABLE, v4::PROHIBITED, 0))
 }
 
-/// What becomes of an IPv6 packet that is discarded, where nothing else is said of it (RFC 7915
-/// §5.4).
+/// The default answer to an IPv6 packet that is discarded (RFC 7915 §5.4).
 #[cold]
 pub(crate) const fn refuse_v6(reason: Reason) -> Stop {
     Stop::Answer(reason, Head::new(v6::UNREACHABLE, v6::PROHIBITED, 0))
 }
 
-/// What becomes of a packet with an address that cannot be translated. A SIIT without a mapping for
-/// it says so; a CLAT does not, since such a packet was not meant for it. All others have addresses
-/// that no packet may have, and are dropped in silence (RFC 1812 §5.3.7).
+/// The answer to an address that cannot be translated. A SIIT without a mapping sends an error; a
+/// CLAT does not, since the packet was not meant for it. Other reasons are addresses that no packet
+/// may have, which are dropped silently (RFC 1812 §5.3.7).
 #[cold]
 pub(crate) fn bad_address(t: &Translator, reason: Reason, refuse: fn(Reason) -> Stop) -> Stop {
     match reason {
@@ -54,25 +52,25 @@ pub(crate) fn bad_address(t: &Translator, reason: Reason, refuse: fn(Reason) -> 
     }
 }
 
-/// Network control, as RFC 1812 §4.3.2.5 has it for errors.
+/// Precedence 6, internetwork control, which RFC 1812 §4.3.2.5 asks of ICMP errors.
 const CLASS: u8 = 0xc0;
 const HOPS: u8 = 64;
-/// RFC 1812 §4.3.2.3.
+/// Longest ICMPv4 error (RFC 1812 §4.3.2.3).
 const MOST_V4: usize = 576;
 
-/// Whether an error about this packet may be sent at all (RFC 1812 §4.3.2.7). Its addresses have
-/// been found fit.
+/// Whether an error may be sent about this packet (RFC 1812 §4.3.2.7), whose addresses have been
+/// checked.
 pub(crate) fn may_answer_v4(ip: &Ip<u32>, payload: &[u8]) -> bool {
     let about_an_error =
         ip.protocol == protocol::ICMP && payload.first().map_or(true, |kind| v4::is_error(*kind));
     !ip.is_later_fragment() && !about_an_error
 }
 
-/// Whether an error about this packet, which begins with its IP header, may be sent at all (RFC
-/// 4443 §2.4 (e)). Its addresses have been found fit.
+/// Whether an error may be sent about this packet, which begins with its IP header (RFC 4443 §2.4
+/// (e)). Its addresses have been checked.
 ///
-/// An ICMPv6 error may stand behind extension headers, also behind those that follow a Fragment
-/// Header. A later fragment of such a packet does not show what it is part of, and is not answered.
+/// An ICMPv6 error may follow extension headers, and these a Fragment Header. A later fragment does
+/// not show what its datagram is, so none of such a datagram is answered.
 pub(crate) fn may_answer_v6(ip: &Ip<u128>, packet: &[u8]) -> bool {
     if ip.is_later_fragment() {
         return ip.protocol != protocol::ICMPV6 && !protocol::is_extension(ip.protocol);
@@ -85,8 +83,8 @@ pub(crate) fn may_answer_v6(ip: &Ip<u128>, packet: &[u8]) -> bool {
         || packet.get(extensions.at).is_some_and(|kind| !v6::is_error(*kind))
 }
 
-/// Puts an ICMPv4 error in front of the packet of `len` bytes at `start` that it quotes. Returns
-/// where it begins and ends.
+/// Writes an ICMPv4 error in front of the packet of `len` bytes at `start` that it quotes. Returns
+/// its start and end.
 pub(crate) fn write_v4(
     buf: &mut [u8],
     (start, len): (usize, usize),
@@ -105,8 +103,8 @@ pub(crate) fn write_v4(
     (begin, begin + len)
 }
 
-/// Puts an ICMPv6 error in front of the packet of `len` bytes at `start` that it quotes. Returns
-/// where it begins and ends.
+/// Writes an ICMPv6 error in front of the packet of `len` bytes at `start` that it quotes. Returns
+/// its start and end.
 pub(crate) fn write_v6(
     buf: &mut [u8],
     (start, len): (usize, usize),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Transport headers: all that translation touches in them is a checksum over the pseudo-header.
+//! Transport headers. Only checksums over a pseudo-header change in them.
 
 use clat_packet::checksum::{adjust, Sum};
 use clat_packet::{field_at, protocol, Ip};
@@ -10,7 +10,7 @@ use crate::Reason;
 const UDP_HEADER: usize = 8;
 const UDP_CHECKSUM: usize = 6;
 
-/// Where a protocol keeps its checksum, if that covers the addresses (RFC 7915 §4.5, §5.5). DCCP's
+/// Offset of a protocol's checksum, if that covers the addresses (RFC 7915 §4.5, §5.5). DCCP's
 /// pseudo-header is TCP's (RFC 4340 §9.1), UDP-Lite's is UDP's (RFC 3828 §3.1).
 const fn checksum_at(protocol: u8) -> Option<usize> {
     match protocol {
@@ -20,12 +20,12 @@ const fn checksum_at(protocol: u8) -> Option<usize> {
     }
 }
 
-/// Whether a checksum of zero means that there is none, so that a computed zero is sent as 0xffff.
+/// Whether zero means "no checksum", so that a computed zero is sent as 0xffff.
 const fn zero_is_none(protocol: u8) -> bool {
     matches!(protocol, protocol::UDP | protocol::UDP_LITE)
 }
 
-/// Checks that the header of a packet that has arrived can be translated.
+/// Checks that the transport header of a received packet can be translated.
 #[inline(always)]
 pub(crate) fn check<A>(ip: &Ip<A>, payload: &[u8]) -> Result<(), Reason> {
     let Some(at) = checksum_at(ip.protocol) else { return Ok(()) };
@@ -42,14 +42,14 @@ pub(crate) fn check<A>(ip: &Ip<A>, payload: &[u8]) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Header and data of a whole UDP datagram, without what may follow it in the packet.
+/// Header and data of an unfragmented UDP datagram, without trailing bytes.
 fn udp_data(payload: &[u8]) -> Result<&[u8], Reason> {
     let &[_, _, _, _, high, low, ..] = payload else { return Err(Reason::Truncated) };
     let len = usize::from(u16::from_be_bytes([high, low]));
     payload.get(..len).filter(|data| data.len() >= UDP_HEADER).ok_or(Reason::BadLength)
 }
 
-/// Whether this is the start of a UDP datagram that has no checksum.
+/// Whether this is a UDP header without a checksum.
 #[inline(always)]
 pub(crate) fn is_udp_without_checksum<A>(ip: &Ip<A>, payload: &[u8]) -> bool {
     ip.protocol == protocol::UDP
@@ -57,7 +57,7 @@ pub(crate) fn is_udp_without_checksum<A>(ip: &Ip<A>, payload: &[u8]) -> bool {
         && payload.get(UDP_CHECKSUM..UDP_HEADER) == Some(&[0, 0])
 }
 
-/// Computes the checksum of a whole UDP datagram that has passed [`check`].
+/// Computes the checksum of an unfragmented UDP datagram that has passed [`check`].
 #[inline(never)]
 pub(crate) fn compute_udp(payload: &mut [u8], src: u128, dst: u128) {
     let Ok(data) = udp_data(payload) else { return };
@@ -65,8 +65,8 @@ pub(crate) fn compute_udp(payload: &mut [u8], src: u128, dst: u128) {
     store(payload, UDP_CHECKSUM, field, true);
 }
 
-/// Follows a change of addresses that summed to `old` and now sum to `new`. Works on the start of a
-/// payload however short, since what an ICMP error quotes may be cut anywhere.
+/// Updates the checksum for addresses that summed to `old` and now sum to `new`. The payload may be
+/// cut anywhere, as in an ICMP error's quoted packet.
 #[inline(always)]
 pub(crate) fn readdress<A>(ip: &Ip<A>, payload: &mut [u8], old: Sum, new: Sum) {
     if ip.is_later_fragment() {
@@ -74,7 +74,7 @@ pub(crate) fn readdress<A>(ip: &Ip<A>, payload: &mut [u8], old: Sum, new: Sum) {
     }
     let Some(at) = checksum_at(ip.protocol) else { return };
     let Some(&mut field) = field_at(payload, at) else { return };
-    // What has no checksum gets none here; where IPv6 asks for one, the caller has seen to it.
+    // No checksum is computed here; where IPv6 requires one, the caller has done it.
     if field == [0, 0] && zero_is_none(ip.protocol) {
         return;
     }

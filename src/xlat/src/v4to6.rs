@@ -14,8 +14,8 @@ use crate::icmp::{self, Shape};
 use crate::reply::{self, Stop};
 use crate::{transport, Config, HopPolicy, Output, Reason, Rule, Split, Translator, UdpZero};
 
-/// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
-/// `HAIRPIN` says that it has come as IPv6 and goes back ([`crate::hairpin`]).
+/// Translates the packet at `start..end` of `buf`, which is unchanged if this fails. With
+/// `HAIRPIN`, it has come as IPv6 and goes back ([`crate::hairpin`]).
 #[inline(always)]
 pub(crate) fn translate<const HAIRPIN: bool>(
     t: &mut Translator,
@@ -54,7 +54,7 @@ pub(crate) fn translate<const HAIRPIN: bool>(
         protocol::ICMP if !ip.is_whole() => return Err(reply::refuse_v4(Reason::FragmentedIcmp)),
         protocol::IGMP => return Err(Reason::GroupManagement.into()),
         protocol::AUTHENTICATION => return Err(reply::refuse_v4(Reason::AuthenticationHeader)),
-        // In IPv6 these are extension headers, or ICMPv6 with a checksum that cannot be right.
+        // In IPv6, these numbers are ICMPv6 (an ICMPv4 checksum cannot match) or extension headers.
         protocol::ICMPV6 => return Err(reply::refuse_v4(Reason::NoCounterpart)),
         other if protocol::is_extension(other) => {
             return Err(reply::refuse_v4(Reason::NoCounterpart))
@@ -102,8 +102,8 @@ pub(crate) fn translate<const HAIRPIN: bool>(
     Ok(finish(buf, payload, &new, most, rule))
 }
 
-/// The IPv6 forms of both addresses. An ICMP error may come from anywhere, even from addresses that
-/// are nobody's: they help to find the trouble (RFC 7915 §4.1).
+/// The IPv6 forms of both addresses. An ICMP error may come from any source, even a martian: it
+/// helps to find faults (RFC 7915 §4.1).
 #[inline(always)]
 fn addresses(t: &Translator, ip: &Ip<u32>, is_error: bool) -> Result<(u128, u128), Reason> {
     if ipv4::is_martian(ip.src) || ipv4::is_martian(ip.dst) {
@@ -125,9 +125,9 @@ const fn no_source(why: NoCounterpart) -> Reason {
     }
 }
 
-/// The IPv6 forms of both addresses of what comes back (RFC 7757 §4.2.1): the source is that in the
-/// prefix, so that answers come to the translator, too. So is the source of an error that the
-/// destination of the quoted packet sent; a router on the way keeps its own address.
+/// The IPv6 forms of both addresses of a packet that is sent back (RFC 7757 §4.2.1). The source is
+/// in the prefix, so that answers come to the translator too. An ICMP error has such a source only
+/// if the destination of the quoted packet sent it; a router on the path keeps its own.
 #[cold]
 fn hairpin_addresses(
     t: &Translator,
@@ -143,8 +143,8 @@ fn hairpin_addresses(
     Ok((t.addresses.unmapped_v6_of(ip.src).map_err(no_source)?, dst))
 }
 
-/// Why a packet is dropped that has a martian among its addresses. An ICMP error may have one as
-/// its source.
+/// The reason for dropping a packet with a martian address. An ICMP error may have a martian as
+/// source.
 #[cold]
 fn check_martians(ip: &Ip<u32>, is_error: bool) -> Result<(), Reason> {
     let is_multicast = |addr: u32| Ipv4Addr::from_bits(addr).is_multicast();
@@ -167,8 +167,8 @@ fn readdressed(ip: &Ip<u32>, src: u128, dst: u128) -> Ip<u128> {
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
 }
 
-/// Decides whether the packet fits: as it is, in fragments (of which size), or not at all. Makes a
-/// packet that is to be fragmented one that can be.
+/// Decides whether the packet fits: `None` if it does, the size of fragments if it has to be
+/// fragmented. Gives a packet that has to be fragmented an identification.
 #[inline(always)]
 fn fit(
     config: &Config,
@@ -184,7 +184,7 @@ fn fit(
         if len <= mtu {
             return Ok(None);
         }
-        // Of a fragment, less fits: `headers` has its Fragment Header in it.
+        // For a fragment, `headers` includes the Fragment Header.
         let mtu4 = mtu - headers + ipv4::HEADER;
         let mtu4 = u32::try_from(mtu4).unwrap_or(u32::MAX).min(0xffff);
         let head = Head::new(v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED, mtu4);
@@ -203,8 +203,7 @@ fn size(mtu: u32) -> usize {
     usize::try_from(mtu).unwrap_or(usize::MAX).max(ipv6::MIN_MTU)
 }
 
-/// Writes the header in front of the payload, which is to be cut into packets of `most` bytes if
-/// that is given.
+/// Writes the header in front of the payload, which is then fragmented to `most` bytes if given.
 #[inline(always)]
 fn finish(
     buf: &mut [u8],
@@ -246,7 +245,7 @@ fn error(
     let payload = quote.start + inner.header_len..quote.end.min(quote.start + inner.len);
     let mut new_head = icmp::error_to_v6(head, inner.len, &t.config)?;
 
-    // The quoted packet went the other way: its destination is on our IPv4 side.
+    // The quoted packet went in the other direction: its destination is on our IPv4 side.
     let src = t.addresses.v6_of(inner.src).map_err(|_| Reason::QuotedAddress)?;
     let dst = if hairpin {
         t.addresses.unmapped_v6_of(inner.dst)

@@ -14,11 +14,11 @@ use crate::icmp::{self, Shape};
 use crate::reply::{self, Stop};
 use crate::{transport, HopPolicy, Output, Reason, Rule, Split, Translator};
 
-/// Up to this size an IPv4 packet may be fragmented on its way (RFC 7915 §5.1): no IPv6 sender
-/// would heed an MTU below 1280.
+/// Largest IPv4 packet that routers may fragment (RFC 7915 §5.1): IPv6 senders ignore an MTU below
+/// 1280.
 const MOST_WITHOUT_DF: usize = 1260;
 
-/// Translates the packet at `start..end` of `buf`. Nothing has been changed where it stops.
+/// Translates the packet at `start..end` of `buf`, which is unchanged if this fails.
 #[inline(always)]
 pub(crate) fn translate(
     t: &mut Translator,
@@ -44,12 +44,12 @@ pub(crate) fn translate(
         return Err(Stop::Answer(Reason::SegmentsLeft, Head::new(v6::PARAMETER_PROBLEM, 0, at)));
     }
     match ip.protocol {
-        // No error is about an ICMPv6 message (§5.4).
+        // No ICMPv6 error is sent about an ICMPv6 message (RFC 7915 §5.4).
         protocol::ICMPV6 if !ip.is_whole() => return Err(Reason::FragmentedIcmp.into()),
         protocol::IGMP => return Err(Reason::GroupManagement.into()),
         protocol::AUTHENTICATION => return Err(reply::refuse_v6(Reason::AuthenticationHeader)),
         protocol::ICMP => return Err(reply::refuse_v6(Reason::NoCounterpart)),
-        // The parser stops at an extension header only behind the Fragment Header of a piece.
+        // The parser stops at an extension header only in a fragment.
         other if protocol::is_extension(other) && t.reassembled => {
             return Err(Reason::ExtensionBehindFragment.into())
         }
@@ -102,8 +102,8 @@ const fn untranslatable(kind: u8) -> Reason {
     }
 }
 
-/// The IPv4 forms of both addresses. The source of an ICMPv6 error may have none: routers on the
-/// way hardly ever do.
+/// The IPv4 forms of both addresses. The source of an ICMPv6 error may have none: routers rarely
+/// do.
 #[inline(always)]
 fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u32>, u32), Reason> {
     let (src, dst) = (Ipv6Addr::from_bits(ip.src), Ipv6Addr::from_bits(ip.dst));
@@ -121,13 +121,13 @@ fn addresses(t: &Translator, ip: &Ip<u128>, is_error: bool) -> Result<(Option<u3
         return Err(Reason::IllegalDestination);
     }
     let src = match t.addresses.v4_of(ip.src) {
-        // The CLAT never sends from its IPv4 address in the prefix: a packet that has it is forged
-        // (RFC 2827).
+        // The CLAT never sends from its IPv4 address in the prefix; such a source is forged (RFC
+        // 2827).
         Ok(src) if ipv4::is_martian(src) || src == dst && ip.src != ip.dst => {
             return Err(Reason::IllegalSource)
         }
         Ok(src) => Some(src),
-        // Not from a router on the way either (RFC 6052 §3.1).
+        // This holds for ICMPv6 errors too (RFC 6052 §3.1).
         Err(NoCounterpart::NonGlobal) => return Err(Reason::NonGlobalInWellKnownPrefix),
         Err(_) if is_error => None,
         Err(NoCounterpart::Foreign | NoCounterpart::Unmapped) => {
@@ -146,8 +146,8 @@ fn readdressed(ip: &Ip<u128>, src: u32, dst: u32, excess: usize) -> Ip<u32> {
     Ip { src, dst, class, hops, protocol, fragment, dont_fragment, header_len, len }
 }
 
-/// Sees to it that the packet fits: as it is or in fragments. Gives an identification to a packet
-/// that has none and may be fragmented.
+/// Checks that the packet fits, or may be fragmented. Gives an identification to a packet that has
+/// none and may be fragmented.
 #[inline(always)]
 fn fit(t: &mut Translator, ip: &Ip<u128>, new: &mut Ip<u32>, excess: usize) -> Result<(), Stop> {
     let mtu = mtu4(t);
@@ -167,7 +167,7 @@ fn mtu4(t: &Translator) -> usize {
     usize::try_from(t.config.mtu4).unwrap_or(usize::MAX).clamp(68, 0xffff)
 }
 
-/// RFC 7915 §5.1. With DF set the identification means nothing (RFC 6864 §4.1) and is zero.
+/// Sets the identification (RFC 7915 §5.1). With DF it has no meaning and is zero (RFC 6864 §4.1).
 #[inline(always)]
 fn identify(t: &mut Translator, new: &mut Ip<u32>) {
     if new.fragment.is_none() && !new.dont_fragment {
@@ -176,7 +176,7 @@ fn identify(t: &mut Translator, new: &mut Ip<u32>) {
     }
 }
 
-/// Writes the header in front of the payload, which is to be cut if it is too long for the link.
+/// Writes the header in front of the payload, which is fragmented if it is too long for the link.
 #[inline(always)]
 fn finish(
     t: &Translator,
@@ -217,7 +217,7 @@ fn error(
     }
     let payload = quote.start + inner.header_len..quote.end.min(quote.start + inner.len);
 
-    // The quoted packet went the other way: its source is on our IPv4 side.
+    // The quoted packet went in the other direction: its source is on our IPv4 side.
     let src = t.addresses.own_v4_of(inner.src).map_err(|_| Reason::QuotedAddress)?;
     let dst = t.addresses.v4_of(inner.dst).map_err(|_| Reason::QuotedAddress)?;
     if ipv4::is_martian(src) || ipv4::is_martian(dst) {
@@ -253,7 +253,7 @@ fn error(
     let field = icmp::equally_wrong(was, Sum::of(&buf[start..end]));
     buf[start + CHECKSUM..][..2].copy_from_slice(&field);
 
-    // In an atomic fragment it has an identification already (RFC 7915 §5.1.1).
+    // An atomic fragment already has an identification (RFC 7915 §5.1.1).
     new.dont_fragment = false;
     identify(t, new);
     let rule = if origin.is_some() { Rule::To4ErrorUnmapped } else { Rule::To4Error };

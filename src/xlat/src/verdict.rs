@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What translation answers: forward, reply or drop; and why.
+//! Result of a translation (forward, reply or drop) and its reason.
 
 use core::mem;
 use core::ops::Range;
 
 use clat_packet::{ipv4, ipv6, Fragment, Malformed};
 
-/// Declares an enum of causes, each with a stable name, the text that explains it and the document
-/// that asks for it.
+/// Declares an enum of reasons, each with a stable name, an explanation and the document that
+/// requires it.
 macro_rules! causes {
     ($(#[$meta:meta])* $name:ident {
         $($variant:ident $id:literal $what:literal $rfc:literal,)*
@@ -35,7 +35,7 @@ macro_rules! causes {
                 match self { $(Self::$variant => $what,)* }
             }
 
-            /// The document and section that asks for it.
+            /// The document and section that requires it.
             #[must_use]
             pub const fn rfc(self) -> &'static str {
                 match self { $(Self::$variant => $rfc,)* }
@@ -47,8 +47,7 @@ macro_rules! causes {
 causes! {
     /// Why a packet was not translated.
     ///
-    /// Those that RFCs want answered lead to [`Verdict::Reply`] where the sender may be answered at
-    /// all.
+    /// Those that RFCs want answered lead to [`Verdict::Reply`], if an error may be sent at all.
     Reason {
         NotIp "not-ip" "neither IPv4 nor IPv6" "RFC 791 §3.1, RFC 8200 §3",
         Truncated "truncated" "shorter than its headers say" "RFC 1812 §5.2.2",
@@ -118,7 +117,7 @@ impl From<Malformed> for Reason {
 }
 
 causes! {
-    /// What was done to a packet that goes on.
+    /// How a forwarded packet was translated.
     Rule {
         To6 "to6" "header translated" "RFC 7915 §4.1",
         To6Fragment "to6-fragment" "fragment translated, with Fragment Header" "RFC 7915 §4.1",
@@ -138,52 +137,52 @@ causes! {
     }
 }
 
-/// What becomes of a packet.
+/// What to do with a packet.
 #[derive(Debug)]
 pub enum Verdict<'p> {
-    /// It goes on in the other family, or by [`Rule::Hairpin`] as IPv6 again.
+    /// Send it on: in the other family, or after [`Rule::Hairpin`] as IPv6.
     Forward {
         /// The rule that applied.
         rule: Rule,
         /// One packet, or its fragments.
         frames: Frames<'p>,
     },
-    /// It goes no further; its sender gets an ICMP error of its own family.
+    /// Do not forward it; send its sender an ICMP error of its own family.
     Reply {
         /// What was wrong.
         reason: Reason,
         /// The ICMP error, from its IP header on.
         error: &'p [u8],
     },
-    /// It goes no further, and the buffer still holds it as it was.
+    /// Do not forward it. The buffer still holds the original packet.
     Drop(Reason),
 }
 
-/// The packets that one packet became, in the order in which to send them.
+/// The translated packet or its fragments, in the order in which to send them.
 ///
-/// Fragments share the payload where it lies: the header moves along when the next one is asked
-/// for, over bytes that have been handed out before.
+/// The payload of fragments is not copied: asking for the next one moves the header over bytes that
+/// were handed out before.
 #[derive(Debug)]
 pub struct Frames<'p> {
-    /// What has not been handed out: the packet, from its header on; of one that is split, also
-    /// what was handed out last.
+    /// The packet, from its header on; of one that is fragmented, from the fragment handed out last
+    /// on.
     rest: &'p mut [u8],
-    /// Where that begins in the buffer.
+    /// Offset of `rest` in the buffer.
     start: usize,
     split: Option<Split>,
 }
 
-/// One of the packets that a packet became.
+/// One translated packet.
 #[derive(Debug)]
 pub struct Frame<'p> {
-    /// The packet, from its IP header on. Its payload may be written to; a fragment's header is
-    /// needed for the next one.
+    /// The packet, from its IP header on. The payload may be modified; a fragment's header is
+    /// needed for the next fragment.
     pub bytes: &'p mut [u8],
-    /// Where it lies in the buffer that the [`Packet`](crate::Packet) was made of.
+    /// Its range in the buffer that the [`Packet`](crate::Packet) was made of.
     pub range: Range<usize>,
 }
 
-/// How to cut a payload that has its header in front of it.
+/// How to fragment a packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
     /// Length of the header, which every fragment gets.
@@ -192,14 +191,14 @@ pub(crate) struct Split {
     started: bool,
     /// Most bytes of payload in a fragment, a multiple of 8.
     chunk: u16,
-    /// Place of the next fragment in the packet, in units of 8 bytes.
+    /// Offset of the next fragment, in units of 8 bytes.
     offset: u16,
-    /// Whether more follow the last one: what is split may be a fragment itself.
+    /// Whether the packet is itself a fragment that others follow.
     more: bool,
 }
 
 impl Split {
-    /// Cuts the payload behind `header` bytes into packets of at most `mtu` bytes.
+    /// Fragments a packet with a header of `header` bytes into packets of at most `mtu` bytes.
     pub(crate) fn new(header: usize, mtu: usize, fragment: Option<Fragment>) -> Self {
         let (offset, more) = fragment.map_or((0, false), |f| (f.offset, f.more));
         let chunk = u16::try_from((mtu - header) / 8 * 8).unwrap_or(0xfff8);
@@ -215,7 +214,7 @@ impl<'p> Frames<'p> {
         Self { start: packet.start, rest: &mut buf[packet], split }
     }
 
-    /// The next packet; `None` when all have been given.
+    /// The next packet, or `None` behind the last.
     #[allow(clippy::should_implement_trait)] // lends from itself, which Iterator cannot
     #[inline]
     pub fn next(&mut self) -> Option<Frame<'_>> {
@@ -233,11 +232,11 @@ impl<'p> Frames<'p> {
         let Split { header, started, chunk, offset, more } = self.split.as_mut()?;
         let (header, size) = (usize::from(*header), usize::from(*chunk));
         if mem::replace(started, true) {
-            // What was handed out last was all that was left.
+            // The last fragment has been handed out.
             if self.rest.len() <= header + size {
                 return None;
             }
-            // The header moves in front of the next piece, over payload that was handed out.
+            // Copies the header in front of the next piece, over payload that was handed out.
             self.rest.copy_within(..header, size);
             self.rest = mem::take(&mut self.rest).get_mut(size..)?;
             self.start += size;
@@ -256,14 +255,14 @@ impl<'p> Frames<'p> {
     }
 }
 
-/// How often each thing happened.
+/// Counters of packets and of reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// IPv4 packets translated to IPv6.
     pub packets46: u64,
     /// Their bytes, as IPv4.
     pub bytes46: u64,
-    /// IPv6 packets translated to IPv4, those included that came back.
+    /// IPv6 packets translated to IPv4, including those sent back as IPv6.
     pub packets64: u64,
     /// Their bytes, as IPv6.
     pub bytes64: u64,
@@ -291,7 +290,7 @@ impl core::ops::AddAssign for Counters {
 }
 
 impl Counters {
-    /// Packets dropped in silence for `reason`.
+    /// Packets dropped silently for `reason`.
     #[must_use]
     pub const fn drops(&self, reason: Reason) -> u64 {
         self.drops[reason as usize]
