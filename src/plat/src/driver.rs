@@ -5,10 +5,11 @@
 //! one in a thread.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context};
 use nix::errno::Errno;
@@ -39,6 +40,10 @@ const SLOT: u64 = 0xffff_ffff;
 const FORWARDS: u64 = 400;
 /// The first of those that are the owner's.
 const OWNER: u64 = 0xffff_fff0;
+
+/// How soon visitors that cannot be let in are tried again: the guest is not known yet, or there are
+/// no descriptors.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// A link's descriptor changes when a guest comes or leaves, so it is armed again each time. A
 /// device's stays the same and is watched permanently, which saves a system call for each packet
@@ -100,6 +105,8 @@ pub struct Driver {
     given_to: Option<(Ipv6Addr, Mac)>,
     /// Whether all of them are.
     is_given: bool,
+    /// When visitors that could not be let in are to be tried again, of all ports.
+    retry: Option<Instant>,
     resolvers: Resolvers,
     dns: DnsServer,
     link_ready: bool,
@@ -131,6 +138,7 @@ impl Driver {
             forwards: BTreeMap::new(),
             given_to: None,
             is_given: true,
+            retry: None,
             resolvers: Resolvers::default(),
             dns: DnsServer::default(),
             link_ready: false,
@@ -153,7 +161,10 @@ impl Driver {
             bail!("more than {FORWARDS} sockets of forwarded ports cannot be had");
         };
         if let Open::Tcp(listener) = &open {
-            watch(&self.epoll, listener, token)?;
+            // Those who cannot be let in yet stay where they are, without being told of each time.
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            let event = EpollEvent::new(flags, token);
+            self.epoll.add(listener, event).context("cannot watch a descriptor")?;
         }
         self.forwards.insert(token, (port, Some(open)));
         self.is_given = false;
@@ -245,7 +256,7 @@ impl Driver {
                     });
                 }
                 token if (FORWARD..FORWARD + FORWARDS).contains(&token) => {
-                    self.visitor(token, now);
+                    self.visitors(token, now);
                 }
                 token if (OWNER..OWNER + 16).contains(&token) => {
                     own(u8::try_from(token - OWNER).unwrap_or(0));
@@ -263,6 +274,10 @@ impl Driver {
             self.clat_ready = false;
             self.carrier.read_clat(now).context("the CLAT's device is gone")?;
         }
+        if self.retry.take_if(|at| *at <= now).is_some() {
+            let tokens: Vec<u64> = self.forwards.keys().copied().collect();
+            tokens.into_iter().for_each(|token| self.visitors(token, now));
+        }
         self.give_udp_ports(now);
         Ok(())
     }
@@ -270,8 +285,12 @@ impl Driver {
     /// When [`Driver::poll`] has something to do though no descriptor says so; never, while `None`.
     #[must_use]
     pub fn next_timer(&self, now: Instant) -> Option<Instant> {
-        let timers =
-            [self.carrier.next_timer(now), self.dns.next_timer(), self.resolvers.next_timer()];
+        let timers = [
+            self.carrier.next_timer(now),
+            self.dns.next_timer(),
+            self.resolvers.next_timer(),
+            self.retry,
+        ];
         timers.into_iter().flatten().min()
     }
 
@@ -329,14 +348,25 @@ impl Driver {
         }
     }
 
-    fn visitor(&mut self, token: u64, now: Instant) {
+    /// Lets visitors in, as soon as the guest is known. While none is there, they are refused.
+    fn visitors(&mut self, token: u64, now: Instant) {
         let Some((port, Some(Open::Tcp(listener)))) = self.forwards.get(&token) else { return };
+        let guest = self.carrier.guest();
+        if guest.is_none() && self.carrier.link().has_guest() {
+            self.retry = Some(now + RETRY);
+            return;
+        }
         for _ in 0..64 {
-            let Ok((stream, peer)) = listener.accept() else { return };
-            let Some((address, mac)) = self.carrier.guest() else {
-                log::debug!("{peer} comes before the guest");
-                continue;
+            let (stream, peer) = match listener.accept() {
+                Ok(accepted) => accepted,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e) => {
+                    log::debug!("a visitor to {port} waits: {e}");
+                    self.retry = Some(now + RETRY);
+                    return;
+                }
             };
+            let Some((address, mac)) = guest else { continue };
             if stream.set_nonblocking(true).is_ok() {
                 let _ = stream.set_nodelay(true);
                 self.carrier.with_engine(now, |engine, cx| {
@@ -344,6 +374,8 @@ impl Driver {
                 });
             }
         }
+        // There may be more, after others have had their turn.
+        self.retry = Some(now);
     }
 
     /// Forwarded UDP ports become flows once the guest is known, and follow it.

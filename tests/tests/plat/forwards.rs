@@ -37,6 +37,32 @@ fn visitors_at_any_address() -> Result<()> {
     Ok(())
 }
 
+/// A guest that listens by IPv4 alone: behind the CLAT, and with both families.
+#[test]
+fn a_guest_that_listens_by_ipv4_alone() -> Result<()> {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    world.host.run("ip addr add 2001:db8:6::1/64 dev w0 nodad")?;
+    world.outside.run("ip addr add 2001:db8:6::2/64 dev h0 nodad")?;
+    let guest = include_str!("scripts/forward_ipv4_guest.py");
+    for (name, options) in [("clat", &[][..]), ("dual", &["--dual-stack"])] {
+        let argv = [&["run"], options, &PORTS, &["--", "python3", "-c", guest]].concat();
+        let log = world.path(&format!("{name}.log"));
+        let mut guest = world.host.spawn(&world.command(&argv), &log)?;
+        guest.wait_for("ready")?;
+        let visit = include_str!("scripts/forward_from.py");
+        let said = world.host.output(&["python3", "-c", visit, "127.0.0.1", "::1"])?;
+        let said = what_it_said(&said).with_context(|| name.to_owned())?;
+        ensure!(said.matches("the guest saw 192.0.0.8").count() == 2, "{name}: {said}");
+        let far = ["python3", "-c", visit, "203.0.113.1", "2001:db8:6::1"];
+        let said = what_it_said(&world.outside.output(&far)?).with_context(|| name.to_owned())?;
+        ensure!(said.contains("203.0.113.1 the guest saw 203.0.113.2"), "{name}: {said}");
+    }
+    Ok(())
+}
+
 /// While the network runs, by whoever may open the port: platd itself may not any more.
 #[test]
 fn ports_come_and_go() -> Result<()> {

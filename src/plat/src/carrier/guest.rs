@@ -15,8 +15,10 @@ pub const GRACE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// How often a station may be asked for the global address that it probably has.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How soon a station is asked again for its global address after it has spoken, and how seldom in
+/// the end if it says nothing: it may not have one yet.
+const AGAIN: Duration = Duration::from_millis(250);
+const SELDOM: Duration = Duration::from_secs(64);
 
 /// The guest that forwarded ports lead to.
 struct Guest {
@@ -39,11 +41,19 @@ enum GuestExpiry {
     Over,
 }
 
+/// A station whose global address is not known.
+struct Sought {
+    link_local: Ipv6Addr,
+    /// When it was asked, and how long after that it is asked again.
+    asked: Instant,
+    wait: Duration,
+}
+
 /// The guest, once it has been heard of.
 pub(super) struct Guests {
     guest: Option<Guest>,
-    /// When a station was last asked for its global address.
-    sought: Option<Instant>,
+    /// Who is asked as long as no guest is known.
+    sought: Option<Sought>,
     expiry: GuestExpiry,
 }
 
@@ -57,13 +67,21 @@ impl Guests {
         self.guest.as_ref().map(|guest| (guest.address, guest.mac))
     }
 
-    /// Whether a station may be asked for its address: as long as no guest is known, once a second.
-    pub(super) fn may_ask(&mut self, now: Instant) -> bool {
-        let asks = self.guest.is_none() && self.sought.is_none_or(|at| now >= at + AGAIN);
-        if asks {
-            self.sought = Some(now);
+    /// A station has sent something from its link-local address.
+    pub(super) fn notice(&mut self, link_local: Ipv6Addr, now: Instant) {
+        if self.guest.is_none() {
+            let first = Sought { link_local, asked: now, wait: Duration::ZERO };
+            let sought = self.sought.get_or_insert(first);
+            *sought = Sought { link_local, wait: sought.wait.min(AGAIN), ..*sought };
         }
-        asks
+    }
+
+    /// The link-local address of a station that is to be asked now for its global one.
+    pub(super) fn next_sought(&mut self, now: Instant) -> Option<Ipv6Addr> {
+        let sought = self.sought.as_mut().filter(|sought| sought.asked + sought.wait <= now)?;
+        sought.asked = now;
+        sought.wait = (2 * sought.wait).clamp(AGAIN, SELDOM);
+        Some(sought.link_local)
     }
 
     /// The link has a new peer, which may be another guest.
@@ -104,6 +122,7 @@ impl Guests {
         }
         log::debug!("a guest: {address} at {mac}");
         self.guest = Some(Guest { address, mac, heard: Some(now), asked: None });
+        self.sought = None;
         None
     }
 
@@ -116,7 +135,7 @@ impl Guests {
         match self.expiry {
             GuestExpiry::None => self.expiry = GuestExpiry::At(now + GRACE),
             GuestExpiry::At(at) if at <= now => {
-                self.guest = None;
+                (self.guest, self.sought) = (None, None);
                 self.expiry = GuestExpiry::Over;
                 return true;
             }
@@ -125,11 +144,13 @@ impl Guests {
         false
     }
 
-    /// When [`Self::expire_guest`] is wanted.
+    /// When [`Self::expire_guest`] or [`Self::next_sought`] is wanted.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        match self.expiry {
+        let expiry = match self.expiry {
             GuestExpiry::At(at) => Some(at),
             GuestExpiry::None | GuestExpiry::Over => None,
-        }
+        };
+        let sought = self.sought.as_ref().map(|sought| sought.asked + sought.wait);
+        expiry.into_iter().chain(sought).min()
     }
 }

@@ -190,10 +190,8 @@ impl Inner<'_> {
             if let Some(silent) = self.guests.hear(address, mac, served, now) {
                 self.network.solicit(silent, self.out);
             }
-        } else if src.is_unicast_link_local() && self.guests.may_ask(now) {
-            // Most guests have the same interface identifier in both addresses.
-            let identifier = src.to_bits() & u128::from(u64::MAX);
-            self.network.solicit((prefix << 64 | identifier).into(), self.out);
+        } else if src.is_unicast_link_local() {
+            self.guests.notice(src, now);
         }
     }
 }
@@ -283,16 +281,17 @@ impl Carrier {
         self.guests.known()
     }
 
-    /// Tells the flows where the guest may listen by IPv4: at its own addresses of `--dual-stack`,
-    /// or behind the CLAT, whose namespace is the guest's.
-    fn tell_ipv4_of_guest(&mut self) {
-        let Some((_, mac)) = self.guests.known() else { return };
-        let mut all: Vec<_> = self.network.ipv4_of(mac).map(|address| (address, mac)).collect();
+    /// Where the guest may listen: at the address that it was heard of by, at its own of
+    /// `--dual-stack`, or behind the CLAT, whose namespace is the guest's.
+    fn places(&self) -> Vec<(Ipv6Addr, Mac)> {
+        let Some((own, mac)) = self.guests.known() else { return Vec::new() };
+        let mut ipv4: Vec<_> = self.network.ipv4_of(mac).collect();
         // The first address, which a guest that has said nothing by IPv4 may have.
         let first = self.network.settings().dual_stack.map(|dual| dual.guest.to_ipv6_mapped());
-        all.extend(first.filter(|_| all.is_empty()).map(|address| (address, mac)));
-        all.extend(self.ports.clat.as_ref().map(|clat| (clat.address, clat::MAC)));
-        self.engine.set_alternatives(all);
+        ipv4.extend(first.filter(|_| ipv4.is_empty()));
+        let stations = std::iter::once(own).chain(ipv4).map(|address| (address, mac));
+        let clat = self.ports.clat.as_ref().map(|clat| (clat.address, clat::MAC));
+        stations.chain(clat).collect()
     }
 
     /// Lets `step` do something with the flows.
@@ -329,9 +328,6 @@ impl Carrier {
             inner.frame(now, vnet, frame);
         })?;
         self.ports.hand_on(&mut self.out);
-        if self.network.take_changed() {
-            self.tell_ipv4_of_guest();
-        }
         match event {
             Event::Frames => {}
             Event::Came => {
@@ -417,6 +413,13 @@ impl Carrier {
         }
         if self.network.next_timer().is_some_and(|at| at <= now) {
             self.with_network(now, |network, out| network.poll(now, out));
+        }
+        if let Some(station) = self.guests.next_sought(now) {
+            self.with_network(now, |network, out| network.seek(station, out));
+        }
+        if self.engine.has_refused() {
+            let places = self.places();
+            self.with_engine(now, |engine, cx| engine.try_elsewhere(cx, &places));
         }
         self.with_engine(now, Engine::handle_timeout);
         let cx = Context { settings: self.network.settings(), now };

@@ -373,14 +373,20 @@ impl Network {
         self.neighbours.get(addr)
     }
 
-    /// Whether an address has another station since this was asked last.
-    pub fn take_changed(&mut self) -> bool {
-        self.neighbours.take_changed()
-    }
-
     /// The IPv4 addresses of a station, as IPv4-mapped ones.
     pub fn ipv4_of(&self, station: Mac) -> impl Iterator<Item = Ipv6Addr> + '_ {
         self.neighbours.of(station).filter(|address| address.to_ipv4_mapped().is_some())
+    }
+
+    /// Asks for the global address of the station that has this link-local one: it answers to one
+    /// of the two, from there.
+    pub fn seek(&self, station: Ipv6Addr, out: &mut Out) {
+        // Most guests have the same interface identifier in both addresses.
+        let identifier = station.to_bits() & u128::from(u64::MAX);
+        self.solicit((self.settings.prefix.to_bits() | identifier).into(), out);
+        let (from, echo) = (self.settings.router_global(), vec![128, 0, 0, 0, 0, 0, 0, 0]);
+        let addrs = (from.into(), ALL_NODES.into());
+        wire::send(out, self.everybody(), addrs, wire::HOP_LIMIT, IpProtocol::Icmpv6, echo);
     }
 
     /// Asks for the Ethernet address of a neighbour.

@@ -58,8 +58,6 @@ pub(super) enum Claim {
 pub(super) struct Neighbours {
     known: HashMap<Ipv6Addr, Neighbour>,
     next: u64,
-    /// Whether an address has another station since that was asked last.
-    changed: bool,
 }
 
 #[derive(Debug)]
@@ -84,11 +82,6 @@ impl Neighbours {
     /// The station that an address belongs to.
     pub(super) fn station(&self, addr: Ipv6Addr) -> Option<Mac> {
         self.known.get(&addr).map(|neighbour| neighbour.station)
-    }
-
-    /// Whether an address has another station since this was asked last.
-    pub(super) fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
     }
 
     /// The addresses of a station.
@@ -120,7 +113,6 @@ impl Neighbours {
                     return Claim::Foreign { owner, ask: false };
                 }
                 Some(asked) if now < asked + ASKED => {
-                    self.changed = true;
                     let mac = station;
                     *known = Neighbour { mac, station, heard, asked: None, reserved: false };
                     return Claim::MovedFrom(owner);
@@ -141,7 +133,6 @@ impl Neighbours {
         }
         let neighbour = Neighbour { mac: station, station, heard, asked: None, reserved: false };
         self.known.insert(addr, neighbour);
-        self.changed = true;
         Claim::Owned
     }
 

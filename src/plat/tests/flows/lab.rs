@@ -25,14 +25,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::invariants::Frames;
 
 pub(crate) const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
-const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+pub(crate) const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 /// This host, as the guest calls it.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// The guest's port.
-const PORT: u16 = 5000;
+pub(crate) const PORT: u16 = 5000;
 
 pub(crate) struct Lab {
     pub(crate) engine: Engine<HostSockets>,
@@ -45,7 +45,7 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(Bounds::default())
     }
 
@@ -77,7 +77,7 @@ impl Lab {
     }
 
     /// Packets that arrive together.
-    fn send(&mut self, packets: &[Vec<u8>]) {
+    pub(crate) fn send(&mut self, packets: &[Vec<u8>]) {
         self.step(|engine, cx| {
             for packet in packets {
                 engine.handle_input(cx, MAC, &VirtioHeader::default(), packet);
@@ -86,7 +86,7 @@ impl Lab {
     }
 
     /// What was sent to the guest.
-    fn got(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn got(&mut self) -> Vec<Vec<u8>> {
         let got = self.frames.packets().map(<[u8]>::to_vec).collect();
         self.frames.0.clear();
         got
@@ -125,7 +125,7 @@ impl Lab {
 }
 
 /// A packet of the guest; its ends are IPv4's where the destination is.
-fn packet(to: IpAddr, protocol: u8, l4: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(to: IpAddr, protocol: u8, l4: &[u8]) -> Vec<u8> {
     packet_to((to, 0), protocol, l4)
 }
 
@@ -165,7 +165,7 @@ fn segment(port: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
 }
 
 /// A socket of the host that anybody may send to.
-fn host_udp() -> (UdpSocket, u16) {
+pub(crate) fn host_udp() -> (UdpSocket, u16) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(5 * SECOND)).unwrap();
     let port = socket.local_addr().unwrap().port();
@@ -173,7 +173,7 @@ fn host_udp() -> (UdpSocket, u16) {
 }
 
 /// It, as a forwarded port.
-fn at_port(socket: UdpSocket) -> HostDatagrams {
+pub(crate) fn at_port(socket: UdpSocket) -> HostDatagrams {
     HostDatagrams::at_port(socket).unwrap()
 }
 

@@ -9,3 +9,4 @@ mod fairness;
 mod invariants;
 mod lab;
 mod properties;
+mod visits;

@@ -58,6 +58,16 @@ fn a_guest_that_only_listens_is_found() {
         } else {
             // Not each time that it says something.
             assert_eq!((carrier.guest(), asked), (None, 1));
+            // But again, by both ways, until it has that address.
+            let next = carrier.next_timer(start).unwrap();
+            assert!(next <= start + SECOND, "{:?}", next - start);
+            carrier.finish(next).unwrap();
+            let kinds: Vec<u8> = std::iter::from_fn(|| {
+                let mut got = [0; 2000];
+                device.read(&mut got).ok().map(|_| got[54])
+            })
+            .collect();
+            assert_eq!(kinds, [135, 128]);
         }
     }
 }

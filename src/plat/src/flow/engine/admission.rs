@@ -120,7 +120,6 @@ impl<S: Sockets> Engine<S> {
     /// Takes a flow out, and gives back what it holds.
     pub(super) fn remove(&mut self, id: Id, why: &str) -> Option<Flow<S>> {
         let entry = self.table.remove(id)?;
-        self.visits.remove(&id);
         self.memory.change(entry.mac, entry.held, 0);
         if let Some(place) = entry.waits {
             self.memory.forget(place);
@@ -134,7 +133,7 @@ impl<S: Sockets> Engine<S> {
 
     /// Ends a flow before its time: a connection is reset.
     pub(super) fn end(&mut self, id: Id, why: &str) {
-        if let Some(Flow::Tcp(_, connection)) = self.remove(id, why) {
+        if let Some(Flow::Tcp(_, connection, _)) = self.remove(id, why) {
             connection.reset_on_close();
         }
     }

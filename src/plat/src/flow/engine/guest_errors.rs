@@ -101,11 +101,11 @@ impl<S: Sockets> Engine<S> {
         let mtu = match fault {
             Fault::TooBig(mtu) => mtu,
             Fault::PortUnreachable => {
-                found.into_iter().for_each(|id| self.udp_refused(cx.now, id));
+                self.refused.extend(found);
                 return true;
             }
         };
-        if let (Flow::Tcp(tcp, _), [s0, s1, s2, s3, ..]) = (&mut entry.flow, rest) {
+        if let (Flow::Tcp(tcp, ..), [s0, s1, s2, s3, ..]) = (&mut entry.flow, rest) {
             let headers = if dst.to_ipv4_mapped().is_some() { 40 } else { 60 };
             let seq = u32::from_be_bytes([*s0, *s1, *s2, *s3]);
             if !tcp.handle_path_mtu(seq, mtu.saturating_sub(headers)) {

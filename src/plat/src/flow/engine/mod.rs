@@ -11,7 +11,6 @@ mod tcp;
 mod udp;
 
 use std::collections::hash_map::RandomState;
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
@@ -46,7 +45,8 @@ const TIMEOUTS: usize = 1024;
 const QUEUED: usize = 4 << 20;
 
 enum Flow<S: Sockets> {
-    Tcp(Box<Tcp>, S::Connection),
+    /// A visit as long as the guest has not accepted it.
+    Tcp(Box<Tcp>, S::Connection, Option<tcp::Visit>),
     Udp(udp::Udp<S::Datagrams>),
     Echo(echo::Echo<S::Datagrams>),
 }
@@ -103,12 +103,10 @@ pub struct Engine<S: Sockets> {
     memory: Memory,
     /// Flows that something came for.
     ready: Vec<Id>,
-    /// Where else the guest of forwarded ports may listen: its IPv4 addresses, or its CLAT's.
-    alternatives: Vec<(Ipv6Addr, Mac)>,
+    /// Forwarded ports, and connections to them, that the guest has refused.
+    refused: Vec<Id>,
     /// Connections that the host is opening.
     connecting: admission::Connecting,
-    /// Connections of visitors that the guest has not accepted yet.
-    visits: HashMap<Id, tcp::Visit>,
     /// The other ends of connections to the network's own DNS server.
     dns: Vec<(Mac, UnixStream)>,
     batch: udp::Batch,
@@ -134,9 +132,8 @@ impl<S: Sockets> Engine<S> {
             table: Table::new(bounds.flows, bounds.flows_each),
             memory: Memory::new(bounds.memory),
             ready: Vec::new(),
-            alternatives: Vec::new(),
+            refused: Vec::new(),
             connecting: admission::Connecting::default(),
-            visits: HashMap::new(),
             dns: Vec::new(),
             batch: udp::Batch::default(),
             cuts_trains: None,
@@ -181,10 +178,22 @@ impl<S: Sockets> Engine<S> {
         self.table.iter().take(most).map(FlowStatus::of).collect()
     }
 
-    /// Where else, by IPv4, the guest of forwarded ports may listen, in the order in which that is
-    /// tried.
-    pub fn set_alternatives(&mut self, alternatives: Vec<(Ipv6Addr, Mac)>) {
-        self.alternatives = alternatives;
+    /// Whether [`Self::try_elsewhere`] has something to do.
+    #[must_use]
+    pub fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// Tries what the guest of forwarded ports has refused at the next of the `places` where it may
+    /// listen: addresses, and their stations. The first of them is its own, which comes first.
+    pub fn try_elsewhere(&mut self, cx: Context<'_>, places: &[(Ipv6Addr, Mac)]) {
+        for id in std::mem::take(&mut self.refused) {
+            match self.table.get(id).map(|entry| &entry.flow) {
+                Some(Flow::Tcp(..)) => self.tcp_elsewhere(cx, id, places),
+                Some(Flow::Udp(_)) => self.udp_elsewhere(cx.now, id, places),
+                Some(Flow::Echo(_)) | None => {}
+            }
+        }
     }
 
     /// Counts a packet that was dropped before it came here.
@@ -439,7 +448,7 @@ pub struct FlowStatus {
 impl FlowStatus {
     fn of<S: Sockets>(entry: &Entry<S>) -> Self {
         let state = match &entry.flow {
-            Flow::Tcp(tcp, _) => tcp.state_name().to_owned(),
+            Flow::Tcp(tcp, ..) => tcp.state_name().to_owned(),
             Flow::Udp(_) | Flow::Echo(_) => "open".to_owned(),
         };
         let (flow, guest) = (entry.key.to_string(), entry.mac.to_string());

@@ -60,8 +60,8 @@ impl<C: Connection> Stream for Counted<'_, C> {
 #[derive(Clone, Copy)]
 pub(super) struct Visit {
     peer: SocketAddr,
-    /// How many of the alternatives the guest has refused.
-    tried: usize,
+    /// Which of the places where the guest may listen is tried.
+    place: usize,
 }
 
 impl<S: Sockets> Engine<S> {
@@ -87,7 +87,7 @@ impl<S: Sockets> Engine<S> {
 
     /// What leaves has the DSCP of what came (RFC 7915 §5.1).
     fn tcp_class(&mut self, id: Id, class: u8) {
-        let Some(Entry { flow: Flow::Tcp(_, connection), .. }) = self.table.get(id) else {
+        let Some(Entry { flow: Flow::Tcp(_, connection, _), .. }) = self.table.get(id) else {
             return;
         };
         let _ = connection.set_class(class);
@@ -158,18 +158,18 @@ impl<S: Sockets> Engine<S> {
         let path = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
         tcp.limit_mss(path - headers(&key));
         log::debug!("{key} begins");
-        if let Some(id) = self.tcp_insert(key, mac, tcp, connection) {
+        if let Some(id) = self.tcp_insert(key, mac, Flow::Tcp(Box::new(tcp), connection, None)) {
             self.connecting(id, cx.now);
         }
     }
 
-    fn tcp_insert(&mut self, key: Key, mac: Mac, tcp: Tcp, socket: S::Connection) -> Option<Id> {
+    fn tcp_insert(&mut self, key: Key, mac: Mac, flow: Flow<S>) -> Option<Id> {
         self.stats.tcp += 1;
-        let deadline = tcp.poll_timeout();
-        let id = self.table.insert(key, mac, Flow::Tcp(Box::new(tcp), socket));
-        let Some(Entry { flow: Flow::Tcp(_, socket), .. }) = self.table.get(id) else {
+        let id = self.table.insert(key, mac, flow);
+        let Some(Entry { flow: Flow::Tcp(tcp, socket, _), .. }) = self.table.get(id) else {
             return None;
         };
+        let deadline = tcp.poll_timeout();
         if let Err(e) = self.sockets.watch_connection(socket, id) {
             log::warn!("cannot watch a socket: {e}");
             self.end(id, "it cannot be watched");
@@ -180,7 +180,7 @@ impl<S: Sockets> Engine<S> {
     }
 
     /// Opens a connection to a guest for one that the host has accepted (`--forward`). If the guest
-    /// refuses it, it is tried where else it may listen ([`Engine::set_alternatives`]).
+    /// refuses it, [`Engine::try_elsewhere`] has its turn.
     pub fn tcp_forward(
         &mut self,
         cx: Context<'_>,
@@ -190,7 +190,7 @@ impl<S: Sockets> Engine<S> {
         connection: S::Connection,
     ) {
         let remote = (target::visitor(cx.settings, peer.ip(), guest.0), peer.port());
-        self.tcp_visit(cx, mac, (guest, remote), Visit { peer, tried: 0 }, connection);
+        self.tcp_visit(cx, mac, (guest, remote), Visit { peer, place: 0 }, connection);
     }
 
     fn tcp_visit(
@@ -207,34 +207,34 @@ impl<S: Sockets> Engine<S> {
         }
         let tcp = Tcp::connect(self.isn(&key, cx.now), own_mss(cx.settings, &key), cx.now);
         log::debug!("{key} begins, from outside");
-        if let Some(id) = self.tcp_insert(key, mac, tcp, connection) {
-            self.visits.insert(id, visit);
+        let flow = Flow::Tcp(Box::new(tcp), connection, Some(visit));
+        if let Some(id) = self.tcp_insert(key, mac, flow) {
             self.tcp_connected(cx, id);
         }
     }
 
-    /// A guest has reset a connection. One that it has not accepted before is tried elsewhere.
-    fn tcp_reset(&mut self, cx: Context<'_>, id: Id) {
-        let visit = self.visits.remove(&id);
-        let next = visit.as_ref().and_then(|visit| self.alternatives.get(visit.tried).copied());
-        let (Some(visit), Some((address, mac))) = (visit, next) else {
-            return self.end(id, "reset by the guest");
+    /// A guest has refused a visit: it is tried at the next place, if there is one.
+    pub(super) fn tcp_elsewhere(&mut self, cx: Context<'_>, id: Id, places: &[(Ipv6Addr, Mac)]) {
+        let Some(Entry { key, flow: Flow::Tcp(_, _, Some(visit)), .. }) = self.table.get(id) else {
+            return;
         };
-        let Some(port) = self.table.get(id).map(|entry| entry.key.guest.1) else { return };
-        let Some(Flow::Tcp(_, connection)) = self.remove(id, "refused") else { return };
+        let (Visit { peer, place }, port) = (*visit, key.guest.1);
+        let Some(&(address, mac)) = places.get(place + 1) else {
+            return self.end(id, "refused");
+        };
+        let Some(Flow::Tcp(_, connection, _)) = self.remove(id, "refused") else { return };
         // What it is ready for was told to the old flow.
         if self.sockets.forget_connection(&connection).is_err() {
             return;
         }
-        let Visit { peer, tried } = visit;
         let remote = (target::visitor4(cx.settings, peer.ip(), address), peer.port());
-        let visit = Visit { peer, tried: tried + 1 };
+        let visit = Visit { peer, place: place + 1 };
         self.tcp_visit(cx, mac, ((address, port), remote), visit, connection);
     }
 
     /// The host's connection of a flow is ready.
     pub(super) fn tcp_ready(&mut self, cx: Context<'_>, id: Id, ready: Ready) {
-        let Some(Entry { flow: Flow::Tcp(tcp, connection), .. }) = self.table.get(id) else {
+        let Some(Entry { flow: Flow::Tcp(tcp, connection, _), .. }) = self.table.get(id) else {
             return;
         };
         if tcp.is_connecting() {
@@ -268,7 +268,7 @@ impl<S: Sockets> Engine<S> {
     }
 
     fn connect_failed(&mut self, cx: Context<'_>, id: Id, error: &io::Error) {
-        let Some(Entry { key, mac, flow: Flow::Tcp(tcp, connection), .. }) = self.table.get(id)
+        let Some(Entry { key, mac, flow: Flow::Tcp(tcp, connection, _), .. }) = self.table.get(id)
         else {
             return;
         };
@@ -338,7 +338,7 @@ impl<S: Sockets> Engine<S> {
     ) {
         let Some(entry) = self.table.get(id) else { return };
         let limits = self.memory.limits(entry.mac, entry.held);
-        let Flow::Tcp(tcp, connection) = &mut entry.flow else { return };
+        let Flow::Tcp(tcp, connection, visit) = &mut entry.flow else { return };
         let mut wire = TcpWire {
             addresses: addresses(cx.settings, entry.mac, &entry.key),
             ports: (entry.key.remote.1, entry.key.guest.1),
@@ -351,8 +351,9 @@ impl<S: Sockets> Engine<S> {
         let mut stream = Counted { connection, stats: &mut self.stats };
         let disposition = step(tcp, &mut stream, &mut wire, limits, cx.now);
         if tcp.is_established() {
-            self.visits.remove(&id);
+            *visit = None;
         }
+        let refused = visit.is_some();
         let held = tcp.held();
         self.memory.change(entry.mac, entry.held, held);
         entry.held = held;
@@ -369,7 +370,8 @@ impl<S: Sockets> Engine<S> {
             Disposition::Open => self.table.wake(id, deadline),
             // Nothing is left to be reset.
             Disposition::Closed => drop(self.remove(id, "closed")),
-            Disposition::GuestReset => self.tcp_reset(cx, id),
+            Disposition::GuestReset if refused => self.refused.push(id),
+            Disposition::GuestReset => self.end(id, "reset by the guest"),
             Disposition::HostReset => self.end(id, "reset"),
         }
     }

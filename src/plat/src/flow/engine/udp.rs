@@ -44,9 +44,8 @@ pub(super) struct Udp<D> {
     peers: Recent<IpAddr, ()>,
     /// Whether anyone may send: a forwarded port.
     open: bool,
-    /// Of the addresses where its guest may listen besides, how many have refused: it is at the
-    /// last of these now, by IPv4.
-    tried: usize,
+    /// Which of the places where its guest may listen it leads to: all but the first by IPv4.
+    place: usize,
     /// Who has sent to an open port, and to which of the host's addresses: answers come from there.
     visitors: Recent<SocketAddr, IpAddr>,
     /// Those of them that are at an address of the host itself, by their ports: the guest may
@@ -66,7 +65,7 @@ impl<D: Datagrams> Udp<D> {
             socket,
             peers: Recent::default(),
             open: false,
-            tried: 0,
+            place: 0,
             visitors: Recent::default(),
             local_visitors: Recent::default(),
             hops: 64,
@@ -93,7 +92,7 @@ impl<D: Datagrams> Udp<D> {
     /// Takes note of one who has sent to an open port.
     fn welcome(&mut self, visitor: SocketAddr, local: IpAddr, now: Instant, memory: usize) {
         // A visitor that the guest sees under another name.
-        if is_local(visitor.ip()) || (self.tried > 0 && visitor.is_ipv6()) {
+        if is_local(visitor.ip()) || (self.place > 0 && visitor.is_ipv6()) {
             self.local_visitors.note(visitor.port(), visitor, now, memory / 2);
         }
         self.visitors.note(visitor, local, now, memory / 2);
@@ -342,15 +341,16 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Nobody listens at a guest's port. A forwarded one is tried where else the guest may listen
-    /// ([`Engine::set_alternatives`]), and what comes next goes there.
-    pub(super) fn udp_refused(&mut self, now: Instant, id: Id) {
+    /// Nobody listens at a guest's port. What comes next to a forwarded one goes to the next place;
+    /// behind the last comes the first, where somebody may listen by now.
+    pub(super) fn udp_elsewhere(&mut self, now: Instant, id: Id, places: &[(Ipv6Addr, Mac)]) {
         let Some(Entry { key, flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
-        let (port, tried) = (key.guest.1, udp.tried);
-        let next = self.alternatives.get(tried).copied().filter(|_| udp.open);
-        let Some((address, mac)) = next else { return };
+        let (port, next) = (key.guest.1, udp.place + 1);
+        let next = if next < places.len() { next } else { 0 };
+        let moves = udp.open && next != udp.place;
+        let Some(&(address, mac)) = places.get(next).filter(|_| moves) else { return };
         let Some(Flow::Udp(mut udp)) = self.remove(id, "refused") else { return };
-        udp.tried = tried + 1;
+        udp.place = next;
         if let Err(e) = self.udp_move(now, mac, (address, port), udp) {
             log::warn!("cannot forward UDP to {address}: {e}");
         }
@@ -366,7 +366,7 @@ impl<S: Sockets> Engine<S> {
     ) -> io::Result<()> {
         // What it is ready for was told to the old flow.
         self.sockets.forget(&udp.socket)?;
-        self.udp_insert(mac, guest, Udp { tried: udp.tried, ..Udp::forwarded(udp.socket, now) })
+        self.udp_insert(mac, guest, Udp { place: udp.place, ..Udp::forwarded(udp.socket, now) })
     }
 
     /// What [`Self::udp_forward`] gave to a guest's ports is another guest's from now on, or the
@@ -382,7 +382,7 @@ impl<S: Sockets> Engine<S> {
                 _ => continue,
             };
             if let Some(Flow::Udp(mut udp)) = self.remove(id, "it is another guest's") {
-                udp.tried = 0;
+                udp.place = 0;
                 followed = followed.and(self.udp_move(now, mac, (address, port), udp));
             }
         }
@@ -486,7 +486,7 @@ impl<S: Sockets> Engine<S> {
         let mtu = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
         let mut send = |stats: &mut Stats, from: SocketAddr, size: usize, data: &[u8]| {
             stats.bytes_down += data.len() as u64;
-            let src = if udp.tried > 0 {
+            let src = if udp.place > 0 {
                 visitor4(cx.settings, from.ip(), key.guest.0)
             } else if udp.open {
                 visitor(cx.settings, from.ip(), key.guest.0)
