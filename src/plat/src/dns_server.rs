@@ -59,6 +59,8 @@ impl Connection {
 pub struct DnsServer {
     connections: BTreeMap<u32, Connection>,
     next: u32,
+    /// No connection has idled too long before that.
+    idle: Option<Instant>,
 }
 
 impl DnsServer {
@@ -74,6 +76,7 @@ impl DnsServer {
         self.next = self.next.wrapping_add(1);
         let messages = DnsStream::new(stream);
         let connection = Connection { guest, messages, unanswered: 0, last: now };
+        self.idle.get_or_insert(now + IDLE);
         let connection = self.connections.entry(number).or_insert(connection);
         (number, connection.messages.stream())
     }
@@ -100,12 +103,15 @@ impl DnsServer {
 
     /// Closes what has idled too long.
     pub fn poll(&mut self, now: Instant) {
-        self.connections.retain(|_, connection| now < connection.last + IDLE);
+        if self.idle.is_some_and(|at| at <= now) {
+            self.connections.retain(|_, connection| now < connection.last + IDLE);
+            self.idle = self.connections.values().map(|connection| connection.last + IDLE).min();
+        }
     }
 
     /// When [`Self::poll`] is wanted.
     pub fn next_timer(&self) -> Option<Instant> {
-        self.connections.values().map(|connection| connection.last + IDLE).min()
+        self.idle
     }
 }
 

@@ -3,8 +3,9 @@
 //! Fair shares of what all guests have in common. A guest is an Ethernet address.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,56 @@ pub fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N,
     }
     let most = guests.into_values().max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
     most.map(|(count, _, name)| (name, count))
+}
+
+/// What all guests have of something, of which there is so much that [`to_evict`] would take too
+/// long each time. Ages are unique.
+#[derive(Debug)]
+pub struct Shares<A, N> {
+    guests: HashMap<Mac, BTreeMap<A, N>>,
+    /// How many each has, and the age of its oldest: the last is the one to give up something.
+    ranks: BTreeSet<(usize, Reverse<A>, Mac)>,
+}
+
+impl<A, N> Default for Shares<A, N> {
+    fn default() -> Self {
+        Self { guests: HashMap::new(), ranks: BTreeSet::new() }
+    }
+}
+
+impl<A: Copy + Ord, N: Copy> Shares<A, N> {
+    /// A guest has one more.
+    pub fn insert(&mut self, guest: Mac, age: A, name: N) {
+        self.change(guest, |own| own.insert(age, name));
+    }
+
+    /// It has that one no more.
+    pub fn remove(&mut self, guest: Mac, age: A) {
+        self.change(guest, |own| own.remove(&age));
+    }
+
+    /// What [`to_evict`] says: its guest, its age and its name.
+    pub fn to_evict(&self) -> Option<(Mac, A, N)> {
+        let (_, Reverse(age), guest) = *self.ranks.last()?;
+        Some((guest, age, *self.guests.get(&guest)?.get(&age)?))
+    }
+
+    fn change(&mut self, guest: Mac, step: impl FnOnce(&mut BTreeMap<A, N>) -> Option<N>) {
+        let own = self.guests.entry(guest).or_default();
+        let rank = |own: &BTreeMap<A, N>| {
+            own.first_key_value().map(|(oldest, _)| (own.len(), Reverse(*oldest), guest))
+        };
+        let before = rank(own);
+        step(own);
+        let after = rank(own);
+        if after.is_none() {
+            self.guests.remove(&guest);
+        }
+        if before != after {
+            before.map(|before| self.ranks.remove(&before));
+            self.ranks.extend(after);
+        }
+    }
 }
 
 /// Guests whose errors are counted at a time.

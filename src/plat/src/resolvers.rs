@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::dns_stream::DnsStream;
-use crate::fairness;
+use crate::fairness::Shares;
 use crate::frame::Mac;
 use crate::host_sockets::tcp_connect;
 use crate::network::Query;
@@ -46,6 +46,8 @@ pub(crate) enum Told<'a> {
 pub(crate) struct Resolvers {
     /// By a number that grows.
     asked: BTreeMap<u32, Asked>,
+    /// The same, by the guests that want to know.
+    shares: Shares<u32, ()>,
     next: u32,
     buf: Box<[u8]>,
 }
@@ -54,7 +56,7 @@ impl Default for Resolvers {
     fn default() -> Self {
         // As long as what a guest has announced to take, which is asked for in its name.
         let buf = vec![0; u16::MAX.into()].into();
-        Self { asked: BTreeMap::new(), next: 0, buf }
+        Self { asked: BTreeMap::new(), shares: Shares::default(), next: 0, buf }
     }
 }
 
@@ -71,12 +73,18 @@ impl Resolvers {
         now: Instant,
     ) -> io::Result<(u32, BorrowedFd<'_>)> {
         if self.asked.len() >= MOST {
-            self.asked.retain(|_, asked| waits_for(asked.token));
+            let shares = &mut self.shares;
+            self.asked.retain(|number, asked| {
+                let waits = waits_for(asked.token);
+                if !waits {
+                    shares.remove(asked.guest, *number);
+                }
+                waits
+            });
         }
         if self.asked.len() >= MOST {
-            let all = self.asked.iter().map(|(number, asked)| (asked.guest, *number, *number));
-            if let Some((oldest, _)) = fairness::to_evict(all) {
-                self.asked.remove(&oldest);
+            if let Some((_, oldest, ())) = self.shares.to_evict() {
+                self.remove(oldest);
             }
         }
         let transport = if query.tcp {
@@ -99,6 +107,7 @@ impl Resolvers {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         let asked = Asked { guest: query.guest, transport, token: query.token, since: now };
+        self.shares.insert(query.guest, number, ());
         let asked = self.asked.entry(number).or_insert(asked);
         Ok((number, asked.transport.as_fd()))
     }
@@ -108,14 +117,23 @@ impl Resolvers {
     pub(crate) fn event(&mut self, number: u32, tell: &mut dyn FnMut(Told<'_>) -> bool) {
         let Some(asked) = self.asked.get_mut(&number) else { return };
         if !asked.read(&mut self.buf, tell) {
-            self.asked.remove(&number);
+            self.remove(number);
+        }
+    }
+
+    fn remove(&mut self, number: u32) {
+        if let Some(asked) = self.asked.remove(&number) {
+            self.shares.remove(asked.guest, number);
         }
     }
 
     /// Closes what was waited for long enough.
     pub(crate) fn poll(&mut self, now: Instant) {
-        while self.next_timer().is_some_and(|at| at <= now) {
-            self.asked.pop_first();
+        while let Some((number, asked)) = self.asked.first_key_value() {
+            if asked.since + PATIENCE > now {
+                break;
+            }
+            self.remove(*number);
         }
     }
 

@@ -5,8 +5,9 @@
 //!
 //! What needs no synthesis passes through as it is, byte for byte but for its identification.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use clat_xlat::Prefix;
@@ -16,7 +17,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::wire::Link;
 use super::Query;
-use crate::fairness;
+use crate::fairness::Shares;
 use crate::frame::Mac;
 use crate::settings::Settings;
 
@@ -53,7 +54,7 @@ const WELL_KNOWN_TTL: u32 = 3600;
 const HOST_TTL: u32 = 60;
 
 /// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Client {
     /// A guest at `from`, which wants its answer to come from `at`.
     Udp { link: Link, from: SocketAddr, at: SocketAddr },
@@ -79,6 +80,10 @@ pub(super) struct Dns64 {
     /// By token, which grows: the first is the oldest.
     pending: BTreeMap<u64, Pending>,
     next: u64,
+    /// The same, by the guests that have asked.
+    shares: Shares<u64, ()>,
+    /// Who waits for an answer to which question.
+    waiting: HashSet<(Client, Rc<[u8]>)>,
     /// The resolver that is asked first: the one that has answered last. One that is dead costs one
     /// question its time, not each.
     preferred: usize,
@@ -88,7 +93,7 @@ pub(super) struct Dns64 {
 struct Pending {
     client: Client,
     /// The guest's question as it came.
-    asked: Vec<u8>,
+    asked: Rc<[u8]>,
     /// What was sent to the resolver.
     sent: Vec<u8>,
     stage: Stage,
@@ -163,20 +168,20 @@ impl Dns64 {
         }
         // A guest that asks again is waited for already. (Over TCP nothing is lost: it wants
         // another answer.)
-        let again = matches!(client, Client::Udp { .. });
-        if again && self.pending.values().any(|p| p.client == client && p.asked == asked) {
+        let (stage, sent) = first_stage(&message, question, asked, settings)?;
+        let asked: Rc<[u8]> = asked.into();
+        let again = self.waiting.contains(&(client, Rc::clone(&asked)));
+        if again && matches!(client, Client::Udp { .. }) {
             return None;
         }
-        let (stage, sent) = first_stage(&message, question, asked, settings)?;
         if self.pending.len() >= MAX_PENDING {
-            let all = self.pending.iter().map(|(token, p)| (p.client.guest(), *token, *token));
-            if let Some((oldest, _)) = fairness::to_evict(all) {
-                self.pending.remove(&oldest);
+            if let Some((_, oldest, ())) = self.shares.to_evict() {
+                self.remove(oldest);
             }
         }
         let pending = Pending {
             client,
-            asked: asked.to_vec(),
+            asked,
             sent,
             stage,
             limit,
@@ -201,7 +206,7 @@ impl Dns64 {
         if !is_answer(answer, &self.pending.get(&token)?.sent) {
             return None;
         }
-        let mut pending = self.pending.remove(&token)?;
+        let mut pending = self.remove(token)?;
         self.preferred = pending.resolver;
         let truncated = answer[2] & 0x02 != 0;
         let client = pending.client;
@@ -263,13 +268,13 @@ impl Dns64 {
         now: Instant,
         queries: &mut Vec<Query>,
     ) -> Vec<Answered> {
-        let due: Vec<u64> = self
-            .pending
-            .iter()
-            .filter(|(_, p)| p.deadline <= now)
-            .map(|(token, _)| *token)
-            .collect();
-        due.into_iter().filter_map(|token| self.failed(token, settings, now, queries)).collect()
+        let mut answered = Vec::new();
+        while let Some((&token, _)) =
+            self.pending.first_key_value().filter(|(_, p)| p.deadline <= now)
+        {
+            answered.extend(self.failed(token, settings, now, queries));
+        }
+        answered
     }
 
     /// Nobody has answered the question with this token, or nobody can: it is asked again, or
@@ -281,7 +286,7 @@ impl Dns64 {
         now: Instant,
         queries: &mut Vec<Query>,
     ) -> Option<Answered> {
-        let mut pending = self.pending.remove(&token)?;
+        let mut pending = self.remove(token)?;
         let next = (pending.resolver + 1) % settings.resolvers.len().max(1);
         if self.preferred == pending.resolver {
             self.preferred = next;
@@ -314,7 +319,16 @@ impl Dns64 {
         let guest = pending.client.guest();
         queries.push(Query { resolver, token, guest, message, tcp: pending.tcp });
         self.next += 1;
+        self.shares.insert(guest, token, ());
+        self.waiting.insert((pending.client, Rc::clone(&pending.asked)));
         self.pending.insert(token, pending);
+    }
+
+    fn remove(&mut self, token: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&token)?;
+        self.shares.remove(pending.client.guest(), token);
+        self.waiting.remove(&(pending.client, Rc::clone(&pending.asked)));
+        Some(pending)
     }
 }
 

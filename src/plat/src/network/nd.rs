@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clat_packet::nd::{self, option, Message};
 
 use super::wire::Packet;
-use crate::fairness;
+use crate::fairness::Shares;
 use crate::frame::Mac;
 
 /// Neighbours that are remembered.
@@ -58,6 +58,8 @@ pub(super) enum Claim {
 pub(super) struct Neighbours {
     known: HashMap<Ipv6Addr, Neighbour>,
     next: u64,
+    /// The addresses of each station, by when it was heard, or before.
+    shares: Shares<u64, Ipv6Addr>,
 }
 
 #[derive(Debug)]
@@ -66,12 +68,20 @@ struct Neighbour {
     mac: Mac,
     /// The station that the address belongs to, which sends its frames from this address.
     station: Mac,
-    /// When that station was last heard, as a number that grows.
+    /// When that station was last heard, as a number that grows, and which of these numbers its
+    /// share has.
     heard: u64,
+    share: u64,
     /// When it was asked whether it is there, since another station uses its address.
     asked: Option<Instant>,
     /// Whether it keeps the address whatever others do.
     reserved: bool,
+}
+
+impl Neighbour {
+    fn new(station: Mac, heard: u64) -> Self {
+        Self { mac: station, station, heard, share: heard, asked: None, reserved: false }
+    }
 }
 
 impl Neighbours {
@@ -92,8 +102,7 @@ impl Neighbours {
 
     /// Gives an address to a station for good.
     pub(super) fn reserve(&mut self, addr: Ipv6Addr, station: Mac) {
-        let heard = u64::MAX;
-        let neighbour = Neighbour { mac: station, station, heard, asked: None, reserved: true };
+        let neighbour = Neighbour { reserved: true, ..Neighbour::new(station, 0) };
         self.known.insert(addr, neighbour);
     }
 
@@ -103,7 +112,7 @@ impl Neighbours {
         let heard = self.next;
         if let Some(known) = self.known.get_mut(&addr) {
             if known.station == station {
-                (known.heard, known.asked) = (heard.max(known.heard), None);
+                (known.heard, known.asked) = (heard, None);
                 return Claim::Owned;
             }
             let owner = known.station;
@@ -113,8 +122,9 @@ impl Neighbours {
                     return Claim::Foreign { owner, ask: false };
                 }
                 Some(asked) if now < asked + ASKED => {
-                    let mac = station;
-                    *known = Neighbour { mac, station, heard, asked: None, reserved: false };
+                    self.shares.remove(owner, known.share);
+                    self.shares.insert(station, heard, addr);
+                    *known = Neighbour::new(station, heard);
                     return Claim::MovedFrom(owner);
                 }
                 _ => {
@@ -124,16 +134,29 @@ impl Neighbours {
             }
         }
         if self.known.len() >= MAX_NEIGHBOURS {
-            // The station with the most addresses gives up the one that it has used least lately.
-            let all = self.known.iter().filter(|(_, n)| !n.reserved);
-            let all = all.map(|(addr, n)| (n.station, n.heard, *addr));
-            if let Some((oldest, _)) = fairness::to_evict(all) {
-                self.known.remove(&oldest);
+            self.evict();
+        }
+        self.known.insert(addr, Neighbour::new(station, heard));
+        self.shares.insert(station, heard, addr);
+        Claim::Owned
+    }
+
+    /// The station with the most addresses gives up the one that it has used least lately.
+    fn evict(&mut self) {
+        while let Some((station, share, addr)) = self.shares.to_evict() {
+            self.shares.remove(station, share);
+            match self.known.get_mut(&addr) {
+                // It was used since: its turn comes later.
+                Some(known) if known.heard != share => {
+                    known.share = known.heard;
+                    self.shares.insert(station, known.share, addr);
+                }
+                _ => {
+                    self.known.remove(&addr);
+                    return;
+                }
             }
         }
-        let neighbour = Neighbour { mac: station, station, heard, asked: None, reserved: false };
-        self.known.insert(addr, neighbour);
-        Claim::Owned
     }
 
     /// A station that has an address says at which Ethernet address it wants its frames.

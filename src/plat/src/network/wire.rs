@@ -18,7 +18,7 @@ use crate::frame::{Mac, Out, ETHERNET};
 pub(super) const HOP_LIMIT: u8 = 64;
 
 /// The two stations of the link: the router, and a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Link {
     pub(super) router: Mac,
     pub(super) guest: Mac,

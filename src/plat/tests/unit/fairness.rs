@@ -20,6 +20,26 @@ fn the_oldest_of_who_has_most() {
     assert_eq!(of(&[]), None);
 }
 
+/// What is kept in order says the same as what counts anew, whatever comes and goes.
+#[test]
+fn shares_agree_with_counting() {
+    fastrand::seed(1);
+    let (mut shares, mut all) = (Shares::default(), Vec::new());
+    for age in 0..2000u32 {
+        // More come at first, and more go in the end.
+        if all.is_empty() || fastrand::u32(..2000) > age {
+            let guest = mac(fastrand::u8(..5));
+            shares.insert(guest, age, age);
+            all.push((guest, age, age));
+        } else {
+            let (guest, age, _) = all.swap_remove(fastrand::usize(..all.len()));
+            shares.remove(guest, age);
+        }
+        let wanted = to_evict(all.iter().copied()).map(|(name, _)| name);
+        assert_eq!(shares.to_evict().map(|(_, _, name)| name), wanted);
+    }
+}
+
 #[test]
 fn errors_of_one_guest_are_not_counted_as_anothers() {
     let mut now = Instant::now();
