@@ -1,30 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Room for a batch of packets, each in a slot of its own, where it is translated in place.
+//! Buffer for a batch of packets. Each has its own slot, in which it is translated in place.
 
 use std::ops::Range;
 
 use clat_tun::VirtioHeader;
 use clat_xlat::{HEADROOM, TAILROOM};
 
-/// Packets that are read from one side before the other gets its turn.
+/// Most packets read from one side before the other side is served.
 pub const CAPACITY: usize = clat_sys::mmsg::MAX_MESSAGES;
 
-/// The longest link header that is understood, Ethernet's.
+/// Bytes of the longest link header known, Ethernet's.
 pub const LINK_HEADER: usize = 14;
 
-/// Where in its slot a packet's IP header is read to. In front of that the translator wants some
-/// room; what it makes of the packet gets a link header and a virtio header in front.
+/// Offset in the slot at which a packet's IP header is read. In front of it, translation needs
+/// [`clat_xlat::HEADROOM`], and the translated packet gets a link header and a virtio header.
 pub const FRONT: usize = 128;
 
 const _: () = assert!(FRONT >= HEADROOM + LINK_HEADER + VirtioHeader::LEN);
 
-/// Bytes from slot to slot: room for the largest packet, and a byte by which to notice a larger
-/// one. An odd multiple of a cache line, lest the headers of all slots compete for the same few
-/// lines.
+/// Bytes from slot to slot: room for the largest packet, and one byte to notice a larger one. An
+/// odd multiple of 64, so that the headers of all slots do not compete for the same cache sets.
 pub const STRIDE: usize = (FRONT + 40 + 65535 + 1 + TAILROOM).next_multiple_of(128) + 64;
 
-/// The slots, of which the first some hold packets.
+/// Slots, of which the first few hold packets.
 #[derive(Debug)]
 pub struct Batch {
     memory: Vec<u8>,
@@ -38,7 +37,7 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// All of the memory.
+    /// The memory of all slots.
     pub fn memory(&mut self) -> &mut [u8] {
         &mut self.memory
     }
@@ -48,31 +47,32 @@ impl Batch {
         &mut self.memory[index * STRIDE..(index + 1) * STRIDE]
     }
 
-    /// How many packets there are.
+    /// Number of packets.
     #[must_use]
     pub fn len(&self) -> usize {
         self.packets.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no packets.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
-    /// What was noted of a packet, offsets from its IP header on, and where in its slot it lies.
+    /// The virtio header of a packet, its offsets counted from the IP header, and the packet's
+    /// range in its slot.
     #[must_use]
     pub fn packet(&self, index: usize) -> (VirtioHeader, Range<usize>) {
         let (vnet, len) = self.packets.get(index).copied().unwrap_or_default();
         (vnet, FRONT..FRONT + len)
     }
 
-    /// The next slot has a packet of `len` bytes now.
+    /// Notes that the next slot now has a packet of `len` bytes.
     pub fn push(&mut self, vnet: VirtioHeader, len: usize) {
         self.packets.push((vnet, len));
     }
 
-    /// Forgets all packets.
+    /// Removes all packets.
     pub fn clear(&mut self) {
         self.packets.clear();
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Translated packets that wait to be sent together. Consecutive UDP datagrams of one flow and one
-//! size become one packet with UDP_SEGMENT, which costs the kernel as much as a single datagram.
+//! Translated packets that will be sent together. Consecutive UDP datagrams of one flow and one
+//! size become one UDP_SEGMENT packet, which costs the kernel as much as a single datagram.
 
 use std::ops::Range;
 
@@ -11,22 +11,22 @@ use clat_tun::{GsoType, VirtioHeader};
 use crate::batch::CAPACITY;
 use crate::partial_checksum::{be16, IPV4_HEADER, IPV6_HEADER, UDP, UDP_HEADER};
 
-/// The largest IP packet that the kernel takes whole as a rule (GSO_LEGACY_MAX_SIZE), with room for
+/// Largest IP packet to build: what the kernel normally takes (GSO_LEGACY_MAX_SIZE), less room for
 /// a link header.
 const LARGEST: usize = 65_000;
 
-/// One packet, which may lie in pieces.
+/// One packet, in one piece of memory or several.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// What is left to whoever sends it.
+    /// Its virtio header.
     pub vnet: VirtioHeader,
-    /// Which of the pieces are its.
+    /// Its pieces, by index.
     pub pieces: Range<usize>,
-    /// How many packets it stands for on the wire.
+    /// Number of packets that it becomes on the wire.
     pub count: usize,
-    /// Bytes of IP.
+    /// Length in bytes, from the IP header on.
     len: usize,
-    /// Whether a datagram may still follow, and if so whether its checksum is known to be right.
+    /// Whether a datagram may be appended, and if so whether the checksums are known to be right.
     follow: Follow,
 }
 
@@ -36,24 +36,24 @@ enum Follow {
     Datagram { sound: bool },
 }
 
-/// What may become of a packet beside others.
+/// What is known of a packet that is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It stays as it is, and stands for this many.
+    /// Nothing may be appended. It becomes this many packets on the wire.
     Closed(usize),
-    /// A datagram with a partial checksum, which is right by definition.
+    /// A UDP datagram with a partial checksum, which is right by definition.
     PartialDatagram,
-    /// It may be a datagram; its checksum is there.
+    /// A packet with a complete checksum; maybe a UDP datagram.
     Complete,
 }
 
-/// The packets, in the order in which they are to leave.
+/// Packets in the order in which to send them.
 #[derive(Debug)]
 pub struct Coalescer {
     messages: Vec<Message>,
-    /// Where in the memory of all slots they lie.
+    /// Range in the memory of all slots of each piece.
     pieces: Vec<Range<usize>>,
-    /// How many have left.
+    /// Number of messages sent.
     sent: usize,
 }
 
@@ -65,8 +65,8 @@ impl Default for Coalescer {
 }
 
 impl Coalescer {
-    /// Adds the packet at `at` in `memory`: to the last one, if it continues that and the output
-    /// takes UDP_SEGMENT (`uso`).
+    /// Adds the packet at `at` in `memory`, as another segment of the last message if it continues
+    /// that and the output takes UDP_SEGMENT (`uso`).
     pub fn push(
         &mut self,
         memory: &mut [u8],
@@ -93,7 +93,7 @@ impl Coalescer {
         self.messages.push(Message { vnet, pieces, count, len, follow });
     }
 
-    /// Makes a datagram another segment of the last message.
+    /// Appends a datagram to the last message, as another segment.
     fn append(&mut self, memory: &mut [u8], at: &Range<usize>, follow: Follow) -> bool {
         let (Some(last), Follow::Datagram { sound }) = (self.messages.last_mut(), follow) else {
             return false;
@@ -103,7 +103,7 @@ impl Coalescer {
         let Some(size) = follows(&memory[first.clone()], &memory[at.clone()]) else { return false };
         let headers = at.len() - size;
         if last.len + size > LARGEST
-            // The kernel computes the checksums of segments anew, so they must have been right.
+            // The kernel computes the checksums of segments; a wrong one must not become right.
             || !(last_sound || is_sound(&memory[first.clone()]))
             || !(sound || is_sound(&memory[at.clone()]))
         {
@@ -121,19 +121,19 @@ impl Coalescer {
         true
     }
 
-    /// What has not left yet.
+    /// Messages that have not been sent.
     #[must_use]
     pub fn waiting(&self) -> &[Message] {
         &self.messages[self.sent..]
     }
 
-    /// Where in the memory the pieces of a message lie.
+    /// The pieces of a message, as ranges of the memory of all slots.
     #[must_use]
     pub fn pieces(&self, message: &Message) -> &[Range<usize>] {
         &self.pieces[message.pieces.clone()]
     }
 
-    /// Notes that the first `count` of those that wait have left, one way or another.
+    /// Notes that the first `count` waiting messages have been sent or lost.
     pub fn remove(&mut self, count: usize) {
         self.sent += count;
         if self.sent >= self.messages.len() {
@@ -152,7 +152,8 @@ fn ip_header(packet: &[u8]) -> Option<(usize, u8)> {
     }
 }
 
-/// Whether this is a whole datagram of UDP with a checksum, with nothing between its headers.
+/// Whether this is an unfragmented UDP datagram with a checksum, without options or extension
+/// headers.
 fn is_datagram(packet: &[u8]) -> bool {
     let Some((header, UDP)) = ip_header(packet) else { return false };
     let Some(udp) = packet.get(header..) else { return false };
@@ -168,9 +169,9 @@ fn is_sound(datagram: &[u8]) -> bool {
     })
 }
 
-/// Whether `next`, a datagram, may be another segment behind `first`; if so, the bytes of its
-/// payload. What the kernel makes anew for each (lengths, checksums, IPv4's identification) may
-/// differ, nothing else.
+/// The length of the payload of `next`, a datagram, if it may become another segment of `first`.
+/// The two may differ only in what the kernel computes for each segment: lengths, checksums, IPv4's
+/// identification.
 fn follows(first: &[u8], next: &[u8]) -> Option<usize> {
     let (header, _) = ip_header(next)?;
     let headers = header + UDP_HEADER;
@@ -183,8 +184,8 @@ fn follows(first: &[u8], next: &[u8]) -> Option<usize> {
     (same && size > 0 && next.len() <= first.len()).then_some(size)
 }
 
-/// Makes the headers at the start of `first` those of a packet of `len` bytes with `size` bytes in
-/// each segment.
+/// Changes the headers at the start of `first` for a packet of `len` bytes with `size` bytes of
+/// payload in each segment.
 fn lengthen(first: &mut [u8], len: usize, size: usize) -> Option<VirtioHeader> {
     let (header, protocol) = ip_header(first)?;
     let total = u16::try_from(len).ok()?;
@@ -246,8 +247,7 @@ mod tests {
         packet
     }
 
-    /// Puts packets into a group, each at a place of its own, and returns what comes out: vnet
-    /// header and packet.
+    /// Coalesces packets and returns the virtio header and bytes of each message.
     fn through(packets: &[(Vec<u8>, Kind)], uso: bool) -> Vec<(VirtioHeader, Vec<u8>)> {
         let mut memory = vec![0; packets.len().max(1) * STRIDE];
         let mut coalescer = Coalescer::default();
@@ -269,7 +269,7 @@ mod tests {
         out
     }
 
-    /// What arrives in the end.
+    /// The packets that arrive after segmentation.
     fn cut(vnet: &VirtioHeader, mut packet: Vec<u8>) -> Vec<Vec<u8>> {
         if vnet.gso_type == GsoType::None {
             assert!(!vnet.needs_csum || complete(&mut packet, vnet));
@@ -303,7 +303,7 @@ mod tests {
                 .map(|(port, size, wrong, fill)| {
                     let mut packet = datagram(v6, port, &vec![fill; size * 5]);
                     let kind = if wrong { Kind::Closed(1) } else { Kind::Complete };
-                    // A wrong checksum must stay so, wherever its packet is.
+                    // A wrong checksum must stay wrong in any position.
                     if wrong {
                         packet[if v6 { 47 } else { 27 }] ^= 0x10;
                     }
@@ -344,7 +344,7 @@ mod tests {
             .into();
         let out = through(&packets, true);
         let seen: Vec<_> = out.iter().map(|(vnet, packet)| (vnet.gso_size, packet.len())).collect();
-        // 20 may be the last behind 30; 30 does not follow 20; nothing is not cut.
+        // 20 bytes may be the last segment behind 30; 30 may not follow 20.
         assert_eq!(seen, [(30, 48 + 80), (0, 68), (0, 78), (0, 48), (0, 48)]);
     }
 

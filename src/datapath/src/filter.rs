@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Classic BPF: which packets a packet socket hears, and which of several hears them.
+//! Classic BPF programs: which packets a packet socket receives, and which socket of a fanout group
+//! receives them.
 
 use std::net::Ipv6Addr;
 
@@ -10,13 +11,13 @@ use clat_sys::classic_bpf::{
     RETURN_LOADED, SHIFT_RIGHT,
 };
 
-/// linux/filter.h: SKF_AD_OFF, at which the kernel shows what is not in the packet, and of that the
-/// protocol and the packet type.
+/// SKF_AD_OFF (linux/filter.h), the offset of ancillary data; below, those of protocol and packet
+/// type.
 const ANCILLARY: u32 = 0xffff_f000;
 const PROTOCOL: u32 = ANCILLARY;
 const PACKET_TYPE: u32 = ANCILLARY + 4;
 
-/// linux/filter.h: SKF_NET_OFF, at which the IP header is, wherever the packet begins.
+/// SKF_NET_OFF (linux/filter.h), the offset of the IP header behind any link header.
 const NETWORK: u32 = 0xfff0_0000;
 
 const ETH_P_IPV6: u32 = 0x86dd;
@@ -26,11 +27,10 @@ const TCP: u32 = 6;
 const UDP: u32 = 17;
 const ICMPV6: u32 = 58;
 
-/// IPv6 packets for this host (as the kernel takes none with another's link address either) to
-/// `v6`.
+/// Accepts IPv6 packets to `v6` with this host's link-layer address, as the kernel's IPv6 does.
 ///
-/// Offsets count from the start of the frame, not from SKF_NET_OFF: before Linux 6.16 the latter
-/// does not reach into the fragments of a buffer, where iwlwifi leaves the IP header.
+/// Offsets count from the start of the frame: before Linux 6.16, SKF_NET_OFF does not reach into
+/// the fragments of a socket buffer, where iwlwifi leaves the IP header.
 #[must_use]
 pub fn destination(link_header: usize, v6: Ipv6Addr) -> Vec<sock_filter> {
     // 0 or 14.
@@ -42,15 +42,15 @@ pub fn destination(link_header: usize, v6: Ipv6Addr) -> Vec<sock_filter> {
     accept(filter)
 }
 
-/// No packet.
+/// Accepts no packet.
 #[must_use]
 pub fn nothing() -> Vec<sock_filter> {
     vec![step(RETURN, 0)]
 }
 
-/// A number for the flow of an IPv6 packet without link header: from the IPv4 address that the end
-/// of its source is, and of TCP and UDP the ports. A fragment has no ports, nor has what comes
-/// behind extension headers.
+/// For a fanout group: a hash of an IPv6 packet without link header, over the last 32 bits of its
+/// source (the IPv4 address in a /96) and the ports of TCP and UDP. Ports of fragments, and behind
+/// extension headers, are not used.
 #[must_use]
 pub fn flow() -> Vec<sock_filter> {
     vec![
@@ -63,15 +63,15 @@ pub fn flow() -> Vec<sock_filter> {
         step(ADD_KEPT, 0),
         step(JUMP_ALWAYS, 1),
         step(LOAD_KEPT, 0),
-        // Knuth's multiplicative hash: of the product, the upper half depends on all bits.
+        // Knuth's multiplicative hash; the upper half of the product depends on all bits.
         step(MULTIPLY, 0x9e37_79b1),
         step(SHIFT_RIGHT, 16),
         step(RETURN_LOADED, 0),
     ]
 }
 
-/// Neighbour solicitations (135) and advertisements (136) about `target`, without extension
-/// headers, behind a link header of so many bytes.
+/// Accepts neighbour solicitations (135) and advertisements (136) for `target` without extension
+/// headers, behind a link header of `link_header` bytes.
 #[must_use]
 pub fn neighbours(link_header: usize, target: Ipv6Addr) -> Vec<sock_filter> {
     let link_header = u32::try_from(link_header).unwrap_or_default();
@@ -82,7 +82,7 @@ pub fn neighbours(link_header: usize, target: Ipv6Addr) -> Vec<sock_filter> {
     accept(filter)
 }
 
-/// IPv6 packets that have passed no router (hop limit 255), for a raw socket.
+/// Accepts IPv6 packets with hop limit 255, which no router has forwarded. For a raw socket.
 #[must_use]
 pub fn of_the_link() -> Vec<sock_filter> {
     let mut filter = Vec::new();
@@ -90,7 +90,7 @@ pub fn of_the_link() -> Vec<sock_filter> {
     accept(filter)
 }
 
-/// IPv4 packets of UDP to this port, for a socket that sees no link headers.
+/// Accepts UDP over IPv4 to this port. For a socket without link headers.
 #[must_use]
 pub fn udp4_to(port: u16) -> Vec<sock_filter> {
     let mut filter = Vec::new();
@@ -100,7 +100,7 @@ pub fn udp4_to(port: u16) -> Vec<sock_filter> {
     accept(filter)
 }
 
-/// Packets that leave.
+/// Accepts packets that the host sends.
 #[must_use]
 pub fn outgoing() -> Vec<sock_filter> {
     let mut filter = Vec::new();
@@ -108,11 +108,11 @@ pub fn outgoing() -> Vec<sock_filter> {
     accept(filter)
 }
 
-/// Rejects unless what is loaded is between two values, both included.
+/// Rejects the packet unless the loaded value is in `from..=to`.
 fn require(filter: &mut Vec<sock_filter>, load: u16, at: u32, from: u32, to: u32) {
     filter.extend([
         step(load, at),
-        // Too low skips the next test, too high does not skip the rejection.
+        // If it is too low, skip the next test, to the rejection.
         jump(JUMP_IF_AT_LEAST, from, 0, 1),
         jump(JUMP_IF_MORE, to, 0, 1),
         step(RETURN, 0),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT between a TUN device and the sockets of an uplink.
+//! Forwards packets between a TUN device and the sockets of an uplink.
 
 use std::time::Instant;
 
@@ -17,13 +17,13 @@ use crate::uplink::Uplink;
 /// How [`Forwarder::poll`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// What was there has been forwarded.
+    /// All packets read have been forwarded.
     Done,
-    /// The other side takes no more: nothing is read until it does.
+    /// The output is full; nothing is read until it has room.
     Full(Full),
 }
 
-/// Both ends of the CLAT and what stands between them.
+/// Both ends of a CLAT, and the path between them.
 #[derive(Debug)]
 pub struct Forwarder {
     path: ClatPath,
@@ -52,18 +52,18 @@ impl Forwarder {
         &self.uplink
     }
 
-    /// What happened to packets so far.
+    /// Counters of translation and of everything else.
     #[must_use]
     pub fn counters(&mut self) -> (Counters, Tally) {
         self.path.tally().overrun += self.uplink.packet_socket().overruns();
         self.path.counters()
     }
 
-    /// Forwards a batch that comes by one direction, after what is left of the last one.
+    /// Forwards what is left of the last batch in this direction, and then another batch.
     ///
     /// # Errors
-    /// What reading said: `EAGAIN` when nothing waits, `ENETDOWN` when the uplink is down (what was
-    /// read is lost then).
+    /// The error of reading: `EAGAIN` if no packet waits, `ENETDOWN` if the uplink is down (packets
+    /// read so far are lost).
     pub fn poll(&mut self, direction: Direction, now: Instant) -> Result<Progress, Errno> {
         if let Err(full) = self.forward(direction, now) {
             return Ok(Progress::Full(full));
@@ -97,7 +97,7 @@ impl Forwarder {
         match self.uplink.packet_socket().recv(batch, *read_size) {
             Ok(()) => {}
             Err(Errno::EINTR) => return Ok(()),
-            // That packet is lost; the next one may be readable.
+            // The packet is lost; the next one may be readable.
             Err(Errno::EINVAL) => {
                 self.path.tally().receive += 1;
                 return Ok(());

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a CLAT does to packets between its TUN device and its uplink, beside translating them:
-//! checksums and segmentation that a sender has left to its hardware, reassembly, and sending in
-//! batches to the next hop.
+//! A CLAT's path between its TUN device and its uplink, apart from translation: partial checksums,
+//! segmentation, reassembly, and sending in batches to the next hop.
 #![forbid(unsafe_code)]
 
 pub mod batch;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whom the uplink has as next hop towards the PLAT, and what link header a packet needs that is
-//! sent past the kernel's IPv6.
+//! The uplink's next hop towards the PLAT, and the link header of packets that are sent past the
+//! kernel's IPv6.
 //!
-//! The kernel is asked when it has told of a change, and that is looked at only while there is
-//! something to send: what changes on an idle link wakes nobody.
+//! The kernel is asked after it has reported a change, and reports are read only when there is
+//! something to send: changes on an idle link cause no wake-up.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -16,49 +16,48 @@ use clat_xlat::Prefix;
 use crate::batch::LINK_HEADER;
 use crate::socket::PacketSocket;
 
-/// The least MTU of an IPv6 link (RFC 8200 §5), which is what a path is believed to have when it
-/// cannot be asked.
+/// The least MTU of an IPv6 link (RFC 8200 §5), and the path MTU assumed when it cannot be asked.
 pub const MIN_MTU6: u32 = 1280;
 
-/// What translation adds to an IPv4 packet at most: IPv6's longer header and a Fragment Header (RFC
-/// 7915 §4.1).
+/// Most bytes that translation adds to an IPv4 packet: IPv6's longer header and a Fragment Header
+/// (RFC 7915 §4.1).
 const GROWTH: u32 = 28;
 
-/// MTU of the TUN device for a path MTU of the uplink, both in bytes of IP.
+/// MTU of the TUN device for a path MTU of the uplink, both in bytes of IP packet.
 #[must_use]
 pub fn tun_mtu(mtu6: u32) -> u32 {
-    // 65535 is what an IPv4 packet and a TUN device can have at most.
+    // 65,535 is the most for an IPv4 packet and for a TUN device.
     mtu6.clamp(MIN_MTU6, 65535) - GROWTH
 }
 
-/// How old what is known of the next hop may be.
+/// How long a next hop is used before the kernel's reports are read again.
 const FRESH: Duration = Duration::from_millis(50);
 
-/// Whom IPv6 packets to the NAT64 prefix are sent to, as far as that can be done past the kernel.
+/// The next hop of IPv6 packets to the NAT64 prefix, where they can be sent past the kernel.
 pub struct NextHopCache {
-    /// By which the kernel tells of changes, and answers; `None` where it does not. Made at the
-    /// start: later, no socket can be.
+    /// Sockets for the kernel's reports and answers, opened at the start: the sandbox allows none
+    /// later. `None` if that failed.
     kernel: Option<(Subscription, Connection)>,
     source: Ipv6Addr,
     prefix: Prefix,
     looked: Option<Instant>,
     link: Option<Link>,
-    /// Towards the prefix, as it was at the start; and now.
+    /// Path MTU towards the prefix, in bytes: at the start, and now.
     path_mtu: u32,
     mtu6: u32,
 }
 
-/// What stands in front of each packet.
+/// The link header in front of each packet.
 struct Link {
     header: [u8; LINK_HEADER],
     len: usize,
-    /// The kernel is to send the next packet, which makes it see whether the neighbour is still
-    /// there.
+    /// The neighbour's entry is STALE: the next packet goes through the kernel, which then probes
+    /// whether the neighbour is reachable.
     confirm: bool,
 }
 
 impl NextHopCache {
-    /// Subscribes to changes. `path_mtu` is that of the way to the prefix by now, in bytes.
+    /// Subscribes to changes. `path_mtu` is the current path MTU towards the prefix, in bytes.
     #[must_use]
     pub fn new(source: Ipv6Addr, prefix: Prefix, path_mtu: u32) -> Self {
         let topics = [Topic::Links, Topic::Routes6, Topic::Neighbours];
@@ -71,9 +70,9 @@ impl NextHopCache {
         Self { kernel, source, prefix, looked: None, link: None, path_mtu, mtu6: path_mtu }
     }
 
-    /// The link header of what is sent by `socket` now, empty on an uplink that has none, and
-    /// whether the kernel is to send a packet first ([`Self::confirmed`]). `None` if it has to send
-    /// all: without a route or a neighbour's address.
+    /// The link header for packets sent by `socket` now (empty if the uplink has none), and whether
+    /// the kernel has to send a packet first ([`Self::confirmed`]). `None` if the kernel has to
+    /// send all packets, without a route or the neighbour's link-layer address.
     pub fn link_header(&mut self, socket: &PacketSocket, now: Instant) -> Option<(&[u8], bool)> {
         let (subscription, _) = self.kernel.as_ref()?;
         if self.looked.map_or(true, |at| now.duration_since(at) >= FRESH) {
@@ -101,8 +100,8 @@ impl NextHopCache {
         }
     }
 
-    /// The longest packet that may leave, in bytes: the path MTU that there was at the start, or
-    /// less where the uplink's own has become smaller.
+    /// The longest packet that may be sent, in bytes: the path MTU at the start, or the uplink's
+    /// MTU if that has become smaller.
     #[must_use]
     pub fn mtu6(&self) -> u32 {
         self.mtu6
@@ -113,11 +112,11 @@ impl NextHopCache {
         let Some((_, kernel)) = &self.kernel else { return Ok(()) };
         let (oif, own) = match socket.link_address() {
             Ok(found) => found,
-            // The interface is gone: reading from it will say so.
+            // The interface no longer exists; reading from the socket will fail with it.
             Err(e) if e.raw_os_error() == Some(nix::libc::ENODEV) => return Ok(()),
             Err(e) => return Err(e),
         };
-        // With less than 1280 a link has no IPv6 (RFC 8200 §5).
+        // Below 1280 a link has no IPv6 (RFC 8200 §5).
         self.mtu6 = self.path_mtu.min(kernel.link(oif)?.mtu.max(MIN_MTU6));
         let target = Target {
             oif,
@@ -128,7 +127,7 @@ impl NextHopCache {
         let Some(hop) = kernel.next_hop(&target)? else { return Ok(()) };
         let mut link = Link { header: [0; LINK_HEADER], len: 0, confirm: false };
         if socket.is_ethernet() {
-            // Each destination is a neighbour of its own here: that is left to the kernel.
+            // Each destination is its own neighbour: the kernel sends these.
             let NextHop::Gateway(router) = hop else { return Ok(()) };
             let Some(router) = kernel.neighbour(oif, router)? else { return Ok(()) };
             link.header[..6].copy_from_slice(&router.address);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Partial checksums: packets whose checksum, and maybe whose segmentation, the kernel has left to
-//! hardware (CHECKSUM_PARTIAL, GSO), and which are handed on as such.
+//! Partial checksums: packets whose checksum, and maybe segmentation, the kernel has left to
+//! hardware (CHECKSUM_PARTIAL, GSO), and that are passed on in that state.
 
 use clat_packet::checksum::Sum;
 use clat_tun::{GsoType, VirtioHeader};
@@ -11,7 +11,7 @@ use crc::{Crc, CRC_32_ISCSI};
 /// SCTP's CRC-32C (RFC 9260 Appendix A).
 const CASTAGNOLI: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-/// Where SCTP's CRC stands in its header; no checksum of another protocol stands there.
+/// Offset of SCTP's CRC in its header; no other protocol has its checksum there.
 const SCTP_CRC: u16 = 8;
 
 pub(crate) const IPV4_HEADER: usize = 20;
@@ -21,11 +21,11 @@ const TCP_HEADER: usize = 20;
 const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 
-/// The longest IPv4 packet without DF that is not fragmented on its way (RFC 7915 §4.1).
+/// The longest IPv4 packet without DF that need not be fragmented (RFC 7915 §4.1).
 pub(crate) const MOST_WITHOUT_DF: usize = 1260;
 
-/// What is known of a TCP or UDP packet whose checksum is left to whoever sends it, and maybe its
-/// segmentation. Nothing stands between its IP header and its L4 header.
+/// A TCP or UDP packet with a partial checksum and maybe to be segmented, without options or
+/// extension headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartialChecksum {
     udp: bool,
@@ -35,11 +35,11 @@ pub struct PartialChecksum {
 }
 
 impl PartialChecksum {
-    /// What is to be remembered of an IPv4 or IPv6 packet while it is translated. `None` for a
-    /// packet that leaves nothing to others, that is to be fragmented, or whose headers contradict
-    /// `vnet`: those take the slow path.
+    /// What to remember of an IPv4 or IPv6 packet while it is translated. `None` for a packet
+    /// without partial checksum, one that has to be fragmented, and one whose headers contradict
+    /// `vnet`: these take the slow path.
     ///
-    /// A checksum that was verified becomes a partial one, so that it is not verified again.
+    /// A verified checksum becomes a partial one, so that it is not verified again.
     #[must_use]
     pub fn of(packet: &[u8], vnet: &VirtioHeader) -> Option<Self> {
         let whole = vnet.gso_type == GsoType::None;
@@ -67,7 +67,7 @@ impl PartialChecksum {
             GsoType::Other(_) => false,
         };
         let partial = Self { udp, l4_header, l4_len: l4.len(), vnet: *vnet };
-        // UDP without a checksum leaves nothing partial.
+        // UDP without a checksum has no partial one.
         let has_checksum = vnet.needs_csum || !udp || be16(l4, 6)? != 0;
         let sound = known
             && has_checksum
@@ -82,7 +82,7 @@ impl PartialChecksum {
         (sound && plain).then_some(partial)
     }
 
-    /// How it is to be cut, if its IP header has `header` bytes.
+    /// Its segmentation, for an IP header of `header` bytes.
     #[must_use]
     pub fn gso(&self, header: usize) -> Option<Gso> {
         let size = usize::from(self.vnet.gso_size);
@@ -90,7 +90,7 @@ impl PartialChecksum {
             .then_some(Gso { headers: header + self.l4_header, size })
     }
 
-    /// How many packets it stands for.
+    /// Number of segments.
     #[must_use]
     pub fn count(&self) -> usize {
         match self.vnet.gso_type {
@@ -99,7 +99,7 @@ impl PartialChecksum {
         }
     }
 
-    /// Whether this is one datagram of UDP.
+    /// Whether this is a single UDP datagram.
     #[must_use]
     pub fn is_datagram(&self) -> bool {
         self.udp && self.vnet.gso_type == GsoType::None
@@ -118,9 +118,9 @@ impl PartialChecksum {
         }
     }
 
-    /// Leaves the same to others in the translated packet: puts the sum of the pseudo-header into
-    /// the checksum field, as the kernel wants it, and says so in a virtio header. `None` if the
-    /// packet's length is not what it should be.
+    /// Passes checksum and segmentation on in the translated packet: puts the folded sum of the
+    /// pseudo-header into the checksum field, as CHECKSUM_PARTIAL requires, and returns the virtio
+    /// header. `None` if the packet does not have the expected length.
     #[must_use]
     pub fn carry_over(&self, frame: &mut [u8]) -> Option<VirtioHeader> {
         let (header, protocol) = match frame.first()? >> 4 {
@@ -134,7 +134,7 @@ impl PartialChecksum {
         let field = Sum::pseudo_header(frame, protocol, self.l4_len).partial_field();
         frame.get_mut(at..at + 2)?.copy_from_slice(&field);
         let gso_type = match self.vnet.gso_type {
-            // The kernel refuses a packet of one segment that claims to have several.
+            // The kernel rejects GSO packets of one segment.
             _ if self.count() == 1 => GsoType::None,
             GsoType::TcpV4 => GsoType::TcpV6,
             GsoType::TcpV6 => GsoType::TcpV4,
@@ -154,12 +154,12 @@ impl PartialChecksum {
     }
 }
 
-/// Computes the checksum that `vnet` leaves partial. Returns whether the offsets were inside the
+/// Computes the checksum that `vnet` leaves open. Returns whether the offsets were inside the
 /// packet.
 ///
-/// The field holds the folded sum of the pseudo-header. A checksum of 0 becomes 0xffff, which means
-/// the same to TCP and not "none" to UDP. For SCTP, whose CRC the kernel leaves open by the same
-/// means, it is that which is computed.
+/// The field holds the folded sum of the pseudo-header. A checksum of 0 becomes 0xffff, which is
+/// equal for TCP and does not mean "none" for UDP. SCTP, for which the kernel uses the same virtio
+/// fields, gets its CRC.
 #[must_use]
 pub fn complete(packet: &mut [u8], vnet: &VirtioHeader) -> bool {
     let at = usize::from(vnet.csum_offset);
@@ -179,8 +179,8 @@ pub fn complete(packet: &mut [u8], vnet: &VirtioHeader) -> bool {
     true
 }
 
-/// Whether an IPv4 packet that has to be cut into packets of `longest` bytes will not be
-/// fragmented, and is no fragment.
+/// Whether an IPv4 packet that is segmented to `longest` bytes needs no fragmentation and is no
+/// fragment.
 #[must_use]
 pub fn stays_whole(packet: &[u8], longest: usize) -> bool {
     let Some(flags) = be16(packet, 6) else { return false };
@@ -199,7 +199,7 @@ mod tests {
     use crate::segment::Segments;
     use proptest::prelude::*;
 
-    /// An IPv4 packet with DF, and how to cut it.
+    /// An IPv4 packet with DF, and its segmentation.
     fn super_packet(udp: bool, payload: usize, size: u16) -> (Vec<u8>, VirtioHeader) {
         let l4_header = if udp { 8 } else { 32 };
         let mut packet = vec![0x5a; 20 + l4_header + payload];
@@ -235,8 +235,7 @@ mod tests {
         out
     }
 
-    /// What was to be completed with IPv4 addresses is completed with IPv6 addresses, and back:
-    /// checksums are right.
+    /// A checksum left open with IPv4 addresses is completed with IPv6 addresses, and the reverse.
     #[test]
     fn what_is_left_open_verifies() {
         for udp in [false, true] {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What becomes of packets between the TUN device and the uplink. No system call is made here:
-//! packets are given in a [`Pending`], and what they become goes to an [`Output`].
+//! The path of packets between the TUN device and the uplink. No system call is made here: packets
+//! come in a [`Pending`] and are sent to an [`Output`].
 //!
-//! A packet is translated where it lies, and leaves in a batch. What cannot leave as it is (a
-//! checksum or segments that nobody behind this completes, fragments) takes the slow path: one by
-//! one, and never before what came earlier.
+//! On the fast path a packet is translated in place and sent in a batch. Packets that need work
+//! before (a checksum or segmentation that the output does not complete, fragmentation) take the
+//! slow path, one by one. Order is kept.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ use crate::partial_checksum::{complete, stays_whole, PartialChecksum, IPV4_HEADE
 use crate::segment::Segments;
 use crate::tally::Tally;
 
-/// What may be kept of fragments that cannot be translated one by one: those of ICMP messages,
-/// whose checksum covers the whole, and those with an extension header behind the Fragment Header.
+/// Limits for fragments that cannot be translated one by one: those of ICMP messages, whose
+/// checksum covers the whole, and those with an extension header behind the Fragment Header.
 const FRAGMENTS: Policy = Policy {
     // RFC 8200 §4.5 and RFC 1122 §3.3.2.
     timeout: Duration::from_secs(60),
@@ -33,7 +33,7 @@ const FRAGMENTS: Policy = Policy {
     share: 4,
 };
 
-/// Which way packets go. ICMP errors about them go the other way.
+/// Direction of packets. ICMP errors about them go in the other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// IPv4 packets from the TUN device become IPv6 packets for the uplink.
@@ -42,7 +42,7 @@ pub enum Direction {
     Ingress,
 }
 
-/// An output takes no more for now.
+/// An output that takes no more packets for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     /// The TUN device.
@@ -53,24 +53,24 @@ pub enum Full {
     Raw,
 }
 
-/// Where packets go: the TUN device or the uplink.
+/// An output for packets: the TUN device or the uplink.
 pub trait Output {
-    /// Whether packets may be given in batches now ([`Self::send_batch`]); else each by itself
+    /// Whether it takes batches now ([`Self::send_batch`]), or single packets only
     /// ([`Self::send`]).
     fn takes_batches(&self) -> bool {
         true
     }
 
-    /// Whether packets of a batch may have a partial checksum, or be still to be segmented.
+    /// Whether packets of a batch may have partial checksums and be GSO packets.
     fn takes_partial_checksums(&self) -> bool {
         true
     }
 
-    /// Sends all that waits in `coalescer`, whose packets lie in `memory`, and adds to `lost` those
-    /// that cannot be sent.
+    /// Sends all messages in `coalescer`, whose packets are in `memory`, and adds to `lost` the
+    /// number of packets that cannot be sent.
     ///
     /// # Errors
-    /// [`Full`]: what has not been sent is still waiting.
+    /// [`Full`]: unsent messages remain in `coalescer`.
     fn send_batch(
         &mut self,
         coalescer: &mut Coalescer,
@@ -78,7 +78,7 @@ pub trait Output {
         lost: &mut u64,
     ) -> Result<(), Full>;
 
-    /// Makes sure that [`Self::forward`] and [`Self::send`] find room for another packet.
+    /// Checks that [`Self::forward`] and [`Self::send`] have room for another packet.
     ///
     /// # Errors
     /// [`Full`].
@@ -86,7 +86,7 @@ pub trait Output {
         Ok(())
     }
 
-    /// Sends one packet, complete with its checksums, the way that batches take.
+    /// Sends one packet with complete checksums, to the next hop as batches are.
     ///
     /// # Errors
     /// Why the packet is lost.
@@ -94,23 +94,23 @@ pub trait Output {
         self.send(packet)
     }
 
-    /// Sends one packet, complete with its checksums, to wherever it is for.
+    /// Sends one packet with complete checksums, by the kernel's route to its destination.
     ///
     /// # Errors
     /// Why the packet is lost.
     fn send(&mut self, packet: &[u8]) -> Result<(), Errno>;
 }
 
-/// Packets of one direction that have been read, and what has become of them but not left yet.
+/// Packets of one direction that have been read and not yet sent.
 #[derive(Debug)]
 pub struct Pending {
     /// The packets as they were read.
     pub batch: Batch,
-    /// How many packets to read next: as many as the last read makes likely.
+    /// Number of packets to read next, estimated from the last read.
     pub(crate) read_size: usize,
-    /// The first packet that is still to be translated.
+    /// Index of the first packet to be translated.
     next: usize,
-    /// How many segments of that one have left.
+    /// Number of segments of that packet that have been sent.
     segments_sent: u32,
     coalescer: Coalescer,
 }
@@ -127,19 +127,20 @@ impl Default for Pending {
     }
 }
 
-/// One CLAT, both ways.
+/// The path of one CLAT, in both directions.
 #[derive(Debug)]
 pub struct ClatPath {
     translator: Translator,
     v4: [u8; 4],
-    /// Owned by their sources.
+    /// Each source address owns its fragments.
     reassembly: Reassembly<IpAddr>,
-    /// ICMP errors to IPv4 and to IPv6: one side must not use up the other's.
+    /// ICMP errors to IPv4 and to IPv6 are limited separately, so that one side does not use up the
+    /// other's.
     errors4: Bucket,
     errors6: Bucket,
     errors: Rate,
     tally: Tally,
-    /// Whether outputs take UDP_SEGMENT packets at all.
+    /// Whether outputs take UDP_SEGMENT packets.
     uso: bool,
     segment: Vec<u8>,
     datagram: Vec<u8>,
@@ -165,33 +166,33 @@ impl ClatPath {
         }
     }
 
-    /// Has several paths together send as many ICMP errors as one.
+    /// Divides the rate of ICMP errors among `paths` paths.
     pub fn share_limits(&mut self, paths: u32) {
         self.errors = Rate::ICMP_ERRORS.shared_by(paths);
     }
 
-    /// Has what leaves by the uplink be no longer than this, in bytes of IPv6.
+    /// Sets the longest IPv6 packet for the uplink, in bytes.
     pub fn set_mtu6(&mut self, mtu6: u32) {
         self.translator.set_mtu6(mtu6);
     }
 
-    /// What happened to packets so far.
+    /// Counters of translation and of everything else.
     #[must_use]
     pub fn counters(&self) -> (Counters, Tally) {
         let tally = Tally { reassembly: self.reassembly.abandoned(), ..self.tally };
         (self.translator.counters().clone(), tally)
     }
 
-    /// Counts what happens beside translation.
+    /// Counters of everything but translation.
     pub fn tally(&mut self) -> &mut Tally {
         &mut self.tally
     }
 
-    /// Forwards all packets of `pending` to `output`, and sends ICMP errors about them `back`. What
-    /// cannot leave yet stays, with all behind it, until this is called again.
+    /// Forwards all packets of `pending` to `output`, and sends ICMP errors about them to `back`. A
+    /// packet for which there is no room stays, with all that follow, for the next call.
     ///
     /// # Errors
-    /// What takes no more.
+    /// The output that is full.
     pub fn forward(
         &mut self,
         direction: Direction,
@@ -223,7 +224,7 @@ impl ClatPath {
         output.send_batch(&mut pending.coalescer, pending.batch.memory(), lost)
     }
 
-    /// Translates the next packet as it is, if what it becomes may leave in a batch.
+    /// Translates the next packet in place for a batch. False if it needs the slow path.
     fn fast_path(
         &mut self,
         direction: Direction,
@@ -248,7 +249,7 @@ impl ClatPath {
                 return false;
             }
         }
-        // One that becomes fragments does not fit its slot.
+        // Fragments would not fit into the slot.
         let fits = direction == Direction::Ingress
             || (partial.is_some() || stays_whole(packet, packet.len()))
                 && !self.is_to_itself(packet);
@@ -293,7 +294,8 @@ impl ClatPath {
         true
     }
 
-    /// Completes and segments the next packet and forwards what it becomes, one by one.
+    /// Completes the checksums of the next packet, segments it, and forwards the results one by
+    /// one.
     fn slow_path(
         &mut self,
         direction: Direction,
@@ -339,8 +341,8 @@ impl ClatPath {
         done
     }
 
-    /// Translates a whole packet and sends what it becomes. If it is dropped: why, and it is still
-    /// as it was.
+    /// Translates a packet and sends the result. If it is dropped, returns the reason and leaves
+    /// the packet as it was.
     fn forward_one(
         &mut self,
         direction: Direction,
@@ -369,7 +371,8 @@ impl ClatPath {
         None
     }
 
-    /// Whether an IPv4 packet is for the CLAT itself, to which the next hop does not lead.
+    /// Whether an IPv4 packet is to the CLAT itself: the kernel has to deliver it, not the next
+    /// hop.
     fn is_to_itself(&self, packet: &[u8]) -> bool {
         packet.get(16..20) == Some(&self.v4)
     }
@@ -382,8 +385,8 @@ impl ClatPath {
         }
     }
 
-    /// Gives a packet that was dropped to the reassembly, if it is a fragment that cannot be
-    /// translated by itself, and forwards what that makes of it.
+    /// Reassembles dropped fragments that cannot be translated one by one, and forwards the
+    /// datagram once it is complete.
     fn hold(
         &mut self,
         (direction, reason): (Direction, Reason),
@@ -414,7 +417,7 @@ impl ClatPath {
         }
     }
 
-    /// Sends an ICMP error about a packet of `direction` back to where that came from.
+    /// Sends an ICMP error about a packet of `direction` to its sender, within the rate limit.
     fn reply(&mut self, direction: Direction, error: &[u8], back: &mut impl Output, now: Instant) {
         let (bucket, opposite) = match direction {
             Direction::Egress => (&mut self.errors4, Direction::Ingress),
@@ -428,7 +431,7 @@ impl ClatPath {
     }
 }
 
-/// The counter of packets that were not taken where `direction` leads.
+/// The counter of packets that the output of `direction` did not take.
 fn lost(tally: &mut Tally, direction: Direction) -> &mut u64 {
     match direction {
         Direction::Egress => &mut tally.send,

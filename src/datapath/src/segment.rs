@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Cuts a packet that was to be segmented by hardware (GSO) into the packets that it stands for.
+//! Segmentation of GSO packets in software.
 
 use clat_packet::checksum::Sum;
 use clat_tun::{GsoType, VirtioHeader};
@@ -15,19 +15,19 @@ const CWR: u8 = 0x80;
 pub struct Segments<'p> {
     packet: &'p [u8],
     protocol: u8,
-    /// Where the L4 header and its payload begin.
+    /// Offsets of the L4 header and of its payload.
     l4: usize,
     payload: usize,
     /// Bytes of payload in each segment but the last.
     size: usize,
-    /// How many segments were given.
+    /// Number of segments returned.
     given: u32,
 }
 
 impl<'p> Segments<'p> {
-    /// Prepares to cut `packet`, which begins with its IP header, as `vnet` says; offsets in `vnet`
-    /// are from there. `None` where both do not agree, or for a kind of segmentation other than TCP
-    /// and UDP_SEGMENT.
+    /// Prepares to segment `packet`, which begins with its IP header, according to `vnet`, whose
+    /// offsets count from there. `None` if the two disagree, or for types other than TCP and
+    /// UDP_SEGMENT.
     #[must_use]
     pub fn new(packet: &'p [u8], vnet: &VirtioHeader) -> Option<Self> {
         let version = packet.first()? >> 4;
@@ -41,7 +41,7 @@ impl<'p> Segments<'p> {
             (GsoType::UdpL4, _) => UDP,
             _ => return None,
         };
-        // Behind extension headers, only the kernel tells where L4 begins.
+        // With extension headers, only `csum_start` tells where L4 begins.
         let l4 = if vnet.needs_csum { usize::from(vnet.csum_start) } else { header };
         let l4_len = match protocol {
             TCP => usize::from(packet.get(l4 + 12)? >> 4) * 4,
@@ -63,14 +63,14 @@ impl<'p> Segments<'p> {
         })
     }
 
-    /// The same without the first `given`.
+    /// The same, without the first `given` segments.
     #[must_use]
     pub fn behind(packet: &'p [u8], vnet: &VirtioHeader, given: u32) -> Option<Self> {
         Self::new(packet, vnet).map(|segments| Self { given, ..segments })
     }
 
-    /// Writes the next segment, complete with its checksums, to the start of `out` and returns its
-    /// length in bytes; `None` after the last, or when `out` is too small.
+    /// Writes the next segment, checksums included, to the start of `out` and returns its length in
+    /// bytes; `None` after the last, or if `out` is too small.
     pub fn next(&mut self, out: &mut [u8]) -> Option<usize> {
         let from = self.payload + self.given as usize * self.size;
         let data = self.packet.get(from..)?;
@@ -100,7 +100,7 @@ impl<'p> Segments<'p> {
         let l4 = &mut out[self.l4..];
         let at = if self.protocol == TCP {
             let seq = u32::from_be_bytes([l4[4], l4[5], l4[6], l4[7]]);
-            // The offset is below 64 KiB: it is inside a packet.
+            // The offset is inside a packet, so below 64 KiB.
             let seq = seq.wrapping_add(u32::try_from(from - self.payload).ok()?);
             l4[4..8].copy_from_slice(&seq.to_be_bytes());
             if !last {
@@ -123,14 +123,13 @@ impl<'p> Segments<'p> {
     }
 }
 
-/// A length of at most 65,535 for a header; a segment is no longer than the packet that it was cut
-/// from.
+/// A length as a header field; segments are shorter than the packet, whose length fits 16 bits.
 fn low16(len: usize) -> [u8; 2] {
     let [.., high, low] = len.to_be_bytes();
     [high, low]
 }
 
-/// The count modulo 65,536, for the identification.
+/// The count modulo 65,536, to add to the identification.
 fn count16(count: u32) -> u16 {
     let [.., high, low] = count.to_be_bytes();
     u16::from_be_bytes([high, low])
@@ -141,7 +140,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A packet of `payload` bytes of counting data, as the kernel hands it over.
+    /// A GSO packet of `payload` bytes of counting data, as from the kernel.
     fn super_packet(
         version: u8,
         gso_type: GsoType,

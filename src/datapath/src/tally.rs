@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What happened to packets beside translation.
+//! Counters of packets beside those of translation.
 
 use std::ops::AddAssign;
 
-/// What happened beside translation, in packets.
+/// Counters of packets beside those of translation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Fragments that the translator refused and the reassembly kept, by the reason of the refusal.
+    /// Fragments of ICMP messages that were kept for reassembly.
     pub held_icmp: u64,
-    /// The same for those with an extension header behind the Fragment Header.
+    /// Fragments with an extension header behind the Fragment Header that were kept for reassembly.
     pub held_extension: u64,
     /// Kept fragments that were given up.
     pub reassembly: u64,
@@ -17,18 +17,18 @@ pub struct Tally {
     pub send: u64,
     /// Packets that the TUN device did not take.
     pub tun_write: u64,
-    /// Packets that the kernel dropped because too many were waiting on the uplink's socket.
+    /// Packets that the kernel dropped because the queue of the packet socket was full.
     pub overrun: u64,
     /// Packets that could not be read whole.
     pub receive: u64,
     /// Packets whose checksum or segmentation could not be completed.
     pub offload: u64,
-    /// ICMP errors that were not sent because there were too many.
+    /// ICMP errors that the rate limit suppressed.
     pub rate_limited: u64,
 }
 
 impl Tally {
-    /// Fragments that the reassembly kept.
+    /// Fragments kept for reassembly, of either kind.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.held_icmp + self.held_extension

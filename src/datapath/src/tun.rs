@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The TUN device as an end of a CLAT.
+//! Reads batches from the TUN device, and sends batches to it.
 
 use std::io::IoSlice;
 
@@ -13,16 +13,15 @@ use crate::coalesce::Coalescer;
 use crate::path::{Full, Output, Pending};
 use crate::tally::Tally;
 
-/// A batch ends when it has so many bytes, so that they are still in the processor's cache when
-/// they are written.
+/// A batch ends at this many bytes, so that they are still in the CPU's cache when they are sent.
 pub(crate) const BATCH_BYTES: usize = 128 << 10;
 
 impl Pending {
     /// Reads a batch of packets.
     ///
     /// # Errors
-    /// What reading the first said: `EAGAIN` when none waits, `EIO` when the device is down,
-    /// `EBADFD` when it is gone.
+    /// The error of the first read: `EAGAIN` if none waits, `EIO` if the device is down, `EBADFD`
+    /// if it no longer exists.
     pub fn read(&mut self, tun: &Tun, tally: &mut Tally) -> Result<(), Errno> {
         let batch = &mut self.batch;
         let mut bytes = 0;
@@ -36,12 +35,12 @@ impl Pending {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EBADMSG) => tally.receive += 1,
                 Err(errno) if batch.is_empty() => return Err(errno),
-                // It will say so again.
+                // The next read will return the same error.
                 Err(_) => break,
             }
         }
-        // Each read is a system call, and one that finds nothing costs as much: so no more than the
-        // last time, unless all of them found something.
+        // A read that finds nothing costs as much as one that finds a packet. So read no more than
+        // the last time, unless all reads found a packet.
         let len = batch.len();
         self.read_size = if len == self.read_size { (2 * len).min(CAPACITY) } else { len };
         Ok(())

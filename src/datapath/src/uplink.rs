@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The uplink as an end of a CLAT: packets leave past the kernel's IPv6 by the packet socket where
-//! the next hop is known, else by the raw socket, through the kernel.
+//! The uplink: packets are sent by the packet socket, past the kernel's IPv6, if the next hop is
+//! known, else by the raw socket.
 //!
-//! All fragments of a datagram go one way. Connection tracking (nf_defrag_ipv6) holds those that go
-//! through the kernel until it has all of them.
+//! All fragments of a datagram take the same socket: connection tracking (nf_defrag_ipv6) holds
+//! those that go through the kernel until it has all of them.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,22 +21,23 @@ use crate::next_hop::NextHopCache;
 use crate::path::{Full, Output};
 use crate::socket::{PacketSocket, RawSocket};
 
-/// How many packets are sent one by one before the sockets are asked again whether they have room:
-/// they have if half of their queues are free, which is far more than these.
+/// Number of packets sent one by one before the sockets are polled for room again. Writable means
+/// that half of the queue is free, far more than these need.
 const ASK_EVERY: u32 = 16;
 
-/// Both sockets of the uplink, and the next hop from there.
+/// The uplink's sockets and next hop.
 #[derive(Debug)]
 pub struct Uplink {
     packet: PacketSocket,
     raw: RawSocket,
     next_hop: NextHopCache,
-    /// What stands in front of the packets of this batch, and its length; none if they go through
-    /// the raw socket.
+    /// The link header of packets of this batch, and its length; `None` if they go through the raw
+    /// socket.
     link_header: Option<([u8; LINK_HEADER], usize)>,
-    /// The next whole packet goes through the raw socket all the same.
+    /// The next packet that is no fragment goes through the raw socket
+    /// ([`NextHopCache::confirmed`]).
     confirm: bool,
-    /// Packets sent one by one since the sockets were asked.
+    /// Packets sent one by one since the sockets were polled.
     unasked: u32,
     /// The interface was found to be down.
     went_down: bool,
@@ -69,7 +70,7 @@ impl Uplink {
         &self.raw
     }
 
-    /// Decides by which socket a new batch will leave.
+    /// Decides which socket sends the next batch.
     pub fn begin(&mut self, now: Instant) {
         let known = self.next_hop.link_header(&self.packet, now);
         self.confirm = known.is_some_and(|(_, confirm)| confirm);
@@ -80,13 +81,13 @@ impl Uplink {
         });
     }
 
-    /// The longest packet that may leave, in bytes.
+    /// The longest packet that may be sent, in bytes.
     #[must_use]
     pub fn mtu6(&self) -> u32 {
         self.next_hop.mtu6()
     }
 
-    /// Whether the interface was found to be down since this was last asked.
+    /// Whether the interface was found to be down since the last call.
     pub fn went_down(&mut self) -> bool {
         std::mem::take(&mut self.went_down)
     }
@@ -119,7 +120,7 @@ impl Output for Uplink {
             for (message, end) in coalescer.waiting().iter().zip(&mut ends) {
                 let mut head = VirtioHeader::LEN + len;
                 for piece in coalescer.pieces(message) {
-                    // There are no more pieces than slots.
+                    // There are at most as many pieces as slots.
                     pieces[used] = IoSlice::new(&memory[piece.start - head..piece.end]);
                     (used, head) = (used + 1, 0);
                 }
@@ -130,7 +131,7 @@ impl Output for Uplink {
                 Err(Errno::EAGAIN) => return Err(Full::Packet),
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
-                    // The kernel reports it to one system call only: receiving will not see it.
+                    // The kernel reports ENETDOWN once; receiving will not report it again.
                     self.went_down |= is_down(errno);
                     *lost += coalescer.waiting()[0].count as u64;
                     coalescer.remove(1);
@@ -176,18 +177,18 @@ impl Output for Uplink {
     }
 }
 
-/// Whether a socket takes another packet: its queue is at most half full.
+/// Whether a socket has room for a packet: at least half of its queue is free.
 fn has_room(socket: BorrowedFd<'_>) -> bool {
     let mut fd = [PollFd::new(socket, PollFlags::POLLOUT)];
     poll(&mut fd, PollTimeout::ZERO) != Ok(0)
 }
 
-/// Whether the interface is down, or gone.
+/// Whether the interface is down or no longer exists.
 fn is_down(errno: Errno) -> bool {
     matches!(errno, Errno::ENETDOWN | Errno::ENXIO)
 }
 
-/// The same virtio header in front of a link header of `len` bytes.
+/// The same virtio header for a packet behind a link header of `len` bytes.
 fn behind(vnet: VirtioHeader, len: usize) -> VirtioHeader {
     if !vnet.needs_csum {
         return vnet;

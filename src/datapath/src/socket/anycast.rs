@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! An address that an interface has beside its own.
+//! An anycast address of an interface.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
@@ -19,7 +19,8 @@ const IPV6_FREEBIND: c_int = 78;
 /// linux/icmpv6.h
 const ICMPV6_FILTER: c_int = 1;
 
-/// An address of an interface for which the kernel answers neighbour discovery while this is there.
+/// An anycast address of an interface. The kernel answers neighbour discovery for it until this is
+/// dropped.
 #[derive(Debug)]
 pub struct AnycastAddress {
     fd: OwnedFd,
@@ -27,31 +28,32 @@ pub struct AnycastAddress {
 }
 
 impl AnycastAddress {
-    /// Makes `v6` an anycast address of the interface `index`. Several may do so, for one address.
+    /// Makes `v6` an anycast address of the interface `index`. Several of these may have the same
+    /// address.
     ///
     /// # Errors
     /// Those of [`join_anycast`]; `EPERM` without CAP_NET_RAW.
     pub fn join(index: u32, v6: Ipv6Addr) -> io::Result<Self> {
         let fd = socket::open(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6)?;
-        // It sends only.
+        // This socket only sends.
         socket::set_bytes(&fd, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &[0xff; 32])?;
         let hops = c_int::from(nd::HOP_LIMIT);
         socket::set_int(&fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, hops)?;
         socket::set_int(&fd, libc::IPPROTO_IPV6, IPV6_FREEBIND, 1)?;
         join_anycast(fd.as_fd(), index, v6)?;
         if !clat_sys::HAS_NETD {
-            // What is sent there is for a blackhole (docs/firewall.md).
+            // Packets to the address are for a blackhole route (docs/firewall.md).
             clat_netlink::delete_anycast_route(index, v6)?;
         }
         nix::sys::socket::bind(fd.as_raw_fd(), &address(v6, index))?;
         Ok(Self { fd, index })
     }
 
-    /// Tells all neighbours that it is at `own` on the Ethernet, whatever they have believed (RFC
-    /// 4861 §7.2.6).
+    /// Tells all neighbours that `v6` is at the Ethernet address `own`, replacing what they have
+    /// cached (RFC 4861 §7.2.6).
     ///
     /// # Errors
-    /// What the kernel said: `ENETDOWN` where the interface is down.
+    /// The kernel's error: `ENETDOWN` if the interface is down.
     pub fn announce(&self, v6: Ipv6Addr, own: [u8; 6]) -> io::Result<()> {
         let message = nd::advertisement(v6, nd::OVERRIDE, own);
         let to = address(ALL_NODES, self.index);

@@ -20,8 +20,8 @@ pub use neighbour::NeighbourSocket;
 pub use packet::{configure_packet_socket, open_packet_socket, PacketSocket};
 pub use raw::{join_anycast, join_solicited_node, open_raw_socket, path_mtu, RawSocket};
 
-/// What may wait to be received, and to be sent, in bytes. A burst must not be lost while the other
-/// direction is served; what is too much for the link is its queueing discipline's to drop.
+/// Size of the receive and send queues in bytes. A burst must not be lost while the other direction
+/// is served; dropping what is too much for the link is up to its queueing discipline.
 const QUEUE: c_int = 8 << 20;
 
 const ETH_P_ALL: u16 = 0x0003;
@@ -30,29 +30,28 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const SO_LOCK_FILTER: c_int = 44;
 const SO_COOKIE: c_int = 57;
 
-/// Has the filter of a socket stay for good: nobody can take it off, or put on another
-/// (SO_LOCK_FILTER).
+/// Locks the filter of a socket: it can be neither removed nor replaced (SO_LOCK_FILTER).
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn lock_filter(fd: impl AsFd) -> io::Result<()> {
     Ok(socket::set_int(fd, libc::SOL_SOCKET, SO_LOCK_FILTER, 1)?)
 }
 
-/// The kernel's number of a socket (SO_COOKIE), which no other socket ever gets.
+/// The kernel's unique number of a socket, which is never reused (SO_COOKIE).
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn socket_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = [0; 8];
     socket::get_bytes(fd, libc::SOL_SOCKET, SO_COOKIE, &mut cookie)?;
     Ok(u64::from_ne_bytes(cookie))
 }
 
-/// A socket that becomes readable when a packet is about to leave by the interface `index`.
+/// A socket that becomes readable when the host sends a packet by the interface `index`.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn outgoing(index: u32) -> io::Result<OwnedFd> {
     let fd = packet_socket(libc::SOCK_DGRAM)?;
     let program = filter::outgoing();
@@ -61,13 +60,13 @@ pub fn outgoing(index: u32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A packet socket that hears nothing yet: its protocol is 0.
+/// A packet socket that receives nothing yet: its protocol is 0.
 fn packet_socket(kind: c_int) -> io::Result<OwnedFd> {
     Ok(socket::open(libc::AF_PACKET, kind | libc::SOCK_NONBLOCK, 0)?)
 }
 
-/// Sets the size of a queue: by the first option, which takes a privilege and knows no limit, else
-/// by the second.
+/// Sets the size of a queue by `force`, which needs a capability and ignores the system's limit, or
+/// else by `ask`.
 fn set_queue(fd: impl AsFd, force: c_int, ask: c_int) -> io::Result<()> {
     if socket::set_int(&fd, libc::SOL_SOCKET, force, QUEUE).is_err() {
         socket::set_int(&fd, libc::SOL_SOCKET, ask, QUEUE)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Neighbour discovery about one address, below IP.
+//! Neighbour discovery messages for one address, by packet socket.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Ipv6Addr;
@@ -15,19 +15,19 @@ use super::{packet_socket, ETH_P_IPV6};
 use crate::batch::LINK_HEADER;
 use crate::filter;
 
-/// Neighbour discovery about one address, seen and sent below IP: AF_PACKET on Ethernet.
+/// Receives and sends neighbour discovery messages for one address by AF_PACKET on Ethernet.
 #[derive(Debug)]
 pub struct NeighbourSocket(OwnedFd);
 
 impl NeighbourSocket {
-    /// Opens one on the Ethernet interface `index` for solicitations and advertisements about
+    /// Opens one on the Ethernet interface `index` for solicitations and advertisements of
     /// `target`.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn open(index: u32, target: Ipv6Addr) -> io::Result<Self> {
-        // With link headers: without, each packet would be sent with an address that can name
-        // another interface.
+        // SOCK_RAW: with SOCK_DGRAM, each send would take an address, which can name another
+        // interface.
         let fd = packet_socket(libc::SOCK_RAW)?;
         let program = filter::neighbours(LINK_HEADER, target);
         socket::set_program(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
@@ -35,10 +35,10 @@ impl NeighbourSocket {
         Ok(Self(fd))
     }
 
-    /// The interface's own link address, as it is now.
+    /// The interface's current link-layer address.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn own_address(&self) -> io::Result<[u8; 6]> {
         Ok(sys::interface(&self.0)?.address)
     }
@@ -46,7 +46,7 @@ impl NeighbourSocket {
     /// Sends an IPv6 packet to an Ethernet address.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn send(&self, packet: &[u8], address: [u8; 6]) -> io::Result<()> {
         let mut header = [0; LINK_HEADER];
         header[..6].copy_from_slice(&address);
@@ -59,7 +59,7 @@ impl NeighbourSocket {
     /// Reads one packet, without its link header, and returns its length in bytes.
     ///
     /// # Errors
-    /// `EAGAIN` when none waits.
+    /// `EAGAIN` if none waits.
     pub fn recv(&self, buf: &mut [u8]) -> Result<usize, Errno> {
         let mut header = [0; LINK_HEADER];
         let len = readv(&self.0, &mut [IoSliceMut::new(&mut header), IoSliceMut::new(buf)])?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! AF_PACKET on the uplink: many packets a call, each behind a virtio header and its link header.
+//! AF_PACKET on the uplink: many packets per call, each with a virtio header and its link header.
 
 use std::io::{self, IoSlice};
 use std::net::Ipv6Addr;
@@ -22,15 +22,15 @@ use crate::filter;
 const PACKET_STATISTICS: c_int = 6;
 const PACKET_VNET_HDR: c_int = 15;
 const PACKET_FANOUT: c_int = 18;
-/// By a program: it is asked about every packet that arrives on the interface, whoever it is for,
-/// and takes a fraction of what the kernel's own hash of a flow does.
+/// Fanout by BPF program. It runs for every packet that arrives on the interface, whatever its
+/// destination, and costs a fraction of the kernel's own flow hash.
 const PACKET_FANOUT_CBPF: c_int = 6;
-/// The first asks for a number that no other group in the network namespace has.
+/// Asks for a group number that is free in the network namespace.
 const PACKET_FANOUT_FLAG_UNIQUEID: c_int = 0x2000;
 const PACKET_FANOUT_DATA: c_int = 22;
 const PACKET_IGNORE_OUTGOING: c_int = 23;
 
-/// Where IPv6 packets for the CLAT's address come in, and super-packets go out.
+/// Receives IPv6 packets to the CLAT's address, and sends packets, GSO packets included.
 #[derive(Debug)]
 pub struct PacketSocket {
     fd: OwnedFd,
@@ -38,22 +38,22 @@ pub struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens one on the interface `index` for packets to `v6`. Nothing else is ever queued: the
-    /// filter is there before the socket hears anything.
+    /// Opens one on the interface `index` for packets to `v6`. The filter is attached before the
+    /// socket receives anything, so nothing else is ever queued.
     ///
     /// # Errors
-    /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
+    /// The kernel's error; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
     pub fn open(index: u32, v6: Ipv6Addr) -> io::Result<Self> {
         let fd = open_packet_socket()?;
         configure_packet_socket(fd.as_fd(), index, v6)?;
         Self::from_fd(fd)
     }
 
-    /// Opens `count` more that share with this one what arrives for `v6` on the interface `index`:
-    /// all packets of a flow reach the same socket, and all fragments from one source.
+    /// Opens `count` more sockets that form a fanout group with this one on the interface `index`:
+    /// all packets of a flow reach the same socket, and so do all fragments from one source.
     ///
     /// # Errors
-    /// What the kernel said: `EINVAL` when the interface is down.
+    /// The kernel's error: `EINVAL` when the interface is down.
     pub fn share(&self, index: u32, v6: Ipv6Addr, count: usize) -> io::Result<Vec<Self>> {
         let program = PACKET_FANOUT_CBPF << 16;
         let new = program | PACKET_FANOUT_FLAG_UNIQUEID << 16;
@@ -63,7 +63,7 @@ impl PacketSocket {
         let group = socket::get_int(&self.fd, libc::SOL_PACKET, PACKET_FANOUT)?;
         let more = || {
             let fd = open_packet_socket()?;
-            // Until it is one of the group, it would hear what the first hears.
+            // Until it is in the group, it would receive what the first socket receives.
             attach(&fd, &filter::nothing())?;
             sys::bind(&fd, index, ETH_P_IPV6)?;
             let join = program | group & 0xffff;
@@ -74,10 +74,10 @@ impl PacketSocket {
         (0..count).map(|_| more()).collect()
     }
 
-    /// Takes over one that the caller has opened, filtered and bound.
+    /// Uses a socket that the caller has opened, filtered and bound.
     ///
     /// # Errors
-    /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
+    /// The kernel's error; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&fd)?;
         let link = link_of(&fd)?;
@@ -85,20 +85,20 @@ impl PacketSocket {
         Ok(Self { fd, link })
     }
 
-    /// Whether the uplink is Ethernet, where addresses are resolved.
+    /// Whether the uplink is Ethernet, so that packets need a link header.
     #[must_use]
     pub fn is_ethernet(&self) -> bool {
         self.link == LinkKind::Ethernet
     }
 
-    /// Whether the interface is still there (it may be down).
+    /// Whether the interface still exists (it may be down).
     #[must_use]
     pub fn has_interface(&self) -> bool {
         sys::interface(&self.fd).is_ok_and(|interface| interface.index.is_some())
     }
 
-    /// How many packets the kernel has dropped since this was last asked, because too many were
-    /// waiting.
+    /// Number of packets that the kernel has dropped because the queue was full, since the last
+    /// call.
     #[must_use]
     pub fn overruns(&self) -> u64 {
         // struct tpacket_stats: packets, drops.
@@ -108,50 +108,50 @@ impl PacketSocket {
         u32::from_ne_bytes([a, b, c, d]).into()
     }
 
-    /// The interface's index and its own link address, as it is now.
+    /// The interface's index and its current link-layer address.
     ///
     /// # Errors
-    /// `ENODEV` for an interface that is gone; what else the kernel said.
+    /// `ENODEV` if the interface no longer exists; else the kernel's error.
     pub fn link_address(&self) -> io::Result<(u32, [u8; 6])> {
         let interface = sys::interface(&self.fd)?;
         Ok((interface.index.ok_or(Errno::ENODEV)?, interface.address))
     }
 
-    /// Reads up to `count` packets, each into a slot of its own, and notes there what they are.
+    /// Reads up to `count` packets, each into its own slot.
     ///
     /// # Errors
-    /// `EAGAIN` when none waits, `ENETDOWN` when the interface has gone down, `EINVAL` for a kind
-    /// of segmentation that the kernel cannot describe.
+    /// `EAGAIN` if none waits, `ENETDOWN` if the interface has gone down, `EINVAL` for a GSO type
+    /// that a virtio header cannot describe.
     pub fn recv(&self, batch: &mut Batch, count: usize) -> Result<(), Errno> {
         let start = FRONT - header_len(self.link);
         let room = start - VirtioHeader::LEN..STRIDE - TAILROOM;
         let mut lens = [0; CAPACITY];
         let lens = &mut lens[..count.min(CAPACITY)];
         let got = mmsg::receive(&self.fd, (batch.memory(), STRIDE), &room, lens)?;
-        // At most 14: it fits.
+        // At most 14.
         let link_header = u16::try_from(header_len(self.link)).unwrap_or_default();
         for (at, len) in lens[..got].iter().enumerate() {
             let head = &batch.memory()[at * STRIDE + room.start..];
             let mut vnet = VirtioHeader::from_bytes(head).unwrap_or_default();
             vnet.csum_start = vnet.csum_start.wrapping_sub(link_header);
             vnet.hdr_len = vnet.hdr_len.saturating_sub(link_header);
-            // One that fills the room may have been cut; it counts as one of no bytes.
+            // A packet that fills the slot may have been cut; it is recorded as empty.
             let len = if *len < room.len() { *len } else { 0 };
             batch.push(vnet, len.saturating_sub(VirtioHeader::LEN + header_len(self.link)));
         }
         Ok(())
     }
 
-    /// Sends frames, each behind its virtio header and its link header and in some of the `pieces`,
-    /// up to the end of which `ends` tells. Returns how many were taken.
+    /// Sends frames. Each has a virtio header and a link header in front, and consists of the
+    /// `pieces` up to its entry in `ends`. Returns how many frames were sent.
     ///
-    /// One a call: the address that sendmmsg(2) takes is in memory, where no filter of system calls
-    /// sees it, and a packet socket sends by any interface that it is told. writev(2) knows the one
-    /// only that the socket is bound to.
+    /// One frame per writev(2), which sends by the interface that the socket is bound to. The
+    /// destination of sendmmsg(2) can name another interface, and is in memory, where no seccomp
+    /// filter sees it.
     ///
     /// # Errors
-    /// What the kernel said about the first: `EAGAIN` when the socket is full, `ENOBUFS` when the
-    /// queue of the interface is, `ENETDOWN` when it is down, `EMSGSIZE` for a frame that is too
+    /// The kernel's error for the first frame: `EAGAIN` if the socket is full, `ENOBUFS` if the
+    /// interface's queue is, `ENETDOWN` if the interface is down, `EMSGSIZE` if the frame is too
     /// long for it.
     pub fn send(&self, pieces: &[IoSlice<'_>], ends: &[usize]) -> Result<usize, Errno> {
         let mut from = 0;
@@ -172,33 +172,32 @@ impl AsFd for PacketSocket {
     }
 }
 
-/// Opens a packet socket with a virtio header in front of each packet. It hears nothing until it is
-/// configured.
+/// Opens a packet socket with virtio headers. It receives nothing until it is configured.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn open_packet_socket() -> io::Result<OwnedFd> {
     let fd = packet_socket(libc::SOCK_RAW)?;
     socket::set_int(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
     Ok(fd)
 }
 
-/// Binds a packet socket to the interface `index`, for packets to `v6`. Nothing else is ever
-/// queued: the filter is there before the socket hears anything.
+/// Binds a packet socket to the interface `index`, for packets to `v6`. The filter is attached
+/// before the socket receives anything, so nothing else is ever queued.
 ///
 /// # Errors
-/// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
+/// The kernel's error; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
 pub fn configure_packet_socket(fd: BorrowedFd<'_>, index: u32, v6: Ipv6Addr) -> io::Result<()> {
-    // Bound to no protocol it hears nothing, but knows what the interface is.
+    // Bound to protocol 0 it receives nothing, but getsockname(2) tells the interface's type.
     sys::bind(fd, index, 0)?;
     tune_packet_socket(fd, v6)?;
     Ok(sys::bind(fd, index, ETH_P_IPV6)?)
 }
 
-/// The filter and the queues of a packet socket that is bound to an interface.
+/// Sets filter and queues of a packet socket that is bound to an interface.
 fn tune_packet_socket(fd: BorrowedFd<'_>, v6: Ipv6Addr) -> io::Result<()> {
     attach(&fd, &filter::destination(header_len(link_of(&fd)?), v6))?;
-    // Before 4.20 there is no such option; what we send is not ETH_P_IPV6 traffic to v6 anyway.
+    // Linux before 4.20 does not have this option; the filter rejects what we send in any case.
     let _ = socket::set_int(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1);
     set_queue(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)?;
     set_send_queue(fd)
@@ -208,7 +207,7 @@ fn attach(fd: &impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
     Ok(socket::set_program(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)?)
 }
 
-/// The kind of the interface that a packet socket is bound to.
+/// The link kind of the interface that a packet socket is bound to.
 fn link_of(fd: &impl AsFd) -> io::Result<LinkKind> {
     let hardware = sys::interface(fd)?.hardware;
     LinkKind::from_hardware(hardware).ok_or_else(|| Errno::EAFNOSUPPORT.into())
