@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A TUN/TAP device that lives inside the process: for tests, and for sandboxes that have no
-//! `/dev/net/tun`.
+//! A TUN/TAP device inside the process: for tests, and for sandboxes without `/dev/net/tun`.
 //!
-//! It has Linux's two sides. A program opens a [`Device`], names it ([`Device::set_iff`], which is
-//! TUNSETIFF), reads and writes. The network finds the same device by its name
-//! ([`Devices::interface`]) and is at the other end of both queues. Whoever waits polls a
-//! descriptor, on either side.
+//! As in Linux it has two sides. A program opens a [`Device`], attaches it to an interface
+//! ([`Device::set_iff`], that is TUNSETIFF), reads and writes. The network finds the interface by
+//! name ([`Devices::interface`]) and is at the other end of both queues. Both sides can poll a
+//! descriptor.
 
 mod snapshot;
 
@@ -21,18 +20,18 @@ use crate::{is_interface_name, PACKET_INFO};
 
 pub use snapshot::{SavedDevice, SavedFrame, SavedInterface, Snapshot};
 
-/// Frames that wait in one direction; what comes beyond them is dropped.
+/// Most frames waiting in one direction; further ones are dropped.
 pub const QUEUE: usize = 1024;
 
 const ETHERNET: usize = 14;
-/// The longest packet: an IPv6 header and the most that it can announce.
+/// The longest packet: an IPv6 header and the largest Payload Length.
 const MAX_PACKET: usize = 40 + 65535;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Set in the packet info of a packet that did not fit the reader's buffer (`TUN_PKT_STRIP`).
 const STRIPPED: u8 = 1;
 
-/// What TUNSETIFF is given.
+/// Flags of TUNSETIFF.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Flags {
@@ -57,16 +56,15 @@ pub enum Kind {
 /// A frame that a program has written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// Its Ethernet protocol: from the packet info, else from the Ethernet header, else by the IP
-    /// version.
+    /// Its EtherType: from the packet info, else the Ethernet header, else the IP version.
     pub protocol: u16,
     /// The Ethernet source; zeroes on a TUN device.
     pub source: [u8; 6],
-    /// The bytes: with their Ethernet header on a TAP device, without packet info.
+    /// The frame: with Ethernet header on a TAP device, without packet info.
     pub frame: Vec<u8>,
 }
 
-/// The devices of one network, by name. Clones are the same network.
+/// The devices of one network, by name. Clones share the network.
 #[derive(Clone, Debug, Default)]
 pub struct Devices {
     nics: Arc<Mutex<HashMap<String, Entry>>>,
@@ -75,12 +73,12 @@ pub struct Devices {
 #[derive(Debug)]
 struct Entry {
     nic: Arc<Nic>,
-    /// How many programs have it open.
+    /// Number of descriptors attached.
     open: usize,
 }
 
 impl Devices {
-    /// What opening `/dev/net/tun` gives: a descriptor of no device yet.
+    /// Opens a descriptor without device, as opening `/dev/net/tun` does.
     #[must_use]
     pub fn open(&self) -> Device {
         Device { devices: self.clone(), attached: OnceLock::new() }
@@ -92,15 +90,15 @@ impl Devices {
         Some(Interface { nic: lock(&self.nics).get(name)?.nic.clone() })
     }
 
-    /// Removes a device as `ip link del` does: who still has it open reads and writes EIO. Says
-    /// whether it was there.
+    /// Removes a device as `ip link del` does: its descriptors then read and write EIO. Returns
+    /// whether it existed.
     pub fn remove(&self, name: &str) -> bool {
         let Some(entry) = lock(&self.nics).remove(name) else { return false };
         entry.nic.remove();
         true
     }
 
-    /// Joins the device `name`, or makes it.
+    /// Attaches to the device `name`, or creates it.
     fn attach(&self, name: &str, kind: Kind) -> Result<Arc<Nic>, Errno> {
         let mut nics = lock(&self.nics);
         let name = match name {
@@ -126,10 +124,10 @@ impl Devices {
         Ok(nic)
     }
 
-    /// The last to leave removes the device.
+    /// The last descriptor removes the device.
     fn detach(&self, nic: &Arc<Nic>) {
         let mut nics = lock(&self.nics);
-        // One that was removed may have a successor of the same name.
+        // A removed device may have a successor of the same name.
         let Some(entry) = nics.get_mut(&nic.name).filter(|e| Arc::ptr_eq(&e.nic, nic)) else {
             return;
         };
@@ -141,14 +139,14 @@ impl Devices {
     }
 }
 
-/// The first number that is free (`dev_alloc_name`): there is one among as many as there are
-/// devices, plus one.
+/// The first free number (`dev_alloc_name`). Of one more numbers than there are devices, one is
+/// free.
 fn free_name(nics: &HashMap<String, Entry>, before: &str, after: &str) -> String {
     let mut names = (0..=nics.len()).map(|n| format!("{before}{n}{after}"));
     names.find(|name| !nics.contains_key(name)).unwrap_or_default()
 }
 
-/// A program's side: what a descriptor of `/dev/net/tun` is. Never blocks.
+/// A program's side, a descriptor of `/dev/net/tun`. Never blocks.
 #[derive(Debug)]
 pub struct Device {
     devices: Devices,
@@ -156,12 +154,12 @@ pub struct Device {
 }
 
 impl Device {
-    /// TUNSETIFF: joins the device `name`, or makes it. An empty name is `tun%d` or `tap%d`, and
-    /// `%d` is the first number that is free.
+    /// TUNSETIFF: attaches to the device `name`, or creates it. An empty name is `tun%d` or
+    /// `tap%d`; `%d` becomes the first free number.
     ///
     /// # Errors
-    /// `EINVAL` when this is a descriptor of a device already, for neither or both of TUN and TAP,
-    /// for a name that no interface can have, or one of a device of the other kind.
+    /// `EINVAL` if this descriptor has a device already, for neither or both of TUN and TAP, for an
+    /// invalid name, or for the name of a device of the other kind.
     pub fn set_iff(&self, name: &str, flags: Flags) -> Result<(), Errno> {
         let kind = match flags {
             Flags { tun: true, tap: false, .. } => Kind::Tun,
@@ -173,7 +171,7 @@ impl Device {
         }
         let nic = self.devices.attach(name, kind)?;
         self.attached.set((nic, flags)).map_err(|(nic, _)| {
-            // Another thread was first.
+            // Another thread has attached this descriptor first.
             self.devices.detach(&nic);
             Errno::EINVAL
         })
@@ -191,13 +189,12 @@ impl Device {
         self.attached.get().map_or(Flags::default(), |(_, flags)| *flags)
     }
 
-    /// Writes one frame, and returns its length. One that is shorter than its own headers, or finds
-    /// the queue full, is swallowed.
+    /// Writes one frame and returns its length. A frame shorter than its headers, or for which the
+    /// queue has no room, is dropped.
     ///
     /// # Errors
-    /// `EBADFD` before [`Device::set_iff`], `EIO` once the device is removed, `EINVAL` without
-    /// packet info for what is neither IPv4 nor IPv6 (or nothing at all), `EMSGSIZE` for more than
-    /// any packet can be.
+    /// `EBADFD` before [`Device::set_iff`], `EIO` once the device is removed, `EINVAL` for neither
+    /// IPv4 nor IPv6 without packet info, `EMSGSIZE` for more than the longest packet.
     pub fn write(&self, data: &[u8]) -> Result<usize, Errno> {
         let (nic, flags) = self.attached.get().ok_or(Errno::EBADFD)?;
         let mut queues = nic.queues()?;
@@ -231,12 +228,12 @@ impl Device {
         Ok(data.len())
     }
 
-    /// Reads one frame into `buf`, and returns its length. What does not fit is lost; the packet
-    /// info says so.
+    /// Reads one frame into `buf` and returns its length. A longer frame is cut, and flagged in the
+    /// packet info.
     ///
     /// # Errors
-    /// `EBADFD` before [`Device::set_iff`], `EIO` once the device is removed, `EAGAIN` when no
-    /// frame waits, `EINVAL` for a buffer without room for the packet info.
+    /// `EBADFD` before [`Device::set_iff`], `EIO` once the device is removed, `EAGAIN` if no frame
+    /// waits, `EINVAL` for a buffer without room for the packet info.
     pub fn read(&self, buf: &mut [u8]) -> Result<usize, Errno> {
         let (nic, flags) = self.attached.get().ok_or(Errno::EBADFD)?;
         let mut queues = nic.queues()?;
@@ -254,14 +251,14 @@ impl Device {
         };
         let len = frame.len().min(room.len());
         room[..len].copy_from_slice(&frame[..len]);
-        // The flags are in the machine's order, the protocol in the network's.
+        // Flags are in host byte order, the protocol in network byte order.
         let flags = u16::from(if len < frame.len() { STRIPPED } else { 0 }).to_ne_bytes();
         *info = [flags[0], flags[1], protocol[0], protocol[1]];
         Ok(PACKET_INFO + len)
     }
 
-    /// A descriptor that is readable while [`Device::read`] would not say EAGAIN. (Writing never
-    /// waits.) Not to be read itself.
+    /// A descriptor that is readable while [`Device::read`] would not fail with EAGAIN, for polling
+    /// only. (Writing never blocks.)
     ///
     /// # Errors
     /// `EBADFD` before [`Device::set_iff`].
@@ -297,12 +294,12 @@ impl Interface {
         self.nic.kind
     }
 
-    /// Queues a frame for whoever reads the device: an Ethernet frame on a TAP, an IP packet on a
-    /// TUN. Says whether there was room.
+    /// Queues a frame for the program: an Ethernet frame for a TAP device, an IP packet for a TUN
+    /// device. Returns whether there was room.
     ///
     /// # Errors
-    /// `EIO` once the device is removed, `EINVAL` for what is no frame or packet of its kind,
-    /// `EMSGSIZE` for more than any packet can be.
+    /// `EIO` once the device is removed, `EINVAL` for no valid frame or packet, `EMSGSIZE` for more
+    /// than the longest packet.
     pub fn send(&self, frame: &[u8]) -> Result<bool, Errno> {
         let mut queues = self.nic.queues()?;
         if !self.nic.carries(frame) {
@@ -314,7 +311,7 @@ impl Interface {
         Ok(queues.to_program.push(&self.nic.program_event, || frame.to_vec()))
     }
 
-    /// The next frame that was written, if one waits.
+    /// The next frame written by the program, if one waits.
     ///
     /// # Errors
     /// `EIO` once the device is removed.
@@ -322,7 +319,7 @@ impl Interface {
         Ok(self.nic.queues()?.to_network.pop(&self.nic.network_event))
     }
 
-    /// Frames dropped because a queue was full: on the way to the network, and to the program.
+    /// Frames dropped because a queue was full: towards the network, and towards the program.
     #[must_use]
     pub fn dropped(&self) -> (u64, u64) {
         let queues = lock(&self.nic.queues);
@@ -331,14 +328,14 @@ impl Interface {
 }
 
 impl AsFd for Interface {
-    /// A descriptor that is readable while [`Interface::recv`] has something to tell. Not to be
-    /// read itself.
+    /// A descriptor that is readable while [`Interface::recv`] has a frame or an error, for polling
+    /// only.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.nic.network_event.as_fd()
     }
 }
 
-/// One device. Its events are readable while their queue holds something, and for ever once it is
+/// One device. An event is readable while its queue is not empty, and for good once the device is
 /// removed.
 #[derive(Debug)]
 struct Nic {
@@ -384,7 +381,7 @@ impl<T> Queue<T> {
     fn pop(&mut self, event: &EventFd) -> Option<T> {
         let frame = self.frames.pop_front()?;
         if self.frames.is_empty() {
-            // It counts 1 and does not block: this cannot fail.
+            // The count is 1 and it does not block: this cannot fail.
             let _ = event.read();
         }
         Some(frame)
@@ -403,7 +400,7 @@ impl Nic {
         })
     }
 
-    /// The queues of a device that is still there.
+    /// The queues, unless the device is removed.
     fn queues(&self) -> Result<MutexGuard<'_, Queues>, Errno> {
         let queues = lock(&self.queues);
         if queues.removed {
@@ -432,12 +429,12 @@ fn signal(event: &EventFd) {
     let _ = event.write(1);
 }
 
-/// What holds the lock does not panic; if it ever did, the queues are still whole.
+/// Code that holds the lock does not panic; even if it did, the queues would be consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The Ethernet protocol of an IP packet, by its version.
+/// The EtherType of an IP packet, by its version.
 fn version(packet: &[u8]) -> Option<u16> {
     match packet.first()? >> 4 {
         4 => Some(ETHERTYPE_IPV4),

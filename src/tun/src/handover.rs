@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Descriptors given from one process to another over a Unix socket (SCM_RIGHTS, unix(7)).
+//! Passes descriptors from one process to another over a Unix socket (SCM_RIGHTS, unix(7)).
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -11,14 +11,14 @@ use nix::sys::socket::{recvmsg, sendmsg, ControlMessage, ControlMessageOwned, Ms
 
 use crate::sys;
 
-/// As many as one message here can have.
+/// Most descriptors in one message.
 const MOST: usize = 8;
 
-/// Sends `data`, which must not be empty, and with it descriptors. `socket` is the number of a
-/// socket of this process: one that a parent has left open.
+/// Sends `data`, which must not be empty, and descriptors. `socket` is the descriptor number of a
+/// socket inherited from the parent.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn send(socket: RawFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&fds)];
@@ -27,11 +27,11 @@ pub fn send(socket: RawFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Er
     Ok(())
 }
 
-/// Receives a message into `buf`: its length, 0 when the other end is gone, and the descriptors
-/// that came with it; close-on-exec.
+/// Receives a message into `buf`. Returns its length (0 if the other end is closed) and its
+/// descriptors, close-on-exec.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn receive(socket: impl AsFd, buf: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
     let mut control = cmsg_space!([RawFd; MOST]);
     let mut iov = [IoSliceMut::new(buf)];

@@ -2,9 +2,9 @@
 
 //! TUN/TAP devices.
 //!
-//! A [`Tun`] is one descriptor (a queue) of a kernel device: made here ([`Tun::create`]) or handed
-//! over by whoever made it ([`Tun::from_fd`]), in which case the kernel is asked what it is. The
-//! device goes when its last descriptor does.
+//! A [`Tun`] is one descriptor (a queue) of a kernel device: created here ([`Tun::create`]), or
+//! taken over from its creator ([`Tun::from_fd`]), in which case the kernel is asked for its
+//! layout. The kernel removes the device with its last descriptor.
 
 pub mod device;
 pub mod handover;
@@ -24,14 +24,13 @@ use nix::unistd::{geteuid, write};
 
 pub use vnet::{GsoType, VirtioHeader};
 
-/// Where the kernel gives out devices.
+/// The device file that queues are opened from.
 const CLONE_DEVICE: &str = "/dev/net/tun";
 
-/// The most bytes that can stand in front of a packet: packet info and the largest virtio header
-/// that is understood.
+/// Most bytes in front of a packet: packet info and the largest virtio header supported.
 pub const MAX_HEAD: usize = PACKET_INFO + MAX_VNET;
-/// Packets up to this, with their heads, are written in one piece: the kernel takes longer to look
-/// at more of them than it takes to copy these bytes.
+/// Packets up to this size, headers included, are copied and written as one piece: that costs less
+/// than passing the kernel several pieces.
 const SMALL: usize = 256;
 const PACKET_INFO: usize = 4;
 const MAX_VNET: usize = 64;
@@ -39,25 +38,25 @@ const MAX_VNET: usize = 64;
 /// The most pieces that [`Tun::send_pieces`] takes.
 pub const MAX_PIECES: usize = 32;
 
-/// What the kernel may leave to a reader that gets virtio headers (`TUN_F_` of linux/if_tun.h): L4
-/// checksums and the cutting of TCP, with ECN as well. `bpf_skb_change_proto` needs the first on a
-/// packet of UDP_SEGMENT.
+/// What the kernel may leave to a reader with virtio headers (`TUN_F_` of linux/if_tun.h): L4
+/// checksums and TCP segmentation, also with ECN. `bpf_skb_change_proto` needs the first for
+/// UDP_SEGMENT packets.
 const CSUM_AND_TSO: i32 = 0x01 | 0x02 | 0x04 | 0x08;
-/// The cutting of UDP_SEGMENT packets, since Linux 6.2.
+/// UDP_SEGMENT, since Linux 6.2.
 const USO: i32 = 0x20 | 0x40;
 
-/// Why a device could not be had.
+/// Why a device could not be created or taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The name is empty, too long (16 bytes with its terminator) or has a character that no
-    /// interface has.
+    /// The name is empty, too long (16 bytes with terminator) or has a character that interface
+    /// names cannot have.
     #[error("{0:?} cannot name an interface: 1 to 15 bytes, no blanks, '/', ':' or '%'")]
     Name(String),
-    /// `/dev/net/tun` does not open.
-    #[error("cannot open /dev/net/tun: {}; is the tun module there, and the file open to this \
-        user?", .0.desc())]
+    /// `/dev/net/tun` cannot be opened.
+    #[error("cannot open /dev/net/tun: {}; is the tun module loaded, and may this user open the \
+        file?", .0.desc())]
     Open(Errno),
-    /// The device exists already (it was asked for exclusively).
+    /// The device exists already, and was to be created.
     #[error("cannot create {name}: it exists already; remove it with `ip link del {name}`")]
     Exists {
         /// The device.
@@ -68,27 +67,27 @@ pub enum Error {
     Create {
         /// The device.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
-    /// A descriptor that is not one of a TUN or TAP device, or of one that is gone.
+    /// A descriptor of something else, or of a device that has been removed.
     #[error("file descriptor {fd} is not a TUN device: {errno}")]
     NotTun {
         /// The descriptor.
         fd: i32,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
-    /// A TAP device, whose Ethernet frames are not understood here.
+    /// A TAP device, where a TUN device is needed.
     #[error("{0} is a TAP device; a TUN device is needed")]
     Tap(String),
-    /// A virtio header of a size that is not understood.
-    #[error("the TUN device has a virtio header of {0} bytes; 10 to 64 are understood")]
+    /// A virtio header of an unsupported size.
+    #[error("the TUN device has a virtio header of {0} bytes; 10 to 64 are supported")]
     HeaderSize(usize),
 }
 
 impl Error {
-    /// The errno that tells the same.
+    /// The error as errno.
     #[must_use]
     pub fn errno(&self) -> Errno {
         match self {
@@ -98,7 +97,7 @@ impl Error {
         }
     }
 
-    /// The same as a number, named as [`io::Error`] names it.
+    /// The error as an errno number, like [`io::Error::raw_os_error`].
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         Some(self.errno() as i32)
@@ -111,13 +110,12 @@ impl From<Error> for io::Error {
     }
 }
 
-/// What stands in front of each packet of a device that is created.
+/// What precedes each packet of a device that is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Four bytes of flags and protocol (`struct tun_pi`).
     pub packet_info: bool,
-    /// A virtio header, and with it checksums and segmentation left to whoever reads the device
-    /// (TUNSETOFFLOAD).
+    /// A virtio header. Checksums and segmentation can then be left to the reader (TUNSETOFFLOAD).
     pub vnet_header: bool,
 }
 
@@ -147,12 +145,12 @@ impl Tun {
         Self::make(name, libc::IFF_TUN, 0, options)
     }
 
-    /// Creates the TUN device `name` as [`Tun::create`] does, but one that takes more queues
-    /// ([`Tun::add_queue`]); of this user alone, since the kernel lets anybody open a queue of a
-    /// device that nobody owns. There is a moment before that: where others may open
-    /// `/dev/net/tun`, ask the kernel afterwards how many queues there are (`IFLA_TUN_NUM_QUEUES`).
+    /// Creates the TUN device `name` as [`Tun::create`] does, with support for several queues
+    /// ([`Tun::add_queue`]). Its owner becomes this user, since the kernel lets anybody open a
+    /// queue of a device without owner. Until then others can open one, if they may open
+    /// `/dev/net/tun`: check the number of queues afterwards (`IFLA_TUN_NUM_QUEUES`).
     ///
-    /// The kernel prepares for 256 of them, each with a queueing discipline of its own: 3.5 MB with
+    /// The kernel allocates 256 queues, each with its queueing discipline: 3.5 MB with
     /// `pfifo_fast`.
     ///
     /// # Errors
@@ -164,18 +162,18 @@ impl Tun {
         Ok(tun)
     }
 
-    /// Opens one more queue of the same device. From then on the kernel chooses the queue of a
-    /// packet that is to be read by its flow: the one that has last written packets of that flow,
-    /// or else by a hash. All fragments of a datagram have the same.
+    /// Opens one more queue of the device. The kernel then chooses the queue of a packet to be
+    /// read: the one that last wrote packets of its flow, or else by a hash, which is equal for all
+    /// fragments of a datagram.
     ///
     /// # Errors
-    /// [`Error::Open`]; [`Error::Create`] for a device that has one queue only (`EINVAL`) or
-    /// belongs to someone else.
+    /// [`Error::Open`]; [`Error::Create`] for a device with a single queue (`EINVAL`) or of another
+    /// owner.
     pub fn add_queue(&self) -> Result<Self, Error> {
         let (name, flags) = sys::get_iff(self.fd.as_fd())
             .map_err(|errno| Error::NotTun { fd: self.fd.as_raw_fd(), errno })?;
         let fd = open()?;
-        // What is not named here is taken away from the whole device.
+        // Flags that are not set here are cleared for the whole device.
         let kept = flags & (libc::IFF_TUN | libc::IFF_TAP | libc::IFF_VNET_HDR | libc::IFF_NAPI);
         let no_pi = if self.packet_info { 0 } else { libc::IFF_NO_PI };
         sys::set_iff(fd.as_fd(), &name, kept | no_pi | libc::IFF_MULTI_QUEUE)
@@ -183,14 +181,14 @@ impl Tun {
         Self::adopt(fd, flags & (libc::IFF_TUN | libc::IFF_TAP))
     }
 
-    /// Whether the device takes more queues than one.
+    /// Whether the device supports several queues.
     #[must_use]
     pub fn takes_queues(&self) -> bool {
         self.takes_queues
     }
 
-    /// Creates the TAP device `name` as [`Tun::create`] does a TUN device. What it carries are
-    /// Ethernet frames, without packet info.
+    /// Creates the TAP device `name` as [`Tun::create`] does a TUN device. It carries Ethernet
+    /// frames without packet info.
     ///
     /// # Errors
     /// As of [`Tun::create`].
@@ -211,11 +209,11 @@ impl Tun {
             wanted |= libc::IFF_VNET_HDR;
         }
         sys::set_iff(fd.as_fd(), name, wanted).map_err(|errno| match errno {
-            // EINVAL: a device of that name which is no TUN.
+            // EINVAL: a device of that name that is no TUN.
             Errno::EBUSY | Errno::EEXIST | Errno::EINVAL => Error::Exists { name: name.to_owned() },
             errno => Error::Create { name: name.to_owned(), errno },
         })?;
-        // Android's policy lets system_server do this much and no more.
+        // Android's SELinux policy allows system_server TUNSETIFF, but none of the ioctls below.
         let tun = match sys::get_iff(fd.as_fd()) {
             Err(errno) if is_denied(errno) => Self::told(fd, name, options, more != 0)?,
             _ => Self::adopt(fd, kind)?,
@@ -226,11 +224,11 @@ impl Tun {
         }
     }
 
-    /// Takes over a descriptor of a device that someone else made, asks the kernel what it is
-    /// (TUNGETIFF, TUNGETVNETHDRSZ) and makes it non-blocking.
+    /// Takes over a descriptor of a device that someone else created, asks the kernel for its
+    /// layout (TUNGETIFF, TUNGETVNETHDRSZ) and makes it non-blocking.
     ///
-    /// Kernels 4.14 to 5.0 tell only of a device that is up whether it has packet info; while it is
-    /// down there, it is believed to have it.
+    /// Linux 4.14 to 5.0 tell whether there is packet info only of a device that is up; one that is
+    /// down is assumed to have it.
     ///
     /// # Errors
     /// [`Error::NotTun`], [`Error::Tap`] or [`Error::HeaderSize`].
@@ -238,9 +236,8 @@ impl Tun {
         Self::adopt(fd, libc::IFF_TUN)
     }
 
-    /// The same where the kernel may not be asked, as Android's policy has it for clatd (EACCES):
-    /// then the device is what its maker says, `name` and `layout`, with virtio headers of the
-    /// kernel's own size.
+    /// The same where the kernel may not be asked (EACCES), as under Android's policy for clatd:
+    /// the caller supplies `name` and `layout`; virtio headers have the kernel's default size.
     ///
     /// # Errors
     /// As of [`Tun::from_fd`].
@@ -251,7 +248,7 @@ impl Tun {
         }
     }
 
-    /// A device that is known without asking the kernel.
+    /// A device whose layout is known without asking the kernel.
     fn told(fd: OwnedFd, name: &str, layout: Options, takes_queues: bool) -> Result<Self, Error> {
         set_nonblocking(&fd).map_err(|errno| Error::NotTun { fd: fd.as_raw_fd(), errno })?;
         let vnet_header_len = if layout.vnet_header { VirtioHeader::LEN } else { 0 };
@@ -259,7 +256,7 @@ impl Tun {
         Ok(Self { fd, name, packet_info, vnet_header_len, takes_queues })
     }
 
-    /// Takes over a descriptor of a TAP device that was made by [`Tun::create_tap`].
+    /// Takes over a descriptor of a TAP device created by [`Tun::create_tap`].
     ///
     /// # Errors
     /// [`Error::NotTun`] or [`Error::HeaderSize`].
@@ -279,7 +276,7 @@ impl Tun {
         }
         let vnet_header_len = if flags & libc::IFF_VNET_HDR != 0 {
             match sys::vnet_header_len(fd.as_fd()) {
-                // The kernel's own size, which nobody has changed.
+                // The kernel's default size, which nobody has changed.
                 Err(errno) if is_denied(errno) => VirtioHeader::LEN,
                 len => len.map_err(not_tun)?,
             }
@@ -296,12 +293,12 @@ impl Tun {
         Ok(Self { fd, name, packet_info, vnet_header_len, takes_queues })
     }
 
-    /// Tells the kernel that whoever reads the device completes checksums and cuts segments, if it
-    /// has virtio headers (TUNSETOFFLOAD). Returns whether that goes for datagrams of UDP_SEGMENT,
-    /// too, both ways: since Linux 6.2.
+    /// Tells the kernel that the reader completes checksums and segmentation, if the device has
+    /// virtio headers (TUNSETOFFLOAD). Returns whether UDP_SEGMENT packets can be read and written,
+    /// too (since Linux 6.2).
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn take_offloads(&self) -> Result<bool, Errno> {
         if self.vnet_header_len == 0 {
             return Ok(false);
@@ -312,30 +309,30 @@ impl Tun {
         }
     }
 
-    /// The device's name, as it was when it was created or taken over.
+    /// The device's name when it was created or taken over.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether four bytes of packet info stand in front of each packet.
+    /// Whether each packet has four bytes of packet info in front.
     #[must_use]
     pub fn has_packet_info(&self) -> bool {
         self.packet_info
     }
 
-    /// Bytes of the virtio header in front of each packet, 0 without one.
+    /// Bytes of the virtio header in front of each packet; 0 without one.
     #[must_use]
     pub fn vnet_header_len(&self) -> usize {
         self.vnet_header_len
     }
 
-    /// Reads one packet into `buf` and returns its virtio header (an empty one where the device has
+    /// Reads one packet into `buf`. Returns its virtio header (the default where the device has
     /// none) and its length in bytes.
     ///
     /// # Errors
-    /// `EAGAIN` when none waits, `EBADFD` when the device is gone; `EBADMSG` for what is shorter
-    /// than its own headers.
+    /// `EAGAIN` if none waits, `EBADFD` if the device has been removed, `EBADMSG` for a packet
+    /// shorter than its own headers.
     pub fn recv(&self, buf: &mut [u8]) -> Result<(VirtioHeader, usize), Errno> {
         let mut head = [0; MAX_HEAD];
         let head = &mut head[..self.head_len()];
@@ -347,9 +344,9 @@ impl Tun {
         Ok((self.vnet(head), len))
     }
 
-    /// Reads one packet as [`Tun::recv`] does, behind what stands in front of it ([`MAX_HEAD`]
-    /// bytes at most), which takes less time where packets come alone. The second value is where in
-    /// `buf` it lies.
+    /// Reads one packet as [`Tun::recv`] does, with its packet info and virtio header ([`MAX_HEAD`]
+    /// bytes at most) at the start of `buf`, which is faster for single packets. Also returns the
+    /// packet's range in `buf`.
     ///
     /// # Errors
     /// As of [`Tun::recv`].
@@ -362,23 +359,23 @@ impl Tun {
         Ok((self.vnet(head), head.len()..len))
     }
 
-    /// The virtio header at the end of what stands in front of a packet.
+    /// The virtio header at the end of `head`, the bytes in front of a packet.
     fn vnet(&self, head: &[u8]) -> VirtioHeader {
         let bytes = &head[head.len() - self.vnet_header_len..];
         VirtioHeader::from_bytes(bytes).unwrap_or_default()
     }
 
-    /// Writes one packet. The virtio header is left out where the device has none.
+    /// Writes one packet. `vnet` is ignored if the device has no virtio headers.
     ///
     /// # Errors
-    /// `EIO` when the device is down, `EBADFD` when it is gone, `EAGAIN` when it is full, `EINVAL`
-    /// for what the kernel does not take: an empty packet, or [`GsoType::UdpL4`] before 6.2.
+    /// `EIO` if the device is down, `EBADFD` if it has been removed, `EAGAIN` if it is full,
+    /// `EINVAL` for an empty packet, or for [`GsoType::UdpL4`] before Linux 6.2.
     pub fn send(&self, vnet: &VirtioHeader, packet: &[u8]) -> Result<(), Errno> {
         self.send_pieces(vnet, &[IoSlice::new(packet)])
     }
 
-    /// Writes one packet that lies in at most [`MAX_PIECES`] pieces, the first of which begins with
-    /// its IP header.
+    /// Writes one packet in at most [`MAX_PIECES`] pieces, the first of which begins with the IP
+    /// header.
     ///
     /// # Errors
     /// As [`Self::send`]; `EMSGSIZE` for more pieces.
@@ -435,38 +432,38 @@ impl From<Tun> for OwnedFd {
     }
 }
 
-/// Whether a policy forbids what was asked, as against a kernel that cannot do it.
+/// Whether the error is a policy's, not that of a kernel without the ioctl.
 fn is_denied(errno: Errno) -> bool {
     matches!(errno, Errno::EACCES | Errno::EPERM)
 }
 
-/// A descriptor that is to become a queue of a device; non-blocking, close-on-exec.
+/// A descriptor that can become a queue of a device; non-blocking, close-on-exec.
 fn open() -> Result<OwnedFd, Error> {
     let mut options = File::options();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
     options.open(CLONE_DEVICE).map(OwnedFd::from).map_err(|e| Error::Open(errno_of(&e)))
 }
 
-/// Whether a device has packet info. TUNGETIFF does not tell: the bit of IFF_NO_PI is that of
-/// IFF_NOFILTER too, which is set on every TUN device. But a device without packet info refuses
-/// what is no IP packet with EINVAL, while one with it takes four zeroes for the packet info of an
-/// empty packet of no protocol, which reaches nobody.
+/// Whether a device has packet info. TUNGETIFF does not tell: IFF_NO_PI is the same bit as
+/// IFF_NOFILTER, which is set on every TUN device. But a device without packet info refuses four
+/// zeros with EINVAL, since they are no IP packet; one with it takes them as the packet info of an
+/// empty packet, which it drops.
 fn takes_packet_info(fd: &OwnedFd, vnet_header_len: usize) -> bool {
     let zeroes = [0; MAX_HEAD];
     write(fd, &zeroes[..vnet_header_len + PACKET_INFO]) != Err(Errno::EINVAL)
 }
 
-/// How many queues a TUN device gets that is to be served by a thread each when there is much to
-/// do: half as many as this process may use processors, since each end of a connection needs one,
-/// too; at least 2, at most 8, and 1 on a single processor.
+/// Default number of queues of a TUN device served by one thread each: half of the processors that
+/// this process may use, since both ends of a connection need them, too. At least 2, at most 8; 1
+/// on a single processor.
 #[must_use]
 pub fn default_queues() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (processors / 2).clamp(processors.min(2), 8)
 }
 
-/// Whether the kernel lets an interface have this name (`dev_valid_name`), and would not take it
-/// for a pattern (`%d`).
+/// Whether the kernel allows this interface name (`dev_valid_name`) and would not take it as a
+/// pattern (`%d`).
 #[must_use]
 pub fn is_interface_name(name: &str) -> bool {
     (1..libc::IFNAMSIZ).contains(&name.len())

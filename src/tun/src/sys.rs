@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The ioctls of a TUN device, and nothing else that is unsafe.
+//! The ioctls of a TUN device; all `unsafe` code of this crate.
 
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -17,9 +17,9 @@ ioctl_write_int_bad!(tunsetoffload, request_code_write!(b'T', 208, size_of::<c_u
 ioctl_read_bad!(tungetiff, request_code_read!(b'T', 210, size_of::<c_uint>()), ifreq);
 ioctl_read_bad!(tungetvnethdrsz, request_code_read!(b'T', 215, size_of::<c_int>()), c_int);
 
-/// Owns a descriptor that a call has just returned.
+/// Takes ownership of a descriptor that a call has just returned.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the caller passes what recvmsg() has just returned, which nobody else has.
+    // SAFETY: the caller passes what recvmsg() has just returned, which has no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn set_iff(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> Result<()
     Ok(())
 }
 
-/// TUNSETOWNER: the user who may open queues of the device beside whoever has CAP_NET_ADMIN.
+/// TUNSETOWNER: the user who may open queues of the device without CAP_NET_ADMIN.
 pub(crate) fn set_owner(fd: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
     // The kernel reads it as unsigned.
     let uid = c_int::from_ne_bytes(uid.to_ne_bytes());
@@ -47,8 +47,8 @@ pub(crate) fn set_owner(fd: BorrowedFd<'_>, uid: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// TUNSETOFFLOAD: what the reader of the device completes itself, as TUN_F_ flags; `EINVAL` for one
-/// that the kernel does not know.
+/// TUNSETOFFLOAD: what the reader completes itself, as TUN_F_ flags; `EINVAL` for one that the
+/// kernel does not know.
 pub(crate) fn set_offload(fd: BorrowedFd<'_>, flags: c_int) -> Result<(), Errno> {
     // SAFETY: no memory is passed.
     unsafe { tunsetoffload(fd.as_raw_fd(), flags) }?;

@@ -1,44 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The virtio header that the kernel puts in front of packets whose checksum or segmentation is not
-//! done yet.
+//! The virtio header that the kernel puts in front of packets whose checksum or segmentation is
+//! left open.
 
-/// How a packet is to be cut into segments.
+/// How a packet is to be segmented.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GsoType {
-    /// It is one packet.
+    /// Not at all.
     #[default]
     None,
     /// TCP over IPv4.
     TcpV4,
     /// TCP over IPv6.
     TcpV6,
-    /// UDP over either, each segment a datagram of its own (UDP_SEGMENT).
+    /// UDP over either; each segment is a datagram (UDP_SEGMENT).
     UdpL4,
-    /// Something else, by its number.
+    /// Another type, by its number.
     Other(u8),
 }
 
-/// `struct virtio_net_hdr`, in the byte order of the machine. Offsets are bytes from the start of
-/// what follows it.
+/// `struct virtio_net_hdr`, in host byte order. Offsets are bytes from the end of this header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VirtioHeader {
-    /// The L4 checksum is still to be computed from [`Self::csum_start`] to the end; its field
-    /// holds the folded sum of the pseudo-header.
+    /// The L4 checksum has to be computed, from [`Self::csum_start`] to the end of the packet; its
+    /// field holds the folded sum of the pseudo-header.
     pub needs_csum: bool,
-    /// The checksums have been seen to be right.
+    /// The checksums have been verified.
     pub data_valid: bool,
-    /// How to segment.
+    /// How the packet is to be segmented.
     pub gso_type: GsoType,
-    /// Whether the TCP flow uses ECN: CWR belongs to the first segment only.
+    /// Whether the TCP flow uses ECN: only the first segment gets CWR.
     pub gso_ecn: bool,
     /// Bytes of all headers (a hint).
     pub hdr_len: u16,
     /// Bytes of L4 payload in each segment but the last.
     pub gso_size: u16,
-    /// Where the sum begins.
+    /// Where the checksum's data begins.
     pub csum_start: u16,
-    /// Where it is to be written, from [`Self::csum_start`] on.
+    /// Where the checksum belongs, from [`Self::csum_start`] on.
     pub csum_offset: u16,
 }
 
@@ -50,11 +49,11 @@ const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 impl VirtioHeader {
-    /// Bytes of the header that are understood; longer ones go on with fields that do not matter
+    /// Bytes of the header that are read and written; longer headers go on with fields not needed
     /// here.
     pub const LEN: usize = 10;
 
-    /// Reads a header; `None` when there are fewer than [`Self::LEN`] bytes.
+    /// Reads a header; `None` if there are fewer than [`Self::LEN`] bytes.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let &[flags, gso, h0, h1, s0, s1, c0, c1, o0, o1, ..] = bytes else { return None };

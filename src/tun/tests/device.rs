@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The in-process device, beside what tun(4) says of Linux's.
+//! The in-process device, compared with what tun(4) says of Linux's.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -89,7 +89,7 @@ fn a_device_of_that_name_is_joined_and_the_last_to_leave_removes_it() {
     drop(second);
     assert!(devices.interface("x").is_none());
     assert_eq!(interface.recv(), Err(Errno::EIO));
-    assert!(ready(interface.as_fd()), "who waits is woken");
+    assert!(ready(interface.as_fd()), "a waiting thread is woken");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn unattached_and_removed() {
     assert_eq!(read(&device), Err(Errno::EIO));
     assert_eq!(interface.send(V4), Err(Errno::EIO));
     assert!(ready(device.event().unwrap()));
-    // Its successor of the same name is none of its business.
+    // Dropping it does not affect its successor of the same name.
     let (successor, _) = open(&devices, "x", TUN);
     drop(device);
     assert!(devices.interface("x").is_some());

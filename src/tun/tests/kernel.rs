@@ -13,12 +13,12 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{unshare, CloneFlags};
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// A device lives as long as any descriptor of it, and a program that another test starts has
-/// copies of all until it runs.
+/// A device exists as long as any descriptor of it, and a program started by another test has
+/// copies of all descriptors until its exec.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Moves this test's thread into a network namespace of its own, alone among the tests; `None`
-/// where that is not possible.
+/// Moves this thread into a new network namespace while no other test runs; `None` where that is
+/// not possible.
 fn namespace() -> Option<MutexGuard<'static, ()>> {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let tried = unshare(CloneFlags::CLONE_NEWNET).map_err(|e| e.to_string()).and_then(|()| {
@@ -47,7 +47,7 @@ fn created_twice() {
     let second = Tun::create("t0", Options::default()).unwrap_err();
     assert!(matches!(second, Error::Exists { .. }), "{second}");
     assert_eq!(second.raw_os_error(), Some(libc::EBUSY));
-    // The loopback device is not a TUN, but its name is taken all the same.
+    // The loopback device is no TUN device, but the name is in use.
     assert!(matches!(Tun::create("lo", Options::default()), Err(Error::Exists { .. })));
 }
 
@@ -107,7 +107,7 @@ fn packets_both_ways() {
         let script = "ip addr add 198.51.100.1/24 dev t3 && ip link set t3 up";
         let done = std::process::Command::new("sh").args(["-c", script]).status().unwrap();
         assert!(done.success(), "needs ip(8), of iproute2");
-        // What it is can be asked again now that it is up.
+        // Now that it is up, the kernel tells its layout.
         let tun = Tun::from_fd(tun.into()).unwrap();
         assert_eq!(tun.has_packet_info(), packet_info);
 
@@ -122,13 +122,14 @@ fn packets_both_ways() {
                 break (vnet, len);
             }
         };
-        // The checksum is the reader's where it can be told so.
+        // The checksum is left to the reader, if the kernel could be told so.
         let open =
             VirtioHeader { needs_csum: true, csum_start: 20, csum_offset: 6, ..Default::default() };
         assert_eq!(vnet, if vnet_header { open } else { VirtioHeader::default() });
         assert_eq!((len, &buf[28..len]), (31, &b"out"[..]));
 
-        // The same datagram back: addresses and ports exchanged leave every checksum as it is.
+        // Send the same datagram back: with addresses and ports exchanged, every checksum stays
+        // valid.
         for (a, b) in [(12, 16), (13, 17), (14, 18), (15, 19), (20, 22), (21, 23)] {
             buf.swap(a, b);
         }
@@ -136,7 +137,7 @@ fn packets_both_ways() {
         let (len, from) = socket.recv_from(&mut buf).unwrap();
         assert_eq!((&buf[..len], from.to_string().as_str()), (&b"out"[..], "198.51.100.2:53"));
 
-        // Read with its head, and long enough to be written in pieces.
+        // Read with its virtio header, and long enough to be written in pieces.
         socket.send_to(&[7; 1000], "198.51.100.2:53").unwrap();
         let (behind, at) = loop {
             let (behind, at) = tun.recv_behind_head(&mut buf).unwrap();
@@ -175,7 +176,7 @@ fn super_packets() {
         if vnet_header && vnet.gso_type == GsoType::UdpL4 {
             assert_eq!((len, vnet.gso_size, vnet.needs_csum), (2528, 1000, true));
         } else {
-            // Without a header, and before Linux 6.2, the kernel cuts.
+            // Without virtio headers, and before Linux 6.2, the kernel segments.
             assert_eq!([len, read().1, read().1], [1028, 1028, 528]);
         }
         assert_eq!(tun.recv(&mut buf), Err(Errno::EAGAIN));
@@ -200,7 +201,7 @@ fn queues() {
             assert_eq!(tun.vnet_header_len(), if vnet_header { VirtioHeader::LEN } else { 0 });
         }
     }
-    // Nobody else may listen in.
+    // Other users may not open a queue.
     let _tun = Tun::create_with_queues("t7", Options::default()).unwrap();
     let shown = std::process::Command::new("ip").args(["-d", "link", "show", "t7"]).output();
     let shown = String::from_utf8(shown.unwrap().stdout).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Devices saved and restored, with what waits in their queues.
+//! Saves and restores devices with the contents of their queues.
 
 use std::sync::OnceLock;
 
@@ -12,13 +12,13 @@ use super::{
 };
 use crate::is_interface_name;
 
-/// Programs' descriptors and the devices behind them, as plain data.
+/// Descriptors and their devices, as plain data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Snapshot {
-    /// The descriptors, in the order in which they were given.
+    /// The descriptors, in the order given.
     pub devices: Vec<SavedDevice>,
-    /// The devices that they are descriptors of.
+    /// Their devices.
     pub interfaces: Vec<SavedInterface>,
 }
 
@@ -26,12 +26,12 @@ pub struct Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SavedDevice {
-    /// What TUNSETIFF was given.
+    /// Flags of TUNSETIFF.
     pub flags: Flags,
-    /// The device, as an index into [`Snapshot::interfaces`]; `None` before TUNSETIFF, or if it has
-    /// been removed.
+    /// The device, as an index into [`Snapshot::interfaces`]; `None` before TUNSETIFF, or if the
+    /// device has been removed.
     pub interface: Option<usize>,
-    /// Whether its device had been removed under it.
+    /// Whether its device had been removed.
     pub removed: bool,
 }
 
@@ -47,7 +47,7 @@ pub struct SavedInterface {
     pub to_network: Vec<SavedFrame>,
     /// Frames that no program has read yet.
     pub to_program: Vec<Vec<u8>>,
-    /// Frames dropped so far: on the way to the network, and to the program.
+    /// Frames dropped so far: towards the network, and towards the program.
     pub dropped: (u64, u64),
 }
 
@@ -64,7 +64,7 @@ pub struct SavedFrame {
 }
 
 impl Devices {
-    /// Saves these descriptors, and the devices behind them with what waits in their queues.
+    /// Saves these descriptors and their devices with their queues.
     #[must_use]
     pub fn save(&self, devices: &[&Device]) -> Snapshot {
         let mut snapshot = Snapshot::default();
@@ -79,11 +79,11 @@ impl Devices {
         snapshot
     }
 
-    /// Makes a network of what was saved, and gives the descriptors back in their order. A removed
+    /// Makes a network from a snapshot, and returns the descriptors in their order. A removed
     /// device stays removed.
     ///
     /// # Errors
-    /// `EINVAL` for a snapshot that no network can have been in.
+    /// `EINVAL` for an inconsistent snapshot.
     pub fn restore(snapshot: &Snapshot) -> Result<(Self, Vec<Device>), Errno> {
         let devices = Self::default();
         let files = snapshot
@@ -92,7 +92,7 @@ impl Devices {
             .map(|saved| devices.restore_device(saved, &snapshot.interfaces))
             .collect::<Result<Vec<_>, _>>()?;
         for saved in &snapshot.interfaces {
-            // One that no descriptor belongs to would be nobody's to remove.
+            // A device without descriptor would never be removed.
             let interface = devices.interface(&saved.name).ok_or(Errno::EINVAL)?;
             saved.refill(&interface)?;
         }
@@ -124,10 +124,10 @@ impl Devices {
 }
 
 impl Snapshot {
-    /// Where a device is saved; `None` if it has been removed.
+    /// The index of a saved device; `None` if it has been removed.
     fn index(&mut self, nic: &Nic) -> Option<usize> {
         drop(nic.queues().ok()?);
-        // Devices that are there have different names.
+        // Existing devices have different names.
         if let Some(index) = self.interfaces.iter().position(|saved| saved.name == nic.name) {
             return Some(index);
         }
@@ -159,7 +159,7 @@ impl SavedInterface {
         let mut queues = lock(&nic.queues);
         let fits = |frame: &[u8]| frame.len() <= ETHERNET + MAX_PACKET;
         if nic.kind != self.kind
-            // Two of one name.
+            // Two devices of one name.
             || !queues.to_network.frames.is_empty()
             || !queues.to_program.frames.is_empty()
             || self.to_network.len() > QUEUE
