@@ -18,10 +18,10 @@ const FLAGS: usize = 2;
 const INDEX: usize = 4;
 const HEADER_LEN: usize = 8;
 
-/// Gives the interface `index` the address `v4`/32, if it does not have it.
+/// Adds the address `v4`/32 to the interface `index`, unless it has it.
 ///
 /// # Errors
-/// `ENODEV` where there is no such interface; those of netlink(7).
+/// `ENODEV` if there is no such interface; those of netlink(7).
 pub fn add_address(index: u32, v4: Ipv4Addr) -> io::Result<()> {
     let mut address = AddressMessage::default();
     address.header.family = AddressFamily::Inet;
@@ -52,10 +52,10 @@ pub fn addresses4(index: u32) -> io::Result<Vec<Ipv4Addr>> {
 pub struct Address6 {
     /// The address.
     pub address: Ipv6Addr,
-    /// So many of its first bits are those of all of its network.
+    /// Length in bits of its network's prefix.
     pub prefix_len: u8,
-    /// Whether new connections may be made from it: it is neither deprecated nor tentative, and
-    /// nobody else's (RFC 4862 §2).
+    /// Whether new connections may use it as source: it is neither tentative, nor deprecated, nor a
+    /// duplicate (RFC 4862 §2).
     pub is_preferred: bool,
 }
 
@@ -82,7 +82,7 @@ pub fn addresses6(index: u32) -> io::Result<Vec<Address6>> {
     Ok(found)
 }
 
-/// Gives header and attributes of each address of an interface to `each`.
+/// Calls `each` with header and attributes of each address of an interface.
 fn dump(
     family: AddressFamily,
     index: u32,

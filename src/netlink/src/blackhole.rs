@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Addresses whose packets the kernel drops, without a word to who sent them.
+//! Blackhole routes: addresses whose packets the kernel drops without an ICMP error.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -14,20 +14,21 @@ use nix::errno::Errno;
 
 use crate::request::{attribute, request};
 
-/// Who has set a route. No routing daemon is known by this number (iproute2's rt_protos).
+/// Routing protocol number of our routes, which no known routing daemon uses (iproute2's
+/// rt_protos).
 const PROTOCOL: u8 = 64;
 const PREFIX_LEN: u8 = 128;
 /// linux/rtnetlink.h
 const RT_TABLE_LOCAL: u8 = 255;
 
-/// A route of the table `local`, which the kernel looks at first: what it receives for the address
-/// it neither answers nor forwards. Programs of tc and packet sockets see packets before, neighbour
-/// discovery is not touched.
+/// A blackhole route in the table `local`, which the kernel consults first, so that it neither
+/// answers nor forwards packets to the address. tc programs and packet sockets see packets earlier;
+/// neighbour discovery is not affected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blackhole(pub Ipv6Addr);
 
 impl Blackhole {
-    /// Sets the route, unless it is there.
+    /// Adds the route, unless it exists.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -39,7 +40,7 @@ impl Blackhole {
         }
     }
 
-    /// Removes the route, unless it is gone.
+    /// Removes the route, if it exists.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -50,7 +51,7 @@ impl Blackhole {
         }
     }
 
-    /// All that were set by [`Self::set`] and are there.
+    /// All existing routes that [`Self::set`] has added.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -91,8 +92,8 @@ impl Blackhole {
     }
 }
 
-/// Takes away the route that the kernel has made for an anycast address of the interface `index`:
-/// it still answers neighbours that ask for the address, and no longer what is sent to it.
+/// Removes the route that the kernel has made for an anycast address of the interface `index`: the
+/// kernel still answers neighbour solicitations for the address, but no longer takes packets to it.
 ///
 /// # Errors
 /// Those of netlink(7).

@@ -15,19 +15,19 @@ use nix::errno::Errno;
 
 use crate::request::{attribute, number, number_at, request};
 
-/// A route of the main table for all of IPv4.
+/// An IPv4 default route in the main table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DefaultRoute {
-    /// Index of the interface that it leads to.
+    /// Index of the outgoing interface.
     pub oif: u32,
-    /// The address to send from.
+    /// Preferred source address.
     pub source: Ipv4Addr,
-    /// Of several default routes the lowest wins; 0 is the kernel's own choice.
+    /// Of several default routes the lowest metric wins; 0 lets the kernel choose one.
     pub metric: u32,
 }
 
-/// Sets a default route by a router on the link of the interface `oif`, whatever addresses that
-/// has.
+/// Adds a default route by a router on the link of the interface `oif`, on which no address of the
+/// router's subnet is needed (RTNH_F_ONLINK).
 ///
 /// # Errors
 /// Those of netlink(7).
@@ -47,14 +47,14 @@ pub fn add_default_route_via(oif: u32, router: Ipv4Addr) -> io::Result<()> {
     request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE, |_| ())
 }
 
-/// What becomes of a default route of the same metric.
+/// What to do with an existing default route of the same metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// It stays, and setting another is an error.
+    /// Keep it, and fail.
     Refuse,
-    /// It goes; packets meet the one or the other.
+    /// Replace it. Packets use either the old or the new route.
     Replace,
-    /// It stays beside this one.
+    /// Keep it beside the new one.
     Keep,
 }
 
@@ -64,8 +64,8 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_MULTIPATH: u16 = 9;
 
-/// The addresses that IPv4 default routes by the interface `index` say to send from, whatever their
-/// table; the unspecified one for a route that says none.
+/// The preferred source addresses of IPv4 default routes by the interface `index`, in all tables;
+/// the unspecified address for a route without one.
 ///
 /// # Errors
 /// Those of netlink(7).
@@ -87,8 +87,8 @@ pub fn default_sources4(index: u32) -> io::Result<Vec<Ipv4Addr>> {
     Ok(sources)
 }
 
-/// Gives the attributes of each IPv4 default route to `each`, if the kernel can of those alone that
-/// have the attributes of `filter`.
+/// Calls `each` with the attributes of each IPv4 default route. Kernels that can filter return only
+/// those with the attributes of `filter`.
 fn each_default(filter: &[RouteAttribute], mut each: impl FnMut(&[u8])) -> io::Result<()> {
     // struct rtmsg (linux/rtnetlink.h): family, destination's length, source's length, TOS, table,
     // protocol, scope, type, …; attributes follow.
@@ -107,10 +107,10 @@ fn each_default(filter: &[RouteAttribute], mut each: impl FnMut(&[u8])) -> io::R
 }
 
 impl DefaultRoute {
-    /// Sets the route.
+    /// Adds the route.
     ///
     /// # Errors
-    /// `EEXIST` where there is one and `existing` says so; those of netlink(7).
+    /// `EEXIST` if there is one and `existing` is [`Existing::Refuse`]; those of netlink(7).
     pub fn set(&self, existing: Existing) -> io::Result<()> {
         let how = match existing {
             Existing::Refuse => NLM_F_EXCL,
@@ -120,7 +120,7 @@ impl DefaultRoute {
         request(RouteNetlinkMessage::NewRoute(self.message()), NLM_F_CREATE | how, |_| ())
     }
 
-    /// Removes the route, unless it is gone, by someone's hand or with its interface.
+    /// Removes the route. It is no error if it no longer exists.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -132,7 +132,7 @@ impl DefaultRoute {
         }
     }
 
-    /// Whether the route is there.
+    /// Whether the route exists.
     ///
     /// # Errors
     /// Those of netlink(7).

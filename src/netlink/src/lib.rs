@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! rtnetlink(7): interfaces, addresses, routes and neighbours of the network namespace of the
-//! thread that asks, and [`Subscription`], which tells when they change.
+//! rtnetlink(7): interfaces, addresses, routes and neighbours in the network namespace of the
+//! calling thread, and a [`Subscription`] to their changes.
 #![forbid(unsafe_code)]
 
 mod address;

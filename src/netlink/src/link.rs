@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Interfaces.
+//! Network interfaces.
 
 use std::io;
 
@@ -28,26 +28,26 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
-/// What the kernel says of an interface.
+/// An interface as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Its index.
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its ARPHRD number (linux/if_arp.h), which says what its packets begin with.
+    /// Its ARPHRD number (linux/if_arp.h), which tells what its packets begin with.
     pub hardware: u16,
-    /// Its MTU in bytes of an IP packet.
+    /// Its MTU in bytes of IP packet.
     pub mtu: u32,
-    /// Whether it is up, as its administrator set it.
+    /// Whether it is administratively up (IFF_UP).
     pub is_up: bool,
-    /// Whether it is up, and has a carrier.
+    /// Whether it is up and has a carrier (IFF_LOWER_UP).
     pub has_carrier: bool,
-    /// What kind of virtual device it is ("veth", "bridge"); empty for any other.
+    /// Its kind of virtual device ("veth", "bridge"); empty for others.
     pub kind: String,
     /// The index of the bridge or bond that it is a port of.
     pub master: Option<u32>,
-    /// Its link-layer address, where that has six bytes.
+    /// Its link-layer address, if that has six bytes.
     pub address: Option<[u8; 6]>,
 }
 
@@ -77,7 +77,7 @@ impl Link {
 /// The interface with this index.
 ///
 /// # Errors
-/// `ENODEV` where there is none; those of netlink(7).
+/// `ENODEV` if there is none; those of netlink(7).
 pub fn link(index: u32) -> io::Result<Link> {
     Connection::new()?.link(index)
 }
@@ -98,7 +98,7 @@ impl Connection {
     /// The interface with this index.
     ///
     /// # Errors
-    /// `ENODEV` where there is none; those of netlink(7).
+    /// `ENODEV` if there is none; those of netlink(7).
     pub fn link(&self, index: u32) -> io::Result<Link> {
         Link::parse(&self.message_of(index)?).ok_or_else(|| Errno::ENODEV.into())
     }
@@ -112,11 +112,11 @@ impl Connection {
     }
 }
 
-/// How many queues of a TUN device are open, whether in use or not; `None` where the kernel does
-/// not tell (before 4.17, or of a device that takes one only).
+/// Number of open queues of a TUN device, attached or detached; `None` if the kernel does not tell
+/// (before 4.17, or for a device with a single queue).
 ///
 /// # Errors
-/// `ENODEV` where there is none; those of netlink(7).
+/// `ENODEV` if there is none; those of netlink(7).
 pub fn tun_queues(index: u32) -> io::Result<Option<u32>> {
     let message = Connection::new()?.message_of(index)?;
     let info = attribute(message.get(HEADER_LEN..).unwrap_or_default(), IFLA_LINKINFO);
@@ -125,10 +125,10 @@ pub fn tun_queues(index: u32) -> io::Result<Option<u32>> {
     Ok(number(tun, used).zip(number(tun, disabled)).and_then(|(a, b)| a.checked_add(b)))
 }
 
-/// Brings an interface up, with this MTU if one is given.
+/// Brings an interface up, and sets its MTU if one is given.
 ///
 /// # Errors
-/// `ENODEV` where there is none, `EINVAL` for an MTU that it cannot have; those of netlink(7).
+/// `ENODEV` if there is none, `EINVAL` for an MTU out of range; those of netlink(7).
 pub fn set_up(index: u32, mtu: Option<u32>) -> io::Result<()> {
     let mut link = LinkMessage::default();
     link.header.index = index;
@@ -138,7 +138,7 @@ pub fn set_up(index: u32, mtu: Option<u32>) -> io::Result<()> {
     request(RouteNetlinkMessage::SetLink(link), 0, |_| ())
 }
 
-/// Removes an interface, unless it is gone.
+/// Removes an interface, if it exists.
 ///
 /// # Errors
 /// `EOPNOTSUPP` for one that cannot be removed; those of netlink(7).

@@ -19,7 +19,7 @@ impl LinkKind {
         match hardware {
             // ETHER
             1 => Some(Self::Ethernet),
-            // NONE, PPP, RAWIP; what MediaTek's and older Android kernels have in RAWIP's place
+            // NONE, PPP, RAWIP; 520 and 530 are RAWIP of MediaTek's and of older Android kernels
             // (AOSP, TcUtils).
             0xfffe | 512 | 519 | 520 | 530 => Some(Self::RawIp),
             _ => None,

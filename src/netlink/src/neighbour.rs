@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the kernel knows of a neighbour on a link (RFC 4861 §5.1).
+//! Entries of the kernel's neighbour cache (RFC 4861 §5.1).
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -19,22 +19,22 @@ const HEADER_LEN: usize = 12;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NUD_STALE: u16 = 0x04;
-/// NUD_REACHABLE, NUD_DELAY, NUD_PROBE, NUD_NOARP, NUD_PERMANENT: what is sent there is believed to
-/// arrive.
+/// NUD_REACHABLE, NUD_DELAY, NUD_PROBE, NUD_NOARP, NUD_PERMANENT: states in which the kernel sends
+/// to the link-layer address.
 const NUD_USABLE: u16 = NUD_STALE | 0x02 | 0x08 | 0x10 | 0x40 | 0x80;
 
-/// A neighbour whose link address is known.
+/// A neighbour whose link-layer address is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbour {
-    /// Its link address, Ethernet's.
+    /// Its Ethernet address.
     pub address: [u8; 6],
-    /// Whether nobody has heard of it for a while. The kernel finds out when next it sends it a
-    /// packet itself, and only then: whoever sends past the kernel has to let it have one.
+    /// Whether its reachability has not been confirmed for a while (STALE). The kernel probes it
+    /// only after sending a packet itself, so whoever sends past the kernel has to let it send one.
     pub is_stale: bool,
 }
 
 impl Connection {
-    /// Looks up `address` among the neighbours on the interface `oif`; `None` while it is not
+    /// Looks up `address` among the neighbours on the interface `oif`; `None` if it is not
     /// resolved.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Connection {
     }
 }
 
-/// The same by a [`Connection`] of its own.
+/// As [`Connection::neighbour`], by a new [`Connection`].
 ///
 /// # Errors
 /// Those of netlink(7).

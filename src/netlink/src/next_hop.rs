@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! By which neighbour an uplink reaches a prefix, as the kernel's IPv6 routes have it, whichever of
-//! them the kernel itself would prefer: a CLAT's packets are bound to their uplink, so that a
-//! better way by another interface is none for them.
+//! The next hop of an uplink towards a prefix, by the kernel's IPv6 routes over that uplink. Routes
+//! over other interfaces are ignored even where the kernel prefers them: a CLAT's packets are bound
+//! to their uplink.
 
 use std::cmp::Reverse;
 use std::io;
@@ -20,23 +20,23 @@ use crate::request::Connection;
 /// linux/rtnetlink.h
 const RTM_NEWROUTE: u16 = 24;
 
-/// Where to packets go, by which interface, and from where.
+/// Destination, interface and source of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Index of the uplink.
     pub oif: u32,
-    /// Source of the packets: routes may be for some only (RFC 8043).
+    /// Source of the packets: a route may be for certain sources only (RFC 8043).
     pub source: Ipv6Addr,
-    /// The prefix that the destinations have in common.
+    /// The prefix of the destinations.
     pub prefix: Ipv6Addr,
-    /// Its length in bits. A route counts if it is to all of the prefix.
+    /// Its length in bits. Only routes to all of the prefix count.
     pub prefix_len: u8,
 }
 
-/// The neighbour that gets the packets.
+/// The neighbour that packets are sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
-    /// Each destination is a neighbour itself.
+    /// The destination itself.
     OnLink,
     /// A router, by its address on the link.
     Gateway(Ipv6Addr),
@@ -54,9 +54,9 @@ impl NextHop {
 }
 
 impl Connection {
-    /// Looks up the next hop in the kernel's routes, those of all tables: the longest prefix wins,
-    /// then the more specific source, the lower metric, the router that prefers itself (RFC 4191),
-    /// the first. `None` where no route leads there.
+    /// Looks up the next hop in the kernel's routes of all tables: the longest prefix wins, then
+    /// the longest source prefix, the lowest metric, the highest router preference (RFC 4191), the
+    /// first. `None` without a route.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -85,7 +85,7 @@ impl Connection {
     }
 }
 
-/// The same by a [`Connection`] of its own.
+/// As [`Connection::next_hop`], by a new [`Connection`].
 ///
 /// # Errors
 /// Those of netlink(7).
@@ -93,10 +93,10 @@ pub fn next_hop(target: &Target) -> io::Result<Option<NextHop>> {
     Connection::new()?.next_hop(target)
 }
 
-/// How good a route is; more is better.
+/// Order of preference among routes; more is better.
 type Rank = (u8, u8, Reverse<u32>, u8);
 
-/// What the route makes of packets to the target, if it is one for them.
+/// Rank and next hop of a route, if it applies to the target.
 fn candidate(target: &Target, route: &RouteMessage) -> Option<(Rank, NextHop)> {
     let header = &route.header;
     let unusable = RouteFlags::Dead | RouteFlags::Cloned;
@@ -113,7 +113,7 @@ fn candidate(target: &Target, route: &RouteMessage) -> Option<(Rank, NextHop)> {
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Preference(RoutePreference::High) => preference = 2,
             RouteAttribute::Preference(RoutePreference::Low) => preference = 0,
-            // One of them is enough: packets of one flow are to go one way.
+            // One is enough: all packets of a flow have to take the same next hop.
             RouteAttribute::MultiPath(ways) => {
                 let way = ways.iter().find(|way| {
                     way.interface_index == target.oif
@@ -134,7 +134,7 @@ fn candidate(target: &Target, route: &RouteMessage) -> Option<(Rank, NextHop)> {
     Some(((to_len, from_len, Reverse(metric), preference), next_hop?)).filter(|_| fits)
 }
 
-/// Who gets packets by a route with these attributes; nobody where they are to be wrapped up first.
+/// The next hop of a route with these attributes; `None` for a route that encapsulates.
 fn hop(attributes: &[RouteAttribute]) -> Option<NextHop> {
     let mut next_hop = NextHop::OnLink;
     for attribute in attributes {
@@ -149,7 +149,7 @@ fn hop(attributes: &[RouteAttribute]) -> Option<NextHop> {
     Some(next_hop)
 }
 
-/// Whether the first `len` bits are the same.
+/// Whether the first `len` bits are equal.
 fn covers(prefix: Ipv6Addr, len: u8, address: Ipv6Addr) -> bool {
     let differs = u128::from(prefix) ^ u128::from(address);
     differs.leading_zeros() >= len.into()

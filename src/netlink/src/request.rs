@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Requests to rtnetlink(7). Messages of an answer are given as they come: the library stumbles
-//! over some that are not ours, and has other words for the same in each release.
+//! Requests to rtnetlink(7). Callers get the bytes of each message of an answer: the library fails
+//! on some messages that we do not need, and renames its types from release to release.
 
 use std::io;
 
@@ -17,15 +17,14 @@ const NLMSG_DONE: u16 = 3;
 const NLMSG_ALIGN: usize = 4;
 const NLA_HEADER_LEN: usize = 4;
 const NLA_ALIGN: usize = 4;
-/// Above it are flags.
+/// The bits above are flags.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
-/// A socket for requests, one after the other: for who may make no more when there is something to
-/// ask.
+/// A socket for one request after another. Kept open by processes that may open none later.
 pub struct Connection(Socket);
 
 impl Connection {
-    /// Makes one, in the network namespace of this thread.
+    /// Opens one, in the network namespace of this thread.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -33,18 +32,17 @@ impl Connection {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        // The kernel then lists only what was asked for (4.20). Where it does not, whoever reads
-        // sorts it out.
+        // The kernel then returns only what was asked for (since 4.20); callers filter in any case.
         let _ = socket.set_netlink_get_strict_chk(true);
         Ok(Self(socket))
     }
 
-    /// Sends one request, with `flags` beside those that any has, gives what each message of the
-    /// answer holds to `each`, and returns when the kernel has said that it is done. [`NLM_F_DUMP`]
-    /// asks for a list.
+    /// Sends one request with `flags` (beside NLM_F_REQUEST and NLM_F_ACK), calls `each` with the
+    /// payload of each message of the answer, and returns when the answer is complete.
+    /// [`NLM_F_DUMP`] asks for a list.
     ///
     /// # Errors
-    /// What the kernel answered; those of netlink(7).
+    /// The error in the kernel's answer; those of netlink(7).
     pub fn request(
         &self,
         message: impl NetlinkSerializable,
@@ -52,7 +50,7 @@ impl Connection {
         mut each: impl FnMut(&[u8]),
     ) -> io::Result<()> {
         let mut header = NetlinkHeader::default();
-        // A list has an end of its own.
+        // The end of a list is a message of its own (NLMSG_DONE), so no acknowledgement is needed.
         let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
         header.flags = NLM_F_REQUEST | flags | if is_dump { 0 } else { NLM_F_ACK };
         let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
@@ -65,10 +63,10 @@ impl Connection {
     }
 }
 
-/// One request by a [`Connection`] of its own.
+/// As [`Connection::request`], by a new [`Connection`].
 ///
 /// # Errors
-/// What the kernel answered; those of netlink(7).
+/// The error in the kernel's answer; those of netlink(7).
 pub fn request(
     message: impl NetlinkSerializable,
     flags: u16,
@@ -77,7 +75,7 @@ pub fn request(
     Connection::new()?.request(message, flags, each)
 }
 
-/// Reads messages that came together; true when the last of them ends the answer.
+/// Reads the messages of one datagram; true if the last one ends the answer.
 fn read(bytes: &[u8], each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     let mut ended = false;
     for_each_message(bytes, |kind, payload| {
@@ -96,7 +94,7 @@ fn read(bytes: &[u8], each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     Ok(ended)
 }
 
-/// Gives type and payload of each message to `each`.
+/// Calls `each` with type and payload of each message.
 pub(crate) fn for_each_message(
     bytes: &[u8],
     mut each: impl FnMut(u16, &[u8]) -> io::Result<()>,
@@ -111,12 +109,12 @@ pub(crate) fn for_each_message(
     Ok(())
 }
 
-/// A message in bytes, where the library has no words for it.
+/// A message as bytes, for types that the library lacks.
 #[derive(Clone, Debug)]
 pub struct RawMessage {
-    /// What it is: RTM_… (linux/rtnetlink.h).
+    /// Its type, RTM_… (linux/rtnetlink.h).
     pub kind: u16,
-    /// The structure that such a message begins with, then attributes: see [`attribute_bytes`].
+    /// The structure of this message type, followed by attributes: see [`attribute_bytes`].
     pub payload: Vec<u8>,
 }
 
@@ -134,8 +132,7 @@ impl NetlinkSerializable for RawMessage {
     }
 }
 
-/// An attribute (`struct nlattr`) with the bytes that fill up its last word. What is longer than
-/// one can be is cut.
+/// An attribute (`struct nlattr`) with padding to 4 bytes. A value that is too long is cut.
 #[must_use]
 pub fn attribute_bytes(kind: u16, value: &[u8]) -> Vec<u8> {
     let value = &value[..value.len().min(usize::from(u16::MAX) - NLA_HEADER_LEN)];
@@ -147,7 +144,7 @@ pub fn attribute_bytes(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The value of the first attribute of a kind, among those that are whole.
+/// The value of the first complete attribute of type `kind`.
 #[must_use]
 pub fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     let mut rest = attributes;
@@ -162,12 +159,12 @@ pub fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     }
 }
 
-/// The same of one that is a number.
+/// The same for a 32-bit integer.
 pub(crate) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
     Some(u32::from_ne_bytes(attribute(attributes, kind)?.try_into().ok()?))
 }
 
-/// The number of 32 bits that stands at a place in a message's own header.
+/// The 32-bit integer at offset `at` of a message's header.
 #[must_use]
 pub fn number_at(message: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(message.get(at..at.checked_add(4)?)?.try_into().ok()?))
@@ -188,7 +185,7 @@ mod tests {
         assert_eq!(attribute(&bytes, 2), Some(&b""[..]));
         assert_eq!(number(attribute(&bytes, 3).expect("nested"), 7), Some(0x0909_0909));
         assert_eq!(attribute(&bytes, 4), None);
-        // One that is cut, or lies about its length.
+        // Cut off, or with a wrong length.
         assert_eq!(attribute(&bytes[..bytes.len() - 1], 3), None);
         assert_eq!(attribute(&[3, 0, 1, 0, 0, 0, 0, 0], 1), None);
         assert_eq!(attribute_bytes(1, &[0; 1 << 17]).len(), 1 << 16);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What changes in the kernel's view of the network, as it changes.
+//! Notifications of changes to interfaces, addresses, routes, neighbours and traffic control.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,12 +11,12 @@ use nix::errno::Errno;
 
 use crate::request::{for_each_message, number, number_at};
 
-/// What a subscription is to.
+/// What to subscribe to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
     /// Interfaces.
     Links,
-    /// What IPv6 has of interfaces: among it the MTU that a router advertises (since Linux 5.15).
+    /// IPv6 parameters of interfaces, such as the MTU that a router advertises (since Linux 5.15).
     Links6,
     /// IPv4 addresses.
     Addresses4,
@@ -26,9 +26,9 @@ pub enum Topic {
     Routes4,
     /// IPv6 routes.
     Routes6,
-    /// Neighbours. There are many.
+    /// Neighbours; these change often.
     Neighbours,
-    /// Queueing disciplines, and the filters that hang on them.
+    /// Queueing disciplines and their filters.
     TrafficControl,
 }
 
@@ -48,27 +48,27 @@ impl Topic {
     }
 }
 
-/// What has changed, each with the index of the interface that it belongs to. What is there now is
-/// for the reader to look up: the kernel may have changed it again, and may drop messages.
+/// What has changed, with the index of its interface. The reader has to look up the current state:
+/// it may have changed again, and the kernel may drop notifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// An interface came, went, or is another.
+    /// An interface was added, removed or changed.
     Link(u32),
-    /// An address came, went, or is another.
+    /// An address was added, removed or changed.
     Address(u32),
-    /// A route came or went; by no interface, or by several, it has none.
+    /// A route was added or removed; `None` if it has no single interface.
     Route(Option<u32>),
-    /// A neighbour came, went, or is another.
+    /// A neighbour was added, removed or changed.
     Neighbour(u32),
-    /// A queueing discipline, a class or a filter came, went, or is another.
+    /// A queueing discipline, class or filter was added, removed or changed.
     TrafficControl(u32),
-    /// The kernel had more to tell than there was room for: anything may have changed.
+    /// The kernel dropped notifications (ENOBUFS): anything may have changed.
     Missed,
 }
 
 impl Change {
     fn parse(kind: u16, message: &[u8]) -> Option<Self> {
-        /// Where all but routes have the interface's index; routes have it in an attribute.
+        /// Offset of the interface's index; routes have it in an attribute instead.
         const INDEX: usize = 4;
         const ROUTE_HEADER_LEN: usize = 12;
         const RTA_OIF: u16 = 4;
@@ -84,12 +84,12 @@ impl Change {
     }
 }
 
-/// A subscription, in the network namespace of the thread that made it. Its descriptor becomes
-/// readable with each change.
+/// A subscription in the network namespace of the thread that made it. Its descriptor is readable
+/// while there are notifications.
 pub struct Subscription(Socket);
 
 impl Subscription {
-    /// Subscribes. Changes from here on are not missed.
+    /// Subscribes; changes from here on are reported.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -103,20 +103,19 @@ impl Subscription {
         Ok(Self(socket))
     }
 
-    /// Takes away all that was told, so that the descriptor is no longer readable.
+    /// Takes all waiting notifications, after which the descriptor is no longer readable.
     ///
     /// # Errors
     /// Those of netlink(7).
     pub fn read(&self) -> io::Result<BTreeSet<Change>> {
         let mut changes = BTreeSet::new();
-        // Of the longest, those about links, the end may be missing; what is looked at here stands
-        // in front.
+        // The end of long ones (links) may be cut; what is read here is at the start.
         let mut buffer = [0; 4096];
         loop {
             match self.0.recv(&mut &mut buffer[..], 0) {
                 Ok(len) => {
                     let told = buffer.get(..len).unwrap_or(&buffer);
-                    // One that is cut short cannot be read on.
+                    // Parsing ends at one that is cut.
                     let _ = for_each_message(told, |kind, message| {
                         changes.extend(Change::parse(kind, message));
                         Ok(())

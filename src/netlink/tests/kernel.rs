@@ -47,7 +47,7 @@ fn address(text: &str) -> Ipv6Addr {
     text.parse().expect("an address")
 }
 
-/// How up0 reaches 64:ff9b::/96.
+/// The next hop of up0 towards 64:ff9b::/96.
 fn by_up0() -> Option<NextHop> {
     next_hop(&Target {
         oif: 10,
@@ -76,7 +76,7 @@ fn the_most_specific_route_wins_then_the_metric() {
         assert_eq!(by_up0(), gateway("fe80::3"));
         sh("ip -6 route add 64:ff9b::/96 dev up0 metric 6000");
         assert_eq!(by_up0(), Some(NextHop::OnLink));
-        // To a part of the prefix, or past it.
+        // Routes to a part of the prefix, or to others.
         sh("ip -6 route add 64:ff9b::/97 via fe80::4 dev up0");
         sh("ip -6 route add 64:ff9b:1::/48 via fe80::5 dev up0");
         assert_eq!(by_up0(), Some(NextHop::OnLink));
@@ -101,7 +101,7 @@ fn routes_by_other_interfaces_do_not_matter() {
 #[test]
 fn any_table_will_do() {
     in_namespace(|| {
-        // As netd has them: a table for each interface, and rules by mark.
+        // As Android's netd does: a table for each interface, and rules by mark.
         sh("ip -6 rule add fwmark 0x10064/0x1ffff table 1010");
         sh("ip -6 route add default via fe80::1 dev up0 table 1010");
         sh("ip -6 route add default via fe80::2 dev up1 table 1020");
@@ -135,7 +135,8 @@ fn routes_for_a_source() {
 #[test]
 fn routers_that_prefer_themselves() {
     in_namespace(|| {
-        // On-link, since two routers of one metric would share one route, and one preference.
+        // One is on-link: two routers with equal metric would be one multipath route with one
+        // preference.
         sh("ip -6 route add default dev up0 metric 5 pref medium");
         sh("ip -6 route append default via fe80::1 dev up0 metric 5 pref low");
         assert_eq!(by_up0(), Some(NextHop::OnLink));
@@ -155,7 +156,7 @@ fn changes_are_told() {
             let timeout = if for_long { PollTimeout::from(30_000u16) } else { PollTimeout::ZERO };
             poll(&mut fds, timeout).expect("poll") > 0
         };
-        // Of the interfaces' coming up, which goes on for a while.
+        // Skip notifications of the interfaces' coming up, which last for a while.
         while readable(false) {
             subscription.read().expect("read");
             thread::sleep(std::time::Duration::from_millis(300));
@@ -254,7 +255,7 @@ fn each_change_is_told_as_what_it_is() {
                 told.extend(subscription.read().expect("read"));
             }
         }
-        assert!(link(20).is_err(), "it is gone");
+        assert!(link(20).is_err(), "it has been removed");
     });
 }
 
