@@ -1,58 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Steps of classic BPF (linux/bpf_common.h), which libc lacks for Android: programs that say which
-//! packets a socket hears, and which system calls a thread may make.
+//! Instructions of classic BPF (linux/bpf_common.h), which libc lacks for Android. Used for socket
+//! filters and seccomp filters. A is the accumulator, X the index register.
 
 pub use libc::sock_filter;
 use libc::sock_fprog;
 use nix::errno::Errno;
 
-/// Load an absolute word.
+/// A = 32-bit word at offset k.
 pub const LOAD_WORD: u16 = 0x20;
-/// Load an absolute byte.
+/// A = byte at offset k.
 pub const LOAD_BYTE: u16 = 0x30;
-/// Load a half word, so many bytes behind what is kept.
+/// A = 16-bit word at offset X + k.
 pub const LOAD_HALF_BEHIND: u16 = 0x48;
-/// Keep the length of the IPv4 header that begins at a byte.
+/// X = length of the IPv4 header whose first byte is at offset k.
 pub const KEEP_IPV4_LENGTH: u16 = 0xb1;
-/// Jump if what is loaded equals a constant.
+/// Jump if A == k.
 pub const JUMP_IF_EQUAL: u16 = 0x15;
-/// Jump if it is at least a constant.
+/// Jump if A >= k.
 pub const JUMP_IF_AT_LEAST: u16 = 0x35;
-/// Jump if it is more than a constant.
+/// Jump if A > k.
 pub const JUMP_IF_MORE: u16 = 0x25;
-/// Jump always.
+/// Jump by k.
 pub const JUMP_ALWAYS: u16 = 0x05;
-/// Keep what is loaded as an operand.
+/// X = A.
 pub const KEEP: u16 = 0x07;
-/// Load what is kept.
+/// A = X.
 pub const LOAD_KEPT: u16 = 0x87;
-/// Add what is kept.
+/// A += X.
 pub const ADD_KEPT: u16 = 0x0c;
-/// Multiply by a constant.
+/// A *= k.
 pub const MULTIPLY: u16 = 0x24;
-/// Shift right by a constant.
+/// A >>= k.
 pub const SHIFT_RIGHT: u16 = 0x74;
-/// Take the bits of a constant.
+/// A &= k.
 pub const AND: u16 = 0x54;
-/// Return a constant.
+/// Return k.
 pub const RETURN: u16 = 0x06;
-/// Return what is loaded.
+/// Return A.
 pub const RETURN_LOADED: u16 = 0x16;
 
-/// A step that is no conditional jump.
+/// An instruction other than a conditional jump.
 #[must_use]
 pub const fn step(code: u16, k: u32) -> sock_filter {
     sock_filter { code, jt: 0, jf: 0, k }
 }
 
-/// A conditional jump: over `jt` steps if so, over `jf` if not.
+/// A conditional jump: skips `jt` instructions if true, `jf` if false.
 #[must_use]
 pub const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// A program as the kernel takes it, which only reads it; valid as long as its steps are.
+/// The program as struct sock_fprog, which the kernel only reads; valid as long as `steps`.
 pub(crate) fn program(steps: &[sock_filter]) -> nix::Result<sock_fprog> {
     let len = steps.len().try_into().map_err(|_| Errno::EINVAL)?;
     Ok(sock_fprog { len, filter: steps.as_ptr().cast_mut() })

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a caller is told when the host fails.
+//! Errors of the host, with an errno and an explanation.
 
 use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
 
-/// A failure of the host, with the number that it amounts to. It travels as an [`io::Error`], whose
-/// text is this one's.
+/// A failure of the host. It is passed as an [`io::Error`] with the same text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostError {
-    /// What was tried, or on what, if `detail` does not say so.
+    /// What was tried, or on what; `None` if `detail` says so.
     pub operation: Option<String>,
-    /// The number for programs.
+    /// The errno for programs.
     pub errno: Errno,
-    /// What happened, and what helps.
+    /// What happened, and what can be done about it.
     pub detail: String,
 }
 
 impl HostError {
-    /// One whose `detail` says it all.
+    /// An error that `detail` explains completely.
     pub fn because(errno: Errno, detail: impl Into<String>) -> io::Error {
         Self { operation: None, errno, detail: detail.into() }.into()
     }
 
-    /// `error` with words in front that say what was tried, or on what; its number stays.
+    /// `error` with its errno, and with `operation` in front of its text: what was tried, or on
+    /// what.
     pub fn during(operation: impl fmt::Display, error: impl Into<io::Error>) -> io::Error {
         let error = error.into();
         let (errno, detail) = (errno_of(&error), error.to_string());
@@ -50,7 +50,7 @@ impl From<HostError> for io::Error {
     }
 }
 
-/// The number of an I/O error, also of a [`HostError`]; `EIO` where the system gave none.
+/// The errno of an I/O error, also of a [`HostError`]; `EIO` if it has none.
 #[must_use]
 pub fn errno_of(error: &io::Error) -> Errno {
     let raw = error.raw_os_error().map(Errno::from_raw);

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! System calls that nix lacks, on some targets or on all, behind functions that are safe to call.
-//! With `clat_tun`, which has the ioctls of its device, this crate has the `unsafe` of the
-//! programs.
+//! Safe functions for system calls that nix lacks on some or all targets. All `unsafe` code of the
+//! programs is here and in `clat_tun`, which has the ioctls of its device.
 //!
-//! Errors are what the kernel said. Descriptors that are made here are close-on-exec.
+//! Errors are the kernel's errno. Descriptors made here are close-on-exec.
 
 pub mod classic_bpf;
 mod fd;
@@ -28,6 +27,6 @@ pub use random::random_bytes;
 pub use signal::tgkill;
 pub use spawn::spawn;
 
-/// Whether netd is there: it knows which interface belongs to which network, sets the routes, and
-/// owns the chain of the drop rules.
+/// Whether Android's netd runs here: it knows the network of each interface, sets routes, and owns
+/// the firewall chain of the drop rules.
 pub const HAS_NETD: bool = cfg!(target_os = "android");

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Many packets a call: recvmmsg(2).
+//! Several packets per call: recvmmsg(2).
 //!
-//! nix has it, but what it prepares for a call is bound to the buffers of that call, so that
-//! each would allocate.
+//! nix's recvmmsg borrows the buffers in its prepared headers, so that each call would allocate.
 
 use std::mem::zeroed;
 use std::ops::Range;
@@ -15,20 +14,20 @@ use nix::errno::Errno;
 /// The most messages that one call takes.
 pub const MAX_MESSAGES: usize = 32;
 
-/// Reads up to as many messages as `lens` has room for, [`MAX_MESSAGES`] at most, without waiting:
-/// each into the bytes `room` of its own `stride` of `memory`. Notes their lengths and returns
-/// their number.
+/// Reads up to `lens.len()` messages, at most [`MAX_MESSAGES`], without blocking. Message i goes to
+/// the bytes `room` of the i-th `stride` of `memory`. Stores the lengths in `lens` and returns the
+/// number of messages.
 ///
 /// # Errors
-/// `EAGAIN` when none waits; what else the kernel said.
+/// `EAGAIN` if none waits; else the kernel's error.
 pub fn receive(
     socket: impl AsFd,
     (memory, stride): (&mut [u8], usize),
     room: &Range<usize>,
     lens: &mut [usize],
 ) -> nix::Result<usize> {
-    // SAFETY: integers and pointers, for which all zeroes are a value; the kernel is shown only
-    // those set below.
+    // SAFETY: integers and pointers, for which zeros are valid; the kernel reads only those set
+    // below.
     let (mut headers, mut places): ([mmsghdr; MAX_MESSAGES], [iovec; MAX_MESSAGES]) =
         unsafe { zeroed() };
     let mut count = 0;
@@ -41,8 +40,8 @@ pub fn receive(
         header.msg_hdr.msg_iovlen = 1;
         count += 1;
     }
-    // SAFETY: the first `count` headers each have one place, which is borrowed mutably for the call
-    // and as long as said.
+    // SAFETY: the first `count` headers have one iovec each, to memory that is borrowed mutably
+    // during the call and has the length given.
     let got = unsafe {
         libc::recvmmsg(
             socket.as_fd().as_raw_fd(),

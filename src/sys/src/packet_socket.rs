@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The addresses of packet sockets (packet(7)), which nix reads but does not make.
+//! Addresses of packet sockets (packet(7)), which nix can read but not create.
 
 use std::mem::zeroed;
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,22 +10,22 @@ use nix::errno::Errno;
 
 use crate::socket::len_of;
 
-/// What a packet socket is bound to.
+/// The interface that a packet socket is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its index; `None` once it is gone.
+    /// Its index; `None` if it no longer exists.
     pub index: Option<u32>,
     /// Its ARPHRD type.
     pub hardware: u16,
-    /// The first bytes of its link-layer address, as it is now: all of an Ethernet's.
+    /// The first six bytes of its current link-layer address, which is all of an Ethernet address.
     pub address: [u8; 6],
 }
 
-/// Binds a packet socket to the interface `index`, for packets of an Ethernet protocol (host byte
-/// order); of protocol 0 it hears nothing.
+/// Binds a packet socket to the interface `index`, for packets of an EtherType (host byte order).
+/// With protocol 0 it receives nothing.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn bind(socket: impl AsFd, index: u32, protocol: u16) -> nix::Result<()> {
     let address = link_address(index, protocol);
     // SAFETY: the address is valid for the length given, for the call.
@@ -42,7 +42,7 @@ pub fn bind(socket: impl AsFd, index: u32, protocol: u16) -> nix::Result<()> {
 /// The interface that a packet socket is bound to.
 ///
 /// # Errors
-/// `EAFNOSUPPORT` for a socket of another family; what else the kernel said.
+/// `EAFNOSUPPORT` for a socket of another family; else the kernel's error.
 pub fn interface(socket: impl AsFd) -> nix::Result<Interface> {
     let mut address = link_address(0, 0);
     let mut len = len_of::<libc::sockaddr_ll>();
@@ -67,7 +67,7 @@ pub fn interface(socket: impl AsFd) -> nix::Result<Interface> {
 }
 
 fn link_address(index: u32, protocol: u16) -> libc::sockaddr_ll {
-    // SAFETY: integers and arrays of such, for which all zeroes are a value.
+    // SAFETY: integers and arrays of integers, for which zeros are valid.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = libc::AF_PACKET.try_into().unwrap_or_default();
     address.sll_protocol = protocol.to_be();

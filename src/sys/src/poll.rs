@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! poll(2) until something is readable, whatever interrupts it.
+//! poll(2), restarted after interruptions.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
-/// How long to wait before another try where the kernel cannot poll.
+/// Time until another try if poll(2) fails.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Waits until one of `fds` is readable or at its end and returns its place in the list, the first
-/// of several; `None` when time is up.
+/// Waits until one of `fds` is readable or at its end, and returns the index of the first that is;
+/// `None` after `timeout`.
 pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Option<usize> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // Rounded up, or the last millisecond would be a busy loop.
+        // Rounded up; else the last millisecond would be a busy loop.
         let timeout = left.map_or(PollTimeout::NONE, |left| {
             PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
         });
@@ -27,7 +27,7 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> Optio
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return polled.iter().position(|fd| fd.any().unwrap_or(true)),
             Err(e) => {
-                // Only ENOMEM is left. Not to be answered with a busy loop.
+                // Only ENOMEM is possible. Do not retry in a busy loop.
                 log::error!("poll: {e}");
                 std::thread::sleep(RETRY);
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! posix_spawn(3) as the C library has it. The libc crate leaves it out for Android, where bionic
-//! has had it since API level 28 (bionic, libc/include/spawn.h).
+//! posix_spawn(3) of the C library. The libc crate lacks it for Android, where bionic has it since
+//! API level 28 (bionic, libc/include/spawn.h).
 
 #[cfg(not(target_os = "android"))]
 mod imp {
@@ -18,7 +18,7 @@ mod imp {
 mod imp {
     use libc::{c_char, c_int, c_short, c_void, mode_t, pid_t, sigset_t};
 
-    /// Pointers to what bionic allocates.
+    /// Pointers to memory that bionic allocates.
     #[allow(non_camel_case_types)] // C's name
     pub(crate) type posix_spawnattr_t = *mut c_void;
     #[allow(non_camel_case_types)] // C's name
@@ -73,12 +73,12 @@ pub(crate) use imp::*;
 // The same numbers in glibc, musl and bionic; the libc crate gives them different types.
 pub(crate) const POSIX_SPAWN_SETSIGDEF: libc::c_short = 0x4;
 pub(crate) const POSIX_SPAWN_SETSIGMASK: libc::c_short = 0x8;
-/// musl, which always does so, ignores it.
+/// Ignored by musl, which always uses vfork semantics.
 pub(crate) const POSIX_SPAWN_USEVFORK: libc::c_short = 0x40;
 /// bionic's, since API level 30.
 pub(crate) const POSIX_SPAWN_CLOEXEC_DEFAULT: libc::c_short = 0x100;
 
-/// Whether the C library closes all descriptors but those that are kept. Elsewhere they are marked
-/// before, which on Android some processes may not do: the system call is no part of
-/// system_server's filter before Android 14.
+/// Whether the C library closes all descriptors but those kept. Elsewhere they are set
+/// close-on-exec before, which Android's system_server may not do before Android 14: its seccomp
+/// filter lacks close_range(2).
 pub(crate) const CLOSES_ALL: bool = cfg!(target_os = "android");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a thread may do (capabilities(7)), and who may look into its process: capget(2), which nix
-//! lacks, and prctl(2), which it has for Linux alone.
+//! A thread's capabilities (capabilities(7)), and who may inspect its process: capget(2) and
+//! capset(2), which nix lacks, and prctl(2), which it has for Linux only.
 
 use std::fmt;
 use std::ops::{BitAnd, Not};
@@ -9,8 +9,7 @@ use std::ops::{BitAnd, Not};
 use libc::{c_int, c_ulong};
 use nix::errno::Errno;
 
-/// A capability by the kernel's name and number (linux/capability.h), of those that the programs
-/// name.
+/// The capabilities that the programs use, by the kernel's names and numbers (linux/capability.h).
 #[allow(non_camel_case_types, missing_docs)] // capabilities(7) has their names and what they are for
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
@@ -32,12 +31,12 @@ impl fmt::Display for Capability {
     }
 }
 
-/// A set of capabilities, also of those that have no name here: the kernel's bits.
+/// A set of capabilities as the kernel's bits, including those without a name here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapabilitySet(u64);
 
 impl CapabilitySet {
-    /// Whether it has this one.
+    /// Whether the set contains this capability.
     #[must_use]
     pub fn contains(self, capability: Capability) -> bool {
         self & Self::from(&[capability]) != Self::default()
@@ -59,7 +58,7 @@ impl From<&[Capability]> for CapabilitySet {
 impl BitAnd for CapabilitySet {
     type Output = Self;
 
-    /// What both have.
+    /// The intersection.
     fn bitand(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
@@ -68,24 +67,24 @@ impl BitAnd for CapabilitySet {
 impl Not for CapabilitySet {
     type Output = Self;
 
-    /// All others.
+    /// The complement.
     fn not(self) -> Self {
         Self(!self.0)
     }
 }
 
-/// The capabilities of the calling thread, beside its bounding and its ambient set.
+/// The capabilities of the calling thread, without its bounding and ambient sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// What it may do.
+    /// What the kernel checks.
     pub effective: CapabilitySet,
-    /// What it may let itself do.
+    /// What the thread may add to its effective set.
     pub permitted: CapabilitySet,
-    /// What programs that it runs get, where their files have the same.
+    /// What is kept across execve(2), for programs whose files have the same capabilities.
     pub inheritable: CapabilitySet,
 }
 
-/// linux/prctl.h; libc has them for Android since 2025 alone.
+/// linux/prctl.h; libc has them for Android only since 2025.
 const PR_SET_DUMPABLE: c_int = 4;
 const PR_SET_KEEPCAPS: c_int = 8;
 const PR_CAPBSET_READ: c_int = 23;
@@ -94,7 +93,7 @@ const PR_SET_NO_NEW_PRIVS: c_int = 38;
 const PR_CAP_AMBIENT: c_int = 47;
 const PR_CAP_AMBIENT_CLEAR_ALL: c_ulong = 4;
 
-/// linux/capability.h: _LINUX_CAPABILITY_VERSION_3, of which a set is two words.
+/// _LINUX_CAPABILITY_VERSION_3 (linux/capability.h), in which a set is two 32-bit words.
 const VERSION: u32 = 0x2008_0522;
 
 #[repr(C)]
@@ -104,7 +103,7 @@ struct Header {
     pid: c_int,
 }
 
-/// 32 bits of each set; the lower ones come first.
+/// 32 bits of each set; the lower half comes first.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Words {
@@ -114,10 +113,10 @@ struct Words {
 }
 
 impl Capabilities {
-    /// As they are.
+    /// Reads the current sets.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn read() -> nix::Result<Self> {
         let (mut header, mut words) = (Header { version: VERSION, pid: 0 }, [Words::default(); 2]);
         let (header, place) = (&mut header, words.as_mut_ptr());
@@ -132,14 +131,14 @@ impl Capabilities {
         })
     }
 
-    /// Sets them: for this thread, those that it makes from now on, and the programs that these
+    /// Sets them: for this thread, threads that it creates from now on, and programs that these
     /// run.
     ///
     /// # Errors
-    /// `EPERM` where one is to be permitted that is not yet, or effective that is not permitted.
+    /// `EPERM` if a permitted capability is added, or an effective one is not permitted.
     pub fn set(self) -> nix::Result<()> {
         let words = [0, 32].map(|shift| {
-            // Half of a set.
+            // One half of a set.
             let word = |set: CapabilitySet| (set.0 >> shift & 0xffff_ffff) as u32;
             Words {
                 effective: word(self.effective),
@@ -154,15 +153,15 @@ impl Capabilities {
     }
 }
 
-/// Takes all capabilities but these from the thread's bounding set, so that no program that it runs
-/// gets them.
+/// Drops all capabilities but these from the thread's bounding set, so that no program that it runs
+/// can get them.
 ///
 /// # Errors
 /// `EPERM` without CAP_SETPCAP.
 pub fn keep_bounding(kept: CapabilitySet) -> nix::Result<()> {
     for number in 0..u64::BITS {
         let there = match prctl(PR_CAPBSET_READ, number.into()) {
-            // The kernel has no more.
+            // Beyond the kernel's last capability.
             Err(Errno::EINVAL) => break,
             there => there? == 1,
         };
@@ -173,36 +172,37 @@ pub fn keep_bounding(kept: CapabilitySet) -> nix::Result<()> {
     Ok(())
 }
 
-/// Takes all capabilities from the thread's ambient set, which programs that it runs would get.
+/// Clears the thread's ambient set, which programs that it runs would inherit.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn clear_ambient() -> nix::Result<()> {
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL).map(drop)
 }
 
-/// Whether capabilities stay permitted when the thread changes from root to another user.
+/// Sets whether capabilities stay permitted when the thread changes from root to another user
+/// (PR_SET_KEEPCAPS).
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn set_keep_capabilities(keep: bool) -> nix::Result<()> {
     prctl(PR_SET_KEEPCAPS, keep.into()).map(drop)
 }
 
-/// From now on no program that the thread runs gets more rights than it has: no set-user-id, no
-/// capabilities of files. It cannot be taken back.
+/// Sets no_new_privs: no program that the thread runs gains privileges by set-user-id bits or file
+/// capabilities. Cannot be undone.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn set_no_new_privileges() -> nix::Result<()> {
     prctl(PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
-/// Whether others of the same user may look into the process, and a crash dumps its memory.
-/// Changing the user sets it to what `fs.suid_dumpable` says.
+/// Sets whether other processes of the same user may inspect this process, and whether it dumps
+/// core. A change of user resets it to `fs.suid_dumpable`.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn set_dumpable(dumpable: bool) -> nix::Result<()> {
     prctl(PR_SET_DUMPABLE, dumpable.into()).map(drop)
 }
@@ -222,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    /// The sets of the calling thread, as the kernel tells everyone.
+    /// A capability set of the calling thread, from /proc.
     fn status(name: &str) -> CapabilitySet {
         let status = fs::read_to_string("/proc/thread-self/status").expect("a status");
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a set");
@@ -267,7 +267,7 @@ mod tests {
             wanted.set().expect("set");
             assert_eq!((capabilities(), Capabilities::read()), (wanted, Ok(wanted)));
             assert_eq!((status("CapBnd:"), status("CapAmb:")), (kept, CapabilitySet::default()));
-            // None comes back.
+            // Dropped capabilities cannot be regained.
             assert_eq!(before.set(), Err(Errno::EPERM));
         });
         changed.join().expect("the thread");

@@ -4,11 +4,10 @@
 
 use nix::errno::Errno;
 
-/// Random bytes that nobody can guess; waits until the kernel has gathered enough after it was
-/// booted.
+/// Unpredictable random bytes. Blocks until the kernel's generator is initialised after boot.
 ///
 /// # Errors
-/// What the kernel said; `EINVAL` for more than 256 bytes, which it might give in pieces.
+/// The kernel's error; `EINVAL` for more than 256 bytes, which it may return partially.
 pub fn random_bytes<const N: usize>() -> nix::Result<[u8; N]> {
     if N > 256 {
         return Err(Errno::EINVAL);

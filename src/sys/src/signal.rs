@@ -6,10 +6,10 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-/// Sends a signal to one thread of a process (tgkill(2)), as abort(3) does to its own.
+/// Sends a signal to one thread of a process (tgkill(2)).
 ///
 /// # Errors
-/// `ESRCH` where there is no such thread, `EPERM` where this process may not.
+/// `ESRCH` if there is no such thread, `EPERM` if this process may not.
 pub fn tgkill(process: Pid, thread: Pid, signal: Signal) -> nix::Result<()> {
     let (process, thread) = (process.as_raw(), thread.as_raw());
     // SAFETY: the call takes three numbers and no pointer.

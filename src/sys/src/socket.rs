@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Sockets and their options, where nix lacks a protocol or an option on some target.
+//! Sockets and socket options, where nix lacks a protocol or option on some target.
 
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -13,34 +13,34 @@ use crate::classic_bpf;
 /// Opens a socket; close-on-exec. `kind` may have SOCK_NONBLOCK.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn open(family: c_int, kind: c_int, protocol: c_int) -> nix::Result<OwnedFd> {
     // SAFETY: no memory is passed.
     let fd = Errno::result(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) })?;
-    // SAFETY: the kernel has just made it, nobody else has it.
+    // SAFETY: the kernel has just made it; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sets the routing mark of what a socket sends (SO_MARK), which nix lacks for Android.
+/// Sets the routing mark of packets that a socket sends (SO_MARK), which nix lacks for Android.
 ///
 /// # Errors
-/// What the kernel said: `EPERM` without CAP_NET_ADMIN.
+/// The kernel's error: `EPERM` without CAP_NET_ADMIN.
 pub fn set_mark(socket: BorrowedFd<'_>, mark: u32) -> nix::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_MARK, &mark)
 }
 
-/// Sets an option that is an integer.
+/// Sets an integer option.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn set_int(socket: impl AsFd, level: c_int, name: c_int, value: c_int) -> nix::Result<()> {
     set(socket.as_fd(), level, name, &value)
 }
 
-/// Sets an option that is a structure, given as its bytes.
+/// Sets an option whose value is a structure, given as bytes.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn set_bytes(socket: impl AsFd, level: c_int, name: c_int, value: &[u8]) -> nix::Result<()> {
     let len = socklen_t::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel reads at most `len` bytes of a slice of that length.
@@ -51,10 +51,10 @@ pub fn set_bytes(socket: impl AsFd, level: c_int, name: c_int, value: &[u8]) -> 
     Errno::result(done).map(drop)
 }
 
-/// Sets an option that is a program of classic BPF.
+/// Sets an option whose value is a classic BPF program.
 ///
 /// # Errors
-/// What the kernel said: `EINVAL` for a program that it does not accept.
+/// The kernel's error: `EINVAL` for an invalid program.
 pub fn set_program(
     socket: impl AsFd,
     level: c_int,
@@ -64,20 +64,20 @@ pub fn set_program(
     set(socket.as_fd(), level, name, &classic_bpf::program(program)?)
 }
 
-/// An option that is an integer.
+/// Reads an integer option.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn get_int(socket: impl AsFd, level: c_int, name: c_int) -> nix::Result<c_int> {
     let mut value = [0; size_of::<c_int>()];
     get_bytes(socket, level, name, &mut value)?;
     Ok(c_int::from_ne_bytes(value))
 }
 
-/// Fills `value` with the bytes of an option.
+/// Reads an option into `value`.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn get_bytes(
     socket: impl AsFd,
     level: c_int,

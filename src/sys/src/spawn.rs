@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A new process, started with vfork semantics and nothing but the descriptors meant for it
-//! (posix_spawn(3)).
+//! Starts a process with vfork semantics and only the descriptors meant for it (posix_spawn(3)).
 
 use std::ffi::CString;
 use std::fs;
@@ -19,13 +18,13 @@ use crate::posix_spawn as ffi;
 /// Flag of close_range(2) (linux/close_range.h), which libc lacks for Android.
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
 
-/// Starts `program` with a copy of each descriptor that is `kept`, under its number; all others but
-/// stdout and stderr are closed, and stdin is empty. What is kept is none of the first three. No
-/// signal is blocked, SIGPIPE not ignored. `argv` begins with the program's name, and `environment`
-/// has entries like `PATH=/bin`.
+/// Starts `program` with a copy of each descriptor in `kept`, under the same number, none of which
+/// may be 0 to 2. stdout and stderr are inherited, stdin is /dev/null, all others are closed. No
+/// signal is blocked, and SIGPIPE is not ignored. `argv` begins with the program's name;
+/// `environment` has entries like `PATH=/bin`.
 ///
 /// # Errors
-/// Those of posix_spawn(3): `ENOENT` when the program is not there. `InvalidInput` for a text with
+/// Those of posix_spawn(3): `ENOENT` if the program does not exist. `InvalidInput` for a text with
 /// a NUL.
 pub fn spawn(
     program: &Path,
@@ -43,8 +42,8 @@ pub fn spawn(
     actions.set(kept)?;
 
     let mut pid = 0;
-    // SAFETY: every pointer is to a value that is valid (see the types below) and lives through the
-    // call; both arrays end with a null pointer, and exec does not write to the strings.
+    // SAFETY: every pointer is to a valid value (see the types below) that outlives the call; both
+    // arrays end with a null pointer, and exec does not write to the strings.
     check(unsafe {
         ffi::posix_spawn(
             &mut pid,
@@ -58,24 +57,23 @@ pub fn spawn(
     Ok(Pid::from_raw(pid))
 }
 
-/// Sets close-on-exec on every descriptor but the first three: also on those that whoever started
-/// us left open.
+/// Sets close-on-exec on every descriptor but the first three, including those inherited from our
+/// parent.
 fn close_all_on_exec() -> io::Result<()> {
     if ffi::CLOSES_ALL {
         return Ok(());
     }
-    // SAFETY: the call takes three numbers and no pointer; close-on-exec takes no descriptor away
-    // from anyone here.
+    // SAFETY: the call takes three numbers and no pointer; close-on-exec closes no descriptor here.
     let done =
         unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
     if done == 0 {
         return Ok(());
     }
-    // Before 5.11.
+    // Before Linux 5.11.
     for entry in fs::read_dir("/proc/self/fd")? {
         let fd = entry?.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(0);
         if fd > 2 {
-            // One that has been closed meanwhile does not matter. SAFETY: no memory is passed.
+            // The descriptor may have been closed meanwhile. SAFETY: no memory is passed.
             unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
@@ -91,7 +89,7 @@ fn check(error: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// posix_spawnattr_t, from init to destroy. Boxed, since nothing says that it may be moved.
+/// posix_spawnattr_t, from init to destroy. Boxed, since POSIX does not say that it may be moved.
 struct Attributes(Box<MaybeUninit<ffi::posix_spawnattr_t>>);
 
 impl Attributes {
@@ -103,7 +101,7 @@ impl Attributes {
         Ok(Self(attributes))
     }
 
-    /// vfork, no signal blocked, and SIGPIPE, which Rust programs ignore, as it was.
+    /// Uses vfork, blocks no signal, and resets SIGPIPE, which Rust programs ignore.
     fn set(&mut self) -> io::Result<()> {
         let flags = ffi::POSIX_SPAWN_USEVFORK
             | ffi::POSIX_SPAWN_SETSIGMASK
@@ -140,8 +138,7 @@ impl FileActions {
         Ok(Self(actions))
     }
 
-    /// stdin is empty, and of `kept` a copy under the same number is there, which is not
-    /// close-on-exec.
+    /// Makes stdin /dev/null, and copies each of `kept` to the same number without close-on-exec.
     fn set(&mut self, kept: &[BorrowedFd<'_>]) -> io::Result<()> {
         // SAFETY: the actions are valid (see `new`); the path is a literal, and copied.
         unsafe {
@@ -171,7 +168,7 @@ impl Drop for FileActions {
     }
 }
 
-/// Strings as exec wants them, together with the array of pointers to them.
+/// C strings, and the null-terminated array of pointers to them that exec takes.
 struct CStrings {
     _strings: Vec<CString>,
     pointers: Vec<*mut libc::c_char>,
