@@ -98,7 +98,7 @@ impl ClatdProcess {
     /// Ends it at once, whatever it is doing.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn kill(&self) -> io::Result<()> {
         if self.adopted {
             pidfd::send_signal(self.pidfd.as_fd(), Signal::SIGKILL)?;

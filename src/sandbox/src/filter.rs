@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The system calls that are left, as a program of classic BPF over `struct seccomp_data`
+//! A seccomp filter of system calls: a classic BPF program over `struct seccomp_data`
 //! (linux/seccomp.h).
 
 use std::collections::BTreeMap;
@@ -10,15 +10,15 @@ use clat_sys::classic_bpf::{jump, sock_filter, step, AND, JUMP_IF_EQUAL, LOAD_WO
 use clat_sys::seccomp::filter_all_threads;
 use nix::libc::{self, c_int, c_long};
 
-/// What every loop, its last words and the end of its process need.
+/// System calls that every daemon needs for its loop, its last log lines and its exit.
 const COMMON: &[c_long] = &[
-    // The loop. On some architectures there is only the p variant of epoll_wait.
+    // The loop. Some architectures have only the p variant of epoll_wait.
     libc::SYS_epoll_pwait,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
     libc::SYS_epoll_ctl,
     libc::SYS_clock_gettime,
-    // Packets, what signalfd holds, the log. What is done with sockets beyond that the daemon says.
+    // Packets, signalfd and the log. Further calls for sockets are up to each daemon.
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_write,
@@ -32,7 +32,7 @@ const COMMON: &[c_long] = &[
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_futex,
-    // The end, also the bad one: abort() wants its signal.
+    // The exit, also by abort(), which sends itself SIGABRT.
     libc::SYS_close,
     libc::SYS_sigaltstack,
     libc::SYS_rt_sigreturn,
@@ -45,7 +45,7 @@ const COMMON: &[c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// linux/audit.h: AUDIT_ARCH_ of what this is compiled for, whose numbers the system calls have.
+/// AUDIT_ARCH_… (linux/audit.h) of the target, whose system call numbers the filter knows.
 const ARCH: Option<u32> = if cfg!(target_arch = "x86_64") {
     Some(0xc000_003e)
 } else if cfg!(target_arch = "aarch64") {
@@ -56,17 +56,17 @@ const ARCH: Option<u32> = if cfg!(target_arch = "x86_64") {
     None
 };
 
-/// Where `struct seccomp_data` has them: the number, what numbers mean, and the arguments of 8
-/// bytes each, whose lower half comes first on all of these.
+/// Offsets in `struct seccomp_data`: the number, the architecture, and arguments of 8 bytes each,
+/// lower half first (all targets are little-endian).
 const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
 const ARGUMENTS_AT: u32 = 16;
 
-/// SECCOMP_RET_ALLOW and SECCOMP_RET_KILL_PROCESS, which libc has for Android since 2025 alone.
+/// SECCOMP_RET_ALLOW and SECCOMP_RET_KILL_PROCESS, which libc has for Android only since 2025.
 const ALLOW: sock_filter = step(RETURN, 0x7fff_0000);
 const KILL: sock_filter = step(RETURN, 0x8000_0000);
 
-/// That of an argument the bits of `mask` are those of `value`.
+/// A condition on an argument: its bits in `mask` equal `value`.
 #[derive(Clone, Copy, Debug)]
 struct Condition {
     index: u8,
@@ -75,18 +75,18 @@ struct Condition {
 }
 
 impl Condition {
-    /// Of an argument that is an int, of which the kernel sees 32 bits.
+    /// For an int, of which the kernel looks at 32 bits.
     fn int(index: u8, value: c_int) -> Self {
         let value = u32::from_ne_bytes(value.to_ne_bytes()).into();
         Self { index, mask: u32::MAX.into(), value }
     }
 
-    /// Of one that is 64 bits: that it has none of these.
+    /// For a 64-bit argument: none of `bits` is set.
     fn without(index: u8, bits: c_int) -> Self {
         Self { value: 0, mask: Self::int(index, bits).value, index }
     }
 
-    /// Allows the call where it holds, else goes on behind these steps.
+    /// Steps that allow the call if the condition holds, and go on behind them if not.
     fn steps(self) -> anyhow::Result<Vec<sock_filter>> {
         let at = ARGUMENTS_AT + 8 * u32::from(self.index);
         let mut steps = vec![ALLOW];
@@ -105,47 +105,47 @@ impl Condition {
     }
 }
 
-/// Jumps over `steps` unless what is loaded is `value`.
+/// Jumps over `steps` unless the loaded value is `value`.
 fn unless_equal(value: u32, steps: &[sock_filter]) -> anyhow::Result<sock_filter> {
     let over = steps.len().try_into().context("too many values of an argument")?;
     Ok(jump(JUMP_IF_EQUAL, value, 0, over))
 }
 
-/// System calls that are left. Any other ends the process, with a line in the kernel's log
-/// (`type=1326`): its loop never needs it, so it would be someone else's code.
+/// The system calls allowed. Any other kills the process, with a line in the kernel's log
+/// (`type=1326`): the loop never makes it, so it would be injected code.
 #[derive(Debug)]
 pub struct Filter(BTreeMap<c_long, Vec<Condition>>);
 
 impl Filter {
-    /// These, and what every loop needs.
+    /// Allows `calls` and what every loop needs.
     ///
     /// # Errors
-    /// None that is known of.
+    /// None known.
     pub fn new(calls: &[c_long]) -> anyhow::Result<Self> {
         let all = COMMON.iter().chain(calls);
         let mut filter = Self(all.map(|&number| (number, Vec::new())).collect());
-        // abort() sends itself its signal, and nobody else any.
+        // abort() sends a signal to its own process only.
         let own = c_int::try_from(std::process::id())?;
         filter.0.insert(libc::SYS_tgkill, vec![Condition::int(0, own)]);
-        // Memory, but never code.
+        // Memory, but not executable.
         for number in [libc::SYS_mmap, libc::SYS_mprotect] {
             filter.0.insert(number, vec![Condition::without(2, libc::PROT_EXEC)]);
         }
         Ok(filter)
     }
 
-    /// Also this one, where its argument `index` (from 0), an int, is one of `values`.
+    /// Also allows `call` if its argument `index` (from 0), an int, is one of `values`.
     ///
     /// # Errors
-    /// When there can be no such argument.
+    /// If there can be no such argument.
     pub fn only(self, call: c_long, index: u8, values: &[c_int]) -> anyhow::Result<Self> {
         values.iter().try_fold(self, |all, &value| all.when(call, Condition::int(index, value)))
     }
 
-    /// Also this one, where its argument `index` is a null pointer.
+    /// Also allows `call` if its argument `index` is a null pointer.
     ///
     /// # Errors
-    /// When there can be no such argument.
+    /// If there can be no such argument.
     pub fn only_null(self, call: c_long, index: u8) -> anyhow::Result<Self> {
         self.when(call, Condition { index, mask: u64::MAX, value: 0 })
     }
@@ -156,11 +156,10 @@ impl Filter {
         Ok(self)
     }
 
-    /// Leaves these system calls, and no other, to all threads, none of which gets new privileges
-    /// any more.
+    /// Restricts all threads to these system calls and sets no_new_privs.
     ///
     /// # Errors
-    /// What the kernel said; the caller must not go on.
+    /// The kernel's error; the caller must not go on.
     pub fn apply(&self) -> anyhow::Result<()> {
         let Some(arch) = ARCH else {
             log::warn!("no system call filter on {}", std::env::consts::ARCH);
@@ -169,7 +168,7 @@ impl Filter {
         filter_all_threads(&self.program(arch)?).context("cannot filter system calls")
     }
 
-    /// For the numbers of `arch`.
+    /// The filter for `arch`.
     fn program(&self, arch: u32) -> anyhow::Result<Vec<sock_filter>> {
         let mut program = vec![
             step(LOAD_WORD, ARCH_AT),
@@ -197,11 +196,11 @@ mod tests {
 
     const ARCHS: [u32; 3] = [0xc000_003e, 0xc000_00b7, 0xc000_00f3];
 
-    /// What the kernel would do about a call.
+    /// The kernel's verdict about a call.
     fn verdict(program: &[sock_filter], arch: u32, number: c_long, arguments: [u64; 6]) -> u32 {
         let mut data = u32::try_from(number).unwrap().to_le_bytes().to_vec();
         data.extend(arch.to_le_bytes());
-        // Where it was called from.
+        // The instruction pointer.
         data.extend([0; 8]);
         data.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
         let (mut at, mut loaded) = (0, 0);
@@ -222,7 +221,7 @@ mod tests {
     }
 
     fn argument(index: usize, value: u64) -> [u64; 6] {
-        // Others do not count; as what to do with memory, this is not to run code.
+        // Other arguments are not checked; 0xaa… as protection bits lacks PROT_EXEC.
         let mut arguments = [0xaaaa_aaaa_aaaa_aaaa; 6];
         arguments[index] = value;
         arguments
@@ -240,7 +239,7 @@ mod tests {
             allowed.sort_unstable();
             named.sort_unstable();
             assert_eq!(allowed, named);
-            // Numbers that mean something else, as those of x32 do.
+            // Numbers of other ABIs, such as x32.
             for (arch, number) in [(arch ^ 1, libc::SYS_read), (arch, libc::SYS_read | 1 << 30)] {
                 assert_eq!(verdict(&program, arch, number, argument(0, 7)), KILL.k);
             }
@@ -256,7 +255,7 @@ mod tests {
             let is_left = |number, index, value| {
                 verdict(&program, arch, number, argument(index, value)) == ALLOW.k
             };
-            // Of an int, the kernel sees 32 bits; above them is whatever was in a register.
+            // The kernel looks at 32 bits of an int; the upper half of the register is arbitrary.
             for (value, left) in [(2, true), (3, false), (0xffff_fffd, true), (0xffff_ffff, false)]
             {
                 for above in [0, 1 << 32, 0xffff_ffff << 32] {
@@ -289,7 +288,7 @@ mod tests {
         }
     }
 
-    /// What is 64 bits is looked at as a whole.
+    /// All 64 bits of a pointer or mask are compared.
     #[test]
     fn both_halves_count() {
         let (value, mask) = (0x1_0000_0002, u64::MAX);

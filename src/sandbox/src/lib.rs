@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a daemon gives up before its loop: user, groups and capabilities, then most system calls.
-//! Which of those it needs is its own to say.
+//! Drops a daemon's privileges before its loop: user, groups and capabilities, then most system
+//! calls. Each daemon says which of these it needs.
 #![forbid(unsafe_code)]
 
 mod descriptors;
@@ -18,8 +18,8 @@ use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid};
 pub use descriptors::close_standard_input_and_output;
 pub use filter::Filter;
 
-/// Becomes another user and keeps these capabilities over it, until [`drop_privileges`]: what is
-/// opened from then on belongs to that user. Without root it does nothing.
+/// Becomes another user and keeps these capabilities until [`drop_privileges`], so that what it
+/// opens until then belongs to that user. Does nothing without root.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -37,7 +37,8 @@ pub fn become_user_with(kept: &[Capability], uid: Uid, gid: Gid) -> anyhow::Resu
     set_keep_capabilities(false).context("cannot stop keeping capabilities")
 }
 
-/// Of what a program run by this one could have, or get by its file, leaves these alone.
+/// Limits the capabilities that programs run by this process can have, or get from their files, to
+/// these.
 fn keep_for_programs(kept: CapabilitySet) -> anyhow::Result<()> {
     clear_ambient().context("cannot drop the ambient capabilities")?;
     if read()?.effective.contains(Capability::CAP_SETPCAP) {
@@ -50,9 +51,9 @@ fn read() -> anyhow::Result<Capabilities> {
     Capabilities::read().context("cannot read capabilities")
 }
 
-/// Drops all capabilities, those that remain without root and those that changing the user takes;
-/// `change_user` does that in between, since it takes some. No program gives any back, and nobody
-/// of the same user may look into this one.
+/// Drops all capabilities, calls `change_user`, which needs some of them, and drops what is left.
+/// Afterwards no program run by this process gains privileges, and other processes of the same user
+/// may not inspect its memory (ptrace(2)).
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -63,36 +64,36 @@ pub fn drop_privileges(change_user: impl FnOnce() -> anyhow::Result<()>) -> anyh
     let none = Capabilities::default();
     none.set().context("cannot drop capabilities")?;
     if read()? != none {
-        bail!("capabilities are still there after they were dropped");
+        bail!("some capabilities are left after all were dropped");
     }
     set_dumpable(false).context("cannot become undumpable")
 }
 
-/// Whether this thread may have this capability.
+/// Whether this thread has this capability in its permitted set.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn may_have(capability: Capability) -> anyhow::Result<bool> {
     Ok(read()?.permitted.contains(capability))
 }
 
-/// Runs something without these capabilities, for this thread, which has them again afterwards.
+/// Runs `run` without these capabilities in this thread's effective set, and restores them.
 ///
 /// # Errors
-/// What the kernel said.
+/// The kernel's error.
 pub fn without<T>(those: &[Capability], run: impl FnOnce() -> T) -> anyhow::Result<T> {
     let all = read()?;
     let effective = all.effective & !CapabilitySet::from(those);
     Capabilities { effective, ..all }
         .set()
-        .with_context(|| format!("cannot do without {those:?}"))?;
+        .with_context(|| format!("cannot drop {those:?} for a while"))?;
     let done = run();
-    all.set().with_context(|| format!("cannot have {those:?} again"))?;
+    all.set().with_context(|| format!("cannot restore {those:?}"))?;
     Ok(done)
 }
 
-/// Keeps of its capabilities these alone, for this thread, those that it makes from now on, and the
-/// programs that they run.
+/// Drops all capabilities but these: for this thread, for threads that it creates from now on, and
+/// for programs that they run.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -105,7 +106,7 @@ pub fn keep_capabilities(keep: &[Capability]) -> anyhow::Result<()> {
         .context("cannot drop capabilities")
 }
 
-/// Becomes this user, with this group alone.
+/// Becomes this user, with this group only.
 ///
 /// # Errors
 /// The step that failed.
