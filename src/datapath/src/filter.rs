@@ -6,9 +6,9 @@
 use std::net::Ipv6Addr;
 
 use clat_sys::classic_bpf::{
-    jump, sock_filter, step, ADD_KEPT, JUMP_ALWAYS, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, JUMP_IF_MORE,
-    KEEP, KEEP_IPV4_LENGTH, LOAD_BYTE, LOAD_HALF_BEHIND, LOAD_KEPT, LOAD_WORD, MULTIPLY, RETURN,
-    RETURN_LOADED, SHIFT_RIGHT,
+    jump, sock_filter, step, ADD_X, A_TO_X, JUMP_ALWAYS, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL,
+    JUMP_IF_GREATER, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_WORD, LOAD_X_IPV4_LENGTH, MULTIPLY, RETURN,
+    RETURN_A, SHIFT_RIGHT, X_TO_A,
 };
 
 /// SKF_AD_OFF (linux/filter.h), the offset of ancillary data; below, those of protocol and packet
@@ -55,18 +55,18 @@ pub fn nothing() -> Vec<sock_filter> {
 pub fn flow() -> Vec<sock_filter> {
     vec![
         step(LOAD_WORD, 20),
-        step(KEEP, 0),
+        step(A_TO_X, 0),
         step(LOAD_BYTE, 6),
         jump(JUMP_IF_EQUAL, TCP, 1, 0),
         jump(JUMP_IF_EQUAL, UDP, 0, 3),
         step(LOAD_WORD, 40),
-        step(ADD_KEPT, 0),
+        step(ADD_X, 0),
         step(JUMP_ALWAYS, 1),
-        step(LOAD_KEPT, 0),
+        step(X_TO_A, 0),
         // Knuth's multiplicative hash; the upper half of the product depends on all bits.
         step(MULTIPLY, 0x9e37_79b1),
         step(SHIFT_RIGHT, 16),
-        step(RETURN_LOADED, 0),
+        step(RETURN_A, 0),
     ]
 }
 
@@ -95,8 +95,8 @@ pub fn of_the_link() -> Vec<sock_filter> {
 pub fn udp4_to(port: u16) -> Vec<sock_filter> {
     let mut filter = Vec::new();
     require(&mut filter, LOAD_BYTE, 9, UDP, UDP);
-    filter.push(step(KEEP_IPV4_LENGTH, 0));
-    require(&mut filter, LOAD_HALF_BEHIND, 2, port.into(), port.into());
+    filter.push(step(LOAD_X_IPV4_LENGTH, 0));
+    require(&mut filter, LOAD_HALF_AT_X, 2, port.into(), port.into());
     accept(filter)
 }
 
@@ -114,7 +114,7 @@ fn require(filter: &mut Vec<sock_filter>, load: u16, at: u32, from: u32, to: u32
         step(load, at),
         // If it is too low, skip the next test, to the rejection.
         jump(JUMP_IF_AT_LEAST, from, 0, 1),
-        jump(JUMP_IF_MORE, to, 0, 1),
+        jump(JUMP_IF_GREATER, to, 0, 1),
         step(RETURN, 0),
     ]);
 }

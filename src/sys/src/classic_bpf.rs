@@ -12,23 +12,23 @@ pub const LOAD_WORD: u16 = 0x20;
 /// A = byte at offset k.
 pub const LOAD_BYTE: u16 = 0x30;
 /// A = 16-bit word at offset X + k.
-pub const LOAD_HALF_BEHIND: u16 = 0x48;
+pub const LOAD_HALF_AT_X: u16 = 0x48;
 /// X = length of the IPv4 header whose first byte is at offset k.
-pub const KEEP_IPV4_LENGTH: u16 = 0xb1;
+pub const LOAD_X_IPV4_LENGTH: u16 = 0xb1;
 /// Jump if A == k.
 pub const JUMP_IF_EQUAL: u16 = 0x15;
 /// Jump if A >= k.
 pub const JUMP_IF_AT_LEAST: u16 = 0x35;
 /// Jump if A > k.
-pub const JUMP_IF_MORE: u16 = 0x25;
+pub const JUMP_IF_GREATER: u16 = 0x25;
 /// Jump by k.
 pub const JUMP_ALWAYS: u16 = 0x05;
 /// X = A.
-pub const KEEP: u16 = 0x07;
+pub const A_TO_X: u16 = 0x07;
 /// A = X.
-pub const LOAD_KEPT: u16 = 0x87;
+pub const X_TO_A: u16 = 0x87;
 /// A += X.
-pub const ADD_KEPT: u16 = 0x0c;
+pub const ADD_X: u16 = 0x0c;
 /// A *= k.
 pub const MULTIPLY: u16 = 0x24;
 /// A >>= k.
@@ -38,7 +38,7 @@ pub const AND: u16 = 0x54;
 /// Return k.
 pub const RETURN: u16 = 0x06;
 /// Return A.
-pub const RETURN_LOADED: u16 = 0x16;
+pub const RETURN_A: u16 = 0x16;
 
 /// An instruction other than a conditional jump.
 #[must_use]
