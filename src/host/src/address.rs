@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which addresses a CLAT gets: an IPv4 one out of RFC 7335's 192.0.0.0/29, and whether the
-//! uplink's own will do to make the IPv6 one of.
+//! Selection of a CLAT's addresses: an IPv4 address from RFC 7335's 192.0.0.0/29, and whether an
+//! IPv6 address of the uplink is suitable to make the CLAT's from.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The first address that is tried. Android has begun with .4 since its first CLAT.
+/// The first address that is tried. Android's CLATs have always begun with .4.
 pub const FIRST_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 
 /// Length of the pool's prefix in bits (RFC 7335).
 pub const POOL_LEN: u8 = 29;
 
-/// The first free address from `first` on, in the order of their numbers, wrapping inside the
-/// prefix of `len` bits. Prefixes shorter than 16 bits are too many to try one by one and pick
-/// nothing, nor do lengths beyond 32.
+/// The first free address from `first` on, in ascending order, wrapping inside the prefix of `len`
+/// bits. `None` for prefixes shorter than 16 bits, which are too large to try one by one, and for
+/// lengths above 32.
 pub fn pick(first: Ipv4Addr, len: u8, mut free: impl FnMut(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
     if !(16..=32).contains(&len) {
         return None;
@@ -28,12 +28,12 @@ pub fn pick(first: Ipv4Addr, len: u8, mut free: impl FnMut(Ipv4Addr) -> bool) ->
         .find(|addr| free(*addr))
 }
 
-/// The IPv4 addresses that CLATs hold. An interface has its address only some time after it was
-/// picked, so that asking the kernel is not enough.
+/// The IPv4 addresses held by CLATs. The kernel alone does not know them: an address is set on the
+/// interface some time after it was picked.
 #[derive(Debug, Default)]
 pub struct Pool(Mutex<BTreeSet<Ipv4Addr>>);
 
-/// An address that no other CLAT holds; free again when dropped.
+/// An address held by one CLAT; free again when dropped.
 #[derive(Debug)]
 pub struct Lease {
     pool: Arc<Pool>,
@@ -45,8 +45,7 @@ impl Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leases the first address of the pool that nobody holds and that is not `taken` by an
-    /// interface.
+    /// Leases the first address of the pool that no CLAT holds and no interface has (`taken`).
     #[must_use]
     pub fn lease(self: &Arc<Self>, mut taken: impl FnMut(Ipv4Addr) -> bool) -> Option<Lease> {
         let mut held = self.held();
@@ -55,8 +54,7 @@ impl Pool {
         Some(Lease { pool: Arc::clone(self), addr })
     }
 
-    /// Leases this very address; `None` where someone holds it, and for one that is not of the
-    /// pool.
+    /// Leases this address; `None` if a CLAT holds it, or if it is not in the pool.
     #[must_use]
     pub fn take(self: &Arc<Self>, addr: Ipv4Addr) -> Option<Lease> {
         let is_ours = addr.to_bits() >> (32 - POOL_LEN) == FIRST_V4.to_bits() >> (32 - POOL_LEN);
@@ -80,8 +78,8 @@ impl Drop for Lease {
 }
 
 /// Whether a CLAT's address may be made from this source address. The PLAT must be able to answer
-/// it, which rules out the unspecified and loopback addresses, link-local and site-local ones
-/// (fe80::/10, fec0::/10) and unique local ones (fc00::/7).
+/// it, so not if it is unspecified, loopback, link-local or site-local (fe80::/10, fec0::/10), or
+/// unique local (fc00::/7).
 #[must_use]
 pub fn is_usable_source(v6: Ipv6Addr) -> bool {
     let top = v6.segments()[0];
@@ -120,8 +118,7 @@ mod tests {
         for len in [0, 1, 8, 15, 33, 34, 128, 255] {
             assert_eq!(last_octets(len, &[]), None, "{len}");
         }
-        // A /16 is tried to its last address, which is the one before the first, and no address
-        // twice.
+        // In a /16 every address is tried once; the last is the one before the first.
         let mut tried = 0_u32;
         let last = Ipv4Addr::new(192, 0, 0, 3);
         let found = pick(FIRST_V4, 16, |addr| {

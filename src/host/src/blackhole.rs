@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What keeps the kernel from answering or forwarding what is clatd's, where there is no netd: a
-//! route, which nobody flushes who reloads a firewall (docs/firewall.md).
+//! Keeps the kernel from answering or forwarding clatd's packets where there is no netd: a
+//! blackhole route, which reloading a firewall does not remove (docs/firewall.md).
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -10,12 +10,12 @@ use clat_xlat::Prefix;
 
 use crate::{ClatdArgs, IfaceName};
 
-/// A blackhole route for a CLAT's IPv6 address, which goes away when dropped.
+/// A blackhole route for a CLAT's IPv6 address, removed when dropped.
 #[derive(Debug)]
 pub struct Rule(clat_netlink::Blackhole);
 
 impl Rule {
-    /// Has the kernel drop what it receives for `v6`.
+    /// Makes the kernel drop packets to `v6`.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -25,7 +25,7 @@ impl Rule {
         Ok(Self(route))
     }
 
-    /// Puts it back where it is missing, and returns whether it was.
+    /// Restores the route if it is missing; returns whether it was.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -37,15 +37,15 @@ impl Rule {
         Ok(is_missing)
     }
 
-    /// Takes over what a controller left behind: one for each of `kept`, in this order, and no
-    /// other.
+    /// Takes over the routes that a previous controller left behind: one for each of `kept`, in
+    /// this order. Removes others.
     ///
     /// # Errors
     /// Those of netlink(7).
     pub fn adopt(kept: &[ClatdArgs]) -> io::Result<Vec<Self>> {
         for route in clat_netlink::Blackhole::all()? {
             if !kept.iter().any(|args| args.v6 == route.0) {
-                log::warn!("removing the blackhole route of a former life for {}", route.0);
+                log::warn!("removing the blackhole route of a previous controller for {}", route.0);
                 route.delete()?;
             }
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a clatd is told on its command line.
+//! The command line of a clatd.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,12 +8,12 @@ use clat_xlat::Prefix;
 
 use crate::{Fwmark, IfaceName};
 
-/// What a clatd is told.
+/// The arguments of a clatd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClatdArgs {
     /// The uplink.
     pub uplink: IfaceName,
-    /// Mark of what it sends.
+    /// Routing mark of the packets it sends.
     pub mark: Fwmark,
     /// The NAT64 prefix.
     pub prefix: Prefix,
@@ -24,8 +24,7 @@ pub struct ClatdArgs {
 }
 
 impl ClatdArgs {
-    /// The argument list, from `argv[0]` on, for a clatd that finds its TUN device at descriptor
-    /// `tun`.
+    /// The argument list from `argv[0]` on, for a clatd whose TUN device is descriptor `tun`.
     #[must_use]
     pub fn argv(&self, tun: i32) -> Vec<String> {
         let options = [
@@ -42,8 +41,8 @@ impl ClatdArgs {
             .collect()
     }
 
-    /// What [`ClatdArgs::argv`] makes, taken apart: what clatd was told, and the descriptor of its
-    /// TUN device. `None` for anything else.
+    /// Parses what [`ClatdArgs::argv`] makes: the arguments, and the descriptor of the TUN device.
+    /// `None` for anything else.
     #[must_use]
     pub fn parse(argv: &[&str]) -> Option<(Self, i32)> {
         let [_, "-i", uplink, "-m", mark, "-p", prefix, "-4", v4, "-6", v6, "-t", tun] = argv
@@ -62,7 +61,7 @@ impl ClatdArgs {
     }
 }
 
-/// As AOSP's clatd takes it, which knows but one length.
+/// As AOSP's clatd takes it: without a length, which is always 96.
 fn prefix_to_text(prefix: &Prefix) -> String {
     match prefix.bits() {
         96 => prefix.addr().to_string(),

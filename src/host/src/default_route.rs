@@ -6,12 +6,12 @@ use std::io;
 
 use clat_netlink::Existing;
 
-/// An IPv4 default route that goes away when dropped.
+/// An IPv4 default route, removed when dropped.
 #[derive(Debug)]
 pub struct DefaultRoute(clat_netlink::DefaultRoute);
 
 impl DefaultRoute {
-    /// Sets it; `existing` says what becomes of one of the same metric.
+    /// Adds the route; `existing` says what to do with one of the same metric.
     ///
     /// # Errors
     /// Those of [`clat_netlink::DefaultRoute::set`].
@@ -20,7 +20,7 @@ impl DefaultRoute {
         Ok(Self(route))
     }
 
-    /// Whether the kernel has it.
+    /// Whether the route exists in the kernel.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -28,7 +28,7 @@ impl DefaultRoute {
         self.0.is_set()
     }
 
-    /// Puts it back.
+    /// Adds the route again.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -36,7 +36,7 @@ impl DefaultRoute {
         self.0.set(Existing::Replace)
     }
 
-    /// Removes it until [`Self::restore`].
+    /// Removes the route until [`Self::restore`].
     ///
     /// # Errors
     /// Those of netlink(7).

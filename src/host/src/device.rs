@@ -14,15 +14,15 @@ use nix::net::if_::if_nametoindex;
 
 use crate::{record, IfaceName, HAS_NETD};
 
-/// How long the kernel may take to take a device down whose last owner was killed.
-const LEAVING: Duration = Duration::from_secs(1);
+/// How long to wait for the kernel to remove a device whose owner was killed.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// AOSP's words.
+/// Log texts of AOSP's ClatdController.
 const OPEN: &str = "open of tun device failed";
 const TUNSETIFF: &str = "ioctl(TUNSETIFF) failed";
 
-/// A TUN device of ours. It is removed when dropped, and not only with its last descriptor: a
-/// program that another thread is just starting has copies of all of them until it is loaded.
+/// A TUN device of ours. It is removed explicitly when dropped: a program that another thread is
+/// just starting has copies of all descriptors until its exec, and would keep the device.
 #[derive(Debug)]
 pub struct Device {
     pub(crate) tun: Tun,
@@ -30,14 +30,14 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens `/dev/net/tun` and creates a device of exactly this name. One that the kernel is just
-    /// taking down, since whoever had it was killed, is waited for.
+    /// Opens `/dev/net/tun` and creates a device with exactly this name. Waits for the kernel to
+    /// remove one of that name whose owner was killed.
     ///
     /// # Errors
-    /// Those of open(2) and TUNSETIFF: `EBUSY` when the name is taken.
+    /// Those of open(2) and TUNSETIFF: `EBUSY` if the name is in use.
     pub fn create(name: &IfaceName) -> io::Result<Self> {
         let links = Subscription::new(&[Topic::Links])?;
-        let deadline = Instant::now() + LEAVING;
+        let deadline = Instant::now() + REMOVAL_TIMEOUT;
         loop {
             match Self::try_create(name) {
                 Err(e) if errno_of(&e) == Errno::EBUSY => {
@@ -60,7 +60,7 @@ impl Device {
     }
 
     fn try_create(name: &IfaceName) -> io::Result<Self> {
-        // One queue on a phone: more cost memory, and the programs in the kernel carry the load.
+        // One queue on a phone: more queues cost memory, and BPF programs carry the load.
         if default_queues() > 1 && !HAS_NETD {
             if let Some(device) = create_with_queues(name)? {
                 return Ok(device);
@@ -73,7 +73,7 @@ impl Device {
         let tun = tun.map_err(|e| {
             match &e {
                 clat_tun::Error::Open(errno) => log::error!("{OPEN} ({})", errno.desc()),
-                // Perhaps not the last word.
+                // `create` tries again, and logs it if that fails.
                 _ if e.errno() == Errno::EBUSY => {}
                 _ => log::error!("{TUNSETIFF} ({})", e.errno().desc()),
             }
@@ -99,15 +99,15 @@ impl Drop for Device {
     }
 }
 
-/// Makes a device that takes more queues. For a moment it has no owner, and anybody who may open
-/// `/dev/net/tun` could attach a queue: unless the kernel then says that ours is the only one, the
-/// device is removed and the result is `None`.
+/// Creates a device that supports several queues. For a moment it has no owner, and anybody who may
+/// open `/dev/net/tun` could attach a queue. Unless the kernel says that ours is the only queue,
+/// the device is removed and the result is `None`.
 fn create_with_queues(name: &IfaceName) -> io::Result<Option<Device>> {
     let device = Device::of(Tun::create_with_queues(name.as_str(), Options::default()))?;
     match tun_queues(device.index)? {
         Some(1) => return Ok(Some(device)),
-        Some(n) => log::warn!("{name} has {n} queues, one of them ours: made again, of one queue"),
-        None => log::info!("the kernel does not tell who has queues of {name}: it gets one only"),
+        Some(n) => log::warn!("{name} has {n} queues, one of them ours: now with one queue"),
+        None => log::info!("number of queues of {name} unknown: creating it with one"),
     }
     Ok(None)
 }
@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs `test` in a thread with a new network namespace, which goes with the thread.
+    /// Runs `test` in a thread with a new network namespace.
     fn in_namespace(test: impl FnOnce() + Send + 'static) {
         if !nix::unistd::geteuid().is_root() {
             assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "needs root");
@@ -136,7 +136,7 @@ mod tests {
         }
     }
 
-    /// As after the end of a process that was killed.
+    /// As after its owner was killed.
     #[test]
     fn a_device_that_is_leaving_is_waited_for() {
         in_namespace(|| {
@@ -144,7 +144,7 @@ mod tests {
             let former = Tun::create("v4-up0", Options::default()).expect("created");
             thread::scope(|scope| {
                 let next = scope.spawn(|| Device::create(&v4iface));
-                thread::sleep(LEAVING / 10);
+                thread::sleep(REMOVAL_TIMEOUT / 10);
                 drop(former);
                 next.join().expect("no panic").expect("created");
             });
@@ -167,7 +167,7 @@ mod tests {
             assert_eq!(tun_queues(device.index).expect("told"), Some(1));
             let index = device.index;
             drop(device);
-            assert!(tun_queues(index).is_err(), "it is gone");
+            assert!(tun_queues(index).is_err(), "it has been removed");
             let single =
                 clat_tun::Tun::create("t0", clat_tun::Options::default()).expect("created");
             let index = nix::net::if_::if_nametoindex("t0").expect("there");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What keeps the kernel from answering what is clatd's, where there is netd: a rule of the packet
-//! filter, by ip6tables-restore, as netd did it.
+//! Keeps the kernel from answering clatd's packets where there is netd: a drop rule in the packet
+//! filter, set by ip6tables-restore as netd did it.
 
 use std::io::{self, Write};
 use std::net::Ipv6Addr;
@@ -20,25 +20,19 @@ use nix::unistd::Pid;
 
 use crate::{ClatdArgs, IfaceName, PATH};
 
-/// The chain that netd made for CLATs until Android 12. Where it is missing, we make it.
+/// The chain that netd made for CLATs until Android 12. Made here if it is missing.
 const CHAIN: &str = "clat_raw_PREROUTING";
 
-/// How long an iptables program may take. It waits for others that hold the lock of the tables.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an iptables program may take, including waiting for the lock of the tables.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs an iptables program and returns what it prints.
 fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
-    run_within(PATIENCE, &find_program(program)?, args, input)
+    run_within(TIMEOUT, &find_program(program)?, args, input)
 }
 
-/// The same with any program, which is ended when it takes longer than `patience`, with whatever it
-/// has started.
-fn run_within(
-    patience: Duration,
-    program: &Path,
-    args: &[&str],
-    input: &str,
-) -> io::Result<String> {
+/// Runs any program, and kills it and its children after `timeout`.
+fn run_within(timeout: Duration, program: &Path, args: &[&str], input: &str) -> io::Result<String> {
     let mut child = Command::new(program)
         .args(args)
         .env_clear()
@@ -51,7 +45,7 @@ fn run_within(
     let group = Pid::from_raw(i32::try_from(child.id()).map_err(|_| Errno::EOVERFLOW)?);
     let (ended, end) = mpsc::channel::<()>();
     let watch = move || {
-        let is_late = end.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
+        let is_late = end.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout);
         is_late && killpg(group, Signal::SIGKILL).is_ok()
     };
     let watch = thread::Builder::new().name("iptables".to_owned()).spawn(watch);
@@ -64,13 +58,13 @@ fn run_within(
         let cause = format!(
             "{program} has not ended within {} s and was killed; does another program hold the \
              firewall's lock? (/run/xtables.lock)",
-            patience.as_secs_f32()
+            timeout.as_secs_f32()
         );
         return Err(HostError::because(Errno::ETIMEDOUT, cause));
     }
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
-        let words = words.lines().next().unwrap_or("no word why").trim();
+        let words = words.lines().next().unwrap_or("no message").trim();
         return Err(io::Error::other(format!("{program} failed ({}): {words}", output.status)));
     }
     written?;
@@ -95,12 +89,12 @@ fn restore(changes: &[String]) -> io::Result<()> {
     run("ip6tables-restore", &["-w", "--noflush"], &input).map(drop)
 }
 
-/// `-A` or `-D`, and the rule of docs/contract.md, start, 7.
+/// The rule of docs/contract.md, start, step 7; `change` is `-A` or `-D`.
 fn drop_rule(change: &str, uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> String {
     format!("{change} {CHAIN} -i {uplink} -s {prefix} -d {v6} -j DROP")
 }
 
-/// What makes the chain and the jump to it.
+/// Lines that make the chain and the jump to it.
 fn chain() -> [String; 2] {
     [format!(":{CHAIN} - [0:0]"), format!("-A PREROUTING -j {CHAIN}")]
 }
@@ -114,27 +108,28 @@ fn has_chain(saved: &str) -> bool {
     saved.lines().any(|line| line.starts_with(&format!(":{CHAIN} ")))
 }
 
-/// What takes away the rules that a controller left behind.
+/// Lines that remove the rules that a previous controller left behind.
 fn leftovers(saved: &str) -> Vec<String> {
     let rules = saved.lines().filter_map(|line| line.strip_prefix(&format!("-A {CHAIN} ")));
     rules.map(|rule| format!("-D {CHAIN} {rule}")).collect()
 }
 
-/// A drop rule.
+/// A drop rule, removed when dropped.
 #[derive(Debug)]
 pub struct Rule {
     removal: String,
 }
 
 impl Rule {
-    /// Adds the rule that keeps the kernel from answering what is clatd's: packets from `prefix` to
-    /// `v6` on `uplink` are dropped. The chain is made where there is none, and stays.
+    /// Adds the rule that drops packets from `prefix` to `v6` on `uplink` before the kernel answers
+    /// them. The chain is made if it is missing, and stays.
     ///
     /// # Errors
     /// Those of running ip6tables-save and ip6tables-restore.
     pub fn add(uplink: &IfaceName, prefix: &Prefix, v6: Ipv6Addr) -> io::Result<Self> {
         let mut changes = Vec::new();
-        // From Android 13 on netd has none; and firewalls that reload their rules take it away.
+        // netd has no chain from Android 13 on, and firewalls remove it when they reload their
+        // rules.
         if !has_chain(&save()?) {
             changes.extend(chain());
         }
@@ -143,8 +138,8 @@ impl Rule {
         Ok(Self { removal: drop_rule("-D", uplink, prefix, v6) })
     }
 
-    /// Takes over what a controller left behind: one rule for each of `kept`, in this order, and no
-    /// other; in one transaction.
+    /// Takes over the rules that a previous controller left behind: one for each of `kept`, in this
+    /// order. Removes others, in the same transaction.
     ///
     /// # Errors
     /// Those of running ip6tables-save and ip6tables-restore.
@@ -159,13 +154,13 @@ impl Rule {
         }
         changes.extend(kept.iter().map(|args| rule("-A", args)));
         if !changes.is_empty() {
-            log::warn!("tidying up firewall rules of a former life");
+            log::warn!("replacing firewall rules of a previous controller");
             restore(&changes)?;
         }
         Ok(kept.iter().map(|args| Self { removal: rule("-D", args) }).collect())
     }
 
-    /// Nobody tells that it was taken away: never true.
+    /// Always false: there is no notification when a rule is removed.
     ///
     /// # Errors
     /// None.
@@ -188,12 +183,12 @@ mod tests {
 
     use super::*;
 
-    /// With what it has started itself.
+    /// With its children.
     #[test]
     fn a_program_that_hangs_is_ended() {
         let begin = Instant::now();
-        let (patience, shell) = (Duration::from_millis(100), Path::new("/bin/sh"));
-        let hanging = run_within(patience, shell, &["-c", "sleep 1000; true"], "");
+        let (timeout, shell) = (Duration::from_millis(100), Path::new("/bin/sh"));
+        let hanging = run_within(timeout, shell, &["-c", "sleep 1000; true"], "");
         let error = hanging.expect_err("it hangs");
         assert_eq!(clat_sys::errno_of(&error), Errno::ETIMEDOUT);
         let said = "sh has not ended within 0.1 s and was killed";

@@ -14,8 +14,8 @@ impl Fwmark {
     const PROTECTED_FROM_VPN: u32 = 1 << 17;
     const PERMISSION_SYSTEM: u32 = 3 << 18;
 
-    /// The mark of packets that belong to network `net_id`, go nowhere else and may go anywhere
-    /// there.
+    /// The mark of packets of network `net_id`, which use no other network and every interface of
+    /// this one.
     #[must_use]
     pub fn new(net_id: u16) -> Self {
         Self(
@@ -26,7 +26,7 @@ impl Fwmark {
         )
     }
 
-    /// The mark as it is shown, if it is one that [`Fwmark::new`] makes.
+    /// Parses the mark as it is shown; `None` unless [`Fwmark::new`] makes it.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let bits = u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()?;
@@ -35,7 +35,7 @@ impl Fwmark {
         (mark.to_string() == text).then_some(mark)
     }
 
-    /// A mark that someone else made.
+    /// A mark made elsewhere.
     #[must_use]
     pub fn from_bits(bits: u32) -> Self {
         Self(bits)

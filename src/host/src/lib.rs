@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a CLAT takes of the machine: a TUN device, addresses, a route, a drop rule, a clatd.
-//! Whatever has to be undone is a value whose `Drop` undoes it. Linux and Android, seen from the
-//! network namespace of the thread that asks.
+//! What a CLAT needs of the host: a TUN device, addresses, a route, a drop rule, a clatd. Each is a
+//! value whose `Drop` undoes it. For Linux and Android, in the network namespace of the calling
+//! thread.
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -31,5 +31,5 @@ pub use probe::{probe, ProbeTarget};
 pub use process::{spawn, ClatdProcess, Ended};
 pub use record::RUN_DIR;
 
-/// Where programs are looked for, whatever PATH says.
+/// Where programs are searched, independently of $PATH.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/system/bin";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Interfaces and addresses: what the socket interface tells about them.
+//! Interfaces and addresses, by sockets and /proc.
 
 use std::ffi::{CString, OsString};
 use std::fs;
@@ -19,12 +19,12 @@ use nix::sys::socket::{
 
 use crate::{Fwmark, IfaceName};
 
-/// The port to connect to, DNS's as in AOSP. Nothing is sent there: connecting a datagram socket
-/// only looks up a route.
+/// The port to connect to, DNS's as in AOSP. Nothing is sent: connecting a datagram socket only
+/// looks up a route.
 const ANY_PORT: u16 = 53;
 
-/// Traffic of an interface since it was created, as the kernel counts: `tx` is what it sent out by
-/// the interface.
+/// Traffic of an interface since it was created, as counted by the kernel; `tx` is sent by the
+/// interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Packets sent.
@@ -37,16 +37,16 @@ pub struct Traffic {
     pub rx_bytes: u64,
 }
 
-/// The index of an interface; `None` when there is none of that name.
+/// The index of an interface; `None` if there is none of that name.
 #[must_use]
 pub fn index_of(iface: &IfaceName) -> Option<u32> {
     if_nametoindex(iface.as_str()).ok()
 }
 
-/// The name of an interface; `None` when there is none of that index.
+/// The name of an interface; `None` if there is none of that index.
 #[must_use]
 pub fn name_of(index: u32) -> Option<String> {
-    // nix 0.29 takes the null pointer of a failure for success and gives an empty name.
+    // nix 0.29 takes the null pointer of a failure for success and returns an empty name.
     let name = if_indextoname(index).ok().and_then(|name: CString| name.into_string().ok());
     name.filter(|name| !name.is_empty())
 }
@@ -57,14 +57,14 @@ pub fn name_of(index: u32) -> Option<String> {
 /// Those of socket(2).
 pub fn has_address(addr: Ipv4Addr) -> io::Result<bool> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // For a local address as destination, the kernel chooses that same address as source.
+    // To a local destination, the kernel chooses the same address as source.
     Ok(socket.connect((addr, ANY_PORT)).is_ok() && socket.local_addr()?.ip() == IpAddr::V4(addr))
 }
 
 /// The source address of packets with `mark` to `destination` by `uplink`.
 ///
 /// # Errors
-/// Those of connect(2): `ENETUNREACH` where there is no route.
+/// Those of connect(2): `ENETUNREACH` without a route.
 pub fn source_towards(
     uplink: &IfaceName,
     mark: Fwmark,
@@ -78,7 +78,7 @@ pub fn source_towards(
     Ok(getsockname::<SockaddrIn6>(socket.as_raw_fd())?.ip())
 }
 
-/// Turns IPv6 off on an interface.
+/// Disables IPv6 on an interface.
 ///
 /// # Errors
 /// Those of writing a sysctl.
@@ -86,12 +86,12 @@ pub fn disable_ipv6(iface: &IfaceName) -> io::Result<()> {
     fs::write(format!("/proc/sys/net/ipv6/conf/{iface}/disable_ipv6"), "1")
 }
 
-/// What passed an interface.
+/// The traffic counters of an interface.
 ///
 /// # Errors
-/// `ENODEV` when it is gone.
+/// `ENODEV` if it no longer exists.
 pub fn traffic(iface: &IfaceName) -> io::Result<Traffic> {
-    // From /proc, since /sys shows the network namespace that it was mounted in.
+    // From /proc: /sys shows the network namespace in which it was mounted.
     let table = fs::read_to_string("/proc/thread-self/net/dev")?;
     traffic_of(&table, iface.as_str()).ok_or_else(|| Errno::ENODEV.into())
 }
@@ -112,7 +112,7 @@ pub fn is_configured(iface: &IfaceName, addr: Ipv4Addr) -> io::Result<bool> {
     }))
 }
 
-/// The counters of an interface in the table that /proc/net/dev is (proc_net(5)).
+/// The counters of an interface in the text of /proc/net/dev (proc_net(5)).
 fn traffic_of(table: &str, iface: &str) -> Option<Traffic> {
     let numbers =
         table.lines().find_map(|line| line.trim_start().strip_prefix(iface)?.strip_prefix(':'))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One controller in a network namespace.
+//! A lock that allows one controller per network namespace.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,12 +13,11 @@ use clat_sys::HostError;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// How long a program may have the lock that a controller was just starting.
-const LEAVING: Duration = Duration::from_secs(1);
+/// How long to wait for a killed controller's child, which has a copy of the lock until its exec.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Shows that this is the only controller in its network namespace; two would share the firewall's
-/// chain and the pool of addresses. Given back when dropped, or by the kernel when the process
-/// dies.
+/// Proves that this is the only controller in its network namespace; two would share the firewall's
+/// chain and the pool of addresses. Released when dropped, or by the kernel when the process ends.
 #[derive(Debug)]
 pub struct NamespaceLock {
     path: PathBuf,
@@ -26,21 +25,21 @@ pub struct NamespaceLock {
 }
 
 impl NamespaceLock {
-    /// Takes the lock, a file in `dir`. Of a controller that was killed in the midst of starting a
-    /// program, that may still have it for a moment.
+    /// Takes the lock, a file in `dir`. Waits a moment: if the previous controller was killed while
+    /// starting a program, that program still has the lock until its exec.
     ///
     /// # Errors
-    /// EBUSY when another controller has it; those of the file system.
+    /// EBUSY if another controller has it; those of the file system.
     pub fn take(dir: &Path) -> io::Result<Self> {
         let path = dir.join(format!("netns-{}.lock", namespace()?));
-        let deadline = Instant::now() + LEAVING;
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
         loop {
             let file =
                 File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
             let file = file.map_err(|e| HostError::during(path.display(), e))?;
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Err((_, Errno::EAGAIN)) if Instant::now() < deadline => {
-                    thread::sleep(LEAVING / 100);
+                    thread::sleep(RELEASE_TIMEOUT / 100);
                     continue;
                 }
                 Err((_, Errno::EAGAIN)) => {
@@ -53,7 +52,7 @@ impl NamespaceLock {
                 Err((_, errno)) => return Err(HostError::during(path.display(), errno)),
                 Ok(file) => file,
             };
-            // The last holder may have removed the file between our open and our lock.
+            // The previous holder may have removed the file between our open and our lock.
             let is_there = fs::metadata(&path).is_ok_and(|there| {
                 file.metadata()
                     .is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
@@ -65,7 +64,7 @@ impl NamespaceLock {
     }
 }
 
-/// The number of this thread's network namespace.
+/// The inode number of this thread's network namespace.
 pub(crate) fn namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Names of network interfaces, checked once, so that whoever holds an [`IfaceName`] may put it
-//! into a firewall rule, a path or an argument list.
+//! Names of network interfaces. An [`IfaceName`] has been checked, so it can be put into a firewall
+//! rule, a path or an argument list.
 
 use std::fmt;
 
@@ -12,24 +12,24 @@ use crate::HAS_NETD;
 /// Longest name of an interface in bytes: IFNAMSIZ, less its NUL (linux/if.h).
 const MAX_LEN: usize = 15;
 
-/// What the device of the IPv4 side is called: this, then the uplink's name.
+/// Name of the device of the IPv4 side: this prefix and the uplink's name.
 const V4_PREFIX: &str = "v4-";
 
 /// The name of an interface: 1 to 15 of `A-Z a-z 0-9 . _ -`, not beginning with `-`, neither `.`
 /// nor `..`.
 ///
-/// The kernel allows more (anything but `/`, `:` and white space), but a name ends up in firewall
-/// rules, where `+` is a wildcard and a newline the next rule, so this is strict.
+/// The kernel allows more (anything but `/`, `:` and white space), but names end up in firewall
+/// rules, where `+` is a wildcard and a newline begins the next rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfaceName(String);
 
-/// Why a text is not an interface's name.
+/// Why a text is not a valid interface name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Nothing, `.`, `..`, or a character that is not allowed.
+    /// Empty, `.`, `..`, or with a character that is not allowed.
     #[error("not an interface name; allowed are A-Z a-z 0-9 . _ - with no - in front")]
     Characters,
-    /// Too long by itself.
+    /// Longer than 15 characters.
     #[error("an interface name has at most 15 characters")]
     TooLong,
     /// Too long with `v4-` in front.
@@ -52,7 +52,7 @@ impl NameError {
 }
 
 impl IfaceName {
-    /// Takes `text` as a name.
+    /// Parses a name.
     ///
     /// # Errors
     /// [`NameError::Characters`] before [`NameError::TooLong`].
@@ -67,12 +67,11 @@ impl IfaceName {
         Ok(Self(text.to_owned()))
     }
 
-    /// The name of the TUN device that carries the IPv4 side of a CLAT on this uplink, whose index
-    /// is `index`: `v4-` and its name; where that is too long, and off Android, `v4-` and its
-    /// index.
+    /// The name of the TUN device of a CLAT on this uplink, whose index is `index`: `v4-` and the
+    /// uplink's name or, off Android, if that is too long, `v4-` and `index`.
     ///
     /// # Errors
-    /// [`NameError::TooLongForV4`] on Android for a name of 13 characters and more.
+    /// [`NameError::TooLongForV4`] on Android for a name of more than 12 characters.
     pub fn v4iface(&self, index: u32) -> Result<Self, NameError> {
         self.v4iface_on(index, HAS_NETD)
     }

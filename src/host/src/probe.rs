@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whether a NAT64 prefix leads anywhere: the connectivity check of RFC 7050 §3.1, of an address on
-//! the IPv4 internet that the machine's owner has named.
+//! Whether a NAT64 prefix works: the connectivity check of RFC 7050 §3.1, with an address on the
+//! IPv4 internet that the administrator has configured.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,8 +19,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::{Fwmark, IfaceName};
 
-/// How long an answer may take, and how often an echo is asked for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Timeout of each try, and number of echo requests.
+const TIMEOUT: Duration = Duration::from_secs(1);
 const TRIES: u16 = 3;
 
 /// linux/icmpv6.h
@@ -28,7 +28,7 @@ const ICMPV6_FILTER: i32 = 1;
 const ECHO_REQUEST: u8 = 128;
 const ECHO_REPLY: u8 = 129;
 
-/// Who is asked.
+/// The destination of the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeTarget {
     /// A host, by ICMP echo.
@@ -47,11 +47,11 @@ impl FromStr for ProbeTarget {
     }
 }
 
-/// Whether `target` answers by the PLAT that `prefix` is of, asked by IPv6 with `mark` on `uplink`.
-/// Takes up to three seconds.
+/// Whether `target` answers through the PLAT of `prefix`, over IPv6 with `mark` on `uplink`. Takes
+/// up to three seconds.
 ///
 /// # Errors
-/// Where it cannot be asked: `EPERM` without CAP_NET_RAW.
+/// If the probe cannot be sent: `EPERM` without CAP_NET_RAW.
 pub fn probe(
     uplink: &IfaceName,
     mark: Fwmark,
@@ -67,7 +67,7 @@ pub fn probe(
     let asked = match target {
         ProbeTarget::Echo(host) => {
             let (fd, to) = open(libc::SOCK_RAW, libc::IPPROTO_ICMPV6, host, 0)?;
-            // All but replies.
+            // Block all but echo replies.
             let mut filter = [0xff; 32];
             let word = usize::from(ECHO_REPLY / 32) * 4;
             let bits: u32 = !(1 << (ECHO_REPLY % 32));
@@ -77,10 +77,10 @@ pub fn probe(
         }
         ProbeTarget::Tcp(host) => {
             let (fd, to) = open(libc::SOCK_STREAM, 0, *host.ip(), host.port())?;
-            let patience = PATIENCE * TRIES.into();
-            setsockopt(&fd, sockopt::SendTimeout, &time_of(patience))?;
+            let timeout = TIMEOUT * TRIES.into();
+            setsockopt(&fd, sockopt::SendTimeout, &time_of(timeout))?;
             match connect(fd.as_raw_fd(), &to) {
-                // By someone who is there.
+                // A refusal is an answer, too.
                 Ok(()) | Err(Errno::ECONNREFUSED) => Ok(true),
                 Err(errno) => Err(errno),
             }
@@ -101,16 +101,16 @@ pub fn probe(
     }
 }
 
-/// Asks for an echo until there is one.
+/// Sends echo requests until one is answered.
 fn echo(fd: &OwnedFd) -> nix::Result<bool> {
     let [id @ .., a, b, c, d, e, f] = clat_sys::random_bytes::<8>()?;
     for sequence in 0..TRIES {
-        // The checksum is the kernel's.
+        // The kernel computes the checksum.
         let request =
             [&[ECHO_REQUEST, 0, 0, 0], &id[..], &sequence.to_be_bytes(), &[a, b, c, d, e, f]];
         let request = request.concat();
         send(fd.as_raw_fd(), &request, MsgFlags::empty())?;
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         let mut reply = [0; 64];
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -119,7 +119,7 @@ fn echo(fd: &OwnedFd) -> nix::Result<bool> {
             }
             setsockopt(fd, sockopt::ReceiveTimeout, &time_of(left))?;
             match recv(fd.as_raw_fd(), &mut reply, MsgFlags::empty()) {
-                // Whichever it answers.
+                // A reply to any of the requests.
                 Ok(len) if reply[..len].get(4..6) == Some(&id[..]) && len == request.len() => {
                     return Ok(true);
                 }
@@ -131,7 +131,7 @@ fn echo(fd: &OwnedFd) -> nix::Result<bool> {
     Ok(false)
 }
 
-/// At least a microsecond: none would be for ever.
+/// At least a microsecond: 0 would mean no timeout.
 fn time_of(time: Duration) -> TimeVal {
     TimeVal::microseconds(i64::try_from(time.as_micros()).unwrap_or(i64::MAX).max(1))
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! clatd as a process: started with vfork semantics and nothing but the descriptors meant for it,
+//! clatd as a process: started with vfork semantics and only the descriptors meant for it, and
 //! watched by a pidfd.
 
 use std::io;
@@ -19,7 +19,7 @@ use nix::unistd::{pipe2, Pid};
 
 use crate::PATH;
 
-/// How long a process gets to end by itself.
+/// How long a process may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The environment variables that clatd inherits.
@@ -28,9 +28,9 @@ const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// In words, as in "exited with status 1".
+    /// As text, such as "exited with status 1".
     pub how: String,
-    /// With which status it exited, if it did and that is known.
+    /// The exit status, if it exited and the status is known.
     pub status: Option<i32>,
 }
 
@@ -38,11 +38,11 @@ pub struct Ended {
 #[derive(Debug)]
 pub struct ClatdProcess {
     pid: Pid,
-    /// Becomes readable when it ends.
+    /// Readable when the process has ended.
     pidfd: OwnedFd,
     reaped: bool,
-    /// Whether a previous controller started it. Then another process reaps it, and afterwards its
-    /// number may belong to a new process.
+    /// Whether a previous controller started it. Then another process reaps it, after which its id
+    /// may be reused.
     adopted: bool,
 }
 
@@ -70,7 +70,7 @@ impl ClatdProcess {
     }
 
     fn end(&self) -> nix::Result<()> {
-        // Until a child is reaped, no other process gets its number.
+        // Until we reap the child, its id is not reused.
         kill(self.pid, Signal::SIGTERM)?;
         // One that was stopped hears nothing else.
         kill(self.pid, Signal::SIGCONT)?;
@@ -89,13 +89,13 @@ impl AsFd for ClatdProcess {
 }
 
 impl ClatdProcess {
-    /// Its process id.
+    /// The process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid.as_raw()
     }
 
-    /// Ends it at once, whatever it is doing.
+    /// Kills it (SIGKILL).
     ///
     /// # Errors
     /// The kernel's error.
@@ -136,12 +136,13 @@ impl Drop for ClatdProcess {
     }
 }
 
-/// What stands in for a pidfd before Linux 5.3: a pipe that is readable, since it is at its end,
-/// when the process ends.
+/// A substitute for a pidfd before Linux 5.3: a pipe that is at its end, so readable, when the
+/// process has ended.
 fn end_of(pid: Pid) -> io::Result<OwnedFd> {
     let (ended, held) = pipe2(OFlag::O_CLOEXEC)?;
     let wait = move || {
-        // WNOWAIT leaves it for the owner to reap. If the owner reaps it first, this ends as well.
+        // WNOWAIT leaves the process for its owner to reap. If the owner reaps it first, this
+        // returns as well.
         while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR)
         {
         }
@@ -151,11 +152,11 @@ fn end_of(pid: Pid) -> io::Result<OwnedFd> {
     Ok(ended)
 }
 
-/// Starts `program` with a copy of each descriptor that is `kept`, under its number; all others but
-/// stdout and stderr are closed. None of those kept may be one of the first three.
+/// Starts `program` with a copy of each descriptor in `kept`, under the same number, none of which
+/// may be 0 to 2; all others but stdout and stderr are closed.
 ///
 /// # Errors
-/// Those of posix_spawn(3): ENOENT when the program is not there.
+/// Those of posix_spawn(3): ENOENT if the program does not exist.
 pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Result<ClatdProcess> {
     let passed_on = PASSED_ON.iter().filter_map(|name| {
         let value = std::env::var_os(name)?;
@@ -171,7 +172,7 @@ pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Re
     match pidfd {
         Ok(pidfd) => Ok(ClatdProcess { pid, pidfd, reaped: false, adopted: false }),
         Err(e) => {
-            // A process that cannot be watched is not left running.
+            // Do not leave a process running that cannot be watched.
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
             Err(e)
@@ -203,7 +204,7 @@ mod tests {
     #[test]
     fn a_child_gets_nothing_but_what_it_is_given() {
         let (read, _write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-        // A descriptor that is not close-on-exec, as a careless parent may leave open.
+        // A descriptor without close-on-exec, as a careless parent may leave open.
         let _leaked = dup(read.as_raw_fd()).expect("a copy");
         let mut term = SigSet::empty();
         term.add(Signal::SIGTERM);
@@ -211,7 +212,7 @@ mod tests {
         let mut child = start("/bin/sleep", &["clatd-test0", "1000"], &read);
         before.thread_set_mask().expect("as before");
 
-        // The parent of a vfork runs again a moment before the new program's arguments are set up.
+        // After vfork, the parent runs a moment before the new program's arguments are set up.
         while proc_text(&child, "cmdline").is_empty() {
             std::thread::yield_now();
         }
@@ -223,7 +224,7 @@ mod tests {
         };
         let number = read.as_raw_fd().to_string();
         let given: BTreeSet<_> = ["0", "1", "2", number.as_str()].map(str::to_owned).into();
-        // The dynamic loader has libraries open for a moment; a leaked descriptor would stay open.
+        // The dynamic loader has libraries open for a moment; a leaked descriptor would stay.
         let deadline = Instant::now() + Duration::from_secs(5);
         while open() != given && Instant::now() < deadline {
             std::thread::yield_now();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a controller writes down about its CLATs, for the next one to go on with them. A clatd has
-//! the same on its command line, but that is its own to change.
+//! Records of CLATs in files, for the next controller to take them over. clatd's command line has
+//! the same data, but clatd can change that.
 //!
-//! A file for each TUN device of each network namespace, root's alone.
+//! One file for each TUN device of each network namespace, accessible to root only.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,26 +16,26 @@ use nix::errno::Errno;
 use crate::lock::namespace;
 use crate::{ClatdArgs, HAS_NETD};
 
-/// Where the records are, and the lock of the network namespace. Others may not write there.
+/// Directory of the records and of the lock of the network namespace. Writable by root only.
 pub const RUN_DIR: &str = if HAS_NETD { "/data/misc/clat" } else { "/run/clat" };
 
-/// How the names of the records of this network namespace begin.
-fn begin() -> io::Result<String> {
+/// Prefix of the names of this network namespace's records.
+fn file_prefix() -> io::Result<String> {
     Ok(format!("netns-{}-", namespace()?))
 }
 
 fn path(device: &str) -> io::Result<PathBuf> {
-    Ok(Path::new(RUN_DIR).join(begin()? + device))
+    Ok(Path::new(RUN_DIR).join(file_prefix()? + device))
 }
 
-/// Writes down the arguments of the clatd that serves a TUN device.
+/// Records the arguments of the clatd that serves a TUN device.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn write(device: &str, argv: &[String]) -> io::Result<()> {
     let path = path(device)?;
     let written = || {
-        // Whole or not at all, whenever this process ends.
+        // Renamed into place, so that the record is complete even if this process is killed.
         let new = path.with_extension("new");
         let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&new);
         file?.write_all(argv.join("\n").as_bytes())?;
@@ -44,36 +44,36 @@ pub fn write(device: &str, argv: &[String]) -> io::Result<()> {
     written().map_err(|e| HostError::during(path.display(), e))
 }
 
-/// What the clatd was told that serves a TUN device.
+/// The recorded arguments of the clatd that serves a TUN device.
 ///
 /// # Errors
-/// Those of the file system; EINVAL for what [`write()`] has not written.
+/// Those of the file system; EINVAL for a file that [`write()`] has not written.
 pub fn read(device: &str) -> io::Result<ClatdArgs> {
     let path = path(device)?;
     let text = fs::read_to_string(&path).map_err(|e| HostError::during(path.display(), e))?;
     let argv: Vec<_> = text.split('\n').collect();
     ClatdArgs::parse(&argv).map(|(args, _)| args).ok_or_else(|| {
-        let cause = format!("{} is not as a controller writes it", path.display());
+        let cause = format!("{} is not a record of clat_controller", path.display());
         HostError::because(Errno::EINVAL, cause)
     })
 }
 
-/// Removes what is written down about a TUN device, if anything.
+/// Removes the record of a TUN device, if there is one.
 pub(crate) fn remove(device: &str) {
     match path(device).and_then(fs::remove_file) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            log::warn!("cannot remove what was written down about {device}: {e}");
+            log::warn!("cannot remove the record of {device}: {e}");
         }
         _ => {}
     }
 }
 
-/// Removes what a former life has written down about any but these TUN devices.
+/// Removes the records of all TUN devices but these.
 pub(crate) fn remove_all_but(kept: &[&str]) {
-    let Ok(begin) = begin() else { return };
+    let Ok(prefix) = file_prefix() else { return };
     for file in fs::read_dir(RUN_DIR).into_iter().flatten().flatten() {
         let name = file.file_name();
-        let device = name.to_str().and_then(|name| name.strip_prefix(&begin));
+        let device = name.to_str().and_then(|name| name.strip_prefix(&prefix));
         if device.is_some_and(|device| !kept.contains(&device)) {
             let _ = fs::remove_file(file.path());
         }

@@ -19,15 +19,15 @@ use crate::{links, record, ClatdArgs, ClatdProcess, Device, IfaceName};
 /// The users that clatd runs as, in order of preference.
 const USERS: [&str; 2] = ["clat", "nobody"];
 
-/// A clatd that a previous controller started, and the TUN device that it holds. Dropping this ends
-/// the process and removes the device.
+/// A clatd that a previous controller started, and its TUN device. Dropping this ends the process
+/// and removes the device.
 #[derive(Debug)]
 pub struct Orphan {
     /// The process.
     pub child: ClatdProcess,
     /// Its device.
     pub tun: Device,
-    /// What it was told.
+    /// Its arguments.
     pub args: ClatdArgs,
 }
 
@@ -37,7 +37,7 @@ pub fn orphans() -> Vec<Orphan> {
     let processes = match fs::read_dir("/proc") {
         Ok(processes) => processes,
         Err(e) => {
-            log::warn!("cannot look for clatd processes of a former life: {e}");
+            log::warn!("cannot look for clatd processes of a previous controller: {e}");
             return Vec::new();
         }
     };
@@ -56,7 +56,7 @@ fn orphan(pid: Pid) -> Option<Orphan> {
     let pidfd =
         pidfd::open(pid).inspect_err(|e| log::error!("pidfd_open of pid {pid}: {e}")).ok()?;
     let child = ClatdProcess::adopt(pid, pidfd);
-    // Checked again now that the pidfd is open: before, the number may have been reused.
+    // Checked again with the pidfd open: before, the process id may have been reused.
     if identify(process).as_ref() != Some(&found)
         || wait_readable(&[child.as_fd()], Some(Duration::ZERO)).is_some()
     {
@@ -67,15 +67,15 @@ fn orphan(pid: Pid) -> Option<Orphan> {
     match take(&child, &uplink, fd) {
         Ok((args, tun)) => Some(Orphan { child, tun, args }),
         Err(e) => {
-            log::warn!("ending a clatd of a former life on {uplink}, pid {pid}: {e}");
+            log::warn!("ending the clatd of a previous controller on {uplink}, pid {pid}: {e}");
             None
         }
     }
 }
 
-/// What a clatd was told, and a copy of its descriptor `fd`, which is its TUN device's. What it
-/// says of itself is not believed: only whose device it holds, by the kernel, and what was written
-/// down about that.
+/// The arguments of a clatd, and a copy of its descriptor `fd`, its TUN device's. The process's own
+/// claims are not trusted: the kernel tells which device it holds, and the record of that device
+/// has the arguments.
 fn take(child: &ClatdProcess, uplink: &IfaceName, fd: RawFd) -> io::Result<(ClatdArgs, Device)> {
     let fd =
         pidfd::get_fd(child.as_fd(), fd).map_err(|e| HostError::during("its TUN device", e))?;
@@ -92,8 +92,8 @@ fn take(child: &ClatdProcess, uplink: &IfaceName, fd: RawFd) -> io::Result<(Clat
 }
 
 /// The uplink of the process with this directory in /proc, and its descriptor of the TUN device, if
-/// it is provably a clatd of ours: in our network namespace, called `clatd-IFACE`, of the user that
-/// clatd becomes (or of root, until it does), and holding the TUN device `v4-IFACE`.
+/// it is provably a clatd of ours: in our network namespace, named `clatd-IFACE`, run by clatd's
+/// user (or by root, until it changes), and with the TUN device `v4-IFACE` open.
 fn identify(process: &Path) -> Option<(IfaceName, RawFd)> {
     let command = fs::read(process.join("cmdline")).ok()?;
     let argv0 = command.split(|byte| *byte == 0).next()?;
@@ -112,12 +112,12 @@ fn identify(process: &Path) -> Option<(IfaceName, RawFd)> {
 
 /// The name of the device of a CLAT on that uplink.
 fn v4iface(uplink: &IfaceName) -> Option<IfaceName> {
-    // The index matters for long names only.
+    // The index is used for long names only.
     uplink.v4iface(links::index_of(uplink).unwrap_or_default()).ok()
 }
 
-/// Reads the process's status: the owner of its directory in /proc does not tell, since that is
-/// root's for every process that is not dumpable.
+/// From the process's status: its directory in /proc belongs to root if the process is not
+/// dumpable.
 fn has_clatds_user(process: &Path) -> Option<bool> {
     let status = fs::read_to_string(process.join("status")).ok()?;
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
