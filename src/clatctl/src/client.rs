@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The controller's service, seen from here: calls, and errors as one line that says what to do.
+//! A client of the controller's service, with errors as one line that says what to do.
 
 use std::io;
 use std::sync::mpsc::{channel, Sender};
@@ -17,20 +17,20 @@ use nix::errno::Errno;
 
 use crate::{Failure, FAILED};
 
-/// Between two tries to start a CLAT.
+/// Time between two tries to start a CLAT.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// A connection to the controller.
 pub(crate) struct Client(Strong<dyn IClatdController>);
 
 impl Client {
-    /// Connects to the service by `transport`, or by what is there.
+    /// Connects to the service by `transport`, or by the transport that is available.
     pub(crate) fn connect(transport: Option<&Transport>) -> Result<Self, Failure> {
         connect(transport, false).map(Self).map_err(Failure::unreachable)
     }
 
-    /// Connects, and calls `put` with each event that the controller tells of; returns when that
-    /// fails, or the controller is gone.
+    /// Connects, and calls `put` with each event of the controller. Returns when that fails, or
+    /// when the controller has ended.
     pub(crate) fn listen(
         transport: Option<&Transport>,
         mut put: impl FnMut(&Told) -> io::Result<()>,
@@ -50,20 +50,20 @@ impl Client {
         Err(Failure::unreachable("the controller is gone"))
     }
 
-    /// Starts a CLAT; gives its IPv6 address. An uplink that has no IPv6 is given `patience` to get
-    /// it.
+    /// Starts a CLAT and returns its IPv6 address. If the uplink has no IPv6 yet, waits up to
+    /// `timeout` for it.
     pub(crate) fn start(
         &self,
         iface: &str,
         prefix: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<String, Failure> {
         let begun = Instant::now();
         loop {
             match self.0.clatdStart(iface, prefix) {
                 Err(status)
                     if errno(&status) == Some(Errno::EADDRNOTAVAIL)
-                        && begun.elapsed() < patience =>
+                        && begun.elapsed() < timeout =>
                 {
                     std::thread::sleep(AGAIN);
                 }
@@ -77,22 +77,22 @@ impl Client {
         self.0.clatdStop(iface).map_err(|status| failure(&status))
     }
 
-    /// What runs.
+    /// The controller's status.
     pub(crate) fn status(&self) -> Result<Status, Failure> {
         let mut status = self.0.getStatus().map(Status::from).map_err(|e| failure(&e))?;
-        // A controller that knows no such option shows something else.
+        // An older controller ignores the option and shows something else.
         let uplinks = self.0.dumpText(&["--uplinks".to_owned()]).unwrap_or_default();
         status.uplinks = serde_json::from_str(&uplinks).unwrap_or_default();
         Ok(status)
     }
 
-    /// The text of `dumpsys`, given these arguments.
+    /// The controller's dump for these arguments.
     pub(crate) fn dump(&self, args: &[String]) -> Result<String, Failure> {
         self.0.dumpText(args).map_err(|status| failure(&status))
     }
 }
 
-/// The service's words, with the name of the errno value that programs know the error by.
+/// The service's message, with the name of its errno, by which programs know the error.
 fn failure(status: &BinderStatus) -> Failure {
     let message = describe(status);
     if let Some(errno) = errno(status) {
@@ -110,7 +110,7 @@ fn failure(status: &BinderStatus) -> Failure {
     }
 }
 
-/// One event: its fields as JSON has them, and what it says to people.
+/// One event, as JSON and as text.
 pub(crate) struct Told {
     /// The object, with `time` in milliseconds since 1970.
     pub(crate) json: serde_json::Value,
@@ -118,7 +118,7 @@ pub(crate) struct Told {
     pub(crate) text: String,
 }
 
-/// Events, and `None` when there will be no more.
+/// Sends events, and `None` at their end.
 struct Events(Sender<Option<Told>>);
 
 impl Events {
@@ -128,7 +128,7 @@ impl Events {
         let (hours, minutes, seconds) = (day / 3600, day / 60 % 60, day % 60);
         let text = format!("{hours:02}:{minutes:02}:{seconds:02}Z {iface}: {what}");
         json["time"] = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).into();
-        // The receiver is gone only when the program ends, and then nobody needs the event.
+        // The receiver is dropped only when the program ends; the event is not needed then.
         let _ = self.0.send(Some(Told { json, text }));
         Ok(())
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clatctl discover`: which NAT64 prefix the network of an uplink has, who says so, and what
-//! follows. It asks the network itself and needs no controller.
+//! `clatctl discover`: the NAT64 prefix of an uplink's network, its source, and whether a CLAT is
+//! needed. Asks the network itself, without a controller.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use crate::{Failure, FAILED};
                   resolvers can be asked by anybody."
 )]
 pub(crate) struct Args {
-    /// The interface; * and ? stand for others [default: all that are uplinks]
+    /// The interface; * and ? are wildcards [default: all that are uplinks]
     iface: Option<Pattern>,
     /// Seconds to wait for an answer
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clatctl doctor`: what a CLAT needs and this machine lacks, with the command that mends it.
+//! `clatctl doctor`: what this machine lacks for a CLAT, with the commands that fix it.
 
 mod checks;
 mod probe;
@@ -14,44 +14,44 @@ use serde::Serialize;
 
 use crate::{Failure, FAILED};
 
-/// What the machine said about one thing.
+/// Result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum State {
-    /// There.
+    /// Available.
     Ok,
-    /// Not there, and nothing works without.
+    /// Missing, and required.
     Missing,
-    /// Not there, and a CLAT works without: slower, or with less comfort.
+    /// Missing, but a CLAT works without it: slower, or with fewer features.
     Optional,
-    /// Could not be asked.
+    /// Could not be checked.
     Unknown,
 }
 
-/// One thing that was asked for.
+/// One check and its result.
 #[derive(Debug, Serialize)]
 struct Check {
     /// kernel, tools, sysctl, permissions or network.
     group: &'static str,
     name: &'static str,
     state: State,
-    /// Whether a CLAT cannot do without.
+    /// Whether a CLAT requires it.
     needed: bool,
     /// What was found, or what it is for.
     detail: String,
-    /// The command that mends it.
+    /// The command that fixes it.
     fix: Option<String>,
 }
 
-/// Answer to a question: what was found, or what is wrong and how to mend it.
+/// Result of a check: what was found, or what is wrong and how to fix it.
 type Answer = Result<String, Trouble>;
 
-/// Why something is not there.
+/// Why something is missing.
 #[derive(Debug)]
 struct Trouble {
     detail: String,
     fix: String,
-    /// The question itself failed, for want of rights or of a tool.
+    /// The check itself failed, for lack of permissions or of a tool.
     unknown: bool,
 }
 
@@ -82,7 +82,7 @@ impl Check {
     }
 }
 
-/// Whether all that is needed is known to be there.
+/// Whether everything required is known to be available.
 fn healthy(checks: &[Check]) -> bool {
     checks.iter().all(|check| !check.needed || check.state == State::Ok)
 }
@@ -106,10 +106,10 @@ pub(crate) fn run(
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
-/// As wide as terminals are at least.
+/// The least width of terminals.
 const COLUMNS: u16 = 80;
 
-/// The table, and the commands in one block to copy.
+/// The table, and the commands in one block for copying.
 fn text(checks: &[Check]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_BORDERS_ONLY);

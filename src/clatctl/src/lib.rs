@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The command line of clat: starts, stops and shows CLATs through the controller's binder service,
-//! says what a machine lacks for one, and translates capture files.
+//! checks what a machine lacks for a CLAT, and translates capture files.
 //!
 //! Exit codes are part of the interface (`docs/clatctl.md`): 0 done, 1 failed, 2 usage, 3
 //! controller not reachable.
@@ -31,7 +31,7 @@ use client::Client;
 
 /// The operation failed.
 const FAILED: u8 = 1;
-/// What was asked for makes no sense; clap ends with the same.
+/// Invalid arguments; clap exits with the same code.
 const USAGE: u8 = 2;
 /// No controller answers on the socket.
 const UNREACHABLE: u8 = 3;
@@ -40,7 +40,7 @@ const UNREACHABLE: u8 = 3;
 #[derive(Debug)]
 struct Failure {
     code: u8,
-    /// One line for people; empty when there is nothing to say or nobody to say it to.
+    /// One line for people; empty if there is nothing to say or no reader.
     message: String,
 }
 
@@ -56,7 +56,7 @@ impl Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(err: anyhow::Error) -> Self {
-        // `clatctl … | head` is no failure to talk about.
+        // A closed pipe, as in `clatctl … | head`, is no error to report.
         let pipe = err
             .downcast_ref::<io::Error>()
             .is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe);
@@ -106,7 +106,7 @@ enum Command {
         /// The network's NAT64 prefix with its length, a /96
         #[arg(long, value_name = "PREFIX/96")]
         prefix: String,
-        /// Where the uplink has no IPv6 yet, wait so many seconds for it instead of failing
+        /// Seconds to wait for an uplink without IPv6 to get it, instead of failing at once
         #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=86_400))]
         wait: u32,
     },
@@ -119,17 +119,17 @@ enum Command {
     Status(status::Args),
     /// Print the controller's dump, as dumpsys does
     Dump {
-        /// What dumpsys would be given behind the service's name: --json for the status as JSON
+        /// Arguments as for dumpsys behind the service's name: --json for the status as JSON
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Print what becomes of CLATs as it happens, a line each
+    /// Print events of CLATs as they happen, one per line
     Events {
-        /// Print JSON, one object a line
+        /// Print JSON, one object per line
         #[arg(long)]
         json: bool,
     },
-    /// Say what this machine lacks for a CLAT, and the command that mends it
+    /// Check what this machine lacks for a CLAT, and print the commands that fix it
     #[command(
         after_help = "Exit status: 0 when all that is needed is there, else 1. Run it as root: \
                       some questions the kernel answers only then."
@@ -139,7 +139,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Say which NAT64 prefix a network has, who says so, and what follows
+    /// Show a network's NAT64 prefix, its source, and whether a CLAT is needed
     #[cfg(not(target_os = "android"))]
     Discover(discover::Args),
     /// Translate a capture file between IPv4 and IPv6 (RFC 7915), both directions at once
@@ -158,7 +158,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Parses the arguments of the process, does what they say and gives its exit code.
+/// Parses the arguments of the process, runs the command and returns its exit code.
 #[must_use]
 pub fn run() -> ExitCode {
     match dispatch(Cli::parse()) {
@@ -170,7 +170,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// One line on stderr; that nobody reads stderr is no reason to fail.
+/// Prints one line to stderr; a closed stderr is no reason to fail.
 fn complain(message: &str) {
     if !message.is_empty() {
         let _ = writeln!(io::stderr(), "clatctl: {message}");
@@ -194,7 +194,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             writeln!(out, "{v6}")?;
             let clats = client.status()?.clats;
             let clat = clats.iter().find(|clat| clat.iface == iface);
-            // It is known by another name than people expect.
+            // The device does not have the expected name.
             if let Some(clat) = clat.filter(|clat| clat.v4iface != format!("v4-{iface}")) {
                 complain(&format!("{iface}: its IPv4 device is called {}", clat.v4iface));
             }

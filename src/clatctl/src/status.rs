@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clatctl status`: the controller and its CLATs as a table or as JSON, once or again and again
-//! with rates.
+//! `clatctl status`: the controller and its CLATs as a table or as JSON, once or repeatedly with
+//! rates.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use crate::Failure;
 /// Arguments of `clatctl status`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
-    /// Show what explains it, too: processes, modes, what the kernel left to clatd and why
+    /// Show more: processes, modes, and which packets the kernel has left to clatd and why
     #[arg(long, short, conflicts_with = "json")]
     verbose: bool,
-    /// Show it again every so many seconds, with rates, until interrupted
+    /// Repeat every so many seconds, with rates, until interrupted
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     #[arg(value_parser = parse_seconds)]
     watch: Option<Duration>,
@@ -57,11 +57,11 @@ pub(crate) fn run(args: &Args, client: &Client, out: &mut impl Write) -> Result<
     }
 }
 
-/// Rates of the CLATs that ran `elapsed` ago already.
+/// Adds rates to the CLATs that already ran `elapsed` ago.
 fn add_rates(status: &mut Status, before: &Status, elapsed: Duration) {
     for clat in &mut status.clats {
-        // A CLAT that was stopped and started in between counts from zero again: no rate rather
-        // than a wrong one.
+        // A CLAT that was restarted in between counts from zero: show no rate rather than a wrong
+        // one.
         let same = |old: &&Clat| {
             old.iface == clat.iface && old.v6 == clat.v6 && old.uptime_millis <= clat.uptime_millis
         };
@@ -82,7 +82,7 @@ fn add_rates(status: &mut Status, before: &Status, elapsed: Duration) {
     }
 }
 
-/// The status for people, in 80 columns; with `verbose`, what explains it.
+/// The status as text in 80 columns; with `verbose`, in detail.
 fn text(status: &Status, watch: bool, verbose: bool) -> String {
     let mut text = String::new();
     if verbose {
@@ -153,7 +153,7 @@ fn text(status: &Status, watch: bool, verbose: bool) -> String {
     text
 }
 
-/// What a program in the kernel has done, in lines.
+/// The counters of a BPF program, in lines.
 fn offload(counters: &Offload) -> Vec<String> {
     let mut lines = vec![format!("{} packets, {}", counters.packets, bytes(counters.bytes))];
     let more = [("GSO", counters.super_packets)].into_iter();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clatctl translate`: a whole SIIT (RFC 7915) on capture files.
+//! `clatctl translate`: SIIT (RFC 7915) on capture files.
 
 mod answers;
 mod capture;
@@ -49,17 +49,17 @@ Exit status:
      then lacks
   2  wrong usage";
 
-/// Without any of these nothing could be translated.
+/// At least one of these is needed to translate anything.
 fn mapping() -> ArgGroup {
     ArgGroup::new("mapping").args(["prefix", "eam", "local4"]).required(true).multiple(true)
 }
 
-/// An MTU of IPv4: RFC 791 §3.2 has every link carry 68 bytes.
+/// An IPv4 MTU: at least 68 (RFC 791 §3.2).
 fn mtu4() -> impl clap::builder::TypedValueParser<Value = u32> {
     clap::value_parser!(u32).range(68..)
 }
 
-/// An MTU of IPv6: RFC 8200 §5 has every link carry 1280 bytes.
+/// An IPv6 MTU: at least 1280 (RFC 8200 §5).
 fn mtu6() -> impl clap::builder::TypedValueParser<Value = u32> {
     clap::value_parser!(u32).range(1280..)
 }
@@ -72,14 +72,14 @@ pub(crate) struct Args {
     /// The CLAT's own IPv4 address; other IPv4 sources are then foreign
     #[arg(long, value_name = "V4", requires = "local6")]
     local4: Option<Ipv4Addr>,
-    /// The IPv6 address that stands for --local4
+    /// The CLAT's own IPv6 address, to which --local4 is translated
     #[arg(long, value_name = "V6", requires = "local4")]
     local6: Option<Ipv6Addr>,
-    /// RFC 6052 prefix of 32, 40, 48, 56, 64 or 96 bits; the first is used towards IPv6, any is
-    /// known from it
+    /// RFC 6052 prefix of 32, 40, 48, 56, 64 or 96 bits; the first is used towards IPv6, all of
+    /// them from IPv6
     #[arg(long, value_name = "PREFIX/LEN")]
     prefix: Vec<Prefix>,
-    /// Explicit mapping (RFC 7757); the longest match wins, and before any prefix
+    /// Explicit mapping (RFC 7757); the longest match wins, and mappings win over prefixes
     #[arg(long, value_name = "V4[/LEN]=V6[/LEN]")]
     eam: Vec<Eam>,
     /// MTU of the IPv4 link
@@ -88,23 +88,23 @@ pub(crate) struct Args {
     /// MTU of the IPv6 link
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = mtu6())]
     mtu6: u32,
-    /// Size up to which IPv4 packets without DF become one IPv6 packet
+    /// Largest IPv6 packet made of an IPv4 packet without DF; larger ones are fragmented
     #[arg(long, value_name = "BYTES", default_value_t = 1280, value_parser = mtu6())]
     lowest_ipv6_mtu: u32,
-    /// What to do with UDP that has no checksum, towards IPv6
+    /// What to do with UDP without a checksum, towards IPv6
     #[arg(long, value_enum, default_value_t = UdpZeroArg::Compute)]
     udp_zero: UdpZeroArg,
     /// Copy TTL and hop limit as a CLAT on a host does, or decrement them as a router does
     #[arg(long, value_enum, default_value_t = TtlArg::Copy)]
     ttl: TtlArg,
-    /// TOS and traffic class of what is translated [default: copied]
+    /// TOS and traffic class of translated packets [default: copied]
     #[arg(long, value_name = "BYTE")]
     traffic_class: Option<u8>,
-    /// Which ICMP errors of the translator's own are written
+    /// Which of the translator's own ICMP errors are written
     #[arg(long, value_enum, default_value_t = IcmpErrors::Sent)]
     icmp_errors: IcmpErrors,
-    /// Source of ICMP errors to IPv4, and stand-in for routers without an IPv4 form; of a prefix,
-    /// each router has one of its addresses [default: 192.0.0.8]
+    /// Source of ICMP errors to IPv4, also of those from IPv6 routers without an IPv4 form; with a
+    /// prefix, each router gets one of its addresses [default: 192.0.0.8]
     #[arg(long, value_name = "V4[/LEN]")]
     router4: Option<Pool>,
     /// Source of ICMPv6 errors [default: --local6, else 192.0.0.8 in the first prefix, else in
@@ -114,10 +114,10 @@ pub(crate) struct Args {
     /// Refuse non-global IPv4 addresses inside 64:ff9b::/96 (RFC 6052 §3.1)
     #[arg(long)]
     strict_wkp: bool,
-    /// Print a line for each packet: what happened, and the RFC section that says so
+    /// Print a line for each packet: what was done, and which RFC section requires it
     #[arg(long)]
     explain: bool,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
     /// pcap or pcapng file to read, - for standard input
@@ -128,7 +128,7 @@ pub(crate) struct Args {
     output: PathBuf,
 }
 
-/// What failed when the report could not be written.
+/// Context of an error in writing the report.
 const WORDS: &str = "cannot write what happened";
 
 /// The IPv4 dummy address (RFC 7600 §4.8).
@@ -158,7 +158,7 @@ enum TtlArg {
 impl Args {
     fn addresses(&self) -> Addresses {
         Addresses {
-            // clap lets neither come without the other.
+            // clap requires both or neither.
             local: self.local4.zip(self.local6).map(|(v4, v6)| Local { v4, v6 }),
             eams: self.eam.clone(),
             prefixes: self.prefix.clone(),
@@ -191,7 +191,7 @@ impl Args {
 /// Runs `clatctl translate`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     args.addresses().check().map_err(Failure::usage)?;
-    // Standard output carries packets or words, never both.
+    // Standard output is for packets or for the report, never both.
     let mut words: Box<dyn Write> = if sink::is_stdio(&args.output) {
         Box::new(io::stderr())
     } else {
@@ -229,13 +229,13 @@ fn convert(
     report: &mut Report<'_>,
 ) -> anyhow::Result<()> {
     let input = || args.input.display().to_string();
-    // The same input gives the same output: identifications count from 1.
+    // The same input gives the same output, so identifications count from 1.
     let mut translator = Translator::new(args.config(), args.addresses(), 1);
     let mut buffer = vec![0; HEADROOM + MAX_CAPTURED + TAILROOM];
     let mut record = Record::default();
     let mut lengths = Vec::new();
 
-    // The link type of a pcapng is known only when its first packet has been read.
+    // The link type of a pcapng file is known after its first packet.
     let mut more = capture.next(&mut record).with_context(input)?;
     let link = Link::new(capture.link_type()).with_context(input)?;
     let output = || args.output.display().to_string();
@@ -297,11 +297,11 @@ fn convert(
     Ok(())
 }
 
-/// Translates a capture in memory as `clatctl translate` with these arguments would, with a line
-/// for each packet, and returns how many there were. What fuzz targets call.
+/// Translates a capture in memory as `clatctl translate` does with these arguments, with a line for
+/// each packet, and returns the number of packets. For fuzz targets.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why the capture or the arguments are invalid.
 #[cfg(fuzzing)]
 pub fn translate_bytes(arguments: &[&str], bytes: &[u8]) -> anyhow::Result<u64> {
     use clap::Parser;
@@ -324,8 +324,7 @@ pub fn translate_bytes(arguments: &[&str], bytes: &[u8]) -> anyhow::Result<u64> 
     Ok(report.packets())
 }
 
-/// Why a packet could not be written. pcap-file says of every such error that it was one of
-/// reading.
+/// Why a packet could not be written. pcap-file reports all I/O errors as read errors.
 fn unwritten(err: PcapError) -> anyhow::Error {
     match err {
         PcapError::IoError(err) => err.into(),

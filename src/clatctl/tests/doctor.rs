@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clatctl doctor` on this machine's kernel: what it says is missing is mended by the command that
-//! it gives.
+//! `clatctl doctor` against this machine's kernel: each command that it prints fixes what it
+//! reports missing.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 use std::process::Command;
@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::sched::{unshare, CloneFlags};
 use serde_json::Value;
 
-/// What doctor says about one thing, asked from this thread's network namespace.
+/// The result of one check, in this thread's network namespace.
 fn ask(name: &str) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_clatctl"))
         .args(["--socket", "/nonexistent", "doctor", "--json"])
@@ -24,14 +24,14 @@ fn ask(name: &str) -> Value {
     checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}")).clone()
 }
 
-/// Runs the command that mends something.
+/// Runs the command that fixes a check.
 fn mend(check: &Value) {
     let command = check["fix"].as_str().unwrap();
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {output:?}");
 }
 
-/// Moves this thread into a network namespace of its own; false without the right to, which CI must
+/// Moves this thread into a new network namespace; false without the permission to, which CI must
 /// have.
 fn namespace() -> bool {
     match unshare(CloneFlags::CLONE_NEWNET) {
@@ -56,7 +56,7 @@ fn a_machine_without_ipv6_is_mended_by_the_command_given() {
         if check["state"] == "ok" {
             break;
         }
-        // "all" sets "default" too: each is named in its turn.
+        // "all" sets "default", too; each is reported in turn.
         assert_eq!(check["state"], "missing");
         mend(&check);
     }
@@ -68,7 +68,7 @@ fn a_forwarding_uplink_is_told_to_accept_router_advertisements() {
     if !namespace() {
         return;
     }
-    // A dot in the name: sysctl(8) has its own way to write it.
+    // A dot in the name, which sysctl(8) writes differently.
     let add = "ip link add up.7 type veth peer name down7";
     assert!(Command::new("sh").args(["-c", add]).status().unwrap().success());
     assert_eq!(ask("router advertisements")["state"], "ok");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clatctl` against a service on a real socket, one that gives fixed answers.
+//! `clatctl` against a service with fixed answers on a real socket.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 use std::os::unix::net::UnixListener;
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-/// wlan0 can be started and stopped; what else there is fails in its own way.
+/// wlan0 can be started and stopped; other interfaces fail, each in its own way.
 struct Fixed;
 
 impl Interface for Fixed {}
@@ -200,7 +200,7 @@ fn watching_shows_rates_from_the_second_time_on() {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(2);
     let lines: Vec<serde_json::Value> =
         lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
-    // The pipe is closed now, which ends it without a word.
+    // The closed pipe ends it silently.
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert_eq!(lines[0]["clats"][0]["rates"], serde_json::Value::Null);
     assert_eq!(lines[1]["clats"][0]["rates"]["txPacketsPerSecond"], 0.0);

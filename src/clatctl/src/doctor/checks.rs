@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a CLAT needs of a machine. The kernel is asked to do each thing, not what its version is.
+//! What a CLAT needs. The kernel is asked to do each thing; its version is not compared.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -44,17 +44,17 @@ pub(super) fn all(transport: Option<&Transport>) -> Vec<Check> {
     ]
 }
 
-/// The fix for a kernel module that is not loaded, which helps where it was built.
+/// A missing kernel module; loading it helps if it was built.
 fn module(err: impl std::fmt::Display, module: &str) -> Trouble {
     Trouble::missing(err.to_string(), format!("modprobe {module}"))
 }
 
-/// The answer to a question that only root may ask.
+/// A check that needs root.
 fn not_root(err: impl std::fmt::Display) -> Trouble {
     Trouble::unknown(format!("cannot be asked: {err}"), with_rights())
 }
 
-/// How to get the rights that are missing.
+/// How to get the missing permissions.
 fn with_rights() -> &'static str {
     if nix::unistd::geteuid().is_root() {
         "docker run --cap-add=NET_ADMIN --cap-add=NET_RAW --device=/dev/net/tun …"
@@ -63,7 +63,7 @@ fn with_rights() -> &'static str {
     }
 }
 
-/// Opens the device, and makes a TUN in a namespace that goes away at once.
+/// Opens the device, and creates a TUN device in a temporary namespace.
 fn tun() -> Answer {
     const DEVICE: &str = "/dev/net/tun";
     if let Err(err) = File::options().read(true).write(true).open(DEVICE) {
@@ -80,12 +80,12 @@ fn tun() -> Answer {
     match in_namespace(|| attempt(&ip, &["tuntap", "add", "mode", "tun", "name", "v4-doctor"])) {
         Ok(Ok(())) => Ok("a TUN device could be made".into()),
         Ok(Err(said)) => Err(module(said, "tun")),
-        // A container may be without the right to make namespaces, and a CLAT does not need it.
+        // A container may not be allowed to create namespaces; a CLAT does not need them.
         Err(_) => Ok(DEVICE.into()),
     }
 }
 
-/// Whether the kernel lists TUN's device number, whatever /dev holds.
+/// Whether the kernel lists TUN's device number, even if /dev lacks it.
 fn misc_has_tun() -> bool {
     let misc = fs::read_to_string("/proc/misc").unwrap_or_default();
     misc.lines().any(|line| line.split_whitespace().eq(["200", "tun"]))
@@ -126,7 +126,7 @@ fn seccomp() -> Answer {
     }
 }
 
-/// Whether the kernel has BPF objects, and the place where they are pinned.
+/// Whether the kernel supports BPF, and the filesystem for pinned objects is mounted.
 fn bpf() -> Answer {
     const FOLDER: &str = "/sys/fs/bpf";
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -144,7 +144,7 @@ fn bpf() -> Answer {
     }
 }
 
-/// Attaches a direct-action classifier in a namespace of its own.
+/// Attaches a direct-action classifier in a temporary namespace.
 fn cls_bpf() -> Answer {
     let Some(tc) = find("tc") else {
         return Err(Trouble::unknown("cannot be asked without tc", install(TC)));
@@ -163,7 +163,7 @@ fn cls_bpf() -> Answer {
     }
 }
 
-/// One of our own programs: beside this one, or where packages put it.
+/// One of our programs: beside this one, or where packages install it.
 fn own(program: &str) -> Answer {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(program)));
     let libexec = PathBuf::from("/usr/libexec/clat").join(program);
@@ -197,14 +197,14 @@ fn ipv6_enabled() -> Answer {
     Ok("on".into())
 }
 
-/// An interface that forwards takes no address from a router advertisement unless `accept_ra` is 2.
+/// An interface that forwards ignores router advertisements unless `accept_ra` is 2.
 fn accept_ra() -> Answer {
     let folder = fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
     let mut names: Vec<_> =
         folder.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     for name in names.iter().filter(|name| !matches!(name.as_str(), "all" | "default" | "lo")) {
-        // The file by its own path: as a sysctl's name, the interface's dots would be separators.
+        // By the file's path: in a sysctl's name, the interface's dots would be separators.
         let value = |key| {
             let path = Path::new("/proc/sys/net/ipv6/conf").join(name).join(key);
             fs::read_to_string(path).unwrap_or_default().trim().to_owned()
@@ -219,7 +219,7 @@ fn accept_ra() -> Answer {
     Ok("accepted".into())
 }
 
-/// Those that the controller and clatd use before they give them up.
+/// The capabilities that controller and clatd use before they drop them.
 fn capabilities() -> Answer {
     let needed = [
         Capability::CAP_NET_ADMIN,
@@ -248,7 +248,7 @@ fn has(capability: Capability) -> bool {
     Capabilities::read().is_ok_and(|have| have.effective.contains(capability))
 }
 
-/// The user that clatd becomes.
+/// The user that clatd runs as.
 fn user() -> Answer {
     match nix::unistd::User::from_name("clat") {
         Ok(Some(user)) => Ok(format!("uid {}", user.uid)),
@@ -260,7 +260,7 @@ fn user() -> Answer {
     }
 }
 
-/// Asks the controller whether it is there.
+/// Whether the controller answers.
 fn controller(transport: Option<&Transport>) -> Answer {
     let flag = match transport {
         None => String::new(),
@@ -275,8 +275,8 @@ fn controller(transport: Option<&Transport>) -> Answer {
     }
 }
 
-/// Whether IPv4 works by the CLATs that run, as somebody on the IPv4 internet has told the
-/// controller.
+/// Whether IPv4 works over the running CLATs, as the controller's probe of a host on the IPv4
+/// internet says.
 fn working(transport: Option<&Transport>) -> Answer {
     const LOOK: &str = "clatctl status  # and ask the network whether its NAT64 is there";
     const ASK: &str = "clat_controller --probe ADDR  # and a host that answers";
@@ -293,7 +293,7 @@ fn working(transport: Option<&Transport>) -> Answer {
     }
 }
 
-/// An interface with a global IPv6 address, which a CLAT needs on its uplink.
+/// An interface with a global IPv6 address, as an uplink needs.
 fn uplink() -> Answer {
     let addresses = nix::ifaddrs::getifaddrs().map_err(|err| module(err, "ipv6"))?;
     let mut names: Vec<_> = addresses
@@ -302,7 +302,7 @@ fn uplink() -> Answer {
                 .address
                 .as_ref()
                 .and_then(|address| address.as_sockaddr_in6().map(SockaddrIn6::ip));
-            // Neither link-local nor unique local, and not of the loopback.
+            // 2000::/3: neither link-local, unique local nor loopback.
             v6.is_some_and(|v6| v6.segments()[0] & 0xe000 == 0x2000)
         })
         .map(|interface| interface.interface_name)

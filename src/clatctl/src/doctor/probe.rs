@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Asking the machine: programs, packages, and a network namespace in which things can be tried
-//! without a trace.
+//! Helpers for checks: programs, packages, and a temporary network namespace for experiments.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +9,8 @@ use nix::sched::{unshare, CloneFlags};
 
 use super::{Answer, Trouble};
 
-/// Where programs are looked for after PATH: services and sudo see more than a user's shell.
+/// Where programs are searched after $PATH: services and sudo have more folders than a user's
+/// shell.
 const FOLDERS: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
@@ -49,23 +49,22 @@ pub(super) fn install([apt, dnf, pacman, apk]: [&str; 4]) -> String {
     }
 }
 
-/// The words of a sysctl's file, its dots as slashes.
+/// The value of a sysctl, with `/` for dots in its name.
 pub(super) fn sysctl(name: &str) -> Option<String> {
     let path = Path::new("/proc/sys").join(name.replace('.', "/"));
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// Runs `question` in a network namespace of its own, which is gone afterwards with all that was
-/// made in it.
+/// Runs `question` in a temporary network namespace.
 pub(super) fn in_namespace<T: Send>(question: impl FnOnce() -> T + Send) -> nix::Result<T> {
     std::thread::scope(|scope| {
-        // Only this thread, and the children that it starts, move.
+        // Only this thread and its children change the namespace.
         let thread = scope.spawn(|| unshare(CloneFlags::CLONE_NEWNET).map(|()| question()));
         thread.join().unwrap_or(Err(nix::Error::EIO))
     })
 }
 
-/// Runs a program; what it said when it failed.
+/// Runs a program; if it fails, returns the first line of its output.
 pub(super) fn attempt(program: &Path, args: &[&str]) -> Result<(), String> {
     let output = Command::new(program)
         .args(args)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which ICMP errors are written (RFC 7915 §4.4 and §5.4 leave it to whoever configures).
+//! Which ICMP errors are written (RFC 7915 §4.4 and §5.4 leave it to configuration).
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +12,19 @@ use clat_packet::rate_limit::{Bucket, Rate};
 pub(super) enum IcmpErrors {
     /// All
     Sent,
-    /// As many as a CLAT sends, by the times of the capture: 50 at once to either side, and 100 a
-    /// second
+    /// As many as a CLAT sends, by the capture's times: bursts of 50 and 100 a second to either
+    /// side
     Limited,
-    /// None: the packets are dropped in silence
+    /// None: packets are dropped silently
     None,
 }
 
-/// Decides about one error after the other.
+/// Decides for each error whether it is sent.
 pub(super) struct Answers {
     policy: IcmpErrors,
-    /// One for errors to IPv4, one for errors to IPv6: neither side uses up what the other has.
+    /// One for errors to IPv4, one for errors to IPv6, so that neither side uses up the other's.
     buckets: [Bucket; 2],
-    /// A moment to count from, and what the capture calls it.
+    /// The start of the clock, and the capture's time then.
     epoch: Option<(Instant, Duration)>,
 }
 
@@ -33,8 +33,8 @@ impl Answers {
         Self { policy, buckets: Default::default(), epoch: None }
     }
 
-    /// Whether this error is sent, at a time that the capture gives, from 1970 on. A time before
-    /// that of the first packet asked about counts as that.
+    /// Whether this error is sent at the capture's time `at`, since 1970. A time before the first
+    /// one counts as the first.
     pub(super) fn may_send(&mut self, error: &[u8], at: Duration) -> bool {
         match self.policy {
             IcmpErrors::Sent => true,
@@ -61,9 +61,9 @@ mod tests {
             (0..100).filter(|_| answers.may_send(&[family << 4], at)).count()
         };
         assert_eq!((sent(4, 500), sent(4, 509), sent(4, 510)), (50, 0, 1));
-        // The other side has its own.
+        // The other side has its own bucket.
         assert_eq!(sent(6, 510), 50);
-        // A capture whose clock was set back.
+        // The capture's clock was set back.
         assert_eq!((sent(4, 0), sent(4, 530)), (0, 2));
         for (policy, count) in [(IcmpErrors::Sent, 100), (IcmpErrors::None, 0)] {
             let mut answers = Answers::new(policy);

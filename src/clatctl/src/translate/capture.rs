@@ -20,7 +20,7 @@ use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 use super::report::Skip;
 use super::sink::is_stdio;
 
-/// The most bytes that a captured packet may have: libpcap's own limit for these link types.
+/// Most bytes of a captured packet: libpcap's limit for these link types.
 pub(super) const MAX_CAPTURED: usize = 256 * 1024;
 
 /// LINKTYPE_RAW.
@@ -36,7 +36,7 @@ type Input = Box<dyn Read>;
 /// A capture being read.
 pub(super) struct Capture {
     format: Format,
-    /// Packets read so far.
+    /// Number of packets read.
     count: u64,
 }
 
@@ -64,7 +64,7 @@ impl Record {
         Ok(&self.data)
     }
 
-    /// A record of the same time with other bytes.
+    /// A record with the same time and other bytes.
     pub(super) fn like<'f>(&self, frame: &'f [u8]) -> anyhow::Result<RawPcapPacket<'f>> {
         let len = u32::try_from(frame.len()).context("a packet of over 4 GiB")?;
         Ok(RawPcapPacket {
@@ -124,8 +124,8 @@ impl Capture {
         Ok(Self { format, count: 0 })
     }
 
-    /// The link type of the packets read so far. A pcapng without any has that of its first
-    /// interface, if it has one.
+    /// The link type of the packets read so far; for a pcapng file without packets, that of its
+    /// first interface, if any.
     pub(super) fn link_type(&self) -> u32 {
         match &self.format {
             // The upper bits are flags and the length of a frame check sequence.
@@ -138,8 +138,8 @@ impl Capture {
         }
     }
 
-    /// The header of a pcap file for what comes of this capture: the same byte order and times, or
-    /// nanoseconds for pcapng.
+    /// The header of a pcap file for the output: the byte order and time resolution of the input,
+    /// or nanoseconds for pcapng.
     pub(super) fn header(&self, link_type: u32) -> PcapHeader {
         let (endianness, ts_resolution) = match &self.format {
             Format::Pcap(reader) => (reader.header().endianness, reader.header().ts_resolution),
@@ -156,7 +156,7 @@ impl Capture {
         }
     }
 
-    /// When a packet was captured, from 1970 on.
+    /// When a packet was captured, since 1970.
     pub(super) fn time(&self, record: &Record) -> Duration {
         let fraction = u64::from(record.fraction);
         let fraction = match &self.format {
@@ -182,7 +182,7 @@ impl Capture {
 fn next_pcap(reader: &mut PcapReader<Input>, record: &mut Record) -> anyhow::Result<bool> {
     let Some(packet) = reader.next_raw_packet() else { return Ok(false) };
     let packet = packet.map_err(|err| anyhow!(explain(&err)))?;
-    // A record of zeros would be an empty packet of 1970; of /dev/zero they would never end.
+    // A record of zeros would read as an empty packet of 1970, and /dev/zero has no end.
     ensure!(
         (packet.ts_sec, packet.ts_frac, packet.incl_len, packet.orig_len) != (0, 0, 0, 0),
         "zeros where a packet should be: the file was not written to its end, or is damaged"
@@ -200,11 +200,11 @@ fn next_pcapng(
     loop {
         let section = reader.section();
         let (endianness, version) = (section.endianness, section.major_version);
-        // Each section has its own.
+        // Each section has its own version.
         ensure!(version == 1, "is pcapng of version {version}; only version 1 is known");
         let Some(block) = reader.next_raw_block() else { return Ok(false) };
         let block = block.map_err(|err| anyhow!(explain(&err)))?;
-        // Only packets are parsed: the others are not needed here, and need not be right.
+        // Only packet blocks are parsed; others may be malformed.
         let (interface, units) = match block.type_ {
             ENHANCED_PACKET | SIMPLE_PACKET => match endianness {
                 Endianness::Big => read_block::<BigEndian>(block, record)?,
@@ -220,7 +220,7 @@ fn next_pcapng(
             .with_context(|| format!("interface {interface} is not described"))?;
         (record.seconds, record.fraction) = time(units, interface)?;
         if interface.snaplen > 0 && units.is_none() {
-            // A Simple Packet Block does not say how much was captured (pcapng §4.4).
+            // A Simple Packet Block does not have the captured length (pcapng §4.4).
             record.data.truncate(usize::try_from(interface.snaplen)?);
         }
         let number = u32::from(interface.linktype);
@@ -233,8 +233,8 @@ fn next_pcapng(
     }
 }
 
-/// Takes a packet out of its block: the interface, and the time in that interface's units where the
-/// block has one.
+/// Reads a packet block: the interface, and the time in that interface's units if the block has
+/// one.
 fn read_block<B: ByteOrder>(
     block: RawBlock<'_>,
     record: &mut Record,
@@ -242,7 +242,7 @@ fn read_block<B: ByteOrder>(
     match block.try_into_block::<B>().map_err(|err| anyhow!(explain(&err)))? {
         Block::EnhancedPacket(packet) => {
             record.set(&packet.data, packet.original_len)?;
-            // pcap-file takes the interface's units for nanoseconds.
+            // pcap-file reads the interface's units as nanoseconds.
             Ok((packet.interface_id, Some(u64::try_from(packet.timestamp.as_nanos())?)))
         }
         Block::SimplePacket(packet) => {
@@ -255,8 +255,8 @@ fn read_block<B: ByteOrder>(
     }
 }
 
-/// Seconds and nanoseconds of a time in an interface's units (pcapng §4.2, if_tsresol and
-/// if_tsoffset).
+/// Converts a time from an interface's units to seconds and nanoseconds (pcapng §4.2, if_tsresol
+/// and if_tsoffset).
 fn time(
     units: Option<u64>,
     interface: &InterfaceDescriptionBlock<'_>,
@@ -265,7 +265,7 @@ fn time(
     for option in &interface.options {
         match option {
             InterfaceDescriptionOption::IfTsResol(value) => resolution = *value,
-            // Signed, which pcap-file's type does not say.
+            // The value is signed; pcap-file's type is not.
             InterfaceDescriptionOption::IfTsOffset(value) => {
                 offset = i64::from_ne_bytes(value.to_ne_bytes());
             }
@@ -275,7 +275,7 @@ fn time(
     let Some(units) = units else { return Ok((0, 0)) };
     let units = u128::from(units);
     let base: u128 = if resolution & 0x80 == 0 { 10 } else { 2 };
-    // Finer than 2^64 to the second, every time is within the first.
+    // With units below 2^-64 s, every time is within the first second.
     let Some(per_second) = base.checked_pow(u32::from(resolution & 0x7f)).filter(|n| *n <= 1 << 64)
     else {
         return Ok((0, 0));
@@ -289,7 +289,7 @@ fn time(
     Ok((seconds, nanos))
 }
 
-/// What is wrong with the file, for people.
+/// What is wrong with the file, as text.
 fn explain(err: &PcapError) -> String {
     match err {
         PcapError::IncompleteBuffer => "the file ends in the middle of it".into(),
@@ -307,7 +307,7 @@ fn explain(err: &PcapError) -> String {
 mod tests {
     use super::*;
 
-    /// Reads all of it; whether it was a capture does not matter.
+    /// Reads all of it, whether or not it is a capture.
     fn read(bytes: &[u8]) -> anyhow::Result<usize> {
         let mut capture = Capture::new(Box::new(Cursor::new(bytes.to_vec())))?;
         let mut record = Record::default();
@@ -324,8 +324,8 @@ mod tests {
         [&kind.to_be_bytes()[..], &len, body, &len].concat()
     }
 
-    /// A section in big-endian with blocks of every kind that is known, a name block that does not
-    /// parse among them.
+    /// A big-endian section with blocks of every known type, among them a name block that does not
+    /// parse.
     fn pcapng() -> Vec<u8> {
         let section = [&0x1a2b_3c4d_u32.to_be_bytes()[..], &[0, 1, 0, 0], &[0xff; 8]].concat();
         let interface = [

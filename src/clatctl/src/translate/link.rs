@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What stands in front of an IP packet in a capture, and what has to change there.
+//! Link headers in a capture, and how they change with translation.
 
 use anyhow::bail;
 
@@ -29,7 +29,7 @@ impl Family {
         }
     }
 
-    /// The family of a packet that the translator made.
+    /// The family of a translated packet.
     fn of(ip: &[u8]) -> Self {
         if ip.first().is_some_and(|byte| byte >> 4 == 6) {
             Self::V6
@@ -39,39 +39,39 @@ impl Family {
     }
 }
 
-/// The link types that are understood (numbers of <https://www.tcpdump.org/linktypes.html>).
+/// The supported link types (numbers of <https://www.tcpdump.org/linktypes.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
     /// LINKTYPE_ETHERNET, with or without VLAN tags.
     Ethernet,
-    /// LINKTYPE_LINUX_SLL: what Linux knows of a packet of any interface.
+    /// LINKTYPE_LINUX_SLL: Linux's cooked header for any interface.
     Cooked,
-    /// LINKTYPE_LINUX_SLL2: the same, with the number of the interface.
+    /// LINKTYPE_LINUX_SLL2: the same, with the interface's index.
     Cooked2,
-    /// LINKTYPE_NULL: an address family, in the byte order of who captured.
+    /// LINKTYPE_NULL: an address family, in the byte order of the capturing host.
     Null,
-    /// LINKTYPE_LOOP: an address family, most significant byte first.
+    /// LINKTYPE_LOOP: an address family, in network byte order.
     Loop,
-    /// IP packets with nothing in front: LINKTYPE_RAW (101), or a number that some systems write
-    /// for it (12, 14).
+    /// IP packets without link header: LINKTYPE_RAW (101), or a number that some systems use for it
+    /// (12, 14).
     Raw(u32),
-    /// LINKTYPE_IPV4 and LINKTYPE_IPV6: raw packets of the one family.
+    /// LINKTYPE_IPV4 and LINKTYPE_IPV6: raw packets of one family.
     Only(Family),
 }
 
-/// What stands in front of a packet.
+/// A link header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// Its length.
     pub(super) len: usize,
-    /// The family that it announces.
+    /// The family in its type field.
     pub(super) family: Option<Family>,
-    /// Where it does: an EtherType, or an address family.
+    /// Offset of that field: an EtherType, or an address family.
     type_at: usize,
 }
 
 impl Link {
-    /// The link of that number.
+    /// The link type of that number.
     pub(super) fn new(number: u32) -> anyhow::Result<Self> {
         Ok(match number {
             0 => Self::Null,
@@ -89,7 +89,7 @@ impl Link {
         })
     }
 
-    /// The link type of what comes out: both families must fit.
+    /// The link type of the output, which must fit both families.
     pub(super) const fn output_type(self) -> u32 {
         match self {
             Self::Null => 0,
@@ -102,7 +102,7 @@ impl Link {
         }
     }
 
-    /// What stands in front of the IP packet.
+    /// Parses the link header.
     pub(super) fn split(self, frame: &[u8]) -> Result<Header, Skip> {
         match self {
             Self::Raw(_) => Ok(Header { len: 0, family: None, type_at: 0 }),
@@ -122,8 +122,8 @@ impl Link {
         }
     }
 
-    /// The number at the start of a frame, and whether it is little-endian. All families have small
-    /// numbers, so that it shows which byte is the least significant.
+    /// The number at the start of a frame, and whether it is little-endian. All families are below
+    /// 256, which shows the byte order.
     fn address_family(self, frame: &[u8]) -> Option<(u32, bool)> {
         let bytes = *frame.first_chunk()?;
         let little = self == Self::Null && bytes[..2] != [0, 0];
@@ -131,8 +131,8 @@ impl Link {
         Some((number, little))
     }
 
-    /// The frame that carries a translated packet on: the same header, with the type of the other
-    /// family. `frame` is the one that it came in.
+    /// The frame for a translated packet: the same header with the type of the other family.
+    /// `frame` is the original one.
     pub(super) fn forward(self, frame: &[u8], header: Header, ip: &[u8]) -> Vec<u8> {
         let mut out = [&frame[..header.len], ip].concat();
         let family = Family::of(ip);
@@ -145,7 +145,7 @@ impl Link {
                 let little = self.address_family(frame).is_some_and(|(_, little)| little);
                 let number = match (family, self) {
                     (Family::V4, _) => AF_INET,
-                    // OpenBSD's loopback is of the one type, that of macOS of the other.
+                    // OpenBSD's loopback uses LINKTYPE_LOOP, macOS's LINKTYPE_NULL.
                     (Family::V6, Self::Loop) => AF_INET6[0],
                     (Family::V6, _) => AF_INET6[2],
                 };
@@ -156,7 +156,7 @@ impl Link {
         out
     }
 
-    /// The frame that carries an ICMP error back to the sender.
+    /// The frame for an ICMP error to the sender.
     pub(super) fn reply(self, frame: &[u8], header: Header, ip: &[u8]) -> Vec<u8> {
         let mut out = self.forward(frame, header, ip);
         match self {
@@ -174,8 +174,8 @@ impl Link {
         out
     }
 
-    /// Whether an ICMP error may be sent about this frame: about none that was for all or for many
-    /// of a link (RFC 1812 §4.3.2.7, RFC 4443 §2.4 (e.4), (e.5)).
+    /// Whether an ICMP error may be sent about this frame: not if it was a link-layer broadcast or
+    /// multicast (RFC 1812 §4.3.2.7, RFC 4443 §2.4 (e.4), (e.5)).
     pub(super) fn may_answer(self, frame: &[u8]) -> bool {
         match self {
             // The group bit of the destination.
@@ -187,8 +187,8 @@ impl Link {
     }
 }
 
-// What cooked headers say of a packet, as packet(7): that it was for this host, for all, for many,
-// or from this host.
+// Packet types of cooked headers (packet(7)): for this host, broadcast, multicast, or sent by this
+// host.
 const PACKET_HOST: u8 = 0;
 const PACKET_BROADCAST: u8 = 1;
 const PACKET_MULTICAST: u8 = 2;
@@ -198,8 +198,8 @@ const fn is_for_many(packet_type: u8) -> bool {
     matches!(packet_type, PACKET_BROADCAST | PACKET_MULTICAST)
 }
 
-/// An answer to what has come in goes out. The link address in a cooked header is the sender's, so
-/// that nothing is known of the one that answers.
+/// The packet type of an answer: outgoing to incoming, and the reverse. The link-layer address in a
+/// cooked header is the sender's, so that of the answering side is unknown.
 const fn opposite(packet_type: u8) -> u8 {
     if packet_type == PACKET_OUTGOING {
         PACKET_HOST
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(forward(Link::Cooked2, &v2, &[0x45])[2..20], v2[2..20]);
         let back = reply(Link::Cooked2, &v2, &[0x60]);
         assert_eq!(back, [&v2[..10], &[0; 10], &[0x60]].concat());
-        // A tag behind either.
+        // With a VLAN tag behind either.
         let tag = [0, 7, 0x08, 0];
         let tagged = [&v1[..14], &[0x81, 0], &tag, &[0x45]].concat();
         assert_eq!(
@@ -331,7 +331,7 @@ mod tests {
         for len in 0..14 {
             assert_eq!(Link::Ethernet.split(&arp[..len]), Err(Skip::ShortFrame), "{len}");
         }
-        // A tag, and nothing behind it.
+        // A tag with nothing behind it.
         assert_eq!(
             Link::Ethernet.split(&[&MACS[..], &[0x81, 0, 0, 7, 8]].concat()),
             Err(Skip::ShortFrame)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What happened to each packet, as lines for people or as JSON, and the counts at the end.
+//! The report: what happened to each packet, as text or JSON, and counts at the end.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -12,8 +12,7 @@ use clat_xlat::{Reason, Rule};
 use serde::Serialize;
 use serde_json::json;
 
-/// Protocols that are met, by the names that they have (IANA, "Assigned Internet Protocol
-/// Numbers").
+/// Names of common protocols (IANA, "Assigned Internet Protocol Numbers").
 const PROTOCOLS: [(u8, &str); 12] = [
     (protocol::ICMP, "ICMP"),
     (protocol::IGMP, "IGMP"),
@@ -32,7 +31,7 @@ const PROTOCOLS: [(u8, &str); 12] = [
 /// Why a captured frame was not given to the translator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Skip {
-    /// The capture has not all of its bytes.
+    /// The capture lacks some of its bytes.
     CutShort,
     /// Shorter than its link header.
     ShortFrame,
@@ -69,11 +68,11 @@ impl Skip {
     }
 }
 
-/// What became of a packet. Lengths are bytes of IP packets.
+/// What was done with a packet. Lengths are bytes of IP packets.
 pub(super) enum Outcome<'o> {
     Forwarded(Rule, &'o [usize]),
     Replied(Reason, usize),
-    /// An ICMP error about it is not sent.
+    /// Dropped; the ICMP error about it is not sent.
     Unanswered(Reason),
     Dropped(Reason),
     Skipped(Skip),
@@ -124,7 +123,7 @@ impl Outcome<'_> {
     }
 }
 
-/// Who talks to whom, as far as the packet tells.
+/// Addresses and ports, as far as the packet has them.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Flow {
@@ -197,7 +196,7 @@ impl Flow {
     }
 }
 
-/// Packets that met one fate, by its cause.
+/// Number of packets with one outcome and reason.
 #[derive(Default)]
 struct Count {
     packets: u64,
@@ -224,7 +223,7 @@ impl Count {
     }
 }
 
-/// Tells what happens and keeps the counts.
+/// Writes the report and keeps the counts.
 pub(super) struct Report<'w> {
     explain: bool,
     json: bool,
@@ -244,17 +243,17 @@ impl<'w> Report<'w> {
         Self { explain, json, out, packets: 0, frames: 0, forwarded, replied, dropped, skipped }
     }
 
-    /// How many packets were read.
+    /// Number of packets read.
     pub(super) const fn packets(&self) -> u64 {
         self.packets
     }
 
-    /// How many packets were skipped for `skip`.
+    /// Number of packets skipped for `skip`.
     pub(super) fn skipped(&self, skip: Skip) -> u64 {
         self.skipped.by_cause.get(skip.name()).copied().unwrap_or(0)
     }
 
-    /// Tells what became of the next packet. `ip` is what stood behind its link header.
+    /// Reports the next packet. `ip` is the packet behind its link header.
     pub(super) fn packet(&mut self, ip: &[u8], outcome: &Outcome<'_>) -> io::Result<()> {
         self.packets += 1;
         let (name, what, rfc) = outcome.cause();
@@ -314,7 +313,7 @@ impl<'w> Report<'w> {
         }
     }
 
-    /// Tells the counts.
+    /// Reports the counts.
     pub(super) fn finish(&mut self, input: &Path, output: &Path) -> io::Result<()> {
         if self.json {
             let summary = json!({

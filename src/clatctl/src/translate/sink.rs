@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Where the output goes: nothing is seen of it before it is whole.
+//! The output file, which appears only when it is complete.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufWriter, Seek, Write};
@@ -17,24 +17,24 @@ pub(super) fn is_stdio(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// An output that appears at once, on [`Sink::commit`], or not at all. Until then it has no name,
-/// so that none is left behind, whatever ends this program.
+/// An output that appears as a whole on [`Sink::commit`], or not at all. Until then the file has no
+/// name, so that nothing is left behind however the program ends.
 pub(super) struct Sink {
     buffer: BufWriter<File>,
     target: Target,
-    /// The output as the user wrote it.
+    /// The output's path as given by the user.
     name: PathBuf,
 }
 
 enum Target {
-    /// A regular file in `folder`, and what it replaces.
+    /// A regular file in `folder`, and the file that it replaces.
     File { folder: PathBuf, path: PathBuf, replaced: Option<Box<Metadata>> },
-    /// Standard output, a pipe, a device: written to at the end.
+    /// Standard output, a pipe or a device: written at the end.
     Stream(Box<dyn Write>),
 }
 
 impl Sink {
-    /// Makes ready to write `path`.
+    /// Prepares to write `path`.
     pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
         let name = path.to_owned();
         let stream = |to: Box<dyn Write>| -> anyhow::Result<Sink> {
@@ -46,7 +46,7 @@ impl Sink {
         if is_stdio(path) {
             return stream(Box::new(io::stdout()));
         }
-        // Through symbolic links: the file is replaced, not the link to it.
+        // Resolve symbolic links: the file is replaced, not the link to it.
         let (path, replaced) = match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => {
                 bail!("{}: is a folder; give the name of a file", path.display())
@@ -70,12 +70,12 @@ impl Sink {
         Ok(Self { buffer: BufWriter::new(spool), target, name })
     }
 
-    /// Where to write.
+    /// The writer for the contents.
     pub(super) fn writer(&mut self) -> &mut impl Write {
         &mut self.buffer
     }
 
-    /// Lets the output appear.
+    /// Makes the output appear.
     pub(super) fn commit(self) -> anyhow::Result<()> {
         let name = || {
             if is_stdio(&self.name) {
@@ -107,7 +107,7 @@ impl Sink {
     }
 }
 
-/// Makes a file without a name in `folder`, with the mode of a new file.
+/// Creates an unnamed file in `folder`, with the mode of a new file.
 fn unnamed(folder: &Path) -> io::Result<File> {
     File::options()
         .read(true)
@@ -115,11 +115,11 @@ fn unnamed(folder: &Path) -> io::Result<File> {
         .mode(0o666) // less the umask
         .custom_flags(OFlag::O_TMPFILE.bits())
         .open(folder)
-        // Not every file system has such; there it has a name for a moment.
+        // Without O_TMPFILE, the file has a name for a moment.
         .or_else(|_| tempfile::tempfile_in(folder))
 }
 
-/// Gives `file` a name, or, where it cannot be given one any more, a copy of it.
+/// Links `file` to `path`, or copies it there if it cannot be linked.
 fn give_name(file: &mut File, path: &Path) -> io::Result<File> {
     if link_open_file(&*file, path).is_ok() {
         return file.try_clone();
@@ -131,7 +131,7 @@ fn give_name(file: &mut File, path: &Path) -> io::Result<File> {
     Ok(copy)
 }
 
-/// Gives `file` the owner and the mode of the file that it will replace.
+/// Gives `file` owner and mode of the file that it will replace.
 fn keep(file: &File, replaced: &Metadata) -> anyhow::Result<()> {
     let own = file.metadata()?;
     let (user, group) = (replaced.uid(), replaced.gid());
@@ -140,18 +140,18 @@ fn keep(file: &File, replaced: &Metadata) -> anyhow::Result<()> {
             format!("cannot leave it to user {user}, group {group}; write to another file")
         })?;
     }
-    // After the owner, with whom a set-user-ID bit goes.
+    // After the owner, since changing that clears set-user-ID bits.
     file.set_permissions(replaced.permissions())?;
     Ok(())
 }
 
-/// Signals wait while this lives: between a name of its own and its place a file is seen by others,
-/// and would be left to them.
+/// Blocks signals until dropped: a signal between naming the file and moving it into place would
+/// leave it behind.
 struct Uninterrupted(SigSet);
 
 impl Uninterrupted {
     fn begin() -> Self {
-        // Fails for no mask; an empty one lets them through afterwards.
+        // Cannot fail with this mask; if it did, an empty mask unblocks all signals afterwards.
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
         Self(before.unwrap_or_else(|_| SigSet::empty()))
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Files of every kind, whole and broken; none of this depends on what the translator does with a
-//! packet.
+//! Capture files of every kind, valid and damaged, independently of translation.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::process::{Command, Stdio};
@@ -79,7 +78,7 @@ fn a_packet_that_is_not_ip_is_dropped_by_name() {
     assert!(text.starts_with(line), "{text}");
 }
 
-/// Packets that lie about everything: each gets a line, and nothing gets out that is not whole.
+/// Packets with wrong lengths and types: each gets a line, and no incomplete packet is written.
 #[test]
 fn hostile_packets_are_explained_one_by_one() {
     let mut packets: Vec<Vec<u8>> = Vec::new();
@@ -193,7 +192,7 @@ fn a_file_that_ends_too_early_fails_in_one_line_and_leaves_out_alone() {
     let whole = pcap(ETHERNET, &[ethernet(0x0800, &udp4()), ethernet(0x0806, &[0; 28])]);
     let folder = Folder::new();
     folder.write("out", b"precious");
-    // The two places where a packet ends are whole files.
+    // A file cut at the end of a packet is complete.
     let first = 24 + 16 + 14 + udp4().len();
     for len in (0..whole.len()).filter(|len| ![24, first].contains(len)) {
         folder.write("in", &whole[..len]);
@@ -273,7 +272,7 @@ fn what_is_no_capture_is_said_to_be_none() {
     }
 }
 
-/// `tcpdump -i any` of today and of before, and the loopback of the BSDs and of macOS.
+/// `tcpdump -i any`, current and older, and the loopback of the BSDs and of macOS.
 #[test]
 fn link_types_of_loopback_and_of_any() {
     let cooked =
@@ -301,7 +300,7 @@ fn link_types_of_loopback_and_of_any() {
         let [(_, _, frame)] = &packets[..] else { panic!("{link}: {text}") };
         assert_eq!(frame[..after.len()], after, "{link}");
         assert_eq!(frame[after.len()] >> 4, 6, "{link}");
-        // And back by the same program, which clears DF of what is small.
+        // And back; translation clears DF of small packets.
         folder.write("in", &folder.read("out"));
         assert_ok(&folder.translate(&format!("{P} in out")));
         let back = frames(&folder.read("out"));
@@ -311,7 +310,8 @@ fn link_types_of_loopback_and_of_any() {
     }
 }
 
-/// A disk that was full, or a file made in advance, ends in zeros; /dev/zero does not end.
+/// A file on a disk that was full, or one allocated in advance, ends in zeros; /dev/zero does not
+/// end.
 #[test]
 fn zeros_are_no_packets() {
     use std::io::Read;
@@ -338,7 +338,7 @@ fn zeros_are_no_packets() {
     assert!(line.contains("packet 1: zeros where a packet should be"), "{line}");
 }
 
-/// What it writes has no name until it is whole.
+/// The output has no name until it is complete.
 #[test]
 fn signals_leave_nothing_behind() {
     use std::io::Write;
@@ -354,7 +354,7 @@ fn signals_leave_nothing_behind() {
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(&pcap(RAW, &[udp4(), udp4()])).unwrap();
-        // It has begun to write where the file is to be.
+        // It has begun to write in the output's folder.
         let here = std::fs::canonicalize(folder.path("")).unwrap();
         let writes_here = |fd: std::io::Result<std::fs::DirEntry>| {
             std::fs::read_link(fd.unwrap().path()).is_ok_and(|file| file.starts_with(&here))
@@ -371,7 +371,7 @@ fn signals_leave_nothing_behind() {
     }
 }
 
-/// As `cp` and redirection have it.
+/// As with `cp` and redirection.
 #[test]
 fn a_replaced_file_keeps_owner_and_mode() {
     use std::os::unix::fs::{chown, MetadataExt};
@@ -387,7 +387,7 @@ fn a_replaced_file_keeps_owner_and_mode() {
     assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
     assert_eq!(after.mode(), before.mode());
     assert_ne!(after.ino(), before.ino(), "replaced, not written into");
-    // A new one is as the umask has it.
+    // A new file gets the umask's mode.
     assert_ok(&folder.translate(&format!("{P} in new")));
     folder.write("like", b"");
     let modes = ["new", "like"].map(|name| std::fs::metadata(folder.path(name)).unwrap().mode());
@@ -396,7 +396,7 @@ fn a_replaced_file_keeps_owner_and_mode() {
         println!("not root: an owner other than this user was not tried");
         return;
     }
-    // Who may replace a file and not give it away changes nothing.
+    // A user who may replace a file but not change its owner changes nothing.
     std::fs::set_permissions(folder.path(""), std::fs::Permissions::from_mode(0o777)).unwrap();
     let output = Command::new("setpriv")
         .current_dir(folder.path(""))
@@ -472,7 +472,7 @@ fn a_full_disk_is_one_line_with_its_place() {
         "{}",
         complaint(&output)
     );
-    // Words that cannot be written fail before the output appears.
+    // A report that cannot be written fails before the output appears.
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_clatctl"))
         .current_dir(folder.path(""))
@@ -550,7 +550,7 @@ fn pcapng_is_read_and_its_times_kept() {
         (Some(0x80 | 10), second * 1024 + 512, 500_000_000),
     ] {
         let folder = Folder::new();
-        // Forwarded by EAM or prefix it is; a name block that no parser likes stands between.
+        // The name block does not parse, and is skipped.
         let names = block(4, &[1, 0, 5, 0, 1, 2, 3, 4, 5]);
         let file =
             [section(), interface(101, resolution), names, enhanced(0, units, &udp4())].concat();

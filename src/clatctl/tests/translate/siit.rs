@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whole packets through the whole program: addresses, checksums and lengths of what comes out.
+//! Packets through the whole program: addresses, checksums and lengths of the output.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -46,8 +46,7 @@ fn udp6(from: &str, to: &str, hops: u8, len: usize) -> Vec<u8> {
     packet
 }
 
-/// Source, destination and hop limit of an IPv6 packet with a right length and a right UDP
-/// checksum.
+/// Source, destination and hop limit of an IPv6 packet with valid length and UDP checksum.
 #[track_caller]
 fn check6(packet: &[u8]) -> (Ipv6Addr, Ipv6Addr, u8) {
     let sliced = SlicedPacket::from_ip(packet).unwrap();
@@ -63,7 +62,7 @@ fn check6(packet: &[u8]) -> (Ipv6Addr, Ipv6Addr, u8) {
     (net.header().source_addr(), net.header().destination_addr(), header.hop_limit)
 }
 
-/// The same of an IPv4 packet, whose header checksum is right too.
+/// The same of an IPv4 packet, with a valid header checksum.
 #[track_caller]
 fn check4(packet: &[u8]) -> (Ipv4Addr, Ipv4Addr, u8) {
     let sliced = SlicedPacket::from_ip(packet).unwrap();
@@ -80,8 +79,8 @@ fn check4(packet: &[u8]) -> (Ipv4Addr, Ipv4Addr, u8) {
     (net.header().source_addr(), net.header().destination_addr(), header.time_to_live)
 }
 
-/// Runs these packets, as LINKTYPE_RAW, through `clatctl translate WORDS --explain`: what came out,
-/// and what it said.
+/// Runs these packets, as LINKTYPE_RAW, through `clatctl translate WORDS --explain`; returns the
+/// output and the report.
 #[track_caller]
 fn translate(words: &str, packets: &[Vec<u8>]) -> (Vec<Vec<u8>>, String) {
     let folder = Folder::new();
@@ -139,7 +138,7 @@ fn times_are_the_packets_own() {
 #[test]
 fn the_same_input_gives_the_same_output() {
     let folder = Folder::new();
-    // Small and without a Fragment Header, so that identifications are given out.
+    // Small and without a Fragment Header, so that they get identifications.
     folder.write("in", &pcap(RAW, &vec![udp6("64:ff9b::c633:6401", LOCAL6, 50, 100); 5]));
     assert_ok(&folder.translate(&format!("{CLAT} in a")));
     assert_ok(&folder.translate(&format!("{CLAT} in b")));
@@ -279,7 +278,7 @@ fn a_router_decrements_and_answers_time_exceeded() {
     let sliced = SlicedPacket::from_ip(&out[1]).unwrap();
     let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("no ICMP") };
     assert!(matches!(icmp.icmp_type(), Icmpv4Type::TimeExceeded(_)));
-    // What it quotes is the packet as it came.
+    // It quotes the packet as received.
     assert_eq!(icmp.payload()[..28], packets[1][..28]);
     assert_eq!(
         (check6(&out[2]).0, check6(&out[2]).1),
@@ -344,7 +343,7 @@ fn rfc_1812_4_3_2_7_no_answers_to_broadcasts_of_the_link() {
     }
 }
 
-/// RFC 7915 §4.4 and §5.4 leave it to whoever configures.
+/// RFC 7915 §4.4 and §5.4 leave it to configuration.
 #[test]
 fn icmp_errors_are_sent_limited_or_not() {
     let packets: Vec<_> = std::iter::repeat(udp4(LOCAL4, "198.51.100.1", 1, 8)).take(70).collect();
@@ -356,7 +355,7 @@ fn icmp_errors_are_sent_limited_or_not() {
         assert!(text.contains(&format!(" {count} replied")), "{text}");
         assert!(text.contains(&format!(" {dropped} dropped")), "{text}");
     }
-    // All of them in the same microsecond of the capture.
+    // All in the same microsecond of the capture.
     let folder = Folder::new();
     let mut bytes = pcap(RAW, &packets);
     for at in (24..bytes.len()).step_by(16 + packets[0].len()) {
@@ -365,7 +364,7 @@ fn icmp_errors_are_sent_limited_or_not() {
     folder.write("in", &bytes);
     assert_ok(&folder.translate(&format!("{words} limited in out")));
     assert_eq!(frames(&folder.read("out")).len(), 50);
-    // A second apart there is time enough.
+    // One second apart, all are sent.
     assert_eq!(translate(&format!("{words} limited"), &packets).0.len(), 70);
 }
 
@@ -445,7 +444,7 @@ fn udp_without_a_checksum_by_choice() {
     let (out, text) = translate(CLAT, &[packet.clone()]);
     check6(&out[0]);
     assert!(text.contains("to6-udp-zero"), "{text}");
-    // RFC 7915 §4.4: the sender is told.
+    // RFC 7915 §4.4: the sender gets an ICMP error.
     let drop = format!("{CLAT} --udp-zero drop");
     let (out, text) = translate(&drop, &[packet.clone()]);
     assert_eq!((check4(&out[0]).1, &out[0][20..22]), (v4(LOCAL4), &[3, 13][..]));

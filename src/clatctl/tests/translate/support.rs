@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Files in, files out: a folder for each test, captures by hand, and the program.
+//! A temporary folder for each test, handmade captures, and the program.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub(crate) const RAW: u32 = 101;
 pub(crate) const ETHERNET: u32 = 1;
 pub(crate) const COOKED: u32 = 113;
 
-/// A folder, and the program run in it.
+/// A temporary folder in which the program runs.
 pub(crate) struct Folder(TempDir);
 
 impl Folder {
@@ -67,7 +67,7 @@ pub(crate) fn complaint(output: &Output) -> String {
     text
 }
 
-/// Asserts that all went well and nothing was complained about.
+/// Asserts success and an empty stderr.
 #[track_caller]
 pub(crate) fn assert_ok(output: &Output) {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -83,7 +83,7 @@ pub(crate) fn header(link: u32, endianness: Endianness, ts_resolution: TsResolut
     }
 }
 
-/// A pcap of these frames; the times count up from 1000 s, 7 units.
+/// A pcap of these frames; times are 1000 s, 1001 s and so on, each plus 7 units.
 pub(crate) fn pcap_as(header: PcapHeader, frames: &[Vec<u8>]) -> Vec<u8> {
     let mut writer = PcapWriter::with_header(Vec::new(), header).unwrap();
     for (at, frame) in (1000..).zip(frames) {
@@ -102,12 +102,12 @@ pub(crate) fn pcap_as(header: PcapHeader, frames: &[Vec<u8>]) -> Vec<u8> {
     writer.into_writer()
 }
 
-/// The commonest kind of pcap.
+/// A pcap in the most common format.
 pub(crate) fn pcap(link: u32, frames: &[Vec<u8>]) -> Vec<u8> {
     pcap_as(header(link, Endianness::Little, TsResolution::MicroSecond), frames)
 }
 
-/// What a pcap holds: its header, then seconds, fraction and bytes of each packet.
+/// The contents of a pcap: its header, then seconds, fraction and bytes of each packet.
 pub(crate) fn parse(bytes: &[u8]) -> (PcapHeader, Vec<(u32, u32, Vec<u8>)>) {
     let mut reader = PcapReader::new(bytes).unwrap();
     let header = reader.header();
