@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use crate::{Failure, FAILED};
 
 /// Time between two tries to start a CLAT.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A connection to the controller.
 pub(crate) struct Client(Strong<dyn IClatdController>);
@@ -33,19 +33,19 @@ impl Client {
     /// when the controller has ended.
     pub(crate) fn listen(
         transport: Option<&Transport>,
-        mut put: impl FnMut(&Told) -> io::Result<()>,
+        mut put: impl FnMut(&Event) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let service = connect(transport, true).map_err(Failure::unreachable)?;
-        let (told, events) = channel();
-        let last = told.clone();
+        let (sender, events) = channel();
+        let last = sender.clone();
         let _link = link_to_death(&service, move || {
             let _ = last.send(None);
         })
         .map_err(|e| Failure::unreachable(format!("the controller is gone ({e:?})")))?;
-        let listener = new_listener(Events(told));
+        let listener = new_listener(Events(sender));
         service.registerEventListener(&listener).map_err(|status| failure(&status))?;
-        while let Ok(Some(told)) = events.recv() {
-            put(&told)?;
+        while let Ok(Some(event)) = events.recv() {
+            put(&event)?;
         }
         Err(Failure::unreachable("the controller is gone"))
     }
@@ -65,7 +65,7 @@ impl Client {
                     if errno(&status) == Some(Errno::EADDRNOTAVAIL)
                         && begun.elapsed() < timeout =>
                 {
-                    std::thread::sleep(AGAIN);
+                    std::thread::sleep(RETRY_INTERVAL);
                 }
                 done => return done.map_err(|status| failure(&status)),
             }
@@ -111,7 +111,7 @@ fn failure(status: &BinderStatus) -> Failure {
 }
 
 /// One event, as JSON and as text.
-pub(crate) struct Told {
+pub(crate) struct Event {
     /// The object, with `time` in milliseconds since 1970.
     pub(crate) json: serde_json::Value,
     /// One line, with the time of day in UTC.
@@ -119,7 +119,7 @@ pub(crate) struct Told {
 }
 
 /// Sends events, and `None` at their end.
-struct Events(Sender<Option<Told>>);
+struct Events(Sender<Option<Event>>);
 
 impl Events {
     fn put(&self, mut json: serde_json::Value, iface: &str, what: &str) -> BinderResult<()> {
@@ -129,7 +129,7 @@ impl Events {
         let text = format!("{hours:02}:{minutes:02}:{seconds:02}Z {iface}: {what}");
         json["time"] = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).into();
         // The receiver is dropped only when the program ends; the event is not needed then.
-        let _ = self.0.send(Some(Told { json, text }));
+        let _ = self.0.send(Some(Event { json, text }));
         Ok(())
     }
 }

@@ -44,18 +44,18 @@ struct Check {
 }
 
 /// Result of a check: what was found, or what is wrong and how to fix it.
-type Answer = Result<String, Trouble>;
+type Answer = Result<String, Problem>;
 
 /// Why something is missing.
 #[derive(Debug)]
-struct Trouble {
+struct Problem {
     detail: String,
     fix: String,
     /// The check itself failed, for lack of permissions or of a tool.
     unknown: bool,
 }
 
-impl Trouble {
+impl Problem {
     fn missing(detail: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { detail: detail.into(), fix: fix.into(), unknown: false }
     }
@@ -69,7 +69,7 @@ impl Check {
     fn new(group: &'static str, name: &'static str, needed: bool, answer: Answer) -> Self {
         let (state, detail, fix) = match answer {
             Ok(detail) => (State::Ok, detail, None),
-            Err(Trouble { detail, fix, unknown }) => {
+            Err(Problem { detail, fix, unknown }) => {
                 let state = match (unknown, needed) {
                     (true, _) => State::Unknown,
                     (false, true) => State::Missing,
@@ -159,7 +159,7 @@ mod tests {
                 "kernel",
                 "clsact",
                 false,
-                Err(Trouble::missing("no", "modprobe sch_ingress")),
+                Err(Problem::missing("no", "modprobe sch_ingress")),
             ),
         ]
     }
@@ -173,7 +173,7 @@ mod tests {
             "tools",
             "clatd",
             true,
-            Err(Trouble::missing("not found", "make install")),
+            Err(Problem::missing("not found", "make install")),
         ));
         assert!(!healthy(&checks));
         let text = text(&checks);
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn it_fits_a_terminal() {
         let detail = "something that takes more words to be said than one line has room for";
-        let answer = || Err(Trouble::missing(detail, "true"));
+        let answer = || Err(Problem::missing(detail, "true"));
         let text =
             text(&[Check::new("permissions", "the right to open packet sockets", true, answer())]);
         for line in text.lines() {
@@ -197,7 +197,7 @@ mod tests {
             "kernel",
             "TUN",
             true,
-            Err(Trouble::unknown("not root", "sudo clatctl doctor")),
+            Err(Problem::unknown("not root", "sudo clatctl doctor")),
         );
         assert_eq!(check.state, State::Unknown);
         assert!(!healthy(&[check]));

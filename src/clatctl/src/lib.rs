@@ -204,11 +204,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Dump { args } => {
             out.write_all(Client::connect(transport)?.dump(&args)?.as_bytes())?;
         }
-        Command::Events { json } => Client::listen(transport, |told| {
+        Command::Events { json } => Client::listen(transport, |event| {
             if json {
-                writeln!(out, "{}", told.json)?;
+                writeln!(out, "{}", event.json)?;
             } else {
-                writeln!(out, "{}", told.text)?;
+                writeln!(out, "{}", event.text)?;
             }
             out.flush()
         })?,

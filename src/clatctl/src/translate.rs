@@ -129,7 +129,7 @@ pub(crate) struct Args {
 }
 
 /// Context of an error in writing the report.
-const WORDS: &str = "cannot write what happened";
+const REPORT_FAILED: &str = "cannot write what happened";
 
 /// The IPv4 dummy address (RFC 7600 §4.8).
 const DUMMY4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
@@ -199,7 +199,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     let mut report = Report::new(args.explain, args.json, &mut words);
     translate(args, &mut report)?;
-    report.finish(&args.input, &args.output).context(WORDS)?;
+    report.finish(&args.input, &args.output).context(REPORT_FAILED)?;
     let cut = report.skipped(Skip::CutShort);
     if cut == 0 {
         return Ok(ExitCode::SUCCESS);
@@ -247,7 +247,7 @@ fn convert(
         let (frame, header) = match record.whole().and_then(|f| Ok((f, link.split(f)?))) {
             Ok(split) => split,
             Err(skip) => {
-                report.packet(&[], &Outcome::Skipped(skip)).context(WORDS)?;
+                report.packet(&[], &Outcome::Skipped(skip)).context(REPORT_FAILED)?;
                 more = capture.next(&mut record).with_context(input)?;
                 continue;
             }
@@ -291,7 +291,7 @@ fn convert(
             }
             Verdict::Drop(reason) => Outcome::Dropped(reason),
         };
-        report.packet(ip, &outcome).context(WORDS)?;
+        report.packet(ip, &outcome).context(REPORT_FAILED)?;
         more = capture.next(&mut record).with_context(input)?;
     }
     Ok(())

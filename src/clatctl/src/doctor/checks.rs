@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn6};
 
 use super::probe::{attempt, find, in_namespace, install, is_program, program, sysctl};
-use super::{Answer, Check, Trouble};
+use super::{Answer, Check, Problem};
 use crate::client::Client;
 
 const IPROUTE: [&str; 4] = ["iproute2", "iproute", "iproute2", "iproute2"];
@@ -45,13 +45,13 @@ pub(super) fn all(transport: Option<&Transport>) -> Vec<Check> {
 }
 
 /// A missing kernel module; loading it helps if it was built.
-fn module(err: impl std::fmt::Display, module: &str) -> Trouble {
-    Trouble::missing(err.to_string(), format!("modprobe {module}"))
+fn module(err: impl std::fmt::Display, module: &str) -> Problem {
+    Problem::missing(err.to_string(), format!("modprobe {module}"))
 }
 
 /// A check that needs root.
-fn not_root(err: impl std::fmt::Display) -> Trouble {
-    Trouble::unknown(format!("cannot be asked: {err}"), with_rights())
+fn not_root(err: impl std::fmt::Display) -> Problem {
+    Problem::unknown(format!("cannot be asked: {err}"), with_rights())
 }
 
 /// How to get the missing permissions.
@@ -69,7 +69,7 @@ fn tun() -> Answer {
     if let Err(err) = File::options().read(true).write(true).open(DEVICE) {
         return Err(match err.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EACCES | Errno::EPERM) => not_root(err),
-            Some(Errno::ENOENT) if misc_has_tun() => Trouble::missing(
+            Some(Errno::ENOENT) if misc_has_tun() => Problem::missing(
                 format!("{DEVICE} is not there, though the kernel has TUN"),
                 "mkdir -p /dev/net && mknod -m 666 /dev/net/tun c 10 200",
             ),
@@ -94,7 +94,7 @@ fn misc_has_tun() -> bool {
 fn ipv6() -> Answer {
     match socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) {
         Ok(_) => Ok("sockets".into()),
-        Err(err) => Err(Trouble::missing(
+        Err(err) => Err(Problem::missing(
             format!("no IPv6 socket: {err}"),
             "modprobe ipv6  # or take ipv6.disable=1 off the kernel's command line",
         )),
@@ -122,7 +122,7 @@ fn seccomp() -> Answer {
         Some(actions) if actions.split(' ').any(|action| action == "kill_process") => {
             Ok("filters".into())
         }
-        _ => Err(Trouble::missing("no filters", "boot a kernel with CONFIG_SECCOMP_FILTER")),
+        _ => Err(Problem::missing("no filters", "boot a kernel with CONFIG_SECCOMP_FILTER")),
     }
 }
 
@@ -131,13 +131,13 @@ fn bpf() -> Answer {
     const FOLDER: &str = "/sys/fs/bpf";
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if !known.lines().any(|line| line.split_whitespace().eq(["nodev", "bpf"])) {
-        return Err(Trouble::missing("no BPF", "boot a kernel with CONFIG_BPF_SYSCALL"));
+        return Err(Problem::missing("no BPF", "boot a kernel with CONFIG_BPF_SYSCALL"));
     }
     match nix::sys::statfs::statfs(FOLDER) {
         Ok(stat) if stat.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC => {
             Ok(format!("{FOLDER} is mounted"))
         }
-        _ => Err(Trouble::missing(
+        _ => Err(Problem::missing(
             format!("{FOLDER} is not mounted"),
             format!("mount -t bpf bpf {FOLDER}"),
         )),
@@ -147,7 +147,7 @@ fn bpf() -> Answer {
 /// Attaches a direct-action classifier in a temporary namespace.
 fn cls_bpf() -> Answer {
     let Some(tc) = find("tc") else {
-        return Err(Trouble::unknown("cannot be asked without tc", install(TC)));
+        return Err(Problem::unknown("cannot be asked without tc", install(TC)));
     };
     let attach = || {
         attempt(&tc, &["qdisc", "add", "dev", "lo", "clsact"])
@@ -174,7 +174,7 @@ fn own(program: &str) -> Answer {
         .or_else(|| find(program))
     {
         Some(path) => Ok(path.display().to_string()),
-        None => Err(Trouble::missing(
+        None => Err(Problem::missing(
             "not found",
             format!(
                 "cargo build --release && install -D -t /usr/local/bin target/release/{program}"
@@ -189,9 +189,9 @@ fn ipv6_enabled() -> Answer {
         match sysctl(&name).as_deref() {
             Some("0") => {}
             Some(_) => {
-                return Err(Trouble::missing(format!("{name} is 1"), format!("sysctl -w {name}=0")))
+                return Err(Problem::missing(format!("{name} is 1"), format!("sysctl -w {name}=0")))
             }
-            None => return Err(Trouble::missing(format!("no {name}"), "modprobe ipv6")),
+            None => return Err(Problem::missing(format!("no {name}"), "modprobe ipv6")),
         }
     }
     Ok("on".into())
@@ -213,7 +213,7 @@ fn accept_ra() -> Answer {
             let key = format!("net.ipv6.conf.{}.accept_ra", name.replace('.', "/"));
             let detail =
                 format!("{name} forwards and so ignores them; as an uplink it needs accept_ra=2");
-            return Err(Trouble::missing(detail, format!("sysctl -w {key}=2")));
+            return Err(Problem::missing(detail, format!("sysctl -w {key}=2")));
         }
     }
     Ok("accepted".into())
@@ -232,7 +232,7 @@ fn capabilities() -> Answer {
     if lacking.is_empty() {
         Ok("all that the controller uses".into())
     } else {
-        Err(Trouble::missing(format!("without {}", lacking.join(", ")), with_rights()))
+        Err(Problem::missing(format!("without {}", lacking.join(", ")), with_rights()))
     }
 }
 
@@ -240,7 +240,7 @@ fn bpf_capability() -> Answer {
     if has(Capability::CAP_BPF) || has(Capability::CAP_SYS_ADMIN) {
         Ok("CAP_BPF or CAP_SYS_ADMIN".into())
     } else {
-        Err(Trouble::missing("without CAP_BPF and CAP_SYS_ADMIN", with_rights()))
+        Err(Problem::missing("without CAP_BPF and CAP_SYS_ADMIN", with_rights()))
     }
 }
 
@@ -252,7 +252,7 @@ fn has(capability: Capability) -> bool {
 fn user() -> Answer {
     match nix::unistd::User::from_name("clat") {
         Ok(Some(user)) => Ok(format!("uid {}", user.uid)),
-        Ok(None) => Err(Trouble::missing(
+        Ok(None) => Err(Problem::missing(
             "there is none; clatd becomes nobody, if there is one",
             "useradd --system --no-create-home --shell /usr/sbin/nologin clat",
         )),
@@ -268,10 +268,10 @@ fn controller(transport: Option<&Transport>) -> Answer {
         Some(Transport::Rpc(socket)) => format!(" --socket {}", socket.display()),
     };
     let client = Client::connect(transport)
-        .map_err(|failure| Trouble::missing(failure.message, format!("clat_controller{flag} &")))?;
+        .map_err(|failure| Problem::missing(failure.message, format!("clat_controller{flag} &")))?;
     match client.status() {
         Ok(status) => Ok(format!("pid {} answers", status.pid)),
-        Err(failure) => Err(Trouble::unknown(failure.message, with_rights())),
+        Err(failure) => Err(Problem::unknown(failure.message, with_rights())),
     }
 }
 
@@ -281,15 +281,15 @@ fn working(transport: Option<&Transport>) -> Answer {
     const LOOK: &str = "clatctl status  # and ask the network whether its NAT64 is there";
     const ASK: &str = "clat_controller --probe ADDR  # and a host that answers";
     let status = Client::connect(transport).and_then(|client| client.status());
-    let status = status.map_err(|failure| Trouble::unknown(failure.message, with_rights()))?;
+    let status = status.map_err(|failure| Problem::unknown(failure.message, with_rights()))?;
     let of = |working| {
         let clats = status.clats.iter().filter(|clat| clat.working == working);
         clats.map(|clat| clat.iface.as_str()).collect::<Vec<_>>().join(", ")
     };
     match (of("no"), of("yes")) {
-        (no, _) if !no.is_empty() => Err(Trouble::missing(format!("no answer by {no}"), LOOK)),
+        (no, _) if !no.is_empty() => Err(Problem::missing(format!("no answer by {no}"), LOOK)),
         (_, yes) if !yes.is_empty() => Ok(yes),
-        _ => Err(Trouble::unknown("nobody was asked, or no CLAT runs", ASK)),
+        _ => Err(Problem::unknown("nobody was asked, or no CLAT runs", ASK)),
     }
 }
 
@@ -309,7 +309,7 @@ fn uplink() -> Answer {
         .collect();
     names.dedup();
     if names.is_empty() {
-        Err(Trouble::missing(
+        Err(Problem::missing(
             "no interface has a global IPv6 address",
             "ip -6 address show scope global  # then ask the network for one",
         ))

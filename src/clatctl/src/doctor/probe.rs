@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::sched::{unshare, CloneFlags};
 
-use super::{Answer, Trouble};
+use super::{Answer, Problem};
 
 /// Where programs are searched after $PATH: services and sudo have more folders than a user's
 /// shell.
@@ -32,7 +32,7 @@ pub(super) fn is_program(file: &Path) -> bool {
 pub(super) fn program(program: &str, packages: [&str; 4]) -> Answer {
     match find(program) {
         Some(path) => Ok(path.display().to_string()),
-        None => Err(Trouble::missing("not found", install(packages))),
+        None => Err(Problem::missing("not found", install(packages))),
     }
 }
 
