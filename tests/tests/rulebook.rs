@@ -67,7 +67,8 @@ pub(crate) fn agree(local: Local, packet: &[u8], outcome: &Outcome) -> Result<()
     let config = Config { mtu4: 65535, mtu6: 65575, ..config() };
     let prefixes = vec![Prefix::WELL_KNOWN];
     let addresses = Addresses { local: Some(local), prefixes, ..Addresses::default() };
-    let mut translator = Translator::new(config, addresses, made_up_id(out));
+    let translator = Translator::new(config, addresses, made_up_id(out));
+    let mut translator = translator.map_err(|e| e.to_string())?;
     match run(&mut translator, packet) {
         Out::Forward(_, frames) if frames == [out.clone()] => Ok(()),
         other => Err(format!("in {packet:02x?}\nprogram {out:02x?}\nxlat {other:02x?}")),

@@ -190,7 +190,8 @@ impl Args {
 
 /// Runs `clatctl translate`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    args.addresses().check().map_err(Failure::usage)?;
+    // The same input gives the same output, so identifications count from 1.
+    let translator = Translator::new(args.config(), args.addresses(), 1).map_err(Failure::usage)?;
     // Standard output is for packets or for the report, never both.
     let mut words: Box<dyn Write> = if sink::is_stdio(&args.output) {
         Box::new(io::stderr())
@@ -198,7 +199,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         Box::new(io::stdout().lock())
     };
     let mut report = Report::new(args.explain, args.json, &mut words);
-    translate(args, &mut report)?;
+    translate(args, translator, &mut report)?;
     report.finish(&args.input, &args.output).context(REPORT_FAILED)?;
     let cut = report.skipped(Skip::CutShort);
     if cut == 0 {
@@ -214,23 +215,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(FAILED))
 }
 
-fn translate(args: &Args, report: &mut Report<'_>) -> anyhow::Result<()> {
+fn translate(args: &Args, translator: Translator, report: &mut Report<'_>) -> anyhow::Result<()> {
     let input = || args.input.display().to_string();
     let capture = Capture::open(&args.input).with_context(input)?;
     let mut sink = Sink::create(&args.output)?;
-    convert(args, capture, sink.writer(), report)?;
+    convert(args, translator, capture, sink.writer(), report)?;
     sink.commit()
 }
 
 fn convert(
     args: &Args,
+    mut translator: Translator,
     mut capture: Capture,
     sink: impl Write,
     report: &mut Report<'_>,
 ) -> anyhow::Result<()> {
     let input = || args.input.display().to_string();
-    // The same input gives the same output, so identifications count from 1.
-    let mut translator = Translator::new(args.config(), args.addresses(), 1);
     let mut buffer = vec![0; HEADROOM + MAX_CAPTURED + TAILROOM];
     let mut record = Record::default();
     let mut lengths = Vec::new();
@@ -317,6 +317,7 @@ pub fn translate_bytes(arguments: &[&str], bytes: &[u8]) -> anyhow::Result<u64> 
     let mut report = Report::new(args.explain, args.json, &mut words);
     convert(
         &args,
+        Translator::new(args.config(), args.addresses(), 1)?,
         Capture::new(Box::new(io::Cursor::new(bytes.to_vec())))?,
         io::sink(),
         &mut report,

@@ -131,8 +131,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let addressed = ends.iter().map(|(_, _, raw)| raw).filter(|raw| !raw.is_connected());
     let addressed: Vec<_> = addressed.map(|raw| raw.as_fd().as_raw_fd()).collect();
     let shares = u32::try_from(ends.len()).unwrap_or(u32::MAX);
-    let queues = (0..).zip(ends).map(|(number, (tun, packet, raw))| {
-        let translator = Translator::new(config, addresses.clone(), random16());
+    let translators = ends.iter().map(|_| Translator::new(config, addresses.clone(), random16()));
+    let translators: Vec<_> = translators.collect::<Result<_, _>>()?;
+    let queues = (0..).zip(ends.into_iter().zip(translators));
+    let queues = queues.map(|(number, ((tun, packet, raw), translator))| {
         let mut path = ClatPath::new(translator, args.ipv4_addr, uso);
         path.share_limits(shares);
         let next_hop = NextHopCache::new(args.ipv6_addr, args.plat_prefix, mtu6);

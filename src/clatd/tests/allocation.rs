@@ -46,7 +46,7 @@ fn no_memory_is_taken() {
     let addresses = Addresses { local, prefixes, ..Default::default() };
     let config = Config { mtu4: 65535, mtu6: 1500, router6: v6, ..Default::default() };
     let uplink = Uplink::new(packet, raw, NextHopCache::new(v6, prefix, 1500));
-    let translator = Translator::new(config, addresses, 1);
+    let translator = Translator::new(config, addresses, 1).unwrap();
     let mut forwarder = Forwarder::new(ClatPath::new(translator, v4, uso), device, uplink);
 
     let (round, done) = (AtomicU32::new(0), AtomicBool::new(false));

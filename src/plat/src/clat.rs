@@ -13,7 +13,7 @@ use clat_datapath::batch::{FRONT, STRIDE};
 use clat_datapath::coalesce::Coalescer;
 use clat_datapath::path::{ClatPath, Direction, Full, Output, Pending};
 use clat_tun::{Tun, VirtioHeader};
-use clat_xlat::{Addresses, Config, Local, Translator, TAILROOM};
+use clat_xlat::{Addresses, AddressesError, Config, Local, Translator, TAILROOM};
 use nix::errno::Errno;
 
 use crate::frame::{Mac, ETHERNET};
@@ -33,8 +33,10 @@ pub fn mtu(settings: &Settings) -> u16 {
 }
 
 /// A CLAT on `tun` in this network, in two halves: up and down.
-#[must_use]
-pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
+///
+/// # Errors
+/// Where no host can have an address in the guest's prefix.
+pub fn new(tun: Tun, settings: &Settings) -> Result<(Up, Down), AddressesError> {
     let random = fastrand::u64(..).to_be_bytes();
     let local = Local::neutral(V4, settings.prefix, &settings.prefix64, random);
     let config = Config {
@@ -50,12 +52,13 @@ pub fn new(tun: Tun, settings: &Settings) -> (Up, Down) {
         Addresses { local: Some(local), prefixes: vec![settings.prefix64], ..Addresses::default() };
     let uso = tun.take_offloads().unwrap_or(false);
     let tun = Rc::new(tun);
-    let half = || Half {
+    let translator = || Translator::new(config, addresses.clone(), fastrand::u16(..));
+    let half = |translator| Half {
         tun: Rc::clone(&tun),
-        path: ClatPath::new(Translator::new(config, addresses.clone(), fastrand::u16(..)), V4, uso),
+        path: ClatPath::new(translator, V4, uso),
         pending: Pending::default(),
     };
-    (Up(half()), Down { half: half(), local })
+    Ok((Up(half(translator()?)), Down { half: half(translator()?), local }))
 }
 
 struct Half {

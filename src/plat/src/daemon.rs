@@ -247,7 +247,7 @@ fn run(
     let control = net.control.as_deref().map(Control::listen).transpose()?;
     let forwards = net.forward.iter().map(Forward::open).collect::<anyhow::Result<Vec<_>>>()?;
     let forwards = forwards.into_iter().flatten().collect();
-    let clat = clat.map(|tun| clat::new(tun, &settings));
+    let clat = clat.map(|tun| clat::new(tun, &settings)).transpose()?;
     let prefix = settings.prefix;
     let extras = Extras { clat, impairment: net.impairment(), bounds: bounds(net), forwards };
     let mut driver = Driver::new(settings, link, extras)?;

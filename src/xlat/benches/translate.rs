@@ -72,7 +72,7 @@ fn bench_one<const FROM: u8>(
     size: usize,
     packet: &[u8],
 ) {
-    let mut t = Translator::new(config(), addresses.clone(), 1);
+    let mut t = Translator::new(config(), addresses.clone(), 1).expect("right addresses");
     let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
     let range = HEADROOM..HEADROOM + packet.len();
     buf[range.clone()].copy_from_slice(packet);

@@ -441,10 +441,7 @@ impl Addresses {
     /// Checks that the CLAT's own addresses can be a host's, and that no two mappings have the same
     /// prefix on one side and different ones on the other. Prefixes may overlap: the longest match
     /// decides (RFC 7757 §5).
-    ///
-    /// # Errors
-    /// The first fault found.
-    pub fn check(&self) -> Result<(), AddressesError> {
+    pub(crate) fn check(&self) -> Result<(), AddressesError> {
         let own = self.local.map(|Local { v4, v6 }| Eam::new(v4, 32, v6, 128)).transpose();
         let own = own.map_err(|_| AddressesError::NoHost)?;
         let all: Vec<_> = own.iter().chain(&self.eams).collect();

@@ -113,12 +113,20 @@ pub struct Translator {
 impl Translator {
     /// A translator between `addresses`. `first_id` is the first IPv4 identification given to
     /// packets without one: random for real traffic, fixed in tests.
-    #[must_use]
-    pub fn new(config: Config, addresses: Addresses, first_id: u16) -> Self {
+    ///
+    /// # Errors
+    /// The first fault found in the addresses.
+    pub fn new(
+        config: Config,
+        addresses: Addresses,
+        first_id: u16,
+    ) -> Result<Self, AddressesError> {
+        addresses.check()?;
         let neutral = addresses.are_neutral();
         let hairpins = addresses.local.is_none() && !addresses.eams.is_empty();
         let (next_id, counters) = (first_id, Counters::default());
-        Self { config, addresses, neutral, hairpins, reassembled: false, next_id, counters }
+        let reassembled = false;
+        Ok(Self { config, addresses, neutral, hairpins, reassembled, next_id, counters })
     }
 
     /// Says that the caller reassembles what is dropped as [`Reason::FragmentedIcmp`] or

@@ -84,7 +84,7 @@ fn rfc7757_s3_mappings() {
             ..Addresses::default()
         };
         let (v4, v6): (Ipv4Addr, Ipv6Addr) = (v4.parse().unwrap(), v6.parse().unwrap());
-        let mut t = Translator::new(config(), siit, 1);
+        let mut t = translator_of(config(), siit, 1);
         let out = run(&mut t, &V4 { src: v4, ..V4::default() }.build(&udp(3))).one();
         assert_eq!(check(&out).src, v6.octets(), "{eam}");
         let back = check(&run(&mut t, &out).one());
@@ -105,7 +105,7 @@ fn rfc7757_s3_3_longest_match_first() {
         let eams: Vec<Eam> = order.into_iter().map(|i| eams[i]).collect();
         let prefixes = vec![Prefix::WELL_KNOWN];
         let mut siit =
-            Translator::new(config(), Addresses { eams, prefixes, ..Addresses::default() }, 1);
+            translator_of(config(), Addresses { eams, prefixes, ..Addresses::default() }, 1);
         for (v4, want) in [
             ([192, 0, 2, 7], "2001:db8:2::7"),
             ([192, 0, 2, 8], "2001:db8:1::8"),
@@ -150,7 +150,7 @@ fn siit(config: Config) -> Translator {
     let eams = ["192.0.2.1=2001:db8:aaaa::", "192.0.2.2=2001:db8:bbbb::b"];
     let eams = eams.map(|eam| eam.parse().expect("a mapping")).to_vec();
     let prefixes = vec![Prefix::WELL_KNOWN];
-    Translator::new(config, Addresses { eams, prefixes, ..Addresses::default() }, 1)
+    translator_of(config, Addresses { eams, prefixes, ..Addresses::default() }, 1)
 }
 
 fn embedded(last: u8) -> Ipv6Addr {
@@ -226,7 +226,7 @@ fn rfc7757_s4_2_2_what_cannot_come_back() {
     assert_eq!(run(&mut router, &packet).reply().0, Reason::HopLimit);
     // A CLAT has no nodes behind it.
     let eams = vec!["192.0.2.2=2001:db8:bbbb::b".parse().unwrap()];
-    let mut t = Translator::new(config(), Addresses { eams, ..clat() }, 1);
+    let mut t = translator_of(config(), Addresses { eams, ..clat() }, 1);
     let packet = V6 { src: B, dst: embedded(2), ..V6::default() }.build(&udp(1));
     assert_eq!(run(&mut t, &packet), Out::Drop(Reason::DestinationUnmapped));
 }
@@ -235,7 +235,7 @@ fn rfc7757_s4_2_2_what_cannot_come_back() {
 fn rfc7757_s5_contradictions() {
     let check = |eams: &[&str]| {
         let eams = eams.iter().map(|eam| eam.parse().expect(eam)).collect();
-        Addresses { eams, ..clat() }.check()
+        Translator::new(config(), Addresses { eams, ..clat() }, 1).map(drop)
     };
     for eams in [
         ["192.0.2.0/24=2001:db8:1::/120", "192.0.2.0/24=2001:db8:2::/120"],
@@ -263,7 +263,7 @@ fn rfc7757_s5_contradictions() {
 fn own_addresses_are_those_of_a_host() {
     let check = |v4: &str, v6: &str| {
         let local = Local { v4: v4.parse().expect(v4), v6: v6.parse().expect(v6) };
-        Addresses { local: Some(local), ..clat() }.check()
+        Translator::new(config(), Addresses { local: Some(local), ..clat() }, 1).map(drop)
     };
     assert_eq!(check("192.0.0.4", "2001:db8::4"), Ok(()));
     for (v4, v6) in [
@@ -318,7 +318,7 @@ fn rfc6791_s5_pool() {
     assert_ne!(a, b);
     let quoted = V6::outward().build(&udp(9));
     let config = Config { router4: pool("198.51.100.0/24"), ..config() };
-    let mut t = Translator::new(config, clat(), 1);
+    let mut t = translator_of(config, clat(), 1);
     for router in [routers[4], routers[8], routers[4]] {
         let error = V6 { src: router, protocol: ICMPV6, ..V6::default() };
         let out = run(&mut t, &error.build(&icmp(3, 0, [0; 4], &quoted))).one();
@@ -331,8 +331,8 @@ fn rfc6052_s3_1_well_known_prefix_is_for_global_addresses() {
     let prefixes = vec![Prefix::WELL_KNOWN];
     let strict = Addresses { strict_wkp: true, ..clat() };
     let siit = Addresses { strict_wkp: true, prefixes, ..Addresses::default() };
-    let mut strict = Translator::new(config(), strict, 1);
-    let mut siit = Translator::new(config(), siit, 1);
+    let mut strict = translator_of(config(), strict, 1);
+    let mut siit = translator_of(config(), siit, 1);
     for (v4, global) in [
         ([8, 8, 8, 8], true),
         ([9, 255, 255, 255], true),
@@ -371,7 +371,7 @@ fn rfc6052_s3_1_errors_from_non_global_addresses() {
     let quoted = V6::outward().build(&udp(9));
     let error = V6 { src, protocol: ICMPV6, ..V6::default() }.build(&icmp(3, 0, [0; 4], &quoted));
     let addresses = Addresses { strict_wkp: true, ..clat() };
-    let out = run(&mut Translator::new(config(), addresses, 1), &error);
+    let out = run(&mut translator_of(config(), addresses, 1), &error);
     assert_eq!(out, Out::Drop(Reason::NonGlobalInWellKnownPrefix));
     run(&mut translator(), &error).one();
 }
@@ -411,7 +411,7 @@ fn neutral_addresses_are_neutral_random_and_in_their_net() {
 fn a_neutral_clat_that_sends_to_itself() {
     // Twice its own address is not what the prefix balances.
     let local = Local::neutral(LOCAL4, LOCAL6, &Prefix::WELL_KNOWN, [1, 2, 3, 4, 5, 6, 7, 8]);
-    let mut t = Translator::new(config(), Addresses { local: Some(local), ..clat() }, 1);
+    let mut t = translator_of(config(), Addresses { local: Some(local), ..clat() }, 1);
     let out = run(&mut t, &V4 { dst: LOCAL4, protocol: TCP, ..V4::default() }.build(&tcp(9))).one();
     check(&out);
     check(&run(&mut t, &out).one());
@@ -444,7 +444,7 @@ proptest! {
         prop_assume!(!net.is_multicast());
         let local = Local::neutral(LOCAL4, net, &Prefix::WELL_KNOWN, random);
         let clat = Addresses { local: Some(local), ..clat() };
-        let mut t = Translator::new(config(), clat, 1);
+        let mut t = translator_of(config(), clat, 1);
         let (packet, before) = if inward {
             let packet = V6 { dst: local.v6, protocol: TCP, ..V6::default() }.build(&tcp(len));
             let field = be16(&packet, 40 + 16);

@@ -50,7 +50,7 @@ fn translator(config: &Value) -> Translator {
         hop,
         ..common::config()
     };
-    Translator::new(config, addresses, 1)
+    translator_of(config, addresses, 1)
 }
 
 /// Whether a packet is the one that is wanted, but for the bits that may differ.

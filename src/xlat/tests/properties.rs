@@ -55,7 +55,7 @@ fn v6() -> impl Strategy<Value = V6> {
 
 /// Links that nothing is too large for.
 fn wide() -> Translator {
-    Translator::new(
+    translator_of(
         Config { mtu4: 65535, mtu6: 65575, lowest_ipv6_mtu: 65575, ..config() },
         clat(),
         1,
@@ -149,7 +149,7 @@ proptest! {
         let header = V4 { df: false, protocol, ..header };
         let packet = header.build(&body);
         let config = Config { lowest_ipv6_mtu: lowest, mtu6: 65575, ..config() };
-        let frames = run(&mut Translator::new(config, clat(), 1), &packet).many();
+        let frames = run(&mut translator_of(config, clat(), 1), &packet).many();
         for frame in &frames {
             prop_assert!(frame.len() <= lowest as usize);
             check(frame);
@@ -176,7 +176,7 @@ proptest! {
             quoted.extend(extension(extension_len * 4));
         }
         let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(kind, code, rest, &quoted));
-        if let Out::Forward(_, frames) = run(&mut Translator::new(config, clat(), 1), &packet) {
+        if let Out::Forward(_, frames) = run(&mut translator_of(config, clat(), 1), &packet) {
             let seen = check(&frames[0]);
             prop_assert_eq!(seen.payload[8] >> 4, 6);
             if seen.payload[4] > 0 && seen.payload[0] != 2 && seen.payload[0] != 4 {
@@ -210,7 +210,7 @@ proptest! {
         let message = icmp(kind, code, rest, &quoted);
         let packet = V6 { src, protocol: ICMPV6, ..V6::default() }.build(&message);
         let config = Config { mtu4: 1500, ..config };
-        if let Out::Forward(_, frames) = run(&mut Translator::new(config, clat(), 1), &packet) {
+        if let Out::Forward(_, frames) = run(&mut translator_of(config, clat(), 1), &packet) {
             let seen = check(&frames[0]);
             prop_assert_eq!(seen.payload[8] >> 4, 4);
             if seen.payload[5] > 0 {

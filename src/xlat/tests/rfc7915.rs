@@ -8,8 +8,8 @@ mod common;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use clat_xlat::{
-    Addresses, Config, HopPolicy, Packet, Prefix, Reason, Rule, Translator, UdpZero, Verdict,
-    HEADROOM, TAILROOM,
+    Addresses, Config, HopPolicy, Packet, Prefix, Reason, Rule, UdpZero, Verdict, HEADROOM,
+    TAILROOM,
 };
 use common::*;
 
@@ -70,7 +70,7 @@ fn s4_1_df_clear_is_whole_up_to_1260_and_split_from_1261() {
 #[test]
 fn s4_1_lowest_ipv6_mtu_is_adjustable() {
     let config = Config { lowest_ipv6_mtu: 1402, ..config() };
-    let mut t = Translator::new(config, clat(), 1);
+    let mut t = translator_of(config, clat(), 1);
     let frames = run(&mut t, &V4::default().build(&udp(1355))).many();
     // 1402 leaves room for 1352 bytes in multiples of 8.
     assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), [1400, 59]);
@@ -106,7 +106,7 @@ fn s4_1_too_big_with_df_is_answered() {
         // The Fragment Header takes 8 bytes more.
         (V4 { df: true, mf: true, protocol: TCP, ..V4::default() }.raw(&tcp(1220)), 1252),
     ] {
-        let (reason, error) = run(&mut Translator::new(config, clat(), 1), &packet).reply();
+        let (reason, error) = run(&mut translator_of(config, clat(), 1), &packet).reply();
         assert_eq!(reason, Reason::TooBigForIpv6);
         assert_eq!(error.len(), 576);
         let seen = check(&error);
@@ -178,7 +178,7 @@ fn s4_1_martians_go_no_further() {
 #[test]
 fn s4_4_s5_4_unmapped_addresses_are_answered() {
     let eams = vec!["192.0.2.0/24=2001:db8:a::/120".parse().unwrap()];
-    let mut siit = Translator::new(config(), Addresses { eams, ..Addresses::default() }, 1);
+    let mut siit = translator_of(config(), Addresses { eams, ..Addresses::default() }, 1);
     let [known, unknown] = [[192, 0, 2, 7], [198, 51, 100, 7]].map(Ipv4Addr::from);
     for (src, dst, want) in
         [(unknown, known, Reason::SourceUnmapped), (known, unknown, Reason::DestinationUnmapped)]
@@ -211,7 +211,7 @@ fn s4_4_s5_4_unmapped_addresses_are_answered() {
 #[test]
 fn s5_1_martians_go_no_further() {
     let addresses = Addresses { prefixes: vec![Prefix::WELL_KNOWN], ..Addresses::default() };
-    let mut siit = Translator::new(config(), addresses, 1);
+    let mut siit = translator_of(config(), addresses, 1);
     for martian in MARTIANS {
         let embedded = Prefix::WELL_KNOWN.embed(martian.into());
         let from = to4(&V6 { src: embedded, ..V6::default() }.build(&udp(5)));
@@ -231,7 +231,7 @@ fn s5_1_martians_go_no_further() {
 fn s4_1_icmp_errors_may_come_from_illegal_sources() {
     let prefixes = vec![Prefix::WELL_KNOWN];
     let siit = Addresses { prefixes, ..Addresses::default() };
-    let mut siit = Translator::new(config(), siit, 1);
+    let mut siit = translator_of(config(), siit, 1);
     let inner = V4::inward().build(&udp(5));
     for src in [[0, 0, 0, 0], [127, 0, 0, 1]] {
         let packet = V4 { src: src.into(), protocol: ICMP, ..V4::default() }
@@ -245,7 +245,7 @@ fn s4_1_icmp_errors_may_come_from_illegal_sources() {
 fn s4_1_ttl_is_copied_or_counted() {
     let packet = |ttl| V4 { ttl, ..V4::default() }.build(&udp(5));
     assert_eq!(check(&to6(&packet(1)).one()).hops, 1);
-    let router = || Translator::new(Config { hop: HopPolicy::Decrement, ..config() }, clat(), 1);
+    let router = || translator_of(Config { hop: HopPolicy::Decrement, ..config() }, clat(), 1);
     assert_eq!(check(&run(&mut router(), &packet(2)).one()).hops, 1);
     for ttl in [0, 1] {
         let (reason, error) = run(&mut router(), &packet(ttl)).reply();
@@ -261,7 +261,7 @@ fn s4_1_ttl_is_copied_or_counted() {
 fn s4_1_s5_1_traffic_class_may_be_set() {
     for class in [0, 0xb8] {
         let config = Config { class: Some(class), ..config() };
-        let mut t = Translator::new(config, clat(), 1);
+        let mut t = translator_of(config, clat(), 1);
         let seen = check(&run(&mut t, &V4 { tos: 0x2f, ..V4::default() }.build(&udp(5))).one());
         assert_eq!(seen.class, class);
         let quoted = V6 { class: 0x2e, ..V6::outward() }.build(&udp(20));
@@ -411,7 +411,7 @@ fn s4_2_fragmentation_needed_mtu() {
         let [high, low] = mtu.to_be_bytes();
         let packet =
             V4 { protocol: ICMP, ..V4::default() }.build(&icmp(3, 4, [0, 0, high, low], inner));
-        let seen = check(&run(&mut Translator::new(config, clat(), 1), &packet).one());
+        let seen = check(&run(&mut translator_of(config, clat(), 1), &packet).one());
         assert_eq!(seen.payload[..2], [2, 0]);
         u32::from_be_bytes(seen.payload[4..8].try_into().unwrap())
     };
@@ -639,7 +639,7 @@ fn s4_5_udp_zero_checksum() {
     assert_eq!(rule, Rule::To6UdpZero);
     check(&frames[0]);
 
-    let with = |udp_zero| Translator::new(Config { udp_zero, ..config() }, clat(), 1);
+    let with = |udp_zero| translator_of(Config { udp_zero, ..config() }, clat(), 1);
     assert_prohibited(run(&mut with(UdpZero::Drop), &packet), Reason::UdpZeroChecksum, &packet);
     assert_eq!(see(&run(&mut with(UdpZero::Forward), &packet).one()).payload, udp(33));
 
@@ -744,7 +744,7 @@ fn s5_1_header_fields_and_df_by_size() {
         assert_eq!((seen.class, seen.hops, seen.protocol), (0xb9, 9, UDP));
         assert_eq!((seen.src, seen.dst), (REMOTE4.octets().to_vec(), LOCAL4.octets().to_vec()));
     }
-    let mut t = Translator::new(config(), clat(), 0xffff);
+    let mut t = translator_of(config(), clat(), 0xffff);
     let ids: Vec<_> =
         (0..3).map(|_| see(&run(&mut t, &V6::default().build(&udp(1))).one()).id).collect();
     assert_eq!(ids, [0xffff, 1, 2]);
@@ -786,7 +786,7 @@ fn s5_1_segments_left_is_answered_at_that_byte() {
 
 #[test]
 fn s5_1_too_big_for_ipv4() {
-    let small = || Translator::new(Config { mtu4: 1400, ..config() }, clat(), 1);
+    let small = || translator_of(Config { mtu4: 1400, ..config() }, clat(), 1);
     assert_eq!(
         run(&mut small(), &V6 { protocol: TCP, ..V6::default() }.build(&tcp(1360))).one().len(),
         1400
@@ -804,7 +804,7 @@ fn s5_1_too_big_for_ipv4() {
         assert_eq!(seen.payload[8..], packet[..1232]);
     }
     // A sender never goes below 1280: from there on it is IPv4 that fragments.
-    let mut tiny = Translator::new(Config { mtu4: 576, ..config() }, clat(), 1);
+    let mut tiny = translator_of(Config { mtu4: 576, ..config() }, clat(), 1);
     let (_, error) = run(&mut tiny, &V6::default().build(&udp(1233))).reply();
     assert_eq!(check(&error).payload[4..8], 1280u32.to_be_bytes());
     let frames = run(&mut tiny, &V6::default().build(&udp(1232))).many();
@@ -1012,7 +1012,7 @@ fn s5_2_error_types_and_codes() {
 fn packet_too_big(mtu: u32, quoted: &[u8], config: Config) -> Out {
     let message = icmp(2, 0, mtu.to_be_bytes(), quoted);
     let packet = V6 { protocol: ICMPV6, ..V6::default() }.build(&message);
-    run(&mut Translator::new(config, clat(), 1), &packet)
+    run(&mut translator_of(config, clat(), 1), &packet)
 }
 
 /// The packet in error loses its Fragment Header on the way back.
@@ -1037,7 +1037,7 @@ fn s5_2_packet_too_big_about_a_fragment() {
 
     // What the sender makes of it comes through.
     let config = Config { mtu6: 1400, ..config() };
-    let mut t = Translator::new(config, clat(), 1);
+    let mut t = translator_of(config, clat(), 1);
     let mtu = usize::from(mtu_of(1400, &fragment, config));
     let packet = |len| V4 { df: true, mf: true, ..V4::default() }.raw(&data(len / 8 * 8));
     assert!(run(&mut t, &packet(mtu - 20)).one().len() <= 1400);
@@ -1265,7 +1265,7 @@ fn s5_2_extensions_that_are_too_long_are_truncated() {
 #[test]
 fn s5_3_errors_about_errors() {
     // An error is never answered with another, nor is what is not the start of a packet.
-    let mut router = Translator::new(Config { hop: HopPolicy::Decrement, ..config() }, clat(), 1);
+    let mut router = translator_of(Config { hop: HopPolicy::Decrement, ..config() }, clat(), 1);
     let inner = V4::inward().build(&udp(5));
     let packet = V4 { ttl: 1, protocol: ICMP, ..V4::default() }.build(&icmp(3, 3, [0; 4], &inner));
     assert_eq!(run(&mut router, &packet), Out::Drop(Reason::HopLimit));

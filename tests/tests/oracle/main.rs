@@ -162,7 +162,7 @@ fn tayga_and_we_agree_but_for_what_is_known() -> Result<()> {
         router6: TAYGA6,
         ..Config::default()
     };
-    let mut translator = Translator::new(config, addresses, 7);
+    let mut translator = Translator::new(config, addresses, 7)?;
 
     let mut unlisted = Vec::new();
     let mut used = BTreeSet::new();

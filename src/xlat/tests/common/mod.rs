@@ -37,7 +37,12 @@ pub fn config() -> Config {
 }
 
 pub fn translator() -> Translator {
-    Translator::new(config(), clat(), 1)
+    translator_of(config(), clat(), 1)
+}
+
+/// One between addresses that are right.
+pub fn translator_of(config: Config, addresses: Addresses, first_id: u16) -> Translator {
+    Translator::new(config, addresses, first_id).expect("right addresses")
 }
 
 /// What became of a packet, on the heap.
@@ -461,7 +466,7 @@ pub fn reassemble(frames: &[Vec<u8>]) -> Seen {
 /// Translates whatever it is: any outcome will do, but what comes out must be well formed, of the
 /// right family and fit its link.
 pub fn survive(config: Config, input: &[u8]) {
-    match run(&mut Translator::new(config, clat(), 1), input) {
+    match run(&mut translator_of(config, clat(), 1), input) {
         Out::Forward(_, frames) => {
             assert!(!frames.is_empty());
             for frame in &frames {
