@@ -63,6 +63,7 @@ on_both_paths_and_links! {
     its_router_advertises_another_mtu
     its_router_deprecates_its_prefix
     its_clatd_hangs
+    its_clatd_hangs_while_packets_only_arrive
     others_flush_their_rules_and_routes
 }
 
@@ -120,6 +121,50 @@ fn another_uplink_takes_over() -> Result<()> {
             eventually("no route", || Ok(lab.phone.run("ip -4 route show default")?.is_empty()))?;
             lab.phone.run("ip -6 route add default via 2001:db8:2::1 dev up1")?;
             works(lab, "with a route again")
+        })?;
+    }
+    Ok(())
+}
+
+/// Each device takes a name that the other has had.
+#[test]
+fn two_uplinks_swap_their_names() -> Result<()> {
+    for mode in [Mode::Offload, Mode::Daemon] {
+        run(Uplink::Ethernet, mode, |lab, controller| {
+            lab.second_uplink()?;
+            controller.start("up1", PREFIX2)?;
+            let of = |iface: &str| -> Result<Value> {
+                let mut all = all(controller)?.into_iter();
+                all.find(|clat| clat["iface"] == iface).with_context(|| iface.to_owned())
+            };
+            let (first, second) = (of("up0")?, of("up1")?);
+            for (name, new) in [("up0", "other"), ("up1", "up0"), ("other", "up1")] {
+                lab.phone.run(&format!("ip link set {name} down"))?;
+                lab.phone.run(&format!("ip link set {name} name {new}"))?;
+            }
+            for (name, net, metric) in [("up0", "2001:db8:2", 101), ("up1", "2001:db8:1", 100)] {
+                for line in [
+                    format!("ip link set {name} up"),
+                    format!("ip -6 addr replace {net}::2/64 dev {name} nodad"),
+                    format!("ip -6 route add default via {net}::1 dev {name} metric {metric}"),
+                ] {
+                    lab.phone.run(&line)?;
+                }
+            }
+            for (name, before) in [("up1", first), ("up0", second)] {
+                eventually(name, || {
+                    let is_it = |clat: Value| clat["ifIndex"] == before["ifIndex"];
+                    Ok(of(name).is_ok_and(is_it))
+                })?;
+                let device = format!("ping -c 1 -W 0.2 -I v4-{name} {SERVER4}");
+                eventually("an answer", || Ok(lab.phone.run(&device).is_ok()))?;
+                let after = of(name)?;
+                for same in ["v4", "v6", "offloaded"] {
+                    ensure!(before[same] == after[same], "{same}: {before} {after}");
+                }
+                ensure!(after["v4iface"] == format!("v4-{name}"), "{after}");
+            }
+            Ok(())
         })?;
     }
     Ok(())
@@ -601,4 +646,17 @@ fn its_clatd_hangs(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
         let status = status(controller)?;
         Ok(answered && status["pid"] != clatd && status["restarts"] == 1)
     })
+}
+
+/// Fragments of ICMP, which the programs in the kernel leave to clatd.
+fn its_clatd_hangs_while_packets_only_arrive(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
+    let before = status(controller)?;
+    let [clatd] = controller.clatds()[..] else { anyhow::bail!("{:?}", controller.clatds()) };
+    kill(Pid::from_raw(clatd), Signal::SIGSTOP)?;
+    let v6 = before["v6"].as_str().context("an address")?;
+    let ping = format!("ping -c 1 -W 0.2 -s 3000 -I {SERVER6} {v6}");
+    eventually("another clatd", || Ok(lab.internet.run(&ping).is_ok()))?;
+    let after = status(controller)?;
+    ensure!(after["pid"] != clatd && after["restarts"] == 1, "{after}");
+    Ok(())
 }

@@ -278,6 +278,12 @@ impl<H: Host> Controller<H> {
     /// are left to who does that.
     pub fn reconcile(&self) -> Option<Instant> {
         let ifaces: Vec<_> = self.state().places.keys().cloned().collect();
+        for mut lock in ifaces.iter().filter_map(|iface| self.try_lock(iface)) {
+            // Before any takes its new name: two may have swapped theirs.
+            if let Some(tracker) = &mut lock.tracker {
+                tracker.release_name(self.common.host.as_ref());
+            }
+        }
         let reconcile = |iface| self.reconcile_one(self.try_lock(iface)?);
         ifaces.iter().filter_map(reconcile).min()
     }
@@ -341,6 +347,7 @@ impl<H: Host> Controller<H> {
             match Tracker::adopt(&self.common, orphan, rule) {
                 Ok(tracker) => {
                     log::info!("going on with the CLAT on {iface}, clatd pid {pid}");
+                    let iface = tracker.clat().iface.clone();
                     self.state().places.insert(iface, Place::Idle(Box::new(tracker)));
                 }
                 Err(e) => log::warn!("the CLAT of a former life is not whole and goes: {e}"),

@@ -9,10 +9,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use clat_datapath::path::Direction;
 use clat_sys::wait_readable;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::host::{Child, Ended};
+use crate::host::{Child, Ended, Progress};
 
 /// Waiting time before another clatd is started.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -40,48 +41,70 @@ impl End {
     }
 }
 
-/// What a clatd has to do. Nothing is asked while there is nothing to do.
-pub(crate) struct Work<A, T> {
+const WAYS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
+/// What a clatd has to do, each way. Nothing is asked while there is nothing to do.
+pub(crate) struct Work<A, P> {
     /// What becomes readable when there is a packet for it.
     pub(crate) arrival: A,
-    /// How many it has taken.
-    pub(crate) taken: T,
+    /// How it gets on.
+    pub(crate) progress: P,
 }
 
-impl<A, T> Work<A, T>
+impl<A, P> Work<A, P>
 where
-    A: Fn() -> io::Result<OwnedFd>,
-    T: Fn() -> io::Result<u64>,
+    A: Fn(Direction) -> io::Result<OwnedFd>,
+    P: Fn(Direction) -> io::Result<Progress>,
 {
     /// Waits until one of `fds` is readable and returns its place; `None` when clatd hangs.
     fn wait(&self, fds: &[BorrowedFd<'_>]) -> Option<usize> {
         loop {
-            let Ok(arrival) = (self.arrival)() else { return wait_readable(fds, None) };
-            let mut arrival = File::from(arrival);
-            let before = (self.taken)();
-            loop {
-                match wait_readable(&[fds, &[arrival.as_fd()]].concat(), None) {
-                    Some(at) if at < fds.len() => return Some(at),
-                    // That the device is down it tells by an error, which is over when it is read.
-                    _ if arrival.read(&mut [0; 8]).is_ok() => break,
-                    _ => {}
-                }
-            }
-            // Before the next packet: it costs nothing while there are many.
-            drop(arrival);
-            let has_taken_none = || matches!((&before, (self.taken)()), (Ok(a), Ok(b)) if *a == b);
+            let before = WAYS.map(|way| (way, (self.progress)(way)));
+            let way = match self.next_arrival(fds) {
+                Ok(way) => way,
+                Err(at) => return Some(at),
+            };
+            let is_stuck = || {
+                let now = (self.progress)(way);
+                let mut before = before.iter().filter(|(of, _)| *of == way);
+                before.any(|(_, before)| match (before, &now) {
+                    (Ok(before), Ok(now)) => now.packets_wait && now.done == before.done,
+                    _ => false,
+                })
+            };
             let mut looks = LOOKS;
             loop {
                 if let Some(at) = wait_readable(fds, Some(PATIENCE / LOOKS)) {
                     return Some(at);
                 }
-                if !has_taken_none() {
+                if !is_stuck() {
                     break;
                 }
                 looks -= 1;
                 if looks == 0 {
                     return None;
                 }
+            }
+        }
+    }
+
+    /// Waits for a packet, and returns which way it goes; or the place of one of `fds` that is
+    /// readable. That there is another packet costs nothing: only the first is waited for.
+    fn next_arrival(&self, fds: &[BorrowedFd<'_>]) -> Result<Direction, usize> {
+        let open = |way| Some((way, File::from((self.arrival)(way).ok()?)));
+        let mut arrivals: Vec<_> = WAYS.into_iter().filter_map(open).collect();
+        loop {
+            let arriving = arrivals.iter().map(|(_, arrival)| arrival.as_fd());
+            let all: Vec<_> = fds.iter().copied().chain(arriving).collect();
+            let Some(at) = wait_readable(&all, None) else { continue };
+            let Some((way, arrival)) =
+                at.checked_sub(fds.len()).and_then(|at| arrivals.get_mut(at))
+            else {
+                return Err(at);
+            };
+            // That its interface is down it tells by an error, which is over when it is read.
+            if arrival.read(&mut [0; 8]).is_ok() {
+                return Ok(*way);
             }
         }
     }
@@ -99,14 +122,14 @@ pub(crate) struct Supervisor<C: Child> {
 
 impl<C: Child> Supervisor<C> {
     /// Takes over `child`, and calls `ended` when it ends by itself, or is ended since it hangs.
-    pub(crate) fn watch<A, T>(
+    pub(crate) fn watch<A, P>(
         mut child: C,
-        work: Work<A, T>,
+        work: Work<A, P>,
         ended: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self>
     where
-        A: Fn() -> io::Result<OwnedFd> + Send + 'static,
-        T: Fn() -> io::Result<u64> + Send + 'static,
+        A: Fn(Direction) -> io::Result<OwnedFd> + Send + 'static,
+        P: Fn(Direction) -> io::Result<Progress> + Send + 'static,
     {
         let pid = child.pid();
         let end = Arc::<End>::default();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clat_datapath::next_hop::tun_mtu;
+use clat_datapath::path::Direction;
 use clat_host::address::{self, Lease};
 use clat_host::IfaceName;
 use clat_sys::HostError;
@@ -17,7 +18,7 @@ use nix::errno::Errno;
 
 use crate::common::Common;
 use crate::errors::{Error, Step};
-use crate::host::{ClatdArgs, Detach, Host, Orphan};
+use crate::host::{Child, ClatdArgs, Detach, Host, Orphan, Progress};
 use crate::model::{Clat, Event, StopReason, Working};
 use crate::offload::Attached;
 use crate::original;
@@ -49,6 +50,8 @@ pub(crate) struct Tracker<H: Host> {
     restarts: Restarts,
     /// When another clatd is due.
     due: Option<Instant>,
+    /// Whether there ever was a clatd: what ran has to run again, however long that takes.
+    has_run: bool,
     repairs: Limit,
     /// New IPv6 addresses, where another node has the one before.
     duplicates: Limit,
@@ -114,6 +117,7 @@ impl<H: Host> Tracker<H> {
             clat,
             restarts: Restarts::default(),
             due: None,
+            has_run: false,
             repairs: Limit::new(MOST_REPAIRS.0, MOST_REPAIRS.1),
             duplicates: Limit::new(MOST_DUPLICATES.0, MOST_DUPLICATES.1),
             announced: None,
@@ -138,27 +142,24 @@ impl<H: Host> Tracker<H> {
         orphan: Orphan<H::Child, H::Tun>,
         rule: H::Rule,
     ) -> Result<Self, Error> {
-        let Orphan { tun, args, child } = orphan;
+        let Orphan { tun, args, index, child } = orphan;
         let host = &common.host;
         let ClatdArgs { uplink: iface, mark, prefix, v4, v6 } = args;
         let fail = |errno, step, cause: &str| Error::new(errno, &iface, step, cause);
-        let index = host.index_of(&iface);
         let mut it = Self::nothing(Desired {
             iface: iface.clone(),
-            index: index.unwrap_or(0),
+            index,
             prefix: prefix.to_string(),
             mark,
             standalone: common.standalone,
         });
         (it.tun, it.rule) = (Some(tun), Some(rule));
-        let v4iface = iface
-            .v4iface(it.clat.index)
-            .map_err(|e| fail(e.errno(), Step::CheckName, &e.to_string()))?;
+        let v4iface =
+            iface.v4iface(index).map_err(|e| fail(e.errno(), Step::CheckName, &e.to_string()))?;
         let v4index = host.index_of(&v4iface);
         (it.clat.v4iface, it.clat.v4index) = (v4iface.clone(), v4index.unwrap_or(0));
-        it.clatd = Some(it.watch(common, child)?);
-        let index = index
-            .ok_or_else(|| fail(Errno::ENODEV, Step::FindNetwork, "there is no such interface"))?;
+        it.clat.v6 = v6;
+        (it.clatd, it.has_run) = (Some(it.watch(common, child)?), true);
         let v4index = v4index.ok_or_else(|| fail(Errno::ENODEV, Step::CreateTun, "it is gone"))?;
         it.lease = common.pool.take(v4);
         if it.lease.is_none() {
@@ -177,7 +178,7 @@ impl<H: Host> Tracker<H> {
             let route = host.adopt_route(v4index, v4, metric);
             it.route = Some(route.map_err(|e| Error::io(&e, &iface, Step::AddRoute))?);
         }
-        it.clat = Clat { prefix, v4, v6, ..it.clat };
+        (it.clat.prefix, it.clat.v4) = (prefix, v4);
         it.announced = host.link_address(index);
         it.complete(common)
     }
@@ -233,7 +234,6 @@ impl<H: Host> Tracker<H> {
         if actual.is_taken {
             self.duplicates.note(now);
         }
-        let has_run = self.clatd.is_some() || self.due.is_some();
         for action in actions.iter().rev() {
             match action {
                 Action::Make(part) => self.drop_part(*part),
@@ -247,8 +247,7 @@ impl<H: Host> Tracker<H> {
             match action {
                 Action::End(reason) => return Ok(Outcome::Over(reason)),
                 Action::AwaitClatd => outcome = Outcome::AwaitsClatd,
-                // What ran has to run again, however long that takes.
-                Action::Make(Part::Clatd) if has_run => {
+                Action::Make(Part::Clatd) if self.has_run => {
                     if let Err(e) = self.make(Part::Clatd, common) {
                         log::error!("{e}");
                         self.restarts.failed(&e.cause, now);
@@ -273,6 +272,16 @@ impl<H: Host> Tracker<H> {
             }
         }
         Ok(outcome)
+    }
+
+    /// Gives up what bears a name that its uplink no longer has: another uplink may have it by now.
+    pub(crate) fn release_name(&mut self, host: &H) {
+        let is_renamed = |name: String| name != self.clat.iface.as_str();
+        if host.name_of(self.clat.index).is_some_and(is_renamed) {
+            for part in [Part::Route, Part::Offload, Part::Clatd, Part::Rule, Part::Device] {
+                self.drop_part(part);
+            }
+        }
     }
 
     /// How things are. What cannot be asked is taken to be as it should.
@@ -534,18 +543,27 @@ impl<H: Host> Tracker<H> {
             log::info!("clatd on {iface} started again with pid {pid}");
             (common.observer)(Event::Restarted { iface, pid, restarts, cause });
         }
-        self.clatd = Some(clatd);
+        (self.clatd, self.has_run) = (Some(clatd), true);
         Ok(())
     }
 
     /// Watches over a clatd, which has to take what its device has for it.
     fn watch(&self, common: &Common<H>, child: H::Child) -> Result<Supervisor<H::Child>, Error> {
-        let Clat { v4iface, v4index, .. } = self.clat.clone();
-        let hosts = [Arc::clone(&common.host), Arc::clone(&common.host)];
-        let [arrives, takes] = hosts;
+        let Clat { index, v4iface, v4index, v6, .. } = self.clat.clone();
+        let [arrives, gets_on] = [Arc::clone(&common.host), Arc::clone(&common.host)];
+        let pid = child.pid();
         let work = Work {
-            arrival: move || arrives.outgoing(v4index),
-            taken: move || takes.traffic(&v4iface).map(|traffic| traffic.tx_packets),
+            arrival: move |way| match way {
+                Direction::Egress => arrives.outgoing(v4index),
+                Direction::Ingress => arrives.incoming(index, v6),
+            },
+            progress: move |way| match way {
+                Direction::Egress => {
+                    let taken = gets_on.traffic(&v4iface)?.tx_packets;
+                    Ok(Progress { packets_wait: true, done: taken })
+                }
+                Direction::Ingress => gets_on.progress(pid, index),
+            },
         };
         let clatd = Supervisor::watch(child, work, common.waker());
         clatd.map_err(|e| self.failed(&e, Step::Supervise))

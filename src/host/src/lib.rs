@@ -17,6 +17,7 @@ mod lock;
 mod names;
 mod probe;
 mod process;
+mod progress;
 pub mod record;
 pub mod recovery;
 
@@ -29,6 +30,7 @@ pub use lock::NamespaceLock;
 pub use names::{IfaceName, NameError};
 pub use probe::{probe, ProbeTarget};
 pub use process::{spawn, ClatdProcess, Ended};
+pub use progress::{progress, Progress};
 pub use record::RUN_DIR;
 
 /// Where programs are searched, independently of $PATH.

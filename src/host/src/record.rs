@@ -28,31 +28,36 @@ fn path(device: &str) -> io::Result<PathBuf> {
     Ok(Path::new(RUN_DIR).join(file_prefix()? + device))
 }
 
-/// Records the arguments of the clatd that serves a TUN device.
+/// Records the arguments of the clatd that serves a TUN device, and the index of its uplink, whose
+/// name may change.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn write(device: &str, argv: &[String]) -> io::Result<()> {
+pub fn write(device: &str, uplink: u32, argv: &[String]) -> io::Result<()> {
     let path = path(device)?;
     let written = || {
         // Renamed into place, so that the record is complete even if this process is killed.
         let new = path.with_extension("new");
         let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&new);
-        file?.write_all(argv.join("\n").as_bytes())?;
+        file?.write_all(format!("{uplink}\n{}", argv.join("\n")).as_bytes())?;
         fs::rename(new, &path)
     };
     written().map_err(|e| HostError::during(path.display(), e))
 }
 
-/// The recorded arguments of the clatd that serves a TUN device.
+/// The recorded arguments of the clatd that serves a TUN device, and the index of its uplink.
 ///
 /// # Errors
 /// Those of the file system; EINVAL for a file that [`write()`] has not written.
-pub fn read(device: &str) -> io::Result<ClatdArgs> {
+pub fn read(device: &str) -> io::Result<(ClatdArgs, u32)> {
     let path = path(device)?;
     let text = fs::read_to_string(&path).map_err(|e| HostError::during(path.display(), e))?;
-    let argv: Vec<_> = text.split('\n').collect();
-    ClatdArgs::parse(&argv).map(|(args, _)| args).ok_or_else(|| {
+    let parse = || {
+        let (uplink, argv) = text.split_once('\n')?;
+        let (args, _) = ClatdArgs::parse(&argv.split('\n').collect::<Vec<_>>())?;
+        Some((args, uplink.parse().ok()?))
+    };
+    parse().ok_or_else(|| {
         let cause = format!("{} is not a record of clat_controller", path.display());
         HostError::because(Errno::EINVAL, cause)
     })

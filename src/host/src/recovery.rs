@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::unistd::{Pid, User};
 
-use crate::{links, record, ClatdArgs, ClatdProcess, Device, IfaceName};
+use crate::{record, ClatdArgs, ClatdProcess, Device, IfaceName};
 
 /// The users that clatd runs as, in order of preference.
 const USERS: [&str; 2] = ["clat", "nobody"];
@@ -29,6 +29,8 @@ pub struct Orphan {
     pub tun: Device,
     /// Its arguments.
     pub args: ClatdArgs,
+    /// The index of its uplink, which may have another name by now.
+    pub index: u32,
 }
 
 /// Takes over every clatd of ours, and ends those that cannot be taken over.
@@ -65,7 +67,7 @@ fn orphan(pid: Pid) -> Option<Orphan> {
     }
     let (uplink, fd) = found;
     match take(&child, &uplink, fd) {
-        Ok((args, tun)) => Some(Orphan { child, tun, args }),
+        Ok((args, index, tun)) => Some(Orphan { child, tun, args, index }),
         Err(e) => {
             log::warn!("ending the clatd of a previous controller on {uplink}, pid {pid}: {e}");
             None
@@ -73,22 +75,26 @@ fn orphan(pid: Pid) -> Option<Orphan> {
     }
 }
 
-/// The arguments of a clatd, and a copy of its descriptor `fd`, its TUN device's. The process's own
-/// claims are not trusted: the kernel tells which device it holds, and the record of that device
-/// has the arguments.
-fn take(child: &ClatdProcess, uplink: &IfaceName, fd: RawFd) -> io::Result<(ClatdArgs, Device)> {
+/// The arguments of a clatd, the index of its uplink, and a copy of its descriptor `fd`, its TUN
+/// device's. The process's own claims are not trusted: the kernel tells which device it holds, and
+/// the record of that device has the rest.
+fn take(
+    child: &ClatdProcess,
+    uplink: &IfaceName,
+    fd: RawFd,
+) -> io::Result<(ClatdArgs, u32, Device)> {
     let fd =
         pidfd::get_fd(child.as_fd(), fd).map_err(|e| HostError::during("its TUN device", e))?;
     let tun = Tun::from_fd(fd).map_err(|e| HostError::because(e.errno(), e.to_string()))?;
-    if v4iface(uplink).map_or(true, |v4iface| v4iface.as_str() != tun.name()) {
+    if !is_device_of(uplink, tun.name()) {
         return Err(HostError::because(Errno::EINVAL, format!("it holds {}", tun.name())));
     }
-    let args = record::read(tun.name())?;
+    let (args, uplink_index) = record::read(tun.name())?;
     if args.uplink != *uplink {
         return Err(HostError::because(Errno::EINVAL, format!("it was for {}", args.uplink)));
     }
     let index = if_nametoindex(tun.name())?;
-    Ok((args, Device { tun, index }))
+    Ok((args, uplink_index, Device { tun, index }))
 }
 
 /// The uplink of the process with this directory in /proc, and its descriptor of the TUN device, if
@@ -98,22 +104,24 @@ fn identify(process: &Path) -> Option<(IfaceName, RawFd)> {
     let command = fs::read(process.join("cmdline")).ok()?;
     let argv0 = command.split(|byte| *byte == 0).next()?;
     let uplink = IfaceName::parse(std::str::from_utf8(argv0).ok()?.strip_prefix("clatd-")?).ok()?;
-    let device = format!("iff:\t{}", v4iface(&uplink)?);
     let same_namespace = fs::read_link(process.join("ns/net")).ok()?
         == fs::read_link("/proc/thread-self/ns/net").ok()?;
     if !same_namespace || !has_clatds_user(process)? {
         return None;
     }
     let fd = fs::read_dir(process.join("fdinfo")).ok()?.flatten().find(|fd| {
-        fs::read_to_string(fd.path()).is_ok_and(|info| info.lines().any(|line| line == device))
+        let info = fs::read_to_string(fd.path()).unwrap_or_default();
+        let device = info.lines().find_map(|line| line.strip_prefix("iff:\t"));
+        device.is_some_and(|device| is_device_of(&uplink, device))
     })?;
     Some((uplink, fd.file_name().to_str()?.parse().ok()?))
 }
 
-/// The name of the device of a CLAT on that uplink.
-fn v4iface(uplink: &IfaceName) -> Option<IfaceName> {
-    // The index is used for long names only.
-    uplink.v4iface(links::index_of(uplink).unwrap_or_default()).ok()
+/// Whether `device` is the name of a CLAT's device on an uplink of this name, whatever the index of
+/// the uplink, which is part of it if the uplink's name is long.
+fn is_device_of(uplink: &IfaceName, device: &str) -> bool {
+    let index = device.strip_prefix("v4-").and_then(|index| index.parse().ok());
+    uplink.v4iface(index.unwrap_or_default()).is_ok_and(|v4iface| v4iface.as_str() == device)
 }
 
 /// From the process's status: its directory in /proc belongs to root if the process is not

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::{can_run, Controller, Lab, Mode, Offloads, PREFIX, PREFIX2};
+use clat_tests::{can_run, change, Controller, Lab, Mode, Offloads, PREFIX, PREFIX2};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
@@ -45,6 +45,32 @@ fn what_a_clatd_says_of_itself_is_not_believed() -> Result<()> {
     let second = Controller::new(lab, Mode::Daemon, &["--keep"])?;
     ensure_same(&second.status("up0")?, &kept)?;
     ping(lab, "")
+}
+
+/// While nobody was there to follow it.
+#[test]
+fn an_uplink_that_was_renamed_meanwhile_is_found() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    for mode in [Mode::Offload, Mode::Daemon] {
+        let lab = &Lab::new(Offloads::Default)?;
+        let mut first = Controller::new(lab, mode, &["--keep"])?;
+        first.start("up0", PREFIX)?;
+        let kept = first.status("up0")?;
+        first.daemon.stop(Signal::SIGKILL)?;
+        change::rename(lab, "new0")?;
+        let second = Controller::new(lab, mode, &["--keep"])?;
+        let now = second.status("new0")?;
+        for same in ["ifIndex", "nat64Prefix", "v4", "v6", "offloaded"] {
+            ensure!(now[same] == kept[same], "{same}: {now} was {kept}");
+        }
+        ensure!(now["v4iface"] == "v4-new0", "{now}");
+        ping(lab, "")?;
+        second.ctl(&["stop", "new0"])?;
+        ensure!(second.clatds().is_empty(), "{:?}", second.clatds());
+    }
+    Ok(())
 }
 
 /// linux/capability.h: SYS_PTRACE, SYS_ADMIN, DAC_OVERRIDE.

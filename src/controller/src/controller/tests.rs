@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clat_datapath::path::Direction;
+
 use super::*;
 use crate::ebpf_mode::KernelVersion;
 use crate::host::fake::{FakeHost, Fault, Inner};
@@ -883,14 +885,16 @@ fn a_clat_gets_three_new_addresses_a_minute() {
 
 #[test]
 fn a_clatd_that_takes_no_packets_is_replaced() {
-    let (host, controller, told) = following();
-    let pid = controller.running()[0].pid;
-    host.inner().has_packets = true;
-    // The next one finds packets.
-    host.kill(pid);
-    follow_until(&controller, "the one after", || controller.running()[0].restarts == 2);
-    let hung = |event| matches!(event, Event::Died { cause, .. } if cause.starts_with("hung"));
-    assert!(told.try_iter().any(hung));
+    for way in [Direction::Egress, Direction::Ingress] {
+        let (host, controller, told) = following();
+        let pid = controller.running()[0].pid;
+        host.inner().packets = Some(way);
+        // The next one finds packets.
+        host.kill(pid);
+        follow_until(&controller, "the one after", || controller.running()[0].restarts == 2);
+        let hung = |event| matches!(event, Event::Died { cause, .. } if cause.starts_with("hung"));
+        assert!(told.try_iter().any(hung), "{way:?}");
+    }
 }
 
 #[test]
@@ -916,6 +920,44 @@ fn a_clat_follows_the_name_of_its_uplink() {
     assert_eq!((after.v4, after.v6, after.v4iface.as_str()), (before.v4, before.v6, "v4-eth1"));
     controller.stop("eth1").expect("stops");
     controller.stop("a-very-long-one").expect("stops");
+    assert_eq!(live(&host), ["programs"]);
+}
+
+#[test]
+fn two_uplinks_swap_their_names() {
+    let (host, controller, _) = following();
+    host.add_link("eth1", 22);
+    controller.start("eth1", PREFIX).expect("starts");
+    let addresses = |controller: &Controller<FakeHost>| {
+        let running = controller.running().into_iter();
+        running.map(|it| (it.clat.index, it.clat.v4, it.clat.v6)).collect::<BTreeSet<_>>()
+    };
+    let before = addresses(&controller);
+    host.add_link("wlan0", 22);
+    host.add_link("eth1", 21);
+    controller.reconcile();
+    controller.reconcile();
+    assert_eq!(addresses(&controller), before);
+    let names: Vec<_> = controller.running().into_iter().map(|it| it.clat).collect();
+    let names = names.iter().map(|it| (it.index, it.iface.as_str(), it.v4iface.as_str()));
+    assert_eq!(names.collect::<Vec<_>>(), [(21, "eth1", "v4-eth1"), (22, "wlan0", "v4-wlan0")]);
+    controller.shut_down();
+    assert_eq!(live(&host), [""; 0]);
+}
+
+/// While no controller was there to follow.
+#[test]
+fn an_uplink_of_a_former_life_has_another_name() {
+    let host = offloading_host(36);
+    let args = host.leave_behind();
+    host.inner().links.remove("wlan0");
+    host.add_link("eth1", 21);
+    let controller = controller(&host, true);
+    controller.recover(true, controller.orphans());
+    let clat = controller.running()[0].clat.clone();
+    assert_eq!((clat.iface.as_str(), clat.v4iface.as_str()), ("eth1", "v4-eth1"));
+    assert_eq!((clat.v4, clat.v6), (args.v4, args.v6));
+    controller.stop("eth1").expect("stops");
     assert_eq!(live(&host), ["programs"]);
 }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use clat_datapath::path::Direction;
 use clat_xlat::Prefix;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -16,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::{
     AttachError, Child, ClatdArgs, Detach, Devices, EgressEntry, Ended, Firewall, Hook,
     IngressEntry, LinkKind, Links, Offload, OffloadCounters, Orphan, Place, ProbeTarget, Processes,
-    Programs, Recovery, System, Traffic,
+    Programs, Progress, Recovery, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 use clat_host::Fwmark;
@@ -86,8 +87,8 @@ pub(crate) struct Inner {
     pub(crate) path_less: u32,
     /// The Ethernet address of the uplink.
     pub(crate) link_address: [u8; 6],
-    /// Whether the devices have packets, which no clatd ever takes.
-    pub(crate) has_packets: bool,
+    /// Which way there are packets, which no clatd ever takes.
+    pub(crate) packets: Option<Direction>,
     /// Routes that are there no more, but will be.
     pub(crate) withdrawn: BTreeSet<String>,
 }
@@ -221,6 +222,11 @@ impl FakeHost {
     /// What may be there of a former life.
     fn hold_or_adopt(&self, name: String) -> Held {
         self.adopt(name.clone()).unwrap_or_else(|| self.hold(name))
+    }
+
+    fn arrival(&self, way: Direction) -> io::Result<OwnedFd> {
+        let packets = u32::from(self.inner().packets == Some(way));
+        Ok(EventFd::from_value_and_flags(packets, EfdFlags::EFD_CLOEXEC)?.into())
     }
 
     fn hold(&self, name: String) -> Held {
@@ -380,8 +386,11 @@ impl Devices for FakeHost {
     }
 
     fn outgoing(&self, _: u32) -> io::Result<OwnedFd> {
-        let packets = u32::from(self.inner().has_packets);
-        Ok(EventFd::from_value_and_flags(packets, EfdFlags::EFD_CLOEXEC)?.into())
+        self.arrival(Direction::Egress)
+    }
+
+    fn incoming(&self, _: u32, _: Ipv6Addr) -> io::Result<OwnedFd> {
+        self.arrival(Direction::Ingress)
     }
 }
 
@@ -419,6 +428,10 @@ impl Processes for FakeHost {
         Ok(FakeChild { held: self.hold(format!("clatd {}", args.uplink)), pid, ended })
     }
 
+    fn progress(&self, _: i32, _: u32) -> io::Result<Progress> {
+        Ok(Progress { packets_wait: true, done: 0 })
+    }
+
     fn clatd_patience(&self) -> Duration {
         Duration::from_millis(100)
     }
@@ -431,7 +444,8 @@ impl Recovery for FakeHost {
             let ended = self.inner().children.get(&pid).cloned()?;
             let held = self.adopt(format!("clatd {}", args.uplink))?;
             let tun = self.adopt(format!("tun v4-{}", args.uplink))?;
-            Some(Orphan { child: FakeChild { held, pid, ended }, tun, args })
+            // That of wlan0 (`leave_behind`).
+            Some(Orphan { child: FakeChild { held, pid, ended }, tun, args, index: 21 })
         };
         orphans.into_iter().filter_map(orphan).collect()
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use clat_host::links::Traffic;
-pub use clat_host::{ClatdArgs, Ended, ProbeTarget};
+pub use clat_host::{ClatdArgs, Ended, ProbeTarget, Progress};
 use clat_host::{Fwmark, IfaceName};
 pub use clat_netlink::LinkKind;
 pub use clat_offload::{
@@ -226,6 +226,13 @@ pub trait Devices {
     /// # Errors
     /// Those of packet(7).
     fn outgoing(&self, index: u32) -> io::Result<OwnedFd>;
+
+    /// What becomes readable when an IPv6 packet to `v6` has arrived by the interface of this index
+    /// that no program there has translated.
+    ///
+    /// # Errors
+    /// Those of packet(7).
+    fn incoming(&self, index: u32, v6: Ipv6Addr) -> io::Result<OwnedFd>;
 }
 
 /// What keeps the kernel from answering or forwarding what is clatd's.
@@ -278,6 +285,12 @@ pub trait Processes: Devices {
     /// Those of posix_spawn(3): ENOENT when the program is not there.
     fn spawn_clatd(&self, args: &ClatdArgs, tun: &Self::Tun) -> io::Result<Self::Child>;
 
+    /// How a clatd gets on with what arrives by its uplink.
+    ///
+    /// # Errors
+    /// Those of proc(5).
+    fn progress(&self, pid: i32, uplink: u32) -> io::Result<Progress>;
+
     /// How long a new clatd gets to set up its TUN device.
     fn clatd_patience(&self) -> Duration {
         // Duplicate address detection takes one to two seconds (RFC 4862 §5.4).
@@ -311,6 +324,8 @@ pub struct Orphan<C, T> {
     pub tun: T,
     /// What it was told.
     pub args: ClatdArgs,
+    /// The index of its uplink, which may have another name by now.
+    pub index: u32,
 }
 
 /// What a controller left behind that was killed, or was to leave its CLATs running.

@@ -8,6 +8,7 @@ mod packet;
 mod raw;
 
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use clat_sys::{packet_socket, socket};
@@ -57,6 +58,17 @@ pub fn outgoing(index: u32) -> io::Result<OwnedFd> {
     let program = filter::outgoing();
     socket::set_program(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
     packet_socket::bind(&fd, index, ETH_P_ALL)?;
+    Ok(fd)
+}
+
+/// A socket that becomes readable when the interface `index` has received a packet to `v6`: the same
+/// packets that a [`PacketSocket`] receives.
+///
+/// # Errors
+/// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.
+pub fn incoming(index: u32, v6: Ipv6Addr) -> io::Result<OwnedFd> {
+    let fd = packet_socket(libc::SOCK_RAW)?;
+    configure_packet_socket(fd.as_fd(), index, v6)?;
     Ok(fd)
 }
 

@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use clat_datapath::socket::{outgoing, AnycastAddress};
+use clat_datapath::socket::{incoming, outgoing, AnycastAddress};
 #[cfg(not(target_os = "android"))]
 use clat_host::blackhole::Rule;
 #[cfg(target_os = "android")]
@@ -36,7 +36,7 @@ pub use properties::Properties;
 
 use super::{
     Child, Detach, Devices, Ended, Firewall, Hook, Links, Offload, Orphan, ProbeTarget, Processes,
-    Programs, Recovery, System, Traffic,
+    Programs, Progress, Recovery, System, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 
@@ -85,6 +85,10 @@ impl Devices for LinuxHost {
 
     fn outgoing(&self, index: u32) -> io::Result<OwnedFd> {
         outgoing(index)
+    }
+
+    fn incoming(&self, index: u32, v6: Ipv6Addr) -> io::Result<OwnedFd> {
+        incoming(index, v6)
     }
 }
 
@@ -249,16 +253,23 @@ impl Processes for LinuxHost {
 
     fn spawn_clatd(&self, args: &ClatdArgs, tun: &Device) -> io::Result<ClatdProcess> {
         let argv = args.argv(tun.as_fd().as_raw_fd());
-        record::write(tun.name(), &argv)?;
+        record::write(tun.name(), links::index_of(&args.uplink).unwrap_or_default(), &argv)?;
         spawn(&self.clatd, &argv, &[tun.as_fd()])
             .map_err(|e| HostError::during(self.clatd.display(), e))
+    }
+
+    fn progress(&self, pid: i32, uplink: u32) -> io::Result<Progress> {
+        clat_host::progress(pid, uplink)
     }
 }
 
 impl Recovery for LinuxHost {
     fn orphans(&self) -> Vec<Orphan<ClatdProcess, Device>> {
-        let orphans = recovery::orphans().into_iter();
-        orphans.map(|recovery::Orphan { child, tun, args }| Orphan { child, tun, args }).collect()
+        let adopt = |orphan| {
+            let recovery::Orphan { child, tun, args, index } = orphan;
+            Orphan { child, tun, args, index }
+        };
+        recovery::orphans().into_iter().map(adopt).collect()
     }
 
     fn remove_filters(&self, kept: &[(u32, Hook)]) {
