@@ -45,9 +45,7 @@ const ASKS_FOR_THE_SYSTEM: &[&str] = &[
     "offload/src/lib.rs",
     "offload/src/objects.rs",
     // CLATs run by themselves where no netd does that.
-    "controller/src/args.rs",
     "controller/src/lib.rs",
-    "controller/src/main.rs",
     "clatctl/src/lib.rs",
 ];
 

@@ -6,19 +6,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::auto::{self, AutoArgs};
 use crate::host::linux::BPF_DIR;
 use crate::host::ProbeTarget;
-
-#[cfg(not(target_os = "android"))]
-use {
-    crate::auto::AutoArgs,
-    crate::config::{self, merge},
-    clap::CommandFactory,
-};
-
-/// The configuration file that is read where it is and no other was named.
-#[cfg(not(target_os = "android"))]
-const CONFIG: &str = "/etc/clat/clat.toml";
 
 /// Starts and stops 464XLAT (RFC 6877) on network interfaces, for clients that call by binder.
 #[derive(Debug, Parser)]
@@ -77,7 +67,6 @@ pub struct Args {
     #[arg(long, conflicts_with = "keep")]
     pub sweep: bool,
     /// What comes and goes by itself.
-    #[cfg(not(target_os = "android"))]
     #[command(flatten)]
     pub auto: AutoArgs,
 }
@@ -88,23 +77,7 @@ impl Args {
     ///
     /// # Errors
     /// What is wrong with the file, and where.
-    #[cfg(not(target_os = "android"))]
-    pub fn read() -> Result<Self, config::Error> {
-        let line: Vec<_> = std::env::args_os().collect();
-        let named = Self::parse_from(&line).auto.config;
-        let file = named.or_else(|| Some(CONFIG.into()).filter(|file: &PathBuf| file.exists()));
-        let Some(file) = file else { return Ok(Self::parse_from(line)) };
-        let merged = merge(&Self::command(), &line, &file)?;
-        Self::try_parse_from(merged).map_err(|e| config::Error::options(&file, &e))
-    }
-
-    /// Reads the command line of this process. What is wrong with it ends the process, as clap does
-    /// it.
-    ///
-    /// # Errors
-    /// None.
-    #[cfg(target_os = "android")]
     pub fn read() -> anyhow::Result<Self> {
-        Ok(Self::parse())
+        Ok(auto::read(|args: Self| args.auto.config)?)
     }
 }

@@ -14,8 +14,6 @@ pub mod auto;
 pub mod binder_adapter;
 pub mod client;
 mod common;
-#[cfg(not(target_os = "android"))]
-pub mod config;
 pub mod confinement;
 pub mod controller;
 pub mod dump;
@@ -30,6 +28,8 @@ pub mod host;
 pub mod listeners;
 pub mod logging;
 pub mod model;
+#[cfg(target_os = "android")]
+pub mod no_auto;
 mod offload;
 mod original;
 mod probe;
@@ -38,6 +38,9 @@ pub mod service;
 pub mod status;
 mod supervisor;
 mod tracker;
+
+#[cfg(target_os = "android")]
+pub use no_auto as auto;
 
 /// Where the controller listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/clat/controller.sock";

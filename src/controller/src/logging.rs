@@ -37,6 +37,18 @@ pub fn init() {
     set(logger, level);
 }
 
+/// Tells whoever has started this process, init or systemd, that callers are answered.
+#[cfg(target_os = "android")]
+pub fn tell_ready() {}
+
+/// Tells whoever has started this process, init or systemd, that callers are answered.
+#[cfg(not(target_os = "android"))]
+pub fn tell_ready() {
+    if let Err(e) = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]) {
+        log::warn!("cannot tell systemd that it is ready: {e}");
+    }
+}
+
 fn set(logger: impl Log + 'static, level: log::LevelFilter) {
     let limited = Limited { logger, buckets: Mutex::default() };
     if log::set_boxed_logger(Box::new(limited)).is_ok() {

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{anyhow, Context, Result};
 use clat_controller::args::Args;
-#[cfg(not(target_os = "android"))]
-use clat_controller::auto::{self, Auto, Inbox};
+use clat_controller::auto::Auto;
 use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::confinement::change_only;
 use clat_controller::controller::Controller;
@@ -52,7 +51,6 @@ fn try_main() -> Result<()> {
     logging::init();
     blocked.context("cannot block signals")?;
     let args = Args::read()?;
-    #[cfg(not(target_os = "android"))]
     if args.auto.check {
         return Ok(());
     }
@@ -60,16 +58,8 @@ fn try_main() -> Result<()> {
     close_standard_input_and_output()?;
 
     // What takes privileges goes before anything that callers meet.
-    #[cfg(not(target_os = "android"))]
-    let (inbox, auto) = {
-        let inbox = Arc::new(Inbox::new()?);
-        let open = |settings| Auto::open(Arc::clone(&inbox), settings);
-        let auto = args.auto.settings().map(open).transpose();
-        (
-            Arc::clone(&inbox),
-            auto.context("cannot listen to routers (clat_controller runs as root)")?,
-        )
-    };
+    let auto = Auto::open(&args.auto)
+        .context("cannot listen to routers (clat_controller runs as root)")?;
 
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
@@ -92,10 +82,9 @@ fn try_main() -> Result<()> {
 
     let listeners = Arc::new(Listeners::default());
     let observer = {
-        let listeners = Arc::clone(&listeners);
+        let (listeners, note) = (Arc::clone(&listeners), auto.observer());
         Arc::new(move |event| {
-            #[cfg(not(target_os = "android"))]
-            inbox.tell(&event);
+            note(&event);
             listeners.tell(&event);
         })
     };
@@ -126,35 +115,27 @@ fn try_main() -> Result<()> {
         Arc::clone(&listeners),
         callers.clone(),
         dumpers,
-    );
-    #[cfg(not(target_os = "android"))]
-    let service = auto.iter().fold(service, |service, auto| service.showing(auto.uplinks()));
+    )
+    .showing(auto.uplinks());
     let service = binder_adapter::new_binder(service);
     let server = binder_adapter::serve(&transport, SERVICE_NAME, &service, &callers)?;
     let follower = Follower::start(Arc::clone(&controller)).context("cannot follow the network")?;
-    #[cfg(not(target_os = "android"))]
-    let auto = auto
-        .map(|auto| auto.start(Arc::clone(&controller)))
-        .transpose()
-        .context("cannot watch over uplinks")?;
+    let auto = auto.start(Arc::clone(&controller)).context("cannot watch over uplinks")?;
     log::info!("ready on {transport}");
-    #[cfg(not(target_os = "android"))]
-    if let Err(e) = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]) {
-        log::warn!("cannot tell systemd that it is ready: {e}");
-    }
+    logging::tell_ready();
 
     let signal = loop {
         let signal = signals.wait().context("cannot wait for signals")?;
-        #[cfg(not(target_os = "android"))]
-        if signal == Signal::SIGHUP {
-            reload(auto.as_ref());
-            continue;
+        if signal != Signal::SIGHUP {
+            break signal;
         }
-        break signal;
+        match Args::read() {
+            Ok(args) => auto.reload(&args.auto),
+            Err(e) => log::error!("{e}; going on as before"),
+        }
     };
     log::info!("{signal}: {}", if args.keep { "leaving" } else { "stopping" });
     drop(follower);
-    #[cfg(not(target_os = "android"))]
     drop(auto);
     // First the CLATs: a client that waits for a start or a stop still gets its answer.
     if args.keep {
@@ -165,22 +146,6 @@ fn try_main() -> Result<()> {
     listeners.detach();
     drop(server);
     Ok(())
-}
-
-/// Goes on with what the configuration says now; as before where that is wrong.
-#[cfg(not(target_os = "android"))]
-fn reload(auto: Option<&auto::Running>) {
-    match (Args::read(), auto) {
-        (Err(e), _) => log::error!("{e}; going on as before"),
-        (Ok(args), Some(auto)) => match args.auto.settings() {
-            Some(settings) => auto.set(settings),
-            None => log::warn!("SIGHUP: auto takes a restart to be turned off"),
-        },
-        (Ok(args), None) if args.auto.settings().is_some() => {
-            log::warn!("SIGHUP: auto takes a restart to be turned on");
-        }
-        (Ok(_), None) => {}
-    }
 }
 
 /// The capabilities that CLATs come and go by. What only the start needs is not among them:

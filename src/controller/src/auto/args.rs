@@ -4,10 +4,14 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Parser};
 use clat_xlat::{Prefix, PrefixError};
 
+use super::config::{merge, Error};
 use super::settings::{Pattern, Settings};
+
+/// The configuration file that is read where it is and no other was named.
+const CONFIG: &str = "/etc/clat/clat.toml";
 
 /// CLATs that come and go by themselves.
 #[derive(Args, Clone, Debug)]
@@ -42,6 +46,20 @@ fn prefix_of(text: &str) -> Result<(Pattern, Prefix), String> {
     let (iface, prefix) =
         text.split_once('=').ok_or("write it like wlan0=64:ff9b::/96, or *=64:ff9b::/96")?;
     Ok((iface.parse()?, prefix.parse().map_err(|e: PrefixError| e.to_string())?))
+}
+
+/// Reads the command line of this process, and the configuration file, which is the one that it
+/// names by `config`. What is wrong with the former ends the process, as clap does it.
+///
+/// # Errors
+/// What is wrong with the file, and where.
+pub fn read<P: Parser>(config: impl FnOnce(P) -> Option<PathBuf>) -> Result<P, Error> {
+    let line: Vec<_> = std::env::args_os().collect();
+    let named = config(P::parse_from(&line));
+    let file = named.or_else(|| Some(CONFIG.into()).filter(|file: &PathBuf| file.exists()));
+    let Some(file) = file else { return Ok(P::parse_from(line)) };
+    let merged = merge(&P::command(), &line, &file)?;
+    P::try_parse_from(merged).map_err(|e| Error::options(&file, &e))
 }
 
 impl AutoArgs {

@@ -7,6 +7,7 @@
 //! kernel's view of the network, and the calls to [`Controller`].
 
 mod args;
+pub mod config;
 mod discover;
 mod facts;
 mod network;
@@ -35,7 +36,7 @@ use crate::status::{self, Uplinks};
 use network::{Network, Watched};
 use sockets::Routers;
 
-pub use args::AutoArgs;
+pub use args::{read, AutoArgs};
 pub use discover::{discover, Report};
 pub use settings::{Pattern, Settings};
 
@@ -54,23 +55,19 @@ enum Notice {
 
 /// Takes what others tell, and never has them wait.
 #[derive(Debug)]
-pub struct Inbox {
+struct Inbox {
     notices: Mutex<Vec<Notice>>,
     wake: EventFd,
 }
 
 impl Inbox {
-    /// An empty one.
-    ///
-    /// # Errors
-    /// Those of eventfd(2).
-    pub fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self { notices: Mutex::default(), wake: EventFd::from_flags(flags)? })
     }
 
     /// Tells what became of a CLAT.
-    pub fn tell(&self, event: &Event) {
+    fn tell(&self, event: &Event) {
         if let Event::Stopped { iface, reason } = event {
             self.put(Notice::Stopped(iface.clone(), *reason));
         }
@@ -92,18 +89,26 @@ impl Inbox {
 #[derive(Debug)]
 pub struct Auto {
     inbox: Arc<Inbox>,
-    network: Network,
+    /// `None` where nobody wants it.
+    network: Option<Network>,
     uplinks: Arc<Uplinks>,
 }
 
 impl Auto {
-    /// Opens it, in the network namespace of this thread.
+    /// Opens what these options want, in the network namespace of this thread.
     ///
     /// # Errors
     /// Those of socket(2): EPERM without CAP_NET_RAW.
-    pub fn open(inbox: Arc<Inbox>, settings: Settings) -> io::Result<Self> {
-        let network = Network::new(settings, Some(Routers::open()?))?;
-        Ok(Self { inbox, network, uplinks: Arc::default() })
+    pub fn open(args: &AutoArgs) -> io::Result<Self> {
+        let open = |settings| Network::new(settings, Some(Routers::open()?));
+        let network = args.settings().map(open).transpose()?;
+        Ok(Self { inbox: Arc::new(Inbox::new()?), network, uplinks: Arc::default() })
+    }
+
+    /// Takes note of events of CLATs, and has nobody wait.
+    pub fn observer(&self) -> impl Fn(&Event) + Send + Sync {
+        let inbox = Arc::clone(&self.inbox);
+        move |event| inbox.tell(event)
     }
 
     /// The uplinks as they will be known.
@@ -118,15 +123,18 @@ impl Auto {
     /// Those of starting a thread.
     pub fn start<H: Host>(self, controller: Arc<Controller<H>>) -> io::Result<Running> {
         let Self { inbox, network, uplinks } = self;
-        let (clats, known) = (BTreeMap::new(), Arc::clone(&inbox));
-        let work = Work { inbox: known, network, uplinks, controller, clats };
-        let thread = thread::Builder::new().name("auto".to_owned()).spawn(move || work.run())?;
-        Ok(Running { inbox, thread: Some(thread) })
+        let start = |network| {
+            let (clats, inbox) = (BTreeMap::new(), Arc::clone(&inbox));
+            let work = Work { inbox, network, uplinks, controller, clats };
+            thread::Builder::new().name("auto".to_owned()).spawn(move || work.run())
+        };
+        let thread = network.map(start).transpose()?;
+        Ok(Running { inbox, thread })
     }
 }
 
-/// A thread that sleeps until something changes. It ends when dropped, and leaves CLATs as they
-/// are.
+/// A thread that sleeps until something changes, where one is wanted. It ends when dropped, and
+/// leaves CLATs as they are.
 #[derive(Debug)]
 pub struct Running {
     inbox: Arc<Inbox>,
@@ -134,9 +142,14 @@ pub struct Running {
 }
 
 impl Running {
-    /// Goes on with other settings.
-    pub fn set(&self, settings: Settings) {
-        self.inbox.put(Notice::Settings(settings));
+    /// Goes on with what these options want.
+    pub fn reload(&self, args: &AutoArgs) {
+        match (args.settings(), &self.thread) {
+            (Some(settings), Some(_)) => self.inbox.put(Notice::Settings(settings)),
+            (Some(_), None) => log::warn!("auto takes a restart to be turned on"),
+            (None, Some(_)) => log::warn!("auto takes a restart to be turned off"),
+            (None, None) => {}
+        }
     }
 }
 
