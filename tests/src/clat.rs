@@ -69,18 +69,32 @@ impl<'l> Controller<'l> {
         Ok(controller)
     }
 
+    /// The same with another clatd, and without the programs in the kernel.
+    ///
+    /// # Errors
+    /// When it does not get that far; with its log.
+    pub fn with_clatd(lab: &'l Lab, clatd: &Path) -> Result<Self> {
+        let mut controller = Self::spawn_with(lab, Mode::Daemon, clatd, &[])?;
+        controller.daemon.wait_for("ready on unix:")?;
+        Ok(controller)
+    }
+
     /// The same without waiting.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(lab: &'l Lab, mode: Mode, more: &[&str]) -> Result<Self> {
+        Self::spawn_with(lab, mode, &program("clatd")?, more)
+    }
+
+    fn spawn_with(lab: &'l Lab, mode: Mode, clatd: &Path, more: &[&str]) -> Result<Self> {
         let socket = lab.dir().join("controller.sock");
         let mut argv = vec![
             program("clat_controller")?.into_os_string(),
             "--socket".into(),
             socket.clone().into(),
             "--clatd".into(),
-            program("clatd")?.into(),
+            clatd.into(),
             mode.option().into(),
         ];
         argv.extend(more.iter().map(Into::into));

@@ -91,6 +91,22 @@ fn names_and_prefixes() -> Result<()> {
     Ok(())
 }
 
+/// Nobody reads the log of a controller that runs as a service, but everybody what `start` says.
+#[test]
+fn why_clatd_ended() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    let lab = Lab::new(Offloads::Default)?;
+    let clatd = lab.dir().join("clatd");
+    let few = format!("#!/bin/sh\nulimit -n 5\nexec {} \"$@\"\n", program("clatd")?.display());
+    fs::write(&clatd, few)?;
+    fs::set_permissions(&clatd, fs::Permissions::from_mode(0o755))?;
+    let controller = Controller::with_clatd(&lab, &clatd)?;
+    let words = "cannot get clatd ready: it exited with status 1 (cannot ";
+    refused(&lab, &controller, &["start", "up0", "--prefix", PREFIX], words)
+}
+
 #[test]
 fn a_second_start_and_a_second_stop() -> Result<()> {
     if !can_run(NEEDS) {

@@ -596,8 +596,7 @@ impl<H: Host> Tracker<H> {
         let deadline = Instant::now() + host.clatd_patience();
         while !host.is_configured(v4iface, *v4)? {
             if let Some(ended) = self.clatd.as_ref().and_then(|clatd| clatd.wait(STEP)) {
-                let cause =
-                    format!("it {} before {v4iface} was set up; its log says why", ended.how);
+                let cause = format!("it {} before {v4iface} was set up", ended.how);
                 return Err(io::Error::other(cause));
             }
             if Instant::now() > deadline {

@@ -29,7 +29,7 @@ pub use fwmark::Fwmark;
 pub use lock::NamespaceLock;
 pub use names::{IfaceName, NameError};
 pub use probe::{probe, ProbeTarget};
-pub use process::{spawn, ClatdProcess, Ended};
+pub use process::{spawn, spawn_heard, ClatdProcess, Ended};
 pub use progress::{progress, Progress};
 pub use record::RUN_DIR;
 

@@ -3,14 +3,15 @@
 //! clatd as a process: started with vfork semantics and only the descriptors meant for it, and
 //! watched by a pidfd.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use clat_sys::{pidfd, wait_readable, HostError};
+use clat_sys::{pidfd, wait_readable, HostError, ERROR_FD};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{kill, Signal};
@@ -25,10 +26,13 @@ const GRACE: Duration = Duration::from_secs(3);
 /// The environment variables that clatd inherits.
 const PASSED_ON: [&str; 2] = ["RUST_LOG", "RUST_BACKTRACE"];
 
+/// How much of that is heard, in bytes.
+const LONGEST: usize = 512;
+
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// As text, such as "exited with status 1".
+    /// As text, such as "exited with status 1 (no route to 64:ff9b::)".
     pub how: String,
     /// The exit status, if it exited and the status is known.
     pub status: Option<i32>,
@@ -40,6 +44,8 @@ pub struct ClatdProcess {
     pid: Pid,
     /// Readable when the process has ended.
     pidfd: OwnedFd,
+    /// What it says about its end, where it was given a descriptor for that.
+    said: Option<File>,
     reaped: bool,
     /// Whether a previous controller started it. Then another process reaps it, after which its id
     /// may be reused.
@@ -49,7 +55,7 @@ pub struct ClatdProcess {
 impl ClatdProcess {
     /// A process that a previous controller has started.
     pub(crate) fn adopt(pid: Pid, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd, reaped: false, adopted: true }
+        Self { pid, pidfd, said: None, reaped: false, adopted: true }
     }
 
     /// Lets it run on: dropping this no longer ends it.
@@ -115,12 +121,24 @@ impl ClatdProcess {
             return Ended { how: "ended".to_owned(), status: None };
         }
         let (how, status) = match waitpid(self.pid, None) {
-            Ok(WaitStatus::Exited(_, code)) => (format!("exited with status {code}"), Some(code)),
+            Ok(WaitStatus::Exited(_, code)) => {
+                let why = self.last_words().map_or_else(String::new, |why| format!(" ({why})"));
+                (format!("exited with status {code}{why}"), Some(code))
+            }
             Ok(WaitStatus::Signaled(_, signal, _)) => (format!("was killed by {signal}"), None),
             Ok(other) => (format!("ended: {other:?}"), None),
             Err(e) => (format!("cannot be waited for: {e}"), None),
         };
         Ended { how, status }
+    }
+
+    /// The line that it has left, without what no terminal should get.
+    fn last_words(&mut self) -> Option<String> {
+        let mut line = [0; LONGEST];
+        let len = self.said.take()?.read(&mut line).ok()?;
+        let line = String::from_utf8_lossy(line.get(..len)?);
+        let words: String = line.lines().next()?.chars().filter(|c| !c.is_control()).collect();
+        Some(words).filter(|words| !words.is_empty())
     }
 }
 
@@ -158,19 +176,47 @@ fn end_of(pid: Pid) -> io::Result<OwnedFd> {
 /// # Errors
 /// Those of posix_spawn(3): ENOENT if the program does not exist.
 pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Result<ClatdProcess> {
+    spawn_with(program, argv, kept, None)
+}
+
+/// The same, with one more descriptor, [`ERROR_FD`]: what the program writes to that becomes part of
+/// how it [`Ended`].
+///
+/// # Errors
+/// Those of [`spawn`], and of pipe(2).
+pub fn spawn_heard(
+    program: &Path,
+    argv: &[String],
+    kept: &[BorrowedFd<'_>],
+) -> io::Result<ClatdProcess> {
+    let (said, says) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let kept = [kept, &[says.as_fd()]].concat();
+    let variable = format!("{ERROR_FD}={}", says.as_raw_fd());
+    let mut process = spawn_with(program, argv, &kept, Some(variable))?;
+    process.said = Some(said.into());
+    Ok(process)
+}
+
+fn spawn_with(
+    program: &Path,
+    argv: &[String],
+    kept: &[BorrowedFd<'_>],
+    variable: Option<String>,
+) -> io::Result<ClatdProcess> {
     let passed_on = PASSED_ON.iter().filter_map(|name| {
         let value = std::env::var_os(name)?;
         Some([name.as_bytes(), b"=", value.as_bytes()].concat())
     });
     let path = format!("PATH={PATH}").into_bytes();
-    let environment: Vec<_> = passed_on.chain([path]).collect();
+    let more = variable.map(String::into_bytes);
+    let environment: Vec<_> = passed_on.chain([path]).chain(more).collect();
     let pid = clat_sys::spawn(program, argv, &environment, kept)?;
     let pidfd = match pidfd::open(pid) {
         Err(Errno::ENOSYS) => end_of(pid),
         pidfd => pidfd.map_err(|e| HostError::during("pidfd_open", e)),
     };
     match pidfd {
-        Ok(pidfd) => Ok(ClatdProcess { pid, pidfd, reaped: false, adopted: false }),
+        Ok(pidfd) => Ok(ClatdProcess { pid, pidfd, said: None, reaped: false, adopted: false }),
         Err(e) => {
             // Do not leave a process running that cannot be watched.
             let _ = kill(pid, Signal::SIGKILL);
@@ -297,6 +343,24 @@ mod tests {
         let error = spawn(Path::new("/nonexistent"), &[], &[read.as_fd()]).expect_err("no program");
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOENT));
         assert!(spawn(Path::new("/bin/sleep"), &["a\0b".to_owned()], &[read.as_fd()]).is_err());
+    }
+
+    #[test]
+    fn the_last_words_of_a_child() {
+        let (read, _write) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        for (script, how) in [
+            (
+                "printf 'no \\033[1mway\\nmore' >/proc/self/fd/$CLATD_ERROR_FD; exit 2",
+                "2 (no [1mway)",
+            ),
+            ("exit 3", "3"),
+        ] {
+            let argv = ["clatd-test0", "-c", script].map(str::to_owned);
+            let mut child =
+                spawn_heard(Path::new("/bin/sh"), &argv, &[read.as_fd()]).expect("starts");
+            assert_eq!(wait_readable(&[child.as_fd()], None), Some(0));
+            assert_eq!(child.reap().how, format!("exited with status {how}"));
+        }
     }
 
     #[test]

@@ -30,3 +30,7 @@ pub use spawn::spawn;
 /// Whether Android's netd runs here: it knows the network of each interface, sets routes, and owns
 /// the firewall chain of the drop rules.
 pub const HAS_NETD: bool = cfg!(target_os = "android");
+
+/// The environment variable that has the number of a descriptor by which clatd tells whoever has
+/// started it why it ends. Its log has the same, where others read it, or nobody.
+pub const ERROR_FD: &str = "CLATD_ERROR_FD";

@@ -20,8 +20,8 @@ use clat_host::blackhole::Rule;
 #[cfg(target_os = "android")]
 use clat_host::firewall::Rule;
 use clat_host::{
-    links, record, recovery, spawn, ClatdArgs, ClatdProcess, DefaultRoute, Device, Fwmark,
-    IfaceName,
+    links, record, recovery, spawn, spawn_heard, ClatdArgs, ClatdProcess, DefaultRoute, Device,
+    Fwmark, IfaceName,
 };
 use clat_netlink::{add_address, addresses6, set_up, Address6, Existing, LinkKind};
 use clat_offload::{
@@ -254,6 +254,8 @@ impl Processes for LinuxHost {
     fn spawn_clatd(&self, args: &ClatdArgs, tun: &Device) -> io::Result<ClatdProcess> {
         let argv = args.argv(tun.as_fd().as_raw_fd());
         record::write(tun.name(), links::index_of(&args.uplink).unwrap_or_default(), &argv)?;
+        // SELinux allows clatd no other descriptor.
+        let spawn = if HAS_NETD { spawn } else { spawn_heard };
         spawn(&self.clatd, &argv, &[tun.as_fd()])
             .map_err(|e| HostError::during(self.clatd.display(), e))
     }
