@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use clat_packet::ra;
 use clat_tests::{
-    can_run, Controller, Lab, Mode, Netns, Offloads, PREFIX, PREFIX2, SERVER4, SERVER6,
+    can_run, Controller, Lab, Mode, Netns, Offloads, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6,
 };
 use clat_xlat::Prefix;
 use nix::net::if_::if_nametoindex;
@@ -272,6 +272,43 @@ fn dns64_where_no_router_says_it() -> Result<()> {
         eventually("the router's", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX2)))?;
         router.advertise(&[(PREFIX2, 0)], Some(ROUTER))?;
         eventually("DNS again", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX)))?;
+        first_packet(lab).map(drop)
+    })
+}
+
+/// The site's own, its NAT64's among them.
+#[test]
+fn unique_local_addresses_alone() -> Result<()> {
+    run(Mode::Offload, &[], |lab, router, controller| {
+        lab.phone.run(&format!("ip -6 addr del {UPLINK6}/64 dev up0"))?;
+        lab.router.run("ip -6 addr add fd00:1::1/64 dev ph0 nodad")?;
+        lab.phone.run("ip -6 addr add fd00:1::2/64 dev up0 nodad")?;
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        eprintln!("{:?}", first_packet(lab)?);
+        let v6 = controller.status("up0")?["v6"].to_string();
+        ensure!(v6.starts_with("\"fd00:1:"), "{v6}");
+        // What is better is taken, once there is nothing else.
+        lab.phone.run(&format!("ip -6 addr add {UPLINK6}/64 dev up0 nodad"))?;
+        lab.phone.run("ip -6 addr del fd00:1::2/64 dev up0")?;
+        eventually("renumbered", || {
+            Ok(controller.status("up0")?["v6"].to_string().starts_with("\"2001:db8:1:"))
+        })?;
+        first_packet(lab).map(drop)
+    })
+}
+
+/// As on a link whose prefix has no A flag.
+#[test]
+fn an_address_by_dhcpv6_alone() -> Result<()> {
+    run(Mode::Daemon, &[], |lab, router, controller| {
+        lab.phone.run(&format!("ip -6 addr del {UPLINK6}/64 dev up0"))?;
+        lab.phone.run(&format!("ip -6 addr add {UPLINK6}/128 dev up0 nodad"))?;
+        lab.phone.run("ip -6 route add 2001:db8:1::/64 dev up0")?;
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        eventually("it is told so", || Ok(controller.daemon.log().contains("one address alone")))?;
+        ensure!(prefix(controller, "up0").is_none());
+        // One that somebody has set is of a network where hosts have more.
+        lab.phone.run("ip -6 addr add 2001:db8:1::3/64 dev up0 nodad")?;
         first_packet(lab).map(drop)
     })
 }

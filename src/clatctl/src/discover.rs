@@ -66,7 +66,7 @@ fn text(report: &Report, out: &mut impl Write) -> io::Result<()> {
         None => row(out, "NAT64 prefix", "none")?,
     }
     let yes_or_no = |is: bool, yes: &'static str| if is { yes } else { "no" };
-    row(out, "IPv6", yes_or_no(host.has_ipv6, "a global address and a default route"))?;
+    row(out, "IPv6", yes_or_no(host.has_ipv6, "an address and a default route"))?;
     row(out, "native IPv4", yes_or_no(host.has_ipv4, "an address and a default route"))?;
     row(out, "DHCPv4", yes_or_no(host.has_dhcpv4, "a client is at work"))?;
     let resolvers: Vec<_> = host.resolvers.iter().map(|one| one.ip().to_string()).collect();
@@ -87,6 +87,7 @@ fn json(report: &Report) -> serde_json::Value {
         "source": found.map(|found| found.source.to_string()),
         "verdict": verdict.to_string(),
         "hasIpv6": host.has_ipv6,
+        "hasSingleAddress": host.has_single_address,
         "hasIpv4": host.has_ipv4,
         "hasDhcpv4": host.has_dhcpv4,
         "resolvers": host.resolvers.iter().map(ToString::to_string).collect::<Vec<_>>(),

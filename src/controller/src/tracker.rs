@@ -165,7 +165,7 @@ impl<H: Host> Tracker<H> {
         if it.lease.is_none() {
             return Err(fail(Errno::EADDRNOTAVAIL, Step::PickV4, &format!("{v4} is another's")));
         }
-        if !address::is_usable_source(v6) {
+        if !address::is_usable_source(v6, !common.standalone) {
             return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("{v6} is not global")));
         }
         let is_configured = host.is_configured(&v4iface, v4);
@@ -296,7 +296,8 @@ impl<H: Host> Tracker<H> {
         let mtu = self.tun.as_ref().and_then(|_| host.mtu(*v4index).ok());
         let source =
             uplink.and_then(|uplink| host.source_towards(uplink, *mark, prefix.addr()).ok());
-        let source = source.filter(|source| address::is_usable_source(*source));
+        let with_netd = !self.desired.standalone;
+        let source = source.filter(|source| address::is_usable_source(*source, with_netd));
         let is_taken = source.is_some() && self.clatd.as_ref().is_some_and(Supervisor::is_taken);
         // Another one would not help where another address does.
         self.due = if is_taken { Some(self.duplicates.free_at(now)) } else { self.restarts.due() };
@@ -496,7 +497,7 @@ impl<H: Host> Tracker<H> {
         let source = host
             .source_towards(iface, *mark, prefix.addr())
             .map_err(|e| fail(format!("it has no route to {prefix}: {e}")))?;
-        if !address::is_usable_source(source) {
+        if !address::is_usable_source(source, !self.desired.standalone) {
             return Err(fail(format!("it has no global IPv6 address, only {source}")));
         }
         let random = host.random().map_err(|e| self.failed(&e, Step::MakeV6))?;

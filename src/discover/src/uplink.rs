@@ -37,6 +37,9 @@ pub struct Host {
     pub has_link_local: bool,
     /// Whether it has an IPv6 address that a CLAT's can be made of, and an IPv6 default route.
     pub has_ipv6: bool,
+    /// Whether all of its addresses were given to it one by one, by DHCPv6, and neighbours are
+    /// there: then a CLAT has no right to another one of its making.
+    pub has_single_address: bool,
     /// Whether it has native IPv4: an address other than of 169.254/16, and a default route.
     pub has_ipv4: bool,
     /// Whether a DHCPv4 client is at work on it.
@@ -88,6 +91,8 @@ pub enum Verdict {
     HasIpv4,
     /// There is no IPv6 to run it over.
     NoIpv6,
+    /// There is, and no address for a CLAT of its own.
+    NoOwnAddress,
     /// Nothing has said yet which prefix the network has.
     NoPrefix,
     /// All resolvers say that there is no NAT64, and no router advertises any.
@@ -104,6 +109,9 @@ impl fmt::Display for Verdict {
             Self::Run(found) => write!(f, "a CLAT with {}, by {}", found.prefix, found.source),
             Self::HasIpv4 => f.write_str("native IPv4 is there"),
             Self::NoIpv6 => f.write_str("no global IPv6 address with a default route"),
+            Self::NoOwnAddress => {
+                f.write_str("DHCPv6 gives one address alone (/128); a CLAT needs another, of SLAAC")
+            }
             Self::NoPrefix => f.write_str("no NAT64 prefix is known yet"),
             Self::NoNat64 => f.write_str("this network has no NAT64"),
             Self::AwaitsDhcpv4 => f.write_str("a DHCPv4 client is at work"),
@@ -289,6 +297,9 @@ impl Uplink {
                 false => Verdict::NoIpv6,
             };
         };
+        if self.host.has_ipv6 && self.host.has_single_address {
+            return Verdict::NoOwnAddress;
+        }
         if let Some((_, until)) = self.running {
             let lingers = self.host.has_ipv6 || until.is_none_or(|until| until > now);
             return if lingers { Verdict::Run(found) } else { Verdict::NoIpv6 };
@@ -614,6 +625,7 @@ mod tests {
                         has_link: value & 1 != 0,
                         has_link_local: value & 2 != 0,
                         has_ipv6: value & 4 != 0,
+                        has_single_address: value & 32 != 0,
                         has_ipv4: value & 8 != 0,
                         has_dhcpv4: value & 16 != 0,
                         resolvers: Vec::new(),
@@ -628,7 +640,9 @@ mod tests {
                 lab.transmit();
                 prop_assert!(lab.uplink.poll_timeout(lab.now).is_none_or(|next| next > lab.now), "{next:?}");
                 if lab.runs() {
-                    prop_assert!(!lab.uplink.host().has_ipv4);
+                    let host = lab.uplink.host();
+                    let single = host.has_ipv6 && host.has_single_address;
+                    prop_assert!(!(host.has_ipv4 || single));
                     prop_assert!(lab.uplink.found(None, lab.now).is_some());
                 }
             }

@@ -78,16 +78,17 @@ impl Drop for Lease {
 }
 
 /// Whether a CLAT's address may be made from this source address. The PLAT must be able to answer
-/// it, so not if it is unspecified, loopback, link-local or site-local (fe80::/10, fec0::/10), or
-/// unique local (fc00::/7).
+/// it, so not if it is unspecified, loopback, link-local or site-local (fe80::/10, fec0::/10).
+/// Unique local ones (fc00::/7) are for the PLAT of the same site: netd refuses them; without netd
+/// they are taken, as RFC 6724 selects one only where no better source exists.
 #[must_use]
-pub fn is_usable_source(v6: Ipv6Addr) -> bool {
+pub fn is_usable_source(v6: Ipv6Addr, with_netd: bool) -> bool {
     let top = v6.segments()[0];
     !(v6.is_unspecified()
         || v6.is_loopback()
         || top & 0xffc0 == 0xfe80
         || top & 0xffc0 == 0xfec0
-        || top & 0xfe00 == 0xfc00)
+        || with_netd && top & 0xfe00 == 0xfc00)
 }
 
 #[cfg(test)]
@@ -165,11 +166,14 @@ mod tests {
             ("febf::1", false),
             ("fec0::1", false),
             ("feff::1", false),
-            ("fc00::1", false),
-            ("fdff::1", false),
             ("fe00::1", true),
         ] {
-            assert_eq!(addr.parse().map(is_usable_source), Ok(usable), "{addr}");
+            let v6 = addr.parse().expect(addr);
+            assert_eq!([true, false].map(|netd| is_usable_source(v6, netd)), [usable; 2], "{addr}");
+        }
+        for addr in ["fc00::1", "fdff::1"] {
+            let v6 = addr.parse().expect(addr);
+            assert_eq!([true, false].map(|netd| is_usable_source(v6, netd)), [false, true]);
         }
     }
 }

@@ -74,7 +74,7 @@ pub fn generate_ipv6_address(
     let source = IfaceName::parse(iface)
         .ok()
         .and_then(|uplink| source_towards(&uplink, Fwmark::from_bits(mark), prefix.addr()).ok())
-        .filter(|source| is_usable_source(*source))
+        .filter(|source| is_usable_source(*source, true))
         .ok_or_else(|| {
             Failure::io(format!("Unable to find global source address on {iface} for {prefix64}"))
         })?;

@@ -293,7 +293,7 @@ fn working(transport: Option<&Transport>) -> Answer {
     }
 }
 
-/// An interface with a global IPv6 address, as an uplink needs.
+/// An interface with a global or unique local IPv6 address, as an uplink needs.
 fn uplink() -> Answer {
     let addresses = nix::ifaddrs::getifaddrs().map_err(|err| module(err, "ipv6"))?;
     let mut names: Vec<_> = addresses
@@ -302,8 +302,9 @@ fn uplink() -> Answer {
                 .address
                 .as_ref()
                 .and_then(|address| address.as_sockaddr_in6().map(SockaddrIn6::ip));
-            // 2000::/3: neither link-local, unique local nor loopback.
-            v6.is_some_and(|v6| v6.segments()[0] & 0xe000 == 0x2000)
+            // 2000::/3 and fc00::/7: neither link-local nor loopback.
+            let top = v6.map(|v6| v6.segments()[0]);
+            top.is_some_and(|top| top & 0xe000 == 0x2000 || top & 0xfe00 == 0xfc00)
         })
         .map(|interface| interface.interface_name)
         .collect();

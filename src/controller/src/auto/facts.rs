@@ -11,7 +11,9 @@ use std::path::Path;
 use clat_discover::Host;
 use clat_host::address::{is_usable_source, FIRST_V4, POOL_LEN};
 use clat_host::IfaceName;
-use clat_netlink::{addresses4, addresses6, default_sources4, next_hop, Link, LinkKind, Target};
+use clat_netlink::{
+    addresses4, addresses6, default_sources4, next_hop, Address6, Link, LinkKind, Target,
+};
 
 use super::resolvers::{is_link_local, resolvers};
 use super::settings::Settings;
@@ -54,21 +56,30 @@ pub(super) fn host(link: &Link, ours: Option<u64>) -> io::Result<Host> {
         let all = Target { oif: link.index, source, prefix: Ipv6Addr::UNSPECIFIED, prefix_len: 0 };
         Ok::<_, io::Error>(next_hop(&all)?.is_some())
     };
-    let has_ipv6 = match preferred().find(|address| is_usable_source(*address)) {
-        Some(source) => link.has_carrier && default(source)?,
-        None => false,
-    };
+    let mut has_ipv6 = false;
+    for source in preferred().filter(|address| is_usable_source(*address, false)) {
+        has_ipv6 = has_ipv6 || link.has_carrier && default(source)?;
+    }
+    let has_neighbours = LinkKind::from_hardware(link.hardware) == Some(LinkKind::Ethernet);
     let packet_sockets = fs::read_to_string("/proc/thread-self/net/packet").unwrap_or_default();
     Ok(Host {
         has_link: link.has_carrier,
         has_link_local: preferred().any(is_link_local),
         has_ipv6,
+        has_single_address: has_neighbours && are_single(&addresses),
         has_ipv4: link.has_carrier
             && addresses4(link.index)?.into_iter().any(is_native)
             && default_sources4(link.index)?.into_iter().any(is_native_or_none),
         has_dhcpv4: has_dhcpv4(&packet_sockets, link.index, ours),
         resolvers: resolvers(Path::new("/"), link.index, &link.name),
     })
+}
+
+/// Whether none of these addresses is of a network in which hosts make theirs, but each one that was
+/// given to this host alone, as DHCPv6 does it (RFC 8415 §21.6).
+fn are_single(addresses: &[Address6]) -> bool {
+    let mut usable = addresses.iter().filter(|found| is_usable_source(found.address, false));
+    usable.all(|found| found.prefix_len > 64)
 }
 
 /// Whether an address is of a network that has IPv4: not link-local (RFC 3927), nor a CLAT's.
@@ -139,6 +150,23 @@ mod tests {
         assert_eq!(of(&Settings::default()), [2, 7, 9, 11]);
         let named = Settings::named(&["veth1*", "sit0"], &["eth0", "br*"]);
         assert_eq!(of(&named), [3, 7, 10, 11]);
+    }
+
+    #[test]
+    fn single_addresses() {
+        for (addresses, single) in [
+            (&[("fe80::1", 64), ("2001:db8::5", 128)][..], true),
+            (&[("2001:db8::5", 128), ("2001:db8::a:b:c:d", 64)], false),
+            (&[("fd00::5", 128)], true),
+            (&[("2001:db8::5", 48)], false),
+        ] {
+            let found = addresses.iter().map(|(text, prefix_len)| Address6 {
+                address: text.parse().expect(text),
+                prefix_len: *prefix_len,
+                is_preferred: true,
+            });
+            assert_eq!(are_single(&found.collect::<Vec<_>>()), single, "{addresses:?}");
+        }
     }
 
     #[test]

@@ -180,11 +180,14 @@ fn failures_that_are_not_of_the_host() {
     host.inner().addresses = (0..8).map(|n| [192, 0, 0, n].into()).collect();
     assert_eq!(errno("wlan0", PREFIX), Err((Errno::EADDRNOTAVAIL, Step::PickV4)));
     host.inner().addresses.clear();
-    for source in ["::", "::1", "fe80::1", "fec0::1", "fd00::1"] {
+    for source in ["::", "::1", "fe80::1", "fec0::1"] {
         host.inner().source = source.parse().ok();
         assert_eq!(errno("wlan0", PREFIX), Err((Errno::EADDRNOTAVAIL, Step::MakeV6)), "{source}");
         assert_eq!(live(&host), [""; 0]);
     }
+    // The site's own, with a NAT64 of its own.
+    host.inner().source = "fd00::1".parse().ok();
+    assert!(errno("wlan0", PREFIX).is_ok() && controller.stop("wlan0").is_ok());
     host.inner().source = "2001:db8::1".parse().ok();
     // 4: turning IPv6 off may fail.
     host.inner().faults.insert(Fault::DisableIpv6, Errno::ENOENT);

@@ -123,7 +123,8 @@ fn source_addresses() {
         // Another interface's route does not count, and the mark chooses the table.
         let other = host.source_towards(&name("up1"), mark, Prefix::WELL_KNOWN.addr());
         assert!(
-            other.is_err() || other.is_ok_and(|addr| !clat_host::address::is_usable_source(addr))
+            other.is_err()
+                || other.is_ok_and(|addr| !clat_host::address::is_usable_source(addr, false))
         );
         sh(&format!("ip -6 rule add pref 1 fwmark {mark} prohibit"));
         let refused = source().expect_err("the mark's rule");
