@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
+use clat_offload::{program_name, MAPS, PROGRAMS};
 use clat_tests::{can_run, compile_bpf};
 use libbpf_rs::btf::types::{Composite, DataSec, Int, Struct, Var};
 use libbpf_rs::btf::{Btf, BtfType};
@@ -221,18 +222,12 @@ fn the_network_loader_takes_it() -> Result<()> {
     let mut pins = check_maps(&loaded, &btf)?;
     pins.extend(check_programs(&loaded)?);
     pins.sort();
-    // What is looked for in /sys/fs/bpf/net_shared.
-    let expected = [
-        "map_clatrs_clat_counters_map",
-        "map_clatrs_clat_egress_map",
-        "map_clatrs_clat_ingress_map",
-        "map_clatrs_clat_next_hop_map",
-        "map_clatrs_clat_scratch_map",
-        "prog_clatrs_schedcls_egress_clat_ether",
-        "prog_clatrs_schedcls_egress_clat_rawip",
-        "prog_clatrs_schedcls_ingress_clat_ether",
-        "prog_clatrs_schedcls_ingress_clat_rawip",
-    ];
+    // What is looked for in /sys/fs/bpf/net_shared, and a map that only the programs use.
+    let used = PROGRAMS.map(|(hook, link)| program_name(hook, link));
+    let used = MAPS.iter().map(|map| map.name).chain(used);
+    let mut expected: Vec<_> = used.map(|pin| pin.replacen("_clatd_", "_clatrs_", 1)).collect();
+    expected.push("map_clatrs_clat_scratch_map".to_owned());
+    expected.sort();
     ensure!(pins == expected, "pinned: {pins:#?}");
     Ok(())
 }

@@ -44,6 +44,7 @@ const ASKS_FOR_THE_SYSTEM: &[&str] = &[
     "offload/src/abi.rs",
     "offload/src/lib.rs",
     "offload/src/objects.rs",
+    "offload/src/pins.rs",
     // CLATs run by themselves where no netd does that.
     "controller/src/lib.rs",
     "clatctl/src/lib.rs",

@@ -106,8 +106,8 @@ fn the_flavour_with_bpf_breaks_three_rules() -> Result<()> {
     let broken: Vec<_> =
         said.lines().filter_map(|line| line.trim().strip_prefix("(neverallow ")).collect();
     ensure!(broken.len() == 4, "{said}");
-    for rule in ["fs_bpf (file (getattr read))", "bpffs_type (file (write))", "(net_admin net_raw)"]
-    {
+    let shared = "fs_bpf_net_shared (file (getattr read))";
+    for rule in [shared, "bpffs_type (file (write))", "(net_admin net_raw)"] {
         ensure!(broken.iter().any(|line| line.contains(rule)), "{rule}: {said}");
     }
     Ok(())

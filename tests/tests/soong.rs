@@ -98,8 +98,9 @@ fn files(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The modules of every Android.bp.
-fn modules(root: &Path) -> Result<Vec<Module>> {
+/// The modules of every Android.bp, as they are without BPF, or as they are with it for a product
+/// that says so.
+fn modules(root: &Path, bpf: bool) -> Result<Vec<Module>> {
     let output = Command::new("go")
         .args(["run", "tests/soong/modules.go"])
         .args(files(root, "Android.bp")?)
@@ -109,10 +110,15 @@ fn modules(root: &Path) -> Result<Vec<Module>> {
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let found: Vec<Value> = serde_json::from_slice(&output.stdout)?;
-    let properties = |module: &Value| module["properties"].as_object().cloned().unwrap_or_default();
+    let properties = |module: &Value| {
+        let mut own = module["properties"].as_object().cloned().unwrap_or_default();
+        let more = own.remove("soong_config_variables").filter(|_| bpf);
+        own.extend(more.and_then(|more| more["bpf"].as_object().cloned()).unwrap_or_default());
+        own
+    };
     let defaults: BTreeMap<String, Map<String, Value>> = found
         .iter()
-        .filter(|module| module["type"] == "rust_defaults")
+        .filter(|module| module["type"].as_str().is_some_and(|t| t.ends_with("rust_defaults")))
         .filter_map(|m| Some((m["properties"]["name"].as_str()?.to_owned(), properties(m))))
         .collect();
     let read = |module: &Value| {
@@ -233,7 +239,7 @@ fn the_modules_are_the_workspace() -> Result<()> {
         return Ok(());
     }
     let root = repository()?;
-    let (modules, packages) = (modules(&root)?, workspace(&root)?);
+    let (modules, packages) = (modules(&root, false)?, workspace(&root)?);
     let mut wrong = Vec::new();
 
     let mut names = BTreeSet::new();
@@ -440,7 +446,7 @@ fn the_objects_and_the_interface() -> Result<()> {
         return Ok(());
     }
     let root = repository()?;
-    let modules = modules(&root)?;
+    let modules = modules(&root, false)?;
     let only =
         |kind: &str| modules.iter().find(|module| module.kind == kind).context(kind.to_owned());
 
@@ -474,7 +480,7 @@ fn the_tests_are_mapped() -> Result<()> {
         return Ok(());
     }
     let root = repository()?;
-    let tests: BTreeSet<String> = modules(&root)?
+    let tests: BTreeSet<String> = modules(&root, false)?
         .iter()
         .filter(|module| module.kind == "rust_test")
         .map(|module| module.name().to_owned())

@@ -46,11 +46,11 @@ pub struct Args {
     /// Where the programs and maps of the translation in the kernel are pinned
     #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
     pub bpf_dir: PathBuf,
-    /// Translate in the kernel what it can (the default off Android)
+    /// Translate in the kernel what it can (the default where it is built with BPF, as off Android)
     #[arg(long, overrides_with = "no_offload")]
     pub offload: bool,
     /// Do without translation in the kernel: clatd does it all (the default on Android, whose
-    /// policy lets no domain but its own use BPF)
+    /// policy lets only domains of its own use BPF)
     #[arg(long, overrides_with = "offload")]
     pub no_offload: bool,
     /// Ask this host on the IPv4 internet whether IPv4 works, when a CLAT has started and when its

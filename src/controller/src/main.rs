@@ -14,7 +14,7 @@ use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::confinement::change_only;
 use clat_controller::controller::Controller;
 use clat_controller::follow::Follower;
-use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, HAS_NETD};
+use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, HAS_BPF, HAS_NETD};
 use clat_controller::listeners::Listeners;
 use clat_controller::logging;
 use clat_controller::service::{ClatdService, CALLERS, SHELL};
@@ -64,7 +64,7 @@ fn try_main() -> Result<()> {
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
     let properties = Properties::new(args.build_prop.as_deref(), args.first_api_level)?;
-    let offload = args.offload || !(args.no_offload || HAS_NETD);
+    let offload = args.offload || !args.no_offload && HAS_BPF;
     let bpf_dir = offload.then_some(args.bpf_dir);
     let host = LinuxHost::new(clatd.clone(), properties, bpf_dir.clone());
 

@@ -5,17 +5,41 @@
 //! whose `Drop` undoes it.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "bpf")]
 pub mod abi;
-#[cfg(not(target_os = "android"))]
+#[cfg(all(feature = "bpf", not(target_os = "android")))]
 mod load;
 mod model;
+#[cfg(feature = "bpf")]
 mod next_hop;
+#[cfg(not(feature = "bpf"))]
+mod none;
+#[cfg(feature = "bpf")]
 mod objects;
+#[cfg(feature = "bpf")]
 mod pins;
+#[cfg(feature = "bpf")]
 mod tc;
 
-pub use model::{EgressEntry, Hook, IngressEntry, OffloadCounters, PASSED_REASONS};
-pub use next_hop::NextHop;
-pub use objects::{Entry, Objects};
-pub use pins::{program_name, BPF_DIR, PROGRAMS};
-pub use tc::{remove_leftovers, AttachError, Filter, Place};
+pub use model::{
+    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, PASSED_REASONS,
+};
+#[cfg(not(feature = "bpf"))]
+pub use none::{remove_leftovers, Entry, Filter, NextHop, Objects};
+#[cfg(feature = "bpf")]
+pub use {
+    next_hop::NextHop,
+    objects::{Entry, Objects},
+    pins::{program_name, MAPS, PROGRAMS},
+    tc::{remove_leftovers, Filter},
+};
+
+/// Whether this build has programs and maps at all.
+pub const HAS_BPF: bool = cfg!(feature = "bpf");
+
+/// Where Android's network loader pins the programs.
+#[cfg(target_os = "android")]
+pub const BPF_DIR: &str = "/sys/fs/bpf/net_shared";
+/// Where we pin the programs, unless told otherwise.
+#[cfg(not(target_os = "android"))]
+pub const BPF_DIR: &str = "/sys/fs/bpf";

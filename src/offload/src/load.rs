@@ -19,7 +19,8 @@ use nix::sys::statfs::{statfs, FsType};
 
 use clat_sys::HostError;
 
-use crate::pins::{from_libbpf, name_in_object, program_name, PinnedMap, BPF_DIR, MAPS, PROGRAMS};
+use crate::pins::{from_libbpf, name_in_object, program_name, PinnedMap, MAPS, PROGRAMS};
+use crate::BPF_DIR;
 
 /// What build.rs makes of bpf_progs/clatd.c.
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clatd.o"));

@@ -3,6 +3,7 @@
 //! What is put into the maps, and what comes out of them.
 
 use std::fmt;
+use std::io;
 use std::mem::size_of;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -47,6 +48,26 @@ pub enum Hook {
     Egress,
     /// To the uplink, for IPv6 packets that arrive there.
     Ingress,
+}
+
+/// Why a program could not be attached.
+#[derive(Debug)]
+pub enum AttachError {
+    /// What programs hang on could not be had: the clsact qdisc.
+    Qdisc(io::Error),
+    /// The program itself.
+    Program(io::Error),
+}
+
+/// How packets come to a filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It is the first that they meet.
+    First,
+    /// Others meet them before, which may keep them to themselves.
+    Behind(String),
+    /// Not at all: somebody has taken it away.
+    Gone,
 }
 
 /// Why the programs leave packets to clatd, in the order of `enum clat_reason` in

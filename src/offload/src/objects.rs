@@ -18,12 +18,12 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::abi::{counters_slot, slot, Plain};
 #[cfg(not(target_os = "android"))]
 use crate::load;
-use crate::model::{EgressEntry, Hook, IngressEntry, OffloadCounters};
+use crate::model::{AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters};
 use crate::next_hop::{NextHop, NextHops};
 use crate::pins::{
     from_libbpf, program_name, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, PROGRAMS,
 };
-use crate::tc::{self, AttachError, Filter};
+use crate::tc::{self, Filter};
 
 /// The programs and maps in a folder of the BPF file system.
 #[derive(Debug)]

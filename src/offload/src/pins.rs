@@ -14,24 +14,37 @@ use nix::errno::Errno;
 use crate::abi::{EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue};
 use crate::model::{Hook, OffloadCounters};
 
-/// Where bpfloader pins things, and where we do unless told otherwise.
-pub const BPF_DIR: &str = "/sys/fs/bpf";
+/// A pin's name: what it is, the object's name, its name in the object. Android's network loader
+/// names the object after its file, bpf_progs/clatrs.c.
+#[cfg(target_os = "android")]
+macro_rules! pin {
+    ($what:literal, $name:literal) => {
+        concat!($what, "_clatrs_", $name)
+    };
+}
+#[cfg(not(target_os = "android"))]
+macro_rules! pin {
+    ($what:literal, $name:literal) => {
+        concat!($what, "_clatd_", $name)
+    };
+}
 
 pub(crate) const EGRESS_MAP: PinnedMap =
-    PinnedMap::new::<EgressKey, EgressValue>("map_clatd_clat_egress_map", MapType::Hash);
+    PinnedMap::new::<EgressKey, EgressValue>(pin!("map", "clat_egress_map"), MapType::Hash);
 pub(crate) const INGRESS_MAP: PinnedMap =
-    PinnedMap::new::<IngressKey, IngressValue>("map_clatd_clat_ingress_map", MapType::Hash);
+    PinnedMap::new::<IngressKey, IngressValue>(pin!("map", "clat_ingress_map"), MapType::Hash);
 pub(crate) const NEXT_HOP_MAP: PinnedMap =
-    PinnedMap::new::<u32, NextHopValue>("map_clatd_clat_next_hop_map", MapType::Array);
+    PinnedMap::new::<u32, NextHopValue>(pin!("map", "clat_next_hop_map"), MapType::Array);
 pub(crate) const COUNTERS_MAP: PinnedMap =
-    PinnedMap::new::<u32, OffloadCounters>("map_clatd_clat_counters_map", MapType::PercpuArray);
+    PinnedMap::new::<u32, OffloadCounters>(pin!("map", "clat_counters_map"), MapType::PercpuArray);
 
-/// All maps.
-pub(crate) const MAPS: [PinnedMap; 4] = [EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, COUNTERS_MAP];
+/// All maps but the programs' own scratch.
+pub const MAPS: [PinnedMap; 4] = [EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, COUNTERS_MAP];
 
 /// The name that a map is pinned under, and what it is.
-pub(crate) struct PinnedMap {
-    pub(crate) name: &'static str,
+pub struct PinnedMap {
+    /// In the folder of the BPF file system.
+    pub name: &'static str,
     kind: MapType,
     /// Bytes of a key, and of a value.
     sizes: (usize, usize),
@@ -58,8 +71,8 @@ impl PinnedMap {
     }
 }
 
-/// What the object calls that which is pinned as `pin`: in front, pins have what it is and the name
-/// of the object.
+/// What the object calls that which is pinned as `pin`.
+#[cfg(not(target_os = "android"))]
 pub(crate) fn name_in_object(pin: &str) -> &str {
     pin.split_once("_clatd_").map_or(pin, |(_, name)| name)
 }
@@ -68,10 +81,10 @@ pub(crate) fn name_in_object(pin: &str) -> &str {
 #[must_use]
 pub fn program_name(hook: Hook, link: LinkKind) -> &'static str {
     match (hook, link) {
-        (Hook::Egress, LinkKind::RawIp) => "prog_clatd_schedcls_egress_clat_rawip",
-        (Hook::Egress, LinkKind::Ethernet) => "prog_clatd_schedcls_egress_clat_ether",
-        (Hook::Ingress, LinkKind::RawIp) => "prog_clatd_schedcls_ingress_clat_rawip",
-        (Hook::Ingress, LinkKind::Ethernet) => "prog_clatd_schedcls_ingress_clat_ether",
+        (Hook::Egress, LinkKind::RawIp) => pin!("prog", "schedcls_egress_clat_rawip"),
+        (Hook::Egress, LinkKind::Ethernet) => pin!("prog", "schedcls_egress_clat_ether"),
+        (Hook::Ingress, LinkKind::RawIp) => pin!("prog", "schedcls_ingress_clat_rawip"),
+        (Hook::Ingress, LinkKind::Ethernet) => pin!("prog", "schedcls_ingress_clat_ether"),
     }
 }
 

@@ -14,7 +14,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 
-use crate::model::Hook;
+use crate::model::{AttachError, Hook, Place};
 use crate::pins::{program_name, PROGRAMS};
 
 /// After tethering's (AOSP, libnetdutils and TcUtils).
@@ -52,32 +52,12 @@ fn add_clsact(index: u32) -> io::Result<()> {
     }
 }
 
-/// Why a program could not be attached.
-#[derive(Debug)]
-pub enum AttachError {
-    /// What programs hang on could not be had: the clsact qdisc.
-    Qdisc(io::Error),
-    /// The program itself.
-    Program(io::Error),
-}
-
 /// A filter that is removed when dropped.
 #[derive(Debug)]
 pub struct Filter {
     pub(crate) index: u32,
     pub(crate) hook: Hook,
     pub(crate) link: LinkKind,
-}
-
-/// How packets come to a filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// It is the first that they meet.
-    First,
-    /// Others meet them before, which may keep them to themselves.
-    Behind(String),
-    /// Not at all: somebody has taken it away.
-    Gone,
 }
 
 /// Attaches `program`, direct-action, under `name` and our priority; in place of one of ours that

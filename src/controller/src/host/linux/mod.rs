@@ -6,7 +6,8 @@ mod properties;
 
 #[cfg(test)]
 mod kernel_tests;
-#[cfg(test)]
+// Of programs that it loads itself.
+#[cfg(all(test, not(target_os = "android")))]
 mod offload_tests;
 
 use std::io;
@@ -31,7 +32,7 @@ use clat_sys::HostError;
 use clat_xlat::Prefix;
 
 pub use clat_host::{NamespaceLock, HAS_NETD};
-pub use clat_offload::BPF_DIR;
+pub use clat_offload::{BPF_DIR, HAS_BPF};
 pub use properties::Properties;
 
 use super::{
@@ -293,11 +294,11 @@ impl Offload for LinuxHost {
     }
 
     fn why_no_programs(&self) -> &'static str {
-        // SELinux lets no domain but a few of AOSP's own use BPF.
-        if HAS_NETD {
-            "policy"
-        } else {
+        // It is built so for devices whose SELinux lets only a few domains of AOSP's own use BPF.
+        if HAS_BPF {
             "not wanted"
+        } else {
+            "policy"
         }
     }
 }

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! In place of programs and maps where there are none: nothing of libbpf is linked. Nobody can have
+//! a value of these types.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use clat_netlink::LinkKind;
+use clat_sys::HostError;
+use nix::errno::Errno;
+
+use crate::model::{AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place};
+
+/// The programs and maps.
+#[derive(Debug)]
+pub enum Objects {}
+
+/// An entry of a map.
+#[derive(Debug)]
+pub enum Entry {}
+
+/// A filter.
+#[derive(Debug)]
+pub enum Filter {}
+
+/// The next hop of one CLAT.
+#[derive(Debug)]
+pub enum NextHop {}
+
+impl Objects {
+    /// There are none.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP, always.
+    pub fn get(_dir: &Path) -> io::Result<Self> {
+        Err(HostError::because(Errno::EOPNOTSUPP, "built without BPF"))
+    }
+
+    /// What the packets of an interface begin with: nobody asks who has no programs.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP, always.
+    pub fn link_kind(_index: u32) -> io::Result<LinkKind> {
+        Err(Errno::EOPNOTSUPP.into())
+    }
+}
+
+/// Methods that nobody can call.
+macro_rules! never {
+    ($of:ident: $($name:ident($($argument:ty),*) -> $result:ty;)+) => {
+        #[allow(missing_docs, clippy::missing_errors_doc)]
+        impl $of {
+            $(pub fn $name(&self, $(_: $argument),*) -> $result {
+                match *self {}
+            })+
+        }
+    };
+}
+
+never! { Objects:
+    next_hop(&EgressEntry) -> io::Result<Option<NextHop>>;
+    egress_entry(&EgressEntry) -> io::Result<Entry>;
+    ingress_entry(&IngressEntry) -> io::Result<Entry>;
+    attach(u32, Hook, LinkKind) -> Result<Filter, AttachError>;
+    restore(&Filter) -> Result<(), AttachError>;
+    clear_maps(&[&(EgressEntry, IngressEntry)]) -> io::Result<()>;
+    ingress_map() -> io::Result<Vec<IngressEntry>>;
+    egress_map() -> io::Result<Vec<EgressEntry>>;
+    counters(Hook, Ipv4Addr) -> io::Result<Option<OffloadCounters>>;
+}
+
+never! { Filter:
+    place() -> io::Result<Place>;
+}
+
+/// There are none.
+///
+/// # Errors
+/// None.
+pub fn remove_leftovers(_kept: &[(u32, Hook)]) -> io::Result<()> {
+    Ok(())
+}
