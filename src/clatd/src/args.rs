@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The command line: the original's options, and a long name for each.
+//! The command line: the options of AOSP's clatd, and a long name for each.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -10,18 +10,18 @@ use clap::{Parser, ValueEnum};
 use clat_tun::Options;
 use clat_xlat::{Local, Prefix, PrefixError};
 
-/// The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device leave the uplink as
-/// IPv6, and back.
+/// The CLAT's translator daemon (RFC 6877): translates IPv4 packets of a TUN device to IPv6 packets
+/// on the uplink, and back.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "clatd", version)]
 pub struct Args {
     /// The uplink, an interface with IPv6
     #[arg(short, long, value_name = "IFACE", value_parser = interface)]
     pub interface: String,
-    /// Routing mark of what is sent, hexadecimal with 0x or decimal
+    /// Routing mark of the packets sent, hexadecimal with 0x or decimal
     #[arg(short, long, default_value = "0", value_parser = number)]
     pub mark: u32,
-    /// The network's NAT64 prefix; without its length a /96
+    /// The network's NAT64 prefix; a /96 if it has no length
     #[arg(short, long, value_name = "PREFIX", value_parser = prefix)]
     pub plat_prefix: Prefix,
     /// The CLAT's IPv4 address
@@ -33,29 +33,28 @@ pub struct Args {
     /// Descriptor of the TUN device
     #[arg(short, long, value_name = "FD", value_parser = descriptor)]
     pub tunfd: RawFd,
-    /// What stands in front of each packet of the TUN device, for where the kernel may not be asked
+    /// What precedes each packet of the TUN device, used if the kernel may not be asked
     #[arg(long, value_name = "LAYOUT", default_value = "packet-info")]
     pub tun_layout: TunLayout,
-    /// Descriptor of a packet socket, bound and filtered by the caller, who has also set up the TUN
-    /// device and looks after neighbour discovery
+    /// Descriptor of a packet socket, bound and filtered by the caller, who also sets up the TUN
+    /// device and handles neighbour discovery
     #[arg(short, long, value_name = "FD", value_parser = descriptor, requires = "write_sock")]
     pub read_sock: Option<RawFd>,
     /// Descriptor of a raw IPv6 socket, bound by the caller
     #[arg(short, long, value_name = "FD", value_parser = descriptor, requires = "read_sock")]
     pub write_sock: Option<RawFd>,
-    /// Queues of a TUN device that takes several, each served by a thread of its own while there is
-    /// much to do [default: half as many as there are processors, at least 2 and at most 8; 1 on
-    /// one processor]
+    /// Queues of a TUN device that supports several, each served by its own thread under load
+    /// [default: half the number of processors, at least 2 and at most 8; 1 on one processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub queues: Option<u16>,
 }
 
-/// What stands in front of each packet of a TUN device.
+/// What precedes each packet of a TUN device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TunLayout {
     /// Nothing
     Plain,
-    /// Packet info, 4 bytes: a device made without IFF_NO_PI, as AOSP's are
+    /// Packet info, 4 bytes: a device without IFF_NO_PI, like AOSP's
     PacketInfo,
     /// A virtio header, 10 bytes: IFF_NO_PI and IFF_VNET_HDR
     Vnet,
@@ -70,11 +69,11 @@ impl From<TunLayout> for Options {
     }
 }
 
-/// The options that AOSP's clatd of 2026 takes in this order and without their names.
+/// The options that AOSP's clatd of 2026 takes by position, in this order.
 const POSITIONAL: [&str; 7] = ["-i", "-p", "-4", "-6", "-t", "-r", "-w"];
 
-/// A command line with the names of all options: one that has seven arguments and no name is as
-/// AOSP's clatd of 2026 has it.
+/// Adds option names to a command line of seven arguments without names, as AOSP's clatd of 2026
+/// has it. Returns others unchanged.
 #[must_use]
 pub fn named(line: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let line: Vec<OsString> = line.collect();
@@ -107,7 +106,7 @@ fn interface(text: &str) -> Result<String, &'static str> {
 fn number(text: &str) -> Result<u32, &'static str> {
     let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let (digits, radix) = digits.map_or((text, 10), |digits| (digits, 16));
-    // from_str_radix would take a sign.
+    // from_str_radix would accept a sign.
     if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err("not a number");
     }

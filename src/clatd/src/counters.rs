@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The line of counters, on SIGUSR1 and at the end.
+//! The line of counters, logged on SIGUSR1 and at the end.
 
 use std::fmt::Write;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The daemon: what it opens, in which order it gives up its privileges, and its loop.
+//! The daemon: opens devices and sockets, drops privileges, and runs the loop.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -39,18 +39,18 @@ use crate::neighbour::{self, Neighbour};
 use crate::queue::{Queue, EVENTS};
 use crate::{link, privileges};
 
-/// How long after the uplink has gone down to see whether it still exists. The kernel reports one
-/// that is removed only as down; one that comes up again needs nothing done.
+/// When to check, after the uplink has gone down, whether it still exists. The kernel reports a
+/// removed interface only as down; one that comes up again needs nothing.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// A thread that was busy for this percentage of this time is relieved: each other queue that had
-/// packets gets a thread of its own.
+/// If a thread was busy for this percentage of this time, each other queue that had packets gets
+/// its own thread.
 const BUSY: (u128, Duration) = (75, Duration::from_millis(50));
-/// A thread goes back to sleep, and its queue to the first thread, when all of them together would
-/// be busy for less than this percentage of this time.
+/// A thread goes to sleep, and its queue back to the first thread, if all of them together would be
+/// busy for less than this percentage of this time.
 const CALM: (u128, Duration) = (50, Duration::from_secs(1));
 
-/// The epoll data of descriptors that belong to no queue (see `Interest::queue`).
+/// Epoll data of descriptors that belong to no queue (see `Interest::queue`).
 const SIGNALS: u64 = u64::MAX;
 const NEIGHBOUR: u64 = u64::MAX - 1;
 const ENDED: u64 = u64::MAX - 2;
@@ -58,8 +58,8 @@ const ENDED: u64 = u64::MAX - 2;
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What could not be had or has gone; [`crate::neighbour::Duplicate`] when another node has the
-/// address.
+/// What could not be opened, or no longer exists; [`crate::neighbour::Duplicate`] if another node
+/// has the address.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     close_standard_input_and_output()?;
     let uplink = args.interface.as_str();
@@ -74,13 +74,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         (Some(read), Some(write)) => {
             let named = |name, fd| adopt(fd).with_context(|| format!("{name} {fd} is not open"));
             let packet = PacketSocket::from_fd(named("--read-sock", read)?).with_context(|| {
-                format!("--read-sock {read} is not a raw packet socket that fits")
+                format!("--read-sock {read} is not a suitable raw packet socket")
             })?;
             let raw = RawSocket::from_fd(named("--write-sock", write)?)
                 .with_context(|| format!("--write-sock {write} is not a raw IPv6 socket"))?;
-            // Some networks only learn of an address by its duplicate address detection, which is
-            // why AOSP's clatd sends this, too. Answers cannot be received: the socket and its
-            // filter are the caller's.
+            // Some networks learn an address only from its duplicate address detection, so AOSP's
+            // clatd sends this solicitation, too. Answers cannot be received: the packet socket and
+            // its filter are the caller's.
             let probe = neighbour::solicitation(args.ipv6_addr, neighbour::nonce());
             if let Err(errno) = raw.send_on(&probe, index) {
                 log::info!("cannot send a neighbour solicitation on {uplink}: {errno}");
@@ -89,10 +89,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         _ => {
             link::configure(tun.name(), args.ipv4_addr, tun_mtu(mtu6))?;
-            // The kernel says more of a device that is up (see Tun::from_fd).
+            // The kernel tells the layout of a device only once it is up (see Tun::from_fd).
             let name = tun.name().to_owned();
             tun = Tun::from_fd_as(tun.into(), &name, args.tun_layout.into())?;
-            // Before root is given up: only root may be allowed to open /dev/net/tun.
+            // As root, which may be needed to open /dev/net/tun.
             let queues = more_queues(args, &tun);
             privileges::become_user_for_sockets()?;
             let (packet, raw, neighbour) = open_sockets(args, index)?;
@@ -113,14 +113,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let prefixes = vec![args.plat_prefix];
     let addresses = Addresses { local: Some(args.local()), prefixes, ..Default::default() };
     let config = Config {
-        // IPv4 packets are delivered on this host, where no link limits their length.
+        // IPv4 packets are delivered to this host; no link limits their length.
         mtu4: 65535,
         mtu6,
         router6: args.ipv6_addr,
         ..Default::default()
     };
     let uso = tun.take_offloads().unwrap_or_else(|errno| {
-        log::warn!("{} keeps its checksums to itself: {errno}", tun.name());
+        log::warn!("checksums and segmentation of {} stay with the kernel: {errno}", tun.name());
         false
     });
     let ends: Vec<_> = std::iter::once((tun, packet, raw)).chain(more).collect();
@@ -157,7 +157,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     result
 }
 
-/// More queues of the TUN device, as many as are wanted. Without them it goes on with one.
+/// Opens the other queues of the TUN device; none if that fails.
 fn more_queues(args: &Args, tun: &Tun) -> Vec<Tun> {
     let count = args.queues.map_or_else(default_queues, usize::from).saturating_sub(1);
     if count > 0 && !tun.takes_queues() {
@@ -165,12 +165,13 @@ fn more_queues(args: &Args, tun: &Tun) -> Vec<Tun> {
         return Vec::new();
     }
     (0..count).map(|_| tun.add_queue()).collect::<Result<_, _>>().unwrap_or_else(|error| {
-        log::warn!("cannot have {} queues: {error}; one thread", count + 1);
+        log::warn!("cannot open {} queues: {error}; using one", count + 1);
         Vec::new()
     })
 }
 
-/// Gives each queue sockets of its own, which share with `packet` what arrives.
+/// Opens sockets for each queue; the packet sockets form a fanout group with `packet`. None if that
+/// fails.
 fn with_sockets(
     args: &Args,
     index: u32,
@@ -190,20 +191,20 @@ fn with_sockets(
         more.collect()
     };
     open().unwrap_or_else(|error| {
-        log::warn!("cannot have sockets for {} queues: {error}; one thread", count + 1);
+        log::warn!("cannot open sockets for {} queues: {error}; using one", count + 1);
         Vec::new()
     })
 }
 
-/// The TUN device that was handed over, or an error that names the option.
+/// The TUN device passed by the caller; errors name the option.
 fn open_tun(args: &Args) -> anyhow::Result<Tun> {
     let fd = adopt(args.tunfd).with_context(|| format!("--tunfd {} is not open", args.tunfd))?;
     let name = format!("v4-{}", args.interface);
     Tun::from_fd_as(fd, &name, args.tun_layout.into())
-        .with_context(|| format!("--tunfd {} is of no use", args.tunfd))
+        .with_context(|| format!("--tunfd {} is not usable", args.tunfd))
 }
 
-/// Opens the daemon's own sockets, joins the address on the uplink, and begins to defend it there.
+/// Opens the daemon's own sockets, and begins to answer and defend its address on the uplink.
 fn open_sockets(
     args: &Args,
     index: u32,
@@ -217,19 +218,21 @@ fn open_sockets(
     let is_beside =
         |own: &Address6| own.address != v6 && own.address.segments()[..4] == v6.segments()[..4];
     if !own.iter().any(is_beside) {
-        bail!("{v6} cannot be on {uplink}: it must be inside a /64 of {uplink}, and nobody else's");
+        bail!("{v6} cannot be on {uplink}: it must be inside a /64 of {uplink}, not its address");
     }
     if clat_sys::HAS_NETD {
-        // Whatever is for it from outside the prefix the drop rule lets pass, and who forwards, as
-        // for tethering, would look for it on the link.
+        // On Android, the drop rule covers only packets from the prefix. For others to `v6`, a host
+        // that forwards (tethering) would solicit `v6` on the link; the anycast address makes the
+        // kernel take them.
         join_anycast(raw.as_fd(), index, v6)
             .with_context(|| format!("cannot make {v6} an anycast address of {uplink}"))?;
     }
     let neighbour = if packet.is_ethernet() && resolves_addresses(uplink) {
         join_solicited_node(raw.as_fd(), index, v6)
-            .with_context(|| format!("cannot hear on {uplink} who asks for {v6}"))?;
-        let neighbour = Neighbour::start(index, v6)
-            .with_context(|| format!("cannot look for duplicates of {v6} on {uplink}"))?;
+            .with_context(|| format!("cannot join the solicited-node group of {v6} on {uplink}"))?;
+        let neighbour = Neighbour::start(index, v6).with_context(|| {
+            format!("cannot start duplicate address detection for {v6} on {uplink}")
+        })?;
         Some(neighbour)
     } else {
         None
@@ -237,15 +240,15 @@ fn open_sockets(
     Ok((packet, raw, neighbour))
 }
 
-/// One that sends to the prefix by the uplink.
+/// A raw socket connected towards the prefix on the uplink.
 fn open_raw_socket(args: &Args) -> io::Result<RawSocket> {
     let mut raw = RawSocket::open(&args.interface, args.mark)?;
     raw.connect(link::inside(&args.plat_prefix));
     Ok(raw)
 }
 
-/// Whether neighbours are looked up on the interface (not IFF_NOARP), as the kernel asks before its
-/// own detection.
+/// Whether the interface resolves link-layer addresses (not IFF_NOARP), which is also the kernel's
+/// condition for duplicate address detection.
 fn resolves_addresses(interface: &str) -> bool {
     getifaddrs().is_ok_and(|mut all| {
         !all.any(|a| a.interface_name == interface && a.flags.contains(InterfaceFlags::IFF_NOARP))
@@ -258,24 +261,24 @@ fn signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
-/// Ends all threads when one ends, whatever the reason.
+/// Ends all threads when dropped, for whatever reason one of them ends.
 struct End<'e>(&'e EventFd);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        // This fails only if the counter is full, and then it has been written to already.
+        // Fails only if the counter is full, so it is readable already.
         let _ = self.0.write(1);
     }
 }
 
-/// The threads that serve the other queues while there is much to do. They are asleep otherwise.
+/// The threads that serve the other queues under load. Asleep otherwise.
 struct Workers<'s> {
     wake: Vec<mpsc::Sender<()>>,
     threads: Vec<ScopedJoinHandle<'s, anyhow::Result<()>>>,
 }
 
 impl<'s> Workers<'s> {
-    /// Returns when all threads run, so that the filter of system calls may forbid to make any.
+    /// Starts the threads, and returns when all run: the system call filter allows no new ones.
     fn new(
         scope: &'s Scope<'s, '_>,
         queues: &'s [Queue],
@@ -313,7 +316,7 @@ impl<'s> Workers<'s> {
         Ok(workers)
     }
 
-    /// Waits for all threads, which have been told to end.
+    /// Waits for all threads, which were told to end.
     fn join(self) -> anyhow::Result<()> {
         drop(self.wake);
         for thread in self.threads {
@@ -323,7 +326,7 @@ impl<'s> Workers<'s> {
     }
 }
 
-/// Serves a queue until there is little to do; returns false when the daemon ends.
+/// Serves a queue until the load is low; returns false when the daemon ends.
 fn serve_while_busy(queue: &Queue, calm: u128, uplink: &str) -> anyhow::Result<bool> {
     let mut load = Load::new(Instant::now());
     let mut buf = [EpollEvent::empty(); EVENTS];
@@ -334,7 +337,7 @@ fn serve_while_busy(queue: &Queue, calm: u128, uplink: &str) -> anyhow::Result<b
         if events.iter().any(|event| event.data() == ENDED) {
             return Ok(false);
         }
-        // Whether the link is down is left to the first queue, whose socket reports it as well.
+        // Ignore whether the link is down: the first queue's socket reports it as well.
         queue.poll(queue.epoll(), events, uplink, now)?;
         load.waited(now - before);
         if load.busy(now, CALM.1).is_some_and(|busy| busy < calm) {
@@ -343,7 +346,7 @@ fn serve_while_busy(queue: &Queue, calm: u128, uplink: &str) -> anyhow::Result<b
     }
 }
 
-/// Serves the first queue, and each other one that has no thread of its own at the time.
+/// Serves the first queue, and those that are not served by their own thread.
 fn serve(
     args: &Args,
     signals: &SignalFd,
@@ -364,10 +367,10 @@ fn serve(
         queue.enter(epoll)?;
     }
     let mut buf = [EpollEvent::empty(); EVENTS];
-    // When to see whether an uplink that has gone down still exists.
+    // When to check whether an uplink that has gone down still exists.
     let mut recheck: Option<Instant> = None;
     let mut load = Load::new(Instant::now());
-    // Which of the queues had packets since the load was last looked at.
+    // Which queues had packets since the load was last checked.
     let mut served = vec![false; queues.len()];
     loop {
         let now = Instant::now();
@@ -381,7 +384,7 @@ fn serve(
                 bail!("{uplink} is gone");
             }
         }
-        // Without a deadline only packets and signals wake the thread.
+        // Without a deadline, only packets and signals wake the thread.
         let probing = neighbour.as_ref().and_then(Neighbour::deadline);
         let deadline = probing.into_iter().chain(recheck).min();
         let events = own.wait(&mut buf, now, deadline)?;

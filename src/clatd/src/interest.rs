@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the loop waits for: something to read, or room for what was read. A direction whose packets
-//! find no room is not read until they do.
+//! What the loop waits for: packets to read, or room for packets read. A direction whose output is
+//! full is not read until there is room.
 
 use clat_datapath::forward::Forwarder;
 use clat_datapath::path::{Direction, Full};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
-/// The epoll data of a queue's descriptors: the queue's number times [`NAMES`], plus one of these.
+/// Epoll data of a queue's descriptors: the queue's number times [`NAMES`], plus one of these.
 const TUN: u64 = 0;
 const UPLINK: u64 = 1;
 const RAW: u64 = 2;
-/// How many such numbers are set aside for a queue.
+/// Numbers reserved for each queue.
 const NAMES: u64 = 4;
 
-/// The kernel reports these whether they were asked for or not.
+/// The kernel always reports these.
 const BROKEN: EpollFlags = EpollFlags::EPOLLERR.union(EpollFlags::EPOLLHUP);
 
-/// What each direction of a queue waits for, `None` for something to read.
+/// What each direction of a queue waits for: room in an output, or with `None` a packet.
 #[derive(Debug)]
 pub struct Interest {
     first_name: u64,
@@ -26,23 +26,23 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Waits for something to read in both directions of the queue of this number.
+    /// For the queue of this number; both directions wait for packets.
     #[must_use]
     pub fn new(queue: u32) -> Self {
         Self { first_name: u64::from(queue) * NAMES, egress: None, ingress: None }
     }
 
-    /// The number of the queue that an event belongs to. Data close to `u64::MAX`, which others
-    /// use, gives a number that no queue has.
+    /// The number of the queue that an event belongs to. For data close to `u64::MAX`, which
+    /// belongs to no queue, this is a number that no queue has.
     #[must_use]
     pub fn queue(event: &EpollEvent) -> u64 {
         event.data() / NAMES
     }
 
-    /// Has `epoll` tell of what is waited for.
+    /// Adds the queue's descriptors to `epoll`.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn enter(&self, epoll: &Epoll, forwarder: &Forwarder) -> nix::Result<()> {
         let [tun, packet, raw] = self.events();
         epoll.add(forwarder.tun(), tun)?;
@@ -50,10 +50,10 @@ impl Interest {
         epoll.add(forwarder.uplink().raw_socket(), raw)
     }
 
-    /// Has `epoll` tell of it no longer.
+    /// Removes the queue's descriptors from `epoll`.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn leave(epoll: &Epoll, forwarder: &Forwarder) -> nix::Result<()> {
         epoll.delete(forwarder.tun())?;
         epoll.delete(forwarder.uplink().packet_socket())?;
@@ -78,10 +78,10 @@ impl Interest {
         })
     }
 
-    /// Has `direction` wait for something to read, or for room.
+    /// Makes `direction` wait for a packet, or for room.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn wait(
         &mut self,
         epoll: &Epoll,
@@ -102,7 +102,7 @@ impl Interest {
         epoll.modify(forwarder.uplink().raw_socket(), &mut raw)
     }
 
-    /// What the TUN device, the packet socket and the raw socket are to tell of.
+    /// The events to watch on the TUN device, the packet socket and the raw socket.
     fn events(&self) -> [EpollEvent; 3] {
         let of = |wanted, flags| if wanted { flags } else { EpollFlags::empty() };
         let (readable, writable) = (EpollFlags::EPOLLIN, EpollFlags::EPOLLOUT);
@@ -110,8 +110,8 @@ impl Interest {
             of(self.egress.is_none(), readable) | of(self.ingress == Some(Full::Tun), writable);
         let packet =
             of(self.ingress.is_none(), readable) | of(self.egress == Some(Full::Packet), writable);
-        // One-shot: the socket is nearly always writable, which matters only while it is waited
-        // for.
+        // One-shot: the socket is nearly always writable, which is of interest only while a packet
+        // waits for it.
         let raw = of(self.egress == Some(Full::Raw), writable) | EpollFlags::EPOLLONESHOT;
         [(tun, TUN), (packet, UPLINK), (raw, RAW)]
             .map(|(flags, name)| EpollEvent::new(flags, self.first_name + name))

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The CLAT's translator daemon (RFC 6877): IPv4 packets from a TUN device are translated and leave
-//! by the uplink as IPv6, and back.
+//! The CLAT's translator daemon (RFC 6877): translates IPv4 packets of a TUN device to IPv6 packets
+//! on the uplink, and back.
 //!
-//! [`daemon::run`] opens everything, gives up its privileges and then forwards packets by
+//! [`daemon::run`] opens everything, drops its privileges and then forwards packets with
 //! [`clat_datapath`].
 #![forbid(unsafe_code)]
 

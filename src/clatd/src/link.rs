@@ -10,23 +10,23 @@ use clat_datapath::next_hop::MIN_MTU6;
 use clat_netlink::{add_address, set_up};
 use nix::net::if_::if_nametoindex;
 
-/// Gives the device `name` the address `v4`/32 and the MTU, and brings it up.
+/// Sets the address `v4`/32 and the MTU of the device `name`, and brings it up.
 ///
 /// # Errors
-/// What the kernel said, with the step that failed.
+/// The kernel's error, with the step that failed.
 pub fn configure(name: &str, v4: Ipv4Addr, mtu: u32) -> anyhow::Result<()> {
     let index = if_nametoindex(name).with_context(|| format!("cannot find {name}"))?;
     set_up(index, Some(mtu)).with_context(|| format!("cannot set {name} up with MTU {mtu}"))?;
     add_address(index, v4).with_context(|| format!("cannot give {name} the address {v4}/32"))
 }
 
-/// An address inside the prefix for asking the route there: that of 8.8.8.8, as AOSP's clatd does.
+/// An address inside the prefix for looking up its route: that of 8.8.8.8, as in AOSP's clatd.
 #[must_use]
 pub fn inside(prefix: &clat_xlat::Prefix) -> Ipv6Addr {
     prefix.embed(Ipv4Addr::new(8, 8, 8, 8))
 }
 
-/// The path MTU of the uplink, at least 1280 bytes; with a warning, 1280 when it cannot be asked.
+/// The path MTU of the uplink, at least 1280 bytes; 1280, with a warning, if it is not known.
 #[must_use]
 pub fn mtu6_or_least(asked: io::Result<u32>) -> u32 {
     match asked {

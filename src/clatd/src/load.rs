@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How busy a thread is: the part of the time that it does not wait. It is told the time.
+//! How busy a thread is: the share of time in which it does not wait. The caller tells the time.
 
 use std::time::{Duration, Instant};
 
-/// The waiting of one thread since a moment.
+/// How long a thread has waited since a point in time.
 #[derive(Debug)]
 pub struct Load {
     since: Instant,
@@ -18,13 +18,13 @@ impl Load {
         Self { since: now, waited: Duration::ZERO }
     }
 
-    /// Notes a time of waiting.
+    /// Adds a time of waiting.
     pub fn waited(&mut self, time: Duration) {
         self.waited += time;
     }
 
-    /// The part of the time, in percent, that was not waited, if it has been at least `window`
-    /// until `now`; and begins anew.
+    /// The share of time, in percent, that was not spent waiting, and starts again; `None` until
+    /// `window` has passed.
     pub fn busy(&mut self, now: Instant, window: Duration) -> Option<u128> {
         let all = now.duration_since(self.since);
         if all < window {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clatd`: parses the command line, runs the daemon, says in one line what went wrong.
+//! `clatd`: parses the command line, runs the daemon, and prints its error in one line.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use clatd::args::{named, Args};
 use clatd::neighbour::Duplicate;
 use clatd::{daemon, logging};
 
-/// The exit code when another node has the CLAT's IPv6 address: only another address helps.
+/// The exit code if another node has the CLAT's IPv6 address: the CLAT needs another one.
 const DUPLICATE: u8 = 3;
 
 fn main() -> ExitCode {

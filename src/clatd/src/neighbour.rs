@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The CLAT's IPv6 address to its neighbours. The kernel knows nothing of it (or has it as anycast,
-//! on Android): all that a node does for an address is done here.
+//! Neighbour discovery for the CLAT's IPv6 address. The kernel does not know the address (or, on
+//! Android, has it as anycast), so a node's duties for its address are done here:
 //!
-//! - It looks for duplicates (RFC 4862 §5.4), in the optimistic way of RFC 4429: the address is used
-//!   at once. Whoever else has it ends the daemon, then and at any later time.
-//! - It answers who asks for the address, at once and from the address that was asked for (RFC 4861
-//!   §7.2.4): there are networks that forget one whose answers come from another.
-//! - It tells routers of the address before it is used (RFC 9131).
+//! - Duplicate address detection (RFC 4862 §5.4), optimistic (RFC 4429): the address is used at
+//!   once. Another node that has it ends the daemon, at any time.
+//! - Answers to solicitations, sent at once and from the solicited address (RFC 4861 §7.2.4): some
+//!   networks drop an address if the answers come from another one.
+//! - Advertisements to routers before the address is used (RFC 9131).
 //!
-//! The Override flag is set when no duplicate has been found, and not before (RFC 4429 §2.2).
+//! The Override flag is set only once no duplicate has been found (RFC 4429 §2.2).
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -25,23 +25,23 @@ use clat_packet::protocol::ICMPV6;
 use clat_packet::{ipv6, Ip};
 use nix::errno::Errno;
 
-/// RetransTimer (RFC 4861 §10): how long to wait for another node's objection.
+/// RetransTimer (RFC 4861 §10): how long another node has to object.
 const RETRANS_TIMER: Duration = Duration::from_secs(1);
-/// IPv6 header, solicitation or advertisement, an option of six bytes.
+/// IPv6 header, solicitation or advertisement, and one option of 8 bytes.
 const MESSAGE: usize = ipv6::HEADER + nd::LEN;
-/// Where the options begin.
+/// Offset of the options.
 const OPTIONS: usize = ipv6::HEADER + nd::HEADER;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
-/// How many packets are read before the loop goes on with other descriptors.
+/// Most packets read before the loop serves other descriptors.
 const BATCH: usize = 16;
 
-/// Another node has the address, or wants it at the same moment.
+/// Another node has the address, or probes for it at the same time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is in use by another node on the uplink; start again with another address")]
 pub struct Duplicate(pub Ipv6Addr);
 
-/// Answers for the address on the link, and watches for duplicates.
+/// Answers solicitations for the address, and watches for duplicates.
 #[derive(Debug)]
 pub struct Neighbour {
     socket: NeighbourSocket,
@@ -51,11 +51,11 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    /// Asks on the Ethernet interface `index` who has `address`, tells routers of it, and answers
-    /// who asks for it from then on.
+    /// Probes for duplicates of `address` on the Ethernet interface `index`, announces it to
+    /// routers, and answers solicitations from then on.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn start(index: u32, address: Ipv6Addr) -> io::Result<Self> {
         let socket = NeighbourSocket::open(index, address)?;
         let nonce = nonce();
@@ -67,16 +67,16 @@ impl Neighbour {
         Ok(neighbour)
     }
 
-    /// Until when another node may say that it has the address; `None` once none did.
+    /// The end of duplicate address detection; `None` once it has found none.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.probing
     }
 
-    /// Reads what has come, and answers it.
+    /// Reads and answers the messages that have arrived.
     ///
     /// # Errors
-    /// [`Duplicate`] when another node has the address.
+    /// [`Duplicate`] if another node has the address.
     pub fn poll(&mut self, now: Instant) -> Result<(), Duplicate> {
         let mut buf = [0; 1500];
         for _ in 0..BATCH {
@@ -86,7 +86,7 @@ impl Neighbour {
                 Err(_) => break,
             };
             let Some(packet) = packet else { continue };
-            // An interface without a link-layer address is down: an answer could not be sent.
+            // An interface without a link-layer address is down; an answer could not be sent.
             let Ok(own) = self.socket.own_address() else { continue };
             if claims(packet, own) || self.probing.is_some() && probes(packet, self.nonce) {
                 return Err(Duplicate(self.address));
@@ -105,7 +105,7 @@ impl Neighbour {
         Ok(())
     }
 
-    /// Override, once the address is known to be ours alone.
+    /// OVERRIDE, once no duplicate has been found.
     fn flag(&self) -> u8 {
         if self.probing.is_some() {
             0
@@ -114,7 +114,7 @@ impl Neighbour {
         }
     }
 
-    /// Tells a group of the address, unasked.
+    /// Sends an unsolicited advertisement to a group.
     fn announce(&self, group: Ipv6Addr) {
         if let Ok(own) = self.socket.own_address() {
             let message = advertisement(self.address, self.flag(), own, group);
@@ -122,7 +122,7 @@ impl Neighbour {
         }
     }
 
-    /// Sends a message. Losing one is no failure: neighbours ask again.
+    /// Sends a message. An error is ignored: neighbours ask again.
     fn send(&self, packet: &[u8], to: [u8; 6]) {
         if let Err(error) = self.socket.send(packet, to) {
             log::debug!("cannot advertise {}: {error}", self.address);
@@ -136,15 +136,15 @@ impl AsFd for Neighbour {
     }
 }
 
-/// RFC 4861 §4.3 from the unspecified address, with the nonce of RFC 7527 §4.1, by which a probe
-/// that the network reflects is known as ours.
+/// A DAD probe (RFC 4862 §5.4.2), with a nonce (RFC 7527 §4.1) to recognise it if the network
+/// reflects it.
 pub(crate) fn solicitation(address: Ipv6Addr, nonce: [u8; 6]) -> [u8; MESSAGE] {
     let group = nd::solicited_node(address);
     let message = nd::solicitation(address, option::NONCE, nonce);
     packet(Ipv6Addr::UNSPECIFIED, group, &message)
 }
 
-/// RFC 4861 §4.4 to who has asked, or to a group.
+/// An advertisement (RFC 4861 §4.4) to the soliciting node, or to a group.
 fn advertisement(address: Ipv6Addr, flags: u8, own: [u8; 6], to: Ipv6Addr) -> [u8; MESSAGE] {
     packet(address, to, &nd::advertisement(address, flags, own))
 }
@@ -169,17 +169,17 @@ fn packet(from: Ipv6Addr, to: Ipv6Addr, message: &[u8; nd::LEN]) -> [u8; MESSAGE
     packet
 }
 
-/// The sum of a whole packet's message and its pseudo-header.
+/// The checksum of a packet's message with its pseudo-header.
 fn sum(packet: &[u8]) -> Sum {
     let message = &packet[ipv6::HEADER..];
     Sum::pseudo_header(packet, ICMPV6, message.len()) + Sum::of(message)
 }
 
-/// The packet without padding, if it is a solicitation or an advertisement about `address` that may
-/// be believed (RFC 4861 §7.1).
+/// The packet without padding, if it is a valid solicitation or advertisement for `address` (RFC
+/// 4861 §7.1).
 fn sound(packet: &[u8], address: Ipv6Addr) -> Option<&[u8]> {
     let ip = ipv6::parse(packet).ok()?.ip;
-    // Behind the Ethernet header there may be padding.
+    // An Ethernet frame may end with padding.
     let packet = packet.get(..ip.len)?;
     if ip.protocol != ICMPV6 || ip.header_len != ipv6::HEADER || !sum(packet).is_right() {
         return None;
@@ -193,23 +193,22 @@ fn sound(packet: &[u8], address: Ipv6Addr) -> Option<&[u8]> {
     }
 }
 
-/// Whether a sound packet says that another node has the address (RFC 4862 §5.4.4). What we have
-/// said ourselves, from the Ethernet address `own`, a network may reflect.
+/// Whether a valid packet claims the address for another node (RFC 4862 §5.4.4). Our own
+/// advertisements, with the Ethernet address `own`, may be reflected by the network.
 fn claims(packet: &[u8], own: [u8; 6]) -> bool {
     packet[40] == NEIGHBOUR_ADVERTISEMENT
         && nd::ethernet_address(&packet[OPTIONS..], option::TARGET) != Some(own)
 }
 
-/// Whether a sound packet asks if the address is free (RFC 4862 §5.4.3), and is not our own probe.
+/// Whether a valid packet is another node's DAD probe (RFC 4862 §5.4.3).
 fn probes(packet: &[u8], nonce: [u8; 6]) -> bool {
-    // A solicitation with a source address only resolves the address.
+    // A solicitation with a source address is for address resolution.
     packet[40] == NEIGHBOUR_SOLICITATION
         && packet[8..24] == [0; 16]
         && !nd::options(&packet[OPTIONS..]).any(|it| it == (option::NONCE, &nonce[..]))
 }
 
-/// Who looks for the address with a sound packet, and at which Ethernet address it waits for the
-/// answer.
+/// The source of a valid solicitation for address resolution, and its Ethernet address.
 fn asks(packet: &[u8]) -> Option<(Ipv6Addr, [u8; 6])> {
     let asker = Ipv6Addr::from(<[u8; 16]>::try_from(&packet[8..24]).ok()?);
     if packet[40] != NEIGHBOUR_SOLICITATION || asker.is_unspecified() || asker.is_multicast() {
@@ -218,7 +217,7 @@ fn asks(packet: &[u8]) -> Option<(Ipv6Addr, [u8; 6])> {
     Some((asker, nd::ethernet_address(&packet[OPTIONS..], option::SOURCE)?))
 }
 
-/// Six bytes that no other node has: the standard library's hash keys are random.
+/// Six random bytes, from the standard library's hash keys.
 pub(crate) fn nonce() -> [u8; 6] {
     let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
     [a, b, c, d, e, f]
@@ -237,7 +236,7 @@ mod tests {
         ADDRESS.parse().unwrap()
     }
 
-    /// Changes some bytes and mends the checksum.
+    /// Changes some bytes and corrects the checksum.
     fn changed(changes: &[(usize, u8)]) -> [u8; MESSAGE] {
         let mut packet = solicitation(address(), NONCE);
         for (at, value) in changes {
@@ -315,7 +314,7 @@ mod tests {
             let _ = sound(&packet, address()).map(asks);
             let advertisement = changed(&[(40, NEIGHBOUR_ADVERTISEMENT)]);
             prop_assert!(!claimed(&advertisement[..len.min(MESSAGE - 1)]));
-            // Whatever the options claim, each takes at least 8 bytes.
+            // Whatever the options contain, each takes at least 8 bytes.
             bytes.resize(bytes.len().max(64), 0);
             prop_assert!(nd::options(&bytes[OPTIONS..]).count() <= (bytes.len() - 64) / 8);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Giving up what the loop does not need: user, groups, capabilities, and most system calls.
+//! Drops what the loop does not need: user, groups, capabilities, and most system calls.
 
 use std::os::fd::RawFd;
 
@@ -9,15 +9,15 @@ use clat_sandbox::{become_user, become_user_with, drop_privileges, Capability, F
 use nix::libc::{self, c_int};
 use nix::unistd::{getegid, geteuid, Gid, Uid, User};
 
-/// The users to run as, in order of preference: Android's own (AID_CLAT, 1029, known to its C
-/// library by this name), else the one that owns no files.
+/// The users to run as, in order of preference: Android's clat (AID_CLAT, 1029), or the user
+/// without files.
 const USERS: [&str; 2] = ["clat", "nobody"];
 
 /// Not in `libc` for every C library (linux/prctl.h).
 const PR_SET_VMA: c_int = 0x5356_4d41;
 
-/// Becomes the user that the daemon runs as, keeping the capabilities that opening sockets takes.
-/// What a socket sends is then counted, and matched by firewall rules, as that user's, not root's.
+/// Becomes the daemon's user, with the capabilities needed to open sockets. Then the sockets'
+/// traffic is counted, and matched by firewall rules, as that user's.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -26,7 +26,7 @@ pub fn become_user_for_sockets() -> anyhow::Result<()> {
     become_user_with(&[Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW], uid, gid)
 }
 
-/// Drops user, groups and capabilities. Threads that are made from then on have none either.
+/// Drops user, groups and capabilities, also for threads created later.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -43,8 +43,8 @@ pub fn drop_all() -> anyhow::Result<()> {
 
 fn target() -> anyhow::Result<(Uid, Gid)> {
     if !geteuid().is_root() {
-        // clatd may be a set-user-id program, as in Android's module. Then the real user, too,
-        // becomes the one that it runs as.
+        // clatd may be a set-user-ID program, as in Android's module. Then the effective user
+        // becomes the real user, too.
         return Ok((geteuid(), getegid()));
     }
     for name in USERS {
@@ -57,25 +57,25 @@ fn target() -> anyhow::Result<(Uid, Gid)> {
     bail!("there is neither a user clat nor a user nobody; create one with `useradd -r clat`")
 }
 
-/// Filters the system calls of all threads, as the last step before packets are forwarded. Only by
-/// the sockets of `addressed` can be said where something is sent to: by all others it goes where
-/// they are bound or connected to.
+/// Filters the system calls of all threads, as the last step before packets are forwarded. Only on
+/// the sockets `addressed` may a call name a destination; all others send to where they are bound
+/// or connected.
 ///
 /// # Errors
-/// What the kernel said; the caller must not go on.
+/// The kernel's error; the caller must not go on.
 pub fn filter_all_threads(addressed: &[RawFd]) -> anyhow::Result<()> {
     Filter::new(&[
         libc::SYS_recvmmsg,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_poll,
         libc::SYS_ppoll,
-        // glibc's allocator asks for the number of processors when another thread first allocates.
+        // glibc's allocator asks for the number of processors when a second thread first allocates.
         libc::SYS_sched_getaffinity,
     ])?
-    // Its argument 4 is the address.
+    // Argument 4 is the destination.
     .only_null(libc::SYS_sendto, 4)?
     .only(libc::SYS_sendto, 0, addressed)?
-    // In debug builds the standard library checks a descriptor before it closes it.
+    // In debug builds, the standard library checks a descriptor before closing it.
     .only(libc::SYS_fcntl, 1, &[libc::F_GETFD])?
     // Android's allocator names its mappings.
     .only(libc::SYS_prctl, 0, &[PR_SET_VMA])?
@@ -101,10 +101,10 @@ mod tests {
 
     use super::*;
 
-    /// Names what [`attempts_from_inside`] is to try; without it that test does nothing.
+    /// Tells [`attempts_from_inside`] what to try; without it that test does nothing.
     const ATTEMPT: &str = "CLATD_ATTEMPT";
 
-    /// Runs this test program once more, in the sandbox, where it tries something.
+    /// Runs this test program again, in the sandbox, to try something.
     fn attempt(what: &str) -> ExitStatus {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "privileges::tests::attempts_from_inside", "--nocapture"])
@@ -114,7 +114,7 @@ mod tests {
             .status
     }
 
-    /// The other half of the tests below, in a process of its own.
+    /// The child process of the tests below.
     #[test]
     fn attempts_from_inside() {
         let Ok(what) = std::env::var(ATTEMPT) else { return };
@@ -124,7 +124,7 @@ mod tests {
         let [mut raw, handed] = [(), ()].map(|()| RawSocket::open("lo", 0).unwrap());
         raw.connect(Ipv6Addr::LOCALHOST);
         assert!(raw.is_connected());
-        // An IPv6 header without anything behind it.
+        // An IPv6 header without payload.
         let mut packet = [[0x60, 0, 0, 0, 0, 0, 59, 64, 0, 0].as_slice(), &[0; 30]].concat();
         packet[39] = 1;
         let elsewhere = SockaddrIn6::from(SocketAddrV6::new("fe80::1".parse().unwrap(), 0, 0, lo));
@@ -135,14 +135,14 @@ mod tests {
         drop_all().unwrap();
         filter_all_threads(&[handed.as_fd().as_raw_fd()]).unwrap();
         let done = match what.as_str() {
-            // What is allowed.
+            // Allowed.
             "nothing" => true,
             "abort" => raise(Signal::SIGABRT).is_ok(),
             "own-address" => socket.own_address().is_ok(),
             "send-frame" => socket.send(&packet, [0; 6]).is_ok(),
             "send" => raw.send(&packet).is_ok(),
             "send-handed" => handed.send(&packet).is_ok(),
-            // What is not.
+            // Not allowed.
             "send-on" => raw.send_on(&packet, lo).is_ok(),
             "sendmsg" => {
                 let packet = [IoSlice::new(&packet)];
@@ -176,11 +176,11 @@ mod tests {
             "dumpable" => clat_sys::privileges::set_dumpable(true).is_ok(),
             other => panic!("{other}"),
         };
-        // The test harness must not run on inside the sandbox.
+        // Do not return to the test harness inside the sandbox.
         std::process::exit(if done { 0 } else { 3 });
     }
 
-    /// Whether this test may give up privileges as the daemon does.
+    /// Whether this test may drop privileges as the daemon does.
     fn is_root() -> bool {
         let root = geteuid().is_root();
         assert!(root || std::env::var_os("CI").is_none(), "needs root");

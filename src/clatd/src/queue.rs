@@ -2,9 +2,9 @@
 
 //! One queue of the TUN device, its packet socket, and the forwarder between them.
 //!
-//! Which queue a packet comes by is the kernel's choice, and stays the same however many threads
-//! there are: what changes with the load is who serves a queue. So no packet is lost or overtaken
-//! when a thread takes one over.
+//! The kernel chooses the queue of a packet, independently of the number of threads; only the
+//! thread that serves a queue changes with the load. So no packet is lost or reordered when a
+//! thread takes over a queue.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,10 +19,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 use crate::interest::Interest;
 
-/// How many events one wait returns at most.
+/// Most events returned by one wait.
 pub const EVENTS: usize = 16;
 
-/// A queue, and the epoll of a thread that serves it alone.
+/// A queue, and the epoll of the thread that serves it alone.
 #[derive(Debug)]
 pub struct Queue {
     number: u32,
@@ -30,8 +30,7 @@ pub struct Queue {
     work: Mutex<Work>,
 }
 
-/// Locked by the thread that serves the queue while it does so; others lock it only to read the
-/// counters.
+/// Locked by the thread that serves the queue; others lock it only to read the counters.
 #[derive(Debug)]
 struct Work {
     forwarder: Forwarder,
@@ -39,10 +38,10 @@ struct Work {
 }
 
 impl Queue {
-    /// Makes the queue of this number, which no epoll tells of yet.
+    /// Makes the queue of this number, which is not in any epoll yet.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn new(number: u32, forwarder: Forwarder) -> nix::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let interest = Interest::new(number);
@@ -55,33 +54,33 @@ impl Queue {
         &self.epoll
     }
 
-    /// Has `epoll` tell of the queue.
+    /// Adds the queue to `epoll`.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn enter(&self, epoll: &Epoll) -> nix::Result<()> {
         let work = self.lock();
         work.interest.enter(epoll, &work.forwarder)
     }
 
-    /// Has `epoll` tell of it no longer.
+    /// Removes the queue from `epoll`.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn leave(&self, epoll: &Epoll) -> nix::Result<()> {
         Interest::leave(epoll, &self.lock().forwarder)
     }
 
-    /// Whether one of these events is of this queue.
+    /// Whether one of these events belongs to this queue.
     #[must_use]
     pub fn is_named(&self, events: &[EpollEvent]) -> bool {
         events.iter().any(|event| Interest::queue(event) == u64::from(self.number))
     }
 
-    /// Waits until the queue's own epoll tells of something, `deadline` at most.
+    /// Waits for events of the queue's own epoll, at most until `deadline`.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn wait<'e>(
         &self,
         events: &'e mut [EpollEvent; EVENTS],
@@ -90,7 +89,7 @@ impl Queue {
     ) -> anyhow::Result<&'e [EpollEvent]> {
         let timeout = deadline.map_or(EpollTimeout::NONE, |at| match at.duration_since(now) {
             Duration::ZERO => EpollTimeout::ZERO,
-            // Rounded up: rounded down, the last millisecond would be a busy loop.
+            // Rounded up; else the last millisecond would be a busy loop.
             time => (time.as_millis() + 1).try_into().unwrap_or(EpollTimeout::ZERO),
         });
         let count = match self.epoll.wait(events, timeout) {
@@ -100,12 +99,12 @@ impl Queue {
         Ok(&events[..count])
     }
 
-    /// Forwards one batch of each direction that has something to read, or something left: neither
-    /// starves the other. Says whether the uplink was found to be down. `epoll` is the one that
-    /// tells of the queue.
+    /// Forwards one batch in each direction that has packets to read or to send, so that neither
+    /// starves the other. Returns whether the uplink was found to be down. `epoll` is the one that
+    /// has the queue.
     ///
     /// # Errors
-    /// What can no longer be read.
+    /// If the TUN device or the uplink can no longer be read.
     pub fn poll(
         &self,
         epoll: &Epoll,
@@ -127,7 +126,7 @@ impl Queue {
                     down = true;
                     None
                 }
-                // Also EBADFD, of a device that was removed.
+                // Also EBADFD, for a device that was removed.
                 Err(errno) if direction == Direction::Egress => {
                     let name = forwarder.tun().name();
                     bail!("cannot read {name}: {errno}; was the device removed?");
@@ -139,13 +138,13 @@ impl Queue {
         Ok(down)
     }
 
-    /// Whether the uplink is still there (it may be down).
+    /// Whether the uplink still exists (it may be down).
     #[must_use]
     pub fn has_interface(&self) -> bool {
         self.lock().forwarder.uplink().packet_socket().has_interface()
     }
 
-    /// What happened to packets so far.
+    /// The counters of the queue.
     #[must_use]
     pub fn counters(&self) -> (Counters, Tally) {
         self.lock().forwarder.counters()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Forwarding takes no memory: all that it needs is there from the start.
+//! Forwarding allocates no memory: all of it is allocated at the start.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -29,7 +29,7 @@ const ROUNDS: u32 = 3;
 #[test]
 fn no_memory_is_taken() {
     let Some(network) = Network::new() else { return };
-    // Of a neighbour that changes, the kernel would be asked again.
+    // A permanent neighbour entry: after a change, the kernel would be asked again.
     run("ping -n -c 1 -w 5 2001:db8:1::1");
     run("ip -6 neigh change 2001:db8:1::1 dev up0 nud permanent");
     let (index, v6) = (if_nametoindex("up0").unwrap(), V6.parse().unwrap());
@@ -71,7 +71,7 @@ fn no_memory_is_taken() {
                     polled,
                     Ok(Progress::Done | Progress::Full(_)) | Err(Errno::EAGAIN)
                 ));
-                // At first the next hop is looked for.
+                // In the first round, the next hop is looked up.
                 if round.load(Ordering::Relaxed) > 0 {
                     polls += u32::from(polled.is_ok());
                     taken += memory.count_total;

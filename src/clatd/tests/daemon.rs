@@ -44,7 +44,7 @@ fn privileges_are_gone() {
     clatd.stop();
 }
 
-/// Its traffic counts for its user, not for root.
+/// Its traffic is counted for its user, not for root.
 #[test]
 fn sockets_belong_to_its_user() {
     let Some(_network) = Network::new() else { return };
@@ -52,7 +52,7 @@ fn sockets_belong_to_its_user() {
     clatd.ready();
     let uid = clatd.status("Uid:").split(' ').next().unwrap().to_owned();
     assert_ne!(uid, "0");
-    // proc(5), net/packet and net/raw6: where the user stands in a line.
+    // proc(5), net/packet and net/raw6: the column of the user.
     for (file, at) in [("packet", 7), ("raw6", 7)] {
         let all = fs::read_to_string(format!("/proc/{}/net/{file}", clatd.child.id())).unwrap();
         let users: Vec<&str> =
@@ -91,7 +91,7 @@ fn neighbours_find_it() {
     let Some(network) = Network::new() else { return };
     let mut clatd = Clatd::start("neighbours", tun(Options::default()), None);
     clatd.ready();
-    // Switches that listen to MLD know of it, too.
+    // Switches with MLD snooping learn it, too.
     let groups = fs::read_to_string("/proc/thread-self/net/igmp6").unwrap();
     assert!(groups.contains("up0             ff0200000000000000000001ff00c1a7"), "{groups}");
     network.in_peer(|| {
@@ -105,7 +105,7 @@ fn neighbours_find_it() {
     clatd.stop();
 }
 
-/// As a proxy the kernel would take up to proxy_delay, here a quarter of an hour.
+/// As a proxy, the kernel would wait up to proxy_delay, here a quarter of an hour.
 #[test]
 fn neighbours_find_it_at_once() {
     let Some(network) = Network::new() else { return };
@@ -143,14 +143,14 @@ fn mac(line: &str) -> String {
     line.split_once("link/ether ").unwrap().1.split_whitespace().next().unwrap().to_owned()
 }
 
-/// Sends a neighbour discovery message about the CLAT's address from the peer, by its link-local
-/// address.
+/// Sends a neighbour discovery message for the CLAT's address from the peer's link-local address.
 fn advertise(network: &Network, kind: u8, flags: u8, to: &str) {
     let mac = mac(&network.run_peer("ip -o link show dev down0"));
     let mac = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
     let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
     message.extend(V6.parse::<Ipv6Addr>().unwrap().octets());
-    // The link-layer address of the source of a solicitation, of the target of an advertisement.
+    // The source link-layer address of a solicitation, the target link-layer address of an
+    // advertisement.
     message.extend([if kind == 135 { 1 } else { 2 }, 1]);
     message.extend(mac);
     let mut packet = vec![0x60, 0, 0, 0, 0, 32, 58, 255];
@@ -167,7 +167,7 @@ fn advertise(network: &Network, kind: u8, flags: u8, to: &str) {
     });
 }
 
-/// At any time, not only while the address is probed for.
+/// At any time, not only during duplicate address detection.
 #[test]
 fn an_advertisement_of_another_ends_it() {
     let Some(network) = Network::new() else { return };
@@ -181,8 +181,8 @@ fn an_advertisement_of_another_ends_it() {
     assert!(log.contains(&format!("{V6} is in use by another node")), "{log}");
 }
 
-/// RFC 4861 §7.2.4: the source of the answer is the address that was asked for. RFC 9131: routers
-/// are told unasked.
+/// RFC 4861 §7.2.4: the source of the answer is the solicited address. RFC 9131: routers get
+/// unsolicited advertisements.
 #[test]
 fn neighbours_are_answered_from_the_address() {
     let Some(network) = Network::new() else { return };
@@ -194,14 +194,14 @@ fn neighbours_are_answered_from_the_address() {
     let mut clatd = Clatd::start("unicast-ns", tun(Options::default()), None);
     clatd.ready();
     let v6: Ipv6Addr = V6.parse().unwrap();
-    // Until one comes: to whom advertisements about the address were sent, and their flags.
+    // Waits for an advertisement to this address and with these flags.
     let mut buf = [0; 1500];
     let mut advertisement = |to: &str, flags: u8| {
         let to: Ipv6Addr = to.parse().unwrap();
         until(&format!("an advertisement to {to}"), || {
             let len = seen.recv(&mut buf).ok()?;
             let is_one = len >= 72 && buf[40] == 136;
-            // Nobody else says anything, as the kernel would at once: it is told not to wait.
+            // The kernel sends none itself: it would at once, but is told not to wait.
             assert!(!is_one || buf[8..24] == v6.octets(), "{:x?}", &buf[..len]);
             (is_one && buf[24..40] == to.octets() && buf[44] == flags).then_some(())
         });
@@ -209,7 +209,8 @@ fn neighbours_are_answered_from_the_address() {
     advertisement("ff02::2", 0);
     // Once no duplicate was found.
     advertisement("ff02::2", 0x20);
-    // The peer's kernel, which sends what is for the address itself, asks nothing about it.
+    // The peer's kernel sends packets to the address itself; with a permanent entry it does not
+    // solicit.
     let mac = mac(&run("ip -o link show dev up0"));
     network.run_peer(&format!("ip neigh replace {V6} lladdr {mac} dev down0 nud permanent"));
     for _ in 0..3 {
@@ -218,7 +219,7 @@ fn neighbours_are_answered_from_the_address() {
             advertisement("2001:db8:1::1", 0x60);
         }
     }
-    // Time for another one.
+    // Wait for a second one.
     thread::sleep(Duration::from_millis(100));
     let more = seen.recv(&mut buf).unwrap_or(0);
     assert!(more == 0 || buf[40] == 135, "a second answer: {:x?}", &buf[..more]);
@@ -261,7 +262,7 @@ fn an_uplink_may_go_down_but_not_away() {
     let mut clatd = Clatd::start("down", tun(Options::default()), None);
     clatd.ready();
     run("ip link set up0 down");
-    until("a word about it", || clatd.log().contains("up0 is down").then_some(()));
+    until("a log line about it", || clatd.log().contains("up0 is down").then_some(()));
     run("ip link set up0 up");
     clatd.counters();
     run("ip link del up0");
@@ -286,7 +287,7 @@ fn other_descriptors_are_refused() {
     }
 }
 
-/// Sockets as a caller that passes them opens them.
+/// Sockets as opened by a caller that passes them.
 fn sockets() -> (OwnedFd, OwnedFd) {
     let index = if_nametoindex("up0").unwrap();
     let v6: Ipv6Addr = V6.parse().unwrap();
@@ -352,8 +353,8 @@ fn a_foreign_source_stays_inside() {
     assert!(clatd.stop().contains("egress4=0/0"));
 }
 
-/// Destination options behind a Fragment Header, which only the whole datagram shows the end of
-/// (RFC 8200 §4.5).
+/// Destination options behind a Fragment Header, whose end only the whole datagram shows (RFC 8200
+/// §4.5).
 #[test]
 fn extensions_behind_a_fragment_header() {
     let Some(network) = Network::new() else { return };
@@ -407,7 +408,7 @@ fn extensions_behind_a_fragment_header() {
     assert!(!line.contains("extension"), "held fragments are no drops: {line}");
 }
 
-/// RFC 7915 §4.4: who sends what is discarded is told, but only so often.
+/// RFC 7915 §4.4: the sender of a discarded packet gets an ICMP error, within a rate.
 #[test]
 fn rfc_7915_4_4_errors_are_sent_and_limited() {
     const RAW: i32 = 255;
@@ -418,7 +419,7 @@ fn rfc_7915_4_4_errors_are_sent_and_limited() {
     let open = |protocol| clat_sys::socket::open(libc::AF_INET, libc::SOCK_RAW, protocol).unwrap();
     let (errors, raw) = (UdpSocket::from(open(libc::IPPROTO_ICMP)), open(RAW));
     errors.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The first fragment of UDP without a checksum; the kernel fills in length and checksum of IP.
+    // The first fragment of UDP without a checksum; the kernel fills in IP's length and checksum.
     let mut packet = vec![0x45, 0, 0, 0, 0, 9, 0x20, 0, 64, 17, 0, 0];
     packet.extend([192, 0, 0, 4, 203, 0, 113, 1]);
     packet.extend([0, 9, 0, 9, 0, 99, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
@@ -437,7 +438,7 @@ fn rfc_7915_4_4_errors_are_sent_and_limited() {
     assert!(clatd.stop().contains("reply.udp-zero-checksum-fragment="));
 }
 
-/// RFC 4443 §2.4 (c): what it quotes is a packet that its sender has sent.
+/// RFC 4443 §2.4 (c): an error quotes a packet as its sender has sent it.
 #[test]
 fn rfc_4443_2_4_errors_quote_fragments_as_they_came() {
     let Some(network) = Network::new() else { return };
@@ -487,7 +488,7 @@ fn rfc_4443_2_4_errors_quote_fragments_as_they_came() {
 fn nothing_wakes_it_when_idle() {
     let Some(_network) = Network::new() else { return };
     let tun = tun(Options::default());
-    // Neither side shall have anything to say.
+    // Keep both sides from sending on their own.
     run("echo 1 > /proc/sys/net/ipv6/conf/v4-up0/disable_ipv6");
     let mut clatd = Clatd::start("idle", tun, None);
     clatd.ready();
@@ -499,8 +500,7 @@ fn nothing_wakes_it_when_idle() {
     clatd.stop();
 }
 
-/// An uplink without link headers, as a phone's modem: here a TUN device whose far end is this
-/// test.
+/// An uplink without link headers, as a phone's modem: a TUN device whose far end is this test.
 #[test]
 fn a_raw_ip_uplink() {
     if !namespace() {
@@ -522,11 +522,11 @@ fn a_raw_ip_uplink() {
     let v6: Ipv6Addr = V6.parse().unwrap();
     let len = until("the translated packet", || {
         let (_, len) = modem.recv(&mut buf).ok()?;
-        // The kernel has things to say as well, but not from there.
+        // The kernel sends packets as well, but not from this address.
         (buf[8..24] == v6.octets() && buf[6] == 17).then_some(len)
     });
     assert_eq!((len, &buf[48..len]), (53, &b"hello"[..]));
-    // Back to where it came from: addresses and ports exchanged leave the checksum as it is.
+    // Send it back: with addresses and ports exchanged, the checksum stays valid.
     let (mut back, sent) = (buf, buf);
     back[8..24].copy_from_slice(&sent[24..40]);
     back[24..40].copy_from_slice(&sent[8..24]);
@@ -538,7 +538,7 @@ fn a_raw_ip_uplink() {
     clatd.stop();
 }
 
-/// Whoever supervises the daemon starts it again on the same device.
+/// A supervisor starts the daemon again on the same device.
 #[test]
 fn a_second_life() {
     let Some(_network) = Network::new() else { return };
@@ -547,7 +547,7 @@ fn a_second_life() {
         let copy = Tun::from_fd(tun.as_fd().try_clone_to_owned().unwrap()).unwrap();
         let mut clatd = Clatd::start("life", copy, None);
         clatd.ready();
-        // Killed without a chance to clean up.
+        // Killed, without cleaning up.
         clatd.child.kill().unwrap();
         clatd.wait();
     }
@@ -561,7 +561,7 @@ fn garbage_does_not_end_it() {
     let v6: Ipv6Addr = V6.parse().unwrap();
     network.in_peer(|| {
         let socket = RawSocket::open("down0", 0).unwrap();
-        // A generator of our own: the same packets each time.
+        // A fixed generator: the same packets each time.
         let mut state = 1u64;
         let mut next = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -589,9 +589,8 @@ fn garbage_does_not_end_it() {
     clatd.stop();
 }
 
-/// AOSP's clatd sends a solicitation with the sockets of its caller: some networks look for an
-/// address only behind that. And nobody takes the filter off a socket that the daemon has taken
-/// over.
+/// AOSP's clatd sends a solicitation with its caller's sockets: some networks solicit an address
+/// only after that. And the filter of a socket that the daemon has taken over cannot be removed.
 #[test]
 fn sockets_of_the_caller() {
     let Some(network) = Network::new() else { return };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a policy denies (here a filter of system calls, as SELinux denies it to clatd on Android)
-//! makes the daemon slower, never dead.
+//! Ioctls that a policy denies (here by seccomp, as SELinux denies them to clatd on Android) make
+//! the daemon slower, but do not end it.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -28,7 +28,7 @@ const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 const TUNGETIFF: u64 = 0x8004_54d2;
 const TUNGETVNETHDRSZ: u64 = 0x8004_54d7;
 
-/// Numbers of ioctls, each with a blank behind it.
+/// Numbers of ioctls, each followed by a blank.
 const DENIED: &str = "CLATD_DENIED_IOCTLS";
 /// The program and its arguments.
 const LINE: &str = "CLATD_LINE";
@@ -48,7 +48,7 @@ fn denying(numbers: &[u64]) -> BpfProgram {
     filter.unwrap().try_into().unwrap()
 }
 
-/// In a process of its own: runs a program to which ioctls are denied.
+/// In a child process: runs a program to which ioctls are denied.
 #[test]
 fn with_ioctls_denied() {
     let (Ok(denied), Ok(line)) = (std::env::var(DENIED), std::env::var(LINE)) else { return };
@@ -58,7 +58,7 @@ fn with_ioctls_denied() {
     panic!("{}", Command::new(words.next().unwrap()).args(words).exec());
 }
 
-/// It could do what the others may not. Nothing is filtered then, not even this thread.
+/// Such a thread could do what others may not. Nothing is filtered then, not even this thread.
 #[test]
 fn a_thread_with_a_filter_of_its_own_is_noticed() {
     if !geteuid().is_root() {
@@ -123,7 +123,7 @@ fn traffic_flows_whatever_is_denied() {
             let more = format!("--tun-layout {layout}");
             let mut clatd = Clatd::start_by(&wrapper, what, made, sockets, &more);
             clatd.ready();
-            // The filter of ioctls alone looks as ready.
+            // The ioctl filter alone would look like being ready.
             until("the loop", || clatd.log().contains("IPv6 MTU").then_some(()));
             clatd.counters();
             route();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Several queues: nothing is lost or overtaken, however many threads serve them, and none is awake
-//! without need.
+//! Several queues: no packet is lost or reordered with any number of threads, and no thread is
+//! awake without need.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -24,7 +24,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 /// A daemon with four queues.
 fn start(test: &str) -> Clatd {
     let tun = Tun::create_with_queues("v4-up0", Options::default()).unwrap();
-    // Which has nothing to say for itself.
+    // Keeps the kernel from sending on its own.
     run("echo 1 > /proc/sys/net/ipv6/conf/v4-up0/disable_ipv6");
     let mut clatd = Clatd::start_with(test, tun, None, "--queues 4");
     clatd.ready();
@@ -32,7 +32,7 @@ fn start(test: &str) -> Clatd {
     clatd
 }
 
-/// A line of the status of each thread, the first thread's first.
+/// A line of each thread's status; the first thread's comes first.
 fn statuses(clatd: &Clatd, key: &str) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", clatd.pid())).unwrap();
     let mut tasks: Vec<u32> =
@@ -103,16 +103,15 @@ fn every_kind_of_packet() {
 const FLOWS: usize = 32;
 const ROUNDS: u32 = 300;
 
-/// Numbered datagrams of many flows, each with its number behind that of its flow, some at a time,
-/// so that no queue overflows.
+/// Numbered datagrams of many flows, a few at a time so that no queue overflows.
 fn numbered(round: u32) -> Vec<u8> {
     let mut datagram = round.to_be_bytes().to_vec();
-    // Of all sizes that leave whole.
+    // Of all sizes that are not fragmented.
     datagram.resize(4 + usize::try_from(round % 1200).unwrap(), 7);
     datagram
 }
 
-/// Receives until all datagrams of all flows are here, each flow's in their order.
+/// Receives until all datagrams of all flows have arrived, in order within each flow.
 fn all_in_order(socket: &UdpSocket, flows: &mut HashMap<SocketAddr, u32>, until: u32) {
     let mut buf = [0; 2000];
     while flows.len() < FLOWS || flows.values().any(|next| *next < until) {
@@ -123,13 +122,13 @@ fn all_in_order(socket: &UdpSocket, flows: &mut HashMap<SocketAddr, u32>, until:
     }
 }
 
-/// Of the sockets that queues have on the uplink each hears some of the flows, and a flow is heard
-/// by one of them; so are the fragments from one source.
+/// Each queue's socket on the uplink receives some of the flows, and each flow, like all fragments
+/// from one source, is received by one socket.
 #[test]
 fn flows_are_shared_out() {
     let Some(network) = Network::new() else { return };
     run(&format!("ip addr add {V6}/64 dev up0 nodad"));
-    // More than may wait for an answer is to follow.
+    // Resolve the neighbour first: more packets follow than may wait for that.
     network.run_peer(&format!("ping -n -c 1 -w 5 {V6}"));
     let (index, v6) = (if_nametoindex("up0").unwrap(), V6.parse().unwrap());
     let first = PacketSocket::open(index, v6).unwrap();
@@ -143,7 +142,7 @@ fn flows_are_shared_out() {
             }
         }
     });
-    // By the ports, and by nothing for fragments: which sockets heard it, and how often.
+    // By the ports, or `None` for fragments: which sockets received it, and how often.
     let mut heard: HashMap<Option<[u8; 4]>, Vec<usize>> = HashMap::new();
     let mut batch = Batch::default();
     until("all of them", || {
@@ -214,7 +213,7 @@ fn many_flows_each_in_order() {
     assert!(line.contains(&expected) && line.contains("drops=0"), "{expected}: {line}");
 }
 
-/// Threads take over when there is much to do, which overtakes nothing, and go to sleep again.
+/// Threads take over queues under load without reordering, and sleep again afterwards.
 #[test]
 fn threads_come_and_go() {
     let Some(network) = Network::new() else { return };
@@ -287,7 +286,7 @@ fn a_link_that_goes_down_and_up() {
     let clatd = start("queues-link");
     route();
     run("ip link set up0 down");
-    until("a word about it", || clatd.log().contains("up0 is down").then_some(()));
+    until("a log line about it", || clatd.log().contains("up0 is down").then_some(()));
     run("ip link set up0 up; ip -6 route replace default via 2001:db8:1::1 dev up0");
     for _ in 0..8 {
         udp_echo(&network);
@@ -299,7 +298,7 @@ fn a_link_that_goes_down_and_up() {
 #[test]
 fn one_thread_where_there_can_be_no_more() {
     let Some(network) = Network::new() else { return };
-    // A device that takes one queue.
+    // A device with a single queue.
     let mut clatd = Clatd::start_with("one-queue", tun(Options::default()), None, "--queues 4");
     clatd.ready();
     route();

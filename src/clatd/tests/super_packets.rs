@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What stands for many packets on its way through the daemon, seen from an uplink that is a TUN
-//! device, whose far end is this test.
+//! GSO packets through the daemon, seen from an uplink that is a TUN device, whose far end is this
+//! test.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -22,7 +22,7 @@ const PSH: u8 = 8;
 const ACK: u8 = 16;
 const CWR: u8 = 128;
 
-/// The far end of the uplink, and a daemon in front of it.
+/// The far end of the uplink, and a daemon.
 fn modem(test: &str) -> Option<(Tun, Clatd)> {
     if !namespace() {
         return None;
@@ -33,7 +33,7 @@ fn modem(test: &str) -> Option<(Tun, Clatd)> {
          ip link set up0 up
          ip -6 route add default dev up0");
     let tun = tun(Options::default());
-    // Which has nothing to say for itself.
+    // Keeps the kernel from sending on its own.
     run("echo 1 > /proc/sys/net/ipv6/conf/v4-up0/disable_ipv6");
     let mut clatd = Clatd::start(test, tun, None);
     clatd.ready();
@@ -41,18 +41,18 @@ fn modem(test: &str) -> Option<(Tun, Clatd)> {
     Some((modem, clatd))
 }
 
-/// The next packet that the daemon has sent, with what is left open of it.
+/// The next packet that the daemon has sent, and its virtio header.
 fn sent(modem: &Tun) -> (VirtioHeader, Vec<u8>) {
     let v6: Ipv6Addr = V6.parse().unwrap();
     let mut buf = vec![0; 70_000];
     until("a translated packet", || {
         let (vnet, len) = modem.recv(&mut buf).ok()?;
-        // The kernel has things to say as well, but not from there.
+        // The kernel sends packets as well, but not from this address.
         (buf[8..24] == v6.octets()).then(|| (vnet, buf[..len].to_vec()))
     })
 }
 
-/// The packets on the wire that this one stands for.
+/// The packets that this one becomes on the wire.
 fn on_the_wire((vnet, mut packet): (VirtioHeader, Vec<u8>)) -> Vec<Vec<u8>> {
     if vnet.gso_type == GsoType::None {
         assert!(!vnet.needs_csum || clat_datapath::partial_checksum::complete(&mut packet, &vnet));
@@ -96,9 +96,9 @@ fn ipv6(protocol: u8, l4: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The kernel forwards what this writes to another TUN device: thus the daemon gets a super-packet
-/// made by hand. Cut by whom it may be, each segment is what it should be: RFC 3168 §6.1.2 wants
-/// CWR in the first only.
+/// The kernel forwards what this test writes to another TUN device, so that the daemon gets a
+/// handmade GSO packet. Whether the kernel or the daemon segments it, each segment has to be right:
+/// RFC 3168 §6.1.2 has CWR in the first only.
 #[test]
 fn every_segment_is_right() {
     let Some((modem, clatd)) = modem("every_segment_is_right") else { return };
@@ -135,7 +135,7 @@ fn every_segment_is_right() {
         if whole {
             let expected = VirtioHeader {
                 gso_type: GsoType::TcpV6,
-                // A hint, which the kernel gives anew.
+                // A hint, which the kernel sets anew.
                 hdr_len: first.0.hdr_len,
                 csum_start: 40,
                 ..vnet
@@ -167,7 +167,7 @@ fn every_segment_is_right() {
     assert!(line.contains("drops=0"), "{line}");
 }
 
-/// Datagrams that the daemon finds waiting together leave as trains, and arrive as what they were.
+/// Datagrams that wait together leave as a GSO packet, and arrive as datagrams.
 #[test]
 fn equal_datagrams_leave_as_one() {
     let Some((modem, clatd)) = modem("equal_datagrams_leave_as_one") else { return };
@@ -177,16 +177,16 @@ fn equal_datagrams_leave_as_one() {
     for size in &sizes {
         client.send_to(&data(*size), "203.0.113.1:9").unwrap();
     }
-    // To another port, and back: these are no train.
+    // To another port, and back: these are not coalesced.
     for port in [10, 9, 10] {
         client.send_to(&data(64), ("203.0.113.1", port)).unwrap();
     }
     kill(clatd.pid(), Signal::SIGCONT).unwrap();
-    let (mut trains, mut packets) = (Vec::new(), Vec::new());
+    let (mut gso_sizes, mut packets) = (Vec::new(), Vec::new());
     while packets.len() < sizes.len() + 3 {
         let packet = sent(&modem);
         if packet.0.gso_type == GsoType::UdpL4 {
-            trains.push(packet.0.gso_size);
+            gso_sizes.push(packet.0.gso_size);
         }
         packets.extend(on_the_wire(packet));
     }
@@ -194,14 +194,14 @@ fn equal_datagrams_leave_as_one() {
         assert!(is_sound(packet));
         assert_eq!(packet[48..], data(*size));
     }
-    // Before 6.2 the kernel takes none.
-    assert!(trains == [100, 100, 700] || trains.is_empty(), "{trains:?}");
+    // Before Linux 6.2, a TUN device takes none.
+    assert!(gso_sizes == [100, 100, 700] || gso_sizes.is_empty(), "{gso_sizes:?}");
     let line = clatd.stop();
     assert!(line.contains("egress4=20/") && line.contains("drops=0"), "{line}");
 }
 
-/// The same inward. A train has its checksums made anew, so that a datagram with a wrong one must
-/// not be in it.
+/// The same inward. A GSO packet has its checksums computed anew, so a datagram with a wrong one
+/// must not be in it.
 #[test]
 fn equal_datagrams_arrive_as_one() {
     let Some((modem, clatd)) = modem("equal_datagrams_arrive_as_one") else { return };
@@ -224,7 +224,7 @@ fn equal_datagrams_arrive_as_one() {
     kill(clatd.pid(), Signal::SIGSTOP).unwrap();
     for number in 0..20 {
         let mut packet = datagram(number, 500);
-        // Wrong alone, and where it would be the first of a train.
+        // One wrong datagram alone, and one that would begin a GSO packet.
         if number == 0 || number == 7 {
             packet[60] ^= 1;
         }
@@ -244,17 +244,17 @@ fn equal_datagrams_arrive_as_one() {
     let mut expected: Vec<u8> = numbers.iter().flat_map(|n| [*n; 500]).collect();
     expected.extend([20; 499]);
     assert!(got == expected);
-    assert!(reads == 2 || reads == 19, "{reads} trains");
+    assert!(reads == 2 || reads == 19, "{reads} packets");
     clatd.stop();
 }
 
-/// What arrives whole is handed on whole, and as open as it was: nobody has computed a checksum.
-/// Here the kernel forwards to another TUN device, which shows that.
+/// A GSO packet is passed on as such, with its partial checksum. The kernel forwards it to another
+/// TUN device, which shows that.
 #[test]
 fn what_arrives_whole_stays_whole() {
     let Some((modem, clatd)) = modem("what_arrives_whole_stays_whole") else { return };
     let inside = Tun::create("inside0", Options::default()).unwrap();
-    let trains = inside.take_offloads().unwrap();
+    let uso = inside.take_offloads().unwrap();
     run("echo 1 > /proc/sys/net/ipv6/conf/inside0/disable_ipv6
          ip link set inside0 up
          ip addr del 192.0.0.4/32 dev v4-up0
@@ -274,8 +274,8 @@ fn what_arrives_whole_stays_whole() {
         (TCP, tcp, 16, GsoType::TcpV6, GsoType::TcpV4),
         (UDP, udp, 6, GsoType::UdpL4, GsoType::UdpL4),
     ];
-    // Before 6.2 the kernel has no trains of datagrams.
-    for (protocol, header, offset, arrives, is_handed_on) in &both[..1 + usize::from(trains)] {
+    // Before Linux 6.2, a TUN device has no UDP_SEGMENT packets.
+    for (protocol, header, offset, arrives, is_handed_on) in &both[..1 + usize::from(uso)] {
         let l4 = [header.as_slice(), &payload].concat();
         let open = |mut packet: Vec<u8>, start: usize| {
             let sum = Sum::pseudo_header(&packet, *protocol, l4.len()).partial_field();
@@ -296,7 +296,7 @@ fn what_arrives_whole_stays_whole() {
         let (seen, len) = until("what the daemon made of it", || inside.recv(&mut buf).ok());
         let expected = VirtioHeader {
             gso_type: *is_handed_on,
-            // A hint, which the kernel gives anew.
+            // A hint, which the kernel sets anew.
             hdr_len: seen.hdr_len,
             csum_start: 20,
             ..vnet

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What becomes of the daemon's way to the PLAT when routes, neighbours and the link itself change,
-//! and when it is full.
+//! The daemon's next hop when routes, neighbours and the link change, and a full uplink.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -24,7 +23,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 struct Pair {
     client: UdpSocket,
     server: UdpSocket,
-    /// Sees what the server's interface receives.
+    /// Receives what the server's interface receives.
     wire: PacketSocket,
 }
 
@@ -44,10 +43,10 @@ impl Pair {
         Self { client, server, wire }
     }
 
-    /// Sends a datagram and waits a little for it; says whether it has come.
+    /// Sends a datagram, waits a little for it and returns whether it has arrived.
     fn up(&self) -> bool {
         let mut buf = [0; 100];
-        // A route may be missing.
+        // There may be no route.
         let _ = self.client.send(b"up");
         self.server.recv(&mut buf).is_ok()
     }
@@ -63,7 +62,7 @@ impl Pair {
         until(what, || self.up().then_some(()));
     }
 
-    /// Waits until a train of datagrams leaves whole, which no raw socket takes.
+    /// Waits until a GSO packet leaves as such, which the raw socket cannot do.
     fn leaves_whole(&self, what: &str) {
         setsockopt(&self.client, sockopt::UdpGsoSegment, &100).unwrap();
         let mut batch = Batch::default();
@@ -102,19 +101,18 @@ fn a_route_that_goes_and_comes() {
     let Some(network) = Network::new() else { return };
     let clatd = start("route");
     let pair = Pair::new(&network);
-    pair.leaves_whole("a first train");
+    pair.leaves_whole("a first GSO packet");
     run("ip -6 route del default");
-    until("the end of the way", || (!pair.up()).then_some(()));
+    until("the end of the route", || (!pair.up()).then_some(()));
     assert!(clatd.counters().contains("drop.send="), "{}", clatd.counters());
     run("ip -6 route add default via 2001:db8:1::1 dev up0");
-    pair.works("the way back");
-    pair.leaves_whole("a train on the way back");
+    pair.works("the restored route");
+    pair.leaves_whole("a GSO packet on the restored route");
     clatd.stop();
 }
 
-/// Routes as netd has them: a table for the uplink, and rules by mark. What the raw socket sends
-/// finds its way by the mark and only by it, and so does the question for the neighbour whom all
-/// else is sent to.
+/// Routes as netd makes them: a table for the uplink, and rules by mark. The raw socket's packets,
+/// and the lookup of the neighbour for all others, need the mark.
 #[test]
 fn the_mark_chooses_the_route() {
     let Some(network) = Network::new() else { return };
@@ -128,7 +126,7 @@ fn the_mark_chooses_the_route() {
         route();
         let pair = Pair::new(&network);
         let mut buf = vec![0; 4000];
-        // In fragments, which only the raw socket sends.
+        // Fragmented packets are sent by the raw socket only.
         let mut large = || {
             pair.client.send(&data(3000)).unwrap();
             pair.server.recv(&mut buf).ok()
@@ -151,25 +149,25 @@ fn the_mark_chooses_the_route() {
 #[test]
 fn a_neighbour_that_changes() {
     let Some(network) = Network::new() else { return };
-    // Unreachability is noticed soon.
+    // Make unreachability be noticed soon.
     run("cd /proc/sys/net/ipv6/neigh/up0
          echo 600 > base_reachable_time_ms
          echo 300 > retrans_time_ms
          echo 1 > delay_first_probe_time");
     let clatd = start("neighbour");
     let pair = Pair::new(&network);
-    pair.leaves_whole("a first train");
-    // Another router in its place, which says nothing of it: only who asks finds out (RFC 4861
-    // §7.3).
+    pair.leaves_whole("a first GSO packet");
+    // Another router takes its place silently: only neighbour unreachability detection finds out
+    // (RFC 4861 §7.3).
     network.run_peer("ip link set down0 address 02:00:00:00:00:77");
     pair.works("the new neighbour");
-    pair.leaves_whole("a train to the new neighbour");
+    pair.leaves_whole("a GSO packet to the new neighbour");
     let seen = run("ip -6 neigh show 2001:db8:1::1 dev up0");
     assert!(seen.contains("02:00:00:00:00:77"), "{seen}");
     clatd.stop();
 }
 
-/// While packets flow past it, the kernel keeps on seeing to it that the neighbour is there.
+/// While packets are sent past the kernel, it keeps checking that the neighbour is reachable.
 #[test]
 fn a_neighbour_is_kept_alive() {
     let Some(network) = Network::new() else { return };
@@ -178,10 +176,10 @@ fn a_neighbour_is_kept_alive() {
          echo 1 > delay_first_probe_time");
     let clatd = start("alive");
     let pair = Pair::new(&network);
-    pair.leaves_whole("a first train");
+    pair.leaves_whole("a first GSO packet");
     let mut seen = Vec::new();
-    until("a neighbour that is stale, asked and there again", || {
-        assert!(pair.up(), "nothing is lost over it");
+    until("a neighbour that is stale, probed and reachable again", || {
+        assert!(pair.up(), "no packet is lost by it");
         let line = run("ip -6 neigh show 2001:db8:1::1 dev up0");
         let state = line.split_whitespace().last().unwrap_or_default().to_owned();
         if seen.last() != Some(&state) {
@@ -199,51 +197,51 @@ fn a_link_that_goes_down_and_up() {
     run("echo 1 > /proc/sys/net/ipv6/conf/up0/keep_addr_on_down");
     let clatd = start("link");
     let pair = Pair::new(&network);
-    pair.leaves_whole("a first train");
+    pair.leaves_whole("a first GSO packet");
     run("ip link set up0 down");
-    // Also when it is the sender who is told.
+    // Also if the send fails with it.
     let _ = pair.up();
-    until("a word about it", || clatd.log().contains("up0 is down").then_some(()));
+    until("a log line about it", || clatd.log().contains("up0 is down").then_some(()));
     run("ip link set up0 up; ip -6 route replace default via 2001:db8:1::1 dev up0");
-    pair.works("the way back");
-    pair.leaves_whole("a train on the way back");
+    pair.works("the restored route");
+    pair.leaves_whole("a GSO packet on the restored route");
     clatd.stop();
 }
 
-/// What has become too long is no longer sent: who sent it is told what fits.
+/// Packets that have become too long are not sent; the sender learns the MTU.
 #[test]
 fn a_link_whose_mtu_shrinks() {
     let Some(network) = Network::new() else { return };
     let clatd = start("mtu");
     let pair = Pair::new(&network);
-    pair.leaves_whole("a first train");
+    pair.leaves_whole("a first GSO packet");
     run("ip link set up0 mtu 1400");
     until("the path MTU of IPv4", || {
         let _ = pair.client.send(&data(1420));
         run("ip route get 203.0.113.1").contains("mtu 1380").then_some(())
     });
     pair.works("a smaller link");
-    pair.leaves_whole("a train on a smaller link");
+    pair.leaves_whole("a GSO packet on a smaller link");
     clatd.stop();
 }
 
-/// Clock ticks of processor time.
+/// CPU time in clock ticks.
 fn ticks(clatd: &Clatd) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", clatd.pid())).unwrap();
-    // utime and stime, the 14th and 15th; the second is a name in brackets.
+    // utime and stime, fields 14 and 15; field 2 is a name in parentheses.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// An uplink slower than what is to be sent: the daemon waits for it, neither turning in circles
-/// nor dropping, and what arrives meanwhile is delivered.
+/// An uplink that is too slow: the daemon waits for it, without a busy loop and without dropping,
+/// and still delivers what arrives.
 #[test]
 fn a_full_uplink_holds_nobody_up() {
     let Some(network) = Network::new() else { return };
     let clatd = start("full");
     let pair = Pair::new(&network);
-    pair.leaves_whole("a first train");
-    // Who is to be answered?
+    pair.leaves_whole("a first GSO packet");
+    // Tells the server where to answer.
     pair.client.send(b"up").unwrap();
     let (_, client) = pair.server.recv_from(&mut [0; 10]).unwrap();
     run("tc qdisc add dev up0 root tbf rate 20mbit burst 100k limit 500m");
@@ -253,7 +251,7 @@ fn a_full_uplink_holds_nobody_up() {
     let flood = pair.client.try_clone().unwrap();
     setsockopt(&flood, sockopt::UdpGsoSegment, &1200).unwrap();
     let train = data(40 * 1200);
-    // More than all sockets take at once.
+    // More than all sockets hold.
     let mut waiting = Vec::new();
     while sending.elapsed() < Duration::from_secs(4) {
         let before = ticks(&clatd);
@@ -269,8 +267,7 @@ fn a_full_uplink_holds_nobody_up() {
         slices += 1;
     }
     assert!(delivered >= slices, "{delivered} of {slices}");
-    // Ticks are hundredths of a second: in circles, it would have taken all twenty of the last
-    // slice.
+    // A tick is 10 ms: a busy loop would have taken all twenty of the last interval.
     assert!(busy <= 10, "processor time a slice: {waiting:?}");
     let line = clatd.counters();
     assert!(!line.contains("drop.send"), "{line}");
@@ -286,16 +283,17 @@ fn a_full_uplink_holds_nobody_up() {
     clatd.stop();
 }
 
-/// As much as goes in one direction, and one datagram at a time in the other: these arrive.
+/// As many packets as possible in one direction, and one datagram at a time in the other: these
+/// arrive.
 #[test]
 fn neither_direction_starves_the_other() {
     let Some(network) = Network::new() else { return };
     let clatd = start("starve");
     let pair = Pair::new(&network);
-    pair.leaves_whole("a first train");
+    pair.leaves_whole("a first GSO packet");
     pair.client.send(b"up").unwrap();
     let (_, client) = pair.server.recv_from(&mut [0; 10]).unwrap();
-    // The many go to ports of their own, so that the few do not wait behind them there.
+    // The flood has its own ports, so that the single datagrams do not wait behind it there.
     let inside = UdpSocket::bind("192.0.0.4:0").unwrap();
     let outside = network.in_peer(|| UdpSocket::bind((SERVER, 0)).unwrap());
     let (from, to) = (inside.local_addr().unwrap().port(), outside.local_addr().unwrap().port());
@@ -306,7 +304,7 @@ fn neither_direction_starves_the_other() {
         let arrived = thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    // What finds no room is lost.
+                    // Without room it is lost.
                     let _ = flood.send(&[0; 64]);
                 }
             });
@@ -315,7 +313,7 @@ fn neither_direction_starves_the_other() {
             done.store(true, Ordering::Relaxed);
             arrived
         });
-        assert!(arrived >= 190, "{arrived} of 200, against the current (up: {up})");
+        assert!(arrived >= 190, "{arrived} of 200, against the flood (up: {up})");
     }
     clatd.stop();
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! A daemon in a network namespace of its own, with another at the far end of its uplink.
-// Each test uses its part, and fails by panicking.
+// Each test uses a part of this, and fails by panicking.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::fs::{self, File};
@@ -20,17 +20,17 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
 pub const V6: &str = "2001:db8:1::c1a7";
-/// Far longer than anything here takes, even on a busy machine.
+/// Far longer than any step takes, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// This thread's network namespace with the uplink `up0`, and another with its peer `down0`, which
-/// owns the IPv6 addresses inside the prefix.
+/// This thread's network namespace with the uplink `up0`, and another one with its peer `down0`,
+/// which has the IPv6 addresses inside the prefix.
 pub struct Network {
     peer: Child,
 }
 
-/// Moves this thread into a network namespace of its own; false where that is not to be had, which
-/// is a failure with CI in the environment.
+/// Moves this thread into a new network namespace; false where that is not possible, which is a
+/// failure with CI in the environment.
 pub fn namespace() -> bool {
     let tried = unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|e| e.to_string())
@@ -43,7 +43,7 @@ pub fn namespace() -> bool {
 }
 
 impl Network {
-    /// `None` where namespaces are not to be had.
+    /// `None` where namespaces are not possible.
     pub fn new() -> Option<Self> {
         if !namespace() {
             return None;
@@ -54,7 +54,7 @@ impl Network {
             .spawn()
             .unwrap();
         let mut network = Self { peer };
-        // The line says that the namespace is there.
+        // The line says that the namespace exists.
         let mut line = [0];
         network.peer.stdout.take().unwrap().read_exact(&mut line).unwrap();
         let pid = network.peer.id();
@@ -66,8 +66,8 @@ impl Network {
              ip link set up0 up
              ip -6 route add default via 2001:db8:1::1 dev up0"
         ));
-        // Not of `default`, which counts for interfaces still to come: while its link-local address
-        // is tentative, the peer asks no neighbour.
+        // Not in `default`, which is for new interfaces only: while its link-local address is
+        // tentative, the peer resolves no neighbours.
         network.run_peer(
             "echo 0 > /proc/sys/net/ipv6/conf/down0/accept_dad
              ip link set lo up
@@ -114,7 +114,7 @@ pub fn output(command: &mut Command) -> String {
     out.into_owned()
 }
 
-/// Waits until something is there.
+/// Waits until `ask` returns a value.
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -133,7 +133,7 @@ pub struct Clatd {
 }
 
 impl Clatd {
-    /// Starts one on a TUN device that is handed over, and the sockets if there are any.
+    /// Starts one on a TUN device that it inherits, with sockets if given.
     pub fn start(test: &str, tun: Tun, sockets: Option<(OwnedFd, OwnedFd)>) -> Self {
         Self::start_with(test, tun, sockets, "")
     }
@@ -148,7 +148,7 @@ impl Clatd {
         Self::start_by("", test, tun, sockets, more)
     }
 
-    /// The same, by a program that is to run it: its arguments follow those of `wrapper`.
+    /// The same, run by another program: its arguments follow those of `wrapper`.
     pub fn start_by(
         wrapper: &str,
         test: &str,
@@ -157,8 +157,8 @@ impl Clatd {
         more: &str,
     ) -> Self {
         let log = std::env::temp_dir().join(format!("clatd-{test}-{}.log", std::process::id()));
-        // Descriptors arrive as stdin, stdout and stderr and are moved to where they are announced:
-        // thus no other test's child can inherit them.
+        // Descriptors are inherited as stdin, stdout and stderr and moved to their numbers, so that
+        // no other test's child inherits them.
         let mut script = String::from("exec 3<&0 0</dev/null; ");
         let mut options = String::from("-t 3");
         let mut command = Command::new("sh");
@@ -190,7 +190,7 @@ impl Clatd {
         line[key.len()..].split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// Waits until the loop runs: the system call filter is the last step before it.
+    /// Waits until the loop runs, to which the system call filter is the last step.
     pub fn ready(&mut self) {
         until("clatd in its loop", || {
             let ended = self.child.try_wait().unwrap();
@@ -236,8 +236,8 @@ pub fn tun(options: Options) -> Tun {
     Tun::create("v4-up0", options).unwrap()
 }
 
-/// Lets IPv4 go through the CLAT, and keeps the kernel from answering what clatd receives, as on
-/// Android: sockets that are handed over have made the address one of anycast.
+/// Routes IPv4 through the CLAT, and keeps the kernel from answering what clatd receives, as on
+/// Android: with inherited sockets the address is an anycast address.
 pub fn route() {
     run(&format!(
         "ip route add 203.0.113.0/24 dev v4-up0 src 192.0.0.4
@@ -251,12 +251,12 @@ pub fn unroute() {
 
 pub const SERVER: &str = "64:ff9b::203.0.113.1";
 
-/// Counting bytes, so that a piece in the wrong place is noticed.
+/// Counting bytes, so that a misplaced piece is noticed.
 pub fn data(len: usize) -> Vec<u8> {
     (0u32..).flat_map(u32::to_be_bytes).take(len).collect()
 }
 
-/// Datagrams of several sizes there and back, among them one that is fragmented.
+/// Datagrams of several sizes in both directions, one of them fragmented.
 pub fn udp_echo(network: &Network) {
     let server = network.in_peer(|| UdpSocket::bind((SERVER, 0)).unwrap());
     let client = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -275,7 +275,7 @@ pub fn udp_echo(network: &Network) {
         let got = client.recv(&mut buf).unwrap();
         assert_eq!(buf[..got], sent, "down, {len} bytes");
     }
-    // A train of datagrams must arrive as datagrams.
+    // A GSO packet must arrive as datagrams.
     client.send(b"where am I?").unwrap();
     let (_, from) = server.recv_from(&mut buf).unwrap();
     setsockopt(&server, sockopt::UdpGsoSegment, &1200).unwrap();
@@ -317,7 +317,7 @@ pub fn tcp_echo(network: &Network) {
     });
 }
 
-/// Whole and fragmented; a fragmented ICMP message needs reassembly both ways.
+/// Unfragmented and fragmented; fragmented ICMP messages need reassembly in both directions.
 pub fn ping() {
     for size in [56, 1400, 4000, 30_000] {
         run(&format!("ping -n -c 1 -w 20 -s {size} 203.0.113.1"));
