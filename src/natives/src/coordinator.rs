@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the natives do. What is said when something fails is AOSP's, to the letter.
+//! The work of the natives. Error messages are AOSP's, word for word.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,21 +20,21 @@ use nix::errno::Errno;
 
 use crate::Failure;
 
-/// Where the module that ClatCoordinator is in has its clatd.
+/// Path of clatd in the module that has ClatCoordinator.
 const ANDROIDS_CLATD: &str = "/apex/com.android.tethering/bin/for-system/clatd";
 
-/// The environment variable that names another place, for tests.
+/// The environment variable with another path, for tests.
 const CLATD_VARIABLE: &str = "CLATD";
 
-/// The clatds that run, by which a process id from Java is checked: any other is not killed.
-/// Stopping one drops it.
+/// The running clatds. A process id from Java is killed only if it is in here; removing an entry
+/// stops the process.
 static RUNNING: Mutex<BTreeMap<i32, ClatdProcess>> = Mutex::new(BTreeMap::new());
 
 fn running() -> MutexGuard<'static, BTreeMap<i32, ClatdProcess>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a step failed with, as strerror(3) has it.
+/// The text of an errno, as from strerror(3).
 fn strerror(errno: Errno) -> String {
     let text = io::Error::from(errno).to_string();
     // The standard library appends the number in parentheses.
@@ -42,7 +42,7 @@ fn strerror(errno: Errno) -> String {
     text[..end].to_owned()
 }
 
-/// "step: strerror", as most of AOSP's messages are.
+/// "step: strerror", the form of most of AOSP's messages.
 fn failed(step: &'static str) -> impl Fn(io::Error) -> Failure {
     move |error| Failure::io(format!("{step}: {}", strerror(errno_of(&error))))
 }
@@ -94,8 +94,7 @@ pub fn create_tun_interface(tuniface: &str) -> Result<OwnedFd, Failure> {
     Ok(tun.into())
 }
 
-/// The MTU of the path to the IPv4 address `plat_suffix` (8.8.8.8 is 0x08080808) inside a prefix of
-/// 96 bits.
+/// The path MTU to the IPv4 address `plat_suffix` (8.8.8.8 is 0x08080808) inside a /96.
 pub fn detect_mtu(plat_subnet: &str, plat_suffix: u32, mark: u32) -> Result<i32, Failure> {
     let subnet: Ipv6Addr = plat_subnet
         .parse()
@@ -105,7 +104,7 @@ pub fn detect_mtu(plat_subnet: &str, plat_suffix: u32, mark: u32) -> Result<i32,
     i32::try_from(mtu).map_err(|e| Failure::io(format!("detect mtu failed: {e}")))
 }
 
-/// A packet socket that hears nothing before it is configured.
+/// A packet socket that receives nothing until it is configured.
 pub fn open_packet_socket() -> Result<OwnedFd, Failure> {
     socket::open_packet_socket().map_err(failed("packet socket failed"))
 }
@@ -134,7 +133,7 @@ pub fn configure_packet_socket(fd: BorrowedFd<'_>, v6: &str, ifindex: u32) -> Re
         .map_err(failed("configure packet socket failed"))
 }
 
-/// What a clatd is started with.
+/// The descriptors and arguments of a clatd.
 pub struct Clatd<'a> {
     /// The TUN device.
     pub tun: BorrowedFd<'a>,
@@ -153,8 +152,8 @@ pub struct Clatd<'a> {
 }
 
 impl Clatd<'_> {
-    /// Its arguments. It checks them itself; none of them can be an option's name, since each
-    /// stands behind one.
+    /// Its command line. clatd checks the arguments itself; none can be taken for an option, since
+    /// each follows one.
     fn argv(&self) -> Vec<String> {
         let options = [
             ("-i", self.iface.to_owned()),
@@ -164,7 +163,8 @@ impl Clatd<'_> {
             ("-t", self.tun.as_raw_fd().to_string()),
             ("-r", self.read_sock.as_raw_fd().to_string()),
             ("-w", self.write_sock.as_raw_fd().to_string()),
-            // The layout that create_tun_interface makes; Android's policy forbids clatd to ask.
+            // The layout made by create_tun_interface; Android's policy forbids clatd to ask the
+            // kernel.
             ("--tun-layout", "vnet".to_owned()),
         ];
         std::iter::once(format!("clatd-{}", self.iface))
@@ -187,12 +187,12 @@ fn program() -> PathBuf {
     named.map_or_else(|| Path::new(ANDROIDS_CLATD).to_owned(), PathBuf::from)
 }
 
-/// Ends a clatd and reaps it: SIGTERM, a grace, SIGKILL. That there is none is no error.
+/// Ends a clatd (SIGTERM, a few seconds, SIGKILL) and reaps it. An unknown id is no error.
 pub fn stop_clatd(pid: i32) -> Result<(), Failure> {
     if pid <= 0 {
         return Err(Failure::IllegalArgument("Invalid pid"));
     }
-    // After the lock is released, since ending a process can take seconds.
+    // Drop it after the lock is released: ending a process can take seconds.
     let child = running().remove(&pid);
     match child {
         Some(child) => drop(child),
@@ -201,7 +201,7 @@ pub fn stop_clatd(pid: i32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The kernel's number of a socket.
+/// The kernel's unique number of a socket (SO_COOKIE).
 pub fn get_socket_cookie(fd: BorrowedFd<'_>) -> Result<u64, Failure> {
     socket::socket_cookie(fd).map_err(failed("get socket cookie failed"))
 }

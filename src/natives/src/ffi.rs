@@ -19,7 +19,7 @@ pub struct Error {
     message: [c_char; MESSAGE],
 }
 
-/// Returns what the work gave, or -1 with the failure in `error`.
+/// Returns the result of the work, or -1 with the failure in `error`.
 ///
 /// # Safety
 /// `error` is null or valid for writing.
@@ -40,7 +40,7 @@ unsafe fn answer(error: *mut Error, work: Result<c_int, Failure>) -> c_int {
     -1
 }
 
-/// Writes text and its terminator; what does not fit is cut at a character's end.
+/// Writes text and its terminator; text that does not fit is cut at a character boundary.
 fn write_text(to: &mut [c_char], text: &str) {
     let Some(room) = to.len().checked_sub(1) else { return };
     let end = (0..=room.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
@@ -50,10 +50,10 @@ fn write_text(to: &mut [c_char], text: &str) {
     }
 }
 
-/// Text of the caller's.
+/// Borrows the caller's text.
 ///
 /// # Safety
-/// `text` is null or has a terminator, and stays as it is meanwhile.
+/// `text` is null, or has a terminator and does not change meanwhile.
 unsafe fn text<'a>(text: *const c_char) -> Result<&'a str, Failure> {
     if text.is_null() {
         return Err(Failure::Null);
@@ -63,13 +63,12 @@ unsafe fn text<'a>(text: *const c_char) -> Result<&'a str, Failure> {
     text.to_str().map_err(|_| Failure::io("not UTF-8"))
 }
 
-/// A descriptor of the caller's; `otherwise` for a number that is none.
+/// Borrows the caller's descriptor; -1 is an error with the message `otherwise`.
 fn descriptor<'a>(fd: RawFd, otherwise: &'static str) -> Result<BorrowedFd<'a>, Failure> {
     if fd < 0 {
         return Err(Failure::io(otherwise));
     }
-    // SAFETY: not -1. The caller owns it; if it is closed meanwhile, the kernel is told a number
-    // that it answers with EBADF.
+    // SAFETY: not -1. The caller owns it; if it is closed meanwhile, system calls fail with EBADF.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
@@ -231,7 +230,7 @@ pub unsafe extern "C" fn clat_configure_packet_socket(
 ///
 /// # Safety
 /// As in the header.
-// C hands over arguments one by one.
+// C passes arguments one by one.
 #[allow(clippy::too_many_arguments)]
 #[no_mangle]
 pub unsafe extern "C" fn clat_start_clatd(

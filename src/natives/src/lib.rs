@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the natives of `com.android.server.connectivity.ClatCoordinator` do, by which Android's
-//! ConnectivityService runs CLATs itself (AOSP, packages/modules/Connectivity, service/jni).
+//! The natives of `com.android.server.connectivity.ClatCoordinator`, with which Android's
+//! ConnectivityService runs CLATs itself (AOSP, packages/modules/Connectivity, service/jni),
+//! independent of Java.
 //!
-//! Two faces call it: AOSP's own C++ by the C ABI ([`ffi`], `include/clat_natives.h`), which is
-//! what may enter com.android.tethering, and `clat_jni`, which registers the natives itself. What
-//! is said when something fails is AOSP's, to the letter.
+//! There are two callers: AOSP's own C++ by the C ABI ([`ffi`], `include/clat_natives.h`), which
+//! com.android.tethering allows, and `clat_jni`, which registers the natives itself. Error messages
+//! are AOSP's, word for word.
 
 pub mod coordinator;
 pub mod ffi;
 
 use std::fmt;
 
-/// Why a native fails, by the exception that Java sees.
+/// Why a native fails, as the exception that Java gets.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
     /// `java.io.IOException` with this message.
@@ -23,7 +24,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// An IOException that says which step failed, and how.
+    /// An IOException with the step that failed, and why.
     pub fn io(message: impl Into<String>) -> Self {
         Self::Io(message.into())
     }
@@ -39,7 +40,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Has the library log under AOSP's tag. Off Android the program says where its log goes.
+/// Initialises logging with AOSP's tag. Off Android, logging is up to the program.
 pub fn init_log() {
     #[cfg(target_os = "android")]
     android_logger::init_once(
