@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is said otherwise in jni 0.22, as 0.21 has it.
+//! Wrappers for what differs between jni 0.21 and 0.22; this is for 0.21.
 
 use jni::errors::Error;
 use jni::objects::{JClass, JFieldID, JObject, JString};
@@ -10,12 +10,12 @@ use jni::{JNIEnv, JavaVM, NativeMethod};
 
 use crate::Native;
 
-/// What a native is called with.
+/// The environment that a native is called with.
 pub(crate) type NativeEnv<'l> = JNIEnv<'l>;
-/// What it asks Java by.
+/// The environment for calls into Java.
 pub(crate) type Env<'l> = JNIEnv<'l>;
 
-/// Runs a native; `failed` where nothing can be asked.
+/// Runs a native; returns `failed` if there is no environment to call Java with.
 pub(crate) fn entered<'l, T>(
     env: &mut NativeEnv<'l>,
     _failed: T,
@@ -24,12 +24,12 @@ pub(crate) fn entered<'l, T>(
     run(env)
 }
 
-/// Runs what JNI_OnLoad does, which is called with `vm`.
+/// Runs JNI_OnLoad's work with the `vm` that it is called with.
 pub(crate) fn loaded<T>(
     vm: *mut sys::JavaVM,
     run: impl FnOnce(&mut Env<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    // SAFETY: the JVM gives its own address.
+    // SAFETY: the JVM passes its own address.
     let vm = unsafe { JavaVM::from_raw(vm) }?;
     run(&mut vm.get_env()?)
 }
@@ -85,7 +85,7 @@ pub(crate) fn int_field_id(
     env.get_field_id(&class, name, "I")
 }
 
-/// The value of a field that [`int_field_id`] has found in such an object.
+/// The value of a field found by [`int_field_id`] in an object of that class.
 pub(crate) fn int_field(
     env: &mut Env<'_>,
     object: &JObject<'_>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is said otherwise in jni 0.21, as 0.22 has it.
+//! Wrappers for what differs between jni 0.21 and 0.22; this is for 0.22.
 
 use jni::errors::Error;
 use jni::objects::{JClass, JFieldID, JObject, JString};
@@ -12,12 +12,12 @@ use jni::{EnvUnowned, JavaVM, NativeMethod, Outcome};
 
 use crate::Native;
 
-/// What a native is called with.
+/// The environment that a native is called with.
 pub(crate) type NativeEnv<'l> = EnvUnowned<'l>;
-/// What it asks Java by.
+/// The environment for calls into Java.
 pub(crate) type Env<'l> = jni::Env<'l>;
 
-/// Runs a native; `failed` where nothing can be asked.
+/// Runs a native; returns `failed` if there is no environment to call Java with.
 pub(crate) fn entered<'l, T>(
     env: &mut NativeEnv<'l>,
     failed: T,
@@ -29,12 +29,12 @@ pub(crate) fn entered<'l, T>(
     }
 }
 
-/// Runs what JNI_OnLoad does, which is called with `vm`.
+/// Runs JNI_OnLoad's work with the `vm` that it is called with.
 pub(crate) fn loaded<T>(
     vm: *mut sys::JavaVM,
     run: impl FnOnce(&mut Env<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    // SAFETY: the JVM gives its own address.
+    // SAFETY: the JVM passes its own address.
     unsafe { JavaVM::from_raw(vm) }.with_top_local_frame(run)
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn int_field_id(
     env.get_field_id(&class, JNIString::from(name), signature.field_signature())
 }
 
-/// The value of a field that [`int_field_id`] has found in such an object.
+/// The value of a field found by [`int_field_id`] in an object of that class.
 pub(crate) fn int_field(
     env: &mut Env<'_>,
     object: &JObject<'_>,

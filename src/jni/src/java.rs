@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Java's side of a native: its values in, ours out, and what went wrong as an exception.
+//! Conversions between Java and Rust: arguments, results, and errors as exceptions.
 
 use std::any::Any;
 use std::fmt;
@@ -14,22 +14,22 @@ use jni::objects::{JFieldID, JObject, JString};
 
 use crate::env::{self, Env, NativeEnv};
 
-/// What the descriptor's number is called in a java.io.FileDescriptor: on Android, and in OpenJDK.
+/// The field of java.io.FileDescriptor with the descriptor's number: on Android, and in OpenJDK.
 const DESCRIPTOR_FIELDS: [&str; 2] = ["descriptor", "fd"];
 
 /// Why a native throws.
 #[derive(Debug)]
 pub(crate) enum Thrown {
-    /// What the native says.
+    /// The native's own error.
     Failure(Failure),
-    /// `java.lang.IllegalStateException`: a panic, which is a fault of ours.
+    /// `java.lang.IllegalStateException`: a panic, which is a bug of ours.
     Panic(String),
-    /// Java itself failed; as a rule it has its exception pending.
+    /// A call into Java failed; usually its exception is pending.
     Java(Error),
 }
 
 impl Thrown {
-    /// An IOException that says which step failed, and how.
+    /// An IOException with the step that failed, and why.
     pub(crate) fn io(message: impl Into<String>) -> Self {
         Self::Failure(Failure::io(message))
     }
@@ -72,9 +72,9 @@ impl From<Error> for Thrown {
     }
 }
 
-/// Runs what Java called. No panic goes on into Java's frames: it becomes an error here, where the
-/// program is built to unwind at all; where it is not (Soong builds for devices with
-/// `panic=abort`), it ends the process.
+/// Runs a native's work. A panic must not unwind into Java's frames: it becomes an error here if
+/// the program is built to unwind; otherwise (Soong builds for devices with `panic=abort`) it ends
+/// the process.
 pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, Thrown>) -> Result<T, Thrown> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(Thrown::Panic(text_of(panic.as_ref()))))
@@ -88,7 +88,7 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
     format!("panicked: {}", text.unwrap_or_default())
 }
 
-/// Runs a native: what it returns, or else `failed` with an exception pending.
+/// Runs a native: returns its result, or `failed` with an exception pending.
 pub(crate) fn native<'l, T: Copy>(
     mut env: NativeEnv<'l>,
     failed: T,
@@ -104,7 +104,7 @@ pub(crate) fn native<'l, T: Copy>(
 }
 
 fn throw(env: &mut Env<'_>, thrown: &Thrown) {
-    // One that is pending says more, and nothing may be called before it is gone.
+    // A pending exception says more, and Java cannot be called while it is pending.
     if env::has_exception(env) {
         return;
     }
@@ -119,7 +119,8 @@ pub(crate) fn text(env: &mut Env<'_>, string: &JString<'_>) -> Result<String, Th
     Ok(env::text(env, string)?)
 }
 
-/// The descriptor in a java.io.FileDescriptor; an IOException with `otherwise` where it has none.
+/// The descriptor in a java.io.FileDescriptor; if it has none, an IOException with the message
+/// `otherwise`.
 pub(crate) fn descriptor<'o>(
     env: &mut Env<'_>,
     object: &'o JObject<'_>,
@@ -134,11 +135,11 @@ pub(crate) fn descriptor<'o>(
         return Err(Thrown::io(otherwise));
     }
     // SAFETY: not -1. Java's object owns the descriptor and outlives the borrow; if another thread
-    // closes it meanwhile, what the kernel is told is a number that it answers with EBADF.
+    // closes it meanwhile, system calls fail with EBADF.
     Ok(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
-/// The field in which a FileDescriptor keeps its number; looked for once.
+/// The field of a FileDescriptor with its number; looked up once.
 fn descriptor_field(env: &mut Env<'_>, object: &JObject<'_>) -> Result<JFieldID, Thrown> {
     static FIELD: OnceLock<JFieldID> = OnceLock::new();
     if let Some(field) = FIELD.get() {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `libclat_jni.so`: the natives of `com.android.server.connectivity.ClatCoordinator`, by which
+//! `libclat_jni.so`: the natives of `com.android.server.connectivity.ClatCoordinator`, with which
 //! Android's ConnectivityService runs CLATs itself (AOSP, packages/modules/Connectivity,
 //! service/jni).
 //!
-//! Names, signatures, checks and exceptions are AOSP's. The work is `clat_natives`'; `natives` is
-//! what Java sees of it, `java` is all that touches Java's values and exceptions, `env` has what
-//! differs between releases of the crate jni. Inside com.android.tethering, where that crate may
-//! not enter, AOSP's own C++ calls `clat_natives` instead.
+//! Names, signatures, checks and exceptions are AOSP's. `clat_natives` does the work; `natives` has
+//! the entries that Java calls, `java` handles Java's values and exceptions, `env` has what differs
+//! between releases of the crate jni. In com.android.tethering, which does not allow that crate,
+//! AOSP's own C++ calls `clat_natives` instead.
 
 #[cfg_attr(not(feature = "jni_0_22"), path = "env_0_21.rs")]
 #[cfg_attr(feature = "jni_0_22", path = "env_0_22.rs")]
@@ -22,14 +22,14 @@ use jni::sys::{jint, JavaVM, JNI_ERR, JNI_VERSION_1_6};
 
 use crate::env::Env;
 
-/// Under which names the class may be there: as Android's build renames it inside the module, and
-/// as it is in the source.
+/// The names that the class may have: as Android's build renames it inside the module, and as in
+/// the source.
 const CLASSES: [&str; 2] = [
     "android/net/connectivity/com/android/server/connectivity/ClatCoordinator",
     "com/android/server/connectivity/ClatCoordinator",
 ];
 
-/// A native as Java declares it: a static method, its signature, and what it calls.
+/// A native as Java declares it: a static method, its signature, and our function.
 struct Native {
     name: &'static str,
     signature: &'static str,
@@ -47,7 +47,7 @@ pub extern "system" fn JNI_OnLoad(vm: *mut JavaVM, _reserved: *mut c_void) -> ji
     })
 }
 
-/// Registers the natives of whichever class the loader of our caller has.
+/// Registers the natives of the class that the caller's class loader has.
 fn register(env: &mut Env<'_>) -> Result<jint, Error> {
     let mut found = false;
     for name in CLASSES {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The natives as Java sees them: eleven entries, each of which only fetches its arguments.
+//! The natives as Java calls them: eleven entries that convert arguments and results.
 
 use std::os::fd::IntoRawFd;
 
@@ -12,7 +12,7 @@ use crate::env::{is_null, new_string, Env, NativeEnv};
 use crate::java::{descriptor, native, text, Thrown};
 use crate::Native;
 
-/// What RegisterNatives is told: AOSP's names and signatures.
+/// The table for RegisterNatives, with AOSP's names and signatures.
 pub(crate) fn table() -> [Native; 11] {
     macro_rules! entry {
         ($name:literal, $signature:literal, $function:ident) => {
@@ -147,7 +147,7 @@ extern "system" fn configure_packet_socket(
     });
 }
 
-// JNI hands over arguments one by one, and this native has seven.
+// JNI passes arguments one by one, and this native has seven.
 #[allow(clippy::too_many_arguments)]
 extern "system" fn start_clatd(
     env: NativeEnv<'_>,
