@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Nanoseconds a packet each way, beside a plain copy of the same bytes in the same run.
+//! Time per packet in each direction, beside a plain copy of the same bytes in the same run.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 #[path = "../tests/common/mod.rs"]
@@ -12,7 +12,7 @@ use clat_xlat::{Addresses, Local, Packet, Prefix, Translator, Verdict, HEADROOM,
 use common::*;
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 
-/// Whole packets of these sizes, as IPv4; as IPv6 they are 20 bytes longer.
+/// Sizes of packets as IPv4; as IPv6 they are 20 bytes longer.
 const SIZES: [usize; 3] = [64, 576, 1460];
 
 fn run_bench(c: &mut Criterion) {
@@ -62,9 +62,9 @@ fn run_bench(c: &mut Criterion) {
     group.finish();
 }
 
-/// The direction is known, as it is to whoever reads a TUN device or an uplink. Each round restores
-/// the headers, which is all that translation changes: 64 bytes. What that costs by itself is shown
-/// as `restore`, and part of every figure.
+/// The direction is known, as for a reader of a TUN device or an uplink. Each round restores the
+/// headers, 64 bytes, which is all that translation changes. That is part of every figure; its own
+/// cost is shown as `restore`.
 fn bench_one<const FROM: u8>(
     group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
     addresses: &Addresses,

@@ -142,7 +142,7 @@ fn mappings_that_are_none() {
     }
 }
 
-/// Two nodes with mappings, which write to each other's IPv4 address in the prefix.
+/// Two nodes with mappings that send to each other's IPv4 address in the prefix.
 const A: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xaaaa, 0, 0, 0, 0, 0);
 const B: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbbbb, 0, 0, 0, 0, 0xb);
 
@@ -181,14 +181,14 @@ fn rfc7757_s4_2_2_hairpin() {
     let header = V6 { src: embedded(1), dst: B, hops: 63, ..V6::default() };
     let want = V6 { extensions: fragment(7), ..header }.raw(&data(64));
     assert_eq!(run(&mut t, &packet).one(), want);
-    // All others go the usual way.
+    // All others become IPv4.
     let out = run(&mut t, &V6 { src: A, dst: remote6(), ..V6::default() }.build(&udp(1))).one();
     assert_eq!(check(&out).src, [192, 0, 2, 1]);
     let out = run(&mut t, &V6 { src: A, dst: B, ..V6::default() }.build(&udp(1))).one();
     assert_eq!(check(&out).dst, [192, 0, 2, 2]);
 }
 
-/// The quoted packet is the one that was sent, and whom it was sent to is who answers.
+/// The quoted packet is as sent, and its destination sends the error.
 #[test]
 fn rfc7757_s4_2_1_hairpinned_errors() {
     let quoted = V6 { src: embedded(1), dst: B, ..V6::outward() }.build(&udp(40));
@@ -208,7 +208,7 @@ fn rfc7757_s4_2_1_hairpinned_errors() {
 
 #[test]
 fn rfc7757_s4_2_2_what_cannot_come_back() {
-    // In IPv6, as it was sent.
+    // In IPv6, as sent.
     let mut narrow = siit(Config { mtu6: 1280, mtu4: 576, ..config() });
     let header = V6 { src: A, dst: embedded(2), protocol: TCP, ..V6::default() };
     let packet = header.build(&tcp(1221));
@@ -218,13 +218,13 @@ fn rfc7757_s4_2_2_what_cannot_come_back() {
     assert_eq!(seen.payload[..2], [2, 0]);
     assert_eq!(seen.payload[4..8], 1280u32.to_be_bytes());
     assert_eq!(seen.payload[8..], packet[..1232]);
-    // What fits crosses no IPv4 link.
+    // No IPv4 link limits the size.
     assert_eq!(run(&mut narrow, &header.build(&tcp(1220))).one().len(), 1280);
 
     let mut router = siit(Config { hop: HopPolicy::Decrement, ..config() });
     let packet = V6 { hops: 1, ..header }.build(&tcp(1));
     assert_eq!(run(&mut router, &packet).reply().0, Reason::HopLimit);
-    // A CLAT has no nodes behind it.
+    // A CLAT has no such nodes.
     let eams = vec!["192.0.2.2=2001:db8:bbbb::b".parse().unwrap()];
     let mut t = translator_of(config(), Addresses { eams, ..clat() }, 1);
     let packet = V6 { src: B, dst: embedded(2), ..V6::default() }.build(&udp(1));
@@ -250,7 +250,7 @@ fn rfc7757_s5_contradictions() {
         assert!(error.to_string().contains("contradicts"));
     }
     for eams in [
-        // One is an exception of the other, or says the same.
+        // One is an exception to the other, or equal.
         ["192.0.2.0/24=2001:db8:1::/120", "192.0.2.7=2001:db8:2::7"],
         ["192.0.2.7=2001:db8:2::7", "192.0.2.7/32=2001:db8:2::7/128"],
         ["192.0.0.4=2001:db8:1:2:11:22:33:44", "192.0.2.1=2001:db8::2"],
@@ -309,11 +309,11 @@ fn rfc6791_s5_pool() {
         assert_eq!(seen.first(), Some(&first.into()), "{text}");
         assert_eq!(seen.last(), Some(&last.into()), "{text}");
         assert_eq!(pool(text).own(), Ipv4Addr::from(first));
-        // All of them serve.
+        // All of them are used.
         let count = u32::from(Ipv4Addr::from(last)) - u32::from(Ipv4Addr::from(first)) + 1;
         assert_eq!(seen.len(), count as usize, "{text}");
     }
-    // Neighbours differ, and each is always the same.
+    // Adjacent addresses differ, and each is always the same.
     let [a, b] = [0, 1].map(|i| pool("198.51.100.0/24").of(routers[i]));
     assert_ne!(a, b);
     let quoted = V6::outward().build(&udp(9));
@@ -359,12 +359,12 @@ fn rfc6052_s3_1_well_known_prefix_is_for_global_addresses() {
                 assert_eq!(out, Out::Drop(Reason::NonGlobalInWellKnownPrefix), "{dst}");
             }
         }
-        // Any other prefix may carry it, and so may the well-known one where nobody is strict.
+        // Other prefixes may carry it, and so may the well-known one without strictness.
         run(&mut translator(), &V4 { dst, ..V4::default() }.build(&udp(1))).one();
     }
 }
 
-/// Also where it is a router that says so.
+/// Also as the source of an ICMPv6 error.
 #[test]
 fn rfc6052_s3_1_errors_from_non_global_addresses() {
     let src = Prefix::WELL_KNOWN.embed([10, 1, 2, 3].into());
@@ -384,7 +384,7 @@ fn neutral_addresses_are_neutral_random_and_in_their_net() {
     let mut ones = [0u32; 64];
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for i in 0..100_000u32 {
-        // splitmix64: even enough to judge the balance of what is made of it.
+        // splitmix64, which is uniform enough for this test.
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -401,7 +401,7 @@ fn neutral_addresses_are_neutral_random_and_in_their_net() {
             *count += (iid >> bit & 1) as u32;
         }
     }
-    // Six standard deviations of a fair coin thrown 100,000 times.
+    // Six standard deviations of 100,000 fair bits.
     for (bit, count) in ones.iter().enumerate() {
         assert!(count.abs_diff(50_000) < 950, "bit {bit}: {count}");
     }
@@ -409,7 +409,7 @@ fn neutral_addresses_are_neutral_random_and_in_their_net() {
 
 #[test]
 fn a_neutral_clat_that_sends_to_itself() {
-    // Twice its own address is not what the prefix balances.
+    // A packet to its own address: the prefix is not in it, so sums differ.
     let local = Local::neutral(LOCAL4, LOCAL6, &Prefix::WELL_KNOWN, [1, 2, 3, 4, 5, 6, 7, 8]);
     let mut t = translator_of(config(), Addresses { local: Some(local), ..clat() }, 1);
     let out = run(&mut t, &V4 { dst: LOCAL4, protocol: TCP, ..V4::default() }.build(&tcp(9))).one();
@@ -419,7 +419,7 @@ fn a_neutral_clat_that_sends_to_itself() {
 
 #[test]
 fn neutral_at_the_edges() {
-    // Sums that come out as 0 or 0xffff, and that carry twice.
+    // Sums of 0 or 0xffff, and sums that carry twice.
     for net in ["2001:db8::", "ffff:ffff:ffff:ffff::", "0:0:0:1::", "c004::", "::"] {
         for byte in [0x00, 0x01, 0x7f, 0x80, 0xfe, 0xff] {
             let local =
@@ -495,7 +495,7 @@ proptest! {
         }
         packet.truncate(packet.len() - cut.index(packet.len()).min(40));
         let hop = if decrement { HopPolicy::Decrement } else { HopPolicy::Copy };
-        // What is dropped is as it was, which run() checks.
+        // run() checks that dropped packets are unchanged.
         match run(&mut siit(Config { mtu6, hop, ..config() }), &packet) {
             Out::Forward(rule, frames) => {
                 for frame in frames {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets that once went wrong, with the right answers: `cases/packets.jsonl`, one a line.
+//! Packets that were once translated wrongly, with the right results: `cases/packets.jsonl`, one
+//! per line.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -11,11 +12,11 @@ use serde_json::Value;
 
 const CASES: &str = include_str!("cases/packets.jsonl");
 
-/// What is not done as the case has it, and why not.
+/// Cases that are not followed, and why.
 const NOT_DONE: [&str; 1] = [
-    // MAY, and RFC 7757 is against it: §3.2 has each address translated by itself unless §4 says
-    // otherwise, and §4.2.2 speaks only of what has come as IPv6 to an address in a prefix. What a
-    // CLAT sends to itself comes back to it: `a_neutral_clat_that_sends_to_itself`.
+    // A MAY, and RFC 7757 is against it: §3.2 translates each address by itself unless §4 says
+    // otherwise, and §4.2.2 is about IPv6 packets to an address in a prefix. A CLAT's packet to
+    // itself comes back to it: `a_neutral_clat_that_sends_to_itself`.
     "hold.hairpin.clat-to-itself",
 ];
 
@@ -53,7 +54,7 @@ fn translator(config: &Value) -> Translator {
     translator_of(config, addresses, 1)
 }
 
-/// Whether a packet is the one that is wanted, but for the bits that may differ.
+/// Whether a packet is the expected one, apart from bits that may differ.
 fn is_wanted(packet: &[u8], wanted: &Value) -> bool {
     let want = hex(&wanted["hex"]);
     let mut may_differ = vec![0; want.len()];

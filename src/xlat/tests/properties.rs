@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What holds for every packet: round trips, well-formed output, no panic.
+//! Properties of every packet: round trips, well-formed output, no panic.
 #![allow(missing_docs, clippy::cast_possible_truncation)]
 
 mod common;
@@ -53,7 +53,7 @@ fn v6() -> impl Strategy<Value = V6> {
     )
 }
 
-/// Links that nothing is too large for.
+/// A translator whose links take packets of any size.
 fn wide() -> Translator {
     translator_of(
         Config { mtu4: 65535, mtu6: 65575, lowest_ipv6_mtu: 65575, ..config() },
@@ -62,7 +62,7 @@ fn wide() -> Translator {
     )
 }
 
-/// Every way to configure a translator that matters here.
+/// All configurations that matter here.
 fn any_config() -> impl Strategy<Value = Config> {
     let mtu = || prop_oneof![Just(1280u32), Just(1500), 1280u32..2000, Just(65535)];
     let udp_zero = select(vec![UdpZero::Compute, UdpZero::Drop, UdpZero::Forward]);
@@ -92,7 +92,7 @@ proptest! {
         let mut t = wide();
         let middle = run(&mut t, &packet).one();
         let seen = check(&middle);
-        // What left towards the network comes back from it: turn it round.
+        // The packet comes back from the network: swap its addresses.
         let back = turn(&middle);
         let end = check(&run(&mut t, &back).one());
         prop_assert_eq!((end.class, end.hops, end.protocol), (header.tos, header.ttl, protocol));
@@ -230,8 +230,7 @@ proptest! {
         let header = V4 { protocol, options: vec![], ..header };
         let mut packet = header.build(&body);
         prop_assume!(checksum_at(protocol).is_some() && protocol != 136 && body.len() > 8);
-        // Not the UDP length, which has a meaning of its own, nor the checksum, where a zero has
-        // one.
+        // Not the UDP length nor the checksum, which have their own rules.
         let at = 20 + 8 + at.index(body.len() - 7).min(body.len() - 9);
         prop_assume!(at < packet.len() && !(protocol == TCP && (36..38).contains(&at)));
         packet[at] ^= flip;
@@ -273,7 +272,7 @@ proptest! {
         if let Some(first) = bytes.first_mut() {
             *first = version;
         }
-        // Ours, as far as the addresses go.
+        // With our addresses.
         if version == 0x60 && bytes.len() >= 40 {
             bytes[8..24].copy_from_slice(&remote6().octets());
             bytes[24..40].copy_from_slice(&LOCAL6.octets());
@@ -285,7 +284,7 @@ proptest! {
     }
 }
 
-/// The same packet the other way round: addresses swapped, sums the same.
+/// The packet with addresses swapped, which leaves sums unchanged.
 fn turn(packet: &[u8]) -> Vec<u8> {
     let mut out = packet.to_vec();
     let (at, len) = if packet[0] >> 4 == 6 { (8, 16) } else { (12, 4) };

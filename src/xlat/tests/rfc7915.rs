@@ -21,7 +21,7 @@ fn to4(input: &[u8]) -> Out {
     run(&mut translator(), input)
 }
 
-/// Asserts that the sender is told as RFC 7915 §4.4 and §5.4 have it, with the packet as it came.
+/// Asserts an error as in RFC 7915 §4.4 and §5.4, which quotes the packet as received.
 #[track_caller]
 fn assert_prohibited(out: Out, want: Reason, packet: &[u8]) {
     let (reason, error) = out.reply();
@@ -103,7 +103,7 @@ fn s4_1_too_big_with_df_is_answered() {
     let config = Config { mtu6: 1280, ..config() };
     for (packet, mtu) in [
         (V4 { df: true, protocol: TCP, ..V4::default() }.build(&tcp(1221)), 1260),
-        // The Fragment Header takes 8 bytes more.
+        // The Fragment Header takes 8 bytes.
         (V4 { df: true, mf: true, protocol: TCP, ..V4::default() }.raw(&tcp(1220)), 1252),
     ] {
         let (reason, error) = run(&mut translator_of(config, clat(), 1), &packet).reply();
@@ -120,7 +120,7 @@ fn s4_1_too_big_with_df_is_answered() {
 #[test]
 fn s4_1_options_are_skipped_unless_a_source_route_is_left() {
     let bare = to6(&V4::default().build(&udp(5))).one();
-    // Used-up source routes, record route, timestamp, and rubbish.
+    // Expired source routes, record route, timestamp, and garbage.
     for options in [
         vec![131, 11, 12, 1, 2, 3, 4, 5, 6, 7, 8, 0],
         vec![137, 7, 8, 1, 2, 3, 4, 1],
@@ -155,7 +155,7 @@ fn s4_1_illegal_addresses() {
     assert_eq!(to6(&to([127, 0, 0, 1])), Out::Drop(Reason::IllegalDestination));
 }
 
-/// What RFC 1812 §5.3.7 calls martian, and RFC 3927 §2.7 forbids to forward.
+/// Martians (RFC 1812 §5.3.7), and link-local addresses (RFC 3927 §2.7).
 const MARTIANS: [[u8; 4]; 5] =
     [[0, 1, 2, 3], [127, 0, 0, 1], [169, 254, 1, 1], [224, 0, 0, 1], [255, 255, 255, 255]];
 
@@ -174,7 +174,8 @@ fn s4_1_martians_go_no_further() {
     }
 }
 
-/// A SIIT says so where it has no mapping; a CLAT does not, since such packets are not its own.
+/// A SIIT sends an error for an unmapped address; a CLAT does not, since such packets are not for
+/// it.
 #[test]
 fn s4_4_s5_4_unmapped_addresses_are_answered() {
     let eams = vec!["192.0.2.0/24=2001:db8:a::/120".parse().unwrap()];
@@ -199,7 +200,7 @@ fn s4_4_s5_4_unmapped_addresses_are_answered() {
         let seen = check(&error);
         assert_eq!((reason, seen.dst), (want, src.octets().to_vec()));
         assert_eq!(seen.payload[..2], [1, 1]);
-        // Nothing about errors.
+        // No error about an error.
         let error = V6 { src: unknown, dst: unknown, protocol: ICMPV6, ..V6::default() }
             .build(&icmp(1, 4, [0; 4], &packet));
         assert!(matches!(run(&mut siit, &error), Out::Drop(_)));
@@ -222,7 +223,7 @@ fn s5_1_martians_go_no_further() {
         let to = run(&mut siit, &V6 { dst: embedded, ..V6::default() }.build(&udp(5)));
         assert_eq!(to, Out::Drop(Reason::IllegalDestination), "{embedded}");
     }
-    // Nobody but the CLAT has its address.
+    // Only the CLAT has its address.
     let own = V6 { src: Prefix::WELL_KNOWN.embed(LOCAL4), ..V6::default() }.build(&udp(5));
     assert_eq!(to4(&own), Out::Drop(Reason::IllegalSource));
 }
@@ -267,7 +268,7 @@ fn s4_1_s5_1_traffic_class_may_be_set() {
         let quoted = V6 { class: 0x2e, ..V6::outward() }.build(&udp(20));
         let error = V6 { class: 0x2f, protocol: ICMPV6, ..V6::default() };
         let seen = check(&run(&mut t, &error.build(&icmp(1, 4, [0; 4], &quoted))).one());
-        // What it quotes is as its sender sent it.
+        // It quotes the packet as its sender sent it.
         assert_eq!((seen.class, seen.payload[9]), (class, 0x2e));
     }
 }
@@ -304,7 +305,7 @@ fn s4_2_echo_reply_of_zeros() {
     let mut zeros = V6 { protocol: ICMPV6, ..V6::default() }.build(&icmp(129, 0, [0; 4], &[0; 8]));
     let seen = check(&to4(&zeros).one());
     assert_eq!(seen.payload[2..4], [0xff, 0xff]);
-    // As wrong as it came.
+    // A wrong checksum stays wrong by the same amount.
     zeros[42] ^= 0x10;
     assert_ne!(see(&to4(&zeros).one()).transport_sum(), 0xffff);
 }
@@ -421,7 +422,7 @@ fn s4_2_fragmentation_needed_mtu() {
     assert_eq!(mtu_of(config(), 576, &inner), 1280);
     assert_eq!(mtu_of(config(), 9000, &inner), 1500);
     assert_eq!(mtu_of(Config { mtu6: 9000, mtu4: 1400, ..config() }, 9000, &inner), 1420);
-    // Plateaus of RFC 1191 where the router gave none: below 1262 lies 1006, below 1500 lies 1492.
+    // Plateaus of RFC 1191 where the router gave no MTU: 1006 below 1262, 1492 below 1500.
     assert_eq!(mtu_of(config(), 0, &inner), 1280);
     let inner = V4 { df: true, ..V4::inward() }.build(&udp(1472));
     assert_eq!(mtu_of(Config { mtu6: 9000, mtu4: 9000, ..config() }, 0, &inner), 1512);
@@ -438,14 +439,14 @@ fn s4_3_quoted_packet_is_translated_whole() {
         let want = V6 { class: 0x2e, hops: 3, protocol, ..V6::default() }.build(&payload);
         assert_eq!(seen.payload[8..], want);
     }
-    // A fragment in it keeps its Fragment Header.
+    // A quoted fragment keeps its Fragment Header.
     let quoted = V4 { mf: true, offset: 1480, id: 99, ..V4::inward() }.raw(&data(64));
     let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(11, 1, [0; 4], &quoted));
     let seen = check(&to6(&packet).one());
     let want =
         V6 { extensions: vec![V6::fragment(1480, true, 99)], ..V6::default() }.raw(&data(64));
     assert_eq!(seen.payload[8..], want);
-    // Echo in it is translated too.
+    // A quoted echo message is translated, too.
     let quoted = V4 { protocol: ICMP, ..V4::inward() }.build(&icmp(8, 0, [9, 9, 0, 1], &data(9)));
     let packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(11, 0, [0; 4], &quoted));
     let seen = check(&to6(&packet).one());
@@ -485,7 +486,7 @@ fn s4_3_quote_cut_anywhere() {
         let seen = check(&out.one());
         let mut want = want[..len + 20].to_vec();
         if len < 20 + 18 {
-            // The checksum is cut off, or half of it is: what is left of it cannot be updated.
+            // The checksum, or half of it, is cut off; what is left cannot be updated.
             let from = want.len().min(40 + 16);
             want.truncate(from);
         }
@@ -506,8 +507,8 @@ fn s4_3_nested_errors_and_foreign_quotes_are_dropped() {
 
 #[test]
 fn s4_2_extensions_are_kept_and_padded_anew() {
-    // Quote, its padding and the extension, as in each row: IPv4 length field, extension; IPv6
-    // length field, padding.
+    // Quote, padding and extension of each row: IPv4 length field, extension; IPv6 length field,
+    // padding.
     for (udp_len, units4, ext, units6) in [
         (104, 33, 40, 19),
         (544, 143, 640, 74),
@@ -545,7 +546,7 @@ fn s4_2_extensions_make_room_or_go() {
         body.extend(extension(ext - 8));
         V4 { protocol: ICMP, ..V4::default() }.build(&icmp(3, 3, [0, units, 0, 0], &body))
     };
-    // The quote gives way, down to 128 bytes.
+    // The quote is cut, down to 128 bytes.
     for (udp_len, units4, ext, units6) in
         [(552, 145, 640, 74), (992, 255, 200, 129), (992, 255, 1104, 16)]
     {
@@ -554,13 +555,13 @@ fn s4_2_extensions_make_room_or_go() {
         assert_eq!((out.len(), seen.payload[4]), (1280, units6), "{udp_len} {ext}");
         assert_eq!(seen.payload[8 + usize::from(units6) * 8..], extension(ext - 8));
     }
-    // Past that the extension goes, whole.
+    // Beyond that, the whole extension is dropped.
     for (udp_len, units4) in [(100, 32), (992, 255)] {
         let seen = check(&to6(&build(udp_len, units4, 1105)).one());
         assert_eq!(seen.payload[4], 0);
         assert_eq!(seen.payload[8..], V6::default().build(&udp(udp_len)));
     }
-    // A quote that was too short for an extension is padded.
+    // A quote that is too short for an extension is padded.
     let seen = check(&to6(&build(0, 7, 40)).one());
     assert_eq!((seen.payload[4], seen.payload.len()), (16, 8 + 128 + 40));
 }
@@ -578,8 +579,8 @@ fn objects(lengths: &[usize]) -> Vec<u8> {
     out
 }
 
-/// Those objects stay that fit as a whole, with a checksum that is right for them; a wrong one
-/// stays wrong, and none stays none.
+/// Objects that fit are kept, with a checksum that is right for them; a wrong one stays wrong, and
+/// none stays none.
 #[test]
 fn s4_2_extensions_that_are_too_long_are_truncated() {
     let send = |extensions: &[u8]| {
@@ -619,7 +620,7 @@ fn s4_2_extensions_that_are_too_long_are_truncated() {
             None => assert_eq!(sum(&[rest]), before),
         }
     }
-    // What is no object, or of another version, goes as a whole.
+    // Invalid objects and other versions are dropped as a whole.
     for (at, value) in [(4, 0), (5, 3), (0, 0x10)] {
         let mut extensions = objects(&[8, 1200]);
         extensions[at] = value;
@@ -648,14 +649,14 @@ fn s4_5_udp_zero_checksum() {
         let out = run(&mut with(udp_zero), &fragment);
         assert_prohibited(out, Reason::UdpZeroChecksumFragment, &fragment);
     }
-    // Larger than a fragment: computed before it is cut.
+    // Larger than a fragment: computed before fragmentation.
     let frames = to6(&V4::default().raw(&udp(3001))).many();
     assert_eq!(reassemble(&frames).transport_sum(), 0xffff);
 }
 
 #[test]
 fn s4_5_udp_computed_zero_is_sent_as_ffff() {
-    // Find data whose checksum comes out as zero.
+    // Find data whose checksum is zero.
     for word in 0..=u16::MAX {
         let mut payload = udp(2);
         payload[8..10].copy_from_slice(&word.to_be_bytes());
@@ -688,7 +689,7 @@ fn s4_5_wrong_checksums_stay_equally_wrong() {
         let after = see(&to6(&packet).one());
         assert_eq!(after.transport_sum(), before, "{protocol}");
     }
-    // An error whose contents are rearranged, too.
+    // Also an error whose contents are rearranged.
     let mut packet = V4 { protocol: ICMP, ..V4::default() }.build(&icmp(
         3,
         1,
@@ -803,7 +804,7 @@ fn s5_1_too_big_for_ipv4() {
         assert_eq!(seen.payload[4..8], 1420u32.to_be_bytes());
         assert_eq!(seen.payload[8..], packet[..1232]);
     }
-    // A sender never goes below 1280: from there on it is IPv4 that fragments.
+    // A sender never goes below 1280: smaller packets are fragmented in IPv4.
     let mut tiny = translator_of(Config { mtu4: 576, ..config() }, clat(), 1);
     let (_, error) = run(&mut tiny, &V6::default().build(&udp(1233))).reply();
     assert_eq!(check(&error).payload[4..8], 1280u32.to_be_bytes());
@@ -838,18 +839,18 @@ fn s5_1_1_extension_header_behind_fragment_header() {
         };
         let packet = behind(true, UDP).raw(&udp(8));
         assert_prohibited(to4(&packet), Reason::ExtensionBehindFragment, &packet);
-        // Who puts fragments together wants no error about them.
+        // A caller that reassembles fragments wants no error about them.
         let mut t = translator();
         t.expect_reassembly();
         assert_eq!(run(&mut t, &packet), Out::Drop(Reason::ExtensionBehindFragment));
-        // Never about an error, nor about what may be the rest of one.
+        // Not about an error, nor about what may be the rest of one.
         let error = icmp(1, 0, [0; 4], &V6::outward().build(&udp(20)));
         let packet = behind(true, ICMPV6).raw(&error);
         assert_eq!(to4(&packet), Out::Drop(Reason::ExtensionBehindFragment));
         let extensions = vec![V6::fragment(8, false, 1)];
         let rest = V6 { protocol: number, extensions, ..V6::default() }.raw(&data(64));
         assert_eq!(to4(&rest), Out::Drop(Reason::ExtensionBehindFragment));
-        // The chain goes on in the next fragment.
+        // The extension headers go on in the next fragment.
         let extensions = vec![V6::fragment(0, true, 1)];
         let half =
             V6 { protocol: number, extensions, ..V6::default() }.raw(&[17, 1, 0, 0, 0, 0, 0, 0]);
@@ -871,8 +872,8 @@ fn s5_1_1_error_in_an_atomic_fragment() {
     assert_eq!((seen.id, seen.df, seen.mf), (0xbeef, false, false));
 }
 
-/// What is whole can be translated, whatever stands behind its Fragment Header; the identification
-/// is the header's.
+/// A whole packet can be translated with any header behind its Fragment Header; the identification
+/// is that header's.
 #[test]
 fn s5_1_1_extension_header_in_an_atomic_fragment() {
     for number in [0, 43, 60] {
@@ -884,8 +885,8 @@ fn s5_1_1_extension_header_in_an_atomic_fragment() {
     }
 }
 
-/// An error about what was put together quotes the first fragment as it came: RFC 4443 §2.4 (c) has
-/// the sender recognize what it sent.
+/// An error about a reassembled packet quotes the first fragment as received: RFC 4443 §2.4 (c), so
+/// that the sender recognises it.
 #[test]
 fn s5_4_errors_quote_the_first_fragment() {
     let hop = (0, vec![0, 0, 1, 4, 0, 0, 0, 0]);
@@ -894,7 +895,7 @@ fn s5_4_errors_quote_the_first_fragment() {
             let extensions = [&before[..], &[fragment]].concat();
             V6 { protocol: 43, extensions, ..V6::default() }
         };
-        // With bits that are reserved, which nobody looks at.
+        // With reserved bits, which receivers ignore.
         let mut first = V6::fragment(0, true, 0xdead_beef);
         first.1[3] |= 6;
         let mut whole = V6::fragment(0, false, 0xdead_beef);
@@ -939,7 +940,7 @@ fn s5_1_fragmented_icmp_is_left_to_reassembly() {
     };
     assert_eq!(out(0, true), Out::Drop(Reason::FragmentedIcmp));
     assert_eq!(out(64, false), Out::Drop(Reason::FragmentedIcmp));
-    // Whole after all.
+    // An atomic fragment.
     let seen = check(&out(0, false).one());
     assert_eq!((seen.id, seen.payload[0]), (5, 8));
     for v4 in [V4 { mf: true, ..V4::default() }, V4 { offset: 64, ..V4::default() }] {
@@ -950,7 +951,7 @@ fn s5_1_fragmented_icmp_is_left_to_reassembly() {
     }
 }
 
-/// RFC 7915 §4.4 has an error about an ICMPv4 message that is none itself, §5.4 has none about an
+/// RFC 7915 §4.4 allows an error about an ICMPv4 message that is no error, §5.4 none about an
 /// ICMPv6 message.
 #[test]
 fn s4_4_fragmented_icmp_is_answered() {
@@ -1015,7 +1016,7 @@ fn packet_too_big(mtu: u32, quoted: &[u8], config: Config) -> Out {
     run(&mut translator_of(config, clat(), 1), &packet)
 }
 
-/// The packet in error loses its Fragment Header on the way back.
+/// The quoted packet loses its Fragment Header on the way back.
 #[test]
 fn s5_2_packet_too_big_about_a_fragment() {
     let whole = V6::outward().build(&udp(1400));
@@ -1035,7 +1036,7 @@ fn s5_2_packet_too_big_about_a_fragment() {
     let narrow = Config { mtu4: 1300, ..config() };
     assert_eq!(mtu_of(1400, &fragment, narrow), 1300);
 
-    // What the sender makes of it comes through.
+    // A packet of the size that the error tells fits.
     let config = Config { mtu6: 1400, ..config() };
     let mut t = translator_of(config, clat(), 1);
     let mtu = usize::from(mtu_of(1400, &fragment, config));
@@ -1044,8 +1045,8 @@ fn s5_2_packet_too_big_about_a_fragment() {
     assert_eq!(run(&mut t, &packet(mtu - 20 + 8)).reply().0, Reason::TooBigForIpv6);
 }
 
-/// RFC 8201 §4: a node that gets such must discard it, and the CLAT is that node. RFC 7915 §4.2 has
-/// no translator send one.
+/// RFC 8201 §4: a node must discard such an error, and the CLAT stands for the node. No translator
+/// sends one (RFC 7915 §4.2).
 #[test]
 fn s5_2_packet_too_big_below_1280_is_discarded() {
     let quoted = V6::outward().build(&udp(1400));
@@ -1139,7 +1140,7 @@ fn s5_3_routers_without_an_ipv4_form() {
     assert_eq!(ext[4..12], [0, 24, 5, 4, 0, 2, 0, 0]);
     assert_eq!(ext[12..], router.octets());
 
-    // Behind an extension that is there already.
+    // Behind an existing extension.
     let mut body = quoted.clone();
     body.resize(128, 0);
     body.extend(extension(12));
@@ -1155,13 +1156,13 @@ fn s5_3_routers_without_an_ipv4_form() {
     assert_eq!(ext[4..20], extension(12)[4..]);
     assert_eq!(ext[28..], router.octets());
 
-    // Only errors may come from there.
+    // Only errors may have such a source.
     let packet = V6 { src: router, ..V6::default() }.build(&udp(1));
     assert_eq!(to4(&packet), Out::Drop(Reason::SourceUnmapped));
 }
 
-/// RFC 4884 §5.5: routers that do not know it leave anything in the byte that was unused. A length
-/// below 128 bytes is none, unless extensions stand behind it.
+/// RFC 4884 §5.5: routers without it may leave anything in the unused byte. A value below 128 bytes
+/// is no length unless extensions follow.
 #[test]
 fn rfc4884_s5_5_what_is_no_length() {
     let quoted = V6::outward().build(&udp(200));
@@ -1180,8 +1181,7 @@ fn rfc4884_s5_5_what_is_no_length() {
     }
 }
 
-/// What looks like extensions in a message that has no length attribute is quote, in which there is
-/// no structure to keep.
+/// In a message without length attribute, what looks like extensions is part of the quote.
 #[test]
 fn rfc4884_s4_6_messages_without_extensions() {
     let quoted = [V6::outward().build(&udp(80)), extension(20)].concat();
@@ -1197,7 +1197,7 @@ fn rfc4884_s4_6_messages_without_extensions() {
     let mut body = V4::inward().build(&udp(100));
     body.extend(extension(20));
     for (kind, code, rest, want) in [
-        // The pointer's place is the length's in ICMPv6.
+        // The pointer is where ICMPv6 has the length.
         (3, 4, [0, 32, 5, 100], [2, 0, 0, 0, 5, 120]),
         (3, 2, [0, 32, 0, 0], [4, 1, 0, 0, 0, 6]),
     ] {
@@ -1264,7 +1264,7 @@ fn s5_2_extensions_that_are_too_long_are_truncated() {
 
 #[test]
 fn s5_3_errors_about_errors() {
-    // An error is never answered with another, nor is what is not the start of a packet.
+    // No error is sent about an error, nor about a later fragment.
     let mut router = translator_of(Config { hop: HopPolicy::Decrement, ..config() }, clat(), 1);
     let inner = V4::inward().build(&udp(5));
     let packet = V4 { ttl: 1, protocol: ICMP, ..V4::default() }.build(&icmp(3, 3, [0; 4], &inner));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets made by hand, and a check of what comes out that shares no code with the translator.
-// Each test uses its part.
+//! Handmade packets, and a check of results that shares no code with the translator.
+// Each test uses a part of this.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,7 @@ use clat_xlat::{
 
 pub const LOCAL4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 pub const REMOTE4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-/// Not neutral: checksums have to change.
+/// Not checksum-neutral, so that checksums change.
 pub const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 0x11, 0x22, 0x33, 0x44);
 pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
 pub const TCP: u8 = 6;
@@ -40,12 +40,12 @@ pub fn translator() -> Translator {
     translator_of(config(), clat(), 1)
 }
 
-/// One between addresses that are right.
+/// A translator between valid addresses.
 pub fn translator_of(config: Config, addresses: Addresses, first_id: u16) -> Translator {
     Translator::new(config, addresses, first_id).expect("right addresses")
 }
 
-/// What became of a packet, on the heap.
+/// The result of a translation, on the heap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Out {
     Forward(Rule, Vec<Vec<u8>>),
@@ -89,7 +89,7 @@ pub fn run(t: &mut Translator, input: &[u8]) -> Out {
                 all.push(frame.bytes.to_vec());
                 ranges.push(frame.range);
             }
-            // The last lies where it was given out.
+            // The last is at the range returned with it.
             assert_eq!(all.last().map(|last| &last[..]), ranges.last().map(|at| &buf[at.clone()]));
             assert!(all.iter().map(Vec::len).eq(ranges.iter().map(ExactSizeIterator::len)));
             Out::Forward(rule, all)
@@ -119,7 +119,7 @@ pub fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// An IPv4 packet to be; defaults to the CLAT's way out.
+/// Fields of an IPv4 packet; the defaults are those of a packet from the CLAT.
 #[derive(Clone, Debug)]
 pub struct V4 {
     pub src: Ipv4Addr,
@@ -157,7 +157,7 @@ impl V4 {
         Self { src: REMOTE4, dst: LOCAL4, ..Self::default() }
     }
 
-    /// Puts a payload behind the header as it is.
+    /// The packet with this payload, unchanged.
     pub fn raw(&self, payload: &[u8]) -> Vec<u8> {
         let header = 20 + self.options.len();
         let mut out = vec![0x40 | (header / 4) as u8, self.tos];
@@ -192,7 +192,7 @@ impl V4 {
     }
 }
 
-/// An IPv6 packet to be; defaults to the CLAT's way in.
+/// Fields of an IPv6 packet; the defaults are those of a packet to the CLAT.
 #[derive(Clone, Debug)]
 pub struct V6 {
     pub src: Ipv6Addr,
@@ -201,7 +201,7 @@ pub struct V6 {
     pub flow: u32,
     pub hops: u8,
     pub protocol: u8,
-    /// Whole extension headers with their numbers, in order; the next header fields are filled in.
+    /// Extension headers with their numbers, in order; next header fields are filled in.
     pub extensions: Vec<(u8, Vec<u8>)>,
 }
 
@@ -323,7 +323,7 @@ pub fn extension(len: usize) -> Vec<u8> {
     out
 }
 
-/// What a packet says, read independently.
+/// A packet parsed independently.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub v6: bool,
@@ -341,7 +341,7 @@ pub struct Seen {
     pub payload: Vec<u8>,
 }
 
-/// Reads a packet that must be right in every length and header checksum.
+/// Parses a packet, and checks all lengths and header checksums.
 pub fn see(bytes: &[u8]) -> Seen {
     if bytes[0] >> 4 == 4 {
         assert_eq!(bytes[0], 0x45, "no options leave the translator");
@@ -416,7 +416,7 @@ impl Seen {
     }
 }
 
-/// Checks everything that must be right in a packet that leaves, given that what came in was right.
+/// Checks everything that must be right in the translation of a valid packet.
 pub fn check(bytes: &[u8]) -> Seen {
     let seen = see(bytes);
     if !seen.is_fragment() {
@@ -450,7 +450,7 @@ pub fn check(bytes: &[u8]) -> Seen {
     seen
 }
 
-/// Puts fragments together again.
+/// Reassembles fragments.
 pub fn reassemble(frames: &[Vec<u8>]) -> Seen {
     let mut all = see(&frames[0]);
     for frame in &frames[1..] {
@@ -463,8 +463,8 @@ pub fn reassemble(frames: &[Vec<u8>]) -> Seen {
     all
 }
 
-/// Translates whatever it is: any outcome will do, but what comes out must be well formed, of the
-/// right family and fit its link.
+/// Translates any input: any result is fine, but output must be well formed, of the right family
+/// and fit its link.
 pub fn survive(config: Config, input: &[u8]) {
     match run(&mut translator_of(config, clat(), 1), input) {
         Out::Forward(_, frames) => {
@@ -487,7 +487,7 @@ pub fn survive(config: Config, input: &[u8]) {
     }
 }
 
-/// Gives a header that was tampered with its right checksum, so that it gets past the first check.
+/// Corrects the checksum of a modified header, so that it passes the first check.
 pub fn mend_ipv4_checksum(packet: &mut [u8]) {
     let Some(first) = packet.first() else { return };
     let header = usize::from(first & 0xf) * 4;
