@@ -2,7 +2,7 @@
 
 //! The command line.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use clat_xlat::Prefix;
 use hickory_proto::rr::Name;
-use nix::net::if_::if_nametoindex;
 use nix::unistd::{Gid, Uid, User};
 
 use crate::flow::Bounds;
 use crate::forward::Forward;
 use crate::link::Impairment;
+use crate::resolv_conf;
 use crate::settings::{DualStack, Settings, LEAST_MTU};
 
 /// An IPv6-only carrier network in one unprivileged process: router advertisements, DNS64 and NAT64
@@ -118,6 +118,9 @@ pub enum Command {
     /// (Internal) prepares a namespace.
     #[command(name = "__netns-helper", hide = true)]
     NetnsHelper(crate::netns_helper::NetnsHelper),
+    /// (Internal) does on the host what platd may not.
+    #[command(name = "__host-helper", hide = true)]
+    HostHelper(crate::host_helper::HostHelper),
     /// (Internal) is the first process of a namespace.
     #[command(name = "__init", hide = true)]
     Init(crate::netns_helper::Init),
@@ -231,18 +234,9 @@ fn mtu() -> RangedI64ValueParser<u16> {
 }
 
 fn resolver(text: &str) -> Result<SocketAddr, String> {
-    text.parse::<SocketAddr>().ok().or_else(|| resolver_at_53(text)).ok_or_else(|| {
+    text.parse::<SocketAddr>().ok().or_else(|| resolv_conf::resolver(text)).ok_or_else(|| {
         "not an address; write it like 192.0.2.53, [2001:db8::53]:5353 or fe80::53%eth0".to_owned()
     })
-}
-
-/// A resolver by its address, a link-local one with its interface (RFC 4007 §11).
-fn resolver_at_53(text: &str) -> Option<SocketAddr> {
-    if let Some((address, interface)) = text.split_once('%') {
-        let scope = interface.parse().ok().or_else(|| if_nametoindex(interface).ok())?;
-        return Some(SocketAddrV6::new(address.parse().ok()?, 53, 0, scope).into());
-    }
-    text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53))
 }
 
 fn host(text: &str) -> Result<(Name, IpAddr), String> {
@@ -274,7 +268,11 @@ impl Net {
     #[must_use]
     pub fn settings(&self) -> Settings {
         let defaults = Settings::default();
-        let resolvers = if self.dns.is_empty() { host_resolvers() } else { self.dns.clone() };
+        let resolvers =
+            if self.dns.is_empty() { resolv_conf::resolvers() } else { self.dns.clone() };
+        if resolvers.is_empty() {
+            log::warn!("there is no nameserver in {}: give one with --dns", resolv_conf::PATH);
+        }
         Settings {
             prefix: self.prefix.unwrap_or(defaults.prefix),
             prefix64: self.prefix64,
@@ -310,17 +308,4 @@ fn parse_prefix(text: &str) -> Result<Ipv6Addr, &'static str> {
         return Err("it is no prefix of unicast addresses");
     }
     Ok(address)
-}
-
-/// The name servers in /etc/resolv.conf.
-fn host_resolvers() -> Vec<SocketAddr> {
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let servers = text
-        .lines()
-        .filter_map(|line| resolver_at_53(line.trim().strip_prefix("nameserver")?.trim()));
-    let servers: Vec<_> = servers.collect();
-    if servers.is_empty() {
-        log::warn!("there is no nameserver in /etc/resolv.conf: give one with --dns");
-    }
-    servers
 }

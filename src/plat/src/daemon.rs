@@ -25,18 +25,22 @@ use crate::control::{Control, Request};
 use crate::driver::{Driver, Extras};
 use crate::flow::Bounds;
 use crate::forward::Forward;
+use crate::host_helper::Helper;
 use crate::link::{Datagrams, Link, Packets, Server, Stream, Tap};
+use crate::netns_helper::keep_on_exec;
 use crate::settings::Settings;
 use crate::status::Status;
-use crate::{clat, netns_helper, resolvers, sandbox};
+use crate::{clat, driver, netns_helper, resolvers, sandbox};
 
 /// Descriptors that are watched beside the network's.
 const SIGNALS: u8 = 0;
 const STATUS: u8 = 1;
 const CONTROL: u8 = 2;
+const HELPER: u8 = 3;
 
-/// Descriptors that are kept free for other things than flows, questions to resolvers above all.
-const SPARE: u64 = 256 + resolvers::MOST as u64;
+/// Descriptors that are kept free for other things than flows: questions to resolvers and forwarded
+/// ports above all.
+const SPARE: u64 = 256 + resolvers::MOST as u64 + driver::FORWARDS;
 
 /// Runs a network for a guest that comes by itself.
 ///
@@ -52,7 +56,7 @@ pub fn serve(args: &LinkArgs, process: &ProcessArgs, net: &Net) -> anyhow::Resul
     let settings = net.settings();
     if let Some(number) = args.fd {
         let process = ProcessArgs { one_off: true, ..process.clone() };
-        return run(net, &process, settings, given(number)?, None, None);
+        return run(net, &process, settings, given(number)?, None, (None, None));
     }
     let socket: Option<(Box<dyn Link>, &Path)> = match args {
         LinkArgs { socket: Some(path), .. } => Some((Box::new(Stream::listen(path)?), path)),
@@ -61,8 +65,7 @@ pub fn serve(args: &LinkArgs, process: &ProcessArgs, net: &Net) -> anyhow::Resul
         _ => None,
     };
     if let Some((link, path)) = socket {
-        log::info!("waiting for a guest on {}", path.display());
-        return run(net, process, settings, link, None, None);
+        return run(net, process, settings, link, Some(path), (None, None));
     }
     let Some(netns) = &args.netns else {
         bail!(
@@ -76,7 +79,8 @@ pub fn serve(args: &LinkArgs, process: &ProcessArgs, net: &Net) -> anyhow::Resul
         bail!("the namespace could not be prepared");
     }
     log::info!("{} is up in {netns}", net.ifname);
-    run(net, process, settings, Box::new(Tap::new(devices.tap)), devices.clat, None)
+    let link = Box::new(Tap::new(devices.tap));
+    run(net, process, settings, link, None, (devices.clat, None))
 }
 
 /// The socket of `--fd`.
@@ -133,7 +137,7 @@ pub fn run_command(net: &Net, command: &[String], pid_ns: bool) -> anyhow::Resul
     let devices = Devices::make(net, &settings, None, with_clat, (command, pid_ns))?;
     let command = RunningCommand { helper: devices.helper, _control: devices.control };
     let (process, link) = (ProcessArgs::default(), Box::new(Tap::new(devices.tap)));
-    run(net, &process, settings, link, devices.clat, Some(command))
+    run(net, &process, settings, link, None, (devices.clat, Some(command)))
 }
 
 /// The command that runs in the network. When the socket is closed, it is ended.
@@ -159,9 +163,9 @@ impl Devices {
         (command, pid_ns): (&[String], bool),
     ) -> anyhow::Result<Self> {
         let (control, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty())
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .context("cannot make a socket pair")?;
-        close_on_exec(&control)?;
+        keep_on_exec(&theirs)?;
         let mut helper = Command::new(netns_helper::own_program());
         helper.args(["__netns-helper", "--control", &theirs.as_raw_fd().to_string()]);
         helper.args(["--ifname", &net.ifname, "--mtu", &settings.mtu.to_string()]);
@@ -203,18 +207,6 @@ impl Devices {
     }
 }
 
-fn keep_on_exec(fd: &impl AsRawFd) -> anyhow::Result<()> {
-    use nix::fcntl::{fcntl, FcntlArg, FdFlag};
-    fcntl(fd.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
-    Ok(())
-}
-
-fn close_on_exec(fd: &impl AsRawFd) -> anyhow::Result<()> {
-    use nix::fcntl::{fcntl, FcntlArg, FdFlag};
-    fcntl(fd.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    Ok(())
-}
-
 /// As many flows as there may be descriptors.
 fn bounds(net: &Net) -> Bounds {
     let mut flows = net.max_flows.max(16);
@@ -236,8 +228,8 @@ fn run(
     process: &ProcessArgs,
     settings: Settings,
     link: Box<dyn Link>,
-    clat: Option<Tun>,
-    command: Option<RunningCommand>,
+    name: Option<&Path>,
+    (clat, command): (Option<Tun>, Option<RunningCommand>),
 ) -> anyhow::Result<ExitCode> {
     let mask = netns_helper::signals();
     mask.thread_block()?;
@@ -274,7 +266,16 @@ fn run(
             .with_context(|| format!("--ready-fd {number}: no descriptor of that number is open"))
     });
     let ready = ready.transpose()?.map(File::from);
+    let files = [name, net.status.as_deref(), net.control.as_deref(), process.pid.as_deref()];
+    let files: Vec<&Path> = files.into_iter().flatten().collect();
+    let helper = Helper::start(net.dns.is_empty(), &files)?;
+    if let Some(helper) = &helper {
+        driver.watch(helper, HELPER)?;
+    }
     sandbox::enter(net.runas)?;
+    if let Some(name) = name {
+        log::info!("waiting for a guest on {}", name.display());
+    }
     if let Some(mut ready) = ready {
         // That nobody waits for it any more is no reason to end.
         let _ = ready.write_all(READY);
@@ -282,12 +283,15 @@ fn run(
     let churn = net.prefix_churn.map(Duration::from_secs);
     let churn = churn.map(|every| Churn { every, next: Instant::now() + every, prefix, round: 0 });
     let one_off = process.one_off;
+    let had_guest = false;
     let mut all =
-        Daemon { driver, signals, status, control, command, churn, one_off, had_guest: false };
+        Daemon { driver, signals, status, control, helper, command, churn, one_off, had_guest };
     let end = all.run();
     all.driver.farewell();
-    // The names of sockets cannot be removed any more: that right was given up. The next platd
-    // replaces a name at which nobody listens.
+    // The names of sockets cannot be removed any more: that right was given up. The helper does it.
+    if let Some(helper) = all.helper.take() {
+        helper.end();
+    }
     std::mem::forget(all);
     end
 }
@@ -305,6 +309,7 @@ struct Daemon {
     signals: SignalFd,
     status: Option<Server>,
     control: Option<Control>,
+    helper: Option<Helper>,
     command: Option<RunningCommand>,
     churn: Option<Churn>,
     /// Whether it ends with its first guest.
@@ -315,13 +320,10 @@ struct Daemon {
 impl Daemon {
     fn run(&mut self) -> anyhow::Result<ExitCode> {
         loop {
-            let (mut signalled, mut asked, mut controlled) = (false, false, false);
+            let mut ready = [false; HELPER as usize + 1];
             let next = self.churn.as_ref().map(|churn| churn.next);
-            self.driver.poll(next, &mut |number| match number {
-                SIGNALS => signalled = true,
-                CONTROL => controlled = true,
-                _ => asked = true,
-            })?;
+            self.driver.poll(next, &mut |number| ready[usize::from(number)] = true)?;
+            let [signalled, asked, controlled, helped] = ready;
             if signalled {
                 if let Some(code) = self.signal()? {
                     return Ok(code);
@@ -332,6 +334,9 @@ impl Daemon {
             }
             if controlled {
                 self.control()?;
+            }
+            if helped {
+                self.helped();
             }
             self.renumber();
             let has_guest = self.driver.carrier().link().has_guest();
@@ -391,6 +396,17 @@ impl Daemon {
             driver.watch(control.fd(), CONTROL)?;
         }
         Ok(())
+    }
+
+    /// The helper has said something, or is gone, and then it is not listened to any more.
+    fn helped(&mut self) {
+        match self.helper.as_ref().and_then(Helper::resolvers) {
+            Some(resolvers) => {
+                log::info!("the host's resolvers are others now: {resolvers:?}");
+                self.driver.set_resolvers(resolvers);
+            }
+            None => self.helper = None,
+        }
     }
 
     fn renumber(&mut self) {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ const FORWARD: u64 = 0xffff_e000;
 /// The lower half.
 const SLOT: u64 = 0xffff_ffff;
 /// Sockets of ports that are forwarded: 200 ports, of both families.
-const FORWARDS: u64 = 400;
+pub(crate) const FORWARDS: u64 = 400;
 /// The first of those that are the owner's.
 const OWNER: u64 = 0xffff_fff0;
 
@@ -204,6 +204,11 @@ impl Driver {
     /// Changes the advertised prefix; see [`Carrier::renumber`].
     pub fn renumber(&mut self, prefix: Ipv6Addr) {
         self.carrier.renumber(prefix, Instant::now());
+    }
+
+    /// Has others asked for names from now on.
+    pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
+        self.carrier.set_resolvers(resolvers);
     }
 
     /// Tells the guests that the network ends; see [`Carrier::farewell`].

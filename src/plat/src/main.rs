@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Some(Command::Forward { action }) => forward(action),
         Some(Command::Man) => manual(),
         Some(Command::NetnsHelper(helper)) => helper.run(),
+        Some(Command::HostHelper(helper)) => helper.run(),
         Some(Command::Init(init)) => init.run(),
     };
     result.unwrap_or_else(|error| {

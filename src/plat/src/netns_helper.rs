@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::mount::{mount, MsFlags};
 use nix::net::if_::if_nametoindex;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{setns, unshare, CloneFlags};
 use nix::sys::prctl;
 use nix::sys::signal::{kill, Signal};
@@ -27,6 +28,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{getegid, geteuid, Pid};
 
+use crate::resolv_conf::{self, Watch};
 use crate::{clat, netlink};
 
 /// How long a guest has to configure itself.
@@ -97,15 +99,18 @@ impl NetnsHelper {
         // The devices are closed when platd ends, not when this process does.
         drop((tap, clat));
         self.wait_until_configured()?;
-        if let Err(e) = self.set_resolver() {
-            log::warn!("the command has the host's /etc/resolv.conf: {e:#}");
-        }
+        let covers = self.set_resolver().unwrap_or_else(|e| {
+            log::warn!("the command has the host's {}: {e:#}", resolv_conf::PATH);
+            None
+        });
+        let control = clat_sys::adopt(self.control).context("--control")?;
+        let network = Network { control, covers };
         let [program, arguments @ ..] = &self.command[..] else { bail!("no command") };
         if !self.pid_ns {
-            return supervise(Command::new(program).args(arguments), Some(self.control));
+            return supervise(Command::new(program).args(arguments), Some(&network));
         }
         let mut init = Command::new(own_program());
-        supervise(init.args(["__init", "--"]).args(&self.command), Some(self.control))
+        supervise(init.args(["__init", "--"]).args(&self.command), Some(&network))
     }
 
     fn clat_name(&self) -> String {
@@ -159,16 +164,16 @@ impl NetnsHelper {
     }
 
     /// Puts the network's DNS server where programs look for it, and has them look nowhere else.
-    fn set_resolver(&self) -> anyhow::Result<()> {
+    fn set_resolver(&self) -> anyhow::Result<Option<Covers>> {
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
             .context("cannot keep mounts to ourselves")?;
-        let hosts = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-        cover(RESOLV_CONF, &resolv_conf(&hosts, self.dns))?;
+        // As long as nothing is covered.
+        let mut texts = vec![(resolv_conf::PATH, resolv_conf::with_server(self.dns))];
         // A cache, and a resolver, of the host would be asked by way of their sockets, which are in
         // the file system, and know nothing of this network.
         if let Ok(hosts) = fs::read_to_string(NSSWITCH_CONF) {
-            cover(NSSWITCH_CONF, &nsswitch_conf(&hosts))?;
+            texts.push((NSSWITCH_CONF, nsswitch_conf(&hosts)));
         }
         for folder in CACHES {
             if Path::new(folder).is_dir() {
@@ -176,11 +181,35 @@ impl NetnsHelper {
                     .with_context(|| format!("cannot cover {folder}"))?;
             }
         }
+        // A user has no more than so many watches; then what is covered has to last.
+        let watch = Watch::new(&[resolv_conf::PATH, NSSWITCH_CONF]).ok();
+        let covers = Covers { texts, watch };
+        covers.renew()?;
+        Ok(Some(covers))
+    }
+}
+
+/// Files of the host that have other texts for the command.
+struct Covers {
+    texts: Vec<(&'static str, String)>,
+    watch: Option<Watch>,
+}
+
+impl Covers {
+    /// Covers what is not covered: when the host puts another file in the place of one, the kernel
+    /// takes away what was mounted there (rename(2) in another mount namespace).
+    fn renew(&self) -> anyhow::Result<()> {
+        self.watch.as_ref().map_or(Ok(()), Watch::renew)?;
+        for (path, text) in &self.texts {
+            if fs::read(path).is_ok_and(|now| now == text.as_bytes()) {
+                continue;
+            }
+            cover(path, text)?;
+        }
         Ok(())
     }
 }
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
 /// Where nscd has its socket.
 const CACHES: [&str; 1] = ["/run/nscd"];
@@ -194,18 +223,6 @@ fn cover(path: &str, text: &str) -> anyhow::Result<()> {
     let none: Option<&str> = None;
     mount(Some(file.path()), &target, none, MsFlags::MS_BIND, none)
         .with_context(|| format!("cannot mount over {}", target.display()))
-}
-
-/// A resolv.conf(5) with this server, and otherwise the host's: where names are searched, and
-/// options.
-fn resolv_conf(hosts: &str, server: Ipv6Addr) -> String {
-    let keep = |line: &&str| {
-        let word = line.split_whitespace().next().unwrap_or_default();
-        ["search", "domain", "options"].contains(&word)
-    };
-    let server = format!("nameserver {server}");
-    let lines = std::iter::once(server.as_str()).chain(hosts.lines().filter(keep));
-    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The host's nsswitch.conf(5) without what asks services of the host for names of hosts: instead,
@@ -266,9 +283,16 @@ impl Init {
     }
 }
 
-/// Runs a command until it ends, or the network does, which `control` tells. Whatever else has
-/// become a child of this process is waited for, too.
-fn supervise(command: &mut Command, control: Option<RawFd>) -> anyhow::Result<ExitCode> {
+/// What a command has as long as it runs.
+struct Network {
+    /// Closed at its end.
+    control: OwnedFd,
+    covers: Option<Covers>,
+}
+
+/// Runs a command until it ends, or its network does. Whatever else has become a child of this
+/// process is waited for, too.
+fn supervise(command: &mut Command, network: Option<&Network>) -> anyhow::Result<ExitCode> {
     // Before signals are blocked and the descriptor for them is opened: the command would inherit
     // both.
     let mut child = match command.spawn() {
@@ -283,7 +307,9 @@ fn supervise(command: &mut Command, control: Option<RawFd>) -> anyhow::Result<Ex
     let pid = Pid::from_raw(i32::try_from(child.id())?);
     let mask = signals();
     mask.thread_block()?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let control = network.map(|network| network.control.as_fd());
+    let covers = network.and_then(|network| network.covers.as_ref());
     loop {
         loop {
             let code = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -294,12 +320,14 @@ fn supervise(command: &mut Command, control: Option<RawFd>) -> anyhow::Result<Ex
             };
             return Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)));
         }
-        if let Some(control) = control {
-            if wait(signals.as_fd(), control)? {
-                let _ = child.kill();
-                let _ = child.wait();
-                bail!("the network is gone");
-            }
+        let changes = covers.and_then(|covers| covers.watch.as_ref()).map(AsFd::as_fd);
+        if wait(control, [Some(signals.as_fd()), changes].into_iter().flatten())? {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("the network is gone");
+        }
+        if let Some(Err(e)) = covers.map(Covers::renew) {
+            log::debug!("not yet: {e:#}");
         }
         if let Some(signal) = signals.read_signal()? {
             if i32::try_from(signal.ssi_signo) == Ok(nix::libc::SIGTERM) {
@@ -318,25 +346,18 @@ pub(crate) fn signals() -> nix::sys::signal::SigSet {
     mask
 }
 
-/// Waits for a signal, or for the end of the parent; `true` for that.
-fn wait(signals: BorrowedFd<'_>, control: RawFd) -> anyhow::Result<bool> {
-    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    epoll.add(signals, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-    let mut events = [EpollEvent::empty(); 2];
+/// Waits until the parent has closed the other end of `control` (`true`), or until one of the others
+/// is readable. The parent says nothing.
+pub(crate) fn wait<'fd>(
+    control: Option<BorrowedFd<'fd>>,
+    others: impl IntoIterator<Item = BorrowedFd<'fd>>,
+) -> nix::Result<bool> {
+    let all = control.into_iter().chain(others);
+    let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     loop {
-        let n = match epoll.wait(&mut events, EpollTimeout::from(200u16)) {
-            Ok(n) => n,
-            Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(errno.into()),
-        };
-        if n > 0 {
-            return Ok(false);
-        }
-        let mut byte = [0];
-        let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-        if nix::sys::socket::recv(control, &mut byte, flags) == Ok(0) {
-            return Ok(true);
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            done => return done.map(|_| control.is_some() && fds[0].any().unwrap_or(true)),
         }
     }
 }
@@ -410,6 +431,12 @@ fn is_configured(index: u32) -> bool {
     address && route
 }
 
+/// Has a descriptor left open for a helper.
+pub(crate) fn keep_on_exec(fd: &impl AsRawFd) -> anyhow::Result<()> {
+    fcntl(fd.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
 /// The program's own path, for a helper.
 pub(crate) fn own_program() -> PathBuf {
     PathBuf::from("/proc/self/exe")
@@ -421,12 +448,6 @@ mod tests {
 
     #[test]
     fn names_are_looked_for_in_this_network() {
-        let hosts =
-            "# of the host\nnameserver 192.0.2.1\nsearch a.example b.example\noptions rotate\n";
-        assert_eq!(
-            resolv_conf(hosts, "2001:db8::53".parse().unwrap()),
-            "nameserver 2001:db8::53\nsearch a.example b.example\noptions rotate\n"
-        );
         for (hosts, wanted) in [
             ("hosts: files dns\n", "hosts: files dns\n"),
             (

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
@@ -80,6 +80,23 @@ fn the_last_advertisement_says_that_there_is_no_router() {
         lifetimes.extend(router_lifetime(&frame));
     }
     assert_eq!(lifetimes.last(), Some(&0), "{lifetimes:?}");
+}
+
+/// Its files go with it, although it has no right to remove them itself.
+#[test]
+fn no_file_is_left_however_it_ends() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut platd = Platd::start();
+        let name = platd.dir.path().join("plat");
+        assert!(name.exists());
+        kill(Pid::from_raw(i32::try_from(platd.child.id()).unwrap()), signal).unwrap();
+        platd.child.wait().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while name.exists() {
+            assert!(Instant::now() < deadline, "{signal}: {} is left", name.display());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 /// A router solicitation from the unspecified address, which is answered to all nodes, behind its

@@ -3,9 +3,10 @@
 //! How platd is started, says that it is ready, and ends.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::can_run;
+use clat_tests::{can_run, USER_NAMESPACES};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
@@ -57,10 +58,38 @@ fn in_the_background_for_one_guest() -> Result<()> {
     ensure!(is_there());
     guest.stop(Signal::SIGKILL)?;
     wait_until("platd ends", || Ok(!is_there()))?;
+    wait_until("nothing is left of it", || Ok(!socket.exists() && !pid.exists()))?;
     // What cannot be made ready is said, and is no success.
     let argv = [platd.to_str().context("path")?, "--socket", "/nowhere/x", "--background"];
     let output = world.host.output(&argv)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(!output.status.success() && said.contains("/nowhere/x"), "{said}");
+    Ok(())
+}
+
+/// Whom the host asks may change at any time, by a file that takes the place of the old one. The
+/// command asks the network all the same.
+#[test]
+fn the_hosts_resolvers_change() -> Result<()> {
+    if !can_run(&["python3", USER_NAMESPACES]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (before, after) = ("127.0.0.2", "127.0.0.3");
+    let code = include_str!("scripts/resolvers.py");
+    let argv = ["python3", "-c", code, before, after];
+    let mut resolvers = world.host.spawn(&argv, &world.path("resolvers.log"))?;
+    resolvers.wait_for("ready")?;
+    let (platd, script) = (world.path("platd"), include_str!("scripts/own_etc.sh"));
+    let platd = platd.to_str().context("path")?;
+    let guest = include_str!("scripts/ask_for_ever.py");
+    let argv = ["sh", "-c", script, "sh", before, platd, "run", "--", "python3", "-c", guest];
+    let mut guest = world.host.spawn(&argv, &world.path("guest.log"))?;
+    guest.wait_for("ready")?;
+    resolvers.wait_for("127.0.0.2 was asked")?;
+    let etc = PathBuf::from(format!("/proc/{}/root/etc", guest.pid()));
+    fs::write(etc.join("new"), format!("nameserver {after}\n"))?;
+    fs::rename(etc.join("new"), etc.join("resolv.conf"))?;
+    resolvers.wait_for("127.0.0.3 was asked")?;
     Ok(())
 }

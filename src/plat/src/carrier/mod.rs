@@ -6,7 +6,7 @@
 mod guest;
 
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -382,6 +382,11 @@ impl Carrier {
     /// Answers to such questions.
     pub fn take_dns_answers(&mut self) -> Vec<(u32, Vec<u8>)> {
         self.network.take_dns_answers()
+    }
+
+    /// Has others asked for names from now on.
+    pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
+        self.network.set_resolvers(resolvers);
     }
 
     /// Changes the advertised prefix.

@@ -126,6 +126,11 @@ impl Dns64 {
         self.pending.first_key_value().map(|(_, pending)| pending.deadline)
     }
 
+    /// There are other resolvers from now on: the first of them is asked first.
+    pub(super) fn forget_preferred(&mut self) {
+        self.preferred = 0;
+    }
+
     /// Whether the answer to the question with this token is waited for.
     pub(super) fn waits_for(&self, token: u64) -> bool {
         self.pending.contains_key(&token)
@@ -311,7 +316,9 @@ impl Dns64 {
         now: Instant,
         queries: &mut Vec<Query>,
     ) {
-        let resolver = settings.resolvers[pending.resolver % settings.resolvers.len()];
+        // Who was asked may be none of them any more.
+        pending.resolver %= settings.resolvers.len();
+        let resolver = settings.resolvers[pending.resolver];
         pending.sent[..2].copy_from_slice(&rand::random::<[u8; 2]>());
         pending.attempts += 1;
         pending.deadline = now + TIMEOUT;

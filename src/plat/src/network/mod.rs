@@ -271,6 +271,12 @@ impl Network {
         self.poll(now, out);
     }
 
+    /// Has others asked from now on, beginning with the first of them.
+    pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
+        self.settings.resolvers = resolvers;
+        self.dns.forget_preferred();
+    }
+
     /// Says that the router is going (RFC 4861 §6.2.5).
     pub fn farewell(&self, out: &mut Out) {
         let message = Advertiser::farewell(&self.settings);

@@ -409,6 +409,24 @@ fn who_answers_is_asked_first_from_then_on() {
     assert_eq!(lab.query().resolver, first.resolver);
 }
 
+/// The host has gone to another network, which has fewer resolvers: what was asked of one that is
+/// none of them any more is asked of these.
+#[test]
+fn other_resolvers_are_asked_when_the_host_has_others() {
+    let mut lab = lab();
+    lab.sleep(Duration::ZERO);
+    let ask = |lab: &mut Lab, name: &str| {
+        assert_eq!(lab.dns(&question(name, RecordType::A).to_vec().unwrap()), None);
+        lab.query().resolver.to_string()
+    };
+    assert_eq!(ask(&mut lab, "a.example."), "192.0.2.1:53");
+    lab.network.set_resolvers(vec!["198.51.100.53:53".parse().unwrap()]);
+    assert_eq!(ask(&mut lab, "b.example."), "198.51.100.53:53");
+    lab.sleep(Duration::from_secs(2));
+    let asked: Vec<_> = lab.network.take_queries().iter().map(|q| q.resolver.to_string()).collect();
+    assert_eq!(asked, ["198.51.100.53:53"; 2]);
+}
+
 /// RFC 6891 §6.1.1 and §6.1.3.
 #[test]
 fn who_speaks_edns_is_answered_in_it() {

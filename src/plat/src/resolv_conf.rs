@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The host's resolv.conf(5): whom its programs ask, and when that changes.
+
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use anyhow::Context;
+use nix::net::if_::if_nametoindex;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+/// Where it is.
+pub(crate) const PATH: &str = "/etc/resolv.conf";
+
+/// The resolvers that it names.
+pub(crate) fn resolvers() -> Vec<SocketAddr> {
+    let text = fs::read_to_string(PATH).unwrap_or_default();
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    servers.filter_map(|server| resolver(server.trim())).collect()
+}
+
+/// A resolver by its address, a link-local one with its interface (RFC 4007 §11).
+pub(crate) fn resolver(text: &str) -> Option<SocketAddr> {
+    if let Some((address, interface)) = text.split_once('%') {
+        let scope = interface.parse().ok().or_else(|| if_nametoindex(interface).ok())?;
+        return Some(SocketAddrV6::new(address.parse().ok()?, 53, 0, scope).into());
+    }
+    text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53))
+}
+
+/// One with this server, and otherwise the host's: where names are searched, and options.
+pub(crate) fn with_server(server: Ipv6Addr) -> String {
+    replace_servers(&fs::read_to_string(PATH).unwrap_or_default(), server)
+}
+
+fn replace_servers(hosts: &str, server: Ipv6Addr) -> String {
+    let keep = |line: &&str| {
+        let word = line.split_whitespace().next().unwrap_or_default();
+        ["search", "domain", "options"].contains(&word)
+    };
+    let server = format!("nameserver {server}");
+    let lines = std::iter::once(server.as_str()).chain(hosts.lines().filter(keep));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// What becomes readable when some files may be others, or have become longer or shorter.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    inotify: Inotify,
+    paths: &'static [&'static str],
+}
+
+impl Watch {
+    /// Of these files.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(crate) fn new(paths: &'static [&'static str]) -> anyhow::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .context("cannot watch files")?;
+        let watch = Self { inotify, paths };
+        watch.renew()?;
+        Ok(watch)
+    }
+
+    /// Takes what there is, before the files are looked at.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub(crate) fn renew(&self) -> anyhow::Result<()> {
+        while self.inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+        let changes = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_DELETE;
+        for path in self.paths.iter().map(Path::new) {
+            // A file is replaced in its folder; a link, or in that of the file to which it leads.
+            let target = fs::canonicalize(path).ok();
+            for folder in [Some(path), target.as_deref()].into_iter().flatten() {
+                let folder = folder.parent().unwrap_or(folder);
+                let watched = self.inotify.add_watch(folder, changes);
+                watched.with_context(|| format!("cannot watch {}", folder.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_servers_are_others() {
+        let hosts =
+            "# of the host\nnameserver 192.0.2.1\nsearch a.example b.example\noptions rotate\n";
+        assert_eq!(
+            replace_servers(hosts, "2001:db8::53".parse().unwrap()),
+            "nameserver 2001:db8::53\nsearch a.example b.example\noptions rotate\n"
+        );
+    }
+}
