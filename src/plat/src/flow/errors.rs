@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ICMP errors: what the host's kernel learned about a destination, told to the guest as a router
-//! would.
+//! ICMP errors: passes on, as a router would, what the host's kernel has learned about a
+//! destination.
 
 use std::net::Ipv6Addr;
 
@@ -25,15 +25,15 @@ impl From<Refused> for IcmpError {
     }
 }
 
-/// Whether a packet of `len` bytes from this guest is cut where a hop takes less: one of IPv6
-/// cannot be told of less than any link takes (RFC 7915 §5.1).
+/// Whether a packet of `len` bytes from this guest is fragmented at a hop with a smaller MTU: an
+/// IPv6 sender cannot be told an MTU below 1280 (RFC 7915 §5.1).
 pub fn is_cut_anyway(guest: Ipv6Addr, len: usize) -> bool {
     guest.to_ipv4_mapped().is_none() && len <= usize::from(LEAST_MTU)
 }
 
-/// Sends an error about `packet`, an IP packet that came from the guest with `mac`. It comes `from`
-/// a router on the way, or from ours. Nothing is sent about an error, or to nobody (RFC 4443
-/// §2.4(e)).
+/// Sends an ICMP error about `packet`, an IP packet from the guest with `mac`, from a router on the
+/// path (`from`) or from ours. Nothing is sent about an error, or to an address that cannot be a
+/// host's (RFC 4443 §2.4(e)).
 pub fn send(
     cx: Context<'_>,
     sink: &mut dyn Sink,
@@ -64,7 +64,7 @@ pub fn send(
         Some(dual) if ipv4 => dual.router.to_ipv6_mapped(),
         _ => cx.settings.router_global(),
     };
-    // A router that the guest's protocol cannot name is ours.
+    // A router without address in the guest's family becomes ours.
     let src = from.filter(|from| from.to_ipv4_mapped().is_some() == ipv4).unwrap_or(own);
     let (kind, code, info) = if ipv4 { error.icmp4() } else { error.icmp6() };
     let most = if ipv4 { 576 - 28 } else { usize::from(LEAST_MTU) - IPV6 - 8 };
@@ -76,7 +76,7 @@ pub fn send(
     true
 }
 
-/// The packet that a guest once sent, as far as it is known: for an error to quote.
+/// Rebuilds the packet that a guest has sent, as far as known, for an error to quote.
 pub fn rebuild(
     guest: (Ipv6Addr, u16),
     remote: (Ipv6Addr, u16),
@@ -131,7 +131,7 @@ pub fn rebuild(
 mod tests {
     use super::*;
 
-    /// Also where the sum comes to nothing, which stands for no checksum.
+    /// Also if the sum is zero, which would mean no checksum.
     #[test]
     fn a_quoted_datagram_has_its_checksum() {
         for port in 0..=u16::MAX {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Datagrams of the guest that came in pieces, put together again: bounded in number, size and
-//! time.
+//! Reassembly of guests' fragments, bounded in number, size and time.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +9,20 @@ use clat_packet::reassembly::{Outcome, Policy, Reassembly};
 use super::wire;
 use crate::frame::Mac;
 
-/// All guests together.
+/// For all guests together.
 const POLICY: Policy = Policy {
-    // RFC 8200 §4.5 says 60 s; half of it is Linux's for IPv4.
+    // RFC 8200 §4.5 says 60 s; Linux waits 30 s for IPv4.
     timeout: Duration::from_secs(30),
     datagrams: 64,
     bytes: 8 << 20,
-    // One that is alone may have all of it.
+    // A guest that is alone may use all of it.
     share: 1,
 };
 
-/// The longest packet that can come out: an IPv6 header and as much behind it.
+/// The longest result: an IPv6 header and 65,535 bytes.
 const LARGEST: usize = 40 + 65_535;
 
-/// Datagrams on their way to be whole.
+/// Incomplete datagrams.
 pub struct Fragments {
     reassembly: Reassembly<Mac>,
     buf: Vec<u8>,
@@ -36,8 +35,8 @@ impl Default for Fragments {
 }
 
 impl Fragments {
-    /// Takes a fragment of a guest, from its IP header on, and returns the protocol and the whole
-    /// L4 packet with the last of them.
+    /// Takes a fragment of a guest, from its IP header on. Returns protocol and L4 packet once the
+    /// datagram is complete.
     pub fn offer(&mut self, mac: Mac, packet: &[u8], now: Instant) -> Option<(u8, Vec<u8>)> {
         match self.reassembly.offer(mac, packet, now, &mut self.buf) {
             Outcome::Whole { len, .. } => {

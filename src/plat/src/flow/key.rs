@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What flows are called: by their ends, and by their place in the table.
+//! How flows are identified: by their ends, and by their place in the table.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use super::wire;
 use crate::frame::Mac;
 
-/// How many guests may have flows at a time.
+/// Most guests that may have flows at a time.
 pub(crate) const GUESTS: usize = 256;
 
-/// What a flow is found by. A mapping that does not depend on the remote end (UDP, echo) has `::`
-/// there and the number of the host's address family as its port.
+/// The key of a flow. A mapping that does not depend on the remote end (UDP, echo) has `::` there
+/// and the number of the host's address family as port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) protocol: u8,
@@ -38,7 +38,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A flow's place, and how many flows have had that place before.
+/// A flow's index in the table, and how many flows have had that index before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id {
     pub(crate) slot: u32,
@@ -46,7 +46,7 @@ pub struct Id {
 }
 
 impl Id {
-    /// As a number. The place is its lower half.
+    /// As a number, with the index in its lower half.
     #[must_use]
     pub fn token(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.slot)
@@ -60,6 +60,6 @@ impl Id {
     }
 }
 
-/// A flow's place among those of its guest that wait for something: earlier ones have smaller
+/// A flow's position among its guest's flows that wait for something; earlier ones have smaller
 /// numbers.
 pub(crate) type Place = (Mac, u64);

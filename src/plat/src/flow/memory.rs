@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Memory for the data of flows, shared out among guests.
+//! Memory for the data of flows, divided among guests.
 //!
-//! Each guest has a part of its own, which nobody else can take, and two thirds of what others
-//! leave of the rest. So one that is alone may have most of it, and leaves the next one enough; and
-//! whatever all others hold, there is its own part.
+//! Each guest has a part of its own, and may use two thirds of what others leave of the rest. So a
+//! guest that is alone may have most of the memory and leaves enough for the next one, and every
+//! guest's own part is free whatever others hold.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,14 +13,14 @@ use super::ring::FIRST;
 use super::tcp::{Limits, MOST};
 use crate::frame::Mac;
 
-/// The share of all memory that is divided into the guests' own parts.
+/// The share of all memory that is divided into the guests' own parts: one in this many.
 const OWN: usize = 8;
 
-/// Who holds how much, and who waits for some.
+/// How much each guest holds, and which flows wait for memory.
 pub(crate) struct Memory {
-    /// A guest's own part.
+    /// Bytes of a guest's own part.
     own: usize,
-    /// What is nobody's own, and how much of that is taken.
+    /// Bytes of the common part, and how many of these are in use.
     common: usize,
     taken: usize,
     held: usize,
@@ -43,12 +43,12 @@ impl Memory {
         }
     }
 
-    /// Bytes that are held by all.
+    /// Bytes held by all guests.
     pub(crate) fn held(&self) -> usize {
         self.held
     }
 
-    /// What a guest may hold, and how much of that it does not.
+    /// How much a guest may hold, and how much of that is free.
     fn share(&self, mac: Mac) -> (usize, usize) {
         let held = self.guests.get(&mac).copied().unwrap_or(0);
         let others = self.taken - held.saturating_sub(self.own);
@@ -56,10 +56,10 @@ impl Memory {
         (share, share.saturating_sub(held))
     }
 
-    /// What a flow of a guest may have for now, which holds so many bytes.
+    /// The limits of a guest's flow that holds this many bytes.
     pub(crate) fn limits(&self, mac: Mac, held: usize) -> Limits {
         let (share, room) = self.share(mac);
-        // The less is left, the less each may have.
+        // The less is left, the less each flow may have.
         let buffer = match room {
             room if room > share / 4 => MOST,
             room if room > share / 8 => 64 * 1024,
@@ -68,7 +68,7 @@ impl Memory {
         Limits { buffer, memory: held + room, burst: 65_280 }
     }
 
-    /// A flow holds `new` bytes where it has held `old`.
+    /// Notes that a flow holds `new` bytes instead of `old`.
     pub(crate) fn change(&mut self, mac: Mac, old: usize, new: usize) {
         if old == new {
             return;
@@ -83,20 +83,20 @@ impl Memory {
         }
     }
 
-    /// A flow of a guest has something for which there was no room.
+    /// Notes that a guest's flow waits for memory.
     pub(crate) fn wait(&mut self, mac: Mac, id: Id) -> Place {
         self.next += 1;
         self.waiting.insert((mac, self.next), id);
         (mac, self.next)
     }
 
-    /// It waits no longer.
+    /// Notes that it no longer waits.
     pub(crate) fn forget(&mut self, place: Place) {
         self.waiting.remove(&place);
     }
 
-    /// Of each guest for which there is room again, the flow that has waited longest; they wait no
-    /// longer.
+    /// For each guest that has memory again, the flow that has waited longest; these no longer
+    /// wait.
     pub(crate) fn served(&mut self) -> Vec<Id> {
         let mut served = Vec::new();
         let mut from = (Mac::default(), 0);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Flows: what a guest sends to the world, carried by sockets of the host.
+//! Flows: the traffic of guests, carried by sockets of the host.
 //!
-//! [`Engine`] is the seam, and knows neither clocks nor what waits for descriptors. A packet goes
-//! in by [`Engine::handle_input`], a socket's readiness by [`Engine::handle_ready`], time by
-//! [`Engine::handle_timeout`]; [`Engine::poll_transmit`] is due after each batch of them, and sends
-//! what came of it: datagrams to the host's [`Sockets`], frames to a [`Sink`].
-//! [`Engine::poll_timeout`] says when it wants to be asked again.
+//! [`Engine`] uses neither clocks nor epoll. Packets enter by [`Engine::handle_input`], readiness
+//! of sockets by [`Engine::handle_ready`], time by [`Engine::handle_timeout`]. After each batch of
+//! these, [`Engine::poll_transmit`] sends the results: datagrams to the host's [`Sockets`], frames
+//! to a [`Sink`]. [`Engine::poll_timeout`] says when it has to be called again.
 
 mod engine;
 #[doc(hidden)] // for tests and fuzz targets
@@ -37,23 +36,23 @@ pub use sockets::{Connection, Datagrams, Ends, Ready, Received, Report, Sockets}
 pub use stats::{DropReason, Drops, Stats};
 pub use wire::Offload;
 
-/// Where frames for the guest go.
+/// The receiver of frames for the guest.
 pub trait Sink {
-    /// Takes a frame, in pieces: what to complete in it is in `vnet`.
+    /// Takes a frame in pieces; `vnet` says what is left to complete in it.
     fn frame(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]);
     /// An identification for fragments.
     fn next_id(&mut self) -> u32;
-    /// Whether whoever can wait should: connections can, since what they have to say stays where it
-    /// is.
+    /// Whether senders that can wait should do so: connections can, since their data stays in their
+    /// rings.
     fn is_full(&self) -> bool {
         false
     }
 }
 
-/// What all steps need to know.
+/// Arguments of all steps.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// The network as it is now.
+    /// The network's current settings.
     pub settings: &'a Settings,
     /// The time.
     pub now: Instant,

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Bytes in order, read straight from a socket and written straight to a frame: a ring that grows
-//! while it is needed.
+//! A ring buffer that is filled from a socket and read into frames without further copies, and
+//! grows as needed.
 
 use std::io::{self, IoSliceMut};
 
-/// What a ring begins with. Less is much for a flow that is idle after a greeting, and a stream is
-/// past it soon.
+/// Initial size: enough for a flow that is idle after a greeting; a stream soon needs more.
 pub(crate) const FIRST: usize = 2048;
-/// What costs so little to get again that an empty ring does not keep it.
+/// An empty ring of up to this size is freed: it costs little to allocate again.
 const CHEAP: usize = 16 * 1024;
-/// What one read may bring.
+/// Most bytes of one read.
 const LARGEST: usize = 256 * 1024;
 
 /// A queue of bytes. A new one holds no memory.
@@ -19,7 +18,7 @@ pub(crate) struct Ring {
     buf: Vec<u8>,
     head: usize,
     len: usize,
-    /// Room to read into; doubled whenever a read fills it.
+    /// Size of the next read; doubled whenever a read fills it.
     want: usize,
 }
 
@@ -35,7 +34,7 @@ impl Ring {
         self.len
     }
 
-    /// Whether none are.
+    /// Whether none are queued.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -45,17 +44,17 @@ impl Ring {
         self.buf.len()
     }
 
-    /// Bytes that it could queue besides without more memory.
+    /// Bytes that it could queue without more memory.
     pub(crate) fn spare(&self) -> usize {
         self.buf.len() - self.len
     }
 
-    /// Appends what `read` puts into the free space, which grows with what came before, by `room`
-    /// bytes of memory at most. The ring never queues more than `limit` bytes. Returns what `read`
-    /// returned. An empty ring finds place for something if `room` is [`FIRST`] at least.
+    /// Appends what `read` puts into the free space, which grows with demand by at most `room`
+    /// bytes of memory. The ring never queues more than `limit` bytes. Returns the result of
+    /// `read`. With `room` of at least [`FIRST`], an empty ring always has free space.
     ///
     /// # Errors
-    /// Those of `read`; `WouldBlock` when the limit is reached, or there is no memory.
+    /// Those of `read`; `WouldBlock` at the limit, or without memory.
     pub(crate) fn fill(
         &mut self,
         limit: usize,
@@ -70,7 +69,7 @@ impl Ring {
         if self.spare() < wanted {
             let size = (self.len + wanted.max(FIRST)).next_power_of_two();
             let most = self.buf.len().saturating_add(room);
-            // Nothing is moved for the sake of a few bytes.
+            // Do not reallocate for a few bytes.
             if size.min(most) >= size.min(self.buf.len() + FIRST) {
                 self.grow(size.min(most));
             }
@@ -80,7 +79,7 @@ impl Ring {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let tail = self.wrap(self.head + self.len);
-        // Up to the end of the buffer, then from its start.
+        // To the end of the buffer, then from its start.
         let first = free.min(self.buf.len() - tail);
         let (before, after) = self.buf.split_at_mut(tail);
         let mut room =
@@ -97,7 +96,7 @@ impl Ring {
         result
     }
 
-    /// Appends as many of `bytes` as there is place for with `room` more bytes of memory; how many.
+    /// Appends as many of `bytes` as fit with `room` more bytes of memory; returns how many.
     pub(crate) fn extend(&mut self, bytes: &[u8], room: usize) -> usize {
         let needed = self.len + bytes.len();
         if needed > self.buf.len() && room > 0 {
@@ -125,15 +124,15 @@ impl Ring {
         [&self.buf[start..start + first], &self.buf[..count - first]]
     }
 
-    /// Forgets the oldest `count` bytes.
+    /// Removes the oldest `count` bytes.
     pub(crate) fn consume(&mut self, count: usize) {
         let count = count.min(self.len);
         self.len -= count;
         self.head = if self.len == 0 { 0 } else { self.wrap(self.head + count) };
     }
 
-    /// Gives the memory back if nothing is queued and it was little: ten thousand idle flows would
-    /// hold much of such.
+    /// Frees the memory if nothing is queued and it is small: ten thousand idle flows would hold
+    /// much of it.
     pub(crate) fn thin(&mut self) {
         if self.len == 0 && self.buf.len() <= CHEAP {
             self.buf = Vec::new();
@@ -141,7 +140,7 @@ impl Ring {
         }
     }
 
-    /// Gives the memory back if nothing is queued.
+    /// Frees the memory if nothing is queued.
     pub(crate) fn release(&mut self) {
         if self.len == 0 {
             *self = Self::default();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What flows need of the host's sockets. None of them blocks.
+//! The host's sockets as flows need them. None of them blocks.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -12,71 +12,71 @@ use super::key::Id;
 use super::tcp::Stream;
 use crate::icmp_error::IcmpError;
 
-/// Where sockets come from, and who tells when they are ready: by [`super::Engine::handle_ready`],
-/// for the flow by whose name they are watched.
+/// Opens sockets and watches them: readiness goes to [`super::Engine::handle_ready`] with the id
+/// under which a socket is watched.
 pub trait Sockets {
     /// A TCP connection.
     type Connection: Connection;
     /// A UDP or ping socket.
     type Datagrams: Datagrams;
 
-    /// A connection that is being opened, with a hop limit that matters if it is a small one, and a
-    /// traffic class. Once it is writable it is open, or has failed.
+    /// Begins a connection with a traffic class, and with the hop limit if that is small. Once it
+    /// is writable, it is open or has failed.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn connect(&self, remote: SocketAddr, hops: u8, class: u8) -> io::Result<Self::Connection>;
 
     /// A connection inside this process, and its other end.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn pair(&self) -> io::Result<(Self::Connection, UnixStream)>;
 
     /// A socket for datagrams to any destination of a family.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn udp(&self, ipv6: bool) -> io::Result<Self::Datagrams>;
 
-    /// A socket for echo requests to any destination of a family. It fills in identifiers and
-    /// checksums.
+    /// A socket for echo requests to any destination of a family. The kernel fills in identifiers
+    /// and checksums.
     ///
     /// # Errors
-    /// What the host said: not everybody may.
+    /// The host's error: not every user may open one.
     fn echo(&self, ipv6: bool) -> io::Result<Self::Datagrams>;
 
-    /// Tells from now on when a connection becomes readable or writable: once each time.
+    /// Watches a connection, edge-triggered, for becoming readable or writable.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn watch_connection(&self, connection: &Self::Connection, id: Id) -> io::Result<()>;
 
-    /// Tells from now on when there are datagrams, or errors of such: as long as there are any.
+    /// Watches a socket, level-triggered, for datagrams and errors.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn watch_datagrams(&self, socket: &Self::Datagrams, id: Id) -> io::Result<()>;
 
-    /// Tells nothing of a connection any more.
+    /// Stops watching a connection.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn forget_connection(&self, connection: &Self::Connection) -> io::Result<()>;
 
-    /// Tells nothing of a socket any more.
+    /// Stops watching a socket.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn forget(&self, socket: &Self::Datagrams) -> io::Result<()>;
 }
 
 /// What a socket is ready for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// Something can be read, or the end.
+    /// Data can be read, or the end.
     pub readable: bool,
-    /// Something can be written.
+    /// Data can be written.
     pub writable: bool,
     /// There is an error.
     pub failed: bool,
@@ -86,93 +86,92 @@ pub struct Ready {
 
 /// A connection.
 pub trait Connection: Stream {
-    /// Takes what has gone wrong, if anything has.
+    /// Takes the pending error, if there is one.
     ///
     /// # Errors
-    /// What that is.
+    /// That error.
     fn take_error(&self) -> io::Result<()>;
 
-    /// Has the other end told by a reset when this one is dropped.
+    /// Makes closing reset the connection.
     fn reset_on_close(&self);
 
-    /// What a router or a host has told of the attempt to connect, if its hop limit was a small
-    /// one.
+    /// An ICMP error about the attempt to connect, reported only if its hop limit was small.
     fn report(&self, buf: &mut [u8]) -> Option<Report>;
 
-    /// Sets the DSCP (RFC 2474), the upper six bits of a traffic class; ECN is the host's own.
+    /// Sets the DSCP (RFC 2474), the upper six bits of a traffic class; the host sets ECN.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn set_class(&mut self, class: u8) -> io::Result<()>;
 }
 
 /// A socket for datagrams, or for echo messages.
 pub trait Datagrams {
-    /// Whether it is one of IPv6.
+    /// Whether it is an IPv6 socket.
     fn is_ipv6(&self) -> bool;
 
-    /// Whether the host cuts trains of datagrams.
+    /// Whether the host supports UDP_SEGMENT.
     fn cuts_trains(&self) -> bool;
 
-    /// Sends a train, in pieces: datagrams of `size` bytes each, the last of which may be shorter.
-    /// Says how many bytes went.
+    /// Sends datagrams of `size` bytes each, the last of which may be shorter, in one UDP_SEGMENT
+    /// call. Returns the number of bytes sent.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn send_train(&self, ends: Ends, pieces: &[IoSlice<'_>], size: u16) -> Result<usize, Errno>;
 
-    /// Sends the first of these datagrams, and behind it as many as go by the same call. Says how
-    /// many went.
+    /// Sends the first of these datagrams, and as many of the following as the same call takes.
+    /// Returns how many.
     ///
     /// # Errors
-    /// What the host said of the first.
+    /// The host's error for the first one.
     fn send_some(&self, datagrams: &[(Ends, &[u8])]) -> Result<usize, Errno>;
 
-    /// Takes a datagram, or a train of such.
+    /// Receives a datagram, or several as one (UDP_GRO).
     ///
     /// # Errors
-    /// `EAGAIN` when there is none; else that of something sent earlier.
+    /// `EAGAIN` if there is none; else an error about something sent earlier.
     fn recv(&self, buf: &mut [u8]) -> Result<Received, Errno>;
 
-    /// Whether the host, and routers, may cut what is too long for the path. If not, sending such
-    /// is `EMSGSIZE`, and a report has the path's MTU.
+    /// Sets whether the host and routers may fragment packets that are too long. If not, sending
+    /// these fails with `EMSGSIZE`, and a report has the path MTU.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn let_cut(&self, cut: bool) -> io::Result<()>;
 
-    /// Sets the traffic class (IPv4's TOS) of what is sent: DSCP (RFC 2474) and ECN (RFC 3168).
+    /// Sets the traffic class (IPv4's TOS) of packets sent: DSCP (RFC 2474) and ECN (RFC 3168).
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn set_class(&self, class: u8) -> io::Result<()>;
 
-    /// Whether hop limits `a` and `b` need different settings.
+    /// Whether hop limits `a` and `b` need different options.
     fn hops_differ(a: u8, b: u8) -> bool;
 
-    /// Sets the hop limit of what is sent.
+    /// Sets the hop limit of packets sent.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     fn set_hops(&self, hops: u8) -> io::Result<()>;
 
-    /// The next report about something sent; `buf` gets as much of that as is known. `Ok(None)` is
-    /// one that means nothing.
+    /// The next report of the error queue; `buf` gets the quoted data. `Ok(None)` for a report
+    /// without meaning.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is none.
     fn report(&self, buf: &mut [u8]) -> Result<Option<Report>, Errno>;
 
-    /// Forgets an error that is told by a report.
+    /// Clears the pending error, which a report tells.
     fn clear_error(&self);
 }
 
-/// Where a datagram goes, and from which of the host's addresses: without one, the host chooses.
+/// The destination of a datagram, and the source address; without one, the host chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ends {
     /// The other end.
     pub remote: SocketAddr,
-    /// This one's address.
+    /// Our address.
     pub local: Option<IpAddr>,
 }
 
@@ -182,30 +181,30 @@ impl From<SocketAddr> for Ends {
     }
 }
 
-/// What was received.
+/// A datagram received, or several.
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
-    /// Who sent it, where that is known.
+    /// The sender, if known.
     pub from: Option<SocketAddr>,
-    /// To which of the host's addresses, where that is known: of a port of the owner's.
+    /// The destination among the host's addresses; known for forwarded ports.
     pub local: Option<IpAddr>,
-    /// Bytes of all.
+    /// Bytes of all datagrams.
     pub len: usize,
-    /// Bytes of each datagram of a train but the last; those of all where it is one datagram.
+    /// Bytes of each datagram; the last may be shorter.
     pub size: usize,
 }
 
-/// Something that the host has learned about what a socket sent.
+/// A report of the host about a packet that a socket has sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
-    /// What it is.
+    /// The error.
     pub error: IcmpError,
-    /// Whether it never left: it was too long for what the host knows of the path.
+    /// Whether the packet was not sent, being longer than the path MTU known to the host.
     pub too_long: bool,
-    /// Where the packet went, or would have gone (the port may be missing then).
+    /// The packet's destination (the port may be missing if it was not sent).
     pub remote: Option<SocketAddr>,
-    /// Who told.
+    /// The router or host that sent the ICMP error.
     pub router: Option<IpAddr>,
-    /// Bytes of what was sent, at the start of the buffer.
+    /// Bytes of the quoted data at the start of the buffer.
     pub len: usize,
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is counted.
+//! Counters.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum DropReason {
-    /// Its lengths lie, or it has a source that nobody has.
+    /// Wrong lengths, or a source address that no host has.
     Malformed,
     Checksum,
     HopLimit,
     Protocol,
-    /// It was for the host itself, or for nobody.
+    /// To the host itself, or to an address that no host has.
     Forbidden,
     Limit,
     /// The host's kernel refused.
     HostError,
     /// A segment of no connection.
     NoFlow,
-    /// From someone to whom the guest did not speak.
+    /// From a peer to which the guest has not sent.
     Filtered,
-    /// Its source address is another station's.
+    /// Its source address belongs to another station.
     ForeignSource,
 }
 
@@ -32,20 +32,20 @@ pub enum DropReason {
 pub struct Stats {
     pub packets_up: u64,
     pub packets_down: u64,
-    /// Payload, by what host sockets took and gave.
+    /// Bytes of payload sent and received by host sockets.
     pub bytes_up: u64,
     pub bytes_down: u64,
-    /// Several datagrams that a host socket took or gave as one (UDP_SEGMENT, UDP_GRO).
+    /// UDP_SEGMENT sends and UDP_GRO receptions of several datagrams.
     pub trains_up: u64,
     pub trains_down: u64,
-    /// Calls by which a host socket took several datagrams that are no train (sendmmsg).
+    /// sendmmsg calls that sent several datagrams.
     pub batches_up: u64,
     pub tcp: u64,
     pub udp: u64,
     pub echo: u64,
     /// Flows that were ended to make room for others.
     pub evicted: u64,
-    /// Fragments of the guest.
+    /// Fragments from guests.
     pub fragments: u64,
     pub drops: Drops,
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Flows by their key, by their age and by their guest.
+//! Flows by key, by age and by guest.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -11,20 +11,20 @@ use crate::frame::Mac;
 
 const NONE: u32 = u32::MAX;
 
-/// Alarms that need not be in use, besides one for each flow.
+/// Most stale alarms kept, beside one for each flow.
 const SPARE_ALARMS: usize = 64;
 
 pub(crate) struct Entry<F> {
     pub(crate) key: Key,
     pub(crate) mac: Mac,
     pub(crate) flow: F,
-    /// Whether it waits for its turn in a list already.
+    /// Whether it is in a list of flows to serve.
     pub(crate) queued: bool,
-    /// Bytes of memory that are accounted for it.
+    /// Bytes of memory accounted for it.
     pub(crate) held: usize,
-    /// Where it waits for memory.
+    /// Its position among flows that wait for memory.
     pub(crate) waits: Option<Place>,
-    /// Where it waits for the host to connect.
+    /// Its position among connections that the host is opening.
     pub(crate) connects: Option<Place>,
     /// The earliest alarm in the heap.
     alarm: Option<Instant>,
@@ -32,12 +32,12 @@ pub(crate) struct Entry<F> {
     newer: u32,
 }
 
-/// A guest's flows: the oldest and the newest, by when they were last used.
+/// A guest's flows: the least and the most recently used.
 struct Guest {
     oldest: u32,
     newest: u32,
     count: usize,
-    /// When one of them was last used, as a number that grows.
+    /// When one of them was last used, as a growing number.
     used: u64,
 }
 
@@ -46,7 +46,7 @@ struct Slot<F> {
     entry: Option<Entry<F>>,
 }
 
-/// The flows. All operations take the same time however many there are.
+/// The flows. All operations take constant time, or logarithmic for alarms.
 pub(crate) struct Table<F> {
     slots: Vec<Slot<F>>,
     free: Vec<u32>,
@@ -103,9 +103,9 @@ impl<F> Table<F> {
             .collect()
     }
 
-    /// Which flow has to go first before a guest may have another: its own oldest when it has its
-    /// share, the oldest of the guest that has most when all are taken, one of the guest that has
-    /// idled longest when there are too many guests.
+    /// The flow to end before a guest may have another one: the guest's own least recently used one
+    /// if it has its share; that of the guest with most flows if the table is full; one of the
+    /// guest that has been idle longest if there are too many guests.
     pub(crate) fn to_evict(&self, mac: Mac) -> Option<Id> {
         let guest = match self.guests.get(&mac) {
             Some(guest) if guest.count >= self.most_each => Some(guest),
@@ -119,7 +119,7 @@ impl<F> Table<F> {
         Some(Id { slot, generation: self.slots.get(slot as usize)?.generation })
     }
 
-    /// Adds a flow; [`Self::to_evict`] has nothing to say against it.
+    /// Adds a flow, after [`Self::to_evict`] has returned `None`.
     pub(crate) fn insert(&mut self, key: Key, mac: Mac, flow: F) -> Id {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, entry: None });
@@ -143,7 +143,7 @@ impl<F> Table<F> {
         Id { slot, generation }
     }
 
-    /// The flow is of another station from now on, as its youngest.
+    /// Moves the flow to another station, as its most recently used one.
     pub(crate) fn set_mac(&mut self, id: Id, mac: Mac) {
         let Some(before) = self.get(id).map(|entry| entry.mac) else { return };
         self.unlink(id.slot);
@@ -181,7 +181,7 @@ impl<F> Table<F> {
         Some(entry)
     }
 
-    /// The flow was used: it is its guest's youngest.
+    /// Notes that the flow was used.
     pub(crate) fn touch(&mut self, id: Id) {
         let Some(entry) = self.get(id) else { return };
         let (mac, newest) = (entry.mac, entry.newer == NONE);
@@ -194,15 +194,14 @@ impl<F> Table<F> {
         }
     }
 
-    /// Sees to it that [`Self::due`] gives the flow at `at` or before. It may come earlier, for an
-    /// alarm that was put off since.
+    /// Makes [`Self::due`] return the flow at `at` or before. It may be early, by an alarm that has
+    /// been postponed since.
     pub(crate) fn wake(&mut self, id: Id, at: Instant) {
         let Some(entry) = self.get(id) else { return };
         if entry.alarm.is_none_or(|alarm| at < alarm) {
             entry.alarm = Some(at);
             self.alarms.push(Reverse((at, id)));
-            // Those of flows that are gone, and later ones of those that are there, would stay
-            // until they went off.
+            // Alarms of removed flows, and outdated ones, would stay until they are due.
             if self.alarms.len() > 2 * self.index.len() + SPARE_ALARMS {
                 let slots = &self.slots;
                 self.alarms.retain(|Reverse((at, id))| {
@@ -215,7 +214,7 @@ impl<F> Table<F> {
         }
     }
 
-    /// A flow whose alarm has gone off.
+    /// A flow whose alarm is due.
     pub(crate) fn due(&mut self, now: Instant) -> Option<Id> {
         while let Some(Reverse((at, id))) = self.alarms.peek().copied() {
             if at > now {
@@ -232,7 +231,7 @@ impl<F> Table<F> {
         None
     }
 
-    /// When the next alarm goes off.
+    /// When the next alarm is due.
     pub(crate) fn next_alarm(&self) -> Option<Instant> {
         self.alarms.peek().map(|Reverse((at, _))| *at)
     }

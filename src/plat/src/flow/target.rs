@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Where in the world a guest's destination is, and what is out of bounds.
+//! Translation between guests' destinations and addresses on the host's network, and which are
+//! forbidden.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,13 +10,13 @@ use crate::settings::Settings;
 /// Why a destination is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It would be the host itself, or this link.
+    /// The host itself, or its link.
     Forbidden,
-    /// Nobody has it.
+    /// No host can have it.
     NoRoute,
 }
 
-/// The host's address for what a guest calls `remote`.
+/// The host's address for a guest's `remote`.
 pub fn target(settings: &Settings, remote: Ipv6Addr) -> Result<IpAddr, Refused> {
     let (address, mapped) = if let Some(v4) = settings.prefix64.extract(remote) {
         (IpAddr::V4(v4), false)
@@ -40,7 +41,7 @@ pub fn target(settings: &Settings, remote: Ipv6Addr) -> Result<IpAddr, Refused> 
     if forbidden {
         return Err(Refused::Forbidden);
     }
-    // The guest's own network has nobody else.
+    // There is no other host on the guest's own network.
     let own = match (address, settings.dual_stack) {
         (IpAddr::V6(v6), _) => v6.to_bits() >> 64 == settings.prefix.to_bits() >> 64,
         (IpAddr::V4(v4), Some(dual)) if mapped => {
@@ -66,7 +67,7 @@ fn is_forbidden4(v4: Ipv4Addr) -> bool {
         || v4 == STAND_IN
 }
 
-/// The same, and every form in which the host's kernel would read an IPv4 address.
+/// The same, and every form that the host's kernel would read as an IPv4 address.
 fn is_forbidden6(v6: Ipv6Addr) -> bool {
     v6.to_bits() >> 32 == 0
         || v6.to_ipv4_mapped().is_some()
@@ -74,7 +75,7 @@ fn is_forbidden6(v6: Ipv6Addr) -> bool {
         || v6.is_unicast_link_local()
 }
 
-/// How a guest sees an address of the world; `like` is an address of the guest itself.
+/// The address that a guest sees for `address`; `like` is an address of the guest itself.
 pub fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
     let name = |address| match address {
         IpAddr::V6(v6) => v6,
@@ -82,8 +83,8 @@ pub fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
         IpAddr::V4(v4) => settings.prefix64.embed(v4),
     };
     if address.is_loopback() {
-        // The host answers under the name that it was called by; which of several, nobody
-        // remembers.
+        // The host answers by its mapped address; if there are several, by the first, since it is
+        // not known which was used.
         let mut names = settings.map_host.iter().map(|ip| name(*ip));
         if let Some(name) = names.find(|name| target(settings, *name) == Ok(address)) {
             return name;
@@ -92,10 +93,10 @@ pub fn seen(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
     name(address)
 }
 
-/// Stands for the host itself where it visits a guest: an address of nobody (RFC 7600 §4.8).
+/// Represents the host itself to a guest: the IPv4 dummy address (RFC 7600 §4.8).
 pub const STAND_IN: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
-/// Whether an address is the host itself, or of its link: no guest can name it.
+/// Whether an address is the host's own or on its link, so that a guest cannot name it.
 pub fn is_local(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => is_forbidden4(v4),
@@ -103,13 +104,13 @@ pub fn is_local(address: IpAddr) -> bool {
     }
 }
 
-/// How a guest sees someone who came by a forwarded port.
+/// The address that a guest sees for a peer at a forwarded port.
 pub fn visitor(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
     let address = address.to_canonical();
     seen(settings, if is_local(address) { STAND_IN.into() } else { address }, like)
 }
 
-/// The same where the guest listens by IPv4 alone, to which a visitor by IPv6 has no name.
+/// The same for a guest that listens by IPv4 only, which cannot name an IPv6 peer.
 pub fn visitor4(settings: &Settings, address: IpAddr, like: Ipv6Addr) -> Ipv6Addr {
     let address = address.to_canonical();
     visitor(settings, if address.is_ipv6() { STAND_IN.into() } else { address }, like)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets of the guest taken apart, and packets for it put together. IPv4 addresses stand as
-//! IPv4-mapped IPv6 ones.
+//! Parses packets of guests, and builds packets for them. IPv4 addresses are IPv4-mapped IPv6
+//! addresses.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -23,7 +23,7 @@ pub const IPV6: usize = ipv6::HEADER;
 /// Bytes of Ethernet, IPv6, Fragment and TCP headers with all options.
 const HEADERS: usize = ETHERNET + IPV6 + ipv6::FRAGMENT_HEADER + 60;
 
-/// An IP packet that was read.
+/// A parsed IP packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     pub src: Ipv6Addr,
@@ -33,16 +33,15 @@ pub struct Packet<'a> {
     /// Traffic class, or TOS.
     pub class: u8,
     pub fragment: Option<Fragment>,
-    /// Whether routers may cut what it carries: it is cut already, or IPv4's don't-fragment bit is
-    /// clear.
+    /// Whether the payload may be fragmented: it already is, or IPv4's DF is clear.
     pub may_cut: bool,
-    /// Behind all IP headers.
+    /// The payload behind all IP headers.
     pub payload: &'a [u8],
     /// The packet from its IP header on, without padding.
     pub whole: &'a [u8],
 }
 
-/// Reads an IP packet of either version. `None` for what lies.
+/// Parses an IP packet of either version. `None` if it is malformed.
 pub fn parse(bytes: &[u8]) -> Option<Packet<'_>> {
     match bytes.first()? >> 4 {
         6 => parse6(bytes),
@@ -51,7 +50,7 @@ pub fn parse(bytes: &[u8]) -> Option<Packet<'_>> {
     }
 }
 
-/// How long an IP packet says it is; padding may follow it.
+/// The length of an IP packet by its header; padding may follow.
 pub fn length(bytes: &[u8]) -> usize {
     match bytes {
         [first, _, a, b, ..] if first >> 4 == 4 => usize::from(u16::from_be_bytes([*a, *b])),
@@ -63,13 +62,13 @@ pub fn length(bytes: &[u8]) -> usize {
 fn parse6(bytes: &[u8]) -> Option<Packet<'_>> {
     let ipv6::Parsed { ip, segments_left_at } = ipv6::parse(bytes).ok()?;
     let (src, dst) = (Ipv6Addr::from_bits(ip.src), Ipv6Addr::from_bits(ip.dst));
-    // Mapped ones are IPv4's in this program, and nobody's on a link.
+    // Mapped addresses mean IPv4 in this program; no IPv6 packet may have one.
     let mapped = src.to_ipv4_mapped().is_some() || dst.to_ipv4_mapped().is_some();
-    // A source route is nobody's here.
+    // Source routes are not followed.
     if segments_left_at.is_some() || mapped {
         return None;
     }
-    // An atomic fragment is none (RFC 6946).
+    // An atomic fragment is a whole packet (RFC 6946).
     let fragment = ip.fragment.filter(|fragment| !fragment.is_atomic());
     let whole = bytes.get(..ip.len)?;
     Some(Packet {
@@ -109,7 +108,7 @@ pub fn pseudo(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, len: usize) -> Sum {
     }
 }
 
-/// Whether the checksum of a whole L4 packet is right. UDP over IPv4 may have none (RFC 768).
+/// Whether the checksum of an L4 packet is right. UDP over IPv4 may have none (RFC 768).
 pub fn verifies(packet: &Packet<'_>) -> bool {
     match (packet.protocol, packet.payload) {
         (ICMP4, message) => return Sum::of(message).is_right(),
@@ -120,7 +119,7 @@ pub fn verifies(packet: &Packet<'_>) -> bool {
     (pseudo + Sum::of(packet.payload)).is_right()
 }
 
-/// Reads a TCP segment: ports and the rest.
+/// Parses a TCP segment: ports and the rest.
 pub fn parse_tcp(payload: &[u8]) -> Option<(u16, u16, Incoming<'_>)> {
     let head: &[u8; 20] = payload.first_chunk()?;
     let header_len = usize::from(head[12] >> 4) * 4;
@@ -137,8 +136,7 @@ pub fn parse_tcp(payload: &[u8]) -> Option<(u16, u16, Incoming<'_>)> {
     Some((word(0), word(2), incoming))
 }
 
-/// Reads a UDP datagram: ports and data. The length in its header counts, unless it is a
-/// super-packet's.
+/// Parses a UDP datagram: ports and data. The length in its header counts, except in a GSO packet.
 pub fn parse_udp(payload: &[u8], whole: bool) -> Option<(u16, u16, &[u8])> {
     let head: &[u8; 8] = payload.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
@@ -146,7 +144,7 @@ pub fn parse_udp(payload: &[u8], whole: bool) -> Option<(u16, u16, &[u8])> {
     Some((word(0), word(2), payload.get(8..len)?))
 }
 
-/// Whom a packet goes to, and from whom.
+/// Source and destination of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     pub guest_mac: Mac,
@@ -155,7 +153,7 @@ pub struct Addresses {
     pub dst: Ipv6Addr,
 }
 
-/// The headers of a packet while they are written.
+/// The headers of a packet being built.
 struct Head {
     bytes: [u8; HEADERS],
     len: usize,
@@ -199,16 +197,16 @@ impl Head {
     }
 }
 
-/// What the link's other end can do for us.
+/// What the receiver of frames can complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
-    /// It completes checksums and cuts TCP segments.
+    /// Checksums and TCP segmentation.
     pub tso: bool,
-    /// It cuts trains of datagrams.
+    /// UDP_SEGMENT.
     pub uso: bool,
 }
 
-/// Sends a TCP segment, whole as a super-packet or cut here.
+/// Sends a TCP segment, as a GSO packet or split here.
 pub fn send_tcp(
     sink: &mut dyn Sink,
     addresses: &Addresses,
@@ -271,7 +269,7 @@ fn send_segment(
     finish(sink, addresses, head, start, (TCP, 16), [a, b], gso_type, gso_size, offload.tso);
 }
 
-/// Writes the checksum, or leaves it to the link, and sends.
+/// Completes the checksum, or leaves it to the link, and sends.
 #[allow(clippy::too_many_arguments)] // all that makes a packet
 fn finish(
     sink: &mut dyn Sink,
@@ -316,7 +314,7 @@ fn finish(
     sink.frame(&vnet, &[&head.bytes[..head.len], a, b]);
 }
 
-/// Sends datagrams: `data` is one, or a train of such with `size` bytes each (but the last).
+/// Sends datagrams of `size` bytes each in `data`; the last may be shorter.
 pub fn send_udp(
     sink: &mut dyn Sink,
     addresses: &Addresses,
@@ -354,7 +352,7 @@ pub fn send_udp(
     finish(sink, addresses, head, start, (UDP, 6), [data, &[]], gso, gso_size, offload.tso);
 }
 
-/// Sends an ICMP message (its checksum still zero), in fragments if it must be.
+/// Sends an ICMP message, whose checksum is zero, in fragments if necessary.
 pub fn send_icmp(
     sink: &mut dyn Sink,
     addresses: &Addresses,
@@ -379,8 +377,7 @@ pub fn send_icmp(
     sink.frame(&VirtioHeader::default(), &[&head.bytes[..head.len], message]);
 }
 
-/// Sends an L4 packet in fragments. Each has the same bits but for offset and flag; identifications
-/// are random enough.
+/// Sends an L4 packet in fragments with a random identification.
 fn send_fragments(sink: &mut dyn Sink, addresses: &Addresses, protocol: u8, l4: &[u8], mtu: usize) {
     let id = sink.next_id();
     let step = (mtu - IPV6 - 8) & !7;

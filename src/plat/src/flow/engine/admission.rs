@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How many flows there may be, and which one is ended to make room for another.
+//! Limits on the number of flows, and which flow is ended to make room for another.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
@@ -11,14 +11,14 @@ use crate::flow::key::Place;
 use crate::flow::sockets::{Connection, Sockets};
 use crate::frame::Mac;
 
-/// How many flows, and how much memory for their data.
+/// Limits on flows and on memory for their data.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Flows in all.
+    /// Most flows of all guests.
     pub flows: usize,
-    /// Flows of one guest.
+    /// Most flows of one guest.
     pub flows_each: usize,
-    /// Bytes for the data of all flows.
+    /// Most bytes of data of all flows.
     pub memory: usize,
 }
 
@@ -28,13 +28,14 @@ impl Default for Bounds {
     }
 }
 
-/// Connections of one guest that the host may be opening at a time, and how long the oldest of them
-/// has before it has to go for another. Each has a port of the host's, and the search for one takes
-/// the longer the more are taken: for milliseconds, in the end, in which nobody else is served.
+/// Most connections of one guest that the host may be opening at a time, and the age at which the
+/// oldest of them may be ended for another. Each takes a port of the host's, and the kernel's
+/// search for a free one takes longer the more are in use: in the end milliseconds, in which no
+/// other guest is served.
 const CONNECTING: usize = 1024;
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// Connections that the host is opening, by their guests and their age.
+/// Connections that the host is opening, by guest and age.
 #[derive(Default)]
 pub(super) struct Connecting {
     all: BTreeMap<Place, (Id, Instant)>,
@@ -62,7 +63,7 @@ impl Connecting {
         }
     }
 
-    /// The oldest of a guest that has as many as it may.
+    /// The oldest one, if the guest has as many as it may.
     fn oldest_of_too_many(&self, mac: Mac) -> Option<(Id, Instant)> {
         let count = self.counts.get(&mac).copied().unwrap_or(0);
         let oldest = || self.all.range((mac, 0)..).next().map(|(_, oldest)| *oldest);
@@ -71,35 +72,35 @@ impl Connecting {
 }
 
 impl<S: Sockets> Engine<S> {
-    /// Makes room for one more connection of a guest that the host is to open; `false` when there
-    /// is none.
+    /// Makes room for one more connection that the host opens for a guest; `false` if there is
+    /// none.
     pub(super) fn make_room_to_connect(&mut self, mac: Mac, now: Instant) -> bool {
         match self.connecting.oldest_of_too_many(mac) {
             Some((_, since)) if now < since + CONNECT => return false,
             Some((id, _)) => {
                 self.stats.evicted += 1;
-                self.end(id, "it has not connected, and others would");
+                self.end(id, "it is still connecting, and others wait");
             }
             None => {}
         }
         self.make_room(mac)
     }
 
-    /// The host is opening a connection.
+    /// Notes that the host is opening a connection.
     pub(super) fn connecting(&mut self, id: Id, now: Instant) {
         if let Some(entry) = self.table.get(id) {
             entry.connects = Some(self.connecting.add(entry.mac, id, now));
         }
     }
 
-    /// It has opened it, or not.
+    /// Notes that the host has opened it, or failed.
     pub(super) fn connected(&mut self, id: Id) {
         if let Some(place) = self.table.get(id).and_then(|entry| entry.connects.take()) {
             self.connecting.remove(place);
         }
     }
 
-    /// Makes room for a flow of a guest; `false` when there is none.
+    /// Makes room for a flow of a guest; `false` if there is none.
     pub(super) fn make_room(&mut self, mac: Mac) -> bool {
         let mut spared = 0;
         while let Some(id) = self.table.to_evict(mac) {
@@ -117,7 +118,7 @@ impl<S: Sockets> Engine<S> {
         true
     }
 
-    /// Takes a flow out, and gives back what it holds.
+    /// Removes a flow and releases what it holds.
     pub(super) fn remove(&mut self, id: Id, why: &str) -> Option<Flow<S>> {
         let entry = self.table.remove(id)?;
         self.memory.change(entry.mac, entry.held, 0);
@@ -131,14 +132,14 @@ impl<S: Sockets> Engine<S> {
         Some(entry.flow)
     }
 
-    /// Ends a flow before its time: a connection is reset.
+    /// Ends a flow early; a connection is reset.
     pub(super) fn end(&mut self, id: Id, why: &str) {
         if let Some(Flow::Tcp(_, connection, _)) = self.remove(id, why) {
             connection.reset_on_close();
         }
     }
 
-    /// Flows from an address are another station's from now on, with what they hold.
+    /// Moves the flows of an address to another station, with their memory.
     pub fn handle_moved(&mut self, address: Ipv6Addr, from: Mac, to: Mac) {
         for id in self.table.ids() {
             let Some(entry) = self.table.get(id) else { continue };
@@ -161,7 +162,7 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Resets all flows: the guest is gone for good. Forwarded ports stay, for the next one.
+    /// Resets all flows, after the guest has disconnected. Forwarded ports stay for the next guest.
     pub fn clear(&mut self) {
         for id in self.table.ids() {
             if !self.table.get(id).is_some_and(|entry| entry.flow.is_forwarded()) {

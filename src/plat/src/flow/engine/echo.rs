@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ICMP echo (RFC 5508): one ping socket of the host for each identifier of the guest and family.
+//! ICMP echo (RFC 5508): one ping socket of the host for each identifier and family of the guest.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -17,20 +17,20 @@ use crate::icmp_error::IcmpError;
 
 /// RFC 6146 §4, ICMP_DEFAULT.
 const IDLE: Duration = Duration::from_secs(60);
-/// What is read before it is others' turn.
+/// Most replies read before other flows are served.
 const READS: usize = 32;
 const REQUEST4: u8 = 8;
 const REPLY4: u8 = 0;
 const REQUEST6: u8 = 128;
 const REPLY6: u8 = 129;
 
-/// A mapping.
+/// A mapping of one identifier.
 pub(super) struct Echo<D> {
     socket: D,
     peers: Recent<IpAddr, ()>,
     hops: u8,
     class: u8,
-    /// Whether the host may cut what is sent.
+    /// Whether the host may fragment what is sent.
     cut: bool,
     last: Instant,
 }
@@ -52,8 +52,8 @@ impl<S: Sockets> Engine<S> {
         };
         let request = if packet.protocol == wire::ICMP6 { REQUEST6 } else { REQUEST4 };
         if kind != request {
-            // Errors about our packets: the host's kernel has its own; the guest's neighbours are
-            // the network's.
+            // ICMP errors are not for these sockets: the kernel handles those from the host's
+            // network, [`super::guest_errors`] those of guests.
             return self.stats.drop(DropReason::Protocol);
         }
         let address = match target(cx.settings, packet.dst) {
@@ -167,13 +167,13 @@ impl<S: Sockets> Engine<S> {
     }
 }
 
-/// Makes it the request that the guest of this key has sent.
+/// Turns a message into the request that the guest of this key has sent.
 pub(super) fn as_request(message: &mut [u8], key: &Key) {
     let ipv4 = key.guest.0.to_ipv4_mapped().is_some();
     rewrite(message, if ipv4 { REQUEST4 } else { REQUEST6 }, key.guest.1);
 }
 
-/// Makes it the guest's: its type and identifier, no checksum yet.
+/// Sets type and identifier, and clears the checksum.
 fn rewrite(message: &mut [u8], kind: u8, identifier: u16) {
     let [id0, id1] = identifier.to_be_bytes();
     if let Some(head) = message.get_mut(..6) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ICMP errors that guests, and routers behind them, send about packets of ours.
+//! ICMP errors from guests, and from routers behind them, about packets of ours.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -12,26 +12,25 @@ use crate::flow::stats::DropReason;
 use crate::flow::wire;
 use crate::settings::LEAST_MTU;
 
-/// What every hop of IPv4 takes that is worth the name (RFC 1191 §7.1 has less for links of that
-/// time).
+/// Least IPv4 MTU that is believed; RFC 1191 §7.1 has smaller ones, of links that are history.
 const LEAST_MTU4: u16 = 576;
 
-/// What is wrong with a packet.
+/// What an error reports.
 #[derive(Clone, Copy)]
 enum Fault {
-    /// A hop takes no more than so many bytes.
+    /// A hop has this MTU, in bytes.
     TooBig(u16),
-    /// Nobody listens there.
+    /// No program listens on the port.
     PortUnreachable,
 }
 
-/// What a message says of a packet of ours.
+/// The contents of an error about a packet of ours.
 struct GuestError<'a> {
     fault: Fault,
     src: Ipv6Addr,
     dst: Ipv6Addr,
     protocol: u8,
-    /// As much as is quoted.
+    /// The quoted part of the L4 packet.
     l4: &'a [u8],
 }
 
@@ -65,23 +64,22 @@ impl<'a> GuestError<'a> {
 }
 
 impl<S: Sockets> Engine<S> {
-    /// Takes an ICMP error about something that went to a guest; `false` if it is none that
-    /// matters.
+    /// Handles an ICMP error about a packet to a guest; `false` if it is none that matters.
     pub(super) fn guest_error(&mut self, cx: Context<'_>, mac: Mac, packet: &Packet<'_>) -> bool {
         let Some(GuestError { fault, src, dst, protocol, l4 }) = GuestError::read(packet) else {
             return false;
         };
         let &[a, b, c, d, ref rest @ ..] = l4 else { return false };
         let (from, to) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-        // Only about a flow of its own, or anybody could have others' packets cut.
+        // Only for the guest's own flow; else a guest could reduce the MTU of others.
         let family = |ipv6| (Ipv6Addr::UNSPECIFIED, if ipv6 { 6 } else { 4 });
         let keys = match protocol {
             wire::TCP => vec![Key { protocol, guest: (dst, to), remote: (src, from) }],
             wire::UDP => [false, true]
                 .map(|ipv6| Key { protocol, guest: (dst, to), remote: family(ipv6) })
                 .to_vec(),
-            // An echo reply of ours has the identifier where others have the second half of their
-            // ports and length.
+            // A quoted echo reply has its identifier behind type, code and checksum, where TCP and
+            // UDP have other fields.
             wire::ICMP4 | wire::ICMP6 => {
                 let &[id0, id1, ..] = rest else { return false };
                 let guest = (dst, u16::from_be_bytes([id0, id1]));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! All flows, and who they are for.
+//! The engine: all flows of all guests.
 
 mod admission;
 mod echo;
@@ -36,23 +36,23 @@ use crate::settings::Settings;
 
 pub use admission::Bounds;
 
-/// What is read of an error queue before it is others' turn.
+/// Most reports read from an error queue before other flows are served.
 const REPORTS: usize = 32;
-/// Flows whose time has come that are seen to before it is others' turn.
+/// Most flows whose timers are handled before other events.
 const TIMEOUTS: usize = 1024;
-/// Bytes of frames that wait for [`Engine::poll_transmit`]: acknowledgements, resets, errors, and
-/// what is sent again.
+/// Most bytes of frames waiting for [`Engine::poll_transmit`]: acknowledgements, resets, errors,
+/// and retransmissions.
 const QUEUED: usize = 4 << 20;
 
 enum Flow<S: Sockets> {
-    /// A visit as long as the guest has not accepted it.
+    /// With a visit until the guest has accepted the connection.
     Tcp(Box<Tcp>, S::Connection, Option<tcp::Visit>),
     Udp(udp::Udp<S::Datagrams>),
     Echo(echo::Echo<S::Datagrams>),
 }
 
 impl<S: Sockets> Flow<S> {
-    /// Whether it is a port of the owner's, which no guest can drive away.
+    /// Whether it is a forwarded port, which guests cannot evict.
     fn is_forwarded(&self) -> bool {
         matches!(self, Self::Udp(udp) if udp.deadline().is_none())
     }
@@ -63,13 +63,13 @@ type Entry<S> = table::Entry<Flow<S>>;
 /// Where the other end of a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peer {
-    /// Out there.
+    /// On the host's network.
     World,
-    /// In this process: the DNS server.
+    /// The DNS server in this process.
     Dns,
 }
 
-/// Frames that came of something other than [`Engine::poll_transmit`], and wait for that.
+/// Frames produced outside of [`Engine::poll_transmit`], which sends them.
 #[derive(Default)]
 struct Queue(Out);
 
@@ -84,7 +84,7 @@ impl Queue {
 
 impl Sink for Queue {
     fn frame(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]) {
-        // What is lost here is sent again, or did not matter.
+        // Frames lost here are retransmitted, or do not matter.
         if self.0.bytes() < QUEUED {
             self.0.push_parts(vnet, parts);
         }
@@ -101,16 +101,16 @@ pub struct Engine<S: Sockets> {
     offload: Offload,
     table: Table<Flow<S>>,
     memory: Memory,
-    /// Flows that something came for.
+    /// Flows for [`Engine::poll_transmit`] to serve.
     ready: Vec<Id>,
     /// Forwarded ports, and connections to them, that the guest has refused.
     refused: Vec<Id>,
     /// Connections that the host is opening.
     connecting: admission::Connecting,
-    /// The other ends of connections to the network's own DNS server.
+    /// Our ends of connections to the network's own DNS server.
     dns: Vec<(Mac, UnixStream)>,
     batch: udp::Batch,
-    /// Whether the host cuts trains of datagrams, once that was asked.
+    /// Whether the host supports UDP_SEGMENT; `None` until asked.
     cuts_trains: Option<bool>,
     queue: Queue,
     scratch: Vec<u8>,
@@ -148,44 +148,44 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Has its ICMP errors count with those of `buckets`.
+    /// Takes tokens for its ICMP errors from `buckets`.
     #[must_use]
     pub(crate) fn with_buckets(self, buckets: Buckets) -> Self {
         Self { buckets, ..self }
     }
 
-    /// Takes it that the host does, or does not, cut trains of datagrams.
+    /// Sets whether the host supports UDP_SEGMENT.
     #[doc(hidden)] // for tests
     pub fn assume_cuts_trains(&mut self, cuts_trains: bool) {
         self.cuts_trains = Some(cuts_trains);
     }
 
-    /// What has happened so far.
+    /// Counters since the start.
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// How many flows there are, and how many bytes their data takes.
+    /// Number of flows, and bytes of memory for their data.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {
         (self.table.len(), self.memory.held())
     }
 
-    /// The flows, at most `most` of them.
+    /// At most `most` flows.
     #[must_use]
     pub fn flows(&self, most: usize) -> Vec<FlowStatus> {
         self.table.iter().take(most).map(FlowStatus::of).collect()
     }
 
-    /// Whether [`Self::try_elsewhere`] has something to do.
+    /// Whether [`Self::try_elsewhere`] has work.
     #[must_use]
     pub fn has_refused(&self) -> bool {
         !self.refused.is_empty()
     }
 
-    /// Tries what the guest of forwarded ports has refused at the next of the `places` where it may
-    /// listen: addresses, and their stations. The first of them is its own, which comes first.
+    /// Tries what the guest of forwarded ports has refused at the next of `places`, addresses and
+    /// their stations where it may listen. The first one is the guest's own address.
     pub fn try_elsewhere(&mut self, cx: Context<'_>, places: &[(Ipv6Addr, Mac)]) {
         for id in std::mem::take(&mut self.refused) {
             match self.table.get(id).map(|entry| &entry.flow) {
@@ -196,12 +196,12 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Counts a packet that was dropped before it came here.
+    /// Counts a packet that was dropped before it reached the engine.
     pub fn count_drop(&mut self, why: DropReason) {
         self.stats.drop(why);
     }
 
-    /// Takes an IP packet of the guest with `mac`.
+    /// Handles an IP packet from the guest with `mac`.
     pub fn handle_input(&mut self, cx: Context<'_>, mac: Mac, vnet: &VirtioHeader, bytes: &[u8]) {
         let Some(packet) = wire::parse(bytes) else {
             return self.stats.drop(DropReason::Malformed);
@@ -248,8 +248,8 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Takes a TCP packet for the network's own DNS server; the other end is in
-    /// [`Engine::take_dns_connections`].
+    /// Handles a TCP packet to the network's own DNS server. [`Engine::take_dns_connections`]
+    /// returns the server's end.
     pub fn handle_dns_input(
         &mut self,
         cx: Context<'_>,
@@ -267,12 +267,12 @@ impl<S: Sockets> Engine<S> {
         self.tcp_input(cx, mac, &packet, Peer::Dns);
     }
 
-    /// Takes the other ends of guests' new connections to the DNS server: non-blocking streams.
+    /// Takes the server's ends of new connections to the DNS server: non-blocking streams.
     pub fn take_dns_connections(&mut self) -> Vec<(Mac, UnixStream)> {
         std::mem::take(&mut self.dns)
     }
 
-    /// A flow's socket is ready.
+    /// Handles the readiness of a flow's socket.
     pub fn handle_ready(&mut self, cx: Context<'_>, id: Id, ready: Ready) {
         let Some(entry) = self.table.get(id) else { return };
         match &mut entry.flow {
@@ -288,7 +288,7 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Does what is due.
+    /// Handles timers that are due.
     pub fn handle_timeout(&mut self, cx: Context<'_>) {
         for _ in 0..TIMEOUTS {
             let Some(id) = self.table.due(cx.now) else { return };
@@ -309,13 +309,13 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// When [`Self::handle_timeout`] is due; never, while `None`.
+    /// When [`Self::handle_timeout`] is due; `None` if no timer runs.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.table.next_alarm()
     }
 
-    /// Ends a batch: sends what came of it, to the world and to the guest.
+    /// Ends a batch of events: sends the resulting datagrams to the host and frames to the guest.
     pub fn poll_transmit(&mut self, cx: Context<'_>, sink: &mut dyn Sink) {
         self.send_datagrams(cx);
         self.queue.hand_on(sink);
@@ -341,14 +341,14 @@ impl<S: Sockets> Engine<S> {
         self.queue.hand_on(sink);
     }
 
-    /// Whether [`Self::poll_transmit`] has left work for the sake of others. Connections wait for a
-    /// sink that is full.
+    /// Whether [`Self::poll_transmit`] has more work, which it left so that other events are
+    /// served. Connections wait while the sink is full.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Something came for a flow: [`Self::poll_transmit`] sees to it.
+    /// Lets [`Self::poll_transmit`] serve a flow.
     fn make_ready(&mut self, id: Id) {
         if let Some(entry) = self.table.get(id) {
             if !std::mem::replace(&mut entry.queued, true) {
@@ -357,7 +357,7 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Drops a packet and says why.
+    /// Drops a packet and reports why.
     fn refuse(
         &mut self,
         cx: Context<'_>,
@@ -370,12 +370,12 @@ impl<S: Sockets> Engine<S> {
         self.report(cx, error, packet, mac);
     }
 
-    /// Tells a guest what is wrong with a packet of its own.
+    /// Sends a guest an ICMP error about its packet.
     fn report(&mut self, cx: Context<'_>, error: IcmpError, packet: &[u8], mac: Mac) {
         errors::send(cx, &mut self.queue, &self.buckets, error, packet, mac, None);
     }
 
-    /// What is wrong with a packet to `to` that the host did not take.
+    /// The ICMP error for a packet to `to` that the host did not take.
     fn what_failed(
         &mut self,
         cx: Context<'_>,
@@ -389,8 +389,8 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Hands on what the error queue of a flow's socket has, and says what the host itself found
-    /// wrong with what was for `about`.
+    /// Passes on the reports of a socket's error queue; returns the host's own error about a packet
+    /// to `about`.
     fn reports(&mut self, cx: Context<'_>, id: Id, about: Option<IpAddr>) -> Option<IcmpError> {
         let mut own = None;
         for _ in 0..REPORTS {
@@ -427,21 +427,21 @@ impl<S: Sockets> Engine<S> {
     }
 }
 
-/// From whom a flow's packets to its guest come, and to whom.
+/// Source and destination of a flow's packets to its guest.
 fn addresses(settings: &Settings, guest_mac: Mac, key: &Key) -> Addresses {
     Addresses { guest_mac, mac: settings.mac, src: key.remote.0, dst: key.guest.0 }
 }
 
-/// A flow as it is shown.
+/// A flow as shown by `platd status`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct FlowStatus {
     /// Protocol and both ends.
     pub flow: String,
     /// The Ethernet address of its guest.
     pub guest: String,
-    /// How far it is.
+    /// Its state.
     pub state: String,
-    /// Bytes of memory that its data takes.
+    /// Bytes of memory for its data.
     pub held: usize,
 }
 

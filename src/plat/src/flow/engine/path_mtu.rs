@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Hops behind a guest that take less than the link does (RFC 8201; RFC 1191 for IPv4): their MTU
-//! is believed for as long as it may be.
+//! Path MTUs behind guests (RFC 8201; RFC 1191 for IPv4), kept for as long as the RFC allows.
 
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-/// RFC 8201 §4: after that a larger packet may be tried again.
+/// RFC 8201 §4: then a larger packet may be tried again.
 const LIFETIME: Duration = Duration::from_secs(600);
-/// Destinations that are remembered.
+/// Most destinations remembered.
 const MOST: usize = 1024;
 
-/// MTUs by the guest's address, and when each was told.
+/// MTU by the guest's address, and when it was learned.
 #[derive(Debug, Default)]
 pub(super) struct PathMtus(HashMap<Ipv6Addr, (u16, Instant)>);
 
 impl PathMtus {
-    /// The MTU towards a guest's address, of a link with `mtu`.
+    /// The path MTU towards a guest's address, on a link with `mtu`.
     pub(super) fn get(&self, guest: Ipv6Addr, mtu: u16, now: Instant) -> u16 {
         let told = self.0.get(&guest).filter(|(_, since)| now < *since + LIFETIME);
         told.map_or(mtu, |(told, _)| mtu.min(*told))

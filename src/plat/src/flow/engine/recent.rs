@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whom a socket has had to do with of late, as many as there is memory for.
+//! The recent peers of a socket, as many as there is memory for.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Instant;
 
-/// Bytes that one takes, about.
+/// Approximate bytes of one entry.
 const EACH: usize = 64;
-/// So many are nobody's concern: most sockets have one or two.
+/// Entries that are not accounted for: most sockets have one or two.
 const FREE: usize = 16;
 
-/// What is known of each, and when it was last heard of.
+/// The data of each peer, and when it was last seen.
 pub(super) struct Recent<K, V> {
     all: HashMap<K, (V, Instant)>,
     latest: Option<K>,
@@ -24,18 +24,18 @@ impl<K, V> Default for Recent<K, V> {
 }
 
 impl<K: Copy + Eq + Hash, V: Copy> Recent<K, V> {
-    /// Whether it is the one that was noted last: it need not be noted again.
+    /// Whether it is the one noted last, which need not be noted again.
     pub(super) fn is_latest(&self, key: K) -> bool {
         self.latest == Some(key)
     }
 
-    /// Takes note of one. Where that would take more than `memory` bytes, those go that were heard
-    /// of longest ago.
+    /// Notes a peer. If that would take more than `memory` bytes, the least recent ones are
+    /// dropped.
     pub(super) fn note(&mut self, key: K, value: V, now: Instant, memory: usize) {
         self.latest = Some(key);
         let most = FREE + memory / EACH;
         if self.all.len() >= most && !self.all.contains_key(&key) {
-            // Half of them, so that this is rare.
+            // Drop half of them, so that this is rare.
             let mut times: Vec<Instant> = self.all.values().map(|(_, last)| *last).collect();
             let half = times.len() / 2;
             let (_, &mut middle, _) = times.select_nth_unstable(half);
@@ -44,13 +44,13 @@ impl<K: Copy + Eq + Hash, V: Copy> Recent<K, V> {
         self.all.insert(key, (value, now));
     }
 
-    /// What is known of one, if it was heard of since then.
+    /// The data of a peer, if it was seen since then.
     pub(super) fn get(&self, key: K, since: Option<Instant>) -> Option<V> {
         let fresh = |last: Instant| since.is_none_or(|since| last > since);
         self.all.get(&key).filter(|(_, last)| fresh(*last)).map(|(value, _)| *value)
     }
 
-    /// Bytes of memory that are accounted for it.
+    /// Bytes of memory accounted for.
     pub(super) fn held(&self) -> usize {
         self.all.len().saturating_sub(FREE) * EACH
     }

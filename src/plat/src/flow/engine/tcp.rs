@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! TCP flows: a connection with the guest on one side, one of the host's on the other.
+//! TCP flows: a connection with the guest on one side, a socket of the host on the other.
 
 use std::hash::BuildHasher;
 use std::io::{self, IoSliceMut};
@@ -20,7 +20,7 @@ use crate::frame::Mac;
 use crate::icmp_error::IcmpError;
 use crate::settings::Settings;
 
-/// A connection whose bytes are counted.
+/// A connection that counts its bytes.
 pub(super) struct Counted<'a, C> {
     connection: &'a mut C,
     stats: &'a mut Stats,
@@ -56,11 +56,11 @@ impl<C: Connection> Stream for Counted<'_, C> {
     }
 }
 
-/// A connection of a visitor to a forwarded port.
+/// A connection from outside to a forwarded port.
 #[derive(Clone, Copy)]
 pub(super) struct Visit {
     peer: SocketAddr,
-    /// Which of the places where the guest may listen is tried.
+    /// Index of the place where the guest is tried.
     place: usize,
 }
 
@@ -85,7 +85,7 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// What leaves has the DSCP of what came (RFC 7915 §5.1).
+    /// Gives the host's packets the DSCP of the guest's (RFC 7915 §5.1).
     fn tcp_class(&mut self, id: Id, class: u8) {
         let Some(Entry { flow: Flow::Tcp(_, connection, _), .. }) = self.table.get(id) else {
             return;
@@ -93,7 +93,7 @@ impl<S: Sockets> Engine<S> {
         let _ = connection.set_class(class);
     }
 
-    /// Answers a segment of no connection (RFC 9293 §3.10.7.1).
+    /// Resets a segment without connection (RFC 9293 §3.10.7.1).
     fn reset(&mut self, cx: Context<'_>, mac: Mac, key: &Key, segment: &Incoming<'_>) {
         let len = u32::try_from(segment.payload.len()).unwrap_or(0)
             + u32::from(segment.flags & flag::SYN != 0)
@@ -180,7 +180,7 @@ impl<S: Sockets> Engine<S> {
     }
 
     /// Opens a connection to a guest for one that the host has accepted (`--forward`). If the guest
-    /// refuses it, [`Engine::try_elsewhere`] has its turn.
+    /// refuses it, [`Engine::try_elsewhere`] tries the next place.
     pub fn tcp_forward(
         &mut self,
         cx: Context<'_>,
@@ -213,7 +213,7 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// A guest has refused a visit: it is tried at the next place, if there is one.
+    /// Tries a refused visit at the next place, if there is one.
     pub(super) fn tcp_elsewhere(&mut self, cx: Context<'_>, id: Id, places: &[(Ipv6Addr, Mac)]) {
         let Some(Entry { key, flow: Flow::Tcp(_, _, Some(visit)), .. }) = self.table.get(id) else {
             return;
@@ -223,7 +223,7 @@ impl<S: Sockets> Engine<S> {
             return self.end(id, "refused");
         };
         let Some(Flow::Tcp(_, connection, _)) = self.remove(id, "refused") else { return };
-        // What it is ready for was told to the old flow.
+        // The old flow has consumed the readiness event.
         if self.sockets.forget_connection(&connection).is_err() {
             return;
         }
@@ -232,7 +232,7 @@ impl<S: Sockets> Engine<S> {
         self.tcp_visit(cx, mac, ((address, port), remote), visit, connection);
     }
 
-    /// The host's connection of a flow is ready.
+    /// Handles the readiness of a flow's connection.
     pub(super) fn tcp_ready(&mut self, cx: Context<'_>, id: Id, ready: Ready) {
         let Some(Entry { flow: Flow::Tcp(tcp, connection, _), .. }) = self.table.get(id) else {
             return;
@@ -242,8 +242,7 @@ impl<S: Sockets> Engine<S> {
                 return;
             }
             match connection.take_error() {
-                // Hung up without an error is not connected yet: that was told of the unconnected
-                // socket.
+                // Hang-up without error is reported for a socket that is not connecting yet.
                 Ok(()) if ready.hung_up => {}
                 Ok(()) => self.tcp_connected(cx, id),
                 Err(e) => self.connect_failed(cx, id, &e),
@@ -296,7 +295,7 @@ impl<S: Sockets> Engine<S> {
         self.end(id, errno.desc());
     }
 
-    /// Does what is due for a connection.
+    /// Handles a connection's timers.
     pub(super) fn tcp_timeout(&mut self, cx: Context<'_>, id: Id) {
         let mut tells = false;
         self.with_tcp(cx, id, None, |tcp, stream, wire, limits, now| {
@@ -308,7 +307,7 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Moves what can be moved.
+    /// Moves data in both directions.
     pub(super) fn tcp_transmit(&mut self, cx: Context<'_>, id: Id, sink: &mut dyn Sink) {
         let mut again = false;
         self.with_tcp(cx, id, Some(sink), |tcp, stream, wire, limits, now| {
@@ -321,8 +320,8 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Lets a connection take a step, and does what becomes of it. What it sends goes to `sink`, or
-    /// else waits in the queue.
+    /// Runs a step of a connection, and removes or resets it if that ends it. Segments go to
+    /// `sink`, or else to the queue.
     fn with_tcp(
         &mut self,
         cx: Context<'_>,
@@ -368,7 +367,7 @@ impl<S: Sockets> Engine<S> {
         let deadline = tcp.poll_timeout();
         match disposition {
             Disposition::Open => self.table.wake(id, deadline),
-            // Nothing is left to be reset.
+            // There is nothing to reset.
             Disposition::Closed => drop(self.remove(id, "closed")),
             Disposition::GuestReset if refused => self.refused.push(id),
             Disposition::GuestReset => self.end(id, "reset by the guest"),
@@ -376,7 +375,7 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// An initial sequence number that others cannot guess (RFC 6528).
+    /// An unpredictable initial sequence number (RFC 6528).
     fn isn(&self, key: &Key, now: Instant) -> u32 {
         let [.., a, b, c, d] = self.random.hash_one((key, now)).to_be_bytes();
         u32::from_be_bytes([a, b, c, d])
@@ -387,12 +386,12 @@ fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }
 
-/// What we tell a guest to put into a segment.
+/// The MSS that we announce to a guest.
 fn own_mss(settings: &Settings, key: &Key) -> u16 {
     settings.mtu - headers(key)
 }
 
-/// Bytes of headers in a packet of a connection, without options.
+/// Bytes of IP and TCP headers without options.
 fn headers(key: &Key) -> u16 {
     if key.guest.0.to_ipv4_mapped().is_some() {
         40

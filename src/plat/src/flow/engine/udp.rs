@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! UDP: one socket of the host for each port of the guest and family (endpoint-independent mapping,
-//! RFC 4787 REQ-1), answered only by those whom the guest has spoken to (address-dependent
+//! UDP: one socket of the host for each port and family of the guest (endpoint-independent mapping,
+//! RFC 4787 REQ-1). Only peers to which the guest has sent may answer (address-dependent
 //! filtering).
 
 use std::io::{self, IoSlice};
@@ -24,36 +24,34 @@ use crate::read_budget::ReadBudget;
 
 /// RFC 6146 §4, UDP_DEFAULT.
 const IDLE: Duration = Duration::from_secs(300);
-/// Segments that the kernel takes at once (UDP_MAX_SEGMENTS was 64 before it was 128), and their
-/// bytes.
+/// Most segments in a UDP_SEGMENT send (UDP_MAX_SEGMENTS was 64 before it was 128), and most bytes.
 const TRAIN: usize = 64;
 const TRAIN_BYTES: usize = 65_000;
-/// Segments that any guest's kernel puts into one (UDP_MAX_SEGMENTS).
+/// Most segments in a GSO packet of a guest's kernel (UDP_MAX_SEGMENTS).
 const LONGEST_TRAIN: usize = 128;
-/// Datagrams that wait for the end of their batch, and their bytes: those of a train, and some
-/// beside.
+/// Most datagrams and bytes that wait for the end of their batch: a GSO packet, and some more.
 const BATCH: usize = 512;
 const BATCH_BYTES: usize = 2 * TRAIN_BYTES;
-/// What is read before it is others' turn.
+/// Most datagrams read before other flows are served.
 const READS: usize = 64;
 
-/// A mapping.
+/// A mapping of one port.
 pub(super) struct Udp<D> {
     socket: D,
-    /// Who may answer: whom the guest has sent something.
+    /// Peers that may answer: those to which the guest has sent.
     peers: Recent<IpAddr, ()>,
-    /// Whether anyone may send: a forwarded port.
+    /// Whether any peer may send: a forwarded port.
     open: bool,
-    /// Which of the places where its guest may listen it leads to: all but the first by IPv4.
+    /// Index of the place where its guest is tried; all but the first are IPv4.
     place: usize,
-    /// Who has sent to an open port, and to which of the host's addresses: answers come from there.
+    /// Peers that have sent to a forwarded port, and to which of the host's addresses: answers come
+    /// from that address.
     visitors: Recent<SocketAddr, IpAddr>,
-    /// Those of them that are at an address of the host itself, by their ports: the guest may
-    /// answer exactly them.
+    /// Those that the guest sees as `STAND_IN`, by port: the guest may answer exactly these.
     local_visitors: Recent<u16, SocketAddr>,
     hops: u8,
     class: u8,
-    /// Whether the host may cut what is sent.
+    /// Whether the host may fragment what is sent.
     cut: bool,
     budget: ReadBudget,
     last: Instant,
@@ -84,27 +82,27 @@ impl<D: Datagrams> Udp<D> {
         &self.socket
     }
 
-    /// When it ends; a forwarded port never does.
+    /// When it expires; never for a forwarded port.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (!self.open).then(|| self.last + IDLE)
     }
 
-    /// Takes note of one who has sent to an open port.
+    /// Notes a peer that has sent to a forwarded port.
     fn welcome(&mut self, visitor: SocketAddr, local: IpAddr, now: Instant, memory: usize) {
-        // A visitor that the guest sees under another name.
+        // The guest sees this visitor as `STAND_IN`.
         if is_local(visitor.ip()) || (self.place > 0 && visitor.is_ipv6()) {
             self.local_visitors.note(visitor.port(), visitor, now, memory / 2);
         }
         self.visitors.note(visitor, local, now, memory / 2);
     }
 
-    /// The visitor from the host itself that a guest answers at this port: the one who has sent
+    /// The visitor seen as `STAND_IN` that a guest answers at this port: the one that has sent
     /// last.
     fn local_visitor(&self, port: u16, now: Instant) -> Option<SocketAddr> {
         self.local_visitors.get(port, now.checked_sub(IDLE))
     }
 
-    /// Bytes of memory for all whom it knows.
+    /// Bytes of memory for its peers.
     fn held(&self) -> usize {
         self.peers.held() + self.visitors.held() + self.local_visitors.held()
     }
@@ -115,22 +113,22 @@ fn key(guest: (Ipv6Addr, u16), ipv6: bool) -> Key {
     Key { protocol: wire::UDP, guest, remote: (Ipv6Addr::UNSPECIFIED, family) }
 }
 
-/// A datagram of a guest that waits for the end of its batch, or several of one length (but the
-/// last) that came as one.
+/// A datagram of a guest that waits for the end of its batch, or several of equal length (the last
+/// may be shorter) that came as one GSO packet.
 struct Datagram {
     id: Id,
     ends: Ends,
     hops: u8,
     class: u8,
-    /// Whether it may be cut on its way.
+    /// Whether it may be fragmented.
     cut: bool,
-    /// Bytes of each.
+    /// Bytes of each datagram.
     size: usize,
-    /// Where in the batch's data.
+    /// Range in the batch's data.
     at: Range<usize>,
 }
 
-/// What guests have sent of late, in the order in which it came.
+/// Datagrams of guests, in order of arrival.
 #[derive(Default)]
 pub(super) struct Batch {
     datagrams: Vec<Datagram>,
@@ -143,13 +141,13 @@ impl Batch {
     }
 }
 
-/// How many datagrams from the first on can be sent together: of one flow, as long as the first,
-/// but the last.
+/// Number of datagrams from the first on that can be sent in one UDP_SEGMENT call: of one flow and
+/// as long as the first; the last may be shorter.
 fn train(datagrams: &[Datagram]) -> usize {
     let Some(first) = datagrams.first() else { return 0 };
     let mut len = first.at.len();
     let joins = |next: &&Datagram| {
-        // An empty one has no place in a train; a shorter one is the last.
+        // Empty datagrams are sent alone; a shorter one is the last.
         let open = len > 0 && len % first.size == 0;
         len += next.at.len();
         open && (next.id, next.ends, next.hops) == (first.id, first.ends, first.hops)
@@ -161,13 +159,13 @@ fn train(datagrams: &[Datagram]) -> usize {
     1 + datagrams[1..].iter().take_while(joins).count()
 }
 
-/// A datagram as it leaves: where to, and what is in it.
+/// A datagram to send: destination and data.
 type Leaving<'a> = (Ends, &'a [u8]);
 
-/// Sends a train. `false` if the kernel did not take it.
+/// Sends datagrams in one UDP_SEGMENT call. `false` if the kernel did not take it.
 fn send_train(socket: &impl Datagrams, data: &[u8], train: &[Datagram], stats: &mut Stats) -> bool {
     let (ends, size) = (train[0].ends, u16::try_from(train[0].size).unwrap_or(0));
-    // What lies one behind the other is one piece.
+    // Contiguous data is one piece.
     let pieces: Vec<_> = train
         .chunk_by(|a, b| a.at.end == b.at.start)
         .map(|run| IoSlice::new(&data[run[0].at.start..run[run.len() - 1].at.end]))
@@ -178,7 +176,7 @@ fn send_train(socket: &impl Datagrams, data: &[u8], train: &[Datagram], stats: &
     true
 }
 
-/// Sends these datagrams, which are no longer there then.
+/// Sends these datagrams, and empties the list.
 fn send_each<'a>(
     socket: &impl Datagrams,
     datagrams: &mut Vec<Leaving<'a>>,
@@ -242,7 +240,7 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// The mapping of a packet, and where it goes.
+    /// The mapping of a packet, and its destination.
     fn udp_flow(
         &mut self,
         cx: Context<'_>,
@@ -251,8 +249,8 @@ impl<S: Sockets> Engine<S> {
         (from, to): (u16, u16),
     ) -> Option<(Id, SocketAddr)> {
         let guest = (packet.src, from);
-        // A visitor from the host itself is answered where it came from, address and port, and
-        // nobody else there is reached.
+        // A visitor on the host itself is answered at the address and port it came from; nothing
+        // else on the host is reachable.
         let v4 = cx.settings.prefix64.extract(packet.dst).or_else(|| packet.dst.to_ipv4_mapped());
         if v4 == Some(STAND_IN) {
             for ipv6 in [false, true] {
@@ -299,10 +297,10 @@ impl<S: Sockets> Engine<S> {
         Some((id, remote))
     }
 
-    /// Datagrams to the host's `socket` go to a guest's port from now on (`--forward`).
+    /// From now on, datagrams to the host's `socket` go to a guest's port (`--forward`).
     ///
     /// # Errors
-    /// When the socket cannot be watched.
+    /// If the socket cannot be watched.
     pub fn udp_forward(
         &mut self,
         now: Instant,
@@ -328,7 +326,7 @@ impl<S: Sockets> Engine<S> {
         self.sockets.watch_datagrams(&udp.socket, id)
     }
 
-    /// Closes what [`Self::udp_forward`] gave to this port of a guest's.
+    /// Ends what [`Self::udp_forward`] began for this port.
     pub fn udp_take_back(&mut self, port: u16, ipv6: bool) {
         for id in self.table.ids() {
             let is_it = self.table.get(id).is_some_and(|entry| {
@@ -341,8 +339,8 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Nobody listens at a guest's port. What comes next to a forwarded one goes to the next place;
-    /// behind the last comes the first, where somebody may listen by now.
+    /// No program listens on the guest's port: the next datagram to a forwarded port goes to the
+    /// next place. The first place follows the last, since a program may listen there by then.
     pub(super) fn udp_elsewhere(&mut self, now: Instant, id: Id, places: &[(Ipv6Addr, Mac)]) {
         let Some(Entry { key, flow: Flow::Udp(udp), .. }) = self.table.get(id) else { return };
         let (port, next) = (key.guest.1, udp.place + 1);
@@ -356,7 +354,7 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Gives a forwarded port to a guest's address, whoever had it before.
+    /// Moves a forwarded port to a guest's address.
     fn udp_move(
         &mut self,
         now: Instant,
@@ -364,16 +362,15 @@ impl<S: Sockets> Engine<S> {
         guest: (Ipv6Addr, u16),
         udp: Udp<S::Datagrams>,
     ) -> io::Result<()> {
-        // What it is ready for was told to the old flow.
+        // The old flow has consumed the readiness event.
         self.sockets.forget(&udp.socket)?;
         self.udp_insert(mac, guest, Udp { place: udp.place, ..Udp::forwarded(udp.socket, now) })
     }
 
-    /// What [`Self::udp_forward`] gave to a guest's ports is another guest's from now on, or the
-    /// same one's at another address.
+    /// Moves the forwarded ports to another guest, or to another address of the same one.
     ///
     /// # Errors
-    /// When a socket cannot be watched; that port is closed.
+    /// If a socket cannot be watched; its port is closed.
     pub fn udp_follow(&mut self, now: Instant, mac: Mac, address: Ipv6Addr) -> io::Result<()> {
         let mut followed = Ok(());
         for id in self.table.ids() {
@@ -389,8 +386,7 @@ impl<S: Sockets> Engine<S> {
         followed
     }
 
-    /// Sends the datagrams that have come in a batch: each flow's together and in their order,
-    /// though others came between.
+    /// Sends the datagrams of a batch, each flow's together and in order.
     pub(super) fn send_datagrams(&mut self, cx: Context<'_>) {
         let mut batch = std::mem::take(&mut self.batch);
         batch.datagrams.sort_by_key(|datagram| (datagram.id, datagram.ends));
@@ -406,12 +402,12 @@ impl<S: Sockets> Engine<S> {
         self.batch = batch;
     }
 
-    /// Sends datagrams of one socket and one setting of it: trains as such, what lies between by
-    /// one call.
+    /// Sends datagrams of one socket with equal options: those that can be sent in one UDP_SEGMENT
+    /// call that way, those between by one sendmmsg call.
     fn udp_send(&mut self, cx: Context<'_>, data: &[u8], run: &[Datagram]) {
         let Some(&Datagram { id, hops, class, cut, .. }) = run.first() else { return };
         let Some(Entry { flow: Flow::Udp(udp), .. }) = self.table.get(id) else {
-            // It was ended meanwhile, to make room.
+            // The flow was ended meanwhile to make room.
             return run.iter().for_each(|_| self.stats.drop(DropReason::Limit));
         };
         if S::Datagrams::hops_differ(udp.hops, hops) {
@@ -474,14 +470,14 @@ impl<S: Sockets> Engine<S> {
         }
     }
 
-    /// Reads datagrams; those of one sender that are equally long go on together.
+    /// Reads datagrams. Consecutive ones of one sender and one length become a GSO packet.
     pub(super) fn udp_receive(&mut self, cx: Context<'_>, id: Id, sink: &mut dyn Sink) {
         let Some(entry) = self.table.get(id) else { return };
         let (key, mac) = (entry.key, entry.mac);
         let Flow::Udp(udp) = &mut entry.flow else { return };
         let mut read = false;
         let mut visitors = Vec::new();
-        // A train: its sender, the length of each, where it ends in the buffer.
+        // The GSO packet: its sender, the length of each datagram, its end in the buffer.
         let mut train: Option<(SocketAddr, usize, usize)> = None;
         let mtu = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
         let mut send = |stats: &mut Stats, from: SocketAddr, size: usize, data: &[u8]| {
@@ -504,7 +500,7 @@ impl<S: Sockets> Engine<S> {
             let received = match udp.socket.recv(&mut self.scratch[start..]) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => break,
-                // An error of something sent earlier: told by the error queue.
+                // An error about something sent earlier; the error queue has it.
                 Err(_) => continue,
             };
             count += 1;
@@ -538,7 +534,7 @@ impl<S: Sockets> Engine<S> {
                 None => train = Some((from, size, len)),
             }
             if len == 0 || len > size {
-                // Whole as it came.
+                // Passed on as received.
                 if let Some((who, each, end)) = train.take() {
                     send(&mut self.stats, who, each, &self.scratch[..end]);
                 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Blocks of sequence numbers, as SACK counts them (RFC 2018).
+//! Blocks of sequence numbers, as in SACK options (RFC 2018).
 
 use super::segment::before;
 
-/// From the first number to the one behind the last.
+/// From the first sequence number to the one behind the last.
 pub(super) type Block = (u32, u32);
 
 /// Whether a block touches one of `blocks`.
@@ -12,7 +12,7 @@ pub(super) fn merges(blocks: &[Block], (start, end): Block) -> bool {
     blocks.iter().any(|(s, e)| !before(end, *s) && !before(*e, start))
 }
 
-/// Adds a block to blocks that are in order and apart.
+/// Adds a block to a sorted list of blocks that do not touch.
 pub(super) fn insert(blocks: &mut Vec<Block>, (mut start, mut end): Block) {
     blocks.retain(|(s, e)| {
         let apart = before(end, *s) || before(*e, start);
@@ -26,7 +26,7 @@ pub(super) fn insert(blocks: &mut Vec<Block>, (mut start, mut end): Block) {
     blocks.insert(at, (start, end));
 }
 
-/// The next hole from `from` on that lies below one of these blocks, which are in order and apart.
+/// The next hole from `from` on that lies below a block of such a list.
 pub(super) fn hole(blocks: &[Block], from: u32) -> Option<Block> {
     let mut at = from;
     for (start, end) in blocks {

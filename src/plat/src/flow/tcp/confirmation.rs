@@ -1,44 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whether the other end is there. A guest's last byte is acknowledged, and a keepalive of a guest
-//! is answered, once the other end has done so, and not because this host has taken it: else a
-//! guest would never learn that its peer is dead (RFC 9293 §3.8.4, RFC 5482).
+//! Whether the peer is alive. A guest's last byte is acknowledged, and its keepalive answered, once
+//! the peer has done so, not when this host has the data: otherwise a guest would never learn that
+//! its peer is dead (RFC 9293 §3.8.4, RFC 5482).
 
 use std::time::{Duration, Instant};
 
 use super::stream::{PeerState, Stream};
 
-/// How soon, and how rarely, the stream is looked at: nothing tells when a peer acknowledges.
+/// Shortest and longest interval at which the stream is asked: no event tells that a peer has
+/// acknowledged.
 const SOONEST: Duration = Duration::from_millis(1);
 const RAREST: Duration = Duration::from_secs(1);
-/// So many round trips after data was given it is still expected to be acknowledged soon.
+/// Round trips in which data is expected to be acknowledged.
 const TRIPS: u32 = 8;
-/// Whoever was heard so lately is there.
+/// A peer heard within this time is alive.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What is not known yet.
+/// What is still to be confirmed.
 #[derive(Debug, Default)]
 pub(super) struct Confirmation {
-    /// Data was given to the stream, and the other end has not acknowledged all of it.
+    /// Data was written to the stream, and the peer has not acknowledged all of it.
     pub(super) is_pending: bool,
-    /// When data was last given.
+    /// When data was last written.
     given: Option<Instant>,
-    /// When the guest asked whether the other end is there.
+    /// When the guest sent a keepalive.
     asked: Option<Instant>,
-    /// When to look again.
+    /// When to ask the stream again.
     check: Option<Instant>,
     gap: Duration,
 }
 
 impl Confirmation {
-    /// Data was given to the stream.
+    /// Notes that data was written to the stream.
     pub(super) fn data_given(&mut self, now: Instant) {
         self.is_pending = true;
         self.given = Some(now);
         self.look_soon(now);
     }
 
-    /// The guest asks whether the other end is there. Whether that is known.
+    /// Handles a guest's keepalive; returns whether the peer is known to be alive.
     pub(super) fn ask<S: Stream>(&mut self, stream: &mut S, now: Instant) -> bool {
         if stream.peer().is_none_or(|peer| peer.unheard < FRESH) {
             return true;
@@ -61,7 +62,7 @@ impl Confirmation {
         self.check
     }
 
-    /// Looks whether more is known; if so, the guest is to be told.
+    /// Asks the stream; returns whether the guest has to be told.
     pub(super) fn look<S: Stream>(&mut self, stream: &mut S, now: Instant) -> bool {
         let waited = self.is_pending || self.asked.is_some();
         let Some(PeerState { unheard, rtt, has_all }) = stream.peer() else {

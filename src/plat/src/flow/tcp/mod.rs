@@ -2,9 +2,9 @@
 
 //! The guest's end of a TCP connection (RFC 9293): segments on one side, a stream on the other.
 //!
-//! No I/O and no clock: a [`Stream`] stands for the host's socket, a [`Wire`] for the way to the
-//! guest. What the guest sends in order goes straight into the stream; what waits for the guest
-//! waits in a ring until it is acknowledged.
+//! No I/O and no clock: a [`Stream`] is the host's socket, a [`Wire`] sends to the guest. In-order
+//! data from the guest is written to the stream at once; data for the guest stays in a ring until
+//! it is acknowledged.
 
 mod blocks;
 mod confirmation;
@@ -27,41 +27,41 @@ pub use stream::{PeerState, Stream};
 
 use flag::{ACK, RST, SYN};
 
-/// How much a flow may keep in either direction, at most.
+/// Most bytes that a flow may keep in either direction.
 pub const MOST: usize = 1 << 20;
-/// Retransmissions before the guest is given up (RFC 9293 §3.8.3, R2; about four minutes).
+/// Retransmissions before the connection is given up (RFC 9293 §3.8.3, R2; about four minutes).
 const RETRIES: u8 = 10;
-/// Those of a SYN or SYN-ACK.
+/// Retransmissions of a SYN or SYN-ACK.
 const SYN_RETRIES: u8 = 5;
 /// RFC 6146 §4: TCP_EST, TCP_TRANS.
 pub const ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
-/// A connection that opens, or that both ends have closed.
+/// Idle time of a connection that is opening, or that both ends have closed.
 pub const TRANSITORY: Duration = Duration::from_secs(4 * 60);
 
-/// After so much idling, memory is given back.
+/// Idle time after which memory is freed.
 const TIDY: Duration = Duration::from_secs(1);
-/// Times that a stream is read before it is others' turn.
+/// Most reads of a stream before other flows are served.
 const ROUNDS: usize = 4;
 
-/// What is to become of a connection.
+/// What to do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// It goes on.
+    /// Keep it.
     Open,
-    /// Both ends have closed it.
+    /// Remove it: both ends have closed it.
     Closed,
-    /// The guest has reset it, or is gone: the stream is to be reset.
+    /// Reset the stream: the guest has reset the connection, or no longer answers.
     GuestReset,
-    /// The stream broke; the guest has been told.
+    /// Remove it: the stream failed, and the guest has been sent a reset.
     HostReset,
 }
 
-/// What the other end of a connection allows for now.
+/// The limits of a connection for now.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes that may be kept in either direction.
+    /// Bytes that may wait in either direction.
     pub buffer: usize,
-    /// Bytes of memory that it may come to hold.
+    /// Bytes of memory that it may hold.
     pub memory: usize,
     /// Bytes of data in one segment to [`Wire::send`], at least the MSS.
     pub burst: usize,
@@ -69,11 +69,11 @@ pub struct Limits {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The stream connects; nothing has been said to the guest.
+    /// The stream is connecting; nothing has been sent to the guest.
     Connecting,
-    /// A SYN-ACK is out.
+    /// A SYN-ACK has been sent.
     SynReceived,
-    /// A SYN is out (a connection from outside).
+    /// A SYN has been sent (a connection from outside).
     SynSent,
     Established,
 }
@@ -82,18 +82,18 @@ enum State {
 #[derive(Debug)]
 pub struct Tcp {
     state: State,
-    /// What we tell the guest.
+    /// The MSS that we announce.
     own_mss: u16,
-    /// Whether both ends do SACK.
+    /// Whether SACK is used.
     sack: bool,
     sender: Sender,
     receiver: Receiver,
-    /// When something was last heard of either end.
+    /// When either end last sent something.
     last: Instant,
 }
 
 impl Tcp {
-    /// A connection that a guest's SYN asks for. Nothing is sent before [`Tcp::connected`].
+    /// A connection for a guest's SYN. Nothing is sent before [`Tcp::connected`].
     #[must_use]
     pub fn accept(syn: &Incoming<'_>, isn: u32, own_mss: u16, now: Instant) -> Self {
         let mut tcp = Self::new(State::Connecting, isn, own_mss, now);
@@ -132,14 +132,14 @@ impl Tcp {
         self.sender.mss
     }
 
-    /// Puts no more into a packet to the guest: a hop on the way takes no more.
+    /// Reduces the MSS towards the guest, for a hop with a smaller MTU.
     pub fn limit_mss(&mut self, mss: u16) {
         self.sender.mss = self.sender.mss.min(mss);
     }
 
-    /// A hop on the way has not taken the packet that began with this number, for no more than
-    /// `mss` bytes of data fit: what was sent is sent again in smaller ones (RFC 8201 §5.4).
-    /// `false` if no such packet is under way.
+    /// A hop did not take the packet that began with this sequence number; only `mss` bytes of data
+    /// fit. What was sent is retransmitted in smaller packets (RFC 8201 §5.4). `false` if no such
+    /// packet is in flight.
     pub fn handle_path_mtu(&mut self, seq: u32, mss: u16) -> bool {
         let sender = &mut self.sender;
         let under_way = !before(seq, sender.una) && before(seq, sender.max);
@@ -153,20 +153,20 @@ impl Tcp {
         true
     }
 
-    /// Bytes of memory that its data takes.
+    /// Bytes of memory for its data.
     #[must_use]
     pub fn held(&self) -> usize {
         self.sender.ring.held() + self.receiver.held()
     }
 
-    /// What the direction from the guest may take up.
+    /// The limits of the direction from the guest.
     fn room(&self, limits: Limits) -> Room {
         let memory = limits.memory.saturating_sub(self.sender.ring.held());
         Room { buffer: limits.buffer, memory }
     }
 
-    /// Whether [`Tcp::poll_transmit`] has to be called again when [`Limits::memory`] is 2 KiB more
-    /// than [`Tcp::held`]: the stream has something, and there was no memory for any of it.
+    /// Whether the stream has data for which there was no memory at all. [`Tcp::poll_transmit`] has
+    /// to be called again when [`Limits::memory`] is 2 KiB more than [`Tcp::held`].
     #[must_use]
     pub fn is_starved(&self) -> bool {
         self.sender.starved
@@ -178,7 +178,7 @@ impl Tcp {
         self.state == State::Connecting
     }
 
-    /// Whether both ends have agreed to it.
+    /// Whether the handshake is complete.
     #[must_use]
     pub fn is_established(&self) -> bool {
         self.state == State::Established
@@ -190,7 +190,7 @@ impl Tcp {
         self.receiver.nxt.wrapping_sub(1)
     }
 
-    /// Its state in a word, as other tools name it.
+    /// The name of its state, as other tools show it.
     #[must_use]
     pub fn state_name(&self) -> &'static str {
         match (self.state, self.receiver.fin.is_some(), self.sender.ended) {
@@ -204,7 +204,7 @@ impl Tcp {
         }
     }
 
-    /// When [`Tcp::handle_timeout`] is wanted: something is due, or it has idled too long.
+    /// When [`Tcp::handle_timeout`] is due: for a timer, or at the end of the idle time.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
         let tidy = self.sender.ring.is_empty() && self.sender.ring.held() > 0;
@@ -213,7 +213,7 @@ impl Tcp {
         timers.into_iter().flatten().fold(idle, Instant::min)
     }
 
-    /// The stream is connected: the guest is told by a SYN-ACK (or asked by a SYN).
+    /// Handles the stream being connected: sends the guest a SYN-ACK (or a SYN).
     pub fn connected(&mut self, wire: &mut impl Wire, limits: Limits, now: Instant) {
         if self.state == State::Connecting {
             self.state = State::SynReceived;
@@ -223,11 +223,11 @@ impl Tcp {
     }
 
     fn send_syn(&mut self, wire: &mut impl Wire, limits: Limits, now: Instant) {
-        // An answer has no options but those of the guest's own SYN.
+        // A SYN-ACK has only options that the guest's SYN had.
         let first = self.state == State::SynSent;
         let scale = (first || self.receiver.is_scaled()).then_some(SCALE);
         let options = options::of_syn(self.own_mss, scale, first || self.sack);
-        // Not scaled in a SYN.
+        // The window of a SYN is not scaled.
         let window = u16::try_from(limits.buffer).unwrap_or(u16::MAX);
         if self.state == State::SynReceived {
             self.receiver.told_by_syn(window);
@@ -244,8 +244,8 @@ impl Tcp {
         self.sender.recovery.start_timer(now);
     }
 
-    /// Takes a segment of the guest. [`Tcp::poll_transmit`] is due afterwards, once for all
-    /// segments that came together.
+    /// Handles a segment from the guest. [`Tcp::poll_transmit`] is due afterwards, once for all
+    /// segments of a batch.
     pub fn handle_input<S: Stream>(
         &mut self,
         segment: &Incoming<'_>,
@@ -268,8 +268,8 @@ impl Tcp {
         if segment.flags & RST != 0 {
             // RFC 5961 §3.2.
             if ahead == 0 {
-                // All has been said, and only the last acknowledgement was lost: the guest knows no
-                // more of it.
+                // Both directions are complete, and only the last acknowledgement was lost: the
+                // guest has forgotten the connection.
                 let done = self.receiver.shut && self.sender.ended && self.sender.ring.is_empty();
                 return if done { Disposition::Closed } else { Disposition::GuestReset };
             }
@@ -277,7 +277,7 @@ impl Tcp {
             return Disposition::Open;
         }
         if segment.flags & SYN != 0 {
-            // A repeated SYN, or RFC 5961 §4.2's challenge.
+            // A repeated SYN, or the challenge ACK of RFC 5961 §4.2.
             if self.state == State::SynReceived && segment.seq.wrapping_add(1) == self.receiver.nxt
             {
                 self.send_syn(wire, limits, now);
@@ -289,7 +289,7 @@ impl Tcp {
         if segment.flags & ACK == 0 {
             return Disposition::Open;
         }
-        // RFC 9293 §3.10.7.4. What is old is a repetition, or asks whether we are there.
+        // RFC 9293 §3.10.7.4. An old segment is a retransmission or a keepalive.
         let end = segment.seq.wrapping_add(len);
         let is_old = before(end, self.receiver.nxt);
         if is_old && self.is_keepalive(segment) && !self.receiver.confirmation.ask(stream, now) {
@@ -322,8 +322,8 @@ impl Tcp {
         Disposition::Open
     }
 
-    /// Whether a segment, of which nothing is new, asks whether the other end is there (RFC 1122
-    /// §4.2.3.6), and is not the repetition of a byte that waits for its acknowledgement.
+    /// Whether a segment without new data is a keepalive (RFC 1122 §4.2.3.6), and not the
+    /// retransmission of a byte whose acknowledgement is held back.
     fn is_keepalive(&self, segment: &Incoming<'_>) -> bool {
         self.state == State::Established
             && segment.payload.len() <= 1
@@ -337,8 +337,8 @@ impl Tcp {
         }
     }
 
-    /// Looks, if that is due, whether the other end has acknowledged what the guest has sent, or is
-    /// there at all. Whether [`Tcp::poll_transmit`] is to tell the guest.
+    /// If due, asks the stream whether the peer has acknowledged the guest's data, and whether it
+    /// is alive. Returns whether [`Tcp::poll_transmit`] has to tell the guest.
     pub fn handle_peer_timeout<S: Stream>(&mut self, stream: &mut S, now: Instant) -> bool {
         let confirmation = &mut self.receiver.confirmation;
         let due = confirmation.poll_timeout().is_some_and(|at| at <= now);
@@ -362,24 +362,24 @@ impl Tcp {
         Disposition::Open
     }
 
-    /// Our SYN is acknowledged.
+    /// Handles the acknowledgement of our SYN.
     fn establish(&mut self, now: Instant) {
         self.state = State::Established;
         self.sender.establish(now);
     }
 
-    /// The stream has something to read, or may have ended.
+    /// Notes that the stream has data, or may have ended.
     pub fn set_readable(&mut self) {
         self.sender.readable = true;
     }
 
-    /// The stream takes data again.
+    /// Notes that the stream takes data again.
     pub fn set_writable(&mut self) {
         self.receiver.writable = true;
     }
 
-    /// Moves what can be moved, in both directions, and acknowledges what came. The second value
-    /// tells whether there is more to be moved at once, which was left for the sake of others.
+    /// Moves data in both directions, and acknowledges received data. The second value tells
+    /// whether there is more to move, which was left so that others are served.
     pub fn poll_transmit<S: Stream>(
         &mut self,
         stream: &mut S,
@@ -397,7 +397,7 @@ impl Tcp {
             return (self.break_off(wire), false);
         }
         self.note_given(now);
-        // What the other end has to say shows that it is there.
+        // Data from the peer shows that it is alive.
         let confirmation = &mut self.receiver.confirmation;
         if self.sender.readable && confirmation.is_pending && confirmation.look(stream, now) {
             self.receiver.ack_due = true;
@@ -428,7 +428,7 @@ impl Tcp {
             self.send_ack(wire, limits);
         }
         if self.sender.recovery.timer.is_none() && self.sender.has_unsent() {
-            // A closed window: probes.
+            // The window is closed: send probes.
             self.sender.recovery.start_timer(now);
         }
         let confirmed = !self.receiver.confirmation.is_pending;
@@ -451,7 +451,7 @@ impl Tcp {
         self.receiver.acknowledged(own);
     }
 
-    /// The stream broke: the guest is told by a reset.
+    /// Handles the failure of the stream: sends the guest a reset.
     pub fn break_off(&mut self, wire: &mut impl Wire) -> Disposition {
         wire.send(&Segment {
             seq: if self.is_connecting() { 0 } else { self.sender.nxt },
@@ -465,8 +465,7 @@ impl Tcp {
         Disposition::HostReset
     }
 
-    /// Does what is due: retransmission (RFC 6298 §5), window probes, the end of what idled too
-    /// long.
+    /// Handles timers: retransmission (RFC 6298 §5), window probes, and the idle time.
     pub fn handle_timeout(
         &mut self,
         wire: &mut impl Wire,

@@ -11,7 +11,7 @@ const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 
-/// The options that matter here, of a segment of the guest.
+/// The options of a guest's segment that are used.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Options<'a> {
     pub(super) mss: Option<u16>,
@@ -22,7 +22,7 @@ pub(super) struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Reads them; from the first that lies about its length on there are none.
+    /// Parses options, up to the first with a wrong length.
     pub(super) fn parse(mut bytes: &'a [u8]) -> Self {
         let mut options = Self::default();
         loop {
@@ -46,7 +46,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// What the guest holds above its acknowledgement.
+    /// The blocks that the guest has received above its acknowledgement.
     pub(super) fn blocks(self) -> impl Iterator<Item = Block> + 'a {
         self.sacked.chunks_exact(8).map(|block| {
             let number =
@@ -56,7 +56,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Those of a SYN, each aligned.
+/// The options of a SYN, each padded to 4 bytes.
 pub(super) fn of_syn(mss: u16, scale: Option<u8>, sack: bool) -> Vec<u8> {
     let [m0, m1] = mss.to_be_bytes();
     let mut options = vec![MSS, 4, m0, m1];
@@ -69,7 +69,7 @@ pub(super) fn of_syn(mss: u16, scale: Option<u8>, sack: bool) -> Vec<u8> {
     options
 }
 
-/// Those of an acknowledgement with these blocks, three at most.
+/// The SACK option of an acknowledgement with these blocks, three at most.
 pub(super) fn of_ack(blocks: &[Block]) -> Vec<u8> {
     let mut options = Vec::new();
     if !blocks.is_empty() {

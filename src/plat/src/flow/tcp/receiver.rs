@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The direction from the guest: what comes in order goes straight into the stream, the rest waits.
+//! The direction from the guest: in-order data is written to the stream at once, other data waits.
 
 use std::io::ErrorKind;
 
@@ -13,42 +13,42 @@ use crate::flow::ring::Ring;
 
 /// Our window scale: windows up to 4 MiB.
 pub(super) const SCALE: u8 = 6;
-/// Pieces of data out of order that are kept.
+/// Most pieces of out-of-order data that are kept.
 const PIECES: usize = 128;
-/// Bytes of memory that one takes besides its own.
+/// Bytes of memory per piece, beside its data.
 const PIECE: usize = 32;
-/// Blocks in an acknowledgement: what fits beside other options.
+/// Most SACK blocks in an acknowledgement, beside other options.
 const BLOCKS: usize = 3;
 
-/// What the direction from the guest may take up.
+/// The limits of the direction from the guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     /// Bytes that may wait.
     pub(super) buffer: usize,
-    /// Bytes of memory that it may come to hold.
+    /// Bytes of memory that it may hold.
     pub(super) memory: usize,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Receiver {
-    /// What is expected next.
+    /// The next expected sequence number.
     pub(super) nxt: u32,
-    /// The right edge that the guest has been told.
+    /// The right edge of the window that the guest was told.
     edge: u32,
-    /// The scale of the window that it is told.
+    /// The scale of the window that the guest is told.
     scale: u8,
-    /// What the stream did not take yet.
+    /// In-order data that the stream has not taken yet.
     ring: Ring,
-    /// What came too early.
+    /// Out-of-order data.
     pieces: Vec<(u32, Vec<u8>)>,
-    /// The number of the guest's FIN, once seen.
+    /// The sequence number of the guest's FIN, once received.
     pub(super) fin: Option<u32>,
-    /// The stream knows of it.
+    /// The FIN has been passed to the stream.
     pub(super) shut: bool,
     pub(super) ack_due: bool,
-    /// The stream takes data, as far as is known.
+    /// The stream takes data, as far as known.
     pub(super) writable: bool,
-    /// The stream has taken data whose arrival is to be confirmed.
+    /// The stream has taken data that the peer has to acknowledge.
     pub(super) has_given: bool,
     pub(super) confirmation: Confirmation,
 }
@@ -58,14 +58,14 @@ impl Receiver {
         Self { writable: true, ..Self::default() }
     }
 
-    /// Takes what a SYN of the guest says; `scaled` windows are told.
+    /// Handles a guest's SYN; windows that we send are scaled if `scaled`.
     pub(super) fn take_syn(&mut self, syn: &Incoming<'_>, scaled: bool) {
         self.scale = if scaled { SCALE } else { 0 };
         self.nxt = syn.seq.wrapping_add(1);
         self.edge = self.nxt;
     }
 
-    /// Our SYN-ACK has told this window, which is not scaled there.
+    /// Notes the window of our SYN-ACK, where it is not scaled.
     pub(super) fn told_by_syn(&mut self, window: u16) {
         self.edge = self.nxt.wrapping_add(window.into());
     }
@@ -75,12 +75,12 @@ impl Receiver {
         self.scale > 0
     }
 
-    /// What the guest may send, as it knows.
+    /// The window as the guest knows it.
     pub(super) fn told_window(&self) -> u32 {
         self.edge.wrapping_sub(self.nxt)
     }
 
-    /// Bytes of memory that its data takes.
+    /// Bytes of memory for its data.
     pub(super) fn held(&self) -> usize {
         self.ring.held()
             + self.pieces.iter().map(|(_, data)| data.capacity() + PIECE).sum::<usize>()
@@ -90,8 +90,8 @@ impl Receiver {
         room.memory.saturating_sub(self.held())
     }
 
-    /// Takes a segment's data. `true` if it came too early, which is to be told at once (RFC 5681
-    /// §4.2).
+    /// Handles a segment's data. `true` if it was out of order, which has to be acknowledged at
+    /// once (RFC 5681 §4.2).
     pub(super) fn take_data<S: Stream>(
         &mut self,
         segment: &Incoming<'_>,
@@ -133,9 +133,9 @@ impl Receiver {
         Ok(false)
     }
 
-    /// Gives data in order to the stream; what that does not take waits, as far as there is memory.
-    /// What does not fit counts as lost; that is not where the window ends, for what it allows is
-    /// taken, or the guest would wait for its time-out.
+    /// Writes in-order data to the stream; the rest waits if there is memory, and otherwise counts
+    /// as lost. Data inside the window that was told is taken in any case: else the guest would
+    /// wait for its retransmission timer.
     fn deliver<S: Stream>(
         &mut self,
         data: &[u8],
@@ -169,7 +169,7 @@ impl Receiver {
         }
     }
 
-    /// Takes a segment's FIN; the data in front of it ends at `end`.
+    /// Handles a segment's FIN, whose data ends at `end`.
     pub(super) fn take_fin(&mut self, flags: u8, end: u32) {
         if flags & FIN != 0 && self.fin.is_none() && !before(end, self.nxt) {
             self.fin = Some(end);
@@ -182,7 +182,7 @@ impl Receiver {
         }
     }
 
-    /// Gives the stream what waits, and then the end.
+    /// Writes waiting data to the stream, and then the end.
     pub(super) fn flush<S: Stream>(&mut self, stream: &mut S) -> Result<(), Broken> {
         while self.writable && !self.ring.is_empty() {
             match stream.write(self.ring.slices(0, self.ring.len())[0]) {
@@ -203,9 +203,9 @@ impl Receiver {
         Ok(())
     }
 
-    /// Bytes that may come. What the stream takes at once needs no memory.
+    /// The window to tell. Data that the stream takes at once needs no memory.
     fn window(&self, room: Room) -> usize {
-        // No more than can be told.
+        // The largest window that can be told.
         let most = room.buffer.min(usize::from(u16::MAX) << self.scale);
         let most = most.saturating_sub(self.ring.len());
         let straight = self.writable && self.ring.is_empty();
@@ -216,22 +216,22 @@ impl Receiver {
         }
     }
 
-    /// Whether the window has opened by enough to tell (RFC 9293 §3.8.6.2.2): at once, if it was
-    /// closed.
+    /// Whether the window has opened far enough for an update (RFC 9293 §3.8.6.2.2); at once if it
+    /// was closed.
     pub(super) fn has_opened(&self, room: Room, mss: u16, most: usize) -> bool {
         let (told, least) = (self.told_window() as usize, 2 * usize::from(mss));
         let enough = if told < least { least } else { least.max(room.buffer / 2).min(most) };
         self.window(room).saturating_sub(told) >= enough
     }
 
-    /// What the next segment is to say. The header counts in units of the scale: a part of one is
-    /// not offered, or it would have to be taken (RFC 7323 §2.4).
+    /// Acknowledgement and window of the next segment. The window is in units of the scale, rounded
+    /// down: what is offered has to be taken (RFC 7323 §2.4).
     pub(super) fn acknowledgement(&self, room: Room) -> Ack {
         let window = u32::try_from(self.window(room)).unwrap_or(u32::MAX >> 2);
         let told = self.told_window();
         let told = if told as i32 > 0 { told } else { 0 };
         let field = (window.max(told) >> self.scale).min(u16::MAX.into());
-        // The last byte, or the end, is acknowledged when the other end has done so.
+        // The last byte, or the FIN, is acknowledged only when the peer has acknowledged it.
         let held_back = u32::from(self.has_given || self.confirmation.is_pending);
         Ack {
             number: self.nxt.wrapping_sub(held_back),
@@ -239,7 +239,7 @@ impl Receiver {
         }
     }
 
-    /// A segment has said so. What was told before holds as well.
+    /// Notes an acknowledgement that was sent. Earlier ones hold as well.
     pub(super) fn acknowledged(&mut self, ack: Ack) {
         let edge = ack.number.wrapping_add(u32::from(ack.window) << self.scale);
         if before(self.edge, edge) {
@@ -248,7 +248,7 @@ impl Receiver {
         self.ack_due = false;
     }
 
-    /// What came too early, for a SACK option: that which came last is told first (RFC 2018 §4).
+    /// The out-of-order data for a SACK option, the most recent block first (RFC 2018 §4).
     pub(super) fn blocks(&self) -> Vec<Block> {
         let mut told = Vec::new();
         let block = |(seq, data): &(u32, Vec<u8>)| (*seq, seq.wrapping_add(distance(data.len())));

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What to send again, and when: the retransmission timer (RFC 6298), fast retransmit by SACK (RFC
-//! 6675, simplified) or without it (RFC 6582).
+//! Loss recovery: the retransmission timer (RFC 6298), fast retransmit with SACK (RFC 6675,
+//! simplified) or without it (RFC 6582).
 //!
 //! There is no congestion control. The guest is one hop away, over a queue of this machine that
-//! tells when it is full (`Link::is_full`), and no one else's packets are on that hop: a sender
-//! that slowed down for a loss there would only leave it idle. What may be in flight is bounded by
-//! the guest's window; only after a time-out it is a few segments, until more is acknowledged.
+//! reports when it is full (`Link::is_full`), and no other traffic shares that hop: slowing down
+//! after a loss would only leave it idle. The guest's window limits what is in flight; after a
+//! retransmission timeout it is a few segments, until more is acknowledged.
 
 use std::time::{Duration, Instant};
 
@@ -17,31 +17,31 @@ use super::segment::before;
 const RTO_FIRST: Duration = Duration::from_secs(1);
 const RTO_LEAST: Duration = Duration::from_millis(200);
 const RTO_MOST: Duration = Duration::from_secs(60);
-/// All that any window allows.
+/// More than any window.
 const NO_LIMIT: u32 = u32::MAX >> 2;
-/// Blocks of a guest that are remembered.
+/// Most SACK blocks remembered.
 const BLOCKS: usize = 64;
 
-/// Of the direction to the guest.
+/// The state of recovery towards the guest.
 #[derive(Debug)]
 pub(super) struct Recovery {
-    /// What may be in flight.
+    /// Most bytes in flight.
     pub(super) cwnd: u32,
-    /// Acknowledgements in a row that acknowledged nothing new.
+    /// Number of duplicate acknowledgements in a row.
     dup_acks: u8,
-    /// In recovery up to here.
+    /// The end of the recovery, while in one.
     recover: Option<u32>,
-    /// Where the recovery has come to.
+    /// How far the recovery has retransmitted.
     resent: u32,
-    /// What the guest holds above what it has acknowledged.
+    /// The blocks that the guest has above its acknowledgement.
     sacked: Vec<Block>,
     rto: Duration,
     /// The smoothed round-trip time, and its variation.
     rtt: Option<(Duration, Duration)>,
-    /// The number whose acknowledgement is timed, and since when.
+    /// The sequence number whose acknowledgement is timed, and when it was sent.
     timed: Option<(u32, Instant)>,
     pub(super) retries: u8,
-    /// How often it was asked in a row whether the window is still closed.
+    /// Number of window probes in a row.
     probes: u32,
     pub(super) timer: Option<Instant>,
 }
@@ -63,7 +63,7 @@ impl Recovery {
         }
     }
 
-    /// The connection is established: `una` is the first byte of data.
+    /// Begins with an established connection: `una` is the first byte of data.
     pub(super) fn establish(&mut self, una: u32, now: Instant) {
         self.resent = una;
         self.measure(una, now);
@@ -76,33 +76,34 @@ impl Recovery {
         self.timer = Some(now + self.rto);
     }
 
-    /// Starts the timer for another look at a window that is closed: later each time, but that says
-    /// nothing of when a segment is lost (RFC 9293 §3.8.6.1).
+    /// Starts the timer for the next window probe. Its interval grows, independently of the
+    /// retransmission timer's (RFC 9293 §3.8.6.1).
     pub(super) fn start_probe_timer(&mut self, now: Instant) {
         self.probes += 1;
         let factor = 1 << self.probes.min(16);
         self.timer = Some(now + self.rto.saturating_mul(factor).min(RTO_MOST));
     }
 
-    /// The window is open again: what is sent now has its own time.
+    /// Notes that the window is open again, which ends the probes' interval.
     pub(super) fn window_opened(&mut self) {
         self.probes = 0;
         self.timer = None;
     }
 
-    /// Times the acknowledgement of `seq`, sent now for the first time, unless another is timed.
+    /// Times the acknowledgement of `seq`, sent now for the first time, unless another one is
+    /// timed.
     pub(super) fn time(&mut self, seq: u32, now: Instant) {
         if self.timed.is_none() {
             self.timed = Some((seq, now));
         }
     }
 
-    /// What is timed is sent again, and tells nothing any more.
+    /// Stops timing: the segment is retransmitted.
     pub(super) fn forget_time(&mut self) {
         self.timed = None;
     }
 
-    /// RFC 6298 §2, with Karn's rule: nothing that was sent twice is timed.
+    /// Measures a round trip (RFC 6298 §2); by Karn's rule, not of retransmitted segments.
     fn measure(&mut self, ack: u32, now: Instant) {
         let Some((seq, sent)) = self.timed else { return };
         if before(ack, seq) {
@@ -118,7 +119,7 @@ impl Recovery {
         self.rto = (srtt + var * 4).clamp(RTO_LEAST, RTO_MOST);
     }
 
-    /// Takes a segment's SACK option, where `una` to `max` is in flight.
+    /// Handles a SACK option while `una` to `max` is in flight.
     pub(super) fn take_sack(&mut self, options: &[u8], una: u32, max: u32) {
         for (start, end) in Options::parse(options).blocks() {
             if before(start, end) && !before(start, una) && !before(max, end) {
@@ -128,12 +129,13 @@ impl Recovery {
         self.sacked.truncate(BLOCKS);
     }
 
-    /// Whether the guest holds anything above what it has acknowledged.
+    /// Whether the guest has data above its acknowledgement.
     pub(super) fn has_sacked(&self) -> bool {
         !self.sacked.is_empty()
     }
 
-    /// `acked` more numbers are acknowledged, up to `ack`; how many packets to send again.
+    /// Handles the acknowledgement of `acked` more bytes, up to `ack`; returns how many packets to
+    /// retransmit.
     pub(super) fn acknowledged(
         &mut self,
         ack: u32,
@@ -157,8 +159,8 @@ impl Recovery {
         }
     }
 
-    /// `una` is acknowledged once more, where up to `max` is in flight; how many packets to send
-    /// again.
+    /// Handles a duplicate acknowledgement of `una` while up to `max` is in flight; returns how
+    /// many packets to retransmit.
     pub(super) fn duplicate(&mut self, una: u32, max: u32) -> Option<usize> {
         self.dup_acks = self.dup_acks.saturating_add(1);
         if self.recover.is_some() {
@@ -173,12 +175,12 @@ impl Recovery {
         Some(4)
     }
 
-    /// What to send next in a recovery, `mss` bytes at most: each hole once.
+    /// The next block to retransmit in a recovery, at most `mss` bytes: each hole once.
     pub(super) fn next_hole(&mut self, una: u32, mss: u16) -> Option<Block> {
         if before(self.resent, una) {
             self.resent = una;
         }
-        // Up to the first byte of the next block that the guest has.
+        // Up to the next block that the guest has.
         let (mut at, mut end) = blocks::hole(&self.sacked, self.resent)?;
         if before(at, self.resent) {
             at = self.resent;
@@ -191,13 +193,13 @@ impl Recovery {
         Some((at, end))
     }
 
-    /// Nothing was acknowledged in time: the next time-out is twice as far away (RFC 6298 §5.5).
+    /// Doubles the timeout after it has expired (RFC 6298 §5.5).
     pub(super) fn back_off(&mut self) {
         self.timed = None;
         self.rto = (self.rto * 2).min(RTO_MOST);
     }
 
-    /// All is sent again from `una` on, a few segments at first.
+    /// Begins retransmission from `una` on, with a few segments at first.
     pub(super) fn restart(&mut self, una: u32, mss: u16) {
         self.sacked.clear();
         self.recover = None;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Segments (RFC 9293 §3.1), and the way by which they leave.
+//! Segments (RFC 9293 §3.1), and the trait that sends them.
 
 /// Flags of the TCP header.
 pub mod flag {
@@ -12,26 +12,26 @@ pub mod flag {
     pub const ACK: u8 = 0x10;
 }
 
-/// A segment on its way to the guest. Longer than its MSS it is to be cut by whoever sends it.
+/// A segment to the guest. The sender splits one that is longer than its MSS.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
     /// Sequence number of the first byte.
     pub seq: u32,
-    /// What is expected next.
+    /// Acknowledgement number.
     pub ack: u32,
     /// [`flag`]s.
     pub flags: u8,
-    /// The window as it stands in the header, scaled.
+    /// The window field, scaled.
     pub window: u16,
     /// Options, a multiple of four bytes.
     pub options: &'a [u8],
     /// The data, in up to two pieces.
     pub payload: [&'a [u8]; 2],
-    /// Bytes of data that a packet to the guest may have.
+    /// Most bytes of data in a packet to the guest.
     pub mss: u16,
 }
 
-/// A segment of the guest; see [`Segment`].
+/// A segment from the guest; see [`Segment`].
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct Incoming<'a> {
@@ -43,14 +43,13 @@ pub struct Incoming<'a> {
     pub payload: &'a [u8],
 }
 
-/// The way to the guest.
+/// Sends segments to the guest.
 pub trait Wire {
     /// Sends a segment.
     fn send(&mut self, segment: &Segment<'_>);
 }
 
-/// What every segment says of the other direction: the acknowledgement, and the window as it stands
-/// in the header.
+/// What every segment tells about the other direction: acknowledgement number and window field.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ack {
     pub(super) number: u32,
@@ -62,7 +61,8 @@ pub(super) fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
-/// A length as a difference of sequence numbers: no segment and no buffer is too long for one.
+/// A length as a difference of sequence numbers; no segment or buffer is longer than 32 bits can
+/// say.
 pub(super) fn distance(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(0)
 }

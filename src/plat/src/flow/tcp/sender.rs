@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The direction to the guest: what the stream gives waits in a ring until it is acknowledged.
+//! The direction to the guest: data from the stream stays in a ring until it is acknowledged.
 
 use std::io::ErrorKind;
 use std::time::Instant;
@@ -11,35 +11,35 @@ use super::segment::{before, distance, Ack, Incoming, Segment, Wire};
 use super::stream::{Broken, Stream};
 use crate::flow::ring::Ring;
 
-/// What a guest takes that does not say (RFC 9293 §3.7.1).
+/// The MSS of a guest that does not tell one (RFC 9293 §3.7.1).
 const DEFAULT_MSS: u16 = 536;
 
 #[derive(Debug)]
 pub(super) struct Sender {
-    /// Oldest number that the guest has not acknowledged, next to be sent, and highest that was
-    /// ever sent.
+    /// Sequence numbers: the oldest unacknowledged, the next to send, and the highest that was ever
+    /// sent.
     pub(super) una: u32,
     pub(super) nxt: u32,
     pub(super) max: u32,
-    /// The right edge that the guest allows.
+    /// The right edge of the guest's window.
     edge: u32,
-    /// Where the segment was, and what it acknowledged, that said so last (RFC 9293 §3.10.7.4).
+    /// Sequence and acknowledgement number of the segment that told the edge (RFC 9293 §3.10.7.4).
     edge_seq: u32,
     edge_ack: u32,
     /// The guest's window scale.
     scale: u8,
-    /// Bytes of data in a packet to the guest.
+    /// Most bytes of data in a packet to the guest.
     pub(super) mss: u16,
     /// Data from `una` on.
     pub(super) ring: Ring,
-    /// No more will come from the stream.
+    /// The stream has ended.
     pub(super) ended: bool,
-    /// The number of our FIN, once sent.
+    /// The sequence number of our FIN, once sent.
     fin: Option<u32>,
-    /// The stream may have something to read.
+    /// The stream may have data.
     pub(super) readable: bool,
-    /// There was no memory for what the stream has, and nothing of the guest's is to come that
-    /// would bring another try.
+    /// There was no memory for the stream's data, and no acknowledgement of the guest is due that
+    /// would cause another try.
     pub(super) starved: bool,
     pub(super) recovery: Recovery,
 }
@@ -64,7 +64,7 @@ impl Sender {
         }
     }
 
-    /// Takes what a SYN of the guest says.
+    /// Handles a guest's SYN.
     pub(super) fn take_syn(
         &mut self,
         syn: &Incoming<'_>,
@@ -78,32 +78,32 @@ impl Sender {
         (self.edge_seq, self.edge_ack) = (syn.seq, self.una);
     }
 
-    /// Our SYN is out.
+    /// Notes that our SYN has been sent.
     pub(super) fn syn_sent(&mut self, now: Instant) {
         self.nxt = self.una.wrapping_add(1);
         self.max = self.nxt;
         self.recovery.time(self.nxt, now);
     }
 
-    /// Our SYN is acknowledged.
+    /// Handles the acknowledgement of our SYN.
     pub(super) fn establish(&mut self, now: Instant) {
         self.una = self.una.wrapping_add(1);
         self.recovery.establish(self.una, now);
         self.readable = true;
     }
 
-    /// The guest's SYN-ACK allows this much.
+    /// Handles the window of the guest's SYN-ACK.
     pub(super) fn take_window_of_syn_ack(&mut self, segment: &Incoming<'_>) {
         self.edge = segment.ack.wrapping_add(segment.window.into());
         self.edge_ack = segment.ack;
     }
 
-    /// Number behind the data that waits in the ring.
+    /// The sequence number behind the data in the ring.
     fn data_end(&self) -> u32 {
         self.una.wrapping_add(distance(self.ring.len()))
     }
 
-    /// Whether the FIN is still to be acknowledged, or to be sent.
+    /// Whether a FIN has to be sent, or is unacknowledged.
     fn fin_open(&self) -> bool {
         self.ended && self.fin.is_none_or(|fin| !before(fin, self.una))
     }
@@ -122,8 +122,8 @@ impl Sender {
         self.max == self.una
     }
 
-    /// Reads from the stream no more than the guest can take now, or little, so that `most` bytes
-    /// wait and `room` more bytes of memory are held at most. Whether anything came.
+    /// Reads from the stream what the guest can take now, or little more, within `most` bytes
+    /// waiting and `room` more bytes of memory. Returns whether there was data.
     pub(super) fn fill<S: Stream>(
         &mut self,
         stream: &mut S,
@@ -149,7 +149,8 @@ impl Sender {
         Ok(false)
     }
 
-    /// Sends what the window allows, `burst` bytes in one segment; whether anything was sent.
+    /// Sends what the window allows, up to `burst` bytes in one segment; returns whether anything
+    /// was sent.
     pub(super) fn transmit(
         &mut self,
         wire: &mut impl Wire,
@@ -162,7 +163,7 @@ impl Sender {
         let edge = self.una.wrapping_add(window);
         let end = self.data_end();
         let burst = u32::try_from(burst).unwrap_or(u32::MAX).max(self.mss.into());
-        // Whole packets but for the last.
+        // A multiple of the MSS.
         let burst = burst - burst % u32::from(self.mss);
         let mut sent = false;
         while before(self.nxt, end) && before(self.nxt, edge) {
@@ -172,7 +173,7 @@ impl Sender {
                     stop = bound;
                 }
             }
-            // No slivers while something is on its way (RFC 9293 §3.8.6.2.1).
+            // No small segments while data is in flight (RFC 9293 §3.8.6.2.1).
             let len = stop.wrapping_sub(self.nxt);
             if len < self.mss.into() && stop != end && self.nxt != self.una {
                 break;
@@ -203,7 +204,7 @@ impl Sender {
         }
     }
 
-    /// Sends the data between two numbers; whether a FIN went with it.
+    /// Sends the data between two sequence numbers; returns whether a FIN was sent with it.
     fn send_data(&mut self, from: u32, to: u32, wire: &mut impl Wire, ack: Ack) -> bool {
         let end = self.data_end();
         let to = if before(end, to) { end } else { to };
@@ -231,8 +232,8 @@ impl Sender {
         fin
     }
 
-    /// Takes what a segment with `len` bytes of data acknowledges; whether something was sent again
-    /// at once.
+    /// Handles the acknowledgement in a segment with `len` bytes of data; returns whether anything
+    /// was retransmitted.
     pub(super) fn take_ack(
         &mut self,
         segment: &Incoming<'_>,
@@ -259,12 +260,12 @@ impl Sender {
         }
         let closed = edge == self.una;
         if closed {
-            // An answer to a probe: the guest is there.
+            // An answer to a probe: the guest is alive.
             self.recovery.retries = 0;
         }
         let resend = if before(self.una, ack) {
             let acked = ack.wrapping_sub(self.una);
-            // A FIN is one beyond the data.
+            // A FIN takes one number behind the data.
             self.ring.consume(acked as usize);
             self.ring.thin();
             self.una = ack;
@@ -286,8 +287,8 @@ impl Sender {
         resend.is_some_and(|count| self.resend(wire, own, count))
     }
 
-    /// Sends again what the guest lacks, `count` packets of it at most: with SACK each hole once in
-    /// a recovery, without it only what is oldest. Whether there was any.
+    /// Retransmits what the guest lacks, at most `count` packets: with SACK each hole once per
+    /// recovery, without it only the oldest packet. Returns whether there was any.
     fn resend(&mut self, wire: &mut impl Wire, ack: Ack, count: usize) -> bool {
         if !self.recovery.has_sacked() {
             let end = self.una.wrapping_add(u32::from(self.mss));
@@ -303,19 +304,19 @@ impl Sender {
         sent
     }
 
-    /// Has all that is not acknowledged sent again.
+    /// Makes all unacknowledged data be sent again.
     pub(super) fn rewind(&mut self) {
         self.nxt = self.una;
         self.recovery.forget_time();
     }
 
-    /// Whether the guest takes nothing now.
+    /// Whether the guest's window is closed.
     fn is_closed(&self) -> bool {
         !before(self.una, self.edge)
     }
 
-    /// The timer went off: sends all again from what is oldest on, as the window allows, or asks
-    /// whether that is still closed.
+    /// Handles the timer: retransmits from the oldest data on, as the window allows, or probes a
+    /// closed window.
     pub(super) fn handle_timeout(
         &mut self,
         wire: &mut impl Wire,
@@ -323,7 +324,7 @@ impl Sender {
         burst: usize,
         now: Instant,
     ) {
-        // What is sent next begins with what is oldest, whatever was sent to ask.
+        // Begin with the oldest data, also after a probe.
         self.nxt = self.una;
         if self.is_closed() {
             self.recovery.start_probe_timer(now);

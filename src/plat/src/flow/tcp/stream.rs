@@ -1,50 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The other end of a connection.
+//! The host's side of a connection.
 
 use std::io::{self, IoSliceMut};
 use std::time::Duration;
 
-/// A stream of bytes to the other end: a non-blocking socket.
+/// A byte stream to the peer: a non-blocking socket.
 pub trait Stream {
-    /// Reads what there is into `room`. 0 is the end.
+    /// Reads available data into `room`. 0 is the end.
     ///
     /// # Errors
-    /// As a socket's: `WouldBlock` when there is nothing.
+    /// As a socket's: `WouldBlock` if there is none.
     fn read(&mut self, room: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
     /// Writes what fits.
     ///
     /// # Errors
-    /// As a socket's: `WouldBlock` when nothing fits.
+    /// As a socket's: `WouldBlock` if nothing fits.
     fn write(&mut self, data: &[u8]) -> io::Result<usize>;
-    /// Says that nothing more will be written.
+    /// Ends the direction to the peer.
     fn shutdown(&mut self);
-    /// Whether [`Stream::peer`] knows something.
+    /// Whether [`Stream::peer`] returns something.
     fn has_peer(&self) -> bool {
         false
     }
-    /// What is known of the other end; `None` where there is nothing to be known beyond that it
-    /// takes what is written.
+    /// The state of the peer; `None` if only its acceptance of data is known.
     fn peer(&self) -> Option<PeerState> {
         None
     }
-    /// Asks the other end whether it is there, or no longer.
+    /// Starts or stops probing whether the peer is alive.
     fn set_probing(&mut self, probing: bool) {
         let _ = probing;
     }
 }
 
-/// The other end as its stream knows it.
+/// The peer's state as known to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerState {
-    /// How long nothing was heard of it.
+    /// Time since the peer was last heard.
     pub unheard: Duration,
-    /// A round trip there.
+    /// The round-trip time to the peer.
     pub rtt: Duration,
-    /// Whether it has acknowledged all that was written.
+    /// Whether it has acknowledged all data written.
     pub has_all: bool,
 }
 
-/// The stream has ended by force.
+/// The stream has failed.
 #[derive(Debug)]
 pub(super) struct Broken;
