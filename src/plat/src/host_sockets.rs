@@ -250,7 +250,7 @@ impl HostDatagrams {
         Ok(socket)
     }
 
-    /// ICMP errors are told, trains of datagrams come as one, and nothing leaves in fragments.
+    /// Enables reports of ICMP errors and UDP_GRO, and forbids fragmentation.
     fn prepare_udp(&self) -> io::Result<()> {
         self.report_errors()?;
         self.let_cut(false)?;
@@ -267,7 +267,7 @@ impl HostDatagrams {
         self.socket.as_raw_fd()
     }
 
-    /// Sends a datagram, or a train of datagrams that are `size` bytes long, from this or that of
+    /// Sends a datagram, or several datagrams that are `size` bytes long, from this or that of
     /// the host's addresses.
     fn send_from(
         &self,
@@ -312,12 +312,12 @@ impl Datagrams for HostDatagrams {
         self.ipv6
     }
 
-    /// Not before Linux 4.18, which would send a train as a single long datagram.
-    fn cuts_trains(&self) -> bool {
+    /// Not before Linux 4.18, which would send them as a single long datagram.
+    fn supports_gso(&self) -> bool {
         getsockopt(&self.socket, sockopt::UdpGsoSegment).is_ok()
     }
 
-    fn send_train(&self, ends: Ends, pieces: &[IoSlice<'_>], size: u16) -> Result<usize, Errno> {
+    fn send_gso(&self, ends: Ends, pieces: &[IoSlice<'_>], size: u16) -> Result<usize, Errno> {
         self.send_from(ends, pieces, Some(size))
     }
 

@@ -101,13 +101,13 @@ impl Status {
         );
         let _ = writeln!(
             text,
-            "up       {} packets, {} bytes of data, {} fragments, {} UDP trains, {} batches",
-            stats.packets_up, stats.bytes_up, stats.fragments, stats.trains_up, stats.batches_up
+            "up       {} packets, {} bytes of data, {} fragments, {} UDP GSO sends, {} batches",
+            stats.packets_up, stats.bytes_up, stats.fragments, stats.gso_up, stats.batches_up
         );
         let _ = writeln!(
             text,
-            "down     {} frames, {} lost, {} bytes of data, {} UDP trains",
-            self.frames_down, self.frames_lost, stats.bytes_down, stats.trains_down
+            "down     {} frames, {} lost, {} bytes of data, {} UDP GRO reads",
+            self.frames_down, self.frames_lost, stats.bytes_down, stats.gro_down
         );
         let drops = serde_json::to_value(&stats.drops).unwrap_or_default();
         let drops: Vec<String> = drops

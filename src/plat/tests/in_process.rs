@@ -252,7 +252,7 @@ fn datagram(ports: (u16, u16), data: &[u8]) -> Vec<u8> {
 /// kernel sees one buffer for each flow. Such a buffer is taken as one the other way, and the guest
 /// gets what was sent.
 #[test]
-fn trains_of_datagrams() {
+fn datagrams_as_gso() {
     const FLOWS: u16 = 4;
     let host = UdpSocket::bind("127.0.0.1:0").unwrap();
     setsockopt(&host, sockopt::UdpGroSegment, &true).unwrap();
@@ -318,7 +318,7 @@ fn trains_of_datagrams() {
         }
     }
     let stats = driver.carrier().engine().stats();
-    assert_eq!((stats.trains_up, stats.trains_down), (FLOWS.into(), FLOWS.into()));
+    assert_eq!((stats.gso_up, stats.gro_down), (FLOWS.into(), FLOWS.into()));
 }
 
 /// The router's own echo always; the host's where it allows ping sockets.

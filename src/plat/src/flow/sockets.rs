@@ -111,14 +111,14 @@ pub trait Datagrams {
     fn is_ipv6(&self) -> bool;
 
     /// Whether the host supports UDP_SEGMENT.
-    fn cuts_trains(&self) -> bool;
+    fn supports_gso(&self) -> bool;
 
     /// Sends datagrams of `size` bytes each, the last of which may be shorter, in one UDP_SEGMENT
     /// call. Returns the number of bytes sent.
     ///
     /// # Errors
     /// The host's error.
-    fn send_train(&self, ends: Ends, pieces: &[IoSlice<'_>], size: u16) -> Result<usize, Errno>;
+    fn send_gso(&self, ends: Ends, pieces: &[IoSlice<'_>], size: u16) -> Result<usize, Errno>;
 
     /// Sends the first of these datagrams, and as many of the following as the same call takes.
     /// Returns how many.

@@ -36,8 +36,8 @@ pub struct Stats {
     pub bytes_up: u64,
     pub bytes_down: u64,
     /// UDP_SEGMENT sends and UDP_GRO receptions of several datagrams.
-    pub trains_up: u64,
-    pub trains_down: u64,
+    pub gso_up: u64,
+    pub gro_down: u64,
     /// sendmmsg calls that sent several datagrams.
     pub batches_up: u64,
     pub tcp: u64,

@@ -30,7 +30,7 @@ const BATCH: usize = 64;
 const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 /// Frames that wait for room. The kernel queues ten datagrams (net.unix.max_dgram_qlen), and a
-/// train of segments is longer.
+/// GSO packet is longer.
 const WAITING: usize = 1024;
 
 /// Gives each frame to `send` as a message, behind those that wait; what finds no room waits. Tells

@@ -153,7 +153,7 @@ impl Network {
     /// Takes a frame of a guest, and puts what is to be answered into `out`. `vnet` says whether
     /// its checksum is still to be completed.
     ///
-    /// The MTU is not looked at: a frame may be a train of segments. See [`IcmpError::TooBig`].
+    /// The MTU is not looked at: a frame may be a GSO packet. See [`IcmpError::TooBig`].
     pub fn input(
         &mut self,
         frame: &[u8],

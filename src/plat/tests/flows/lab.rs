@@ -513,16 +513,16 @@ fn a_half_open_connection_ends_within_its_time() {
 
 /// Datagrams that arrive together leave together where they may, and each as it was.
 #[test]
-fn trains_have_no_other_datagrams() {
+fn gso_packets_have_no_other_datagrams() {
     let (host, port) = host_udp();
     let mut lab = Lab::new();
     let data: [&[u8]; 7] = [&[1; 100], &[2; 100], &[], &[3; 100], &[4; 50], &[5; 100], &[]];
     lab.send(&data.map(|data| datagram(HOST6, port, data)));
     assert_eq!(receive(&host, 7), data);
     // Trains that the guest's kernel has made, of other lengths.
-    let trains = [(100, [6; 500]), (50, [7; 500]), (400, [8; 500]), (100, [9; 500])];
+    let packets = [(100, [6; 500]), (50, [7; 500]), (400, [8; 500]), (100, [9; 500])];
     lab.step(|engine, cx| {
-        for (gso_size, data) in trains {
+        for (gso_size, data) in packets {
             let vnet = VirtioHeader {
                 data_valid: true,
                 gso_type: GsoType::UdpL4,
@@ -532,7 +532,7 @@ fn trains_have_no_other_datagrams() {
             engine.handle_input(cx, MAC, &vnet, &datagram(HOST6, port, &data));
         }
     });
-    let cut = trains.iter().flat_map(|(size, data)| data.chunks((*size).into()));
+    let cut = packets.iter().flat_map(|(size, data)| data.chunks((*size).into()));
     let cut: Vec<Vec<u8>> = cut.map(<[u8]>::to_vec).collect();
     assert_eq!(receive(&host, cut.len()), cut);
     // One that no kernel makes: each of its bytes would be a system call.
@@ -548,7 +548,7 @@ fn trains_have_no_other_datagrams() {
     assert_eq!(lab.drops().malformed, 1);
 }
 
-/// What makes no train leaves by one call for each mapping, though others came between, in its
+/// Datagrams without GSO leave by one call for each mapping, though others came between, in
 /// order.
 #[test]
 fn unequal_datagrams_leave_by_one_call() {
@@ -568,15 +568,15 @@ fn unequal_datagrams_leave_by_one_call() {
     assert_eq!(receive(&host, 2 * data.len()), [&data[..], &data[..]].concat());
     let stats = lab.engine.stats();
     let bytes: usize = data.iter().map(Vec::len).sum();
-    assert_eq!((stats.batches_up, stats.trains_up, stats.bytes_up), (2, 0, 3 * bytes as u64));
+    assert_eq!((stats.batches_up, stats.gso_up, stats.bytes_up), (2, 0, 3 * bytes as u64));
 }
 
-/// A host that cuts no trains gets what would be some by one call, too.
+/// A host without UDP_SEGMENT gets them by one call, too.
 #[test]
-fn without_trains_all_leave_by_one_call() {
+fn without_gso_all_leave_by_one_call() {
     let (host, port) = host_udp();
     let mut lab = Lab::new();
-    lab.engine.assume_cuts_trains(false);
+    lab.engine.assume_gso(false);
     let data: Vec<Vec<u8>> = (0..40).map(|n| vec![n; 100]).collect();
     lab.step(|engine, cx| {
         for data in &data {
@@ -592,7 +592,7 @@ fn without_trains_all_leave_by_one_call() {
         engine.handle_input(cx, MAC, &vnet, &datagram(HOST6, port, &data.concat()));
     });
     assert_eq!(receive(&host, 80), [&data[..], &data[..]].concat());
-    assert_eq!((lab.engine.stats().batches_up, lab.engine.stats().trains_up), (1, 0));
+    assert_eq!((lab.engine.stats().batches_up, lab.engine.stats().gso_up), (1, 0));
 }
 
 /// One that cannot be sent is counted, and keeps nothing behind it from leaving.
@@ -644,11 +644,11 @@ proptest! {
     #[test]
     fn batches_are_what_came(
         sent in vec((0..3_usize, prop_oneof![Just(5_u8), Just(40), Just(64)], 0..5_usize), 0..60),
-        cuts_trains in any::<bool>(),
+        supports_gso in any::<bool>(),
     ) {
         let hosts = [host_udp(), host_udp(), host_udp()];
         let mut lab = Lab::new();
-        lab.engine.assume_cuts_trains(cuts_trains);
+        lab.engine.assume_gso(supports_gso);
         let mut wanted = [const { Vec::new() }; 3];
         let mut packets = Vec::new();
         for (n, (to, hops, len)) in (0..).zip(sent) {
@@ -677,7 +677,7 @@ fn each_datagram_has_its_own_hop_limit() {
     copies.set_read_timeout(Some(5 * SECOND)).unwrap();
     let (_host, port) = host_udp();
     let mut lab = Lab::new();
-    // Each is longer than the one before: a train would be one to a raw socket.
+    // Each is longer than the one before: GSO would be one packet to a raw socket.
     let hops = [5, 5, 6, 64, 64, 7];
     let packets = hops.iter().zip(1..).map(|(hops, len)| {
         let mut packet = datagram(HOST6, port, &vec![0; len]);

@@ -115,7 +115,7 @@ proptest! {
         prop_assert_eq!(data, [a, b].concat());
     }
 
-    /// So does a datagram, and a train of them; what is too long for the link in fragments.
+    /// So does a datagram, and a GSO packet of them; in fragments if too long for the link.
     #[test]
     fn datagrams_are_read_as_written(
         ends in ends(),

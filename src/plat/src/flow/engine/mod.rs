@@ -111,7 +111,7 @@ pub struct Engine<S: Sockets> {
     dns: Vec<(Mac, UnixStream)>,
     batch: udp::Batch,
     /// Whether the host supports UDP_SEGMENT; `None` until asked.
-    cuts_trains: Option<bool>,
+    supports_gso: Option<bool>,
     queue: Queue,
     scratch: Vec<u8>,
     fragments: Fragments,
@@ -136,7 +136,7 @@ impl<S: Sockets> Engine<S> {
             connecting: admission::Connecting::default(),
             dns: Vec::new(),
             batch: udp::Batch::default(),
-            cuts_trains: None,
+            supports_gso: None,
             queue: Queue::default(),
             scratch: vec![0; 1 << 17],
             fragments: Fragments::default(),
@@ -156,8 +156,8 @@ impl<S: Sockets> Engine<S> {
 
     /// Sets whether the host supports UDP_SEGMENT.
     #[doc(hidden)] // for tests
-    pub fn assume_cuts_trains(&mut self, cuts_trains: bool) {
-        self.cuts_trains = Some(cuts_trains);
+    pub fn assume_gso(&mut self, supports_gso: bool) {
+        self.supports_gso = Some(supports_gso);
     }
 
     /// Counters since the start.

@@ -25,13 +25,13 @@ use crate::read_budget::ReadBudget;
 /// RFC 6146 §4, UDP_DEFAULT.
 const IDLE: Duration = Duration::from_secs(300);
 /// Most segments in a UDP_SEGMENT send (UDP_MAX_SEGMENTS was 64 before it was 128), and most bytes.
-const TRAIN: usize = 64;
-const TRAIN_BYTES: usize = 65_000;
+const GSO_SEGMENTS: usize = 64;
+const GSO_BYTES: usize = 65_000;
 /// Most segments in a GSO packet of a guest's kernel (UDP_MAX_SEGMENTS).
-const LONGEST_TRAIN: usize = 128;
+const UDP_MAX_SEGMENTS: usize = 128;
 /// Most datagrams and bytes that wait for the end of their batch: a GSO packet, and some more.
 const BATCH: usize = 512;
-const BATCH_BYTES: usize = 2 * TRAIN_BYTES;
+const BATCH_BYTES: usize = 2 * GSO_BYTES;
 /// Most datagrams read before other flows are served.
 const READS: usize = 64;
 
@@ -143,7 +143,7 @@ impl Batch {
 
 /// Number of datagrams from the first on that can be sent in one UDP_SEGMENT call: of one flow and
 /// as long as the first; the last may be shorter.
-fn train(datagrams: &[Datagram]) -> usize {
+fn gso_run(datagrams: &[Datagram]) -> usize {
     let Some(first) = datagrams.first() else { return 0 };
     let mut len = first.at.len();
     let joins = |next: &&Datagram| {
@@ -153,8 +153,8 @@ fn train(datagrams: &[Datagram]) -> usize {
         open && (next.id, next.ends, next.hops) == (first.id, first.ends, first.hops)
             && (next.size == first.size || (next.size == next.at.len() && next.size < first.size))
             && next.size > 0
-            && len <= TRAIN_BYTES
-            && len.div_ceil(first.size) <= TRAIN
+            && len <= GSO_BYTES
+            && len.div_ceil(first.size) <= GSO_SEGMENTS
     };
     1 + datagrams[1..].iter().take_while(joins).count()
 }
@@ -163,16 +163,16 @@ fn train(datagrams: &[Datagram]) -> usize {
 type Leaving<'a> = (Ends, &'a [u8]);
 
 /// Sends datagrams in one UDP_SEGMENT call. `false` if the kernel did not take it.
-fn send_train(socket: &impl Datagrams, data: &[u8], train: &[Datagram], stats: &mut Stats) -> bool {
-    let (ends, size) = (train[0].ends, u16::try_from(train[0].size).unwrap_or(0));
+fn send_gso(socket: &impl Datagrams, data: &[u8], run: &[Datagram], stats: &mut Stats) -> bool {
+    let (ends, size) = (run[0].ends, u16::try_from(run[0].size).unwrap_or(0));
     // Contiguous data is one piece.
-    let pieces: Vec<_> = train
+    let pieces: Vec<_> = run
         .chunk_by(|a, b| a.at.end == b.at.start)
         .map(|run| IoSlice::new(&data[run[0].at.start..run[run.len() - 1].at.end]))
         .collect();
-    let Ok(sent) = socket.send_train(ends, &pieces, size) else { return false };
+    let Ok(sent) = socket.send_gso(ends, &pieces, size) else { return false };
     stats.bytes_up += sent as u64;
-    stats.trains_up += 1;
+    stats.gso_up += 1;
     true
 }
 
@@ -210,12 +210,12 @@ impl<S: Sockets> Engine<S> {
         vnet: &VirtioHeader,
         packet: &Packet<'_>,
     ) {
-        let train = vnet.gso_type == GsoType::UdpL4 && vnet.gso_size > 0;
-        let Some((from, to, data)) = wire::parse_udp(packet.payload, train) else {
+        let is_gso = vnet.gso_type == GsoType::UdpL4 && vnet.gso_size > 0;
+        let Some((from, to, data)) = wire::parse_udp(packet.payload, is_gso) else {
             return self.stats.drop(DropReason::Malformed);
         };
-        let size = if train { usize::from(vnet.gso_size) } else { data.len() };
-        if train && data.len() > size * LONGEST_TRAIN {
+        let size = if is_gso { usize::from(vnet.gso_size) } else { data.len() };
+        if is_gso && data.len() > size * UDP_MAX_SEGMENTS {
             return self.stats.drop(DropReason::Malformed);
         }
         let size = size.min(data.len());
@@ -425,12 +425,12 @@ impl<S: Sockets> Engine<S> {
         let (mut single, mut unsent) = (Vec::new(), Vec::new());
         let mut rest = run;
         while !rest.is_empty() {
-            let (together, others) = rest.split_at(train(rest));
+            let (together, others) = rest.split_at(gso_run(rest));
             rest = others;
             let many = together.len() > 1 || together[0].at.len() > together[0].size;
-            if many && *self.cuts_trains.get_or_insert_with(|| udp.socket.cuts_trains()) {
+            if many && *self.supports_gso.get_or_insert_with(|| udp.socket.supports_gso()) {
                 send_each(&udp.socket, &mut single, &mut self.stats, &mut unsent);
-                if send_train(&udp.socket, data, together, &mut self.stats) {
+                if send_gso(&udp.socket, data, together, &mut self.stats) {
                     continue;
                 }
             }
@@ -478,7 +478,7 @@ impl<S: Sockets> Engine<S> {
         let mut read = false;
         let mut visitors = Vec::new();
         // The GSO packet: its sender, the length of each datagram, its end in the buffer.
-        let mut train: Option<(SocketAddr, usize, usize)> = None;
+        let mut gathered: Option<(SocketAddr, usize, usize)> = None;
         let mtu = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
         let mut send = |stats: &mut Stats, from: SocketAddr, size: usize, data: &[u8]| {
             stats.bytes_down += data.len() as u64;
@@ -496,7 +496,7 @@ impl<S: Sockets> Engine<S> {
         };
         let mut count = 0;
         for _ in 0..udp.budget.most(READS) {
-            let start = train.map_or(0, |(_, _, end)| end);
+            let start = gathered.map_or(0, |(_, _, end)| end);
             let received = match udp.socket.recv(&mut self.scratch[start..]) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => break,
@@ -513,34 +513,34 @@ impl<S: Sockets> Engine<S> {
                 continue;
             }
             read = true;
-            self.stats.trains_down += u64::from(len > size);
+            self.stats.gro_down += u64::from(len > size);
             let end = start + len;
-            match train {
+            match gathered {
                 Some((who, each, old))
                     if who == from
                         && each == size
                         && len == size
-                        && old + len <= TRAIN_BYTES
-                        && (old + len) / each.max(1) <= TRAIN
+                        && old + len <= GSO_BYTES
+                        && (old + len) / each.max(1) <= GSO_SEGMENTS
                         && len > 0 =>
                 {
-                    train = Some((from, size, end));
+                    gathered = Some((from, size, end));
                 }
                 Some((who, each, old)) => {
                     send(&mut self.stats, who, each, &self.scratch[..old]);
                     self.scratch.copy_within(start..end, 0);
-                    train = Some((from, size, len));
+                    gathered = Some((from, size, len));
                 }
-                None => train = Some((from, size, len)),
+                None => gathered = Some((from, size, len)),
             }
             if len == 0 || len > size {
                 // Passed on as received.
-                if let Some((who, each, end)) = train.take() {
+                if let Some((who, each, end)) = gathered.take() {
                     send(&mut self.stats, who, each, &self.scratch[..end]);
                 }
             }
         }
-        if let Some((who, each, end)) = train {
+        if let Some((who, each, end)) = gathered {
             send(&mut self.stats, who, each, &self.scratch[..end]);
         }
         udp.budget.found(count);
@@ -560,5 +560,5 @@ impl<S: Sockets> Engine<S> {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/unit/udp_trains.rs"]
+#[path = "../../../tests/unit/udp_gso.rs"]
 mod tests;

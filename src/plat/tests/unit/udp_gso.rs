@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which datagrams are sent as one train.
+//! Which datagrams are sent in one UDP_SEGMENT call.
 
 use proptest::prelude::*;
 
@@ -25,20 +25,20 @@ fn datagrams(all: &[(u16, usize, usize)]) -> Vec<Datagram> {
     all.iter().map(datagram).collect()
 }
 
-fn trains(mut rest: &[Datagram]) -> Vec<&[Datagram]> {
-    let mut trains = Vec::new();
+fn gso_runs(mut rest: &[Datagram]) -> Vec<&[Datagram]> {
+    let mut runs = Vec::new();
     while !rest.is_empty() {
-        let (together, others) = rest.split_at(train(rest));
-        trains.push(together);
+        let (together, others) = rest.split_at(gso_run(rest));
+        runs.push(together);
         rest = others;
     }
-    trains
+    runs
 }
 
 #[test]
-fn what_makes_a_train() {
-    let many = [(1, 2, 2); TRAIN + 1];
-    let long = [(1, 1400, 1400); TRAIN];
+fn what_is_sent_together() {
+    let many = [(1, 2, 2); GSO_SEGMENTS + 1];
+    let long = [(1, 1400, 1400); GSO_SEGMENTS];
     for (all, wanted) in [
         (&[(1, 9, 9), (1, 9, 9), (1, 5, 5), (1, 9, 9)][..], &[3, 1][..]),
         (&[(1, 9, 9), (2, 9, 9), (2, 9, 9)], &[1, 2]),
@@ -47,18 +47,18 @@ fn what_makes_a_train() {
         // Trains of the guest's join whole ones of their size.
         (&[(1, 9, 27), (1, 9, 18), (1, 9, 9), (1, 9, 20), (1, 9, 9)], &[4, 1]),
         (&[(1, 9, 9), (1, 4, 8)], &[1, 1]),
-        (&many, &[TRAIN, 1]),
-        (&long, &[TRAIN_BYTES / 1400, TRAIN - TRAIN_BYTES / 1400]),
+        (&many, &[GSO_SEGMENTS, 1]),
+        (&long, &[GSO_BYTES / 1400, GSO_SEGMENTS - GSO_BYTES / 1400]),
     ] {
         let all = datagrams(all);
-        assert_eq!(trains(&all).iter().map(|t| t.len()).collect::<Vec<_>>(), wanted);
+        assert_eq!(gso_runs(&all).iter().map(|t| t.len()).collect::<Vec<_>>(), wanted);
     }
 }
 
 proptest! {
-    /// The kernel, which cuts a train at multiples of its size, makes of it what came.
+    /// The kernel segments at multiples of the size, which gives the datagrams as they were.
     #[test]
-    fn a_train_is_cut_into_what_it_was(all in prop::collection::vec(
+    fn segments_are_the_datagrams_sent(all in prop::collection::vec(
         (0u16..3, 1usize..4, 0usize..9)
             .prop_map(|(port, size, len)| (port, size.min(len), len)),
         0..40,
@@ -67,13 +67,13 @@ proptest! {
             (0..len).step_by(size.max(1)).map(move |at| size.min(len - at)).collect::<Vec<_>>()
         };
         let all = datagrams(&all);
-        let trains = trains(&all);
-        prop_assert_eq!(trains.iter().map(|t| t.len()).sum::<usize>(), all.len());
-        for train in trains {
-            prop_assert!(train.iter().all(|d| d.ends == train[0].ends));
-            let len = train.iter().map(|d| d.at.len()).sum();
-            let each = train.iter().flat_map(|d| cut(d.size, d.at.len())).collect::<Vec<_>>();
-            prop_assert_eq!(cut(train[0].size, len), each);
+        let runs = gso_runs(&all);
+        prop_assert_eq!(runs.iter().map(|t| t.len()).sum::<usize>(), all.len());
+        for run in runs {
+            prop_assert!(run.iter().all(|d| d.ends == run[0].ends));
+            let len = run.iter().map(|d| d.at.len()).sum();
+            let each = run.iter().flat_map(|d| cut(d.size, d.at.len())).collect::<Vec<_>>();
+            prop_assert_eq!(cut(run[0].size, len), each);
         }
     }
 }
