@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT for a namespace, between a TUN device in the namespace and the network. IPv4 packets
-//! become IPv6 packets from an address in the network's prefix, so the network itself stays
-//! IPv6-only. It is the same as clatd's: [`clat_datapath`].
+//! A CLAT for a namespace, between a TUN device there and the network. It translates IPv4 packets
+//! to IPv6 packets from an address in the network's prefix, so that the network itself stays
+//! IPv6-only. The path is clatd's: [`clat_datapath`].
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,11 +19,11 @@ use nix::errno::Errno;
 use crate::frame::{Mac, ETHERNET};
 use crate::settings::Settings;
 
-/// The first address of a CLAT (RFC 7335).
+/// The CLAT's IPv4 address (RFC 7335).
 pub const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
-/// What IPv6 may add to a packet (RFC 7915 §4.1).
+/// Most bytes that translation adds to a packet (RFC 7915 §4.1).
 const GROWTH: u16 = 28;
-/// The station that its frames come from.
+/// The Ethernet address of its frames.
 pub const MAC: Mac = Mac([0x02, 0, 0, 0, 0x04, 0x66]);
 
 /// MTU of the CLAT's device.
@@ -35,7 +35,7 @@ pub fn mtu(settings: &Settings) -> u16 {
 /// A CLAT on `tun` in this network, in two halves: up and down.
 ///
 /// # Errors
-/// Where no host can have an address in the guest's prefix.
+/// If no host can have an address in the guest's prefix.
 pub fn new(tun: Tun, settings: &Settings) -> Result<(Up, Down), AddressesError> {
     let random = fastrand::u64(..).to_be_bytes();
     let local = Local::neutral(V4, settings.prefix, &settings.prefix64, random);
@@ -67,7 +67,7 @@ struct Half {
     pending: Pending,
 }
 
-/// From IPv4 to the network.
+/// The direction from IPv4 to the network.
 pub struct Up(Half);
 
 impl Up {
@@ -77,10 +77,10 @@ impl Up {
         &self.0.tun
     }
 
-    /// Reads a batch of what waits, and gives each packet as IPv6 to `each`.
+    /// Reads a batch of packets and passes each as IPv6 to `each`.
     ///
     /// # Errors
-    /// When the device is gone.
+    /// If the device no longer exists.
     pub fn recv(&mut self, now: Instant, each: impl FnMut(&VirtioHeader, &[u8])) -> io::Result<()> {
         let Half { tun, path, pending } = &mut self.0;
         match pending.read(tun, path.tally()) {
@@ -89,13 +89,13 @@ impl Up {
             Err(errno) => return Err(errno.into()),
         }
         let mut tun = Device { tun, sent: false };
-        // The network takes all that it is given.
+        // The network is never full.
         let _ = path.forward(Direction::Egress, pending, &mut Network(each), &mut tun, now);
         Ok(())
     }
 }
 
-/// From the network to IPv4.
+/// The direction from the network to IPv4.
 pub struct Down {
     half: Half,
     local: Local,
@@ -108,9 +108,8 @@ impl Down {
         self.local.v6
     }
 
-    /// Translates an IPv6 packet that lies in pieces, and writes it. Offsets in `vnet` include an
-    /// Ethernet header. Returns whether it was written, or kept until the rest of its fragments
-    /// come.
+    /// Translates an IPv6 packet in pieces and writes it. Offsets in `vnet` include an Ethernet
+    /// header. Returns whether it was written, or kept until its other fragments come.
     pub fn send(&mut self, vnet: &VirtioHeader, parts: [&[u8]; 3], now: Instant) -> bool {
         let Half { tun, path, pending } = &mut self.half;
         let room = &mut pending.batch.slot(0)[FRONT..STRIDE - TAILROOM];
@@ -129,7 +128,7 @@ impl Down {
         pending.batch.push(vnet, len);
         let held = path.tally().held();
         let mut tun = Device { tun, sent: false };
-        // The device takes all that it is given, or loses it.
+        // The device is never full: it drops packets instead.
         let _ = path.forward(Direction::Ingress, pending, &mut tun, &mut Nobody, now);
         tun.sent || path.tally().held() > held
     }
@@ -168,7 +167,7 @@ impl<F: FnMut(&VirtioHeader, &[u8])> Output for Network<F> {
 /// The TUN device. Packets for which it has no room are dropped, as by a router.
 struct Device<'t> {
     tun: &'t Tun,
-    /// Whether it has taken something.
+    /// Whether it has taken a packet.
     sent: bool,
 }
 
@@ -199,8 +198,8 @@ impl Output for Device<'_> {
     }
 }
 
-/// Where ICMP errors about the network's own packets would go. None occur: it sends no packet that
-/// cannot be translated.
+/// An output for ICMP errors about the network's own packets. There are none: it sends no packet
+/// that cannot be translated.
 struct Nobody;
 
 impl Output for Nobody {

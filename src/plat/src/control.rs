@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `platd forward`: ports of the host are given to the guest, taken back and listed while the
+//! `platd forward`: gives ports of the host to the guest, takes them back and lists them while the
 //! network runs (`--control`).
 //!
-//! A request is a message of JSON on a packet socket, and so is its answer. Whoever asks for a port
-//! opens it, and hands the socket over (SCM_RIGHTS, unix(7)): platd has no right to that any more.
+//! A request is a JSON message on a packet socket, and so is its answer. The client opens the port
+//! and passes the socket (SCM_RIGHTS, unix(7)), since platd's sandbox does not allow that.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -19,22 +19,22 @@ use serde::{Deserialize, Serialize};
 use crate::forward::{Forward, Open, Port};
 use crate::link::Server;
 
-/// Bytes of the longest message: a list of all ports that there may be.
+/// Bytes of the longest message, a list of all ports.
 const LONGEST: usize = 1 << 16;
 
-/// What is asked for.
+/// A request.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// This port is the guest's from now on; its socket comes with the message.
+    /// Give this port to the guest; its socket comes with the message.
     Add(Port),
-    /// No longer.
+    /// Take it back.
     Remove(Port),
-    /// Which ports are the guest's.
+    /// List the guest's ports.
     List,
 }
 
-/// The answer: ports that were given, that were taken back, or that are given; or what went wrong.
+/// The answer: the ports given, taken back or listed; or an error.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
@@ -44,7 +44,7 @@ pub enum Answer {
     Error(String),
 }
 
-/// The socket, at which one after the other asks.
+/// The control socket, which serves one client after another.
 #[derive(Debug)]
 pub(crate) struct Control(Server);
 
@@ -53,13 +53,13 @@ impl Control {
         Ok(Self(Server::listen(path, SockType::SeqPacket)?))
     }
 
-    /// Who asks, else where the next one comes.
+    /// The client's socket, or else the listener.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.0.fd()
     }
 
-    /// Lets the next one in, or answers the one who is there by `answer`. `true` for the first of
-    /// these: then there is another descriptor to be watched.
+    /// Accepts the next client, or answers the present one with `answer`. `true` for the former:
+    /// then there is another descriptor to watch.
     pub(crate) fn event(
         &mut self,
         answer: impl FnOnce(Request, Option<OwnedFd>) -> anyhow::Result<Vec<Port>>,
@@ -82,10 +82,10 @@ impl Control {
     }
 }
 
-/// Has a platd give ports to its guest.
+/// Makes a platd give ports to its guest.
 ///
 /// # Errors
-/// What the kernel said of a port, or platd.
+/// The kernel's error about a port, or platd's.
 pub fn add(control: &Path, forward: &Forward) -> anyhow::Result<Vec<Port>> {
     let mut added = Vec::new();
     for (port, open) in forward.open()? {
@@ -98,10 +98,10 @@ pub fn add(control: &Path, forward: &Forward) -> anyhow::Result<Vec<Port>> {
     Ok(added)
 }
 
-/// Has a platd take ports back.
+/// Makes a platd take ports back.
 ///
 /// # Errors
-/// When one is not the guest's.
+/// If one is not the guest's.
 pub fn remove(control: &Path, forward: &Forward) -> anyhow::Result<Vec<Port>> {
     let given = ask(control, Request::List, &[])?;
     let mut removed = Vec::new();
@@ -118,7 +118,7 @@ pub fn remove(control: &Path, forward: &Forward) -> anyhow::Result<Vec<Port>> {
 /// The ports that a platd's guest has.
 ///
 /// # Errors
-/// When there is no platd.
+/// If there is no platd.
 pub fn list(control: &Path) -> anyhow::Result<Vec<Port>> {
     ask(control, Request::List, &[])
 }

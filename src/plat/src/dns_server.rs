@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Guests' questions over TCP (RFC 7766): what is left of their connections behind the flows, a
-//! pair of sockets each.
+//! The DNS server's side of guests' TCP connections (RFC 7766): a socket pair connects each to its
+//! flow.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -13,17 +13,17 @@ use crate::fairness;
 use crate::frame::Mac;
 use crate::network::{is_question, MAX_QUESTION};
 
-/// Connections at a time; beyond them the one that has idled longest goes, of the guest that has
-/// most.
+/// Most connections at a time. Beyond that, the one that has been idle longest is closed, of the
+/// guest with most.
 const MOST: usize = 128;
-/// How long a connection may idle (RFC 7766 §6.2.3: some seconds).
+/// Idle time of a connection (RFC 7766 §6.2.3: some seconds).
 const IDLE: Duration = Duration::from_secs(10);
-/// Questions of one connection that wait for their answers; it is not read further meanwhile.
+/// Most questions of one connection waiting for answers; it is not read further meanwhile.
 const PIPELINED: usize = 16;
-/// Nor while so many bytes of answers were not taken.
+/// Most bytes of answers that the guest has not read; beyond that it is not read either.
 const BACKLOG: usize = 1 << 16;
 
-/// Takes a guest's question.
+/// Called with each question and its guest.
 type Each<'a> = &'a mut dyn FnMut(Mac, Vec<u8>);
 
 struct Connection {
@@ -34,12 +34,12 @@ struct Connection {
 }
 
 impl Connection {
-    /// Reads questions as far as that is decent.
+    /// Reads questions within these limits.
     fn read(&mut self, each: Each<'_>) -> io::Result<()> {
         self.messages.flush()?;
         while self.unanswered < PIPELINED && self.messages.waiting() < BACKLOG {
             let Some(question) = self.messages.next(MAX_QUESTION)? else { break };
-            // It would wait for its answer for ever.
+            // It would never be answered.
             if !is_question(&question) {
                 return Err(ErrorKind::InvalidData.into());
             }
@@ -54,17 +54,17 @@ impl Connection {
     }
 }
 
-/// The connections, by a number that grows.
+/// Connections, by growing numbers.
 #[derive(Default)]
 pub struct DnsServer {
     connections: BTreeMap<u32, Connection>,
     next: u32,
-    /// No connection has idled too long before that.
+    /// No connection is idle for too long before this time.
     idle: Option<Instant>,
 }
 
 impl DnsServer {
-    /// Takes a guest's connection; its number, and its socket to be watched.
+    /// Takes a guest's connection; returns its number, and its socket to watch.
     pub fn accept(&mut self, guest: Mac, stream: UnixStream, now: Instant) -> (u32, &UnixStream) {
         if self.connections.len() >= MOST {
             let all = self.connections.iter().map(|(n, c)| (c.guest, (c.last, *n), *n));
@@ -81,7 +81,7 @@ impl DnsServer {
         (number, connection.messages.stream())
     }
 
-    /// A connection has something to read, or takes more: the questions that are there.
+    /// Handles the readiness of a connection: sends answers and reads questions.
     pub fn event(&mut self, number: u32, now: Instant, each: Each<'_>) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         connection.last = now;
@@ -90,7 +90,7 @@ impl DnsServer {
         }
     }
 
-    /// Sends an answer, and reads what had to wait for that.
+    /// Sends an answer, and reads questions that had to wait for that.
     pub fn answer(&mut self, number: u32, answer: &[u8], now: Instant, each: Each<'_>) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         connection.unanswered = connection.unanswered.saturating_sub(1);
@@ -101,7 +101,7 @@ impl DnsServer {
         self.event(number, now, each);
     }
 
-    /// Closes what has idled too long.
+    /// Closes connections that have been idle for too long.
     pub fn poll(&mut self, now: Instant) {
         if self.idle.is_some_and(|at| at <= now) {
             self.connections.retain(|_, connection| now < connection.last + IDLE);
@@ -109,7 +109,7 @@ impl DnsServer {
         }
     }
 
-    /// When [`Self::poll`] is wanted.
+    /// When [`Self::poll`] is due.
     pub fn next_timer(&self) -> Option<Instant> {
         self.idle
     }
@@ -119,7 +119,7 @@ impl DnsServer {
 mod tests {
     use super::*;
 
-    /// Whoever opens more connections than others loses its own.
+    /// A guest that opens more connections than others loses its own.
     #[test]
     fn a_guest_has_its_connections_beside_another() {
         let (greedy, modest) = (Mac([4; 6]), Mac([2; 6]));

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! DNS messages on a stream, each behind its length: 2 bytes, big-endian (RFC 1035 §4.2.2).
+//! DNS messages on a stream, each after its length in 2 bytes, big-endian (RFC 1035 §4.2.2).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
-/// Bytes of the length in front of a message.
+/// Bytes of the length field.
 const PREFIX: usize = 2;
 
 /// A non-blocking stream of messages.
@@ -14,7 +14,7 @@ pub(crate) struct DnsStream<S = TcpStream> {
     stream: S,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// The other end will send no more.
+    /// The peer will send no more.
     ended: bool,
 }
 
@@ -27,20 +27,20 @@ impl<S: Read + Write> DnsStream<S> {
         &self.stream
     }
 
-    /// Whether the other end has said its last, and all of it was given.
+    /// Whether the peer has ended its direction, and all messages were returned.
     pub(crate) fn is_over(&self) -> bool {
         self.ended
     }
 
-    /// Bytes that the other end has not taken.
+    /// Bytes that the peer has not taken.
     pub(crate) fn waiting(&self) -> usize {
         self.output.len()
     }
 
-    /// The next message; `None` while it is not there as a whole.
+    /// The next message; `None` until it is complete.
     ///
     /// # Errors
-    /// When the stream broke, or a message is longer than `most`.
+    /// If the stream has failed, or a message is longer than `most`.
     pub(crate) fn next(&mut self, most: usize) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some((length, rest)) = self.input.split_first_chunk() {
@@ -68,7 +68,7 @@ impl<S: Read + Write> DnsStream<S> {
         }
     }
 
-    /// Sends a message behind those that wait, as far as the stream takes it now.
+    /// Sends a message after those that wait, as far as the stream takes it now.
     ///
     /// # Errors
     /// When the stream broke.
@@ -79,7 +79,7 @@ impl<S: Read + Write> DnsStream<S> {
         self.flush()
     }
 
-    /// Sends what waits, as far as the stream takes it now.
+    /// Sends waiting messages, as far as the stream takes them now.
     ///
     /// # Errors
     /// When the stream broke.

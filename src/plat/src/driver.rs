@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! A carrier with what it needs of the host: an epoll instance for all its descriptors, resolvers
-//! and forwarded ports. `platd` drives one in a process of its own; a test or a sandbox may drive
-//! one in a thread.
+//! and forwarded ports. `platd` drives one in its own process, a test or sandbox may drive one in a
+//! thread.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -26,45 +26,44 @@ use crate::link::{Clat, Impairment, Link};
 use crate::resolvers::{Resolvers, Told};
 use crate::settings::Settings;
 
-/// Tokens that are not those of flows. A flow's token has its slot in the lower half, and there are
-/// never so many slots.
+/// Tokens of descriptors other than flows'. A flow's token has its index in the lower half, which
+/// is never this large.
 const LINK: u64 = 0xffff_ff02;
 const CLAT: u64 = 0xffff_ff04;
-/// With a number in the upper half: of a question to a resolver, of a guest's connection.
+/// With a number in the upper half: of a resolver's question, of a guest's connection.
 const RESOLVER: u64 = 0xffff_ff07;
 const QUESTIONS: u64 = 0xffff_ff08;
 const FORWARD: u64 = 0xffff_e000;
-/// The lower half.
+/// Mask of the lower half.
 const SLOT: u64 = 0xffff_ffff;
 /// Sockets of ports that are forwarded: 200 ports, of both families.
 pub(crate) const FORWARDS: u64 = 400;
-/// The first of those that are the owner's.
+/// The first token of the owner's descriptors ([`Driver::watch`]).
 const OWNER: u64 = 0xffff_fff0;
 
-/// How soon visitors that cannot be let in are tried again: the guest is not known yet, or there are
-/// no descriptors.
+/// Time until connections from outside that cannot be accepted are tried again: the guest is not
+/// known yet, or there are no descriptors.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// A link's descriptor changes when a guest comes or leaves, so it is armed again each time. A
-/// device's stays the same and is watched permanently, which saves a system call for each packet
-/// that comes alone.
+/// device's stays the same and is watched permanently, which saves a system call per single packet.
 const ARMED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
 
-/// What a network may have beside its settings; [`Extras::default`] is nothing of it.
+/// Options of a network beside its settings; [`Extras::default`] has none of them.
 #[derive(Default)]
 pub struct Extras {
     /// A CLAT of its own.
     pub clat: Option<(clat::Up, clat::Down)>,
-    /// What becomes of frames under way.
+    /// Loss and delay of frames.
     pub impairment: Impairment,
-    /// How many flows there may be.
+    /// Limits on flows.
     pub bounds: Bounds,
     /// Ports of the host for the guest; at most 400.
     pub forwards: Vec<(Port, Open)>,
 }
 
-/// A network that works as long as [`Driver::poll`] is called. It cannot be sent to another thread:
-/// make it in the thread that drives it.
+/// A network that runs while [`Driver::poll`] is called. It cannot be sent to another thread: make
+/// it in the thread that drives it.
 ///
 /// ```
 /// use clat_plat::driver::{Driver, Extras};
@@ -98,14 +97,14 @@ pub struct Extras {
 pub struct Driver {
     epoll: Rc<Epoll>,
     carrier: Carrier,
-    /// Ports of the host for the guest, by their tokens, and their sockets: one of UDP is here
-    /// until the guest is known.
+    /// Ports of the host for the guest by token, and their sockets; a UDP socket is here until the
+    /// guest is known.
     forwards: BTreeMap<u64, (Port, Option<Open>)>,
-    /// Whose the forwarded UDP ports are.
+    /// The guest that has the forwarded UDP ports.
     given_to: Option<(Ipv6Addr, Mac)>,
-    /// Whether all of them are.
+    /// Whether it has all of them.
     is_given: bool,
-    /// When visitors that could not be let in are to be tried again, of all ports.
+    /// When to try again connections from outside that could not be accepted.
     retry: Option<Instant>,
     resolvers: Resolvers,
     dns: DnsServer,
@@ -118,7 +117,7 @@ impl Driver {
     /// A network for guests on `link`. Everything but the sockets of flows is opened here.
     ///
     /// # Errors
-    /// When there are no descriptors or no sockets to be had.
+    /// If no descriptors or sockets can be had.
     pub fn new(settings: Settings, link: Box<dyn Link>, extras: Extras) -> anyhow::Result<Self> {
         let Extras { clat, impairment, bounds, forwards } = extras;
         let epoll = Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
@@ -154,14 +153,14 @@ impl Driver {
     /// Gives a port of the host to the guest.
     ///
     /// # Errors
-    /// When there are too many, or its socket cannot be watched.
+    /// If there are too many, or its socket cannot be watched.
     pub fn add_forward(&mut self, port: Port, open: Open) -> anyhow::Result<()> {
         let free = (FORWARD..FORWARD + FORWARDS).find(|token| !self.forwards.contains_key(token));
         let Some(token) = free else {
             bail!("more than {FORWARDS} sockets of forwarded ports cannot be had");
         };
         if let Open::Tcp(listener) = &open {
-            // Those who cannot be let in yet stay where they are, without being told of each time.
+            // Edge-triggered: connections that cannot be accepted yet are not reported again.
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
             let event = EpollEvent::new(flags, token);
             self.epoll.add(listener, event).context("cannot watch a descriptor")?;
@@ -171,8 +170,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes a port back: nobody is let in any more, and its datagrams are refused. Connections
-    /// stay. `false` if it is none of the guest's.
+    /// Takes a port back: new connections and datagrams are refused, existing connections stay.
+    /// `false` if it is not the guest's.
     pub fn remove_forward(&mut self, port: Port) -> bool {
         let found = self.forwards.iter().find(|(_, (given, _))| *given == port);
         let Some(token) = found.map(|(token, _)| *token) else { return false };
@@ -216,21 +215,20 @@ impl Driver {
         self.carrier.farewell(Instant::now());
     }
 
-    /// Watches a descriptor of the owner's: [`Driver::poll`] tells when it is readable, by this
-    /// number, up to 15.
+    /// Watches a descriptor of the owner's: [`Driver::poll`] reports this number, up to 15, when it
+    /// is readable.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn watch(&self, fd: impl AsFd, number: u8) -> anyhow::Result<()> {
         watch(&self.epoll, fd, OWNER + u64::from(number & 15))
     }
 
-    /// Does what is due, waits until there is more to be done, and does that. Once it is `until`
-    /// (`None`: never) nothing is waited for. What became readable of [`Driver::watch`]'s is told
-    /// to `own`.
+    /// Handles timers, waits for events until `until` (`None`: without limit), and handles these.
+    /// Readable descriptors of [`Driver::watch`] are reported to `own`.
     ///
     /// # Errors
-    /// When the link to the guest is gone for good.
+    /// If the link to the guest is closed for good.
     pub fn poll(&mut self, until: Option<Instant>, own: &mut dyn FnMut(u8)) -> anyhow::Result<()> {
         let now = Instant::now();
         self.carrier.finish(now).context("the link to the guest is gone")?;
@@ -287,7 +285,7 @@ impl Driver {
         Ok(())
     }
 
-    /// When [`Driver::poll`] has something to do though no descriptor says so; never, while `None`.
+    /// When [`Driver::poll`] is due even without a readable descriptor; `None`: never.
     #[must_use]
     pub fn next_timer(&self, now: Instant) -> Option<Instant> {
         let timers = [
@@ -299,7 +297,7 @@ impl Driver {
         timers.into_iter().flatten().min()
     }
 
-    /// Has the link watched again, for reading, and for writing if it is full.
+    /// Watches the link again: for reading, and for writing if it is full.
     fn arm(&self) -> anyhow::Result<()> {
         let link = self.carrier.link();
         if link.fd_stays() {
@@ -317,14 +315,14 @@ impl Driver {
         .context("cannot watch the link to the guest")
     }
 
-    /// Hands questions and answers on.
+    /// Passes on questions and answers.
     fn dns(&mut self, now: Instant) {
         self.dns.poll(now);
         self.resolvers.poll(now);
         let flags = |token, number| EpollEvent::new(EDGE, token | u64::from(number) << 32);
         for (guest, stream) in self.carrier.take_dns_connections() {
             let (number, socket) = self.dns.accept(guest, stream, now);
-            // A connection that cannot be watched idles until it is closed.
+            // A connection that cannot be watched stays idle until it is closed.
             let _ = self.epoll.add(socket, flags(QUESTIONS, number));
         }
         loop {
@@ -353,7 +351,7 @@ impl Driver {
         }
     }
 
-    /// Lets visitors in, as soon as the guest is known. While none is there, they are refused.
+    /// Accepts connections from outside once the guest is known; without a guest they are refused.
     fn visitors(&mut self, token: u64, now: Instant) {
         let Some((port, Some(Open::Tcp(listener)))) = self.forwards.get(&token) else { return };
         let guest = self.carrier.guest();
@@ -379,11 +377,11 @@ impl Driver {
                 });
             }
         }
-        // There may be more, after others have had their turn.
+        // There may be more; serve others first.
         self.retry = Some(now);
     }
 
-    /// Forwarded UDP ports become flows once the guest is known, and follow it.
+    /// Makes flows of forwarded UDP ports once the guest is known, and moves them with it.
     fn give_udp_ports(&mut self, now: Instant) {
         let Some((address, mac)) = self.carrier.guest() else { return };
         let before = self.given_to.replace((address, mac));
@@ -415,8 +413,8 @@ impl Driver {
 }
 
 impl AsFd for Driver {
-    /// What is readable when [`Driver::poll`] has something to do, for who waits for other things
-    /// as well, and no longer than until [`Driver::next_timer`].
+    /// Readable when [`Driver::poll`] has something to do, for callers that wait for other events
+    /// as well, at most until [`Driver::next_timer`].
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
@@ -431,7 +429,7 @@ fn watch(epoll: &Epoll, fd: impl AsFd, token: u64) -> anyhow::Result<()> {
     epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token)).context("cannot watch a descriptor")
 }
 
-/// How long to wait. Rounded up: with 0 ms the last fraction of one would be a busy loop.
+/// The time to wait, rounded up: with 0 ms, the last fraction would be a busy loop.
 fn to_timeout(at: Option<Instant>, now: Instant) -> EpollTimeout {
     let Some(at) = at else { return EpollTimeout::NONE };
     let millis = at.saturating_duration_since(now).as_micros().div_ceil(1000);

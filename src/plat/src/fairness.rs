@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Fair shares of what all guests have in common. A guest is an Ethernet address.
+//! Fair shares of resources that all guests use. A guest is an Ethernet address.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -13,8 +13,8 @@ use clat_packet::rate_limit::{Bucket, Rate};
 
 use crate::frame::Mac;
 
-/// Which of `all` (its guest, its age, its name) is to go where there are too many: the oldest of
-/// the guest that has most. Also returns how many that guest has.
+/// Which of `all` (guest, age and name) to remove if there are too many: the oldest of the guest
+/// with most. Also returns how many that guest has.
 pub fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N, usize)> {
     let mut guests = HashMap::new();
     for (guest, age, name) in all {
@@ -35,12 +35,12 @@ pub fn to_evict<A: Ord, N>(all: impl Iterator<Item = (Mac, A, N)>) -> Option<(N,
     most.map(|(count, _, name)| (name, count))
 }
 
-/// What all guests have of something, of which there is so much that [`to_evict`] would take too
-/// long each time. Ages are unique.
+/// A set from which to remove as [`to_evict`] says, for sets too large to search each time. Ages
+/// are unique.
 #[derive(Debug)]
 pub struct Shares<A, N> {
     guests: HashMap<Mac, BTreeMap<A, N>>,
-    /// How many each has, and the age of its oldest: the last is the one to give up something.
+    /// Number and oldest age per guest; the last entry is the one to remove from.
     ranks: BTreeSet<(usize, Reverse<A>, Mac)>,
 }
 
@@ -51,17 +51,17 @@ impl<A, N> Default for Shares<A, N> {
 }
 
 impl<A: Copy + Ord, N: Copy> Shares<A, N> {
-    /// A guest has one more.
+    /// Adds one.
     pub fn insert(&mut self, guest: Mac, age: A, name: N) {
         self.change(guest, |own| own.insert(age, name));
     }
 
-    /// It has that one no more.
+    /// Removes one.
     pub fn remove(&mut self, guest: Mac, age: A) {
         self.change(guest, |own| own.remove(&age));
     }
 
-    /// What [`to_evict`] says: its guest, its age and its name.
+    /// The result of [`to_evict`]: guest, age and name.
     pub fn to_evict(&self) -> Option<(Mac, A, N)> {
         let (_, Reverse(age), guest) = *self.ranks.last()?;
         Some((guest, age, *self.guests.get(&guest)?.get(&age)?))
@@ -85,12 +85,12 @@ impl<A: Copy + Ord, N: Copy> Shares<A, N> {
     }
 }
 
-/// Guests whose errors are counted at a time.
+/// Most guests whose errors are counted.
 const GUESTS: usize = 256;
-/// The limit of RFC 4443 §2.4(f), at the rate of a fast router.
+/// The rate limit of RFC 4443 §2.4(f): 1000 a second, in bursts of 100.
 pub const ICMP_ERRORS: Rate = Rate { interval: Duration::from_millis(1), burst: 100 };
 
-/// How often errors may be sent to each guest. Copies share the same buckets.
+/// Rate limit of errors to each guest. Clones share their buckets.
 #[derive(Clone, Debug)]
 pub struct Buckets {
     rate: Rate,
@@ -108,7 +108,7 @@ impl Buckets {
         Self { rate, buckets: Rc::default() }
     }
 
-    /// Takes one token of a guest's, if there is one.
+    /// Takes one token of a guest's bucket, if there is one.
     pub fn take(&self, guest: Mac, now: Instant) -> bool {
         let mut buckets = self.buckets.borrow_mut();
         if buckets.len() >= GUESTS && !buckets.contains_key(&guest) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Ports of the host that belong to the guest (`--forward`).
+//! Ports of the host given to the guest (`--forward`).
 
 use std::fmt;
 use std::io;
@@ -14,14 +14,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::host_sockets::HostDatagrams;
 
-/// Some of them: at one address of the host, or at all of both families.
+/// A `--forward` option: ports at one address of the host, or at all of both families.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// UDP, or else TCP.
+    /// UDP; else TCP.
     pub udp: bool,
-    /// Where the host listens: at all its addresses, of both families, without an address.
+    /// The host's address; `None` for all, of both families.
     pub host: Option<IpAddr>,
-    /// The host's ports, and with each the guest's.
+    /// The host's ports, each with the guest's.
     pub ports: Vec<(u16, u16)>,
 }
 
@@ -78,9 +78,9 @@ fn ports(text: &str) -> Option<Vec<u16>> {
 /// One port, at one address of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Port {
-    /// UDP, or else TCP.
+    /// UDP; else TCP.
     pub udp: bool,
-    /// Where the host listens; an unspecified address stands for all of its family.
+    /// The host's address and port; an unspecified address means all of its family.
     pub host: SocketAddr,
     /// The guest's port.
     pub guest: u16,
@@ -93,7 +93,7 @@ impl fmt::Display for Port {
     }
 }
 
-/// A port that is open.
+/// An open port.
 #[derive(Debug)]
 pub enum Open {
     /// A listener.
@@ -103,7 +103,7 @@ pub enum Open {
 }
 
 impl Forward {
-    /// All that it stands for: each port at one address, or at all addresses of each family.
+    /// Its ports: each at one address, or at all addresses of each family.
     #[must_use]
     pub fn ports(&self) -> Vec<Vec<Port>> {
         let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
@@ -122,7 +122,7 @@ impl Forward {
     /// Opens the ports.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn open(&self) -> anyhow::Result<Vec<(Port, Open)>> {
         let mut open = Vec::new();
         for port in self.ports().into_iter().flatten() {
@@ -148,7 +148,7 @@ impl Port {
         let bind = || {
             let socket = Socket::new(Domain::for_address(host), kind.cloexec(), Some(protocol))?;
             if host.is_ipv6() {
-                // IPv4 has a socket of its own.
+                // IPv4 has its own socket.
                 socket.set_only_v6(true)?;
             }
             if !udp {
@@ -164,10 +164,10 @@ impl Port {
         self.from_socket(socket.into())
     }
 
-    /// A port that somebody else has opened.
+    /// A port that another process has opened.
     ///
     /// # Errors
-    /// When it is not what it is called.
+    /// If the socket is not that port's.
     pub fn from_socket(&self, socket: OwnedFd) -> anyhow::Result<Open> {
         let socket = Socket::from(socket);
         let kind = if self.udp { Type::DGRAM } else { Type::STREAM };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Ethernet frames for the guest, one after the other in one buffer.
+//! Ethernet frames for the guest, in one buffer.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use clat_tun::VirtioHeader;
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
 
-/// The largest frame there is: an IPv6 header, and as much behind it as its length can say.
+/// The largest frame: an IPv6 header and the largest Payload Length.
 pub const MAX_FRAME: usize = ETHERNET + 40 + 65535;
 
 /// An Ethernet address.
@@ -18,10 +18,10 @@ pub const MAX_FRAME: usize = ETHERNET + 40 + 65535;
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// Every station.
+    /// The broadcast address.
     pub const BROADCAST: Self = Self([0xff; 6]);
 
-    /// Whether it is a group's (the I/G bit).
+    /// Whether it is a group address (the I/G bit).
     #[must_use]
     pub fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
@@ -35,10 +35,9 @@ impl fmt::Display for Mac {
     }
 }
 
-/// Frames on their way to the guest, each with what is left to its receiver to complete.
+/// Frames for the guest, each with what its receiver has to complete.
 ///
-/// They lie behind one another in one buffer that is used again and again, so that a frame costs no
-/// allocation.
+/// They are consecutive in one buffer that is reused, so that a frame costs no allocation.
 #[derive(Debug, Default)]
 pub struct Out {
     buf: Vec<u8>,
@@ -46,13 +45,13 @@ pub struct Out {
 }
 
 impl Out {
-    /// Adds a whole frame: Ethernet header, payload, all checksums in place.
+    /// Adds a complete frame: Ethernet header, payload, all checksums.
     pub fn push(&mut self, frame: &[u8]) {
         self.push_with(VirtioHeader::default(), |buf| buf.extend_from_slice(frame));
     }
 
-    /// Adds the frame that `write` appends to the buffer (and must only append to). Nothing
-    /// appended adds no frame.
+    /// Adds the frame that `write` appends to the buffer; if nothing is appended, no frame is
+    /// added.
     pub fn push_with(&mut self, vnet: VirtioHeader, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.buf.len();
         write(&mut self.buf);
@@ -61,7 +60,7 @@ impl Out {
         }
     }
 
-    /// Adds a whole frame, in pieces.
+    /// Adds a frame given in pieces.
     pub fn push_parts(&mut self, vnet: &VirtioHeader, parts: &[&[u8]]) {
         self.push_with(*vnet, |buf| parts.iter().for_each(|part| buf.extend_from_slice(part)));
     }
@@ -71,7 +70,7 @@ impl Out {
         self.frames.iter().map(|(range, vnet)| (vnet, &self.buf[range.clone()]))
     }
 
-    /// How many frames there are.
+    /// Number of frames.
     #[must_use]
     pub fn len(&self) -> usize {
         self.frames.len()
@@ -83,13 +82,13 @@ impl Out {
         self.buf.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no frames.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
-    /// Forgets all frames; the buffer stays.
+    /// Removes all frames; the buffer stays.
     pub fn clear(&mut self) {
         self.buf.clear();
         self.frames.clear();

@@ -96,7 +96,7 @@ impl Helper {
     /// Starts it, if there is something for it to do.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub(crate) fn start(resolvers: bool, files: &[&Path]) -> anyhow::Result<Option<Self>> {
         if !resolvers && files.is_empty() {
             return Ok(None);

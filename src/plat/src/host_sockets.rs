@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The host's sockets, as the kernel has them, for flows and for resolvers.
+//! The kernel's sockets, for flows and for resolvers.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{
@@ -30,25 +30,26 @@ use crate::flow::tcp::{PeerState, Stream};
 use crate::flow::{Connection, Datagrams, Ends, Id, Ready, Received, Report, Sockets};
 use crate::icmp_error::IcmpError;
 
-/// Hop limits from this on are those of ordinary programs; only traceroute's are handed on.
+/// From this hop limit on, packets are of ordinary programs; only traceroute's smaller ones are
+/// passed on.
 const ORDINARY: u8 = 32;
-/// The bits of a traffic class that are not its DSCP (RFC 3168 §5).
+/// The ECN bits of a traffic class (RFC 3168 §5).
 const ECN: u8 = 3;
 
-/// What a stream is watched for: its owner waits for what comes next.
+/// Events of streams, edge-triggered.
 pub(crate) const EDGE: EpollFlags = EpollFlags::EPOLLIN
     .union(EpollFlags::EPOLLOUT)
     .union(EpollFlags::EPOLLRDHUP)
     .union(EpollFlags::EPOLLET);
 
-/// Sockets that an epoll instance waits for, by the token of their flow.
+/// Sockets watched by an epoll instance, with the id of their flow as token.
 #[derive(Debug)]
 pub struct HostSockets {
     epoll: Rc<Epoll>,
 }
 
 impl HostSockets {
-    /// Sockets that this one waits for.
+    /// Sockets watched by this epoll instance.
     #[must_use]
     pub fn new(epoll: Rc<Epoll>) -> Self {
         Self { epoll }
@@ -73,7 +74,8 @@ impl Sockets for HostSockets {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
-        // The standard library has no type for both; a Unix stream serves as well.
+        // The standard library has no type for both families; a TCP stream serves for a Unix
+        // stream.
         let stream = TcpStream::from(OwnedFd::from(ours));
         Ok((HostConnection { stream, class: 0, is_pair: true }, theirs))
     }
@@ -95,7 +97,7 @@ impl Sockets for HostSockets {
         Ok(socket)
     }
 
-    /// A ping socket, which the kernel gives to those whom net.ipv4.ping_group_range names.
+    /// A ping socket; the kernel allows it to groups in net.ipv4.ping_group_range.
     fn echo(&self, ipv6: bool) -> io::Result<HostDatagrams> {
         let (domain, protocol) =
             if ipv6 { (Domain::IPV6, Protocol::ICMPV6) } else { (Domain::IPV4, Protocol::ICMPV4) };
@@ -139,16 +141,16 @@ impl From<EpollFlags> for Ready {
 #[derive(Debug)]
 pub struct HostConnection {
     stream: TcpStream,
-    /// Its traffic class, of which ECN is the kernel's.
+    /// Its traffic class; the kernel sets ECN.
     class: u8,
-    /// Its other end is in this process.
+    /// The peer is in this process.
     is_pair: bool,
 }
 
 impl From<TcpStream> for HostConnection {
-    /// `stream` does not block.
+    /// `stream` is non-blocking.
     fn from(stream: TcpStream) -> Self {
-        // An urgent byte is one of the others (RFC 6093 §4), and not left out.
+        // An urgent byte is data like others (RFC 6093 §4).
         let _ = SockRef::from(&stream).set_out_of_band_inline(true);
         Self { stream, class: 0, is_pair: false }
     }
@@ -175,7 +177,7 @@ impl Stream for HostConnection {
         (!self.is_pair).then(|| peer_state(&self.stream)).flatten()
     }
 
-    /// By the kernel's keepalive, which asks at once where nothing was heard for a second.
+    /// By the kernel's keepalive, which probes a peer that has been silent for a second.
     fn set_probing(&mut self, probing: bool) {
         let _ = setsockopt(&self.stream, sockopt::KeepAlive, &probing);
         if probing {
@@ -184,7 +186,7 @@ impl Stream for HostConnection {
     }
 }
 
-/// What the kernel knows of the other end (struct tcp_info, linux/tcp.h).
+/// The kernel's state of the peer (struct tcp_info, linux/tcp.h).
 fn peer_state(stream: &TcpStream) -> Option<PeerState> {
     const UNACKED: usize = 24;
     const LAST_ACK_RECV: usize = 56;
@@ -232,11 +234,10 @@ pub struct HostDatagrams {
 }
 
 impl HostDatagrams {
-    /// A socket at a port of the owner's, which tells to which of the host's addresses something
-    /// came. It does not block from now on.
+    /// A socket of a forwarded port, which reports destination addresses. Becomes non-blocking.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn at_port(socket: UdpSocket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let ipv6 = socket.local_addr()?.is_ipv6();
@@ -254,7 +255,7 @@ impl HostDatagrams {
     fn prepare_udp(&self) -> io::Result<()> {
         self.report_errors()?;
         self.let_cut(false)?;
-        // Not before Linux 5.0; then they come one by one.
+        // Since Linux 5.0; before, datagrams come one by one.
         let _ = setsockopt(&self.socket, sockopt::UdpGroSegment, &true);
         Ok(())
     }
@@ -267,8 +268,8 @@ impl HostDatagrams {
         self.socket.as_raw_fd()
     }
 
-    /// Sends a datagram, or several datagrams that are `size` bytes long, from this or that of
-    /// the host's addresses.
+    /// Sends a datagram, or several of `size` bytes, from a given address of the host or the
+    /// default one.
     fn send_from(
         &self,
         ends: Ends,
@@ -312,7 +313,7 @@ impl Datagrams for HostDatagrams {
         self.ipv6
     }
 
-    /// Not before Linux 4.18, which would send them as a single long datagram.
+    /// Since Linux 4.18; before, the kernel would send a single long datagram.
     fn supports_gso(&self) -> bool {
         getsockopt(&self.socket, sockopt::UdpGsoSegment).is_ok()
     }
@@ -322,7 +323,7 @@ impl Datagrams for HostDatagrams {
     }
 
     fn send_some(&self, datagrams: &[(Ends, &[u8])]) -> Result<usize, Errno> {
-        // For a single one sendto is cheaper: the kernel has less to copy and to check.
+        // For a single datagram sendto is cheaper: the kernel copies and checks less.
         if let [(Ends { remote, local: None }, data)] = datagrams {
             let to = SockaddrStorage::from(*remote);
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -374,7 +375,7 @@ impl Datagrams for HostDatagrams {
         Ok(Received { from, local, len, size })
     }
 
-    /// By default Linux fragments where it knows the path's MTU, and reports nothing.
+    /// By default, Linux fragments packets if it knows the path MTU, and reports nothing.
     fn let_cut(&self, cut: bool) -> io::Result<()> {
         if self.ipv6 {
             let how = if cut { Ipv6PathMtuDiscovery::DONT } else { Ipv6PathMtuDiscovery::DO };
@@ -414,7 +415,7 @@ fn domain(address: &IpAddr) -> Domain {
     }
 }
 
-/// A connection that is being opened.
+/// Begins a connection.
 pub(crate) fn tcp_connect(remote: SocketAddr, hops: u8, class: u8) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(domain(&remote.ip()), kind, Some(Protocol::TCP))?;
@@ -434,7 +435,7 @@ pub(crate) fn tcp_connect(remote: SocketAddr, hops: u8, class: u8) -> io::Result
     Ok(socket.into())
 }
 
-/// ICMP errors come by the socket's error queue.
+/// Enables reports of ICMP errors by the socket's error queue.
 fn report_errors(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
     if ipv6 {
         setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
@@ -444,7 +445,7 @@ fn report_errors(socket: &impl AsFd, ipv6: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends once more after an error of an earlier datagram, which the error queue tells more about.
+/// Sends again after an error about an earlier datagram, of which the error queue tells more.
 fn again<T>(mut send: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     match send() {
         Ok(sent) => Ok(sent),
@@ -453,7 +454,7 @@ fn again<T>(mut send: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     }
 }
 
-/// The next report in a socket's error queue. `Ok(None)` is one that means nothing here.
+/// The next report in a socket's error queue. `Ok(None)` for one without meaning here.
 fn report(socket: RawFd, buf: &mut [u8]) -> Result<Option<Report>, Errno> {
     let mut control = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, [u8; 64]);
     let mut iov = [IoSliceMut::new(buf)];
@@ -491,13 +492,13 @@ fn report(socket: RawFd, buf: &mut [u8]) -> Result<Option<Report>, Errno> {
     Ok(found)
 }
 
-/// The address in the standard library's form.
+/// The address as the standard library's type.
 fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(v4) = address.as_sockaddr_in() {
         return Some(SocketAddr::new(v4.ip().into(), v4.port()));
     }
     let v6 = address.as_sockaddr_in6()?;
-    // With the interface: without it a link-local address cannot be answered.
+    // With the interface, without which a link-local address cannot be answered.
     Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What can be wrong with a packet, as ICMPv6 (RFC 4443) and ICMP (RFC 792) say it.
+//! Errors about packets, as in ICMPv6 (RFC 4443) and ICMP (RFC 792).
 
 use nix::errno::Errno;
 
@@ -9,7 +9,7 @@ use crate::settings::LEAST_MTU;
 /// Bytes by which an IPv4 header is shorter than an IPv6 header.
 const SHORTER: u32 = 20;
 
-/// What is wrong with a packet, or with where it wants to go.
+/// What is wrong with a packet or its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcmpError {
     /// No route to the destination.
@@ -18,20 +18,19 @@ pub enum IcmpError {
     Prohibited,
     /// The source is link-local, the destination is not.
     BeyondScope,
-    /// Nobody has the destination's address.
+    /// No host answers for the destination's address.
     AddressUnreachable,
-    /// Nobody listens on the port.
+    /// No program listens on the port.
     PortUnreachable,
     /// The source is not of the guest's network (RFC 4443 §3.1 code 5).
     ForeignSource,
-    /// It is longer than this many bytes, as an IPv6 packet; as an IPv4 packet it may have 20 less.
+    /// It is longer than this MTU in bytes, of IPv6; for IPv4 packets it is 20 less.
     TooBig(u32),
-    /// Its hop limit or TTL is used up.
+    /// Its hop limit or TTL has expired.
     HopLimit,
-    /// A field cannot be understood: the code of RFC 4443 §3.4, and the field's offset in the
-    /// packet.
+    /// A field is invalid: the code of RFC 4443 §3.4, and the field's offset in the packet.
     Parameter {
-        /// 0 a field, 1 a next header, 2 an option.
+        /// 0: a field, 1: a next header, 2: an option.
         code: u8,
         /// In bytes from the start of the IP header.
         pointer: u32,
@@ -39,10 +38,10 @@ pub enum IcmpError {
 }
 
 impl IcmpError {
-    /// The protocol that the fixed header names is unknown.
+    /// An unknown protocol in the fixed header.
     pub const PROTOCOL: Self = Self::Parameter { code: 1, pointer: 6 };
 
-    /// What a system call said.
+    /// The error for a system call's errno.
     pub(crate) fn from_errno(errno: Errno) -> Option<Self> {
         Some(match errno {
             Errno::ENETUNREACH | Errno::ENETDOWN | Errno::EADDRNOTAVAIL => Self::NoRoute,
@@ -54,13 +53,13 @@ impl IcmpError {
         })
     }
 
-    /// The packet is longer than the `mtu` of its path, which is of IPv6 or of IPv4.
+    /// The packet is longer than the path MTU `mtu`, which is of IPv6 or of IPv4.
     #[must_use]
     pub fn too_big(ipv6: bool, mtu: u32) -> Self {
         Self::TooBig(mtu.saturating_add(if ipv6 { 0 } else { SHORTER }).max(LEAST_MTU.into()))
     }
 
-    /// What an ICMP message said (RFC 7915 §4.2).
+    /// The error of an ICMP message (RFC 7915 §4.2).
     #[must_use]
     pub fn from_icmp4(kind: u8, code: u8, info: u32) -> Option<Self> {
         Some(match (kind, code) {
@@ -74,7 +73,7 @@ impl IcmpError {
         })
     }
 
-    /// What an ICMPv6 message said.
+    /// The error of an ICMPv6 message.
     #[must_use]
     pub fn from_icmp6(kind: u8, code: u8, info: u32) -> Option<Self> {
         Some(match (kind, code) {
@@ -104,17 +103,17 @@ impl IcmpError {
         }
     }
 
-    /// The same for IPv4.
+    /// The same for ICMP.
     pub(crate) fn icmp4(self) -> (u8, u8, u32) {
         match self {
             Self::NoRoute => (3, 0, 0),
             Self::Prohibited | Self::ForeignSource => (3, 13, 0),
             Self::BeyondScope | Self::AddressUnreachable => (3, 1, 0),
             Self::PortUnreachable => (3, 3, 0),
-            // There are 16 bits for it.
+            // The field has 16 bits.
             Self::TooBig(mtu) => (3, 4, mtu.saturating_sub(SHORTER).min(0xffff)),
             Self::HopLimit => (11, 0, 0),
-            // The only field that is looked at is the protocol.
+            // Only the protocol field is checked.
             Self::Parameter { code: 1, .. } => (3, 2, 0),
             Self::Parameter { pointer, .. } => (12, 0, pointer << 24),
         }
@@ -125,7 +124,7 @@ impl IcmpError {
 mod tests {
     use super::*;
 
-    /// Each family is told the MTU as it counts it, and never a number that has wrapped around.
+    /// Each family gets the MTU that it counts, without wrapping around.
     #[test]
     fn an_mtu_is_that_of_the_guests_protocol() {
         for (told, mtu4, mtu6) in [(1400, 1400, 1420), (65535, 65535, 65555), (576, 1260, 1280)] {

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How much to read at once from a descriptor that is watched level-triggered.
+//! How many reads to try on a level-triggered descriptor.
 
-/// How often a single one is read after one came alone.
+/// Number of single reads after a message came alone.
 const ALONE: u8 = 8;
 
-/// A reader of single things that come in batches or alone. Where the last look found one and no
-/// second, the next few take one and do not look for a second: in a conversation of question and
-/// answer that saves each turn a system call that brings nothing, and in a batch it costs a few
-/// rounds of the loop.
+/// A budget for messages that come in batches or alone. If the last attempt found a single one, the
+/// next few read one and do not try a second: that saves a failing system call per message of a
+/// dialogue, and costs a batch a few rounds of the loop.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ReadBudget(u8);
 
 impl ReadBudget {
-    /// How many to take now, of `most` that may be taken.
+    /// How many to read now, at most `most`.
     pub(crate) fn most(self, most: usize) -> usize {
         if self.0 > 0 {
             1
@@ -22,7 +21,7 @@ impl ReadBudget {
         }
     }
 
-    /// So many were there.
+    /// Notes how many were read.
     pub(crate) fn found(&mut self, count: usize) {
         self.0 = match (self.0, count) {
             (0, 1) => ALONE,

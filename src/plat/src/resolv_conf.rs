@@ -56,7 +56,7 @@ impl Watch {
     /// Of these files.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub(crate) fn new(paths: &'static [&'static str]) -> anyhow::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
             .context("cannot watch files")?;
@@ -68,7 +68,7 @@ impl Watch {
     /// Takes what there is, before the files are looked at.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub(crate) fn renew(&self) -> anyhow::Result<()> {
         while self.inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
         let changes = AddWatchFlags::IN_CLOSE_WRITE

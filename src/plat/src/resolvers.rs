@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The resolvers of the host, and how they are asked: each question from a socket of its own, whose
-//! port others cannot guess (RFC 5452 §9.2).
+//! Questions to the host's resolvers, each from its own socket, whose port others cannot guess (RFC
+//! 5452 §9.2).
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -15,9 +15,9 @@ use crate::frame::Mac;
 use crate::host_sockets::tcp_connect;
 use crate::network::Query;
 
-/// Questions that are under way at a time; beyond them the oldest goes, of the guest that has most.
+/// Most open questions. Beyond that, the oldest one of the guest with most is dropped.
 pub(crate) const MOST: usize = 256;
-/// How long an answer is waited for. The network has asked again by then.
+/// Timeout of an answer. The network has asked again by then.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 enum Transport {
@@ -25,7 +25,7 @@ enum Transport {
     Tcp(DnsStream),
 }
 
-/// A question that was asked.
+/// An open question.
 struct Asked {
     guest: Mac,
     transport: Transport,
@@ -33,20 +33,20 @@ struct Asked {
     since: Instant,
 }
 
-/// What a socket has to say of a question, by its token.
+/// What a question's socket has returned, by the question's token.
 #[derive(Clone, Copy)]
 pub(crate) enum Told<'a> {
-    /// A message, which may be the answer. It says whether the question still waits for one.
+    /// A message that may be the answer. The callback returns whether the question is still open.
     Message(u64, &'a [u8]),
-    /// The resolver cannot be reached, or has hung up.
+    /// The resolver cannot be reached, or has closed the connection.
     Failed(u64),
 }
 
-/// The questions that were asked.
+/// The open questions.
 pub(crate) struct Resolvers {
-    /// By a number that grows.
+    /// By growing number.
     asked: BTreeMap<u32, Asked>,
-    /// The same, by the guests that want to know.
+    /// The same by guest.
     shares: Shares<u32, ()>,
     next: u32,
     buf: Box<[u8]>,
@@ -54,18 +54,18 @@ pub(crate) struct Resolvers {
 
 impl Default for Resolvers {
     fn default() -> Self {
-        // As long as what a guest has announced to take, which is asked for in its name.
+        // As long as the EDNS size that a guest has announced, which its question passes on.
         let buf = vec![0; u16::MAX.into()].into();
         Self { asked: BTreeMap::new(), shares: Shares::default(), next: 0, buf }
     }
 }
 
 impl Resolvers {
-    /// Asks: the number of the question, and its socket to be watched. `waits_for` knows by its
-    /// token whether an answer to another question is still waited for.
+    /// Asks a question; returns its number, and its socket to watch. `waits_for` tells by its token
+    /// whether another question is still open.
     ///
     /// # Errors
-    /// What the host said.
+    /// The host's error.
     pub(crate) fn ask(
         &mut self,
         query: &Query,
@@ -99,7 +99,7 @@ impl Resolvers {
             };
             let socket = UdpSocket::bind(any)?;
             socket.set_nonblocking(true)?;
-            // Nobody else is heard.
+            // Receive from the resolver only.
             socket.connect(query.resolver)?;
             socket.send(&query.message)?;
             Transport::Udp(socket)
@@ -112,8 +112,8 @@ impl Resolvers {
         Ok((number, asked.transport.as_fd()))
     }
 
-    /// The socket of a question is ready. What it has to say is told, and whether more is wanted
-    /// comes back.
+    /// Handles the readiness of a question's socket: calls `tell` with the result, which returns
+    /// whether more is wanted.
     pub(crate) fn event(&mut self, number: u32, tell: &mut dyn FnMut(Told<'_>) -> bool) {
         let Some(asked) = self.asked.get_mut(&number) else { return };
         if !asked.read(&mut self.buf, tell) {
@@ -127,7 +127,7 @@ impl Resolvers {
         }
     }
 
-    /// Closes what was waited for long enough.
+    /// Closes questions that have timed out.
     pub(crate) fn poll(&mut self, now: Instant) {
         while let Some((number, asked)) = self.asked.first_key_value() {
             if asked.since + PATIENCE > now {
@@ -137,19 +137,19 @@ impl Resolvers {
         }
     }
 
-    /// When [`Self::poll`] is wanted.
+    /// When [`Self::poll`] is due.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         self.asked.first_key_value().map(|(_, asked)| asked.since + PATIENCE)
     }
 }
 
 impl Asked {
-    /// Reads what there is; whether more is wanted.
+    /// Reads messages; returns whether more are wanted.
     fn read(&mut self, buf: &mut [u8], tell: &mut dyn FnMut(Told<'_>) -> bool) -> bool {
         match &mut self.transport {
             Transport::Udp(socket) => loop {
                 match socket.recv(buf) {
-                    // Somebody may have guessed the port, but not the question: another may follow.
+                    // The message may be forged; the real answer may follow.
                     Ok(len) if tell(Told::Message(self.token, &buf[..len])) => {}
                     Ok(_) => return false,
                     Err(e) if e.kind() == ErrorKind::WouldBlock => return true,

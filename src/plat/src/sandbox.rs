@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Giving up what carrying packets does not need: user, groups, capabilities, and most system
-//! calls.
+//! Drops what carrying packets does not need: user, groups, capabilities, and most system calls.
 
 use anyhow::bail;
 use clat_sandbox::{become_user, close_standard_input_and_output, drop_privileges, Filter};
 use nix::libc::{self, c_int};
 use nix::unistd::{geteuid, Gid, Uid};
 
-/// The user that owns no files.
+/// The user without files.
 const NOBODY: u32 = 65534;
 
-/// Drops everything. Of the standard descriptors only stderr is left, for the log. `user` is whom
-/// root becomes, instead of nobody.
+/// Drops all privileges, and stdin and stdout. Root becomes `user`, or nobody.
 ///
 /// # Errors
 /// The step that failed; the caller must not go on.
@@ -31,8 +29,8 @@ fn change_user(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
         Some((uid, gid)) => become_user(uid, gid)?,
         None => {
             if let Err(error) = become_user(Uid::from_raw(NOBODY), Gid::from_raw(NOBODY)) {
-                // Root of a user namespace may have nobody to become; what it has it may lose all
-                // the same.
+                // In a user namespace, root may have no user to become; it can drop its
+                // capabilities all the same.
                 log::debug!("staying root of this namespace ({error:#}), without capabilities");
             }
         }
@@ -40,7 +38,8 @@ fn change_user(user: Option<(Uid, Gid)>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What carrying packets needs. No file can be opened, no program run, no process touched.
+/// The system calls for carrying packets. They can open no file, run no program, and touch no other
+/// process.
 fn filter() -> anyhow::Result<Filter> {
     Filter::new(&[
         // Links and flows.
@@ -55,7 +54,7 @@ fn filter() -> anyhow::Result<Filter> {
         libc::SYS_shutdown,
         libc::SYS_getpeername,
         libc::SYS_fcntl,
-        // The end of a guest's process, and of the command that runs inside.
+        // To notice the end of a guest's process, and of the command in the namespace.
         libc::SYS_pidfd_open,
         libc::SYS_wait4,
         libc::SYS_waitid,
@@ -63,8 +62,8 @@ fn filter() -> anyhow::Result<Filter> {
     ])?
     // TCP, UDP and ping of both families, nothing else.
     .only(libc::SYS_socket, 0, &[libc::AF_INET, libc::AF_INET6])?
-    // Non-blocking, by the standard library. No other: by TIOCSTI a process types into its
-    // terminal, as if a person did.
+    // FIONBIO, for non-blocking sockets of the standard library. No other: with TIOCSTI a process
+    // can type into its terminal.
     .only(libc::SYS_ioctl, 1, &[c_int::try_from(libc::FIONBIO)?])?
     // Between flows and the DNS server.
     .only(libc::SYS_socketpair, 0, &[libc::AF_UNIX])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a network is like, as its owner wants it.
+//! The settings of a network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,10 +9,10 @@ use hickory_proto::rr::Name;
 
 use crate::frame::Mac;
 
-/// The least MTU that a link of IPv6 may have (RFC 8200 §5), in bytes.
+/// The least MTU of an IPv6 link in bytes (RFC 8200 §5).
 pub const LEAST_MTU: u16 = 1280;
 
-/// A network. [`Settings::default`] is one that works.
+/// The settings of a network; the default ones work.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The /64 that is advertised, host bits zero.
@@ -27,20 +27,20 @@ pub struct Settings {
     pub router: Ipv6Addr,
     /// Whether PREF64 (RFC 8781) is advertised.
     pub pref64: bool,
-    /// Whether DNS answers are synthesized (RFC 6147); without, questions are only passed on.
+    /// Whether AAAA records are synthesized (RFC 6147); else questions are only passed on.
     pub dns64: bool,
-    /// Whether they are synthesized even for names that have an IPv6 address: for a host without
+    /// Whether they are synthesized also for names that have an IPv6 address, for a host without
     /// IPv6.
     pub dns64_always: bool,
-    /// Names that are answered here, with their addresses.
+    /// Names answered here, with their addresses.
     pub hosts: Vec<(Name, IpAddr)>,
-    /// Where questions are passed on to; none: all are answered SERVFAIL, but `ipv4only.arpa` still
-    /// works.
+    /// Resolvers for questions; without any, questions are answered SERVFAIL, but for
+    /// `ipv4only.arpa`.
     pub resolvers: Vec<SocketAddr>,
-    /// What older guests want beside IPv6.
+    /// IPv4 for older guests.
     pub dual_stack: Option<DualStack>,
-    /// Addresses outside the guest's own network that stand for the host itself (`--map-host`);
-    /// nothing else ever reaches the host's loopback.
+    /// Addresses outside the guest's network that represent the host itself (`--map-host`); guests
+    /// cannot reach the host's loopback otherwise.
     pub map_host: Vec<IpAddr>,
 }
 
@@ -51,7 +51,7 @@ pub struct DualStack {
     pub router: Ipv4Addr,
     /// The first address for guests.
     pub guest: Ipv4Addr,
-    /// Bits of the network.
+    /// Prefix length in bits.
     pub prefix_len: u8,
 }
 
@@ -62,13 +62,13 @@ impl Default for DualStack {
 }
 
 impl Settings {
-    /// Where DNS is answered: `::53` of the advertised prefix.
+    /// The DNS server: `::53` in the advertised prefix.
     #[must_use]
     pub fn dns(&self) -> Ipv6Addr {
         (self.prefix.to_bits() | 0x53).into()
     }
 
-    /// The router's global address, the source of its ICMPv6 errors: `::1` of the advertised
+    /// The router's global address, the source of its ICMPv6 errors: `::1` in the advertised
     /// prefix.
     #[must_use]
     pub fn router_global(&self) -> Ipv6Addr {

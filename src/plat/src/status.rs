@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The state of a platd, for `platd status`: JSON on a Unix socket to whoever connects.
+//! The state of a platd for `platd status`: JSON on a Unix socket to each client.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::carrier::Carrier;
 use crate::flow::{FlowStatus, Stats};
 
-/// Flows that are listed.
+/// Most flows listed.
 const LISTED: usize = 1000;
 
-/// All of it.
+/// The state.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Status {
     /// The advertised prefix.
@@ -26,26 +26,26 @@ pub struct Status {
     pub prefix64: String,
     /// MTU of the link.
     pub mtu: u16,
-    /// The guest's address, once known, and until its flows have gone.
+    /// The guest's address, once known, and until its flows have ended.
     pub guest: Option<String>,
-    /// Whether a guest is there.
+    /// Whether a guest is connected.
     pub connected: bool,
     /// Flows that are open.
     pub flows_open: usize,
-    /// Bytes of memory that their data takes.
+    /// Bytes of memory for their data.
     pub bytes_held: usize,
-    /// Frames that were sent to the guest.
+    /// Frames sent to the guest.
     pub frames_down: u64,
-    /// Frames to the guest that were lost: by --loss, or since it does not read.
+    /// Frames to the guest that were lost: by --loss, or because it does not read.
     pub frames_lost: u64,
     /// Counters since the start.
     pub stats: Stats,
-    /// The first of the flows.
+    /// The first flows.
     pub flows: Vec<FlowStatus>,
 }
 
 impl Status {
-    /// Of a carrier as it is now.
+    /// The present state of a carrier.
     #[must_use]
     pub fn of(carrier: &Carrier) -> Self {
         let settings = carrier.network().settings();
@@ -66,16 +66,16 @@ impl Status {
         }
     }
 
-    /// Writes it to one who asks, who should read it at once.
+    /// Writes the state to a client.
     pub fn tell(&self, mut stream: &UnixStream) {
-        // What a socket takes without a reader is more than a status, which is bounded.
+        // A socket buffers more than a status, whose length is bounded.
         let _ = stream.set_nonblocking(true);
         if let Ok(json) = serde_json::to_vec(self) {
             let _ = stream.write_all(&json);
         }
     }
 
-    /// For people.
+    /// As text.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::new();
@@ -126,10 +126,10 @@ impl Status {
     }
 }
 
-/// Asks a platd.
+/// Asks a platd for its state.
 ///
 /// # Errors
-/// When there is none, or it does not answer.
+/// If there is none, or it does not answer.
 pub fn ask(socket: &Path) -> anyhow::Result<Status> {
     let mut stream = UnixStream::connect(socket).with_context(|| {
         format!("cannot connect to {}; is a platd running with --status?", socket.display())

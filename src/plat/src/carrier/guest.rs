@@ -1,58 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which guest the ports of `--forward` lead to, and until when.
+//! Which guest has the ports of `--forward`, and until when.
 
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use crate::frame::Mac;
 
-/// How long flows are kept for a guest that has left: it may come back.
+/// How long flows are kept for a guest that has left and may return.
 pub const GRACE: Duration = Duration::from_secs(10);
 
-/// How long a guest may be silent before it is asked whether it is there, if another one speaks;
-/// and how long it has to answer.
+/// How long a guest may be silent before it is solicited, if another one sends; and how long it has
+/// to answer.
 const SILENCE: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// How soon a station is asked again for its global address after it has spoken, and how seldom in
-/// the end if it says nothing: it may not have one yet.
+/// Shortest and longest interval at which a station that has sent something is solicited for its
+/// global address, which it may not have yet.
 const AGAIN: Duration = Duration::from_millis(250);
 const SELDOM: Duration = Duration::from_secs(64);
 
-/// The guest that forwarded ports lead to.
+/// The guest that has the forwarded ports.
 struct Guest {
-    /// An address of the network.
+    /// Its address in the network's prefix.
     address: Ipv6Addr,
     mac: Mac,
-    /// When it was last heard of; `None` once the link has a new peer, which may be another guest.
+    /// When it was last heard; `None` once the link has a new peer, which may be another guest.
     heard: Option<Instant>,
-    /// When it was asked whether it is there.
+    /// When it was solicited.
     asked: Option<Instant>,
 }
 
-/// What becomes of the flows of a guest that is not there.
+/// What to do with the flows of a guest.
 enum GuestExpiry {
-    /// It is there.
+    /// Keep them: it is present.
     None,
-    /// They are ended at that time, unless it comes back.
+    /// End them at this time, unless it returns.
     At(Instant),
-    /// They were ended.
+    /// They have been ended.
     Over,
 }
 
 /// A station whose global address is not known.
 struct Sought {
     link_local: Ipv6Addr,
-    /// When it was asked, and how long after that it is asked again.
+    /// When it was solicited, and the interval until the next time.
     asked: Instant,
     wait: Duration,
 }
 
-/// The guest, once it has been heard of.
+/// The guest, once it has been heard.
 pub(super) struct Guests {
     guest: Option<Guest>,
-    /// Who is asked as long as no guest is known.
+    /// The station that is solicited while no guest is known.
     sought: Option<Sought>,
     expiry: GuestExpiry,
 }
@@ -62,12 +62,12 @@ impl Guests {
         Self { guest: None, sought: None, expiry: GuestExpiry::Over }
     }
 
-    /// Its address and its station.
+    /// The guest's address and station.
     pub(super) fn known(&self) -> Option<(Ipv6Addr, Mac)> {
         self.guest.as_ref().map(|guest| (guest.address, guest.mac))
     }
 
-    /// A station has sent something from its link-local address.
+    /// Handles a packet from a station's link-local address.
     pub(super) fn notice(&mut self, link_local: Ipv6Addr, now: Instant) {
         if self.guest.is_none() {
             let first = Sought { link_local, asked: now, wait: Duration::ZERO };
@@ -76,7 +76,7 @@ impl Guests {
         }
     }
 
-    /// The link-local address of a station that is to be asked now for its global one.
+    /// The link-local address of the station to solicit now for its global one.
     pub(super) fn next_sought(&mut self, now: Instant) -> Option<Ipv6Addr> {
         let sought = self.sought.as_mut().filter(|sought| sought.asked + sought.wait <= now)?;
         sought.asked = now;
@@ -84,16 +84,15 @@ impl Guests {
         Some(sought.link_local)
     }
 
-    /// The link has a new peer, which may be another guest.
+    /// Handles a new peer of the link, which may be another guest.
     pub(super) fn came(&mut self) {
         if let Some(guest) = &mut self.guest {
             guest.heard = None;
         }
     }
 
-    /// A station has sent something from an address of the network. As long as the present guest is
-    /// there it keeps the ports; else any station could take them. Returns an address that is to be
-    /// asked whether it is still there.
+    /// Handles a packet from an address of the network. The present guest keeps the ports as long
+    /// as it answers; else any station could take them. Returns an address to solicit.
     pub(super) fn hear(
         &mut self,
         address: Ipv6Addr,
@@ -126,7 +125,7 @@ impl Guests {
         None
     }
 
-    /// Forgets a guest that has left and not come back in time; `true` if its flows are to end now.
+    /// Forgets a guest that has not returned in time; `true` if its flows have to be ended now.
     pub(super) fn expire_guest(&mut self, is_there: bool, now: Instant) -> bool {
         if is_there {
             self.expiry = GuestExpiry::None;
@@ -144,7 +143,7 @@ impl Guests {
         false
     }
 
-    /// When [`Self::expire_guest`] or [`Self::next_sought`] is wanted.
+    /// When [`Self::expire_guest`] or [`Self::next_sought`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let expiry = match self.expiry {
             GuestExpiry::At(at) => Some(at),

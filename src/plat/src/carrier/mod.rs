@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The carrier: gives frames of a guest to the network or to the flows, sends theirs to the guest,
+//! The carrier: passes frames of guests to the network or to the flows, sends theirs to the guest,
 //! and records both (`--pcap`).
 
 mod guest;
@@ -28,7 +28,7 @@ use crate::settings::Settings;
 
 pub use self::guest::GRACE;
 
-/// How soon to try again to send by a full link that cannot tell when it has room.
+/// Time until another try to send on a full link that cannot report room.
 const RETRY: Duration = Duration::from_millis(1);
 
 /// The file of `--pcap`, if there is one.
@@ -49,7 +49,7 @@ impl Recorder {
     }
 }
 
-/// A CLAT's link, and the address whose packets go there.
+/// A CLAT's link, and the address whose packets it gets.
 struct ClatPort {
     address: Ipv6Addr,
     link: Box<dyn Link>,
@@ -62,12 +62,12 @@ struct Ports {
     recorder: Recorder,
     now: Instant,
     next_id: u32,
-    /// How many were sent.
+    /// Number of frames sent.
     frames: u64,
 }
 
 impl Ports {
-    /// Sends what the network answered.
+    /// Sends the network's answers.
     fn hand_on(&mut self, out: &mut Out) {
         for (vnet, frame) in out.iter() {
             self.frame(vnet, &[frame]);
@@ -97,7 +97,7 @@ impl Sink for Ports {
     }
 }
 
-/// Where an IPv6 frame goes.
+/// The destination of an IPv6 frame.
 fn destination(frame: &[u8]) -> Option<Ipv6Addr> {
     address_at(frame, ETHERNET + 24)
 }
@@ -118,11 +118,11 @@ pub struct Carrier {
     engine: Engine<HostSockets>,
     ports: Ports,
     guests: Guests,
-    /// What the network answers.
+    /// The network's answers.
     out: Out,
 }
 
-/// All that a received frame is given to: everything but the links.
+/// Everything that handles a received frame: all but the links.
 struct Inner<'a> {
     network: &'a mut Network,
     engine: &'a mut Engine<HostSockets>,
@@ -131,7 +131,7 @@ struct Inner<'a> {
 }
 
 impl Inner<'_> {
-    /// A frame of the guest has arrived.
+    /// Handles a frame of the guest.
     fn frame(&mut self, now: Instant, vnet: &VirtioHeader, frame: &[u8]) {
         let &[_, _, _, _, _, _, a, b, c, d, e, f, ..] = frame else { return };
         let mac = Mac([a, b, c, d, e, f]);
@@ -168,7 +168,7 @@ impl Inner<'_> {
         }
     }
 
-    /// Whether a packet is not longer than the link takes; if it is, its station is told.
+    /// Whether a packet fits the link's MTU; if not, its station gets an ICMP error.
     fn fits(&mut self, vnet: &VirtioHeader, mac: Mac, packet: &[u8], now: Instant) -> bool {
         let mtu = self.network.settings().mtu;
         let fits = vnet.gso_type != GsoType::None || wire::length(packet) <= mtu.into();
@@ -180,7 +180,7 @@ impl Inner<'_> {
         fits
     }
 
-    /// Remembers the guest, for `--forward`: also one that only listens.
+    /// Notes the guest for `--forward`, also one that only listens.
     fn meet(&mut self, frame: &[u8], mac: Mac, now: Instant) {
         let prefix = self.network.settings().prefix.to_bits() >> 64;
         let served = |address: Ipv6Addr| address.to_bits() >> 64 == prefix;
@@ -196,7 +196,7 @@ impl Inner<'_> {
     }
 }
 
-/// The address that a guest wants to have, if it asks whether another has it (RFC 4862 §5.4.2).
+/// The address that a guest probes for duplicates (RFC 4862 §5.4.2).
 fn duplicate_sought(frame: &[u8]) -> Option<Ipv6Addr> {
     const NEXT_HEADER: usize = ETHERNET + 6;
     const MESSAGE: usize = ETHERNET + 40;
@@ -222,7 +222,7 @@ impl Carrier {
         if let Some((address, _)) = &clat {
             network.reserve(*address, clat::MAC);
         }
-        // A guest has one budget of ICMP errors.
+        // Network and flows share each guest's rate limit of ICMP errors.
         let buckets = network.buckets().clone();
         Self {
             network,
@@ -268,25 +268,25 @@ impl Carrier {
         &self.network
     }
 
-    /// Frames that went to the guest, and that were lost on the way.
+    /// Numbers of frames sent to the guest, and lost on the way.
     #[must_use]
     pub fn frames_down(&self) -> (u64, u64) {
         let lost = self.link().dropped() + self.clat().map_or(0, Link::dropped);
         (self.ports.frames.saturating_sub(lost), lost)
     }
 
-    /// The guest, if it has been heard of with an address of the network.
+    /// The guest, if it has been heard with an address of the network.
     #[must_use]
     pub fn guest(&self) -> Option<(Ipv6Addr, Mac)> {
         self.guests.known()
     }
 
-    /// Where the guest may listen: at the address that it was heard of by, at its own of
+    /// The places where the guest may listen: the address by which it was heard, its own of
     /// `--dual-stack`, or behind the CLAT, whose namespace is the guest's.
     fn places(&self) -> Vec<(Ipv6Addr, Mac)> {
         let Some((own, mac)) = self.guests.known() else { return Vec::new() };
         let mut ipv4: Vec<_> = self.network.ipv4_of(mac).collect();
-        // The first address, which a guest that has said nothing by IPv4 may have.
+        // The first address, which a guest that has not sent IPv4 yet may have.
         let first = self.network.settings().dual_stack.map(|dual| dual.guest.to_ipv6_mapped());
         ipv4.extend(first.filter(|_| ipv4.is_empty()));
         let stations = std::iter::once(own).chain(ipv4).map(|address| (address, mac));
@@ -294,7 +294,7 @@ impl Carrier {
         stations.chain(clat).collect()
     }
 
-    /// Lets `step` do something with the flows.
+    /// Runs `step` with the flows.
     pub fn with_engine<R>(
         &mut self,
         now: Instant,
@@ -303,7 +303,7 @@ impl Carrier {
         step(&mut self.engine, Context { settings: self.network.settings(), now })
     }
 
-    /// Lets `step` do something with the network, and sends what that answers.
+    /// Runs `step` with the network, and sends its answers.
     fn with_network(&mut self, now: Instant, step: impl FnOnce(&mut Network, &mut Out)) {
         self.ports.now = now;
         step(&mut self.network, &mut self.out);
@@ -313,7 +313,7 @@ impl Carrier {
     /// Reads frames of the guest.
     ///
     /// # Errors
-    /// When the link is closed for good.
+    /// If the link is closed for good.
     pub fn read(&mut self, now: Instant) -> io::Result<()> {
         self.ports.now = now;
         let inner = &mut Inner {
@@ -339,10 +339,10 @@ impl Carrier {
         Ok(())
     }
 
-    /// Reads packets of the CLAT. They are for the flows: it asks nothing of the network.
+    /// Reads packets of the CLAT, which are all for the flows.
     ///
     /// # Errors
-    /// When the CLAT's device is gone.
+    /// If the CLAT's device no longer exists.
     pub fn read_clat(&mut self, now: Instant) -> io::Result<()> {
         let Some(clat) = &mut self.ports.clat else { return Ok(()) };
         let (engine, recorder) = (&mut self.engine, &mut self.ports.recorder);
@@ -354,12 +354,12 @@ impl Carrier {
         Ok(())
     }
 
-    /// Questions for resolvers.
+    /// Takes the questions for resolvers.
     pub fn take_queries(&mut self) -> Vec<Query> {
         self.network.take_queries()
     }
 
-    /// What became of a question to a resolver. Whether its answer is still waited for.
+    /// Handles the result of a question to a resolver; returns whether its answer is still awaited.
     pub(crate) fn dns_told(&mut self, told: Told<'_>, now: Instant) -> bool {
         let (Told::Message(token, _) | Told::Failed(token)) = told;
         self.with_network(now, |network, out| match told {
@@ -369,17 +369,17 @@ impl Carrier {
         self.network.waits_for(token)
     }
 
-    /// Connections of guests to the DNS server.
+    /// Takes the connections of guests to the DNS server.
     pub fn take_dns_connections(&mut self) -> Vec<(Mac, UnixStream)> {
         self.engine.take_dns_connections()
     }
 
-    /// A question of a guest has come by one of them, to which the owner has given this number.
+    /// Handles a guest's question on such a connection, to which the owner has given this number.
     pub fn dns_question(&mut self, connection: u32, guest: Mac, message: &[u8], now: Instant) {
         self.network.dns_question(connection, guest, message, now);
     }
 
-    /// Answers to such questions.
+    /// Takes the answers to such questions.
     pub fn take_dns_answers(&mut self) -> Vec<(u32, Vec<u8>)> {
         self.network.take_dns_answers()
     }
@@ -394,19 +394,18 @@ impl Carrier {
         self.with_network(now, |network, out| network.renumber(prefix, now, out));
     }
 
-    /// Tells the guests that there is no router any more (RFC 4861 §6.2.5): the last thing before
-    /// the network ends.
+    /// Sends the final router advertisement (RFC 4861 §6.2.5), before the network ends.
     pub fn farewell(&mut self, now: Instant) {
         self.with_network(now, |network, out| network.farewell(out));
-        // Delayed frames are sent now, too. If the link is gone, there is nobody to tell.
+        // Delayed frames are sent now, too. An error does not matter: the link may be closed.
         let end = self.ports.link.poll_timeout().map_or(now, |_| now + END);
         let _ = self.ports.link.flush(end);
     }
 
-    /// Does what is due, and ends a batch.
+    /// Handles timers, and ends a batch.
     ///
     /// # Errors
-    /// When a link is closed for good.
+    /// If a link is closed for good.
     pub fn finish(&mut self, now: Instant) -> io::Result<()> {
         self.ports.now = now;
         let due = |link: &dyn Link| link.poll_timeout().is_some_and(|at| at <= now);
@@ -439,7 +438,7 @@ impl Carrier {
         Ok(())
     }
 
-    /// When [`Self::finish`] is due again: never, while `None`.
+    /// When [`Self::finish`] is due again; `None`: never.
     #[must_use]
     pub fn next_timer(&self, now: Instant) -> Option<Instant> {
         let link = self.link();
@@ -461,7 +460,7 @@ impl Carrier {
     }
 }
 
-/// Longer than any frame is delayed.
+/// Longer than any delay of frames.
 const END: Duration = Duration::from_secs(365 * 86400);
 
 #[cfg(test)]

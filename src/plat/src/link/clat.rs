@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The built-in CLAT as a station of the network, with a link of its own.
+//! The built-in CLAT as a station of the network with its own link.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -13,8 +13,8 @@ use super::{Event, Link};
 use crate::clat::{Down, Up};
 use crate::frame::ETHERNET;
 
-/// The link: IPv4 packets of a TUN device on one side, IPv6 on the other. What it gives are
-/// packets, without an Ethernet header, since nobody looks at that; what it is sent are frames.
+/// The link: IPv4 packets of a TUN device on one side, IPv6 on the other. Packets that it returns
+/// have no Ethernet header, which is not used; it is sent frames.
 pub struct Clat {
     up: Up,
     down: Down,
@@ -22,7 +22,7 @@ pub struct Clat {
 }
 
 impl Clat {
-    /// A link by the two halves of a CLAT.
+    /// A link of the two halves of a CLAT.
     #[must_use]
     pub fn new((up, down): (Up, Down)) -> Self {
         Self { up, down, dropped: 0 }

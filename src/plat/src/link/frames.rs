@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One frame a message: datagram sockets (QEMU's `-netdev dgram`), and packet sockets with
+//! One frame per message: datagram sockets (QEMU's `-netdev dgram`), and packet sockets, which have
 //! connections.
 
 use std::collections::VecDeque;
@@ -25,22 +25,22 @@ use super::server::{Name, Server};
 use super::{Event, Link};
 use crate::frame::{Out, ETHERNET, MAX_FRAME};
 
-/// Frames that are taken at once.
+/// Most frames received at a time.
 const BATCH: usize = 64;
 const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
-/// Frames that wait for room. The kernel queues ten datagrams (net.unix.max_dgram_qlen), and a
-/// GSO packet is longer.
+/// Most frames waiting for room. The kernel queues ten datagrams (net.unix.max_dgram_qlen); a GSO
+/// packet becomes more.
 const WAITING: usize = 1024;
 
-/// Gives each frame to `send` as a message, behind those that wait; what finds no room waits. Tells
+/// Sends each frame as a message by `send`, after those that wait; what has no room waits. Returns
 /// how many were dropped.
 fn send_each(
     waiting: &mut VecDeque<Vec<u8>>,
     out: &Out,
     send: impl Fn(&[u8]) -> Result<usize, Errno>,
 ) -> Result<u64, Errno> {
-    // Longer than the socket's buffer: no later try would do better.
+    // Longer than the socket's buffer; a later try would fail, too.
     let taken = |frame: &[u8]| match send(frame) {
         Ok(_) | Err(Errno::EMSGSIZE) => Ok(true),
         Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR) => Ok(false),
@@ -66,13 +66,12 @@ fn send_each(
     Ok(dropped)
 }
 
-/// Whether these bytes can be a frame at all.
+/// Whether these bytes can be a frame.
 fn is_frame(message: &[u8]) -> bool {
     (ETHERNET..=MAX_FRAME).contains(&message.len())
 }
 
-/// A packet socket (SOCK_SEQPACKET) with a name, to which a guest connects, or one that is
-/// connected.
+/// A packet socket (SOCK_SEQPACKET): a named one, to which a guest connects, or a connected one.
 #[derive(Debug)]
 pub struct Packets {
     server: Server,
@@ -84,18 +83,18 @@ pub struct Packets {
 }
 
 impl Packets {
-    /// Listens at `path`, for the owner of the process alone.
+    /// Listens at `path`, accessible to this user only.
     ///
     /// # Errors
-    /// When that name cannot be had: it is taken, too long, or the directory is missing.
+    /// If the name is in use or too long, or the directory is missing.
     pub fn listen(path: &Path) -> io::Result<Self> {
         Ok(Self::new(Server::listen(path, SockType::SeqPacket)?))
     }
 
-    /// Has one guest, by a connection that is there.
+    /// A link to one guest, by an existing connection.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn connected(guest: UnixStream) -> io::Result<Self> {
         Ok(Self::new(Server::connected(guest)?))
     }
@@ -132,7 +131,7 @@ impl Link for Packets {
         };
         for _ in 0..BATCH {
             match recv(guest.as_raw_fd(), &mut self.input, MsgFlags::MSG_DONTWAIT) {
-                // An empty message looks the same, and is no frame either.
+                // An empty message looks the same, and is no frame.
                 Ok(0) => return Ok(self.leave("it hung up".to_owned())),
                 Ok(n) if is_frame(&self.input[..n]) => {
                     each(&VirtioHeader::default(), &self.input[..n]);
@@ -153,7 +152,7 @@ impl Link for Packets {
         let (out, all) = (&self.out, self.out.len() as u64);
         self.dropped += match self.server.guest() {
             None => all,
-            // Errors show when receiving.
+            // Receiving reports errors.
             Some(guest) => {
                 send_each(&mut self.waiting, out, |frame| send(guest.as_raw_fd(), frame, FLAGS))
                     .unwrap_or(all)
@@ -176,38 +175,37 @@ impl Link for Packets {
     }
 }
 
-/// What an inner [`Epoll`] says.
+/// Tokens of an inner [`Epoll`].
 const FRAMES: u64 = 0;
 const PROCESS: u64 = 1;
 
-/// Whoever sent a frame last, by a socket with a name.
+/// The sender of the last frame from a named socket.
 #[derive(Debug)]
 struct Guest {
     address: UnixAddr,
-    /// Of the process that sent it; `None` for one that is not to be seen from here.
+    /// The sending process; `None` if it is not visible in this PID namespace.
     pid: Option<Pid>,
     uid: u32,
-    /// Readable when that process has ended; while `None` only sending tells that the guest is
-    /// gone.
+    /// Readable when that process has ended; if `None`, only a failing send shows that the guest
+    /// has left.
     process: Option<OwnedFd>,
-    /// It was said already that its socket takes nothing from here.
+    /// Whether it was logged that its socket does not accept our frames.
     refuses: bool,
 }
 
-/// A datagram socket with a name. The guest has one with a name too, and is whoever sent a frame
-/// last.
+/// A named datagram socket. The guest has a named one, too, and is the sender of the last frame.
 ///
-/// The kernel tells nobody that the other end of such a socket is closed, but it tells which
-/// process sends, and when that ends.
+/// The kernel does not report that the other end of such a socket is closed, but tells the sending
+/// process, whose end is reported.
 #[derive(Debug)]
 pub struct Datagrams {
     socket: UnixDatagram,
-    /// For trying whether a guest's socket is there.
+    /// For checking whether a guest's socket exists.
     probe: UnixDatagram,
-    /// Readable when either the socket or the guest's process has something to tell.
+    /// Readable when the socket is, or when the guest's process has ended.
     both: Epoll,
     input: Box<[u8]>,
-    /// Room for who sends, and not for descriptors.
+    /// Room for the sender's credentials, but not for descriptors.
     control: Vec<u8>,
     guest: Option<Guest>,
     /// Frames for the guest.
@@ -217,7 +215,7 @@ pub struct Datagrams {
     _name: Name,
 }
 
-/// Why a guest that is there is not answered, and what to do.
+/// Why an existing guest is not answered, and what to do.
 fn refusal(guest: &Guest, errno: Errno) -> String {
     let socket = guest.address.path().unwrap_or(Path::new("its socket")).display();
     if errno == Errno::EPERM {
@@ -231,10 +229,10 @@ fn refusal(guest: &Guest, errno: Errno) -> String {
 }
 
 impl Datagrams {
-    /// Receives at `path`, for the owner of the process alone.
+    /// Receives at `path`, accessible to this user only.
     ///
     /// # Errors
-    /// When that name cannot be had: it is taken, too long, or the directory is missing.
+    /// If the name is in use or too long, or the directory is missing.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let (socket, name) = Name::bind(path, SockType::Datagram)?;
         setsockopt(&socket, sockopt::PassCred, &true)?;
@@ -254,12 +252,12 @@ impl Datagrams {
         })
     }
 
-    /// The length of the next message, where it is from, and the process and user that sent it.
+    /// The next message: its length, its sender's address, and process and user.
     fn take(&mut self) -> nix::Result<(usize, Option<UnixAddr>, Option<UnixCredentials>)> {
         let mut iov = [IoSliceMut::new(&mut self.input)];
         let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
         let message = recvmsg::<UnixAddr>(fd, &mut iov, Some(&mut self.control), flags)?;
-        // Unknown with a message that brings descriptors, too.
+        // Unknown for a message that brings descriptors.
         let sender = message.cmsgs().ok().and_then(|mut all| match all.next() {
             Some(ControlMessageOwned::ScmCredentials(sender)) => Some(sender),
             _ => None,
@@ -268,7 +266,7 @@ impl Datagrams {
         Ok((message.bytes, address, sender))
     }
 
-    /// Takes note of who has sent a frame. `true` for another guest than before.
+    /// Notes the sender of a frame. `true` for another guest than before.
     fn meet(&mut self, address: UnixAddr, sender: Option<UnixCredentials>) -> bool {
         let pid = sender.and_then(|sender| Pid::from_raw(sender.pid()));
         let known = self.guest.as_ref().filter(|guest| guest.address == address);
@@ -281,7 +279,7 @@ impl Datagrams {
         }
         let opened = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         if matches!(opened, Some(Err(rustix::io::Errno::SRCH))) && !self.is_there(&address) {
-            // That was its last frame: it has ended since.
+            // That was its last frame: it has ended meanwhile.
             self.guest = None;
             return false;
         }
@@ -293,13 +291,13 @@ impl Datagrams {
         is_new
     }
 
-    /// Whether somebody has a socket of this name.
+    /// Whether a socket of this name exists.
     fn is_there(&self, address: &UnixAddr) -> bool {
-        // Not permitted: it is connected to another.
+        // EPERM: it is connected to another socket.
         matches!(connect(self.probe.as_raw_fd(), address), Ok(()) | Err(Errno::EPERM))
     }
 
-    /// Looks after the guest, since there are no frames.
+    /// Checks whether the guest is still there, when there are no frames.
     fn look_after(&mut self) -> Event {
         let mut events = [EpollEvent::empty()];
         let ended =
@@ -327,7 +325,7 @@ impl Link for Datagrams {
     }
 
     fn send_fd(&self) -> Option<BorrowedFd<'_>> {
-        // It is always writable.
+        // A datagram socket is always writable.
         None
     }
 

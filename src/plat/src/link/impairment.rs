@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What goes wrong between a guest and the network: a link around another that loses frames and
-//! delays them.
+//! Impairment: a link around another one that loses and delays frames.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,21 +11,21 @@ use clat_tun::VirtioHeader;
 
 use super::{Event, Link};
 
-/// Frames that may be under way in one direction at a time, and their bytes.
+/// Most frames in flight in one direction, and their bytes.
 const UNDER_WAY: usize = 100_000;
 const UNDER_WAY_BYTES: usize = 256 << 20;
 
-/// What happens to frames between the guest and the network.
+/// Loss and delay of frames between guest and network.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Impairment {
-    /// The share that is lost in each direction, 0 to 1.
+    /// The share of frames lost in each direction, 0 to 1.
     pub loss: f64,
-    /// How long each is under way.
+    /// The delay of each frame.
     pub delay: Duration,
 }
 
 impl Impairment {
-    /// The same link with this happening to it.
+    /// The link, impaired.
     #[must_use]
     pub fn around(self, link: Box<dyn Link>) -> Box<dyn Link> {
         if self == Self::default() {
@@ -41,13 +40,13 @@ impl Impairment {
     }
 }
 
-/// The link to which it happens.
+/// An impaired link.
 struct Impaired {
     link: Box<dyn Link>,
     impairment: Impairment,
     up: DelayQueue,
     down: DelayQueue,
-    /// Frames to the guest that were lost, or found no room in the queue.
+    /// Frames to the guest that were lost, or had no room in the queue.
     lost: u64,
 }
 
@@ -92,7 +91,7 @@ impl Link for Impaired {
         self.lost + self.link.dropped()
     }
 
-    /// Packets are to be lost one by one, not by the super-packet.
+    /// Packets are lost one by one, not per GSO packet.
     fn takes_super_packets(&self) -> bool {
         self.impairment.loss == 0.0 && self.link.takes_super_packets()
     }
@@ -118,7 +117,7 @@ impl Link for Impaired {
     }
 }
 
-/// Frames under way.
+/// Frames in flight.
 #[derive(Default)]
 struct DelayQueue {
     frames: VecDeque<(Instant, VirtioHeader, Vec<u8>)>,
@@ -126,7 +125,7 @@ struct DelayQueue {
 }
 
 impl DelayQueue {
-    /// Whether there was room for one that arrives then.
+    /// Adds a frame; returns whether there was room.
     fn push(&mut self, at: Instant, vnet: VirtioHeader, frame: Vec<u8>) -> bool {
         let room = self.frames.len() < UNDER_WAY && self.bytes + frame.len() <= UNDER_WAY_BYTES;
         if room {
@@ -136,7 +135,7 @@ impl DelayQueue {
         room
     }
 
-    /// The next that has arrived.
+    /// The next frame that has arrived.
     fn pop(&mut self, now: Instant) -> Option<(VirtioHeader, Vec<u8>)> {
         self.next().filter(|at| *at <= now)?;
         let (_, vnet, frame) = self.frames.pop_front()?;
@@ -144,7 +143,7 @@ impl DelayQueue {
         Some((vnet, frame))
     }
 
-    /// When the next arrives.
+    /// When the next frame arrives.
     fn next(&self) -> Option<Instant> {
         self.frames.front().map(|(at, ..)| *at)
     }

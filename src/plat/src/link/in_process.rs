@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A TUN or TAP device that lives in this process: no `/dev/net/tun`, no namespace, no socket.
+//! A TUN or TAP device inside this process: no `/dev/net/tun`, no namespace, no socket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,16 +14,16 @@ use super::{Event, Link};
 use crate::frame::{Mac, Out, ETHERNET};
 use crate::settings::Settings;
 
-/// Frames that are taken at once.
+/// Most frames received at a time.
 const BATCH: usize = 64;
-/// The station that stands for whoever has a TUN device.
+/// The Ethernet address of the user of a TUN device.
 const STATION: Mac = Mac([0x02, 0, 0, 0, 0x04, 0x65]);
 
 /// The link: the network's side of a device.
 #[derive(Debug)]
 pub struct InProcess {
     interface: Interface,
-    /// The Ethernet addresses in front of packets that have none.
+    /// The Ethernet addresses for packets without.
     addresses: [u8; 12],
     /// Frames for the guest.
     out: Out,
@@ -32,9 +32,8 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// A link by the network's side of a device, for a network with these settings. What is sent to
-    /// a TUN device goes without its Ethernet header; there are no neighbours there, so none has to
-    /// be found.
+    /// A link to the network's side of a device, for a network with these settings. Frames to a TUN
+    /// device lose their Ethernet header; it has no neighbours that would need to be resolved.
     #[must_use]
     pub fn new(interface: Interface, settings: &Settings) -> Self {
         let mut addresses = [0; 12];
@@ -50,7 +49,7 @@ impl Link for InProcess {
     }
 
     fn send_fd(&self) -> Option<BorrowedFd<'_>> {
-        // The event tells of what came, not of room.
+        // The event reports frames, not room.
         None
     }
 
@@ -90,7 +89,7 @@ impl Link for InProcess {
                     self.full = true;
                     self.dropped += 1;
                 }
-                // ARP on a device that carries IP.
+                // ARP on a TUN device.
                 Err(Errno::EINVAL | Errno::EMSGSIZE) => self.dropped += 1,
                 Err(errno) => return Err(errno.into()),
             }

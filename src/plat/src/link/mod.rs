@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Links: how a guest's Ethernet frames come to the network, and go back.
+//! Links: how a guest's Ethernet frames reach the network and back.
 
 mod clat;
 mod frames;
@@ -24,23 +24,23 @@ pub(crate) use server::Server;
 pub use stream::Stream;
 pub use tap::Tap;
 
-/// What [`Link::receive`] met. Frames are given to its caller beside.
+/// The result of [`Link::receive`], beside frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing but frames, if any.
+    /// Frames only, if any.
     Frames,
-    /// A guest plugged in. Frames that were given by the same call are its own.
+    /// A guest has connected. Frames of the same call are its own.
     Came,
-    /// The guest is gone, and why: one line for people.
+    /// The guest has left, and why: one line for people.
     Left(String),
 }
 
-/// A link: one guest, or a bridge with several behind it, that exchanges Ethernet frames with the
-/// network.
+/// A link to one guest, or to a bridge with several behind it, that exchanges Ethernet frames with
+/// the network.
 ///
-/// Nothing here blocks.
+/// No function blocks.
 pub trait Link {
-    /// What becomes readable when [`Link::receive`] has something to do. Another after each
+    /// Readable when [`Link::receive`] has something to do. Another descriptor after each
     /// [`Event::Came`] and [`Event::Left`], unless [`Link::fd_stays`].
     fn fd(&self) -> BorrowedFd<'_>;
 
@@ -49,59 +49,57 @@ pub trait Link {
         false
     }
 
-    /// What becomes writable when a link that is full has room again; `None` where nothing tells,
-    /// and only trying does.
+    /// Writable when a full link has room again; `None` if only another try can tell.
     fn send_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd())
     }
 
-    /// Takes a batch of what has come, and gives each whole frame to `each`, with what was left to
-    /// its receiver to complete.
+    /// Receives a batch of frames, and passes each to `each` with what is left for its receiver to
+    /// complete.
     ///
     /// # Errors
-    /// When the link as such is broken; a guest's misbehaviour is an [`Event::Left`].
+    /// If the link itself has failed; a guest's misbehaviour is an [`Event::Left`].
     fn receive(
         &mut self,
         now: Instant,
         each: &mut dyn FnMut(&VirtioHeader, &[u8]),
     ) -> io::Result<Event>;
 
-    /// Takes a frame for the guest, in pieces: at once, or with [`Link::flush`].
+    /// Takes a frame for the guest in pieces: sent now, or by [`Link::flush`].
     fn send(&mut self, now: Instant, vnet: &VirtioHeader, parts: &[&[u8]]);
 
-    /// Sends what [`Link::send`] has taken, behind what waits from before. What finds no room, or
-    /// no guest, is dropped and counted.
+    /// Sends frames that [`Link::send`] has taken, after those that wait. Frames without room, or
+    /// without guest, are dropped and counted.
     ///
     /// # Errors
-    /// When the link as such is broken.
+    /// If the link itself has failed.
     fn flush(&mut self, now: Instant) -> io::Result<()>;
 
-    /// When [`Link::receive`] and [`Link::flush`] have something to do though no descriptor says
-    /// so; never, while `None`.
+    /// When [`Link::receive`] and [`Link::flush`] are due even without a ready descriptor; `None`:
+    /// never.
     fn poll_timeout(&self) -> Option<Instant> {
         None
     }
 
-    /// Whether there is someone at the other end, as far as this side can tell.
+    /// Whether there is a guest, as far as known.
     fn has_guest(&self) -> bool {
         true
     }
 
-    /// Whether the guest does not take what it got already: who can wait should, until
+    /// Whether the guest has not yet taken earlier frames. Senders that can wait should do so until
     /// [`Link::send_fd`] is writable (or for a millisecond), and then call [`Link::flush`].
     fn is_full(&self) -> bool;
 
-    /// Whether frames may be longer than the MTU and their checksums partial, for the other side to
-    /// cut and complete.
+    /// Whether frames may be GSO packets and have partial checksums.
     fn takes_super_packets(&self) -> bool {
         false
     }
 
-    /// Frames that were not sent.
+    /// Number of frames dropped.
     fn dropped(&self) -> u64;
 }
 
-/// Whether the same call may do better later.
+/// Whether the call may succeed later.
 fn is_only_for_now(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A socket with a name, at which one guest after the other plugs in.
+//! A named socket, which serves one guest after another.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -17,13 +17,13 @@ use nix::sys::stat::{umask, Mode};
 
 use super::is_only_for_now;
 
-/// The name of a socket in the file system; gone when dropped.
+/// The name of a socket in the file system, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Name(PathBuf);
 
 impl Name {
-    /// A socket of this kind under this name, for its owner alone. What a process that is gone left
-    /// there is replaced.
+    /// Binds a socket of this kind to this name, accessible to this user only. Replaces a socket
+    /// that nobody listens on.
     pub(super) fn bind(path: &Path, kind: SockType) -> io::Result<(OwnedFd, Self)> {
         let failed = |e: io::Error| {
             io::Error::new(e.kind(), format!("cannot listen at {}: {e}", path.display()))
@@ -45,12 +45,12 @@ impl Name {
 
 impl Drop for Name {
     fn drop(&mut self) {
-        // It may have been replaced, or the right to remove it given up.
+        // It may have been replaced, or the permission to remove it dropped.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// Removes a socket that nobody listens at, and nothing else.
+/// Removes a socket that nobody listens on, and nothing else.
 fn clear_the_way(path: &Path, try_it: impl FnOnce() -> nix::Result<()>) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
@@ -66,24 +66,24 @@ fn clear_the_way(path: &Path, try_it: impl FnOnce() -> nix::Result<()>) -> io::R
     Err(io::Error::other("another program listens there; end it, or choose another name"))
 }
 
-/// Where guests come, one at a time. Of either kind that has connections: the library calls both a
+/// A server for one guest at a time, of both kinds with connections: the library calls both a
 /// stream.
 #[derive(Debug)]
 pub(crate) enum Server {
-    /// By a name; the next guest waits until one has left.
+    /// By a name; the next guest waits until the present one has left.
     Named {
-        /// Where the next one waits.
+        /// The listener.
         listener: UnixListener,
-        /// Who is there.
+        /// The present guest.
         guest: Option<UnixStream>,
         /// Gone with the listener.
         _name: Name,
     },
-    /// By a connection that was there before, and no other.
+    /// By one existing connection.
     Given {
-        /// Its other end.
+        /// The guest's socket.
         guest: UnixStream,
-        /// It was hung up on.
+        /// It was closed.
         is_over: bool,
     },
 }
@@ -100,7 +100,7 @@ impl Server {
         Ok(Self::Given { guest, is_over: false })
     }
 
-    /// The guest's socket, else the one where it will come.
+    /// The guest's socket, or else the listener.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Named { listener, guest, .. } => {
@@ -117,7 +117,7 @@ impl Server {
         }
     }
 
-    /// Lets the next guest in, if it is there.
+    /// Accepts the next guest, if there is one.
     pub(crate) fn accept(&mut self) -> io::Result<bool> {
         let Self::Named { listener, guest, .. } = self else { return Ok(false) };
         match listener.accept() {
@@ -126,13 +126,13 @@ impl Server {
                 *guest = Some(next);
                 Ok(true)
             }
-            // It may have hung up before it was accepted.
+            // It may have disconnected before it was accepted.
             Err(e) if e.kind() == ErrorKind::ConnectionAborted || is_only_for_now(&e) => Ok(false),
             Err(e) => Err(e),
         }
     }
 
-    /// Sees the guest off.
+    /// Disconnects the guest.
     pub(crate) fn hang_up(&mut self) {
         match self {
             Self::Named { guest, .. } => *guest = None,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Frames on a stream socket, each behind its length: 4 bytes, big-endian. What QEMU's `-netdev
-//! stream` speaks, and passt.
+//! Frames on a stream socket, each after its length in 4 bytes, big-endian: the protocol of QEMU's
+//! `-netdev stream` and of passt.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -16,20 +16,20 @@ use super::server::Server;
 use super::{is_only_for_now, Event, Link};
 use crate::frame::{Out, ETHERNET, MAX_FRAME};
 
-/// Bytes of the length in front of a frame.
+/// Bytes of the length field.
 const PREFIX: usize = 4;
-/// Read at once: several super-packets of a guest.
+/// Most bytes of one read: several GSO packets.
 const INPUT: usize = 4 * (PREFIX + MAX_FRAME);
-/// Bytes for a guest that does not take them.
+/// Most bytes waiting for a guest that does not read.
 const BACKLOG: usize = 1 << 20;
-/// Frames in one call (IOV_MAX is 1024, and each takes two).
+/// Most frames in one call (IOV_MAX is 1024, and each takes two).
 const BATCH: usize = 256;
 
-/// A stream socket with a name, or one that is connected.
+/// A stream socket: a named one, or a connected one.
 #[derive(Debug)]
 pub struct Stream {
     server: Server,
-    /// What has come and is not a whole frame yet: this many bytes at the front.
+    /// Received bytes that are no complete frame yet; this many at the front.
     input: Box<[u8]>,
     filled: usize,
     /// Frames for the guest.
@@ -38,18 +38,18 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Listens at `path`, for the owner of the process alone.
+    /// Listens at `path`, accessible to this user only.
     ///
     /// # Errors
-    /// When that name cannot be had: it is taken, too long, or the directory is missing.
+    /// If the name is in use or too long, or the directory is missing.
     pub fn listen(path: &Path) -> io::Result<Self> {
         Ok(Self::new(Server::listen(path, SockType::Stream)?))
     }
 
-    /// Has one guest, by a connection that is there.
+    /// A link to one guest, by an existing connection.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// The kernel's error.
     pub fn connected(guest: UnixStream) -> io::Result<Self> {
         Ok(Self::new(Server::connected(guest)?))
     }
@@ -88,7 +88,7 @@ impl Link for Stream {
         }
         match whole_frames(&self.input[..self.filled], each) {
             Ok(taken) => {
-                // The rest of a frame goes to the front, so that there is room for all of it.
+                // Move the beginning of a frame to the front, so that there is room for all of it.
                 self.input.copy_within(taken..self.filled, 0);
                 self.filled -= taken;
                 Ok(Event::Frames)
@@ -129,7 +129,7 @@ impl Link for Stream {
     }
 }
 
-/// Gives the whole frames at the front of `bytes`, and tells how many bytes those were. An
+/// Passes the complete frames at the front of `bytes` to `each`, and returns their bytes. An
 /// impossible length is an error.
 fn whole_frames(bytes: &[u8], each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> Result<usize, u32> {
     let mut taken = 0;
@@ -146,10 +146,10 @@ fn whole_frames(bytes: &[u8], each: &mut dyn FnMut(&VirtioHeader, &[u8])) -> Res
     Ok(taken)
 }
 
-/// What goes to the guest.
+/// Data for the guest.
 #[derive(Debug, Default)]
 struct Output {
-    /// What the guest has not taken, from `sent` on; it may begin in the middle of a frame.
+    /// Data not sent, from `sent` on; may begin inside a frame.
     backlog: Vec<u8>,
     sent: usize,
     dropped: u64,
@@ -189,8 +189,8 @@ impl Output {
         Ok(())
     }
 
-    /// Keeps what follows the first `done` bytes of these frames. One that finds no room is dropped
-    /// whole.
+    /// Keeps what follows the first `done` bytes of these frames. A frame without room is dropped
+    /// as a whole.
     fn keep(&mut self, frames: &[([u8; PREFIX], &[u8])], mut done: usize) {
         for (length, frame) in frames {
             let size = PREFIX + frame.len();
@@ -199,7 +199,7 @@ impl Output {
                 if done == 0 && size > room {
                     self.dropped += 1;
                 } else {
-                    // Rarely, and then there is less to move than was sent before.
+                    // Rare, and there is less to move than was sent before.
                     if self.sent > BACKLOG {
                         self.backlog.drain(..self.sent);
                         self.sent = 0;
@@ -212,12 +212,12 @@ impl Output {
     }
 }
 
-/// The length as it goes in front of a frame.
+/// The length field of a frame.
 fn length(frame: &[u8]) -> [u8; PREFIX] {
     u32::try_from(frame.len()).unwrap_or(u32::MAX).to_be_bytes()
 }
 
-/// How much was written. That is all where the guest is gone: [`Link::receive`] will tell.
+/// Bytes written; all of them if the guest has left, which [`Link::receive`] reports.
 fn written(result: io::Result<usize>, all: usize) -> io::Result<usize> {
     match result {
         Err(e) if is_only_for_now(&e) => Ok(0),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A TAP device, in a namespace mostly.
+//! A TAP device, usually in a namespace.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,7 +13,7 @@ use super::{Event, Link};
 use crate::frame::MAX_FRAME;
 use crate::read_budget::ReadBudget;
 
-/// Frames that are taken at once.
+/// Most frames received at a time.
 const BATCH: usize = 64;
 
 /// The link.
@@ -26,7 +26,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A link by a TAP device.
+    /// A link to a TAP device.
     #[must_use]
     pub fn new(tun: Tun) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Link for Tap {
                     count += 1;
                     each(&vnet, &self.buf[at]);
                 }
-                // Empty; or down, which may pass.
+                // Empty; or down, which may end.
                 Err(Errno::EAGAIN | Errno::EIO) => break,
                 Err(Errno::EBADMSG | Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -70,7 +70,7 @@ impl Link for Tap {
     }
 
     fn send(&mut self, _: Instant, vnet: &VirtioHeader, parts: &[&[u8]]) {
-        // As many as any frame has here.
+        // No frame has more pieces.
         let piece = |i: usize| IoSlice::new(parts.get(i).copied().unwrap_or_default());
         let sent = self.tun.send_pieces(vnet, &[piece(0), piece(1), piece(2)]);
         self.dropped += u64::from(sent.is_err());

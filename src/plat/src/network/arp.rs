@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ARP (RFC 826), for guests with `--dual-stack`: the router's address, and who has the others.
+//! ARP (RFC 826), for guests with `--dual-stack`: answers for the router's address, and resolves
+//! guests'.
 
 use std::net::Ipv4Addr;
 
@@ -8,14 +9,13 @@ use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
 use crate::frame::Mac;
 
-/// A message that was read.
+/// A parsed message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Arp {
     is_request: bool,
-    /// The Ethernet address of its sender, as the message has it.
+    /// The sender's Ethernet address in the message.
     mac: EthernetAddress,
-    /// The sender's address; unspecified where it only asks whether another has the target (RFC
-    /// 5227 §2.1.1).
+    /// The sender's address; unspecified in a probe for duplicates (RFC 5227 §2.1.1).
     pub(super) sender: Ipv4Addr,
     target: Ipv4Addr,
 }
@@ -36,15 +36,14 @@ impl Arp {
     }
 
     /// The answer to a request for `router`; `None` for anything else. A sender that claims the
-    /// router's address as its own (RFC 5227 §2.4) is answered, too, and so learns that it has to
-    /// give it up.
+    /// router's address (RFC 5227 §2.4) is answered, too, so that it learns of the conflict.
     pub(super) fn answer(&self, router: Ipv4Addr, mac: Mac) -> Option<Vec<u8>> {
         let ours = self.is_request && self.target == router;
         ours.then(|| write(ArpOperation::Reply, (mac, router), (self.mac, self.sender)))
     }
 }
 
-/// A request of the router's for the Ethernet address of `target`.
+/// The router's request for the Ethernet address of `target`.
 pub(super) fn request(router: Ipv4Addr, mac: Mac, target: Ipv4Addr) -> Vec<u8> {
     write(ArpOperation::Request, (mac, router), (EthernetAddress([0; 6]), target))
 }

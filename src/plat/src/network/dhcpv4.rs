@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The DHCP server (RFC 2131) of `--dual-stack`, which tells guests that they could do without it
-//! (RFC 8925).
+//! The DHCP server (RFC 2131) of `--dual-stack`, which tells guests that they need no IPv4 (RFC
+//! 8925).
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -35,19 +35,19 @@ const V6ONLY: u8 = 108;
 const END: u8 = 255;
 
 const MAGIC: u32 = 0x6382_5363;
-/// Where options begin, and the shortest message that every client takes (RFC 1542 §2.1).
+/// Offset of the options, and the shortest message that every client takes (RFC 1542 §2.1).
 const OPTIONS: usize = 240;
 const SHORTEST: usize = 300;
 
-/// Seconds for which a guest that can leaves IPv4 alone (V6ONLY_WAIT's default, RFC 8925 §3.4).
+/// Seconds for which a guest that can do so disables IPv4 (V6ONLY_WAIT's default, RFC 8925 §3.4).
 const V6ONLY_WAIT: u32 = 1800;
 const LEASE: Duration = Duration::from_secs(3600);
-/// How long an address is kept for who was offered it, and away from everybody after somebody found
-/// it taken.
+/// How long an offered address is reserved, and how long an address is avoided after a client has
+/// declined it.
 const OFFERED: Duration = Duration::from_secs(60);
 const DECLINED: Duration = Duration::from_secs(600);
 const MAX_LEASES: usize = 256;
-/// Where an answer goes.
+/// An answer and its destination.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) message: Vec<u8>,
@@ -55,7 +55,7 @@ pub(super) struct Answer {
     pub(super) mac: Mac,
 }
 
-/// Who has which address.
+/// The leases.
 #[derive(Debug, Default)]
 pub(super) struct Server {
     leases: Vec<Lease>,
@@ -63,30 +63,31 @@ pub(super) struct Server {
 
 #[derive(Debug)]
 struct Lease {
-    /// Who has asked for it.
+    /// The station that has asked for it.
     by: Mac,
-    /// The client's identifier, or its hardware address; empty for an address that is taken by
-    /// somebody unknown.
+    /// The client's identifier, or its hardware address; empty for an address in use by an unknown
+    /// station.
     client: Vec<u8>,
     addr: Ipv4Addr,
     until: Instant,
-    /// Whether it was requested, and not only offered.
+    /// Whether it was requested, not only offered.
     requested: bool,
 }
 
 impl Lease {
-    /// What a station has got is no other's to give back, whatever that says its name is.
+    /// Whether it is this station's: no other station can release it, whatever identifier that
+    /// sends.
     fn is_of(&self, by: Mac, client: &[u8]) -> bool {
         self.by == by && self.client == client
     }
 }
 
-/// Who is heard with an address.
+/// The station that is known to use an address.
 type Owner<'a> = &'a dyn Fn(Ipv4Addr) -> Option<Mac>;
 
 impl Server {
-    /// The answer to a client's message, if it gets one. `from` is the sender's Ethernet address;
-    /// `owner` says which station is heard with an address.
+    /// The answer to a client's message, if any. `from` is the sender's Ethernet address; `owner`
+    /// tells which station uses an address.
     pub(super) fn answer(
         &mut self,
         bytes: &[u8],
@@ -139,15 +140,14 @@ impl Server {
         } else {
             (addr, from)
         };
-        // No answer goes where the client only says that it is.
+        // Do not answer to an address that is no guest's.
         if !to.is_broadcast() && !is_guest(to, net) {
             return None;
         }
         Some(Answer { message: request.reply(kind, addr, net, settings), to, mac })
     }
 
-    /// The client's address: the one that it has, else the one that it wants, else the first that
-    /// is free.
+    /// The client's address: its present one, else the requested one, else the first free one.
     fn lease(
         &mut self,
         (by, client): (Mac, &[u8]),
@@ -173,10 +173,10 @@ impl Server {
         Some(addr)
     }
 
-    /// Whose address another client gets when all are taken. A station that has asked by many names
-    /// gives up the oldest, as long as it has more than one more than who asks. Else it is the
-    /// oldest of those that nobody uses, offered ones first: whoever asks in the name of stations
-    /// that are not there takes no address from a station that is. `None` if all are in use.
+    /// The lease to replace when all are taken: the oldest one of a station that has asked by
+    /// several identifiers, as long as it has two more than the asking station; else the oldest
+    /// that no station uses, offered ones first. So requests in the name of absent stations take no
+    /// address from a present one. `None` if all are in use.
     fn to_evict(&self, by: Mac, owner: Owner<'_>) -> Option<usize> {
         let all = self.leases.iter().enumerate().map(|(i, lease)| (lease.by, lease.until, i));
         let (i, count) = fairness::to_evict(all)?;
@@ -192,8 +192,8 @@ impl Server {
         unused.min_by_key(|(_, lease)| (lease.requested, lease.until)).map(|(i, _)| i)
     }
 
-    /// The address that is wanted, else the first, of those that are nobody's, and which no other
-    /// station uses.
+    /// The wanted address, else the first one, of those that are free and that no other station
+    /// uses.
     fn free(
         &self,
         by: Mac,
@@ -210,13 +210,14 @@ impl Server {
                 && owner(*addr).is_none_or(|station| station == by)
         };
         let first = net.guest.to_bits();
-        // As many as can be taken or in use, and one more.
+        // As many as can be leased or in use, and one more.
         let candidates = (0..).take(2 * MAX_LEASES + 2).filter_map(|n| first.checked_add(n));
         std::iter::once(wanted).chain(candidates.map(Ipv4Addr::from_bits)).find(free)
     }
 }
 
-/// Whether an address can be a guest's: of the network, and neither the router's nor everybody's.
+/// Whether an address can be a guest's: in the network, and neither the router's nor the broadcast
+/// address.
 pub(super) fn is_guest(addr: Ipv4Addr, net: DualStack) -> bool {
     let host = (u32::MAX).checked_shr(net.prefix_len.into()).unwrap_or(0);
     let of_host = addr.to_bits() & host;
@@ -226,13 +227,13 @@ pub(super) fn is_guest(addr: Ipv4Addr, net: DualStack) -> bool {
         && of_host != host
 }
 
-/// What is read of a client's message.
+/// The used parts of a client's message.
 #[derive(Debug)]
 struct Request {
     kind: DhcpMessageType,
     xid: u32,
     mac: EthernetAddress,
-    /// The address that it has (`ciaddr`), or `0.0.0.0`.
+    /// Its present address (`ciaddr`), or `0.0.0.0`.
     addr: Ipv4Addr,
     broadcast: bool,
     /// Its identifier, or its hardware address.
@@ -241,14 +242,14 @@ struct Request {
     wanted: Ipv4Addr,
     /// The server that it has chosen.
     server: Option<Ipv4Addr>,
-    /// What it identifies itself with, to be given back (RFC 6842).
+    /// Its client identifier option, to be returned (RFC 6842).
     id: Option<Vec<u8>>,
-    /// Whether it could do without IPv4.
+    /// Whether it can do without IPv4.
     v6only: bool,
 }
 
 impl Request {
-    /// A relay's message is none of ours.
+    /// Messages of relays are ignored.
     fn read(bytes: &[u8]) -> Option<Self> {
         let packet = DhcpPacket::new_checked(bytes).ok().filter(|packet| {
             packet.opcode() == DhcpOpCode::Request
@@ -275,7 +276,7 @@ impl Request {
         })
     }
 
-    /// A reply that gives `addr`, if it is one.
+    /// A reply; with `addr` if it assigns one.
     fn reply(
         &self,
         kind: DhcpMessageType,
@@ -298,7 +299,7 @@ impl Request {
         if kind != DhcpMessageType::Nak {
             packet.set_client_ip(self.addr);
         }
-        // None is longer than a client's own, 255 bytes.
+        // No option is longer than a client's own, 255 bytes.
         let mut add = |kind: u8, value: &[u8]| {
             message.extend_from_slice(&[kind, u8::try_from(value.len()).unwrap_or(0)]);
             message.extend_from_slice(value);
@@ -321,7 +322,7 @@ impl Request {
             add(ROUTER, &router);
             add(DNS, &router);
             add(MTU, &settings.mtu.to_be_bytes());
-            // Only for who asks for it (RFC 8925 §3.3).
+            // Only if requested (RFC 8925 §3.3).
             if self.v6only {
                 add(V6ONLY, &V6ONLY_WAIT.to_be_bytes());
             }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The DHCPv6 server (RFC 8415): what is beside addresses for whoever configures those alone, and
-//! an address (IA_NA) for whoever asks for one.
+//! The DHCPv6 server (RFC 8415): other configuration for guests that configure addresses
+//! themselves, and an address (IA_NA) for those that ask for one.
 //!
-//! It keeps no state: an address is a hash of who asks for it. Messages are parsed here, since
-//! dhcproto (0.14) panics on some, and recurses into options as deep as they nest.
+//! It keeps no state: the address is a hash of the client. Messages are parsed here, since dhcproto
+//! (0.14) panics on some, and recurses into nested options without limit.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -14,7 +14,7 @@ use super::wire::same_64;
 use crate::frame::Mac;
 use crate::settings::Settings;
 
-/// Where servers and relays listen, and the group they are in.
+/// The port of servers and relays, and their group.
 pub(super) const SERVER_PORT: u16 = 547;
 pub(super) const CLIENT_PORT: u16 = 546;
 pub(super) const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
@@ -26,7 +26,7 @@ const T1: u32 = 1800;
 const T2: u32 = 2880;
 const REFRESH: u32 = 3600;
 
-/// Identity associations, and addresses in one, that are looked at.
+/// Most identity associations, and addresses in one, that are read.
 const MAX_IAS: usize = 8;
 /// The lengths of a DUID (RFC 8415 §11.1), with its type.
 const DUID: std::ops::RangeInclusive<usize> = 3..=130;
@@ -63,10 +63,10 @@ const NO_ADDRS_AVAIL: u16 = 2;
 const NOT_ON_LINK: u16 = 4;
 const NO_PREFIX_AVAIL: u16 = 6;
 
-/// An option's code and what is in it.
+/// An option's code and value.
 type DhcpOption<'a> = (u16, &'a [u8]);
 
-/// The answer to a client's message, if it gets one.
+/// The answer to a client's message, if any.
 pub(super) fn answer(bytes: &[u8], settings: &Settings) -> Option<Vec<u8>> {
     let (&[kind, ref xid @ ..], rest) = bytes.split_first_chunk::<4>()?;
     let asked = options(rest)?;
@@ -79,7 +79,7 @@ pub(super) fn answer(bytes: &[u8], settings: &Settings) -> Option<Vec<u8>> {
         Some(duid) if duid != us => return None,
         server => server.is_some(),
     };
-    // RFC 8415 §16: who must name whom.
+    // RFC 8415 §16: which messages need which identifiers.
     match kind {
         SOLICIT | CONFIRM | REBIND if client.is_some() && !to_us => {}
         REQUEST | RENEW | RELEASE | DECLINE if client.is_some() && to_us => {}
@@ -102,14 +102,14 @@ pub(super) fn answer(bytes: &[u8], settings: &Settings) -> Option<Vec<u8>> {
             if rapid {
                 add(&mut reply, RAPID_COMMIT, &[]);
             } else if kind == SOLICIT {
-                // Nobody else needs to be waited for (RFC 8415 §18.2.1).
+                // The client need not wait for other servers (RFC 8415 §18.2.1).
                 add(&mut reply, PREFERENCE, &[255]);
             }
         }
         CONFIRM => {
             let ias = asked.iter().filter(|(code, _)| *code == IA_NA);
             let mut addrs = ias.flat_map(|(_, ia)| addresses(ia)).peekable();
-            // Without an address there is nothing to say (RFC 8415 §18.3.3).
+            // Without an address there is no answer (RFC 8415 §18.3.3).
             addrs.peek()?;
             let on_link = addrs.all(|addr| same_64(addr, settings.prefix));
             add(&mut reply, STATUS_CODE, &status(if on_link { SUCCESS } else { NOT_ON_LINK }));
@@ -125,7 +125,7 @@ pub(super) fn answer(bytes: &[u8], settings: &Settings) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// Answers an identity association: an address for each IA_NA, and nothing else. `None` for one
+/// Answers an identity association: with an address for IA_NA, without for others. `None` for one
 /// that is cut off.
 fn assign(
     (code, ia): DhcpOption<'_>,
@@ -147,7 +147,7 @@ fn assign(
             answer.extend_from_slice(&T2.to_be_bytes());
             let addr = address(client, *id, settings.prefix);
             add(&mut answer, IA_ADDR, &lease(addr, PREFERRED, VALID));
-            // What has been its address before the network was renumbered is over.
+            // Addresses from before the network was renumbered have ended.
             let before = addresses(ia).filter(|before| renewed && *before != addr);
             for before in before.take(MAX_IAS) {
                 add(&mut answer, IA_ADDR, &lease(before, 0, 0));
@@ -158,7 +158,7 @@ fn assign(
     Some(())
 }
 
-/// The same for the same client every time: `prefix:d:…`, 48 bits of hash.
+/// Always the same for a client: `prefix:d:…` and 48 bits of hash.
 fn address(client: &[u8], iaid: [u8; 4], prefix: Ipv6Addr) -> Ipv6Addr {
     let mut hash = DefaultHasher::new();
     (client, iaid).hash(&mut hash);
@@ -175,7 +175,7 @@ fn is_ia(code: u16) -> bool {
     matches!(code, IA_NA | IA_TA | IA_PD)
 }
 
-/// The addresses in an IA_NA, behind its identifier and its times.
+/// The addresses in an IA_NA, behind its identifier and times.
 fn addresses(ia: &[u8]) -> impl Iterator<Item = Ipv6Addr> + '_ {
     let options = ia.get(12..).and_then(options).unwrap_or_default();
     options
@@ -192,7 +192,7 @@ fn status(code: u16) -> [u8; 2] {
     code.to_be_bytes()
 }
 
-/// Reads options; `None` if the last one is cut off.
+/// Parses options; `None` if the last one is cut off.
 fn options(mut bytes: &[u8]) -> Option<Vec<DhcpOption<'_>>> {
     let mut options = Vec::new();
     while !bytes.is_empty() {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! DNS64 (RFC 6147): a DNS server that passes questions on, and gives names without an IPv6 address
-//! one in the NAT64 prefix.
+//! DNS64 (RFC 6147): a DNS server that passes questions on to resolvers, and synthesizes AAAA
+//! records in the NAT64 prefix for names without IPv6 address.
 //!
-//! What needs no synthesis passes through as it is, byte for byte but for its identification.
+//! Answers without synthesis are passed on byte for byte, apart from their identification.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,44 +21,44 @@ use crate::fairness::Shares;
 use crate::frame::Mac;
 use crate::settings::Settings;
 
-/// Questions that wait for a resolver; beyond them the oldest gets no answer, of the guest that has
-/// asked most.
+/// Most questions waiting for a resolver. Beyond that, the oldest one of the guest with most is
+/// dropped.
 const MAX_PENDING: usize = 1024;
 /// Bytes of the longest question that is read.
 pub const MAX_QUESTION: usize = 1500;
-/// How long a resolver has, and how often a question is asked. Where nobody answers a question for
-/// AAAA, the one for A comes before most programs give up, after five seconds.
+/// Timeout of a resolver, and number of tries. If nobody answers a question for AAAA, the one for A
+/// is asked before most programs give up, after five seconds.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 3;
 const AAAA_ATTEMPTS: usize = 2;
-/// Bytes of an answer over UDP without EDNS (RFC 1035 §2.3.4), and at most with it.
+/// Most bytes of an answer over UDP without EDNS (RFC 1035 §2.3.4), and with it.
 const CLASSIC: u16 = 512;
 const MAX_PAYLOAD: u16 = 4096;
 const HEADER: usize = 12;
-/// DNAME (RFC 6672), which the library does not know.
+/// DNAME (RFC 6672), which the library lacks.
 const DNAME: u16 = 39;
-/// The first bits of the extended code of an answer to a version of EDNS that is not known (RFC
-/// 6891 §6.1.3: 16 is BADVERS).
+/// The upper bits of the extended code of an answer to an unknown EDNS version (16, BADVERS; RFC
+/// 6891 §6.1.3).
 const BADVERS: u8 = 1;
 
-/// The most seconds that a synthesized answer lives where nothing says how long there will be no
-/// AAAA (RFC 6147 §5.1.7).
+/// Most seconds of TTL of a synthesized answer if no SOA gives the negative TTL of AAAA (RFC 6147
+/// §5.1.7).
 const MAX_TTL: u32 = 600;
 
-/// The well-known addresses of `ipv4only.arpa` (RFC 7050 §8), and how long they live (RFC 8880 §7.1
-/// leaves it open).
+/// The well-known addresses of `ipv4only.arpa` (RFC 7050 §8), and their TTL, which RFC 8880 §7.1
+/// leaves open.
 const WELL_KNOWN: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 const WELL_KNOWN_NAME: &str = "ipv4only.arpa.";
 const WELL_KNOWN_TTL: u32 = 3600;
-/// How many seconds a name of the owner's lives: the next network may have another.
+/// TTL in seconds of `--host` names: the next network may have another.
 const HOST_TTL: u32 = 60;
 
-/// Who asks.
+/// A client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Client {
-    /// A guest at `from`, which wants its answer to come from `at`.
+    /// A guest at `from`, which expects the answer from `at`.
     Udp { link: Link, from: SocketAddr, at: SocketAddr },
-    /// A guest by the connection with this number.
+    /// A guest, by the connection with this number.
     Tcp { connection: u32, guest: Mac },
 }
 
@@ -71,36 +71,36 @@ impl Client {
     }
 }
 
-/// An answer and whose it is.
+/// An answer and its client.
 pub(super) type Answered = (Client, Vec<u8>);
 
 /// The server's state.
 #[derive(Debug, Default)]
 pub(super) struct Dns64 {
-    /// By token, which grows: the first is the oldest.
+    /// By growing token: the first is the oldest.
     pending: BTreeMap<u64, Pending>,
     next: u64,
-    /// The same, by the guests that have asked.
+    /// The same by guest.
     shares: Shares<u64, ()>,
-    /// Who waits for an answer to which question.
+    /// Clients and the questions that they wait for.
     waiting: HashSet<(Client, Rc<[u8]>)>,
-    /// The resolver that is asked first: the one that has answered last. One that is dead costs one
-    /// question its time, not each.
+    /// The resolver to ask first: the one that has answered last. So a dead resolver costs one
+    /// question its timeout, not each.
     preferred: usize,
 }
 
 #[derive(Debug)]
 struct Pending {
     client: Client,
-    /// The guest's question as it came.
+    /// The guest's question as received.
     asked: Rc<[u8]>,
     /// What was sent to the resolver.
     sent: Vec<u8>,
     stage: Stage,
-    /// Bytes that the answer may have.
+    /// Most bytes of the answer.
     limit: usize,
     attempts: usize,
-    /// Which resolver is asked.
+    /// Index of the resolver asked.
     resolver: usize,
     tcp: bool,
     deadline: Instant,
@@ -108,21 +108,21 @@ struct Pending {
 
 #[derive(Debug)]
 enum Stage {
-    /// The answer is the guest's as it is.
+    /// Pass the answer on unchanged.
     Pass,
-    /// AAAA: if there is none, A comes next.
+    /// AAAA was asked; if there is none, A is next.
     Aaaa,
-    /// A, after this answer to AAAA, if there was one; synthesized records live that many seconds
-    /// at most.
+    /// A was asked, after this answer to AAAA, if there was one; `ttl` limits the TTL of
+    /// synthesized records in seconds.
     A { aaaa: Option<Vec<u8>>, ttl: u32 },
-    /// PTR in `in-addr.arpa` for an address in the prefix (RFC 6147 §5.3.1).
+    /// PTR in `in-addr.arpa` was asked for an address in the prefix (RFC 6147 §5.3.1).
     Ptr { alias: Name },
 }
 
 impl Dns64 {
-    /// When [`Dns64::poll`] is wanted.
+    /// When [`Dns64::poll`] is due.
     pub(super) fn next_timer(&self) -> Option<Instant> {
-        // All have the same time to answer.
+        // All have the same timeout.
         self.pending.first_key_value().map(|(_, pending)| pending.deadline)
     }
 
@@ -136,7 +136,7 @@ impl Dns64 {
         self.pending.contains_key(&token)
     }
 
-    /// Takes a guest's question; the answer, if it needs no resolver.
+    /// Handles a guest's question; returns the answer if it needs no resolver.
     pub(super) fn ask(
         &mut self,
         client: Client,
@@ -171,7 +171,7 @@ impl Dns64 {
         if settings.resolvers.is_empty() {
             return Some(refusal(asked, ResponseCode::ServFail));
         }
-        // A guest that asks again is waited for already. (Over TCP nothing is lost: it wants
+        // A repeated question over UDP is already open. (Over TCP nothing is lost, so it wants
         // another answer.)
         let (stage, sent) = first_stage(&message, question, asked, settings)?;
         let asked: Rc<[u8]> = asked.into();
@@ -199,7 +199,7 @@ impl Dns64 {
         None
     }
 
-    /// Takes a resolver's answer; the guest's, if that is it.
+    /// Handles a resolver's answer; returns the guest's, if that is complete.
     pub(super) fn answer(
         &mut self,
         token: u64,
@@ -228,7 +228,7 @@ impl Dns64 {
                 self.send(pending, settings, now, queries);
                 return None;
             }
-            // An answer that cannot be read is passed on as it is.
+            // An answer that does not parse is passed on unchanged.
             Stage::Aaaa => match Message::from_vec(answer) {
                 Ok(message) if needs_a(&message) || settings.dns64_always => {
                     if truncated && !pending.tcp {
@@ -249,11 +249,11 @@ impl Dns64 {
             Stage::A { aaaa, ttl } => {
                 let (aaaa, ttl) = (std::mem::take(aaaa), *ttl);
                 let a = Message::from_vec(answer).ok().filter(is_final);
-                // Nobody knows is not the same as there is none, which would be remembered.
+                // A failure must not become "no such record", which would be cached.
                 a.and_then(|a| {
                     synthesize(&pending.asked, &a, settings.prefix64, ttl)
                         .and_then(|message| finish(message, pending.limit))
-                        // Neither has it: what was said of AAAA stands (RFC 6147 §5.1.6).
+                        // There is neither: the answer to AAAA holds (RFC 6147 §5.1.6).
                         .or_else(|| aaaa.map(|aaaa| pending.pass(&aaaa)))
                 })
             }
@@ -266,7 +266,7 @@ impl Dns64 {
         Some((client, answered.unwrap_or_else(servfail)))
     }
 
-    /// Does what is due: asks again where nobody answered in time.
+    /// Repeats questions that have timed out.
     pub(super) fn poll(
         &mut self,
         settings: &Settings,
@@ -282,8 +282,8 @@ impl Dns64 {
         answered
     }
 
-    /// Nobody has answered the question with this token, or nobody can: it is asked again, or
-    /// answered with SERVFAIL if it was asked often enough.
+    /// The question with this token has timed out, or its resolver cannot be reached: asks again,
+    /// or answers SERVFAIL after the last try.
     pub(super) fn failed(
         &mut self,
         token: u64,
@@ -308,7 +308,7 @@ impl Dns64 {
         None
     }
 
-    /// Sends a question, under another token and another identification each time.
+    /// Sends a question, with a new token and a new identification each time.
     fn send(
         &mut self,
         mut pending: Pending,
@@ -340,7 +340,7 @@ impl Dns64 {
 }
 
 impl Pending {
-    /// The question is one for A from now on, after this answer to the one for AAAA.
+    /// Continues with a question for A, after this answer to the one for AAAA.
     fn ask_for_a(&mut self, aaaa: Option<&[u8]>, ttl: u32) {
         if let Some(sent) = retyped(&self.asked, RecordType::A) {
             self.sent = sent;
@@ -350,8 +350,8 @@ impl Pending {
         self.attempts = 0;
     }
 
-    /// A resolver's answer as the guest's: under its identification, with its question, not longer
-    /// than it can take.
+    /// A resolver's answer with the guest's identification and question, cut to what the guest can
+    /// take.
     fn pass(&self, answer: &[u8]) -> Vec<u8> {
         if answer.len() > self.limit {
             let mut short = refusal(&self.asked, ResponseCode::NoError);
@@ -365,7 +365,7 @@ impl Pending {
     }
 }
 
-/// What is to be asked first. `None` for a question that cannot be built, which cannot be.
+/// The first question to ask. `None` if it cannot be built.
 fn first_stage(
     message: &Message,
     question: &Question,
@@ -377,7 +377,7 @@ fn first_stage(
         return pass;
     }
     match question.query_type() {
-        // Who validates by itself would refuse what is synthesized (RFC 6147 §5.5).
+        // A guest that validates would reject synthesized records (RFC 6147 §5.5).
         RecordType::AAAA if message.checking_disabled() && dnssec_ok(message) => pass,
         RecordType::AAAA => Some((Stage::Aaaa, asked.to_vec())),
         RecordType::PTR => match reverse_of(question.name(), settings.prefix64) {
@@ -394,8 +394,8 @@ fn first_stage(
     }
 }
 
-/// Answers about names of the owner's (`--host`). An address of the other family is synthesized, or
-/// there is none.
+/// Answers questions for `--host` names. An address of the other family is synthesized, or does not
+/// exist.
 fn own_name(asked: &Message, question: &Question, settings: &Settings) -> Option<Message> {
     let name = question.name();
     let mut addresses = settings.hosts.iter().filter(|(host, _)| host == name).peekable();
@@ -421,8 +421,8 @@ fn own_name(asked: &Message, question: &Question, settings: &Settings) -> Option
     Some(reply)
 }
 
-/// Answers that are known without asking: `ipv4only.arpa` (RFC 7050, RFC 8880 §7.1) and what is
-/// below it, and who its addresses are.
+/// Answers questions without a resolver: `ipv4only.arpa` (RFC 7050, RFC 8880 §7.1), names below it,
+/// and PTR for its addresses.
 fn well_known(asked: &Message, question: &Question, settings: &Settings) -> Option<Message> {
     if !settings.dns64 || question.query_class() != DNSClass::IN {
         return None;
@@ -456,7 +456,7 @@ fn well_known(asked: &Message, question: &Question, settings: &Settings) -> Opti
     Some(reply)
 }
 
-/// The SOA that says how long there is nothing (RFC 2308 §3).
+/// The SOA with the negative TTL (RFC 2308 §3).
 fn authority(zone: Name, ttl: u32) -> Option<Record> {
     let admin = Name::from_ascii("nobody.invalid.").ok()?;
     let seconds = i32::try_from(ttl).ok()?;
@@ -464,7 +464,7 @@ fn authority(zone: Name, ttl: u32) -> Option<Record> {
     Some(Record::from_rdata(zone, ttl, RData::SOA(soa)))
 }
 
-/// The IPv4 address inside an IPv6 address of the prefix that this is the reverse name of.
+/// The IPv4 address in the IPv6 address whose reverse name this is, if that is in the prefix.
 fn reverse_of(name: &Name, prefix: Prefix) -> Option<Ipv4Addr> {
     const LABELS: u8 = 34;
     if name.num_labels() != LABELS {
@@ -476,8 +476,8 @@ fn reverse_of(name: &Name, prefix: Prefix) -> Option<Ipv4Addr> {
     }
 }
 
-/// Whether the answer to AAAA is to be followed by A: no such address, or an error that does not
-/// say that there is no such name (RFC 6147 §5.1.1, §5.1.2, §5.1.4).
+/// Whether A has to be asked after this answer to AAAA: no address, or an error other than NXDOMAIN
+/// (RFC 6147 §5.1.1, §5.1.2, §5.1.4).
 fn needs_a(answer: &Message) -> bool {
     match answer.response_code() {
         ResponseCode::NXDomain => false,
@@ -488,17 +488,17 @@ fn needs_a(answer: &Message) -> bool {
     }
 }
 
-/// Whether an answer says what there is, or that there is nothing.
+/// Whether an answer is NOERROR or NXDOMAIN.
 fn is_final(answer: &Message) -> bool {
     matches!(answer.response_code(), ResponseCode::NoError | ResponseCode::NXDomain)
 }
 
-/// Addresses that are no IPv6 connectivity: IPv4-mapped ones (RFC 6147 §5.1.4).
+/// Whether an address is to be ignored: IPv4-mapped ones (RFC 6147 §5.1.4).
 fn is_excluded(record: &Record) -> bool {
     matches!(record.data(), RData::AAAA(AAAA(addr)) if addr.to_ipv4_mapped().is_some())
 }
 
-/// How long there is no AAAA, by the zone's SOA (RFC 6147 §5.1.7).
+/// The negative TTL of AAAA by the zone's SOA (RFC 6147 §5.1.7).
 fn negative_ttl(answer: &Message) -> u32 {
     let soas = answer.name_servers().iter().filter_map(|record| match record.data() {
         RData::SOA(soa) => Some(record.ttl().min(soa.minimum())),
@@ -507,7 +507,7 @@ fn negative_ttl(answer: &Message) -> u32 {
     soas.min().unwrap_or(MAX_TTL)
 }
 
-/// The answer to AAAA out of that to A; `None` if there is nothing to make it of.
+/// Synthesizes the answer to AAAA from that to A; `None` if there are no addresses.
 fn synthesize(asked: &[u8], a: &Message, prefix: Prefix, ttl: u32) -> Option<Message> {
     let mut reply = reply_to(&Message::from_vec(asked).ok()?);
     if a.response_code() != ResponseCode::NoError {
@@ -520,7 +520,7 @@ fn synthesize(asked: &[u8], a: &Message, prefix: Prefix, ttl: u32) -> Option<Mes
                 any = true;
                 (RData::AAAA(AAAA(prefix.embed(*v4))), record.ttl().min(ttl))
             }
-            // The chain that leads there (RFC 6147 §5.1.5).
+            // The chain of aliases (RFC 6147 §5.1.5).
             RData::CNAME(name) => (RData::CNAME(name.clone()), record.ttl()),
             RData::Unknown { code, .. } if u16::from(*code) == DNAME => {
                 (record.data().clone(), record.ttl())
@@ -532,13 +532,13 @@ fn synthesize(asked: &[u8], a: &Message, prefix: Prefix, ttl: u32) -> Option<Mes
     any.then_some(reply)
 }
 
-/// Addresses that a NAT64 can lead to: not this host's, nor a group's.
+/// Whether a NAT64 can reach an address: not this host's, nor a group's.
 fn is_reachable(v4: Ipv4Addr) -> bool {
     !(v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast())
 }
 
-/// The answer about an address in the prefix: an alias of the name in `in-addr.arpa`, and what that
-/// has.
+/// The PTR answer for an address in the prefix: an alias for the name in `in-addr.arpa`, and its
+/// records.
 fn reverse(asked: &[u8], alias: &Name, answer: &Message) -> Option<Message> {
     let asked = Message::from_vec(asked).ok()?;
     let mut reply = reply_to(&asked);
@@ -568,8 +568,8 @@ fn reply_to(asked: &Message) -> Message {
     reply
 }
 
-/// The bytes of an answer; as many records as fit, with the flag that says that there are more (RFC
-/// 2181 §9: not for what is only additional).
+/// Encodes an answer: as many records as fit, and TC if there are more (RFC 2181 §9: not for
+/// additional ones).
 fn finish(mut message: Message, limit: usize) -> Option<Vec<u8>> {
     loop {
         let bytes = message.to_vec().ok()?;
@@ -585,25 +585,25 @@ fn finish(mut message: Message, limit: usize) -> Option<Vec<u8>> {
     }
 }
 
-/// An answer without any record, made of the question's bytes: its header, and the question if it
-/// can be read.
+/// An answer without records, made of the question's bytes: its header, and the question if it
+/// parses.
 fn refusal(asked: &[u8], code: ResponseCode) -> Vec<u8> {
     answer_without_records(asked, code, 0)
 }
 
-/// The same with the first bits of an extended code. Who speaks EDNS is answered in it (RFC 6891
-/// §6.1.1).
+/// The same with the upper bits of an extended code. A client with EDNS is answered with EDNS (RFC
+/// 6891 §6.1.1).
 fn answer_without_records(asked: &[u8], code: ResponseCode, extended: u8) -> Vec<u8> {
     let question = question_end(asked).filter(|_| asked[4..6] == [0, 1]);
     let mut answer = asked[..question.unwrap_or(HEADER)].to_vec();
-    // QR, and RA; opcode, RD and CD stay.
+    // Sets QR and RA; keeps opcode, RD and CD.
     answer[2] = 0x80 | asked[2] & 0x79;
     answer[3] = 0x80 | asked[3] & 0x10 | code.low();
     answer[4..HEADER].fill(0);
     answer[5] = u8::from(question.is_some());
     let message = Message::from_vec(asked).ok();
     if let Some(edns) = message.as_ref().and_then(|message| message.extensions().as_ref()) {
-        // The root's name, OPT, bytes that are taken, the extended code, version, DO, no options.
+        // Root name, OPT, payload size, extended code, version, DO, no options.
         let [a, b] = MAX_PAYLOAD.to_be_bytes();
         let dnssec_ok = u8::from(edns.flags().dnssec_ok) << 7;
         answer.extend([0, 0, 41, a, b, extended, 0, dnssec_ok, 0, 0, 0]);
@@ -612,13 +612,12 @@ fn answer_without_records(asked: &[u8], code: ResponseCode, extended: u8) -> Vec
     answer
 }
 
-/// Whether this is long enough for a question, and not too long. A response is nobody's question;
-/// there may be no loop.
+/// Whether this has a question's length and is no response, which might cause a loop.
 pub fn is_question(message: &[u8]) -> bool {
     (HEADER..=MAX_QUESTION).contains(&message.len()) && message[2] & 0x80 == 0
 }
 
-/// Where the first question ends. (Compression has nothing to point to there.)
+/// Offset of the end of the first question. (There is nothing that compression could point to.)
 fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = HEADER;
     loop {
@@ -639,14 +638,13 @@ fn retyped(asked: &[u8], kind: RecordType) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Whether this answers that: a response under its identification to its question, in whatever
-/// case.
+/// Whether this answers that: a response with its identification to its question, ignoring case.
 fn is_answer(answer: &[u8], sent: &[u8]) -> bool {
     if answer.len() < HEADER || answer[..2] != sent[..2] || answer[2] & 0x80 == 0 {
         return false;
     }
     let Some(end) = question_end(sent) else { return false };
-    // An error may leave the question out.
+    // An error may lack the question.
     if answer[4..6] == [0, 0] {
         return answer[3] & 0x0f != 0;
     }
@@ -662,7 +660,7 @@ fn dnssec_ok(message: &Message) -> bool {
     message.extensions().as_ref().is_some_and(|edns| edns.flags().dnssec_ok)
 }
 
-/// Bytes of an answer over UDP: what the guest can take, in one packet.
+/// Most bytes of an answer over UDP: what the guest accepts, in one packet.
 fn limit(asked: &Message, settings: &Settings) -> usize {
     let room = settings.mtu.saturating_sub(48).min(MAX_PAYLOAD);
     let wanted = asked.extensions().as_ref().map_or(CLASSIC, Edns::max_payload);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ICMPv6 (RFC 4443) and ICMP (RFC 792, RFC 1812 §4.3) as a router speaks them: errors, and nothing
-//! about errors.
+//! ICMPv6 (RFC 4443) and ICMP (RFC 792, RFC 1812 §4.3) of a router: errors, and which packets get
+//! none.
 
 use std::net::IpAddr;
 
@@ -14,19 +14,19 @@ use super::wire::Packet;
 use crate::icmp_error::IcmpError;
 use crate::settings::LEAST_MTU;
 
-/// The longest errors (RFC 4443 §2.4 c; RFC 1812 §4.3.2.3), of whole packets.
+/// Longest errors (RFC 4443 §2.4 c; RFC 1812 §4.3.2.3), in bytes with IP header.
 const MAX_ICMPV6: usize = LEAST_MTU as usize;
 const MAX_ICMPV4: usize = 576;
 
-/// The error about a packet, without its checksum; `None` where there must be none (RFC 4443 §2.4
-/// e, RFC 1812 §4.3.2.7).
+/// The error about a packet, without its checksum; `None` if there must be none (RFC 4443 §2.4 e,
+/// RFC 1812 §4.3.2.7).
 pub(super) fn error(error: IcmpError, packet: &Packet<'_>) -> Option<(IpProtocol, Vec<u8>)> {
     if packet.src.is_unspecified() || packet.src.is_multicast() || packet.src.is_loopback() {
         return None;
     }
     let (protocol, (kind, code, field), quote) = match packet.dst {
         IpAddr::V6(dst) => {
-            // To a group, all but these might be answered by everybody.
+            // About a packet to a group, every node might send others.
             let to_groups =
                 matches!(error, IcmpError::TooBig(_) | IcmpError::Parameter { code: 2, .. });
             if (dst.is_multicast() && !to_groups) || is_icmpv6_error(packet) {
@@ -36,7 +36,7 @@ pub(super) fn error(error: IcmpError, packet: &Packet<'_>) -> Option<(IpProtocol
         }
         IpAddr::V4(dst) => {
             let later_fragment = packet.whole[6] & 0x1f != 0 || packet.whole[7] != 0;
-            // All but these may be an error.
+            // Unknown types may be errors.
             let known = matches!(
                 packet.payload.first(),
                 Some(&(v4::ECHO | v4::ECHO_REPLY | v4::TIMESTAMP | v4::TIMESTAMP_REPLY))
@@ -54,8 +54,8 @@ pub(super) fn error(error: IcmpError, packet: &Packet<'_>) -> Option<(IpProtocol
     Some((protocol, message))
 }
 
-/// Errors have types below 128 (RFC 4443 §2.1); a redirect counts as one here. One that is cut off
-/// could be one.
+/// Whether it is an ICMPv6 error: types below 128 (RFC 4443 §2.1) and redirects. One that is cut
+/// off could be one.
 fn is_icmpv6_error(packet: &Packet<'_>) -> bool {
     match walk(packet) {
         Walk::Upper { protocol: protocol::ICMPV6, payload, .. } => {
@@ -66,20 +66,20 @@ fn is_icmpv6_error(packet: &Packet<'_>) -> bool {
     }
 }
 
-/// What is behind the extension headers of a packet.
+/// What follows the extension headers of a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Walk<'a> {
-    /// A protocol, its bytes, and the offset of the field that named it.
+    /// An upper-layer protocol, its bytes, and the offset of the field with its number.
     Upper { protocol: u8, payload: &'a [u8], named_at: usize },
-    /// A part of something.
+    /// A fragment.
     Fragment { protocol: u8 },
-    /// Something that is to be answered with a parameter problem.
+    /// Invalid; to be answered with this parameter problem.
     Error(IcmpError),
-    /// Something that is to be dropped.
+    /// Invalid; to be dropped.
     Broken,
 }
 
-/// Walks the extension headers of a packet for us (RFC 8200 §4).
+/// Processes the extension headers of a packet to the router (RFC 8200 §4).
 pub(super) fn walk<'a>(packet: &Packet<'a>) -> Walk<'a> {
     if packet.src.is_ipv4() {
         return Walk::Upper { protocol: packet.next, payload: packet.payload, named_at: 9 };
@@ -100,7 +100,7 @@ pub(super) fn walk<'a>(packet: &Packet<'a>) -> Walk<'a> {
             Walk::Error(IcmpError::Parameter { code, pointer })
         };
         match extension.protocol {
-            // They come first, or not at all.
+            // Hop-by-Hop Options have to come first.
             protocol::HOP_BY_HOP if extension.at != ipv6::HEADER => {
                 return problem(v6::NEXT_HEADER, named_at);
             }
@@ -115,14 +115,14 @@ pub(super) fn walk<'a>(packet: &Packet<'a>) -> Walk<'a> {
             }
             _ => {}
         }
-        // An atomic one is a whole packet (RFC 6946).
+        // An atomic fragment is a whole packet (RFC 6946).
         if extension.fragment().is_some_and(|fragment| !fragment.is_atomic()) {
             return Walk::Fragment { protocol: extensions.protocol };
         }
     }
 }
 
-/// Options that are not known say themselves what to do about them (RFC 8200 §4.2).
+/// Processes options. Unknown ones tell by their type what to do (RFC 8200 §4.2).
 fn options(header: &[u8], at: usize, to_group: bool) -> Result<(), Option<IcmpError>> {
     let mut offset = 2;
     while let Some(kind) = header.get(offset) {
@@ -147,14 +147,14 @@ fn options(header: &[u8], at: usize, to_group: bool) -> Result<(), Option<IcmpEr
     Ok(())
 }
 
-/// The reply to an echo request: the same with another type, without its checksum.
+/// The reply to an echo request, without its checksum.
 pub(super) fn echo_reply(request: &[u8], kind: u8) -> Vec<u8> {
     let mut reply = request.to_vec();
     reply[..4].copy_from_slice(&[kind, 0, 0, 0]);
     reply
 }
 
-/// What a closed port answers (RFC 9293 §3.10.7.1), without its checksum.
+/// The reset of a closed port (RFC 9293 §3.10.7.1), without its checksum.
 pub(super) fn reset(packet: &Packet<'_>, segment: &[u8]) -> Option<Vec<u8>> {
     let tcp = TcpPacket::new_checked(segment).ok().filter(|tcp| {
         let right = || tcp.verify_checksum(&packet.src.into(), &packet.dst.into());

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The network itself: what a router, a DHCP server and a DNS server answer. No I/O, and time is an
-//! argument.
+//! The network: answers as router, DHCP server and DNS server. No I/O; time is an argument.
 
 mod arp;
 mod dhcpv4;
@@ -32,37 +31,36 @@ use crate::settings::{DualStack, Settings};
 
 pub use self::dns64::{is_question, MAX_QUESTION};
 
-/// All nodes of the link.
+/// The all-nodes group.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const DNS_PORT: u16 = 53;
 
-/// Packets of guests that wait for the Ethernet address of another guest (RFC 4861 §7.2.2), and how
+/// Most packets that wait for the Ethernet address of another guest (RFC 4861 §7.2.2), and how
 /// long.
 const MAX_WAITING: usize = 64;
 const RESOLUTION: Duration = Duration::from_secs(3);
 
-/// What a frame is for.
+/// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handled {
-    /// The network's: it has been answered, or dropped.
+    /// Nothing: the network has answered or dropped it.
     Yes,
-    /// Not the network's: the flows may have it. It goes by IPv6 (or IPv4, with `dual_stack`) from
-    /// a guest's address to somewhere outside, and may go one hop further; its lengths are true,
-    /// but padding may follow.
+    /// Pass it to the flows. It is IPv6 (or IPv4, with `dual_stack`) from a guest's address to
+    /// elsewhere and may be forwarded; its lengths are valid, but padding may follow.
     NotForUs,
-    /// TCP for the network's DNS server: the flows may have it, but its other end is here
+    /// Pass it to the flows: TCP to the network's DNS server, which is here
     /// ([`Network::dns_question`]).
     Dns,
-    /// For another guest, at this Ethernet address. It may go one hop further.
+    /// Forward it to another guest, at this Ethernet address.
     Neighbour(Mac),
-    /// Nobody's: its source address is another station's. It was dropped.
+    /// Nothing: dropped, since its source address is another station's.
     ForeignSource,
 }
 
-/// An address that is another station's now: flows of the address go there.
+/// An address that has moved to another station, as its flows have to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// The address; one of IPv4 is an IPv4-mapped one.
+    /// The address; IPv4 addresses are IPv4-mapped.
     pub address: Ipv6Addr,
     /// The station that had it.
     pub from: Mac,
@@ -79,19 +77,19 @@ struct Waiting {
     frame: Vec<u8>,
 }
 
-/// A question for a resolver of the host. What sends it keeps the token, and comes back with
-/// [`Network::dns_answer`] or not at all.
+/// A question for a resolver of the host. Its sender returns the token by [`Network::dns_answer`],
+/// or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// Whom to ask.
+    /// The resolver.
     pub resolver: SocketAddr,
-    /// What to bring back.
+    /// The token to return.
     pub token: u64,
-    /// The guest that wants to know.
+    /// The guest that has asked.
     pub guest: Mac,
     /// The message.
     pub message: Vec<u8>,
-    /// Whether TCP is wanted: an answer over UDP was truncated.
+    /// Whether to use TCP: an answer over UDP was truncated.
     pub tcp: bool,
 }
 
@@ -104,7 +102,7 @@ pub struct Network {
     neighbours: Neighbours,
     dhcpv4: dhcpv4::Server,
     dns: Dns64,
-    /// Answers for connections.
+    /// Answers by connection.
     dns_answers: Vec<(u32, Vec<u8>)>,
     errors: Buckets,
     moved: Vec<Moved>,
@@ -129,7 +127,7 @@ impl Network {
         }
     }
 
-    /// Keeps an address for a station, whoever else may use it.
+    /// Reserves an address for a station.
     pub fn reserve(&mut self, address: Ipv6Addr, station: Mac) {
         self.neighbours.reserve(address, station);
     }
@@ -139,21 +137,21 @@ impl Network {
         std::mem::take(&mut self.moved)
     }
 
-    /// What its ICMP errors come out of.
+    /// The rate limits of its ICMP errors.
     pub(crate) fn buckets(&self) -> &Buckets {
         &self.errors
     }
 
-    /// Its settings as they are now.
+    /// Its present settings.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Takes a frame of a guest, and puts what is to be answered into `out`. `vnet` says whether
-    /// its checksum is still to be completed.
+    /// Handles a frame of a guest, and appends answers to `out`. `vnet` says whether its checksum
+    /// is still open.
     ///
-    /// The MTU is not looked at: a frame may be a GSO packet. See [`IcmpError::TooBig`].
+    /// The MTU is not checked: a frame may be a GSO packet. See [`IcmpError::TooBig`].
     pub fn input(
         &mut self,
         frame: &[u8],
@@ -189,7 +187,7 @@ impl Network {
         }
     }
 
-    /// Does what is due: advertisements, questions that nobody answered.
+    /// Handles timers: advertisements, and questions that have timed out.
     pub fn poll(&mut self, now: Instant, out: &mut Out) {
         if self.advertiser.poll(now) {
             self.advertise(self.everybody(), ALL_NODES, out);
@@ -203,7 +201,7 @@ impl Network {
         }
     }
 
-    /// When [`Network::poll`] is wanted next; never while `None`.
+    /// When [`Network::poll`] is due; `None`: never.
     #[must_use]
     pub fn next_timer(&self) -> Option<Instant> {
         let waiting = self.waiting.front().map(|waiting| waiting.until);
@@ -211,12 +209,12 @@ impl Network {
         timers.into_iter().flatten().min()
     }
 
-    /// Takes the questions that are to be asked.
+    /// Takes the questions to send.
     pub fn take_queries(&mut self) -> Vec<Query> {
         std::mem::take(&mut self.queries)
     }
 
-    /// Takes a resolver's answer to the question with `token`.
+    /// Handles a resolver's answer to the question with `token`.
     pub fn dns_answer(&mut self, token: u64, message: &[u8], now: Instant, out: &mut Out) {
         let answered = self.dns.answer(token, message, &self.settings, now, &mut self.queries);
         if let Some((client, answer)) = answered {
@@ -224,7 +222,7 @@ impl Network {
         }
     }
 
-    /// The resolver that was asked the question with `token` cannot be reached.
+    /// Handles the failure to reach the resolver of the question with `token`.
     pub fn dns_failed(&mut self, token: u64, now: Instant, out: &mut Out) {
         let answered = self.dns.failed(token, &self.settings, now, &mut self.queries);
         if let Some((client, answer)) = answered {
@@ -232,13 +230,13 @@ impl Network {
         }
     }
 
-    /// Whether the answer to the question with `token` is still waited for.
+    /// Whether the question with `token` is still open.
     #[must_use]
     pub fn waits_for(&self, token: u64) -> bool {
         self.dns.waits_for(token)
     }
 
-    /// Takes a question of a guest that came over TCP, by the connection with this number.
+    /// Handles a guest's question over TCP, by the connection with this number.
     pub fn dns_question(&mut self, connection: u32, guest: Mac, message: &[u8], now: Instant) {
         let (settings, queries) = (&self.settings, &mut self.queries);
         let client = Client::Tcp { connection, guest };
@@ -284,7 +282,7 @@ impl Network {
     }
 
     /// Answers a packet (from its IP header on) of the guest at `guest` with an ICMP or ICMPv6
-    /// error, as often as is decent, and if it is one that may be answered so.
+    /// error, within the rate limit and if such an answer is allowed.
     pub fn report(
         &mut self,
         error: IcmpError,
@@ -303,8 +301,7 @@ impl Network {
         }
     }
 
-    /// Whether a station may use an address as its own. If another has it, that one is asked
-    /// whether it is still there.
+    /// Whether a station may use a source address. If another one has it, that one is solicited.
     fn owns(&mut self, address: IpAddr, link: Link, now: Instant, out: &mut Out) -> bool {
         let address6 = mapped(address);
         match self.neighbours.claim(address6, link.guest, now) {
@@ -323,7 +320,7 @@ impl Network {
         }
     }
 
-    /// Asks a station, or all of a group, for an address.
+    /// Solicits an address from a station, or from a group.
     fn ask(&self, address: IpAddr, link: Link, out: &mut Out) {
         match (address, self.settings.dual_stack) {
             (IpAddr::V6(address), _) => {
@@ -339,7 +336,7 @@ impl Network {
         }
     }
 
-    /// A packet of a guest for another one, whose Ethernet address is not known yet.
+    /// Queues a packet for another guest whose Ethernet address is not known yet.
     fn wait_for(
         &mut self,
         dst: Ipv6Addr,
@@ -356,7 +353,7 @@ impl Network {
         }
     }
 
-    /// What has waited for a guest's Ethernet address goes there.
+    /// Sends the packets that have waited for a guest's Ethernet address.
     fn resolved(&mut self, address: Ipv6Addr, mac: Mac, out: &mut Out) {
         for waiting in std::mem::take(&mut self.waiting) {
             if waiting.dst == address {
@@ -373,19 +370,19 @@ impl Network {
         }
     }
 
-    /// The Ethernet address of a neighbour that has said it.
+    /// The Ethernet address of a neighbour, if known.
     #[must_use]
     pub fn neighbour(&self, addr: Ipv6Addr) -> Option<Mac> {
         self.neighbours.get(addr)
     }
 
-    /// The IPv4 addresses of a station, as IPv4-mapped ones.
+    /// The IPv4 addresses of a station, IPv4-mapped.
     pub fn ipv4_of(&self, station: Mac) -> impl Iterator<Item = Ipv6Addr> + '_ {
         self.neighbours.of(station).filter(|address| address.to_ipv4_mapped().is_some())
     }
 
-    /// Asks for the global address of the station that has this link-local one: it answers to one
-    /// of the two, from there.
+    /// Solicits the likely global addresses of the station with this link-local address, which will
+    /// answer from the right one.
     pub fn seek(&self, station: Ipv6Addr, out: &mut Out) {
         // Most guests have the same interface identifier in both addresses.
         let identifier = station.to_bits() & u128::from(u64::MAX);
@@ -395,7 +392,7 @@ impl Network {
         wire::send(out, self.everybody(), addrs, wire::HOP_LIMIT, IpProtocol::Icmpv6, echo);
     }
 
-    /// Asks for the Ethernet address of a neighbour.
+    /// Solicits the Ethernet address of a neighbour.
     pub fn solicit(&self, addr: Ipv6Addr, out: &mut Out) {
         let group = wire::group(clat_packet::nd::solicited_node(addr));
         self.ask(addr.into(), self.everybody().to(group), out);
@@ -425,7 +422,7 @@ impl Network {
             return Handled::Yes;
         }
         let error = if dst.is_unicast_link_local() {
-            // Another station's: the link has brought it there.
+            // For another station; the link delivers it there.
             return Handled::Yes;
         } else if packet.hops <= 1 {
             IcmpError::HopLimit
@@ -446,7 +443,7 @@ impl Network {
         Handled::Yes
     }
 
-    /// A packet for one of the router's addresses, or for a group.
+    /// Handles a packet for one of the router's addresses, or for a group.
     fn local(&mut self, packet: &Packet<'_>, now: Instant, out: &mut Out) -> Handled {
         match icmp::walk(packet) {
             Walk::Upper { protocol: 58, payload, .. } => self.icmpv6(packet, payload, now, out),
@@ -502,8 +499,8 @@ impl Network {
         }
     }
 
-    /// All but ICMP that is for one of the router's addresses of either family. `named_at` is the
-    /// offset of the field that names the protocol.
+    /// Handles all but ICMP for the router's addresses of either family. `named_at` is the offset
+    /// of the field with the protocol number.
     fn upper(
         &mut self,
         packet: &Packet<'_>,
@@ -594,7 +591,7 @@ impl Network {
         Handled::Yes
     }
 
-    /// An IPv4 packet for the router, or for everybody.
+    /// Handles an IPv4 packet for the router, or a broadcast.
     fn local4(
         &mut self,
         packet: &Packet<'_>,
@@ -664,8 +661,7 @@ impl Network {
         self.send_nd(link, self.settings.router, to, message, out);
     }
 
-    /// Sends a message of neighbour discovery, whose hop limit shows that no router has forwarded
-    /// it.
+    /// Sends a neighbour discovery message, with hop limit 255 (RFC 4861 §7.1).
     fn send_nd(&self, link: Link, from: Ipv6Addr, to: Ipv6Addr, message: Vec<u8>, out: &mut Out) {
         wire::send(out, link, (from.into(), to.into()), 255, IpProtocol::Icmpv6, message);
     }
@@ -680,14 +676,14 @@ impl Network {
         addr == self.settings.router || (matches!(iid, 0x1 | 0x53) && self.is_served(addr))
     }
 
-    /// Whether an address is of a network that is, or was, the guests'.
+    /// Whether an address is in a prefix that is, or was, advertised.
     fn is_served(&self, addr: Ipv6Addr) -> bool {
         wire::same_64(addr, self.settings.prefix)
             || self.advertiser.old().iter().any(|old| wire::same_64(addr, *old))
     }
 }
 
-/// An address as an IPv6 one.
+/// An address as an IPv6 address.
 fn mapped(address: IpAddr) -> Ipv6Addr {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
@@ -695,7 +691,7 @@ fn mapped(address: IpAddr) -> Ipv6Addr {
     }
 }
 
-/// Sends an IPv6 packet of a guest on to another one at `to`, one hop further.
+/// Forwards an IPv6 packet of a guest to another one at `to`, with the hop limit decremented.
 pub fn forward(router: Mac, to: Mac, vnet: &VirtioHeader, frame: &[u8], out: &mut Out) {
     const HOP_LIMIT: usize = ETHERNET + 7;
     out.push_with(*vnet, |buf| {
@@ -708,7 +704,7 @@ pub fn forward(router: Mac, to: Mac, vnet: &VirtioHeader, frame: &[u8], out: &mu
     });
 }
 
-/// Whether this is TCP for the DNS server, of a guest that can be answered.
+/// Whether this is TCP to the DNS server from a guest that can be answered.
 fn is_dns(packet: &Packet<'_>, payload: &[u8]) -> bool {
     let port = payload.get(2..4).and_then(|port| port.first_chunk());
     let to_group = match packet.dst {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Neighbour discovery (RFC 4861), the other side of duplicate address detection (RFC 4862 §5.4),
-//! and which station an address belongs to.
+//! Neighbour discovery (RFC 4861), answers to duplicate address detection (RFC 4862 §5.4), and
+//! which station has which address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,68 +13,68 @@ use super::wire::Packet;
 use crate::fairness::Shares;
 use crate::frame::Mac;
 
-/// Neighbours that are remembered.
+/// Most addresses remembered.
 const MAX_NEIGHBOURS: usize = 1024;
 
-/// What a valid message of a guest asks for, or says.
+/// The contents of a valid message of a guest.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     /// Router solicitation.
     Router,
     /// Neighbour solicitation for this address.
     Neighbour(Ipv6Addr),
-    /// Nothing: it says that this address can be reached at this Ethernet address.
+    /// An advertisement: this address is at this Ethernet address.
     Advertised(Ipv6Addr, Mac),
-    /// Nothing.
+    /// Nothing that matters here.
     Nothing,
 }
 
-/// How long the station that has an address has to answer when another one uses it (RFC 6620
+/// How long the station that has an address may take to answer when another one uses it (RFC 6620
 /// §3.3.2, TENT_LT).
 const ANSWER: Duration = Duration::from_millis(500);
-/// After that it is asked anew.
+/// Time after which it is asked again.
 const ASKED: Duration = Duration::from_secs(10);
 
-/// What becomes of a packet, by its source address and the station that sent it.
+/// Whether the station that sent a packet may use its source address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// The address is that station's.
+    /// The address belongs to the station.
     Owned,
-    /// It is from now on: the station that had it does not answer.
+    /// It belongs to the station from now on: the previous one did not answer.
     MovedFrom(Mac),
-    /// Another station has it. That one is to be asked whether it is still there, if `ask` is set.
+    /// It belongs to another station, which has to be solicited if `ask` is set.
     Foreign {
         /// The station that has it.
         owner: Mac,
-        /// Whether it was not asked yet.
+        /// Whether it has not been solicited yet.
         ask: bool,
     },
 }
 
-/// Which station has which address. An address belongs to the first station that was heard with it,
-/// for as long as that one is there (RFC 6620): nobody can speak in the name of a neighbour. IPv4
-/// addresses are IPv4-mapped ones.
+/// Which station has which address. An address belongs to the first station that uses it, as long
+/// as that answers (RFC 6620), so that no station can use another's. IPv4 addresses are
+/// IPv4-mapped.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     known: HashMap<Ipv6Addr, Neighbour>,
     next: u64,
-    /// The addresses of each station, by when it was heard, or before.
+    /// The addresses of each station, by a number of when it was last heard, which may be outdated.
     shares: Shares<u64, Ipv6Addr>,
 }
 
 #[derive(Debug)]
 struct Neighbour {
-    /// The Ethernet address that it wants its frames at.
+    /// The Ethernet address that frames for it are sent to.
     mac: Mac,
-    /// The station that the address belongs to, which sends its frames from this address.
+    /// The station that has the address, by the source address of its frames.
     station: Mac,
-    /// When that station was last heard, as a number that grows, and which of these numbers its
-    /// share has.
+    /// A growing number of when the station was last heard, and the one that its entry in `shares`
+    /// has.
     heard: u64,
     share: u64,
-    /// When it was asked whether it is there, since another station uses its address.
+    /// When it was solicited because another station uses its address.
     asked: Option<Instant>,
-    /// Whether it keeps the address whatever others do.
+    /// Whether the address stays with it.
     reserved: bool,
 }
 
@@ -100,13 +100,13 @@ impl Neighbours {
         own.map(|(address, _)| *address)
     }
 
-    /// Gives an address to a station for good.
+    /// Reserves an address for a station.
     pub(super) fn reserve(&mut self, addr: Ipv6Addr, station: Mac) {
         let neighbour = Neighbour { reserved: true, ..Neighbour::new(station, 0) };
         self.known.insert(addr, neighbour);
     }
 
-    /// A station has used an address as its own.
+    /// Handles the use of a source address by a station.
     pub(super) fn claim(&mut self, addr: Ipv6Addr, station: Mac, now: Instant) -> Claim {
         self.next += 1;
         let heard = self.next;
@@ -141,12 +141,12 @@ impl Neighbours {
         Claim::Owned
     }
 
-    /// The station with the most addresses gives up the one that it has used least lately.
+    /// Removes the least recently used address of the station with most.
     fn evict(&mut self) {
         while let Some((station, share, addr)) = self.shares.to_evict() {
             self.shares.remove(station, share);
             match self.known.get_mut(&addr) {
-                // It was used since: its turn comes later.
+                // It was used since; update its number.
                 Some(known) if known.heard != share => {
                     known.share = known.heard;
                     self.shares.insert(station, known.share, addr);
@@ -159,15 +159,15 @@ impl Neighbours {
         }
     }
 
-    /// A station that has an address says at which Ethernet address it wants its frames.
+    /// Notes the Ethernet address that a station wants frames for its address to be sent to.
     pub(super) fn learn(&mut self, addr: Ipv6Addr, mac: Mac) {
         if let Some(neighbour) = self.known.get_mut(&addr) {
             neighbour.mac = mac;
         }
     }
 
-    /// Reads one of the five messages, whose checksum is right and whose source is its station's,
-    /// by the rules of RFC 4861 §6.1.1, §7.1.1 and §7.1.2. `None` for one that breaks them.
+    /// Parses one of the five messages, whose checksum is right and whose source is its station's,
+    /// by the rules of RFC 4861 §6.1.1, §7.1.1 and §7.1.2. `None` if invalid.
     pub(super) fn read(&mut self, packet: &Packet<'_>, message: &[u8]) -> Option<Asked> {
         let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else { return None };
         let by = packet.link.guest;
@@ -195,12 +195,12 @@ impl Neighbours {
                 if flags & nd::SOLICITED != 0 && dst.is_multicast() {
                     return None;
                 }
-                // Without the option it is the frame's (RFC 4861 §7.2.4: it may be left out towards
-                // who knows it).
+                // Without the option, the frame's (RFC 4861 §7.2.4: it may be omitted towards a
+                // node that knows it).
                 let mac = nd::ethernet_address(options, option::TARGET).map_or(by, Mac);
                 Some(Asked::Advertised(target, mac))
             }
-            // Other routers' advertisements, and redirects, are not for a router.
+            // A router ignores other routers' advertisements, and redirects.
             Message::RouterAdvertisement { .. } | Message::Redirect { .. } => Some(Asked::Nothing),
         }
     }
@@ -210,7 +210,7 @@ fn has_source(options: &[u8]) -> bool {
     nd::options(options).any(|(kind, _)| kind == option::SOURCE)
 }
 
-/// An advertisement of `target` as a router's, without its checksum (RFC 4861 §4.4).
+/// A router's advertisement of `target`, without its checksum (RFC 4861 §4.4).
 pub(super) fn advertisement(target: Ipv6Addr, mac: Mac, solicited: bool) -> Vec<u8> {
     let flags = nd::ROUTER | nd::OVERRIDE | if solicited { nd::SOLICITED } else { 0 };
     nd::advertisement(target, flags, mac.0).to_vec()

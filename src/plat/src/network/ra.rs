@@ -12,31 +12,31 @@ use rand::Rng;
 use super::wire::HOP_LIMIT;
 use crate::settings::Settings;
 
-/// Seconds that the router, its DNS server and PREF64 are good for without another advertisement:
-/// three times the longest interval (RFC 8781 §5.1, RFC 8106 §5.1).
+/// Lifetime in seconds of router, DNS server and PREF64: three times the longest interval (RFC 8781
+/// §5.1, RFC 8106 §5.1).
 const LIFETIME: u16 = 1800;
-/// Seconds that a prefix is valid and preferred (RFC 4861 §6.2.1 has 30 and 7 days, which no
-/// carrier does).
+/// Valid and preferred lifetime of a prefix in seconds. (RFC 4861 §6.2.1 has 30 and 7 days, which
+/// no carrier uses.)
 const VALID: u32 = 86400;
 const PREFERRED: u32 = 14400;
-/// Seconds between unsolicited ones (MinRtrAdvInterval, MaxRtrAdvInterval).
+/// Seconds between unsolicited advertisements (MinRtrAdvInterval, MaxRtrAdvInterval).
 const INTERVAL: std::ops::RangeInclusive<u64> = 200..=600;
-/// The first few come faster (MAX_INITIAL_RTR_ADVERTISEMENTS, MAX_INITIAL_RTR_ADVERT_INTERVAL).
+/// The first few are sent faster (MAX_INITIAL_RTR_ADVERTISEMENTS, MAX_INITIAL_RTR_ADVERT_INTERVAL).
 const INITIAL: u8 = 3;
 const INITIAL_INTERVAL: Duration = Duration::from_secs(16);
-/// Seconds between two of them to everybody (MIN_DELAY_BETWEEN_RAS).
+/// Least time between two multicast advertisements (MIN_DELAY_BETWEEN_RAS).
 const LEAST_INTERVAL: Duration = Duration::from_secs(3);
-/// Prefixes of before that are still served.
+/// Most previous prefixes that are still served.
 const OLD: usize = 4;
 
-/// When the next advertisement is due, and what was advertised before.
+/// When the next advertisement is due, and the previous prefixes.
 #[derive(Debug)]
 pub(super) struct Advertiser {
     next: Instant,
-    /// When the last one was sent to everybody.
+    /// When the last multicast one was sent.
     last: Option<Instant>,
     initial: u8,
-    /// What was advertised before, newest first: announced as over, and still served.
+    /// Previous prefixes, newest first: advertised with lifetime zero, and still served.
     old: Vec<Ipv6Addr>,
 }
 
@@ -50,7 +50,7 @@ impl Advertiser {
         self.next
     }
 
-    /// Whether one is due; then it is the caller's to send.
+    /// Whether one is due; then the caller has to send it.
     pub(super) fn poll(&mut self, now: Instant) -> bool {
         if now < self.next {
             return false;
@@ -66,8 +66,8 @@ impl Advertiser {
         true
     }
 
-    /// A guest that has no address yet asks for one, which goes to everybody. Whether that is the
-    /// caller's to send now; else it is due as soon as it may be (RFC 4861 §6.2.6).
+    /// Handles the solicitation of a guest without address, which is answered by multicast. Returns
+    /// whether to send it now; else it is due as soon as allowed (RFC 4861 §6.2.6).
     pub(super) fn solicited(&mut self, now: Instant) -> bool {
         match self.last.map(|last| last + LEAST_INTERVAL).filter(|soonest| now < *soonest) {
             Some(soonest) => {
@@ -81,7 +81,7 @@ impl Advertiser {
         }
     }
 
-    /// Another prefix is advertised from now on, at once and some more times soon.
+    /// Advertises another prefix from now on, at once and soon again.
     pub(super) fn renumber(&mut self, old: Ipv6Addr, new: Ipv6Addr, now: Instant) {
         self.old.retain(|prefix| *prefix != new && *prefix != old);
         self.old.insert(0, old);
@@ -90,13 +90,13 @@ impl Advertiser {
         self.next = now;
     }
 
-    /// The prefixes that are served, and no longer advertised.
+    /// The prefixes that are served but no longer advertised.
     pub(super) fn old(&self) -> &[Ipv6Addr] {
         &self.old
     }
 
-    /// The message, without its checksum: other configuration by DHCPv6, but addresses by
-    /// autoconfiguration.
+    /// The message, without its checksum. Its flags: addresses by autoconfiguration, other
+    /// configuration by DHCPv6.
     pub(super) fn message(&self, settings: &Settings) -> Vec<u8> {
         let mut message = Vec::new();
         message.extend(ra::header(HOP_LIMIT, ra::OTHER, LIFETIME));
@@ -113,8 +113,8 @@ impl Advertiser {
         message
     }
 
-    /// The last one: no router any more (RFC 4861 §6.2.5), no DNS server (RFC 8106 §5.1) and no
-    /// NAT64 (RFC 8781 §4).
+    /// The final one: all lifetimes are zero, of the router (RFC 4861 §6.2.5), the DNS server (RFC
+    /// 8106 §5.1) and the NAT64 prefix (RFC 8781 §4).
     pub(super) fn farewell(settings: &Settings) -> Vec<u8> {
         let mut message = ra::header(HOP_LIMIT, ra::OTHER, 0).to_vec();
         message.extend(ra::source_address(settings.mac.0));
@@ -124,15 +124,14 @@ impl Advertiser {
     }
 }
 
-/// Nothing where it is not to be advertised.
+/// The PREF64 option; empty if it is not advertised.
 fn pref64(settings: &Settings, lifetime: u16) -> Vec<u8> {
     let prefix = settings.prefix64;
     let option = ra::pref64(prefix.addr(), prefix.bits(), lifetime).filter(|_| settings.pref64);
     option.into_iter().flatten().collect()
 }
 
-/// Without the on-link flag: all that is not the guest's own is the router's, as on a mobile
-/// network.
+/// Without the on-link flag, as on a mobile network: guests send everything to the router.
 fn prefix(prefix: Ipv6Addr, valid: u32, preferred: u32) -> [u8; 32] {
     ra::prefix_information(prefix, 64, ra::AUTONOMOUS, valid, preferred)
 }

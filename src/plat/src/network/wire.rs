@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets as the network reads and writes them.
+//! Parses and builds packets of the network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ use smoltcp::wire::{
 
 use crate::frame::{Mac, Out, ETHERNET};
 
-/// Hop limit and TTL of what the network sends by itself.
+/// Hop limit and TTL of packets that the network sends.
 pub(super) const HOP_LIMIT: u8 = 64;
 
 /// The two stations of the link: the router, and a guest.
@@ -25,13 +25,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// The same, but to a group's address.
+    /// The same, to a group's Ethernet address.
     pub(super) fn to(self, guest: Mac) -> Self {
         Self { guest, ..self }
     }
 }
 
-/// A packet that was checked: its lengths are true, and padding behind it is gone.
+/// A valid packet, without padding.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet<'a> {
     pub(super) link: Link,
@@ -39,13 +39,13 @@ pub(super) struct Packet<'a> {
     pub(super) dst: IpAddr,
     /// Hop limit or TTL.
     pub(super) hops: u8,
-    /// What comes behind the fixed header; the payload begins with it.
+    /// Protocol number behind the fixed header, where the payload begins.
     pub(super) next: u8,
     pub(super) payload: &'a [u8],
-    /// Whether its transport checksum need not be looked at: its sender's kernel has left it to
-    /// hardware there is none of.
+    /// Whether its transport checksum need not be verified: its sender has left it open, or the
+    /// link has verified it.
     pub(super) trusted: bool,
-    /// From the IP header on.
+    /// The packet from its IP header on.
     pub(super) whole: &'a [u8],
 }
 
@@ -65,7 +65,7 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// The IPv4 packet in a frame's payload; its header's checksum is right.
+    /// The IPv4 packet in a frame's payload, with a valid header checksum.
     pub(super) fn ipv4(link: Link, bytes: &'a [u8]) -> Option<Self> {
         let ip = Ipv4Packet::new_checked(bytes)
             .ok()
@@ -82,19 +82,19 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// The same, with what a frame's receiver knows of its checksum.
+    /// The same, with the frame's checksum state.
     pub(super) fn with(self, vnet: &VirtioHeader) -> Self {
         Self { trusted: vnet.needs_csum || vnet.data_valid, ..self }
     }
 
-    /// Source and destination, for an answer: from `from` if the packet went to a group.
+    /// Source and destination of an answer; the source is `from` if the packet was to a group.
     pub(super) fn reply_addrs(&self, from: IpAddr) -> (IpAddr, IpAddr) {
         (if self.dst.is_multicast() { from } else { self.dst }, self.src)
     }
 }
 
-/// The stations of a frame, its EtherType and its payload; `None` for one that is not for the
-/// router, or from a group.
+/// The stations of a frame, its EtherType and its payload; `None` if it is not for the router, or
+/// comes from a group address.
 pub(super) fn ethernet(frame: &[u8], router: Mac) -> Option<(Link, EthernetProtocol, &[u8])> {
     let frame = EthernetFrame::new_checked(frame).ok()?;
     let (to, guest) = (Mac(frame.dst_addr().0), Mac(frame.src_addr().0));
@@ -119,8 +119,7 @@ pub(super) fn send_raw(out: &mut Out, link: Link, protocol: EthernetProtocol, pa
     });
 }
 
-/// Appends a packet with `payload`, whose checksum is put where its protocol has it. Both addresses
-/// are of one family.
+/// Appends a packet with `payload`, and fills in its checksum. Both addresses are of one family.
 pub(super) fn send(
     out: &mut Out,
     link: Link,
@@ -155,8 +154,8 @@ pub(super) fn send(
     send_raw(out, link, ethertype, &packet);
 }
 
-/// The ports and the payload of a UDP packet whose length and checksum are right (RFC 8200 §8.1: it
-/// has one).
+/// Ports and payload of a UDP packet with valid length and checksum, which is mandatory (RFC 8200
+/// §8.1).
 pub(super) fn udp<'a>(packet: &Packet<'a>, payload: &'a [u8]) -> Option<(u16, u16, &'a [u8])> {
     let udp = UdpPacket::new_checked(payload).ok()?;
     let has_one = udp.checksum() != 0 || packet.src.is_ipv4();
@@ -167,7 +166,7 @@ pub(super) fn udp<'a>(packet: &Packet<'a>, payload: &'a [u8]) -> Option<(u16, u1
     Some((udp.src_port(), udp.dst_port(), udp.payload()))
 }
 
-/// A UDP packet without its checksum, for [`send`]. `payload` fits one.
+/// A UDP packet without its checksum, for [`send`]. `payload` has to fit.
 pub(super) fn udp_with(src_port: u16, dst_port: u16, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; 8];
     packet.extend_from_slice(payload);
