@@ -94,6 +94,7 @@ mod tests {
     use std::thread;
 
     use clat_datapath::socket::{lock_filter, NeighbourSocket, RawSocket};
+    use clat_sandbox::attempt;
     use nix::net::if_::if_nametoindex;
     use nix::sys::signal::{kill, raise, Signal};
     use nix::sys::socket::{connect, sendmmsg, sendmsg, MsgFlags, MultiHeaders, SockaddrIn6};
@@ -101,23 +102,15 @@ mod tests {
 
     use super::*;
 
-    /// Tells [`attempts_from_inside`] what to try; without it that test does nothing.
-    const ATTEMPT: &str = "CLATD_ATTEMPT";
-
-    /// Runs this test program again, in the sandbox, to try something.
+    /// Runs the test below in a child process, in the sandbox, to try something.
     fn attempt(what: &str) -> ExitStatus {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "privileges::tests::attempts_from_inside", "--nocapture"])
-            .env(ATTEMPT, what)
-            .output()
-            .unwrap()
-            .status
+        attempt::attempt("privileges::tests::attempts_from_inside", what).unwrap().status
     }
 
     /// The child process of the tests below.
     #[test]
     fn attempts_from_inside() {
-        let Ok(what) = std::env::var(ATTEMPT) else { return };
+        let Some(what) = attempt::attempted() else { return };
         let (parent, lo) = (getppid(), if_nametoindex("lo").unwrap());
         let socket = NeighbourSocket::open(lo, Ipv6Addr::LOCALHOST).unwrap();
         lock_filter(&socket).unwrap();

@@ -4,6 +4,8 @@
 //! calls. Each daemon says which of these it needs.
 #![forbid(unsafe_code)]
 
+#[doc(hidden)] // for tests
+pub mod attempt;
 mod descriptors;
 mod filter;
 

@@ -9,32 +9,26 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
 
+use clat_sandbox::attempt;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
 use nix::unistd::{getppid, read, setsid};
 
 use super::*;
 
-/// What [`attempts_from_inside`] is to try; without it there is nothing for that to do.
-const ATTEMPT: &str = "PLATD_ATTEMPT";
+const INSIDE: &str = "sandbox::tests::attempts_from_inside";
 
-/// Runs this test program once more, in the sandbox, where it tries something.
+/// Runs the test below in a child process, in the sandbox, to try something.
 fn attempt(what: &str) -> ExitStatus {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "sandbox::tests::attempts_from_inside", "--nocapture"])
-        .env(ATTEMPT, what)
-        .output()
-        .unwrap()
-        .status
+    attempt::attempt(INSIDE, what).unwrap().status
 }
 
 /// The same at a terminal, where somebody types.
 fn attempt_at_a_terminal(what: &str) -> ExitStatus {
     let test = std::env::current_exe().unwrap();
-    let test =
-        format!("{} --exact sandbox::tests::attempts_from_inside --nocapture", test.display());
+    let test = format!("{} --exact {INSIDE} --nocapture", test.display());
     let mut script = Command::new("script");
-    script.args(["-qec", &test, "/dev/null"]).env(ATTEMPT, what).stdout(Stdio::null());
+    script.args(["-qec", &test, "/dev/null"]).env(attempt::NAME, what).stdout(Stdio::null());
     let mut script = script.stdin(Stdio::piped()).spawn().unwrap();
     script.stdin.as_mut().unwrap().write_all(b"typed\n").unwrap();
     script.wait().unwrap()
@@ -43,7 +37,7 @@ fn attempt_at_a_terminal(what: &str) -> ExitStatus {
 /// The other half of the tests below, in a process of its own.
 #[test]
 fn attempts_from_inside() {
-    let Ok(what) = std::env::var(ATTEMPT) else { return };
+    let Some(what) = attempt::attempted() else { return };
     let parent = getppid();
     enter(None).unwrap();
     let packet = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None);
