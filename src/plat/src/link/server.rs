@@ -76,6 +76,9 @@ pub(crate) enum Server {
         listener: UnixListener,
         /// The present guest.
         guest: Option<UnixStream>,
+        /// Given up for a guest, so that one gets in though flows have all other descriptors: who
+        /// waits for one would be told of it without end.
+        place: Option<OwnedFd>,
         /// Gone with the listener.
         _name: Name,
     },
@@ -92,7 +95,8 @@ impl Server {
     pub(crate) fn listen(path: &Path, kind: SockType) -> io::Result<Self> {
         let (listener, name) = Name::bind(path, kind)?;
         listen(&listener, Backlog::new(1)?)?;
-        Ok(Self::Named { listener: listener.into(), guest: None, _name: name })
+        let place = Some(listener.try_clone()?);
+        Ok(Self::Named { listener: listener.into(), guest: None, place, _name: name })
     }
 
     pub(crate) fn connected(guest: UnixStream) -> io::Result<Self> {
@@ -119,8 +123,13 @@ impl Server {
 
     /// Accepts the next guest, if there is one.
     pub(crate) fn accept(&mut self) -> io::Result<bool> {
-        let Self::Named { listener, guest, .. } = self else { return Ok(false) };
-        match listener.accept() {
+        let Self::Named { listener, guest, place, .. } = self else { return Ok(false) };
+        *place = None;
+        let accepted = listener.accept();
+        if accepted.is_err() {
+            *place = listener.as_fd().try_clone_to_owned().ok();
+        }
+        match accepted {
             Ok((next, _)) => {
                 next.set_nonblocking(true)?;
                 *guest = Some(next);
@@ -135,8 +144,46 @@ impl Server {
     /// Disconnects the guest.
     pub(crate) fn hang_up(&mut self) {
         match self {
-            Self::Named { guest, .. } => *guest = None,
+            Self::Named { listener, guest, place, .. } => {
+                *guest = None;
+                *place = listener.as_fd().try_clone_to_owned().ok();
+            }
             Self::Given { is_over, .. } => *is_over = true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clat_sandbox::attempt::{attempt, attempted};
+    use nix::sys::resource::{getrlimit, setrlimit, Resource};
+
+    use super::*;
+
+    /// Without this process's other tests, which need descriptors.
+    #[test]
+    fn one_gets_in_without_a_descriptor_to_spare() {
+        if attempted().is_none() {
+            let test = "link::server::tests::one_gets_in_without_a_descriptor_to_spare";
+            let alone = attempt(test, "it").unwrap();
+            assert!(alone.status.success(), "{alone:?}");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let mut server = Server::listen(&path, SockType::Stream).unwrap();
+        let _visitors = [(); 2].map(|()| UnixStream::connect(&path).unwrap());
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 64, hard).unwrap();
+        let mut all = Vec::new();
+        while let Ok(another) = server.fd().try_clone_to_owned() {
+            all.push(another);
+        }
+        for _ in 0..2 {
+            assert!(server.accept().unwrap());
+            assert!(server.guest().is_some());
+            server.hang_up();
+        }
+        assert!(!server.accept().unwrap());
     }
 }
