@@ -427,6 +427,42 @@ fn what_is_asked_for_by_hand() -> Result<()> {
     })
 }
 
+/// Hosts behind this one, as containers are.
+#[test]
+fn hosts_behind_a_shared_interface() -> Result<()> {
+    if !can_run(&[NEEDS, &["nft"]].concat()) {
+        return Ok(());
+    }
+    for mode in [Mode::Offload, Mode::Daemon] {
+        let lab = Lab::new(Offloads::Default)?;
+        let guest = Netns::new(900, "guest")?;
+        lab.phone
+            .run(&format!("ip link add br7 type veth peer name eth0 netns {}", guest.name()))?;
+        lab.phone.run("ip addr add 10.99.0.1/24 dev br7")?;
+        lab.phone.run("ip link set br7 up")?;
+        guest.run("ip addr add 10.99.0.2/24 dev eth0")?;
+        guest.run("ip link set eth0 up")?;
+        guest.run("ip route add default via 10.99.0.1")?;
+        let options = ["--share", "br7", "--auto", "--uplink", "up0", "--keep"];
+        let mut controller = Controller::new(&lab, mode, &options)?;
+        Router::new(&lab.router, "ph0")?.advertise(&[(PREFIX, 1800)], None)?;
+        let ping = format!("ping -n -c 1 -W 1 {SERVER4}");
+        eventually("IPv4 behind", || Ok(guest.run(&ping).is_ok()))?;
+        let forwards = || lab.phone.run("sysctl -n net.ipv4.conf.br7.forwarding");
+        let rules = || lab.phone.run("nft list tables");
+        ensure!(forwards()?.trim() == "1" && rules()?.contains("clat_share"));
+        // An upgrade leaves it, an end does not.
+        controller.daemon.stop(nix::sys::signal::Signal::SIGTERM)?;
+        guest.run(&ping)?;
+        let mut controller = Controller::new(&lab, mode, &options[..5])?;
+        ensure!(rules()?.contains("clat_share"));
+        controller.daemon.stop(nix::sys::signal::Signal::SIGTERM)?;
+        ensure!(forwards()?.trim() == "0", "br7 goes on forwarding");
+        ensure!(!rules()?.contains("clat_share"), "{}", rules()?);
+    }
+    Ok(())
+}
+
 /// An upgrade: the next controller goes on with what runs, and with what the network says then.
 #[test]
 fn another_life() -> Result<()> {

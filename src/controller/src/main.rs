@@ -14,7 +14,9 @@ use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::confinement::change_only;
 use clat_controller::controller::Controller;
 use clat_controller::follow::Follower;
-use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, HAS_BPF, HAS_NETD};
+use clat_controller::host::linux::{
+    LinuxHost, NamespaceLock, Properties, Share, HAS_BPF, HAS_NETD,
+};
 use clat_controller::listeners::Listeners;
 use clat_controller::logging;
 use clat_controller::service::{ClatdService, CALLERS, SHELL};
@@ -66,7 +68,6 @@ fn try_main() -> Result<()> {
     let properties = Properties::new(args.build_prop.as_deref(), args.first_api_level)?;
     let offload = args.offload || !args.no_offload && HAS_BPF;
     let bpf_dir = offload.then_some(args.bpf_dir);
-    let host = LinuxHost::new(clatd.clone(), properties, bpf_dir.clone());
 
     make_dir(Path::new(RUN_DIR))?;
     check_owner(Path::new(RUN_DIR))?;
@@ -79,6 +80,9 @@ fn try_main() -> Result<()> {
         make_dir(socket.parent().ok_or_else(|| anyhow!("--socket needs a path of a file"))?)?;
     }
     let _lock = NamespaceLock::take(Path::new(RUN_DIR))?;
+    let share = Share::begin(if args.sweep { Vec::new() } else { args.auto.share });
+    let share = share.inspect_err(|e| log::error!("cannot share: {e}")).unwrap_or_default();
+    let host = LinuxHost::new(clatd.clone(), properties, bpf_dir.clone()).sharing(share);
 
     let listeners = Arc::new(Listeners::default());
     let observer = {
@@ -142,6 +146,9 @@ fn try_main() -> Result<()> {
         controller.detach();
     } else {
         controller.shut_down();
+        if let Err(e) = Share::end() {
+            log::error!("cannot end sharing: {e}");
+        }
     }
     listeners.detach();
     drop(server);

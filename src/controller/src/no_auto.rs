@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Parser};
+use clat_host::IfaceName;
 
 use crate::controller::Controller;
 use crate::host::Host;
@@ -24,6 +25,9 @@ pub struct AutoArgs {
     /// Nowhere.
     #[arg(skip)]
     pub config: Option<PathBuf>,
+    /// Tethering is Android's.
+    #[arg(skip)]
+    pub share: Vec<IfaceName>,
 }
 
 /// Reads the command line of this process. What is wrong with it ends the process, as clap does it.

@@ -23,11 +23,11 @@ use crate::{ClatdArgs, IfaceName, PATH};
 /// The chain that netd made for CLATs until Android 12. Made here if it is missing.
 const CHAIN: &str = "clat_raw_PREROUTING";
 
-/// How long an iptables program may take, including waiting for the lock of the tables.
+/// How long such a program may take, including waiting for the lock of the tables.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs an iptables program and returns what it prints.
-fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
+/// Runs a program that changes the firewall, and returns what it prints.
+pub(crate) fn run(program: &str, args: &[&str], input: &str) -> io::Result<String> {
     run_within(TIMEOUT, &find_program(program)?, args, input)
 }
 
@@ -73,11 +73,12 @@ fn run_within(timeout: Duration, program: &Path, args: &[&str], input: &str) -> 
 
 /// Finds a program in [`PATH`].
 fn find_program(name: &str) -> io::Result<PathBuf> {
+    let package = if name == "nft" { "nftables" } else { "iptables" };
     PATH.split(':').map(|dir| Path::new(dir).join(name)).find(|path| path.is_file()).ok_or_else(
         || {
             HostError::because(
                 Errno::ENOENT,
-                format!("{name} is not installed (on Debian: apt-get install iptables)"),
+                format!("{name} is not installed (on Debian: apt-get install {package})"),
             )
         },
     )

@@ -20,6 +20,7 @@ mod process;
 mod progress;
 pub mod record;
 pub mod recovery;
+mod share;
 
 pub use clat_sys::HAS_NETD;
 pub use clatd_args::ClatdArgs;
@@ -32,6 +33,7 @@ pub use probe::{probe, ProbeTarget};
 pub use process::{spawn, spawn_heard, ClatdProcess, Ended};
 pub use progress::{progress, Progress};
 pub use record::RUN_DIR;
+pub use share::Share;
 
 /// Where programs are searched, independently of $PATH.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/system/bin";

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser};
+use clat_host::{IfaceName, NameError};
 use clat_xlat::{Prefix, PrefixError};
 
 use super::config::{merge, Error};
@@ -34,12 +35,20 @@ pub struct AutoArgs {
     /// The NAT64 prefix of an uplink's network, whatever that says itself
     #[arg(long, value_name = "IFACE=PREFIX", value_parser = prefix_of)]
     pub prefix: Vec<(Pattern, Prefix)>,
+    /// Let the hosts behind this interface, as containers behind docker0, use the CLATs: forward
+    /// their IPv4 packets and masquerade them, by nftables
+    #[arg(long, value_name = "IFACE", value_parser = interface)]
+    pub share: Vec<IfaceName>,
     /// Take options from this file, too [default: /etc/clat/clat.toml, where that is]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Say whether the options and the file are right, and do nothing
     #[arg(long)]
     pub check: bool,
+}
+
+fn interface(text: &str) -> Result<IfaceName, NameError> {
+    IfaceName::parse(text)
 }
 
 fn prefix_of(text: &str) -> Result<(Pattern, Prefix), String> {

@@ -31,7 +31,7 @@ use clat_offload::{
 use clat_sys::HostError;
 use clat_xlat::Prefix;
 
-pub use clat_host::{NamespaceLock, HAS_NETD};
+pub use clat_host::{NamespaceLock, Share, HAS_NETD};
 pub use clat_offload::{BPF_DIR, HAS_BPF};
 pub use properties::Properties;
 
@@ -47,6 +47,7 @@ pub struct LinuxHost {
     clatd: PathBuf,
     properties: Properties,
     bpf_dir: Option<PathBuf>,
+    share: Share,
 }
 
 impl LinuxHost {
@@ -54,7 +55,14 @@ impl LinuxHost {
     /// Programs and maps of the translation in the kernel are in `bpf_dir`; without, there is none.
     #[must_use]
     pub fn new(clatd: PathBuf, properties: Properties, bpf_dir: Option<PathBuf>) -> Self {
-        Self { clatd, properties, bpf_dir }
+        Self { clatd, properties, bpf_dir, share: Share::default() }
+    }
+
+    /// Has hosts behind this one use its CLATs.
+    #[must_use]
+    pub fn sharing(mut self, share: Share) -> Self {
+        self.share = share;
+        self
     }
 }
 
@@ -81,7 +89,9 @@ impl Devices for LinuxHost {
     type Tun = Device;
 
     fn create_tun(&self, name: &IfaceName) -> io::Result<Device> {
-        Device::create(name)
+        let device = Device::create(name)?;
+        self.share.forward(name)?;
+        Ok(device)
     }
 
     fn outgoing(&self, index: u32) -> io::Result<OwnedFd> {

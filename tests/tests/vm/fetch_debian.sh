@@ -1,0 +1,22 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Makes disk.ext4 in this folder: Debian 12 with systemd, and with whoever manages network links.
+set -e
+root=$PWD/root
+# Each of them: logind is what polkitd, and so NetworkManager, leaves to others.
+packages=systemd-sysv,libpam-systemd,dbus,network-manager,dhcpcd-base,ifupdown,isc-dhcp-client
+# What the tests call, and what our package depends on.
+packages=$packages,iproute2,iputils-ping,curl,procps,libelf1
+debootstrap --variant=minbase --include=$packages bookworm "$root" http://deb.debian.org/debian
+rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
+# None of them begins by itself, nor what takes time beside the test.
+for unit in systemd-networkd.service systemd-networkd.socket NetworkManager.service \
+	NetworkManager-wait-online.service networking.service apt-daily.timer apt-daily-upgrade.timer \
+	dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer; do
+	chroot "$root" systemctl --quiet disable $unit
+done
+chroot "$root" systemctl --quiet mask serial-getty@ttyS0.service getty@tty1.service
+: >"$root/etc/machine-id"
+echo "/dev/vda / ext4 defaults 0 0" >"$root/etc/fstab"
+mke2fs -q -t ext4 -d "$root" disk.ext4 1500M
+rm -rf --one-file-system "$root"
