@@ -4,13 +4,22 @@
 //! of the newest device.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use clat_sys::HostError;
+use nix::errno::Errno;
+use nix::libc;
 
 use crate::ebpf_mode::NEWEST_API_LEVEL;
 
 /// The API level that a device was first sold with.
 const FIRST_API_LEVEL: &str = "ro.product.first_api_level";
+
+/// The longest build.prop file that is read, in bytes. Android's have some ten thousand.
+const LONGEST: u64 = 1 << 20;
 
 /// Where properties come from; by default there are none.
 #[derive(Debug, Default)]
@@ -28,7 +37,7 @@ impl Properties {
     /// When the file cannot be read.
     pub fn new(build_prop: Option<&Path>, first_api_level: Option<u32>) -> io::Result<Self> {
         let area = if build_prop.is_none() { area::Area::find() } else { None };
-        let mut given = build_prop.map_or_else(|| Ok(HashMap::new()), area::read_file)?;
+        let mut given = build_prop.map_or_else(|| Ok(HashMap::new()), read_file)?;
         let newest = (build_prop.is_none() && area.is_none()).then_some(NEWEST_API_LEVEL);
         if let Some(level) = first_api_level.or(newest) {
             given.insert(FIRST_API_LEVEL.to_owned(), level.to_string());
@@ -43,13 +52,28 @@ impl Properties {
     }
 }
 
+/// The properties in a build.prop file: a line each, `name=value`. Files that it imports are not
+/// read.
+fn read_file(path: &Path) -> io::Result<HashMap<String, String>> {
+    let read = || {
+        // A FIFO that nobody writes to is empty, and is not waited for.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let mut text = Vec::new();
+        match file.take(LONGEST + 1).read_to_end(&mut text)? as u64 {
+            0..=LONGEST => Ok(text),
+            _ => Err(HostError::because(Errno::EFBIG, format!("more than {LONGEST} bytes"))),
+        }
+    };
+    let text = read().map_err(|e| HostError::during(path.display(), e))?;
+    let text = String::from_utf8_lossy(&text);
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let pairs = lines.filter_map(|line| line.split_once('='));
+    Ok(pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect())
+}
+
 #[cfg(not(soong))]
 mod area {
-    use std::collections::HashMap;
-    use std::io;
     use std::path::Path;
-
-    use clat_sys::HostError;
 
     /// Where Android's init keeps properties.
     const DIR: &str = "/dev/__properties__";
@@ -67,26 +91,10 @@ mod area {
             Some(rsproperties::get_or(name, String::new())).filter(|value| !value.is_empty())
         }
     }
-
-    /// The properties in a build.prop file, and in those that it imports.
-    pub(super) fn read_file(path: &Path) -> io::Result<HashMap<String, String>> {
-        let mut properties = HashMap::new();
-        rsproperties::load_properties_from_file(path, None, "", &mut properties)
-            .map_err(|e| HostError::during(path.display(), io::Error::other(e)))?;
-        Ok(properties)
-    }
 }
 
 #[cfg(soong)]
 mod area {
-    use std::collections::HashMap;
-    use std::io;
-    use std::path::Path;
-
-    use nix::errno::Errno;
-
-    use clat_sys::HostError;
-
     /// Android's properties.
     #[derive(Debug)]
     pub(super) struct Area;
@@ -104,18 +112,15 @@ mod area {
             })
         }
     }
-
-    /// There is no need for one.
-    pub(super) fn read_file(path: &Path) -> io::Result<HashMap<String, String>> {
-        let words = format!("{}: Android has properties of its own", path.display());
-        Err(HostError::because(Errno::EOPNOTSUPP, words))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     use super::*;
 
@@ -136,6 +141,22 @@ mod tests {
         assert_eq!(properties(None).get("# comment"), None);
         fs::remove_file(&path).expect("removed");
         assert!(Properties::new(Some(&path), None).is_err());
+    }
+
+    /// Nor is a file waited for that has no end, or that nobody writes.
+    #[test]
+    fn of_a_file_without_an_end() {
+        let path = std::env::temp_dir().join(format!("clat-endless-{}", std::process::id()));
+        fs::write(&path, "import /dev/full\nro.build.version.sdk=34\n").expect("a file");
+        let properties = Properties::new(Some(&path), None).expect("readable");
+        assert_eq!(properties.get(SDK).as_deref(), Some("34"));
+        fs::remove_file(&path).expect("removed");
+        mkfifo(&path, Mode::S_IRUSR).expect("a FIFO");
+        let properties = Properties::new(Some(&path), None).expect("readable");
+        assert_eq!(properties.get(SDK), None);
+        fs::remove_file(&path).expect("removed");
+        let error = Properties::new(Some(Path::new("/dev/full")), None).expect_err("no end");
+        assert_eq!(clat_sys::errno_of(&error), Errno::EFBIG, "{error}");
     }
 
     #[test]
