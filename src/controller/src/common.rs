@@ -8,7 +8,7 @@ use clat_host::address::Pool;
 use nix::sys::eventfd::EventFd;
 
 use crate::ebpf_mode::EbpfMode;
-use crate::host::{Host, LinkKind, Offload, ProbeTarget, Programs};
+use crate::host::{Hook, Host, LinkKind, Offload, ProbeTarget, Programs};
 use crate::model::{Clat, Observer};
 use crate::offload::{self, Attached};
 use crate::original;
@@ -55,6 +55,17 @@ impl<H: Host> Common<H> {
             log::log!(level, "{e}");
         });
         told.ok()
+    }
+
+    /// Whether filters for a CLAT's translation in the kernel can be attached: no other's is in
+    /// their place.
+    pub(crate) fn has_room(&self, clat: &Clat) -> bool {
+        let places = [(clat.v4index, Hook::Egress), (clat.index, Hook::Ingress)];
+        let has_room = |programs: Arc<ProgramsOf<H>>| {
+            // What cannot be asked, as of an interface that goes, is nobody's.
+            places.into_iter().all(|(index, hook)| programs.has_room(index, hook).unwrap_or(true))
+        };
+        self.programs().map_or(true, has_room)
     }
 
     /// What has CLATs reconciled for a reason that the kernel does not tell of.

@@ -63,6 +63,8 @@ pub(crate) struct Tracker<H: Host> {
     told: Working,
     /// Whether translation in the kernel was tried; there may be none.
     is_offload_tried: bool,
+    /// Whether there is none since another's filter has its place.
+    is_offload_blocked: bool,
     /// Whether its device has ever been set up.
     was_configured: bool,
     /// Whether the route is away while no path leads to the PLAT.
@@ -124,6 +126,7 @@ impl<H: Host> Tracker<H> {
             probe: Probe::default(),
             told: Working::Unknown,
             is_offload_tried: false,
+            is_offload_blocked: false,
             was_configured: false,
             is_withdrawn: false,
         }
@@ -215,6 +218,9 @@ impl<H: Host> Tracker<H> {
         self.restore_rule(common.host.as_ref());
         if let Some((offload, programs)) = self.offload.as_mut().zip(common.programs()) {
             offload.reconcile(programs.as_ref(), &self.clat, now);
+        }
+        if self.is_offload_blocked && common.has_room(&self.clat) {
+            self.drop_part(Part::Offload);
         }
         let uplink = common.host.name_of(self.clat.index);
         let uplink = uplink.and_then(|name| IfaceName::parse(&name).ok());
@@ -405,7 +411,10 @@ impl<H: Host> Tracker<H> {
     fn drop_part(&mut self, part: Part) {
         match part {
             Part::Route => self.route = None,
-            Part::Offload => (self.offload, self.is_offload_tried) = (None, false),
+            Part::Offload => {
+                self.offload = None;
+                (self.is_offload_tried, self.is_offload_blocked) = (false, false);
+            }
             Part::Clatd => self.clatd = None,
             Part::Rule => self.rule = None,
             Part::V6 => (self.claim, self.clat.v6) = (None, Ipv6Addr::UNSPECIFIED),
@@ -429,6 +438,8 @@ impl<H: Host> Tracker<H> {
             Part::Clatd => self.start_clatd(common),
             Part::Offload => {
                 (self.offload, self.is_offload_tried) = (common.offload(&self.clat), true);
+                let is_blocked = self.offload.is_none() && !common.has_room(&self.clat);
+                self.is_offload_blocked = is_blocked;
                 Ok(())
             }
             Part::Route => {

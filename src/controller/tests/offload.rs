@@ -346,6 +346,15 @@ fn who_is_in_a_filters_place_is_told() {
     place.phone("tc filter del dev up0 ingress prio 4");
     eventually("its place again", || controller.clat().offloaded && !says(taken));
     place.phone(&format!("ping -c 1 -W 5 {SERVER4}"));
+
+    // From the start on.
+    controller.service.clatdStop("up0").expect("stops");
+    place.phone("tc filter add dev up0 ingress prio 4 protocol ipv6 u32 match u32 0 0");
+    place.start(&controller);
+    assert!(!controller.clat().offloaded);
+    place.phone("tc filter del dev up0 ingress prio 4");
+    eventually("its place", || controller.clat().offloaded);
+    place.phone(&format!("ping -c 1 -W 5 {SERVER4}"));
 }
 
 #[test]

@@ -65,6 +65,7 @@ never! { Objects:
     ingress_entry(&IngressEntry) -> io::Result<Entry>;
     attach(u32, Hook, LinkKind) -> Result<Filter, AttachError>;
     restore(&Filter) -> Result<(), AttachError>;
+    has_room(u32, Hook) -> io::Result<bool>;
     clear_maps(&[&(EgressEntry, IngressEntry)]) -> io::Result<()>;
     ingress_map() -> io::Result<Vec<IngressEntry>>;
     egress_map() -> io::Result<Vec<EgressEntry>>;

@@ -207,6 +207,14 @@ impl Objects {
         Ok(Filter { index, hook, link })
     }
 
+    /// Whether a filter can be attached there: no other's of another kind is in its place.
+    ///
+    /// # Errors
+    /// Those of netlink: ENODEV where there is no such interface.
+    pub fn has_room(&self, index: u32, hook: Hook) -> io::Result<bool> {
+        tc::has_room(index, hook)
+    }
+
     /// Attaches a filter once more that others have taken away.
     ///
     /// # Errors

@@ -88,11 +88,17 @@ fn attach_to_clsact(index: u32, hook: Hook, program: &OwnedFd, name: &str) -> io
     let how = if old.is_some() { 0 } else { NLM_F_EXCL };
     request(filter, NLM_F_CREATE | how, |_| ()).map_err(|e| {
         // Of one priority are filters of one kind and one protocol.
-        match there.iter().find(|filter| filter.priority() == PRIORITY && !filter.fits(hook)) {
+        match there.iter().find(|filter| filter.takes_place(hook)) {
             Some(other) => HostError::during(format!("its place is taken by a {other}"), e),
             None => e,
         }
     })
+}
+
+/// Whether a filter of ours can be attached there: no filter of another kind or for another protocol
+/// has its priority.
+pub(crate) fn has_room(index: u32, hook: Hook) -> io::Result<bool> {
+    Ok(!listed(index, hook)?.iter().any(|filter| filter.takes_place(hook)))
 }
 
 impl Filter {
@@ -190,9 +196,9 @@ impl Listed {
         self.info >> 16
     }
 
-    /// Whether one of ours may be beside it.
-    fn fits(&self, hook: Hook) -> bool {
-        self.kind == KIND && self.info == info(hook)
+    /// Whether none of ours may be beside it.
+    fn takes_place(&self, hook: Hook) -> bool {
+        self.priority() == PRIORITY && (self.kind != KIND || self.info != info(hook))
     }
 
     /// Whether it meets packets that are for ours.

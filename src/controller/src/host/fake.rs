@@ -527,6 +527,10 @@ impl Programs for FakePrograms {
             .map_err(AttachError::Program)
     }
 
+    fn has_room(&self, _: u32, _: Hook) -> io::Result<bool> {
+        Ok(true)
+    }
+
     fn place(&self, _: &Held) -> io::Result<Place> {
         self.0.host.fault(Fault::Place).map(|()| Place::First)
     }

@@ -387,6 +387,12 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of bpf(2) and of netlink: ENOENT of the program where the kernel lacks NET_CLS_BPF.
     fn attach(&self, index: u32, hook: Hook, link: LinkKind) -> Result<Self::Filter, AttachError>;
 
+    /// Whether a filter can be attached there: no other's of another kind is in its place.
+    ///
+    /// # Errors
+    /// Those of netlink: ENODEV where there is no such interface.
+    fn has_room(&self, index: u32, hook: Hook) -> io::Result<bool>;
+
     /// How packets come to a filter; others may have taken it away.
     ///
     /// # Errors

@@ -338,6 +338,10 @@ impl Programs for Objects {
         self.attach(index, hook, link)
     }
 
+    fn has_room(&self, index: u32, hook: Hook) -> io::Result<bool> {
+        self.has_room(index, hook)
+    }
+
     fn place(&self, filter: &Filter) -> io::Result<Place> {
         filter.place()
     }
