@@ -4,36 +4,46 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::model::Working;
+
+/// While IPv4 does not work, the time until the next question, which doubles up to the second.
+const INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(320));
 
 /// The last question about one CLAT.
 #[derive(Debug)]
 pub(crate) struct Probe<Q> {
     about: Option<Q>,
     answer: Arc<Mutex<Working>>,
+    /// When it is asked again if the answer is no.
+    next: Option<Instant>,
+    interval: Duration,
 }
 
 impl<Q> Default for Probe<Q> {
     fn default() -> Self {
-        Self { about: None, answer: Arc::default() }
+        Self { about: None, answer: Arc::default(), next: None, interval: INTERVAL.0 }
     }
 }
 
 impl<Q: PartialEq> Probe<Q> {
-    /// Has `ask` called unless it was for the same question, and then `answered`.
+    /// Has `ask` called, and then `answered`; for the same question only where it is due again.
     pub(crate) fn ask(
         &mut self,
         about: Q,
+        now: Instant,
         ask: impl FnOnce() -> Working + Send + 'static,
         answered: impl FnOnce() + Send + 'static,
     ) {
-        if self.about.as_ref() == Some(&about) {
+        if self.about.as_ref() != Some(&about) {
+            // An answer to the question before has nobody to listen.
+            *self = Self { about: Some(about), ..Self::default() };
+        } else if self.due().map_or(true, |due| due > now) {
             return;
         }
-        self.about = Some(about);
-        // An answer to the question before has nobody to listen.
-        self.answer = Arc::default();
+        self.next = Some(now + self.interval);
+        self.interval = (self.interval * 2).min(INTERVAL.1);
         let answer = Arc::clone(&self.answer);
         let run = move || {
             *answer.lock().unwrap_or_else(PoisonError::into_inner) = ask();
@@ -42,6 +52,11 @@ impl<Q: PartialEq> Probe<Q> {
         if let Err(e) = thread::Builder::new().name("probe".into()).spawn(run) {
             log::warn!("cannot ask whether IPv4 works: {e}");
         }
+    }
+
+    /// When the same question is to be asked again.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.next.filter(|_| self.answer() == Working::No)
     }
 
     /// What is known by now.
@@ -65,13 +80,33 @@ mod tests {
             move || done.send(()).expect("somebody listens")
         };
         let late = move || wait.recv().map_or(Working::Unknown, |()| Working::Yes);
-        probe.ask(1, late, done());
-        probe.ask(1, || panic!("it is asked already"), || ());
-        probe.ask(2, || Working::No, done());
+        let now = Instant::now();
+        probe.ask(1, now, late, done());
+        probe.ask(1, now + INTERVAL.1, || panic!("it is asked already"), || ());
+        probe.ask(2, now, || Working::No, done());
         ended.recv().expect("answered");
         assert_eq!(probe.answer(), Working::No);
         told.send(()).expect("it waits");
         ended.recv().expect("answered");
         assert_eq!(probe.answer(), Working::No);
+    }
+    #[test]
+    fn what_does_not_work_is_asked_again() {
+        let (mut probe, mut now, (done, ended)) =
+            (Probe::default(), Instant::now(), mpsc::channel::<()>());
+        let done = || {
+            let done = done.clone();
+            move || done.send(()).expect("somebody listens")
+        };
+        for seconds in [5, 10, 20, 40, 80, 160, 320, 320] {
+            probe.ask((), now, || Working::No, done());
+            ended.recv().expect("answered");
+            assert_eq!(probe.due(), Some(now + Duration::from_secs(seconds)));
+            probe.ask((), now, || panic!("too early"), || ());
+            now += Duration::from_secs(seconds);
+        }
+        probe.ask((), now, || Working::Yes, done());
+        ended.recv().expect("answered");
+        assert_eq!((probe.answer(), probe.due()), (Working::Yes, None));
     }
 }

@@ -227,7 +227,7 @@ impl<H: Host> Tracker<H> {
         let actual = self.actual(common.host.as_ref(), uplink.as_ref(), now);
         let actions = reconcile(&self.desired, &actual);
         if actions.is_empty() {
-            self.ask(common, actual.wanted_mtu);
+            self.ask(common, actual.wanted_mtu, now);
             return Ok(Outcome::Whole);
         }
         if self.was_configured {
@@ -353,7 +353,7 @@ impl<H: Host> Tracker<H> {
 
     /// Has somebody asked whether IPv4 works, once for each address and path, and tells of the
     /// answer.
-    fn ask(&mut self, common: &Common<H>, path: Option<u32>) {
+    fn ask(&mut self, common: &Common<H>, path: Option<u32>, now: Instant) {
         let Some(target) = common.probe_target else { return };
         let Clat { iface, prefix, mark, v6, .. } = self.clat.clone();
         let host = Arc::clone(&common.host);
@@ -365,7 +365,7 @@ impl<H: Host> Tracker<H> {
                 Working::Unknown
             }
         };
-        self.probe.ask((v6, path), ask, common.waker());
+        self.probe.ask((v6, path), now, ask, common.waker());
         let working = self.probe.answer();
         if working != Working::Unknown && working != self.told {
             let iface = self.clat.iface.clone();
@@ -640,7 +640,7 @@ impl<H: Host> Tracker<H> {
 
     /// When it has to be reconciled though nothing has changed.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.due
+        self.due.into_iter().chain(self.probe.due()).min()
     }
 
     /// What is to be seen of it.
