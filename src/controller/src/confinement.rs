@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which files may still be changed, although root owns them: what SELinux says on Android,
-//! Landlock (landlock(7), Linux 5.13) says elsewhere.
+//! What a controller can no longer do although it is root's: which files it may still change, and
+//! which system calls are refused. What SELinux says on Android, Landlock (landlock(7), Linux 5.13)
+//! and seccomp(2) say elsewhere.
 
 /// Leaves to this thread, to those that it makes from now on, and to the programs that they run, no
 /// more to change than these files, and what is in these directories. Reading stays as it is. No
@@ -37,6 +38,80 @@ pub fn change_only(those: &[&std::path::Path]) -> anyhow::Result<()> {
 /// None.
 #[cfg(target_os = "android")]
 pub fn change_only(_: &[&std::path::Path]) -> anyhow::Result<()> {
+    Ok(())
+}
+
+/// Refuses the system calls that neither this process nor clatd ever needs, and that Landlock and
+/// capabilities leave open or would leave open in a namespace of one's own: other processes'
+/// memory, namespaces, mounts, modules, the clock, keys, and the parts of the kernel that are
+/// attacked most. A list of what is needed would be one of the C library and the dynamic loader.
+/// To be called after [`change_only`].
+///
+/// # Errors
+/// What the kernel said.
+#[cfg(not(target_os = "android"))]
+pub fn refuse_calls() -> anyhow::Result<()> {
+    use nix::libc;
+
+    clat_sandbox::refuse(&[
+        // Processes.
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_kcmp,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_personality,
+        // Namespaces and mounts.
+        libc::SYS_unshare,
+        libc::SYS_setns,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_pivot_root,
+        libc::SYS_chroot,
+        libc::SYS_fsopen,
+        libc::SYS_fsconfig,
+        libc::SYS_fsmount,
+        libc::SYS_fspick,
+        libc::SYS_move_mount,
+        libc::SYS_open_tree,
+        libc::SYS_name_to_handle_at,
+        libc::SYS_open_by_handle_at,
+        // The machine.
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_delete_module,
+        libc::SYS_kexec_load,
+        libc::SYS_reboot,
+        libc::SYS_swapon,
+        libc::SYS_swapoff,
+        libc::SYS_acct,
+        libc::SYS_quotactl,
+        libc::SYS_settimeofday,
+        libc::SYS_clock_settime,
+        libc::SYS_clock_adjtime,
+        libc::SYS_adjtimex,
+        libc::SYS_sethostname,
+        libc::SYS_setdomainname,
+        libc::SYS_syslog,
+        // Keys, and what is attacked most.
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_keyctl,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_fanotify_init,
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+    ])
+}
+
+/// SELinux has said so already.
+///
+/// # Errors
+/// None.
+#[cfg(target_os = "android")]
+pub fn refuse_calls() -> anyhow::Result<()> {
     Ok(())
 }
 
@@ -90,5 +165,54 @@ mod tests {
         for dir in [inside, outside] {
             fs::remove_dir_all(dir).expect("removed");
         }
+    }
+
+    /// Names what [`attempts_from_inside`] is for; without it that test does nothing.
+    const INSIDE: &str = "CLAT_CONTROLLER_REFUSED";
+
+    #[test]
+    fn calls_are_refused() {
+        let inside = Command::new(std::env::current_exe().expect("a program"))
+            .args(["--exact", "confinement::tests::attempts_from_inside", "--nocapture"])
+            .env(INSIDE, "1")
+            .output()
+            .expect("runs");
+        assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stderr));
+    }
+
+    /// The other half, in a process of its own, by all threads and by a program that it runs.
+    #[test]
+    fn attempts_from_inside() {
+        if std::env::var_os(INSIDE).is_none() {
+            return;
+        }
+        use nix::errno::Errno;
+        use nix::sched::{unshare, CloneFlags};
+        let (go, told) = std::sync::mpsc::channel();
+        let refused = |flags| unshare(flags) == Err(Errno::EPERM);
+        let before = thread::spawn(move || {
+            told.recv().expect("told");
+            refused(CloneFlags::CLONE_NEWUSER)
+        });
+        change_only(&[]).expect("confined");
+        refuse_calls().expect("refused");
+        go.send(()).expect("it waits");
+        assert!(before.join().expect("no panic"));
+        assert!(refused(CloneFlags::CLONE_NEWNET) && refused(CloneFlags::CLONE_NEWUSER));
+        let mount = nix::mount::mount::<str, str, str, str>(
+            None,
+            "/",
+            None,
+            nix::mount::MsFlags::MS_REMOUNT,
+            None,
+        );
+        assert_eq!(mount, Err(Errno::EPERM));
+        // Threads and programs are still made.
+        assert!(thread::spawn(|| true).join().expect("no panic"));
+        let shell = |script: &str| {
+            let done = Command::new("sh").args(["-c", script]).output().expect("runs");
+            done.status.success()
+        };
+        assert!(shell("true") && !shell("unshare --user true") && !shell("nsenter -t $$ -n true"));
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{anyhow, Context, Result};
 use clat_controller::args::Args;
 use clat_controller::auto::Auto;
 use clat_controller::binder_adapter::{self, has_service_manager, Transport};
-use clat_controller::confinement::change_only;
+use clat_controller::confinement::{change_only, refuse_calls};
 use clat_controller::controller::Controller;
 use clat_controller::follow::Follower;
 use clat_controller::host::linux::{
@@ -106,6 +106,7 @@ fn try_main() -> Result<()> {
     let changed = [RUN_DIR, "/proc/sys/net", "/dev/null", "/dev/net/tun"].iter().chain(devices);
     let changed = changed.map(Path::new).chain(folder).chain(bpf_dir.as_deref());
     change_only(&changed.collect::<Vec<_>>())?;
+    refuse_calls()?;
     keep_capabilities(&needed(&clatd)?).context("cannot give up capabilities")?;
     controller.recover(args.keep, orphans);
     if args.sweep {

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{ensure, Context};
-use clat_sys::classic_bpf::{jump, sock_filter, step, AND, JUMP_IF_EQUAL, LOAD_WORD, RETURN};
+use clat_sys::classic_bpf::{
+    jump, sock_filter, step, AND, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, LOAD_WORD, RETURN,
+};
 use clat_sys::seccomp::filter_all_threads;
 use nix::libc::{self, c_int, c_long};
 
@@ -190,6 +192,60 @@ impl Filter {
     }
 }
 
+/// Refuses these system calls and new namespaces, with EPERM, in all threads and in programs that
+/// they run. The process must have no_new_privs.
+///
+/// # Errors
+/// The kernel's error; the caller must not go on.
+pub fn refuse(calls: &[c_long]) -> anyhow::Result<()> {
+    let Some(arch) = ARCH else {
+        log::warn!("no system call filter on {}", std::env::consts::ARCH);
+        return Ok(());
+    };
+    filter_all_threads(&refusals(calls, arch)?).context("cannot filter system calls")
+}
+
+/// The program of [`refuse`], for the numbers of `arch`.
+fn refusals(calls: &[c_long], arch: u32) -> anyhow::Result<Vec<sock_filter>> {
+    /// The numbers of x32 are those of x86_64 and this bit.
+    const X32: u32 = 1 << 30;
+    const NAMESPACES: c_int = libc::CLONE_NEWNS
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET;
+    let mut program = vec![
+        step(LOAD_WORD, ARCH_AT),
+        jump(JUMP_IF_EQUAL, arch, 1, 0),
+        KILL,
+        step(LOAD_WORD, NUMBER_AT),
+        jump(JUMP_IF_AT_LEAST, X32, 0, 1),
+        fail_with(libc::EPERM),
+    ];
+    for &number in calls {
+        program.extend([unless_equal(number.try_into()?, &[ALLOW])?, fail_with(libc::EPERM)]);
+    }
+    // Its flags are in memory, where a filter cannot read them. C libraries call clone(2) then.
+    program.extend([
+        unless_equal(libc::SYS_clone3.try_into()?, &[ALLOW])?,
+        fail_with(libc::ENOSYS),
+        unless_equal(libc::SYS_clone.try_into()?, &[ALLOW; 4])?,
+        step(LOAD_WORD, ARGUMENTS_AT),
+        step(AND, NAMESPACES as u32),
+        jump(JUMP_IF_EQUAL, 0, 1, 0),
+        fail_with(libc::EPERM),
+        ALLOW,
+    ]);
+    Ok(program)
+}
+
+/// SECCOMP_RET_ERRNO
+const fn fail_with(errno: c_int) -> sock_filter {
+    step(RETURN, 0x0005_0000 | errno as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +270,7 @@ mod tests {
                 }
                 AND => loaded &= k,
                 JUMP_IF_EQUAL => at += usize::from(if loaded == k { jt } else { jf }),
+                JUMP_IF_AT_LEAST => at += usize::from(if loaded >= k { jt } else { jf }),
                 RETURN => return k,
                 _ => panic!("{code:#x}"),
             }
@@ -285,6 +342,32 @@ mod tests {
             };
             assert!(is_left(4, 0) && is_left(0, 7) && is_left(0, 9));
             assert!(!is_left(4, 1) && !is_left(4, 1 << 32) && !is_left(0, 8) && !is_left(1, 7));
+        }
+    }
+
+    #[test]
+    fn what_is_refused_and_nothing_else() {
+        let [eperm, enosys] = [libc::EPERM, libc::ENOSYS].map(|errno| fail_with(errno).k);
+        for arch in ARCHS {
+            let program = refusals(&[libc::SYS_ptrace, libc::SYS_unshare], arch).unwrap();
+            for number in 0..1000 {
+                let wanted = match number {
+                    libc::SYS_ptrace | libc::SYS_unshare => eperm,
+                    libc::SYS_clone3 => enosys,
+                    _ => ALLOW.k,
+                };
+                assert_eq!(verdict(&program, arch, number, argument(0, 0)), wanted, "{number}");
+            }
+            let clone = |flags: c_int| {
+                let flags = u64::from(u32::from_ne_bytes(flags.to_ne_bytes()));
+                verdict(&program, arch, libc::SYS_clone, argument(0, flags))
+            };
+            assert_eq!(clone(libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD), ALLOW.k);
+            assert_eq!(clone(libc::CLONE_NEWUSER | libc::SIGCHLD), eperm);
+            assert_eq!(clone(libc::CLONE_NEWNET), eperm);
+            let x32 = libc::SYS_ptrace | 1 << 30;
+            assert_eq!(verdict(&program, arch, x32, argument(0, 0)), eperm);
+            assert_eq!(verdict(&program, arch ^ 1, libc::SYS_read, argument(0, 0)), KILL.k);
         }
     }
 

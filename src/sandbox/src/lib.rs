@@ -18,7 +18,7 @@ use clat_sys::privileges::{
 use nix::unistd::{geteuid, setgroups, setresgid, setresuid, Gid, Uid};
 
 pub use descriptors::close_standard_input_and_output;
-pub use filter::Filter;
+pub use filter::{refuse, Filter};
 
 /// Becomes another user and keeps these capabilities until [`drop_privileges`], so that what it
 /// opens until then belongs to that user. Does nothing without root.
