@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! All that differs between binder libraries: rsbinder under Cargo, AOSP's libbinder_rs under Soong
-//! (`--cfg soong`). The rest of the crate uses only what stands here, and compiles unchanged
-//! against both.
+//! Everything that differs between binder libraries: rsbinder under Cargo, AOSP's libbinder_rs
+//! under Soong (`--cfg soong`). The rest of the crate uses binder only through this module, and
+//! compiles unchanged against both.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 pub use imp::*;
 
-/// Where the kernel's driver is, in binderfs or as a device of its own.
+/// Paths of the kernel's driver: in binderfs, or its own device.
 pub const DEVICES: [&str; 2] = ["/dev/binderfs/binder", "/dev/binder"];
 
 /// How callers and the controller reach one another.
@@ -37,7 +37,7 @@ pub fn security(message: &str) -> Status {
     exception(SECURITY, message)
 }
 
-/// What a call's failure says, for people.
+/// The text of a failed call, for people.
 #[must_use]
 pub fn describe(status: &Status) -> String {
     match (status.exception_code(), message(status)) {
@@ -97,9 +97,9 @@ mod imp {
     pub const SERVICE_SPECIFIC: ExceptionCode = ExceptionCode::ServiceSpecific;
     /// EX_TRANSACTION_FAILED: the call may not have arrived.
     pub const TRANSACTION_FAILED: ExceptionCode = ExceptionCode::TransactionFailed;
-    /// What a refused dump answers.
+    /// The result of a refused dump.
     pub const PERMISSION_DENIED: StatusCode = StatusCode::PermissionDenied;
-    /// What a dump answers that cannot be written.
+    /// The result of a dump that cannot be written.
     pub const UNKNOWN_ERROR: StatusCode = StatusCode::Unknown;
 
     /// An argument of a dump.
@@ -129,15 +129,14 @@ mod imp {
         status.message().map(str::to_owned)
     }
 
-    /// The user that the transaction in progress came from, as the kernel vouches for it
-    /// (SO_PEERCRED on a socket); `u32::MAX` where nobody does.
+    /// The user id of the caller of the present transaction, from the kernel (SO_PEERCRED on a
+    /// socket); `u32::MAX` if unknown.
     #[must_use]
     pub fn calling_uid() -> u32 {
         rsbinder::get_calling_uid()
     }
 
-    /// Whether the transaction in progress came over a transport by which its caller can be called
-    /// at any time.
+    /// Whether the transport of the present transaction can call its caller back at any time.
     #[must_use]
     pub fn can_call_back() -> bool {
         rsbinder::thread_state::calling_caps()
@@ -166,16 +165,16 @@ mod imp {
         }
     }
 
-    /// Has the death of a process noticed, until dropped.
+    /// A subscription to the death of a process, until dropped.
     pub struct DeathLink {
         _recipient: Arc<dyn rsbinder::DeathRecipient>,
     }
 
-    /// Calls `died` when the process dies that offers `binder`. Over RPC that takes a connection
-    /// with callbacks.
+    /// Calls `died` when the process of `binder` dies. Over RPC this needs a connection with
+    /// callbacks.
     ///
     /// # Errors
-    /// When it is dead already, or no other process.
+    /// If it is dead already, or is this process.
     pub fn link_to_death<I: FromIBinder + ?Sized>(
         binder: &Strong<I>,
         died: impl Fn() + Send + Sync + 'static,
@@ -185,14 +184,14 @@ mod imp {
         Ok(DeathLink { _recipient: recipient })
     }
 
-    /// How long a new connection gets for its handshake.
+    /// Timeout of a new connection's handshake.
     const HANDSHAKE: Duration = Duration::from_secs(5);
 
-    /// How long a client waits for an answer. A start waits for duplicate address detection and the
-    /// firewall's lock.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    /// Timeout of a client's call. A start waits for duplicate address detection and the firewall's
+    /// lock.
+    const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// How long a client waits for words of refusal.
+    /// How long a client waits for the text of a refusal.
     const REFUSAL: Duration = Duration::from_secs(1);
 
     /// Whether there is a binder driver, and behind it a service manager that answers.
@@ -225,19 +224,19 @@ mod imp {
         HostError::because(errno, format!("{transport}: {code}"))
     }
 
-    /// A service that answers until dropped. Then its connections are closed and the socket is
-    /// removed; of kernel binder a process takes its leave by ending.
+    /// A service that answers until dropped, which closes its connections and removes the socket. A
+    /// service of kernel binder ends with its process.
     pub enum Server {
-        /// Kernel binder's.
+        /// By kernel binder.
         Binder(ServerGuard),
         /// On a socket.
         Rpc(Gate, SocketFile),
     }
 
-    /// A socket's file, which goes when this is dropped.
+    /// A socket's file, removed when dropped.
     pub struct SocketFile {
         path: PathBuf,
-        /// Which file it is: device and inode. Another controller may have replaced it.
+        /// Device and inode of the file, since another controller may have replaced it.
         file: (u64, u64),
     }
 
@@ -258,8 +257,8 @@ mod imp {
     /// the users `callers`. A socket that nobody listens on is replaced.
     ///
     /// # Errors
-    /// EADDRINUSE when somebody listens there, EEXIST when it is no socket, and those of bind(2);
-    /// EACCES when the service manager refuses, EIO when there is none.
+    /// EADDRINUSE if another process listens there, EEXIST if it is no socket, and those of
+    /// bind(2); EACCES if the service manager refuses, EIO if there is none.
     pub fn serve(
         transport: &Transport,
         name: &str,
@@ -271,7 +270,7 @@ mod imp {
                 .and_then(|server| server.add(name, service.as_binder())?.spawn());
             return Ok(Server::Binder(guard.map_err(|code| failed(code, transport))?));
         };
-        // The socket comes to be with its mode; there is no moment at which it is open to all.
+        // The socket is created with its mode; it is never open to all.
         let before = umask(Mode::S_IXUSR | Mode::S_IXGRP | Mode::S_IRWXO);
         let bound = bind(transport, socket);
         umask(before);
@@ -290,11 +289,11 @@ mod imp {
         server.add_service(name, service.as_binder())
     }
 
-    /// Has a caller of this process's user say `bytes` to a service, and returns what it is
-    /// answered until both have hung up.
+    /// Sends `bytes` to a service as a caller of this process's user, and returns all that the
+    /// service sends until the connection is closed.
     ///
     /// # Errors
-    /// When there can be no socket.
+    /// If no socket can be made.
     #[cfg(any(test, fuzzing))]
     pub fn say(
         bytes: &[u8],
@@ -317,16 +316,16 @@ mod imp {
         let listener = UnixListener::bind_addr(&address)?;
         let _gate = Gate::open(listener, server, &[nix::unistd::geteuid().as_raw()])?;
         let mut stream = UnixStream::connect_addr(&address)?;
-        // It may be hung up on before all of it is said.
+        // The service may close the connection before all is sent.
         let _ = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
         let mut answers = Vec::new();
         let _ = stream.read_to_end(&mut answers);
         Ok(answers)
     }
 
-    /// The library's server, and a socket that it does not know of. It wants one of its own, and
-    /// looks who is there before it makes it; that one's file is removed, so that nobody gets past
-    /// the gate.
+    /// The library's server, and a socket of ours. The library insists on its own, and checks for
+    /// an existing listener before making it; its file is removed, so that nobody bypasses the
+    /// gate.
     fn bind(
         transport: &Transport,
         socket: &Path,
@@ -356,8 +355,8 @@ mod imp {
     /// connection then stays until the process ends.
     ///
     /// # Errors
-    /// ENOENT when the service manager knows no such service; those of connect(2), and of the first
-    /// exchange.
+    /// ENOENT if the service manager does not know the service; those of connect(2), and of the
+    /// first exchange.
     pub fn connect(
         transport: &Transport,
         name: &str,
@@ -365,7 +364,7 @@ mod imp {
     ) -> io::Result<Strong<dyn IClatdController>> {
         let client = Client::open_with(uri(transport)?, |options, _| {
             if let Transport::Rpc(_) = transport {
-                options.timeout = Some(PATIENCE);
+                options.timeout = Some(CALL_TIMEOUT);
                 options.incoming_connections = callbacks.then_some(1);
             }
         });
@@ -373,8 +372,7 @@ mod imp {
         match (service, transport) {
             (Ok(service), _) => service.ok_or_else(|| failed(StatusCode::NameNotFound, transport)),
             (Err(code), Transport::Binder) => Err(failed(code, transport)),
-            // The system's error, where there is one, says more than the library's, and so does a
-            // controller that refuses.
+            // The system's error, or the refusal of a controller, says more than the library's.
             (Err(code), Transport::Rpc(socket)) => Err(match UnixStream::connect(socket) {
                 Err(e) => HostError::during(socket.display(), e),
                 Ok(stream) => refusal(stream).unwrap_or_else(|| failed(code, transport)),
@@ -382,8 +380,8 @@ mod imp {
         }
     }
 
-    /// What the gate says to whom it does not let in; a controller that does let this process in
-    /// says nothing unasked.
+    /// The gate's text for a refused connection. A controller that admits this process sends
+    /// nothing on its own.
     fn refusal(stream: UnixStream) -> Option<io::Error> {
         stream.set_read_timeout(Some(REFUSAL)).ok()?;
         let mut why = String::new();
@@ -415,7 +413,7 @@ mod imp {
     pub use clat::OffloadCounters::OffloadCounters;
     pub use clat::ReasonCount::ReasonCount;
 
-    /// What a call gives.
+    /// The result of a call.
     pub type BinderResult<T> = binder::Result<T>;
 
     /// EX_SECURITY.
@@ -424,9 +422,9 @@ mod imp {
     pub const SERVICE_SPECIFIC: ExceptionCode = ExceptionCode::SERVICE_SPECIFIC;
     /// EX_TRANSACTION_FAILED: the call may not have arrived.
     pub const TRANSACTION_FAILED: ExceptionCode = ExceptionCode::TRANSACTION_FAILED;
-    /// What a refused dump answers.
+    /// The result of a refused dump.
     pub const PERMISSION_DENIED: StatusCode = StatusCode::PERMISSION_DENIED;
-    /// What a dump answers that cannot be written.
+    /// The result of a dump that cannot be written.
     pub const UNKNOWN_ERROR: StatusCode = StatusCode::UNKNOWN_ERROR;
 
     /// An argument of a dump.
@@ -450,20 +448,19 @@ mod imp {
         Status::new_exception_str(code, Some(message))
     }
 
-    /// The message of an exception; with its code in front, which is how this library gives it.
+    /// The message of an exception, which in this library has its code in front.
     #[must_use]
     pub fn message(status: &Status) -> Option<String> {
         (status.exception_code() == SERVICE_SPECIFIC).then(|| status.get_description())
     }
 
-    /// The user that the transaction in progress came from.
+    /// The user id of the caller of the present transaction.
     #[must_use]
     pub fn calling_uid() -> u32 {
         ThreadState::get_calling_uid()
     }
 
-    /// Whether the transaction in progress came over a transport by which its caller can be called
-    /// at any time.
+    /// Whether the transport of the present transaction can call its caller back at any time.
     #[must_use]
     pub fn can_call_back() -> bool {
         true
@@ -483,16 +480,16 @@ mod imp {
         BnClatdEventListener::new_binder(listener, BinderFeatures::default())
     }
 
-    /// Has the death of a process noticed, until dropped.
+    /// A subscription to the death of a process, until dropped.
     pub struct DeathLink {
         _recipient: DeathRecipient,
     }
 
-    /// Calls `died` when the process dies that offers `binder`. Over RPC that takes a connection
-    /// with callbacks.
+    /// Calls `died` when the process of `binder` dies. Over RPC this needs a connection with
+    /// callbacks.
     ///
     /// # Errors
-    /// When it is dead already, or no other process.
+    /// If it is dead already, or is this process.
     pub fn link_to_death<I: FromIBinder + ?Sized>(
         binder: &Strong<I>,
         died: impl Fn() + Send + Sync + 'static,
@@ -502,7 +499,7 @@ mod imp {
         Ok(DeathLink { _recipient: recipient })
     }
 
-    /// Android has one.
+    /// Android always has one.
     #[must_use]
     pub fn has_service_manager() -> bool {
         true
@@ -529,10 +526,10 @@ mod imp {
     /// A service that answers until the process ends.
     pub struct Server;
 
-    /// Offers `service` under `name` to the service manager. Who may call, the service says.
+    /// Registers `service` as `name` with the service manager. The service checks its callers.
     ///
     /// # Errors
-    /// EACCES when the service manager refuses.
+    /// EACCES if the service manager refuses.
     pub fn serve(
         transport: &Transport,
         name: &str,
@@ -548,7 +545,7 @@ mod imp {
     /// Connects to the service `name`.
     ///
     /// # Errors
-    /// ENOENT when the service manager knows no such service.
+    /// ENOENT if the service manager does not know the service.
     pub fn connect(
         transport: &Transport,
         name: &str,

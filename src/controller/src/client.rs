@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The other side: how a program reaches a running controller.
+//! The client side: how a program reaches a running controller.
 
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -14,13 +14,13 @@ use clat_sys::{errno_of, HostError};
 
 pub use crate::binder_adapter::{describe, errno};
 
-/// Connects to the controller: by `transport`, else by kernel binder where it is registered there,
-/// else on its usual socket. With `callbacks` it can tell this process of events; the connection
-/// then stays until the process ends.
+/// Connects to the controller: by `transport`, else by kernel binder if it is registered there,
+/// else by its usual socket. With `callbacks`, the controller can send events to this process; the
+/// connection then stays until the process ends.
 ///
 /// # Errors
-/// ENOENT or ECONNREFUSED when none is there, EACCES when this user may not, each with words that
-/// say what helps.
+/// ENOENT or ECONNREFUSED if there is none, EACCES if this user may not call it, each with a text
+/// that says what to do.
 pub fn connect(
     transport: Option<&Transport>,
     callbacks: bool,
@@ -39,7 +39,7 @@ pub fn connect(
 
 fn connect_by(transport: &Transport, callbacks: bool) -> io::Result<Strong<dyn IClatdController>> {
     if let Transport::Rpc(socket) = transport {
-        // What is no socket refuses a connection, as one does that nobody listens on any more.
+        // connect(2) refuses a file that is no socket like a socket without listener.
         if std::fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) {
             let cause = format!("{} is no socket; give that of clat_controller", socket.display());
             return Err(HostError::because(Errno::ENOTSOCK, cause));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The text of `dumpsys clatd_controller`, which `dumpsys netd` shows too. People's scripts parse
-//! it (docs/contract.md, "dump").
+//! The text of `dumpsys clatd_controller`, which is also part of `dumpsys netd`. Scripts parse it
+//! (docs/contract.md, "dump").
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -11,14 +11,14 @@ use crate::model::Clat;
 
 /// What is shown.
 pub(crate) struct Dump<'d, L: Links> {
-    /// The CLATs that run, in the order of their names.
+    /// The running CLATs, by name.
     pub(crate) clats: &'d [Clat],
-    /// The maps, where they exist.
+    /// The maps, if they exist.
     pub(crate) ingress: Option<io::Result<Vec<IngressEntry>>>,
     pub(crate) egress: Option<io::Result<Vec<EgressEntry>>>,
-    /// Who knows the names of interfaces.
+    /// Names of interfaces.
     pub(crate) links: &'d L,
-    /// What is shown below the lines that others parse.
+    /// Lines below those that scripts parse.
     pub(crate) more: Vec<String>,
 }
 
@@ -164,7 +164,7 @@ mod tests {
             more: vec!["eBPF mode: Enabled".to_owned()],
         };
         let text = dump.render();
-        // The page that scripts were written from, to the letter.
+        // The text that scripts were written for, character by character.
         assert!(
             text.starts_with(
                 "  ClatdController

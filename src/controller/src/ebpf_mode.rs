@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whether packets may be translated in the kernel: decided once, from what the device is.
+//! Whether packets may be translated by BPF programs: decided once, by kernel version and API
+//! level.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Android 9, the first whose devices had to have eBPF.
+/// Android 9, the first that required eBPF of new devices.
 const P: u32 = 28;
 
-/// The level of a machine that is no Android device: the newest known (Android 16).
+/// The level assumed off Android: the newest known (Android 16).
 pub const NEWEST_API_LEVEL: u32 = 36;
 
-/// How much is expected of eBPF.
+/// What is expected of eBPF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EbpfMode {
-    /// Not to be used.
+    /// It is not used.
     Disabled,
-    /// May lack NET_CLS_BPF: that a filter cannot be attached (ENOENT) is worth a note, not an
-    /// error.
+    /// NET_CLS_BPF may be missing: failing to attach a filter (ENOENT) is logged as information,
+    /// not as an error.
     Maybe,
-    /// Has to work.
+    /// It has to work.
     Enabled,
 }
 
@@ -33,14 +34,14 @@ impl fmt::Display for EbpfMode {
     }
 }
 
-/// A kernel's version: major, minor. Ordered as versions are.
+/// A kernel version (major, minor), ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelVersion(pub u32, pub u32);
 
 impl FromStr for KernelVersion {
     type Err = std::num::ParseIntError;
 
-    /// Reads the release that uname(2) gives: `6.1.0-18-amd64`, `4.9-rc1`.
+    /// Parses the release of uname(2): `6.1.0-18-amd64`, `4.9-rc1`.
     fn from_str(release: &str) -> Result<Self, Self::Err> {
         let mut parts = release.split(|c: char| !c.is_ascii_digit());
         let mut next = || parts.next().unwrap_or_default().parse();
@@ -48,8 +49,8 @@ impl FromStr for KernelVersion {
     }
 }
 
-/// Decides by the kernel and by the API level that the device was first sold with; where that is 0
-/// (unknown), by the level of its build. AOSP: ClatdController::init.
+/// Decides by the kernel version and the API level with which the device was first sold or, if that
+/// is 0 (unknown), the level of its build. AOSP: ClatdController::init.
 #[must_use]
 pub fn decide(kernel: KernelVersion, first_api_level: u32, build_sdk: u32) -> EbpfMode {
     let level = if first_api_level == 0 { build_sdk } else { first_api_level };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Has CLATs follow the network: what the kernel tells of drives [`Controller::reconcile`].
+//! Makes CLATs follow the network: the kernel's notifications drive [`Controller::reconcile`].
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::controller::Controller;
 use crate::host::Host;
 
-/// After a change, how long the next ones are gathered: they come in bursts.
+/// How long to gather further changes after one: they come in bursts.
 const GATHERING: Duration = Duration::from_millis(20);
 
 const TOPICS: [Topic; 7] = [
@@ -28,7 +28,7 @@ const TOPICS: [Topic; 7] = [
     Topic::TrafficControl,
 ];
 
-/// A thread that sleeps until the network changes. It ends when dropped.
+/// A thread that waits for changes of the network. It ends when dropped.
 #[derive(Debug)]
 pub struct Follower {
     end: Arc<EventFd>,
@@ -36,7 +36,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Begins to follow the network namespace of this thread.
+    /// Follows the network namespace of this thread.
     ///
     /// # Errors
     /// Those of netlink(7) and of starting a thread.
@@ -49,7 +49,7 @@ impl Follower {
         let follow = move || {
             let fds = [ending.as_fd(), subscription.as_fd(), woken.as_fd()];
             loop {
-                // What has changed before there was a subscription is found, too.
+                // Also finds what changed before the subscription.
                 let due = controller.reconcile();
                 let left = due.map(|due| due.saturating_duration_since(Instant::now()));
                 match wait_readable(&fds, left) {
@@ -57,7 +57,7 @@ impl Follower {
                     Some(_) if wait_readable(&fds[..1], Some(GATHERING)).is_some() => return,
                     _ => {}
                 }
-                // Whether it was this that woke us or not.
+                // Whichever event it was.
                 let _ = woken.read();
                 if let Err(e) = subscription.read() {
                     log::error!("CLATs no longer follow the network: {e}");
@@ -72,7 +72,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        // A counter that is at most one takes this.
+        // The counter is at most one; this cannot fail.
         let _ = self.end.write(1);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What fuzz targets call: the whole controller, behind its gate or without, on a host in memory.
+//! For fuzz targets: the whole controller, behind its gate or without, on a host in memory.
 
 use std::sync::Arc;
 
@@ -12,10 +12,11 @@ use crate::listeners::Listeners;
 use crate::service::ClatdService;
 use crate::SERVICE_NAME;
 
-/// The longest text of an error: it goes into a log, and to the caller.
-const WORDS: usize = 1000;
+/// Most characters of an error's text, which is logged and sent to the caller.
+const MAX_ERROR: usize = 1000;
 
-/// A controller, and the host whose uplink is `wlan0`. At the end nothing is left of its CLATs.
+/// A controller, and a host with the uplink `wlan0`. Checks at the end that nothing of its CLATs is
+/// left.
 struct World {
     host: FakeHost,
     controller: Arc<Controller<FakeHost>>,
@@ -35,10 +36,10 @@ impl World {
     }
 }
 
-/// What a caller is answered that says `bytes`.
+/// The answer to a caller that sends `bytes`.
 ///
 /// # Panics
-/// When it leaves anything behind, or there can be no socket.
+/// If anything is left behind, or no socket can be made.
 #[must_use]
 pub fn session(bytes: &[u8]) -> Vec<u8> {
     let world = World::new();
@@ -50,11 +51,11 @@ pub fn session(bytes: &[u8]) -> Vec<u8> {
     answers
 }
 
-/// Requests, each a byte that says which, and its arguments: texts, each behind a byte for its
+/// Runs requests, each a byte that selects it, and its arguments: texts, each after a byte with its
 /// length, and numbers of four bytes. Returns how many were granted.
 ///
 /// # Panics
-/// When they leave anything behind, or an answer is not one line for people.
+/// If anything is left behind, or an answer is not one line for people.
 #[must_use]
 pub fn requests(mut data: &[u8]) -> usize {
     let world = World::new();
@@ -81,10 +82,10 @@ pub fn requests(mut data: &[u8]) -> usize {
 
 fn check(error: &Error) {
     let words = error.to_string();
-    assert!(!words.contains(char::is_control) && words.len() < WORDS, "{words:?}");
+    assert!(!words.contains(char::is_control) && words.len() < MAX_ERROR, "{words:?}");
 }
 
-/// A number of so many bytes; `None` at the end.
+/// A number of `len` bytes; `None` at the end.
 fn number(data: &mut &[u8], len: usize) -> Option<i32> {
     let (bytes, rest) = data.split_at_checked(len)?;
     *data = rest;
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_session_is_served() {
-        assert!(session(b"GET / HTTP/1.1\r\n\r\n").len() < WORDS);
+        assert!(session(b"GET / HTTP/1.1\r\n\r\n").len() < MAX_ERROR);
         let (mut begin, end) = (vec![2, 0, 0, 0], [0; 12]);
         begin.extend(end);
         begin.extend(b"cci\0\0\0\0\0");

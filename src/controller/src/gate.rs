@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What stands before the binder library's server on a Unix socket. The library has one limit for
-//! all callers together, takes messages of 64 MiB and parses what anybody sends; here a caller's
-//! user id is looked at before a byte of his, each user has limits of his own, and what one does is
-//! not to be noticed by another. The library gets the accepted sockets themselves, so that the
-//! kernel still vouches for who calls.
+//! A gate in front of the binder library's server on a Unix socket. The library has one limit for
+//! all callers together, accepts messages of 64 MiB and parses what anybody sends. The gate checks
+//! a caller's user id before reading a byte, and limits each user separately, so that one user does
+//! not affect others. The library gets the accepted sockets themselves, so that it sees the
+//! kernel's credentials of the caller.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Write};
@@ -22,36 +22,32 @@ use rsbinder::rpc::{PeerIdentity, RpcError, RpcServer, RpcTransport};
 
 type RpcResult<T> = Result<T, RpcError>;
 
-/// Connections of one user at one time. Each costs a thread and up to [`MAX_MESSAGE`]: together 128
-/// KiB.
+/// Most connections of one user. Each costs a thread and up to [`MAX_MESSAGE`]: together 128 KiB.
 const MAX_CONNECTIONS: usize = 8;
 
-/// The largest message, header included. The largest that the interface needs is far below 4 KiB.
+/// Bytes of the largest message, with header. The interface needs far less than 4 KiB.
 const MAX_MESSAGE: usize = 16 * 1024;
 
-/// Connections of one user that wait until another of theirs ends. Further ones are refused.
+/// Most connections of one user that wait for another of theirs to end. Further ones are refused.
 const MAX_WAITING: usize = 64;
 
-/// How long one waits before the connection of the same user that has been idle longest has to go.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long one waits before the longest idle connection of the same user is closed for it.
+const MAX_WAIT: Duration = Duration::from_millis(20);
 
-/// What counts as idle.
+/// Time without messages after which a connection is idle.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// Messages of one user that are taken at once, and how often one more is, on all connections
-/// together.
+/// Burst size and interval of messages of one user, on all connections together.
 const BURST: u32 = 200;
 const PACE: Duration = Duration::from_millis(1);
 
-/// Connections that wait for the gate in the kernel, of all users together: what it looks at before
-/// the next one.
+/// Most connections waiting in the kernel for the gate, of all users together.
 const BACKLOG: i32 = 16;
 
-/// How often those that wait are looked after, in milliseconds. There is no timer while nobody
-/// waits.
+/// How often waiting connections are checked, in milliseconds. There is no timer while none waits.
 const LOOK: u8 = 10;
 
-/// Accepts connections until dropped; then all of them are closed.
+/// Accepts connections until dropped, which closes all of them.
 pub struct Gate {
     shared: Arc<Shared>,
     listener: Arc<UnixListener>,
@@ -59,10 +55,10 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Lets the users `callers` in to `server`, which needs no loop of its own.
+    /// Gives the users `callers` access to `server`, which needs no loop of its own.
     ///
     /// # Errors
-    /// When there can be no thread.
+    /// If no thread can be started.
     pub fn open(
         listener: UnixListener,
         server: Arc<RpcServer>,
@@ -102,7 +98,7 @@ struct Shared {
     server: Arc<RpcServer>,
     began: Instant,
     ended: AtomicBool,
-    /// By user id; whoever is not among them may not call.
+    /// By user id; other users may not call.
     callers: Mutex<HashMap<u32, Caller>>,
 }
 
@@ -111,7 +107,7 @@ struct Shared {
 struct Caller {
     open: Vec<Arc<Connection>>,
     waiting: VecDeque<(Instant, UnixStream)>,
-    /// When the next message is due, were they evenly spread.
+    /// When the next message would be due if they were evenly spread.
     due: Option<Instant>,
 }
 
@@ -130,7 +126,7 @@ impl Shared {
                 }
                 Err(e) => {
                     log::warn!("cannot accept a connection: {e}");
-                    // Out of descriptors or memory: a connection that ends gives some back.
+                    // Out of descriptors or memory; a connection that ends frees some.
                     thread::sleep(Duration::from_millis(20));
                 }
             }
@@ -142,9 +138,9 @@ impl Shared {
         self.callers().values().any(|caller| !caller.waiting.is_empty())
     }
 
-    /// Lets a connection in, has it wait or refuses it.
+    /// Admits a connection, makes it wait, or refuses it.
     fn admit(self: &Arc<Self>, stream: UnixStream) {
-        // Nobody vouches for a caller without credentials.
+        // A caller without credentials is no known user.
         let uid = getsockopt(&stream, PeerCredentials).map_or(u32::MAX, |peer| peer.uid());
         let mut callers = self.callers();
         let Some(caller) = callers.get_mut(&uid) else {
@@ -169,13 +165,13 @@ impl Shared {
         self.server.serve_connection(Box::new(Guarded { uid, connection, shared }));
     }
 
-    /// Ends the longest idle connections of a user who has others that wait, one of them for long
+    /// Closes the longest idle connections of users who have connections that have waited long
     /// enough.
     fn make_room(&self) {
         let now = self.now();
         for caller in self.callers().values() {
             let in_need =
-                caller.waiting.front().is_some_and(|(since, _)| since.elapsed() >= PATIENCE);
+                caller.waiting.front().is_some_and(|(since, _)| since.elapsed() >= MAX_WAIT);
             if !in_need || caller.open.iter().any(|one| one.is_going.load(Ordering::Relaxed)) {
                 continue;
             }
@@ -188,7 +184,7 @@ impl Shared {
         }
     }
 
-    /// Takes note of a connection's end; the one of the same user that has waited longest follows.
+    /// Handles the end of a connection: the one of the same user that has waited longest is next.
     fn ended(self: &Arc<Self>, uid: u32, connection: &Arc<Connection>) {
         let mut callers = self.callers();
         let Some(caller) = callers.get_mut(&uid) else { return };
@@ -220,7 +216,7 @@ impl Shared {
         }
     }
 
-    /// Since the gate was opened, in milliseconds.
+    /// Milliseconds since the gate was opened.
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -233,7 +229,7 @@ impl Caller {
         due.saturating_duration_since(now).saturating_sub(PACE * BURST)
     }
 
-    /// Counts one more connection, unless it has ended already.
+    /// Adds a connection, unless it has ended already.
     fn open(&mut self, stream: UnixStream, now: u64) -> Option<Arc<Connection>> {
         let connection = Arc::new(Connection {
             transport: UnixTransport::from_stream(stream).ok()?,
@@ -247,8 +243,8 @@ impl Caller {
     }
 }
 
-/// Says why, to people and to our own client, which reads it when the library cannot make sense of
-/// it.
+/// Sends the reason as text, for people and for our client, which reads it when the library fails
+/// to parse it.
 fn refuse(mut stream: UnixStream, why: &str) {
     log::warn!("refused a connection: {why}");
     if stream.set_nonblocking(true).is_ok() {
@@ -256,22 +252,22 @@ fn refuse(mut stream: UnixStream, why: &str) {
     }
 }
 
-/// One connection that the library serves.
+/// One connection served by the library.
 struct Connection {
     transport: UnixTransport,
     messages: Mutex<Messages>,
-    /// When a whole message last came or one was sent, by [`Shared::now`].
+    /// When a complete message was last received or sent, by [`Shared::now`].
     last: AtomicU64,
-    /// Between a message and its answer: whoever waits then, it is not for the caller.
+    /// Set between a message and its answer, when the caller does not keep us waiting.
     is_at_work: AtomicBool,
-    /// Told to end.
+    /// It was told to end.
     is_going: AtomicBool,
 }
 
 impl Connection {
-    /// For how long the caller has had nothing to say, or has not said it.
+    /// How long no complete message has come from the caller.
     fn idle(&self, now: u64) -> Duration {
-        // A connection to call back by ends with its session.
+        // A connection for callbacks ends with its session.
         let is_ours = self.is_at_work.load(Ordering::Relaxed) || self.messages().is_callback;
         let since = if is_ours { now } else { self.last.load(Ordering::Relaxed) };
         Duration::from_millis(now.saturating_sub(since))
@@ -282,7 +278,7 @@ impl Connection {
     }
 }
 
-/// How the library reads and writes a connection.
+/// The transport by which the library reads and writes a connection.
 struct Guarded {
     uid: u32,
     connection: Arc<Connection>,
@@ -307,7 +303,7 @@ impl Drop for Guarded {
     }
 }
 
-/// Descriptors never pass: the library's own refusal of them stays in force.
+/// No descriptors are passed: the library's own refusal of them stays in force.
 impl RpcTransport for Guarded {
     fn send_frame(&self, _: &[u8]) -> RpcResult<()> {
         Err(RpcError::Protocol("only the wire of Android 13 and later"))
@@ -333,8 +329,8 @@ impl RpcTransport for Guarded {
         self.sent(self.transport().send_raw_draining(buf, fds, drain))
     }
 
-    /// The library asks for a message's body at one time, into memory that is not touched before
-    /// the bytes are there.
+    /// The library reads a message's body by one call, into memory that is not touched before the
+    /// bytes arrive.
     fn recv_raw(&self, buf: &mut [u8]) -> RpcResult<usize> {
         if buf.len() > MAX_MESSAGE {
             return Err(RpcError::FrameTooLarge { declared: buf.len(), max: MAX_MESSAGE });
@@ -387,16 +383,16 @@ impl RpcTransport for Guarded {
     }
 }
 
-/// Finds the messages in what a caller sends (AOSP, RpcWireFormat.h, from Android 13 on), as far as
-/// limits need that.
+/// Finds message boundaries in a caller's data (AOSP, RpcWireFormat.h, from Android 13 on), as far
+/// as the limits need.
 struct Messages {
     state: State,
     head: [u8; Messages::MOST],
-    /// Bytes of `head` that have come.
+    /// Bytes of `head` received.
     have: usize,
-    /// Bytes to come that do not matter.
+    /// Bytes to skip.
     skip: usize,
-    /// Whether the server calls by this connection, rather than the client.
+    /// Whether this connection is for calls of the server.
     is_callback: bool,
 }
 
@@ -406,7 +402,7 @@ enum State {
     Connection,
     /// RpcWireHeader.
     Header,
-    /// What of RpcWireTransaction says how it is to be treated.
+    /// The part of RpcWireTransaction with its flags.
     Transaction,
 }
 
@@ -419,7 +415,7 @@ impl Default for Messages {
 
 impl Messages {
     const HEADER: usize = 16;
-    /// The header and, of a transaction, its address, code and flags.
+    /// The header and, for a transaction, its address, code and flags.
     const MOST: usize = Self::HEADER + 16;
     /// RPC_CONNECTION_OPTION_INCOMING.
     const INCOMING: u8 = 1;
@@ -434,13 +430,12 @@ impl Messages {
         self.state == State::Connection && self.have == 0
     }
 
-    /// Whether all that has come is whole messages.
+    /// Whether the data ends with a complete message.
     fn is_whole(&self) -> bool {
         self.state == State::Header && self.have == 0 && self.skip == 0
     }
 
-    /// Takes the next bytes, unless they are beyond the limits; then nothing after them has a
-    /// meaning.
+    /// Takes the next bytes. After an error about a limit, further data has no meaning.
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), &'static str> {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
@@ -458,7 +453,7 @@ impl Messages {
         Ok(())
     }
 
-    /// What follows the header that is there.
+    /// Decides what follows a complete header.
     fn header(&mut self) -> Result<(), &'static str> {
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| self.head[at + i]));
         match self.state {
@@ -479,7 +474,7 @@ impl Messages {
                 self.skip = body;
             }
             State::Transaction => {
-                // Of those, the library keeps what comes out of order.
+                // The library queues oneway calls that arrive out of order.
                 if word(28) & Self::ONEWAY != 0 {
                     return Err("no call of this interface is oneway");
                 }
@@ -496,7 +491,7 @@ impl Messages {
 mod tests {
     use super::*;
 
-    /// A new session's begin, and a call with this body and these flags.
+    /// The begin of a new session, and a call with this body and these flags.
     fn session(body: usize, flags: u32) -> Vec<u8> {
         let mut bytes = vec![0; Messages::HEADER + Messages::INIT];
         bytes.extend(Messages::TRANSACT.to_le_bytes());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who is told of events. Each listener has a queue and a thread of its own: one that does not
-//! listen holds up neither a start nor the others.
+//! Listeners of events. Each has its own queue and thread, so that a slow one delays neither a
+//! start nor the others.
 
 use std::sync::mpsc::{sync_channel, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,16 +16,16 @@ use crate::binder_adapter::{
 };
 use crate::model::{Event, StopReason};
 
-/// Listeners at one time. Each costs a thread.
+/// Most listeners. Each costs a thread.
 const MOST: usize = 64;
 
-/// Of these, listeners of one user.
+/// Most listeners of one user.
 const MOST_OF_ONE: usize = 8;
 
-/// Events that may wait for a listener to take them.
+/// Most events waiting for a listener.
 const QUEUE: usize = 64;
 
-/// How long the end waits for listeners to take what is left.
+/// How long the end waits for listeners to take the remaining events.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 struct Entry {
@@ -43,7 +43,7 @@ struct State {
     entries: Vec<Entry>,
 }
 
-/// All that listen.
+/// All listeners.
 #[derive(Default)]
 pub struct Listeners(Mutex<State>);
 
@@ -52,7 +52,7 @@ impl Listeners {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a listener, until it dies, leaves or falls behind.
+    /// Adds a listener, until it dies, unregisters or falls behind.
     pub(crate) fn add(
         self: &Arc<Self>,
         listener: &Strong<dyn IClatdEventListener>,
@@ -84,7 +84,7 @@ impl Listeners {
                 listeners.remove(id, "its process died");
             }
         });
-        // The link goes with the thread: not from inside of the call that it makes.
+        // The thread drops the death link, since it must not be dropped inside of its own callback.
         let (listener, listeners) = (listener.clone(), Arc::downgrade(self));
         let started = death.map_err(|e| (Errno::ESRCH, format!("{e:?}"))).and_then(|death| {
             let run = move || {
@@ -108,7 +108,7 @@ impl Listeners {
                 Err(service_specific(errno, &format!("cannot listen: {why}")))
             }
             Ok(thread) => {
-                // Unless it died in between.
+                // Unless it died meanwhile.
                 if let Some(entry) = self.state().entries.iter_mut().find(|entry| entry.id == id) {
                     entry.thread = Some(thread);
                 }
@@ -128,7 +128,7 @@ impl Listeners {
         }
     }
 
-    /// Removes a listener that wants no more.
+    /// Removes a listener that unregisters.
     pub(crate) fn leave(&self, listener: &Strong<dyn IClatdEventListener>) -> BinderResult<()> {
         let id =
             self.state().entries.iter().find(|entry| entry.listener == *listener).map(|e| e.id);
@@ -138,7 +138,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Has all listeners told, without waiting for them.
+    /// Queues an event for all listeners, without waiting for them.
     pub fn tell(&self, event: &Event) {
         let mut behind = Vec::new();
         {
@@ -154,7 +154,7 @@ impl Listeners {
         }
     }
 
-    /// Detaches all listeners, after what is left to be told.
+    /// Detaches all listeners, after the remaining events.
     pub fn detach(&self) {
         let entries = std::mem::take(&mut self.state().entries);
         let threads: Vec<_> = entries.into_iter().filter_map(|entry| entry.thread).collect();
@@ -164,7 +164,7 @@ impl Listeners {
         }
     }
 
-    /// How many listen.
+    /// Number of listeners.
     pub(crate) fn count(&self) -> usize {
         self.state().entries.len()
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a CLAT is, what becomes of it, and who is told.
+//! CLATs, their events, and observers of these.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use clat_host::{Fwmark, IfaceName};
 use clat_xlat::Prefix;
 
-/// What a CLAT is.
+/// A CLAT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clat {
     /// The uplink.
@@ -32,61 +32,61 @@ pub struct Clat {
     pub since: Instant,
 }
 
-/// What became of a CLAT.
+/// An event of a CLAT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It was started, or goes on with other names, addresses or indices.
+    /// It was started, or continues with other names, addresses or indices.
     Started(Clat),
-    /// It has ended, and all that it held is gone.
+    /// It has ended, and all its resources are released.
     Stopped {
         /// Its uplink.
         iface: IfaceName,
         /// Why it ended.
         reason: StopReason,
     },
-    /// Whether IPv4 works by it has become known.
+    /// A probe has shown whether IPv4 works over it.
     Probed {
         /// Its uplink.
         iface: IfaceName,
-        /// Whether it does.
+        /// Whether it works.
         working: Working,
     },
     /// Its clatd died.
     Died {
         /// Its uplink.
         iface: IfaceName,
-        /// Process id that it had.
+        /// Its process id.
         pid: i32,
         /// How it ended, as in "exited with status 1".
         cause: String,
     },
-    /// Another clatd was started in the place of one that died.
+    /// Another clatd was started instead of one that died.
     Restarted {
         /// Its uplink.
         iface: IfaceName,
         /// Process id of the new clatd.
         pid: i32,
-        /// How often that has happened to it.
+        /// Number of restarts of this CLAT's clatd.
         restarts: u32,
         /// How the last clatd ended, as in "exited with status 1".
         cause: String,
     },
 }
 
-/// Whether IPv4 works by a CLAT, as a host on the IPv4 internet answered or not.
+/// Whether IPv4 works over a CLAT, by a probe of a host on the IPv4 internet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Working {
-    /// It was not asked, or has not answered yet.
+    /// There was no probe, or no answer yet.
     #[default]
     Unknown,
-    /// It answers.
+    /// The host answers.
     Yes,
-    /// It does not.
+    /// The host does not answer.
     No,
 }
 
 impl Working {
-    /// In a word, as in ClatStatus.aidl.
+    /// As text, as in ClatStatus.aidl.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -100,17 +100,17 @@ impl Working {
 /// Why a CLAT ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// Somebody asked for it.
+    /// It was requested.
     Requested,
     /// The controller is ending.
     Shutdown,
-    /// Its uplink left its network, or that is gone.
+    /// Its uplink left its network, or the network no longer exists.
     NetworkGone,
-    /// Its uplink is gone, or is another one.
+    /// Its uplink no longer exists, or was replaced by another of that name.
     UplinkGone,
-    /// It could not be brought to what is wanted of it; the log says why.
+    /// It could not be brought to the desired state; the log says why.
     Failed,
 }
 
-/// Is told of every [`Event`]; must not wait for anybody.
+/// Called with every [`Event`]; must not block.
 pub type Observer = Arc<dyn Fn(Event) + Send + Sync>;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lines of the log that are AOSP's ClatdController's, word for word, since scripts look for them.
-//! Lines of our own, with the interface and what helps, stand beside them.
+//! Log lines of AOSP's ClatdController, word for word, since scripts search for them. Our own
+//! lines, with interface and advice, come beside them.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -14,10 +14,10 @@ use crate::model::Clat;
 use clat_host::IfaceName;
 use clat_sys::errno_of;
 
-/// The level is not known.
+/// The API level is not known.
 pub(crate) const NO_API_LEVEL: &str = "Cannot determine initial API level of the device.";
 
-/// What was decided from the kernel and the level.
+/// The decision from kernel and level.
 pub(crate) fn mode(mode: EbpfMode) -> &'static str {
     match mode {
         EbpfMode::Disabled => "Pre-4.9 kernel or pre-P api shipping level - disabling clat ebpf.",
@@ -26,28 +26,28 @@ pub(crate) fn mode(mode: EbpfMode) -> &'static str {
     }
 }
 
-/// The maps cannot be had.
+/// The maps cannot be opened.
 pub(crate) fn no_maps(error: &io::Error) -> String {
     format!("getClatEgressMapFd() failure: {}", strerror(errno_of(error)))
 }
 
-/// IPv6 stays on, on the TUN device.
+/// IPv6 could not be disabled on the TUN device.
 pub(crate) fn ipv6_stays(v4iface: &IfaceName, error: &io::Error) -> String {
     format!("setEnableIPv6 {v4iface} failed ({})", strerror(errno_of(error)))
 }
 
-/// The uplink has no address to make the CLAT's of.
+/// The uplink has no suitable source address.
 pub(crate) fn no_source(iface: &IfaceName, prefix: Ipv6Addr) -> String {
     format!("Unable to find global source address on {iface} for {prefix}")
 }
 
-/// clatd does not start.
+/// clatd could not be started.
 pub(crate) fn no_clatd(error: &io::Error) -> String {
     format!("posix_spawn failed ({})", strerror(errno_of(error)))
 }
 
-/// A step of the offload failed; `None` where the original has no such step. `level` says whether
-/// that is excused.
+/// A step of the offload failed; `None` if AOSP has no such step. `level` says whether failing is
+/// expected.
 pub(crate) fn no_offload(
     error: &Error,
     level: Level,
@@ -73,10 +73,10 @@ pub(crate) fn no_offload(
     Some(format!("{call}{failure}: {}", strerror(error.errno)))
 }
 
-/// What strerror(3) says.
+/// The text of strerror(3).
 fn strerror(errno: Errno) -> String {
     let text = io::Error::from(errno).to_string();
-    // The standard library puts the number behind it.
+    // The standard library appends the number.
     let end = text.rfind(" (os error").unwrap_or(text.len());
     text[..end].to_owned()
 }

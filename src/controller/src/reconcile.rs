@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What brings a CLAT from how it is to how it has to be: at its start from nothing, after a
-//! restart of the controller from what the last one left, and from then on from whatever has become
-//! of it.
+//! The actions that bring a CLAT from its actual to its desired state: at its start from nothing,
+//! after a restart of the controller from what the previous one left, and later from any state.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,23 +10,23 @@ use clat_host::{Fwmark, IfaceName};
 
 use crate::model::StopReason;
 
-/// What was asked for.
+/// The desired state, as requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Desired {
-    /// The uplink, by the name that it had then.
+    /// The uplink's name at that time.
     pub(crate) iface: IfaceName,
-    /// Its index, by which it is known from then on.
+    /// Its index, which identifies it from then on.
     pub(crate) index: u32,
-    /// The NAT64 prefix, in the words of who asked.
+    /// The NAT64 prefix, as given by the caller.
     pub(crate) prefix: String,
-    /// Mark of the packets that leave.
+    /// Routing mark of the packets sent.
     pub(crate) mark: Fwmark,
-    /// Whether its device and its route are ours to put back.
+    /// Whether the controller restores device and route (there is no netd).
     pub(crate) standalone: bool,
 }
 
-/// The parts of a CLAT, in the order in which they come (docs/contract.md, "start"). They go in the
-/// reverse order.
+/// The parts of a CLAT, in the order in which they are made (docs/contract.md, "start") and the
+/// reverse of that in which they are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// The TUN device.
@@ -40,9 +39,9 @@ pub(crate) enum Part {
     Rule,
     /// clatd, which sets up the device.
     Clatd,
-    /// The translation in the kernel, where it can be had.
+    /// Translation by BPF programs, if available.
     Offload,
-    /// The IPv4 default route, where it is ours.
+    /// The IPv4 default route, if it is ours.
     Route,
 }
 
@@ -50,7 +49,7 @@ impl Part {
     pub(crate) const ALL: [Self; 7] =
         [Self::Device, Self::V4, Self::V6, Self::Rule, Self::Clatd, Self::Offload, Self::Route];
 
-    /// Without which other parts, as they are, it is of no use.
+    /// The parts on which this one depends: it has to be made anew with them.
     fn stands_on(self) -> &'static [Self] {
         match self {
             Self::Device | Self::V4 => &[],
@@ -62,56 +61,56 @@ impl Part {
     }
 }
 
-/// How things are.
+/// The actual state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Actual {
-    /// Whether the uplink is there.
+    /// Whether the uplink exists.
     pub(crate) has_uplink: bool,
-    /// Whether its name is another than the parts know.
+    /// Whether its name differs from the one that the parts have.
     pub(crate) is_renamed: bool,
-    /// The parts that are there.
+    /// The existing parts.
     pub(crate) parts: BTreeSet<Part>,
-    /// Whether the uplink has addresses to send from, all of them in other /64s than the CLAT's.
+    /// Whether the uplink has source addresses, and all are in other /64s than the CLAT's.
     pub(crate) has_other_prefix: bool,
     /// Whether another node has the CLAT's IPv6 address.
     pub(crate) is_taken: bool,
-    /// The MTU that the device should have; `None` where no path leads to the PLAT.
+    /// The MTU that the device should have; `None` without a path to the PLAT.
     pub(crate) wanted_mtu: Option<u32>,
-    /// The MTU that it has; `None` where there is none.
+    /// The device's MTU; `None` without a device.
     pub(crate) mtu: Option<u32>,
     /// Whether it is up and has its address.
     pub(crate) is_configured: bool,
-    /// Whether that has ever been so.
+    /// Whether this has ever been the case.
     pub(crate) was_configured: bool,
-    /// Whether the kernel has the default route.
+    /// Whether the default route exists.
     pub(crate) is_route_set: bool,
-    /// Whether neighbours were told of the Ethernet address that the uplink has.
+    /// Whether neighbours have been told the uplink's present Ethernet address.
     pub(crate) is_announced: bool,
 }
 
-/// What is to be done.
+/// An action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// End the CLAT.
     End(StopReason),
-    /// Make a part, in the place of the one that is there.
+    /// Make a part, after removing an existing one.
     Make(Part),
-    /// Have the device carry packets of this size.
+    /// Set the device's MTU.
     SetMtu(u32),
     /// Bring the device up, with its address and this MTU.
     Configure(u32),
-    /// Wait until clatd has set up the device: a route by it cannot be set before.
+    /// Wait until clatd has set up the device, which the route needs.
     AwaitClatd,
-    /// Tell neighbours where the IPv6 address is.
+    /// Tell neighbours the Ethernet address of the IPv6 address.
     Announce,
-    /// Take the default route away for a while, so that programs use another one or are told at
-    /// once.
+    /// Remove the default route for a while, so that programs use another one, or fail at once.
     WithdrawRoute,
-    /// Have the default route be there again.
+    /// Restore the default route.
     RestoreRoute,
 }
 
-/// What brings a CLAT to what is desired, in this order. All parts that are to be made go first.
+/// The actions that bring a CLAT to the desired state, in this order. All parts that will be made
+/// are removed first.
 pub(crate) fn reconcile(desired: &Desired, actual: &Actual) -> Vec<Action> {
     if !actual.has_uplink {
         return vec![Action::End(StopReason::UplinkGone)];
@@ -120,7 +119,7 @@ pub(crate) fn reconcile(desired: &Desired, actual: &Actual) -> Vec<Action> {
     let is_right = |part| match part {
         Part::Device | Part::Rule => !actual.is_renamed,
         Part::V6 => !actual.has_other_prefix && !actual.is_taken,
-        // It believes in the path that it has found first, and in smaller ones.
+        // A running clatd uses the path MTU of its start, and smaller ones, but no larger one.
         Part::Clatd => !actual.is_renamed && (!actual.was_configured || wanted_mtu <= actual.mtu),
         Part::V4 | Part::Offload | Part::Route => true,
     };
@@ -145,7 +144,7 @@ pub(crate) fn reconcile(desired: &Desired, actual: &Actual) -> Vec<Action> {
             actions.push(Action::Make(part));
         }
     }
-    // Before, it is clatd that sets it up.
+    // Before that, clatd sets it up.
     if let Some(mtu) = wanted_mtu.filter(|_| device_stays && actual.was_configured) {
         if desired.standalone && !actual.is_configured {
             actions.push(Action::Configure(mtu));
@@ -153,7 +152,7 @@ pub(crate) fn reconcile(desired: &Desired, actual: &Actual) -> Vec<Action> {
             actions.push(Action::SetMtu(mtu));
         }
     }
-    // A new clatd does it by itself.
+    // A new clatd announces it itself.
     if !actual.is_announced && stay.contains(&Part::Clatd) {
         actions.push(Action::Announce);
     }
@@ -167,10 +166,10 @@ pub(crate) fn reconcile(desired: &Desired, actual: &Actual) -> Vec<Action> {
     actions
 }
 
-/// So many repairs in so long, and no more: somebody else wants it otherwise.
+/// Most repairs per time: beyond that, somebody else evidently wants another state.
 pub(crate) const MOST_REPAIRS: (usize, Duration) = (5, Duration::from_secs(60));
 
-/// How often something may happen in so long.
+/// A limit on how often something may happen per time.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
     most: usize,
@@ -183,13 +182,13 @@ impl Limit {
         Self { most, period, noted: VecDeque::new() }
     }
 
-    /// When it may happen again, `now` or later.
+    /// When it may happen next, `now` or later.
     pub(crate) fn free_at(&self, now: Instant) -> Instant {
         let oldest = self.noted.len().checked_sub(self.most).map(|at| self.noted[at]);
         oldest.map_or(now, |oldest| now.max(oldest + self.period))
     }
 
-    /// Notes that it happens at `now`; false where that is too often.
+    /// Notes that it happens at `now`; false if that is too often.
     pub(crate) fn note(&mut self, now: Instant) -> bool {
         self.noted.retain(|at| now.duration_since(*at) < self.period);
         self.noted.push_back(now);
@@ -261,9 +260,9 @@ mod tests {
                 ],
             ),
             (without(&[Route]), &[Make(Route)]),
-            // From what a former life has left.
+            // From what a previous controller has left.
             (without(&[Offload, Route]), &[Make(Offload), Make(Route)]),
-            // Until there is another prefix, nothing can be done but to step aside.
+            // Without another prefix, the default route has to be withdrawn.
             (Actual { wanted_mtu: None, ..well() }, &[WithdrawRoute]),
             (Actual { wanted_mtu: None, is_route_set: false, ..well() }, &[]),
             (Actual { is_route_set: false, ..well() }, &[RestoreRoute]),
@@ -284,7 +283,7 @@ mod tests {
         ] {
             assert_eq!(reconcile(&desired(true), &actual), actions, "{actual:?}");
         }
-        // netd's to put back.
+        // netd restores these.
         let down = Actual { is_configured: false, is_route_set: false, ..well() };
         assert_eq!(reconcile(&desired(false), &down), []);
     }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The binder service: checks who calls, and turns requests and errors into what the transport
-//! carries.
+//! The binder service: checks callers, and converts requests and errors for the transport.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -34,8 +33,8 @@ pub struct ClatdService<H: Host> {
 }
 
 impl<H: Host> ClatdService<H> {
-    /// A service for `callers`, by their user ids; `dumpers` may have it dump, and nothing else.
-    /// `listeners` are those that the controller tells of events.
+    /// A service for `callers`, by user id; `dumpers` may call dump only. `listeners` get the
+    /// controller's events.
     #[must_use]
     pub fn new(
         controller: Arc<Controller<H>>,
@@ -46,13 +45,13 @@ impl<H: Host> ClatdService<H> {
         Self { controller, listeners, callers, dumpers, uplinks: Arc::default() }
     }
 
-    /// The same, showing these uplinks.
+    /// The same, which shows these uplinks.
     #[must_use]
     pub fn showing(self, uplinks: Arc<Uplinks>) -> Self {
         Self { uplinks, ..self }
     }
 
-    /// The controller, for a caller who may.
+    /// The controller, if the caller may use it.
     fn for_caller(&self) -> BinderResult<&Controller<H>> {
         self.check(|uid| self.may_call(uid))
             .map_err(|uid| security(&format!("uid {uid} may not use the CLAT controller")))
@@ -66,7 +65,7 @@ impl<H: Host> ClatdService<H> {
         self.may_call(uid) || self.dumpers.contains(&uid)
     }
 
-    /// The controller, or the user id of a caller who may not.
+    /// The controller, or the user id of a caller who may not use it.
     fn check(&self, may: impl FnOnce(u32) -> bool) -> Result<&Controller<H>, u32> {
         let uid = calling_uid();
         if may(uid) {
@@ -85,9 +84,9 @@ impl<H: Host> ClatdService<H> {
         }
     }
 
-    /// What `dumpsys` shows, given these arguments.
+    /// The text of `dumpsys` with these arguments.
     fn dump_text(&self, controller: &Controller<H>, args: &[String]) -> String {
-        // What no version of the interface has yet.
+        // No version of the interface has these yet.
         if args.iter().any(|arg| arg == "--uplinks") {
             return self.uplinks.json() + "\n";
         }
@@ -106,7 +105,7 @@ impl From<Error> for Status {
     }
 }
 
-/// AIDL has no unsigned numbers; what does not fit is as large as can be.
+/// AIDL has no unsigned integers; a larger value becomes the maximum.
 fn signed<S: TryFrom<u64> + Max>(number: impl Into<u64>) -> S {
     S::try_from(number.into()).unwrap_or(S::MAX)
 }
@@ -177,13 +176,13 @@ impl From<Running> for ClatStatus {
 }
 
 impl<H: Host> Interface for ClatdService<H> {
-    /// What `dumpsys clatd_controller` shows.
+    /// Writes the text of `dumpsys clatd_controller`.
     fn dump(&self, out: &mut dyn Write, args: &[DumpArg<'_>]) -> Result<(), StatusCode> {
         let text = self.check(|uid| self.may_dump(uid)).map(|controller| {
             let args: Vec<_> = args.iter().map(dump_arg).collect();
             self.dump_text(controller, &args)
         });
-        // Who may not is told so in the way of Android's own services.
+        // Refusals have the form of Android's own services.
         let refused =
             |uid| format!("Permission Denial: can't dump ClatdController from uid={uid}\n");
         let (text, result) = match text {

@@ -19,30 +19,30 @@ pub struct Status {
     pub ebpf_mode: String,
     pub standalone: bool,
     pub clats: Vec<Clat>,
-    /// What is known of uplinks, where CLATs come and go by themselves.
+    /// The uplinks, if CLATs are managed automatically.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub uplinks: Vec<Uplink>,
 }
 
-/// What is known of an uplink and its network.
+/// An uplink and its network.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)] // the names say it
 pub struct Uplink {
     pub iface: String,
     pub nat64_prefix: Option<String>,
-    /// Who has said so.
+    /// The source of the prefix.
     pub source: Option<String>,
-    /// Whether a CLAT is to run there, and why not.
+    /// Whether a CLAT is wanted there, and why not.
     pub verdict: String,
 }
 
-/// The uplinks as they are now, for whoever asks.
+/// The present uplinks.
 #[derive(Debug, Default)]
 pub struct Uplinks(Mutex<Vec<Uplink>>);
 
 impl Uplinks {
-    /// Has them be these from now on.
+    /// Replaces them.
     pub fn set(&self, uplinks: Vec<Uplink>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = uplinks;
     }
@@ -59,7 +59,7 @@ impl Status {
     /// One line of JSON.
     #[must_use]
     pub fn json(&self) -> String {
-        // Fails for maps with keys that are no text, and there are none.
+        // Fails only for maps whose keys are no text; there are none.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -91,18 +91,18 @@ pub struct Clat {
     pub working: String,
     pub hindrances: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    /// For who asks again and again; the controller keeps no rates.
+    /// Computed by clients that ask repeatedly; the controller keeps no rates.
     pub rates: Option<Rates>,
 }
 
 impl Clat {
-    /// What left by both ways, through the kernel and through clatd: packets and bytes.
+    /// Packets and bytes sent, by BPF programs and by clatd.
     #[must_use]
     pub fn sent(&self) -> (i64, i64) {
         by_both(self.tx_packets, self.tx_bytes, self.egress.as_ref())
     }
 
-    /// What arrived, likewise.
+    /// Packets and bytes received, likewise.
     #[must_use]
     pub fn received(&self) -> (i64, i64) {
         by_both(self.rx_packets, self.rx_bytes, self.ingress.as_ref())
@@ -114,8 +114,8 @@ fn by_both(packets: i64, bytes: i64, offload: Option<&Offload>) -> (i64, i64) {
     (packets.saturating_add(more.0), bytes.saturating_add(more.1))
 }
 
-/// What a program in the kernel has done; the fields are those of `OffloadCounters.aidl`, and
-/// `passed` by reason.
+/// The counters of a BPF program; the fields are those of `OffloadCounters.aidl`, and `passed` by
+/// reason.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)] // the names say it, or the AIDL does
@@ -128,7 +128,7 @@ pub struct Offload {
     pub passed: BTreeMap<String, i64>,
 }
 
-/// What passed since the status before, a second, by both ways.
+/// Rates per second since the previous status, by BPF programs and by clatd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)] // the names say it, or the AIDL does
@@ -178,7 +178,7 @@ impl From<ClatStatus> for Clat {
             nat64_prefix: clat.nat64Prefix,
             v4: clat.v4,
             v6: clat.v6,
-            // AIDL knows no unsigned numbers.
+            // AIDL has no unsigned integers.
             fwmark: u32::from_ne_bytes(clat.fwmark.to_ne_bytes()),
             pid: clat.pid,
             restarts: clat.restarts,
@@ -190,7 +190,7 @@ impl From<ClatStatus> for Clat {
             offloaded: clat.offloaded,
             egress: clat.egress.map(Offload::from),
             ingress: clat.ingress.map(Offload::from),
-            // A controller that cannot ask.
+            // From a controller without probes.
             working: if clat.working.is_empty() { "unknown".into() } else { clat.working },
             hindrances: clat.hindrances,
             rates: None,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Watches over one clatd: its end is noticed at once.
+//! Supervises one clatd: notices at once when it ends, and ends it when it hangs.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,20 +15,19 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::host::{Child, Ended, Progress};
 
-/// Waiting time before another clatd is started.
+/// Delay before another clatd is started, at first.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Waiting time that it doubles up to.
+/// The delay doubles up to this.
 const LONGEST: Duration = Duration::from_secs(10);
-/// A clatd that lived this long has earned a fresh start.
+/// After a clatd has run this long, the delay starts over.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// A clatd that takes none of the packets that there are for so long hangs: so many looks, one
-/// after the other.
-const PATIENCE: Duration = Duration::from_millis(250 * LOOKS as u64);
-const LOOKS: u32 = 5;
+/// A clatd that takes no packets although some wait hangs, after this time and number of checks.
+const HANG_TIMEOUT: Duration = Duration::from_millis(250 * CHECKS as u64);
+const CHECKS: u32 = 5;
 
-/// How clatd exits when another node has its address (docs/contract.md): starting it again as it
-/// was would not help.
+/// clatd's exit status if another node has its address (docs/contract.md): starting it again with
+/// the same address would not help.
 const DUPLICATE: i32 = 3;
 
 /// How and when a clatd ended, once it has.
@@ -41,13 +40,13 @@ impl End {
     }
 }
 
-const WAYS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
-/// What a clatd has to do, each way. Nothing is asked while there is nothing to do.
+/// The work of a clatd in each direction. Nothing is checked while there is none.
 pub(crate) struct Work<A, P> {
-    /// What becomes readable when there is a packet for it.
+    /// Readable when there is a packet for it.
     pub(crate) arrival: A,
-    /// How it gets on.
+    /// Its progress.
     pub(crate) progress: P,
 }
 
@@ -56,10 +55,10 @@ where
     A: Fn(Direction) -> io::Result<OwnedFd>,
     P: Fn(Direction) -> io::Result<Progress>,
 {
-    /// Waits until one of `fds` is readable and returns its place; `None` when clatd hangs.
+    /// Waits until one of `fds` is readable and returns its index; `None` if clatd hangs.
     fn wait(&self, fds: &[BorrowedFd<'_>]) -> Option<usize> {
         loop {
-            let before = WAYS.map(|way| (way, (self.progress)(way)));
+            let before = DIRECTIONS.map(|way| (way, (self.progress)(way)));
             let way = match self.next_arrival(fds) {
                 Ok(way) => way,
                 Err(at) => return Some(at),
@@ -72,9 +71,9 @@ where
                     _ => false,
                 })
             };
-            let mut looks = LOOKS;
+            let mut looks = CHECKS;
             loop {
-                if let Some(at) = wait_readable(fds, Some(PATIENCE / LOOKS)) {
+                if let Some(at) = wait_readable(fds, Some(HANG_TIMEOUT / CHECKS)) {
                     return Some(at);
                 }
                 if !is_stuck() {
@@ -88,11 +87,11 @@ where
         }
     }
 
-    /// Waits for a packet, and returns which way it goes; or the place of one of `fds` that is
-    /// readable. That there is another packet costs nothing: only the first is waited for.
+    /// Waits for a packet and returns its direction, or the index of one of `fds` that is readable.
+    /// Only the first packet is waited for; further ones cost nothing.
     fn next_arrival(&self, fds: &[BorrowedFd<'_>]) -> Result<Direction, usize> {
         let open = |way| Some((way, File::from((self.arrival)(way).ok()?)));
-        let mut arrivals: Vec<_> = WAYS.into_iter().filter_map(open).collect();
+        let mut arrivals: Vec<_> = DIRECTIONS.into_iter().filter_map(open).collect();
         loop {
             let arriving = arrivals.iter().map(|(_, arrival)| arrival.as_fd());
             let all: Vec<_> = fds.iter().copied().chain(arriving).collect();
@@ -102,7 +101,7 @@ where
             else {
                 return Err(at);
             };
-            // That its interface is down it tells by an error, which is over when it is read.
+            // An interface that is down is reported as an error, which reading clears.
             if arrival.read(&mut [0; 8]).is_ok() {
                 return Ok(*way);
             }
@@ -110,18 +109,18 @@ where
     }
 }
 
-/// A clatd that is watched over. Dropping it ends it.
+/// A supervised clatd. Dropping it ends the process.
 pub(crate) struct Supervisor<C: Child> {
     pid: i32,
     since: Instant,
     end: Arc<End>,
     stop: EventFd,
-    /// Gives back a clatd that still runs.
+    /// Returns a clatd that still runs.
     thread: Option<JoinHandle<Option<C>>>,
 }
 
 impl<C: Child> Supervisor<C> {
-    /// Takes over `child`, and calls `ended` when it ends by itself, or is ended since it hangs.
+    /// Supervises `child`, and calls `ended` when it ends by itself, or was killed because it hung.
     pub(crate) fn watch<A, P>(
         mut child: C,
         work: Work<A, P>,
@@ -147,7 +146,7 @@ impl<C: Child> Supervisor<C> {
             }
             let mut end = child.reap();
             if at.is_none() {
-                end.how = format!("hung: it took no packets for {PATIENCE:?}");
+                end.how = format!("hung: it took no packets for {HANG_TIMEOUT:?}");
             }
             *noted.get() = Some((end, Instant::now()));
             drop(child);
@@ -158,7 +157,7 @@ impl<C: Child> Supervisor<C> {
         Ok(Self { pid, since: Instant::now(), end, stop, thread: Some(thread) })
     }
 
-    /// Its process id; 0 when it has ended.
+    /// Its process id; 0 if it has ended.
     pub(crate) fn pid(&self) -> i32 {
         if self.end.get().is_some() {
             0
@@ -177,7 +176,7 @@ impl<C: Child> Supervisor<C> {
         self.end.get().as_ref().is_some_and(|(ended, _)| ended.status == Some(DUPLICATE))
     }
 
-    /// Waits for its end, but not longer than that; how it ended, if it did.
+    /// Waits for its end, at most `timeout`; returns how it ended, if it did.
     pub(crate) fn wait(&self, timeout: Duration) -> Option<Ended> {
         let runs = |end: &mut Option<_>| end.is_none();
         let waited = self.end.1.wait_timeout_while(self.end.get(), timeout, runs);
@@ -185,7 +184,7 @@ impl<C: Child> Supervisor<C> {
         end.as_ref().map(|(ended, _)| ended.clone())
     }
 
-    /// No longer watches over it, and gives it back if it still runs.
+    /// Stops supervising; returns the process if it still runs.
     fn stop(&mut self) -> Option<C> {
         let thread = self.thread.take()?;
         if let Err(e) = self.stop.write(1) {
@@ -198,7 +197,7 @@ impl<C: Child> Supervisor<C> {
         })
     }
 
-    /// Has clatd go on without us.
+    /// Lets clatd run on without supervision.
     pub(crate) fn detach(mut self) {
         if let Some(child) = self.stop() {
             child.detach();
@@ -212,18 +211,17 @@ impl<C: Child> Drop for Supervisor<C> {
     }
 }
 
-/// When another clatd is started in the place of one that has ended: sooner at first and then ever
-/// later.
+/// When another clatd is started after one has ended: soon at first, then with growing delay.
 #[derive(Debug, Default)]
 pub(crate) struct Restarts {
     delay: Option<Duration>,
-    /// How the last one ended and when another is due, until that is started.
+    /// How the last one ended, and when the next is due.
     pending: Option<(Ended, Instant)>,
     count: u32,
 }
 
 impl Restarts {
-    /// Takes note of a clatd that has ended since the last look, and returns how.
+    /// Notes a clatd that has ended since the last call, and returns how.
     pub(crate) fn see<C: Child>(&mut self, clatd: &Supervisor<C>) -> Option<Ended> {
         if self.pending.is_some() {
             return None;
@@ -237,19 +235,19 @@ impl Restarts {
         Some(ended)
     }
 
-    /// When another is due.
+    /// When another one is due.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.pending.as_ref().map(|(_, due)| *due)
     }
 
-    /// Takes note of another one that could not be started.
+    /// Notes that another one could not be started.
     pub(crate) fn failed(&mut self, cause: &str, now: Instant) {
         let ended = || (Ended { how: format!("could not be started: {cause}"), status: None }, now);
         self.pending.get_or_insert_with(ended);
         self.put_off(now);
     }
 
-    /// Has it wait from `now` on, longer than before.
+    /// Sets the next, longer delay from `now`.
     fn put_off(&mut self, now: Instant) {
         let delay = self.delay.map_or(SHORTEST, |delay| (delay * 2).min(LONGEST));
         self.delay = Some(delay);
@@ -258,15 +256,15 @@ impl Restarts {
         }
     }
 
-    /// Takes note of another one, and returns how many there were in the place of one that had
-    /// ended, and how that had; `None` where none had.
+    /// Notes that another one was started; returns the number of restarts and how the previous one
+    /// ended, or `None` if none had.
     pub(crate) fn started(&mut self) -> Option<(u32, Ended)> {
         let (ended, _) = self.pending.take()?;
         self.count += 1;
         Some((self.count, ended))
     }
 
-    /// How often one was started in the place of one that had ended.
+    /// Number of restarts.
     pub(crate) fn count(&self) -> u32 {
         self.count
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What would be done on each uplink, found out once and without doing it.
+//! What the controller would do on each uplink, determined once without doing it.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,23 +14,23 @@ use super::network::{Network, Watched};
 use super::settings::{Pattern, Settings};
 use super::sockets::Routers;
 
-/// What was found out about one uplink.
+/// The result for one uplink.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// The uplink.
     pub iface: IfaceName,
-    /// What it has.
+    /// The host's state on it.
     pub host: Host,
-    /// Its network's NAT64 prefix, and where it is from.
+    /// Its network's NAT64 prefix and the source of that.
     pub found: Option<Found>,
-    /// What that means.
+    /// The decision.
     pub verdict: Verdict,
-    /// Whether routers could be heard, which takes root.
+    /// Whether router advertisements could be received, which needs root.
     pub hears_routers: bool,
 }
 
-/// Finds out about all uplinks, or about this interface, whatever it is. Takes at most `patience`,
-/// and no longer than there is something to wait for.
+/// Examines all uplinks, or the interfaces that match `only`. Takes at most `patience`, and no
+/// longer than there is an answer to wait for.
 ///
 /// # Errors
 /// Those of netlink(7).

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The uplinks of a network namespace, each kept up to date about its network.
+//! The uplinks of a network namespace, and what is known of their networks.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,25 +17,25 @@ use super::facts;
 use super::settings::Settings;
 use super::sockets::{Dhcpv4, Question, Routers};
 
-/// After a change, how long the next ones are gathered: they come in bursts.
+/// How long to gather further changes after one: they come in bursts.
 const GATHERING: Duration = Duration::from_millis(5);
-/// While no prefix is known, how often to look whether resolvers were written down meanwhile.
+/// While no prefix is known, how often to read the lists of resolvers again.
 const LOOKING: Duration = Duration::from_secs(10);
-/// Questions to resolvers that are waited for, of one uplink.
+/// Most open questions to resolvers per uplink.
 const QUESTIONS: usize = 8;
 
 const TOPICS: [Topic; 5] =
     [Topic::Links, Topic::Addresses4, Topic::Addresses6, Topic::Routes4, Topic::Routes6];
 
-/// All uplinks, and what is heard of them.
+/// All uplinks, and the sockets that serve them.
 #[derive(Debug)]
 pub(super) struct Network {
     settings: Settings,
-    /// `None` where nobody may listen.
+    /// `None` without the permission to open it.
     routers: Option<Routers>,
     subscription: Subscription,
     pub(super) uplinks: BTreeMap<u32, Watched>,
-    /// When to look at the kernel's view again.
+    /// When to read the kernel's state again.
     due: Option<Instant>,
 }
 
@@ -48,11 +48,11 @@ pub(super) struct Watched {
     questions: Vec<Question>,
 }
 
-/// An uplink that is one no more, and whether its interface is still there.
+/// An interface that is no uplink any more, and whether it still exists.
 pub(super) type Gone = (u32, IfaceName, bool);
 
 impl Network {
-    /// Of the network namespace of this thread.
+    /// For the network namespace of this thread.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -62,7 +62,7 @@ impl Network {
         Ok(Self { settings, routers, subscription, uplinks: BTreeMap::new(), due })
     }
 
-    /// Goes on with other settings.
+    /// Changes the settings.
     pub(super) fn set(&mut self, settings: Settings, now: Instant) {
         for watched in self.uplinks.values_mut() {
             watched.uplink.configure(settings.prefix(watched.name.as_str()), now);
@@ -71,13 +71,13 @@ impl Network {
         self.due = Some(now);
     }
 
-    /// Whether routers are heard.
+    /// Whether router advertisements can be received.
     pub(super) fn hears_routers(&self) -> bool {
         self.routers.is_some()
     }
 
-    /// Waits until something is to be done here or until `other` is readable, but at most until
-    /// `deadline`; true where it is `other`.
+    /// Waits until there is something to do here, `other` is readable, or `deadline` has come; true
+    /// if it is `other`.
     pub(super) fn wait(&self, other: BorrowedFd<'_>, deadline: Option<Instant>) -> bool {
         let mut fds = vec![other, self.subscription.as_fd()];
         fds.extend(self.routers.iter().map(AsFd::as_fd));
@@ -91,7 +91,8 @@ impl Network {
         wait_readable(&fds, next.map(|next| next.saturating_duration_since(now))) == Some(0)
     }
 
-    /// Takes in all that has come, sends what is to be sent, and returns the uplinks that are gone.
+    /// Handles received messages and changes, sends what is due, and returns interfaces that are no
+    /// uplinks any more.
     pub(super) fn step(&mut self, now: Instant) -> Vec<Gone> {
         match self.subscription.read() {
             Ok(changes) if changes.is_empty() => {}
@@ -99,7 +100,7 @@ impl Network {
             Err(e) => log::error!("CLATs no longer follow the network: {e}"),
         }
         let heard: Vec<_> = std::iter::from_fn(|| self.routers.as_ref()?.receive()).collect();
-        // A router may be heard before the kernel's own words about the link are.
+        // An advertisement may arrive before the kernel's report of the link.
         let is_new = heard.iter().any(|(index, ..)| !self.uplinks.contains_key(index));
         let due = self.due.is_some_and(|due| due <= now);
         let gone = if due || is_new { self.look(now) } else { Vec::new() };
@@ -122,12 +123,12 @@ impl Network {
         gone
     }
 
-    /// Looks again by `latest`.
+    /// Reads the kernel's state again by `latest`.
     fn look_by(&mut self, latest: Instant) {
         self.due = Some(self.due.map_or(latest, |due| due.min(latest)));
     }
 
-    /// Looks at the kernel's view of the network.
+    /// Reads the kernel's state of the network.
     fn look(&mut self, now: Instant) -> Vec<Gone> {
         self.due = None;
         let links = links().unwrap_or_else(|e| {
@@ -181,7 +182,7 @@ impl Watched {
                 answers.push((question.resolver(), answer));
                 true
             }
-            // Who refuses says nothing more.
+            // A resolver that refuses sends nothing more.
             Err(e) => e.kind() == io::ErrorKind::WouldBlock,
         });
         for (resolver, answer) in answers {

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The resolvers of an uplink, as whoever manages it has written them down: its own where they are
-//! known, else those of the host, which are asked by the uplink in any case.
+//! The resolvers of an uplink, from files of network managers: its own if known, else the host's,
+//! which are asked over the uplink in any case.
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::Path;
 
-/// Where systemd-networkd and systemd-resolved have a file for each interface, named by its index,
-/// and the key in it that has the servers.
+/// Directories in which systemd-networkd and systemd-resolved have a file per interface index, and
+/// its key for servers.
 const PER_LINK: [(&str, &str); 2] =
     [("run/systemd/netif/links", "DNS"), ("run/systemd/resolve/netif", "SERVERS")];
 
-/// Where all servers are that NetworkManager knows, and those of the host; the first that has any.
+/// Files with all servers known to NetworkManager, and those of the host; the first that has any is
+/// used.
 const OF_ALL: [&str; 3] = [
     "run/NetworkManager/no-stub-resolv.conf",
     "run/systemd/resolve/resolv.conf",
@@ -21,7 +22,7 @@ const OF_ALL: [&str; 3] = [
 
 const PORT: u16 = 53;
 
-/// The resolvers of the interface `index` of this name, in the files below `root`, best first.
+/// The resolvers of the interface with this index and name, in files below `root`, best first.
 pub(super) fn resolvers(root: &Path, index: u32, name: &str) -> Vec<SocketAddr> {
     let scoped = |word: &str| address(word, index, name);
     let mut found: Vec<SocketAddr> = Vec::new();
@@ -47,8 +48,8 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// A server as these files have it: an address, perhaps with a zone, a port, and a name for TLS
-/// behind `#`. `None` for one that the uplink does not reach: of another link, or of this host.
+/// A server in the format of these files: an address with optional zone, port, and TLS name after
+/// `#`. `None` if the uplink cannot reach it: on another link, or on this host.
 fn address(word: &str, index: u32, name: &str) -> Option<SocketAddr> {
     let word = word.split('#').next().unwrap_or_default();
     let (word, port) = match word.strip_prefix('[') {
@@ -78,7 +79,7 @@ fn address(word: &str, index: u32, name: &str) -> Option<SocketAddr> {
     })
 }
 
-/// Whether an address is of fe80::/10.
+/// Whether an address is in fe80::/10.
 pub(super) fn is_link_local(address: Ipv6Addr) -> bool {
     address.segments()[0] & 0xffc0 == 0xfe80
 }

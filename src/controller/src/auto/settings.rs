@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which uplinks CLATs come and go on by themselves, and what is known about them beforehand.
+//! Settings of automatic CLATs: which interfaces are uplinks, and known prefixes.
 
 use std::str::FromStr;
 
 use clat_xlat::Prefix;
 
-/// What its owner wants of it. The default is to judge each interface by what it is.
+/// The settings. By default, each interface is judged by its properties.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Interfaces that are uplinks, whatever they are.
+    /// Interfaces that are uplinks in any case.
     pub uplinks: Vec<Pattern>,
-    /// Interfaces that are none.
+    /// Interfaces that are no uplinks.
     pub no_uplinks: Vec<Pattern>,
-    /// Prefixes of networks that do not say theirs.
+    /// Prefixes of networks that do not announce theirs.
     pub prefixes: Vec<(Pattern, Prefix)>,
 }
 
 impl Settings {
-    /// Whether the settings say of this interface that it is an uplink, or none; the first list
-    /// before the second.
+    /// Whether the settings declare this interface an uplink (true) or none (false); `uplinks` has
+    /// precedence.
     pub(super) fn names(&self, iface: &str) -> Option<bool> {
         let has = |list: &[Pattern]| list.iter().any(|pattern| pattern.matches(iface));
         if has(&self.uplinks) {
@@ -29,12 +29,12 @@ impl Settings {
         }
     }
 
-    /// The prefix that it says this uplink's network has.
+    /// The configured prefix of this uplink's network.
     pub(super) fn prefix(&self, iface: &str) -> Option<Prefix> {
         self.prefixes.iter().find(|(pattern, _)| pattern.matches(iface)).map(|(_, prefix)| *prefix)
     }
 
-    /// These interfaces are uplinks, and no others.
+    /// Makes these interfaces, and no others, uplinks.
     pub(super) fn only(pattern: &Pattern) -> Self {
         let all = Pattern("*".to_owned());
         Self { uplinks: vec![pattern.clone()], no_uplinks: vec![all], prefixes: Vec::new() }
@@ -47,12 +47,12 @@ impl Settings {
     }
 }
 
-/// Names of interfaces: `*` stands for any characters, `?` for one.
+/// A pattern of interface names: `*` matches any characters, `?` one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(String);
 
 impl Pattern {
-    /// Whether `name` is one of them.
+    /// Whether the pattern matches `name`.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         matches(self.0.as_bytes(), name.as_bytes())
@@ -77,7 +77,7 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-*?".contains(&b);
-        // More than 15 characters no interface has; this also bounds the matching.
+        // No interface name is longer than 15; this also bounds the matching.
         if text.is_empty() || text.len() > 15 || !text.bytes().all(allowed) {
             return Err("an interface is named by 1 to 15 of A-Z a-z 0-9 . _ - and * ?".to_owned());
         }

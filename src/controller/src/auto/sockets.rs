@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The sockets by which an uplink's network is asked.
+//! Sockets for router advertisements, DHCPv4 and DNS on uplinks.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,9 +19,9 @@ use clat_host::IfaceName;
 /// Bytes of the longest message that is read.
 const LONGEST: usize = 4096;
 
-/// All routers of a link (RFC 4291 §2.7.1).
+/// The all-routers group of a link (RFC 4291 §2.7.1).
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
-/// A router solicitation without options (RFC 4861 §4.1); the kernel sees to the checksum.
+/// A router solicitation without options (RFC 4861 §4.1); the kernel fills in the checksum.
 const SOLICITATION: [u8; 8] = [133, 0, 0, 0, 0, 0, 0, 0];
 /// linux/icmpv6.h, linux/in6.h
 const ICMPV6_FILTER: libc::c_int = 1;
@@ -29,16 +29,16 @@ const ADVERTISEMENT: usize = 134;
 /// linux/if_ether.h
 const ETH_P_IP: u16 = 0x0800;
 
-/// Hears router advertisements of all links, beside the kernel, and solicits them.
+/// Receives router advertisements of all links, beside the kernel, and sends solicitations.
 #[derive(Debug)]
 pub(super) struct Routers(OwnedFd);
 
 impl Routers {
-    /// Opens it, which takes CAP_NET_RAW; nothing later does.
+    /// Opens the socket, which needs CAP_NET_RAW; using it does not.
     pub(super) fn open() -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK;
         let fd = socket::open(libc::AF_INET6, kind, libc::IPPROTO_ICMPV6)?;
-        // A bit that is set is a type that is not heard.
+        // A set bit blocks a type.
         let mut types = [0xff; 32];
         let word = !(1_u32 << (ADVERTISEMENT % 32));
         types[ADVERTISEMENT / 32 * 4..][..4].copy_from_slice(&word.to_ne_bytes());
@@ -49,8 +49,8 @@ impl Routers {
         Ok(Self(fd))
     }
 
-    /// The next advertisement that came with hop limit 255 and a checksum that is right: the index
-    /// of its link, who sent it, and the message.
+    /// The next advertisement with hop limit 255 and a valid checksum: the index of its link, its
+    /// sender and the message.
     pub(super) fn receive(&self) -> Option<(u32, Ipv6Addr, Vec<u8>)> {
         let mut buffer = [0; LONGEST];
         loop {
@@ -69,7 +69,7 @@ impl Routers {
         }
     }
 
-    /// Asks the routers of a link to advertise.
+    /// Solicits the routers of a link.
     pub(super) fn solicit(&self, index: u32) -> io::Result<()> {
         let all = SockaddrIn6::from(SocketAddrV6::new(ALL_ROUTERS, 0, 0, index));
         sendto(self.0.as_raw_fd(), &SOLICITATION, &all, MsgFlags::empty())?;
@@ -83,7 +83,7 @@ impl AsFd for Routers {
     }
 }
 
-/// Hears what DHCPv4 servers tell on one link.
+/// Receives messages of DHCPv4 servers on one link.
 #[derive(Debug)]
 pub(super) struct Dhcpv4 {
     socket: OwnedFd,
@@ -105,14 +105,14 @@ impl Dhcpv4 {
         self.address
     }
 
-    /// The next IPv4 packet to a client.
+    /// The next IPv4 packet to a DHCPv4 client.
     pub(super) fn receive(&self) -> Option<Vec<u8>> {
         let mut buffer = [0; LONGEST];
         let (len, _) = recvfrom::<()>(self.socket.as_raw_fd(), &mut buffer).ok()?;
         buffer.get(..len).map(<[u8]>::to_vec)
     }
 
-    /// Its number in the kernel's tables.
+    /// Its inode, by which the kernel's tables name it.
     pub(super) fn inode(&self) -> io::Result<u64> {
         Ok(std::fs::metadata(format!("/proc/self/fd/{}", self.socket.as_raw_fd()))?.ino())
     }
@@ -124,7 +124,7 @@ impl AsFd for Dhcpv4 {
     }
 }
 
-/// One question to a resolver, by its uplink and no other.
+/// One question to a resolver over its uplink.
 #[derive(Debug)]
 pub(super) struct Question {
     socket: UdpSocket,
@@ -141,7 +141,7 @@ impl Question {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        // Its port is one that nobody can foresee.
+        // The kernel chooses a random port (RFC 5452 §9.2).
         let socket = UdpSocket::bind(any)?;
         setsockopt(&socket, sockopt::BindToDevice, &OsString::from(uplink.as_str()))?;
         socket.connect(resolver)?;
@@ -154,7 +154,7 @@ impl Question {
         self.resolver
     }
 
-    /// What the resolver said; an error where it is not there.
+    /// The resolver's answer; an error if it cannot be reached.
     pub(super) fn receive(&self) -> io::Result<Vec<u8>> {
         let mut buffer = [0; LONGEST];
         let len = self.socket.recv(&mut buffer)?;
