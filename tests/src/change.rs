@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What may happen to a network while a phone is on it.
+//! Changes of a network while a phone is on it.
 
 use std::net::Ipv6Addr;
 
@@ -10,7 +10,7 @@ use crate::lab::{Lab, UPLINK6};
 use crate::packet::{icmpv6, proto, V6};
 use crate::wire::send_raw;
 
-/// Seconds that what a router advertises is valid for.
+/// Lifetime in seconds of advertised options.
 const VALID: u32 = 1800;
 
 /// An MTU option (RFC 4861 §4.6.4).
@@ -19,8 +19,8 @@ pub fn mtu_option(mtu: u32) -> Vec<u8> {
     [&[5, 1, 0, 0][..], &mtu.to_be_bytes()].concat()
 }
 
-/// A prefix option (RFC 4861 §4.6.2): a /64 on the link, to make addresses of, which are preferred
-/// or, with false, deprecated.
+/// A prefix option (RFC 4861 §4.6.2): a /64 on the link, for autoconfiguration; deprecated if
+/// `is_preferred` is false.
 #[must_use]
 pub fn prefix_option(prefix: Ipv6Addr, is_preferred: bool) -> Vec<u8> {
     const ON_LINK_AND_AUTONOMOUS: u8 = 0xc0;
@@ -29,22 +29,22 @@ pub fn prefix_option(prefix: Ipv6Addr, is_preferred: bool) -> Vec<u8> {
     [&[3, 4, 64, ON_LINK_AND_AUTONOMOUS][..], &lifetimes, &prefix.octets()].concat()
 }
 
-/// Sends a router advertisement (RFC 4861 §4.2) with these options to an address of the phone on
-/// `up0`. It is no default router by that.
+/// Sends a router advertisement (RFC 4861 §4.2) with these options and router lifetime 0 to an
+/// address of the phone on `up0`.
 ///
 /// # Errors
-/// Where the router has no link-local address.
+/// If the router has no link-local address.
 pub fn advertise(lab: &Lab, to: Ipv6Addr, options: &[u8]) -> Result<()> {
     const ROUTER_ADVERTISEMENT: u8 = 134;
     const HOP_LIMIT: u32 = 64 << 24;
-    // Reachable time and retransmission timer are not said.
+    // Reachable Time and Retrans Timer are unspecified.
     send(lab, to, ROUTER_ADVERTISEMENT, HOP_LIMIT, &[&[0; 8], options].concat())
 }
 
-/// Has the router say that it has an address, whoever else does (RFC 4861 §4.4).
+/// Makes the router advertise an address as its own (RFC 4861 §4.4).
 ///
 /// # Errors
-/// Where the router has no link-local address.
+/// If the router has no link-local address.
 pub fn claim(lab: &Lab, address: Ipv6Addr) -> Result<()> {
     const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
     const OVERRIDE: u32 = 1 << 29;
@@ -53,7 +53,7 @@ pub fn claim(lab: &Lab, address: Ipv6Addr) -> Result<()> {
     send(lab, UPLINK6, NEIGHBOUR_ADVERTISEMENT, OVERRIDE, &rest)
 }
 
-/// Sends a message of neighbour discovery from the router's own address on `up0`'s link.
+/// Sends a neighbour discovery message from the router's link-local address on `up0`'s link.
 fn send(lab: &Lab, to: Ipv6Addr, kind: u8, word: u32, rest: &[u8]) -> Result<()> {
     let addresses = lab.router.run("ip -o -6 addr show dev ph0 scope link")?;
     let own = addresses.split_whitespace().find_map(|word| word.strip_suffix("/64")?.parse().ok());
@@ -66,7 +66,7 @@ fn send(lab: &Lab, to: Ipv6Addr, kind: u8, word: u32, rest: &[u8]) -> Result<()>
 /// Moves `up0` from one /64 to another, by hand.
 ///
 /// # Errors
-/// What `ip` said.
+/// The error of `ip`.
 pub fn renumber(lab: &Lab) -> Result<()> {
     lab.router.run("ip -6 addr add 2001:db8:11::1/64 dev ph0 nodad")?;
     lab.phone.run("ip -6 addr del 2001:db8:1::2/64 dev up0")?;
@@ -74,20 +74,20 @@ pub fn renumber(lab: &Lab) -> Result<()> {
     lab.phone.run("ip -6 route replace default via 2001:db8:11::1 dev up0 metric 100").map(drop)
 }
 
-/// Has both ends of `up0` take packets of `mtu` bytes.
+/// Sets the MTU of both ends of `up0`.
 ///
 /// # Errors
-/// What `ip` said.
+/// The error of `ip`.
 pub fn set_link_mtu(lab: &Lab, mtu: u32) -> Result<()> {
     lab.router.run(&format!("ip link set ph0 mtu {mtu}"))?;
     lab.phone.run(&format!("ip link set up0 mtu {mtu}")).map(drop)
 }
 
-/// Gives `up0` another name, and whatever it loses by that where the kernel renames no interface
-/// that is up (before Linux 6.2).
+/// Renames `up0`, and restores what it loses if the kernel renames no interface that is up (before
+/// Linux 6.2).
 ///
 /// # Errors
-/// What `ip` said.
+/// The error of `ip`.
 pub fn rename(lab: &Lab, name: &str) -> Result<()> {
     if lab.phone.run(&format!("ip link set up0 name {name}")).is_err() {
         lab.phone.run("ip link set up0 down")?;

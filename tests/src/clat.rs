@@ -20,14 +20,14 @@ use crate::netns::{host, Daemon};
 
 /// The IPv4 interface.
 const DEV: &str = "v4-up0";
-/// The IPv4 address of a CLAT that is not asked for one.
+/// The default IPv4 address of a CLAT.
 const LOCAL4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 
 /// The path of one of our programs: in `CLAT_BIN_DIR`, else beside this very test, else in
 /// `target`.
 ///
 /// # Errors
-/// When it was not built.
+/// If it was not built.
 pub fn program(name: &str) -> Result<PathBuf> {
     let mut dirs: Vec<PathBuf> =
         std::env::var_os("CLAT_BIN_DIR").map(Into::into).into_iter().collect();
@@ -39,17 +39,17 @@ pub fn program(name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("{name} is not in {dirs:?}: run cargo build --release"))
 }
 
-/// Copies a program to where a test wants it, to be run there. Another process does: of a
-/// descriptor of ours, whatever other threads are just starting would have a copy until its exec,
-/// and what may be written to cannot be run (ETXTBSY of execve(2)).
+/// Copies a program to `to`, to be run there. Another process copies it: while we had the file open
+/// for writing, a program just being started by another thread would inherit the descriptor until
+/// its exec, and the file could not be run (ETXTBSY of execve(2)).
 ///
 /// # Errors
-/// When it cannot be copied.
+/// If it cannot be copied.
 pub fn install(from: &Path, to: &Path) -> Result<()> {
     host(&format!("cp {} {}", from.display(), to.display())).map(drop)
 }
 
-/// A running controller, and the command line that talks to it.
+/// A running controller, and a client of it.
 #[derive(Debug)]
 pub struct Controller<'l> {
     lab: &'l Lab,
@@ -59,10 +59,10 @@ pub struct Controller<'l> {
 }
 
 impl<'l> Controller<'l> {
-    /// Starts `clat_controller` in the lab's phone and waits until its socket is there.
+    /// Starts `clat_controller` in the lab's phone and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not get that far; with its log.
+    /// If it does not become ready; with its log.
     pub fn new(lab: &'l Lab, mode: Mode, more: &[&str]) -> Result<Self> {
         let mut controller = Self::spawn(lab, mode, more)?;
         controller.daemon.wait_for("ready on unix:")?;
@@ -72,7 +72,7 @@ impl<'l> Controller<'l> {
     /// The same with another clatd, and without the programs in the kernel.
     ///
     /// # Errors
-    /// When it does not get that far; with its log.
+    /// If it does not become ready; with its log.
     pub fn with_clatd(lab: &'l Lab, clatd: &Path) -> Result<Self> {
         let mut controller = Self::spawn_with(lab, Mode::Daemon, clatd, &[])?;
         controller.daemon.wait_for("ready on unix:")?;
@@ -82,7 +82,7 @@ impl<'l> Controller<'l> {
     /// The same without waiting.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn spawn(lab: &'l Lab, mode: Mode, more: &[&str]) -> Result<Self> {
         Self::spawn_with(lab, mode, &program("clatd")?, more)
     }
@@ -111,7 +111,7 @@ impl<'l> Controller<'l> {
     /// Runs `clatctl` with these arguments.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn try_ctl(&self, args: &[&str]) -> Result<Output> {
         let mut argv = vec![program("clatctl")?.into_os_string()];
         argv.extend(["--socket".into(), self.socket.clone().into()]);
@@ -122,7 +122,7 @@ impl<'l> Controller<'l> {
     /// Runs `clatctl` and returns what it printed.
     ///
     /// # Errors
-    /// When it fails; with what it said and the controller's log.
+    /// If it fails; with its output and the controller's log.
     pub fn ctl(&self, args: &[&str]) -> Result<String> {
         let output = self.try_ctl(args)?;
         ensure!(
@@ -146,10 +146,10 @@ impl<'l> Controller<'l> {
         Ok((text("v4")?.parse()?, text("v6")?.parse()?))
     }
 
-    /// What `clatctl status --json` tells of the CLAT on `iface`.
+    /// The CLAT on `iface` in `clatctl status --json`.
     ///
     /// # Errors
-    /// Those of `clatctl`, and when there is none.
+    /// Those of `clatctl`, and if there is none.
     pub fn status(&self, iface: &str) -> Result<serde_json::Value> {
         let status: serde_json::Value = serde_json::from_str(&self.ctl(&["status", "--json"])?)?;
         let clats = status["clats"].as_array().context("status has no clats")?;
@@ -166,17 +166,17 @@ impl<'l> Controller<'l> {
     }
 }
 
-/// Who translates.
+/// What translates packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The programs in the kernel what they can, and clatd the rest.
+    /// BPF programs where possible, clatd the rest.
     Offload,
-    /// clatd everything.
+    /// clatd only.
     Daemon,
 }
 
 impl Mode {
-    /// How the controller is told.
+    /// The controller's option.
     fn option(self) -> &'static str {
         match self {
             Self::Offload => "--offload",
@@ -194,19 +194,20 @@ pub struct Clat<'l> {
     pub v6: Ipv6Addr,
     /// The IPv4 interface.
     pub dev: &'static str,
-    /// The controller that runs it; none when another translator stands in.
+    /// The controller that runs it; `None` for another translator.
     pub controller: Option<Controller<'l>>,
-    /// The translator that stands in.
+    /// The other translator.
     other: Option<Daemon>,
-    /// The device that it was handed.
+    /// The device that it was given.
     _tun: Option<Tun>,
 }
 
 impl<'l> Clat<'l> {
-    /// Starts ours; or tayga where `CLAT_LAB_WITH=tayga`, to tell the lab's faults from the CLAT's.
+    /// Starts ours; or tayga with `CLAT_LAB_WITH=tayga`, to distinguish faults of the lab from
+    /// those of the CLAT.
     ///
     /// # Errors
-    /// What the programs said.
+    /// The programs' errors.
     pub fn new(lab: &'l Lab, mode: Mode) -> Result<Self> {
         if std::env::var("CLAT_LAB_WITH").as_deref() == Ok("tayga") {
             return Self::tayga(lab, PREFIX);
@@ -217,20 +218,20 @@ impl<'l> Clat<'l> {
     /// Starts ours.
     ///
     /// # Errors
-    /// What the programs said.
+    /// The programs' errors.
     pub fn ours(lab: &'l Lab, prefix: &str, mode: Mode) -> Result<Self> {
         let controller = Controller::new(lab, mode, &[])?;
         let (v4, v6) = controller.start("up0", prefix)?;
         Ok(Self { v4, v6, dev: DEV, controller: Some(controller), other: None, _tun: None })
     }
 
-    /// Starts AOSP's clatd, or what takes its options, which is at `path`.
+    /// Starts AOSP's clatd at `path`, or another with its options.
     ///
     /// # Errors
-    /// What the programs said.
+    /// The programs' errors.
     pub fn aosp(lab: &'l Lab, prefix: &str, path: &Path) -> Result<Self> {
         let pfx96: Prefix = prefix.parse().with_context(|| prefix.to_owned())?;
-        // Any interface identifier: what is not random about it makes it neutral.
+        // Any interface identifier; the bytes that are not random make it checksum-neutral.
         let local = Local::neutral(LOCAL4, UPLINK6, &pfx96, *b"\x02clatlab");
         let options = Options { packet_info: true, vnet_header: false };
         let tun = lab.phone.enter(|| Ok(Tun::create(DEV, options)?))?;
@@ -238,7 +239,7 @@ impl<'l> Clat<'l> {
         let (v4, v6, address) = (local.v4.to_string(), local.v6.to_string(), pfx96.addr());
         lab.phone
             .run(&format!("ip6tables -t raw -A PREROUTING -i up0 -s {prefix} -d {v6} -j DROP"))?;
-        // Across the exec.
+        // Keep it open across exec.
         fcntl(tun.as_fd().as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
         let fd = tun.as_fd().as_raw_fd().to_string();
         let argv = [
@@ -258,7 +259,7 @@ impl<'l> Clat<'l> {
         ];
         let clatd = lab.phone.spawn(&argv, &lab.dir().join("clatd.log"))?;
         fcntl(tun.as_fd().as_raw_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-        // The older ones bring the device up themselves.
+        // Older ones bring the device up themselves.
         let route = || lab.phone.run(&format!("ip route replace default dev {DEV}"));
         let up = (0..100).any(|_| {
             std::thread::sleep(Duration::from_millis(50));
@@ -277,12 +278,12 @@ impl<'l> Clat<'l> {
         Ok(clat)
     }
 
-    /// Starts ours without programs in the kernel, and puts AOSP's there: `object` is its
-    /// bpf/progs/clatd.c, with maps as libbpf knows them. Where they translate nothing, uploads on
-    /// Ethernet, our clatd does.
+    /// Starts ours without BPF programs, and attaches AOSP's: `object` is its bpf/progs/clatd.c
+    /// with libbpf map definitions. Where they do not translate (uploads on Ethernet), our clatd
+    /// does.
     ///
     /// # Errors
-    /// What the programs said.
+    /// The programs' errors.
     pub fn aosp_programs(lab: &'l Lab, prefix: &str, object: &Path) -> Result<Self> {
         let clat = Self::ours(lab, prefix, Mode::Daemon)?;
         let pfx96: Prefix = prefix.parse().with_context(|| prefix.to_owned())?;
@@ -316,7 +317,7 @@ impl<'l> Clat<'l> {
                 (DEV, "egress", "ip", "sched_cls_egress4_clat_rawip".to_owned()),
                 ("up0", "ingress", "ipv6", format!("sched_cls_ingress6_clat_{link}_4_14")),
             ] {
-                // A raw-IP uplink has one already where the kernel carries its packets.
+                // A raw-IP uplink already has one if the kernel carries its packets.
                 let _ = lab.phone.run(&format!("tc qdisc add dev {dev} clsact"));
                 lab.phone.run(&format!(
                     "tc filter add dev {dev} {hook} protocol {protocol} prio 4 bpf da pinned \
@@ -327,17 +328,17 @@ impl<'l> Clat<'l> {
         };
         host(&format!("mount -t bpf bpf {pins}"))?;
         let attached = attach();
-        // The filters keep what they need.
+        // The filters keep programs and maps alive.
         host(&format!("umount {pins}"))?;
         attached?;
         clat.wait_for_answer(lab)?;
         Ok(clat)
     }
 
-    /// Starts Debian's tayga in the role of a CLAT: the kernel forwards between it and the uplink.
+    /// Starts Debian's tayga as a CLAT: the kernel forwards between it and the uplink.
     ///
     /// # Errors
-    /// What the programs said.
+    /// The programs' errors.
     pub fn tayga(lab: &'l Lab, prefix: &str) -> Result<Self> {
         let v4 = LOCAL4;
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xc1a7);
@@ -378,7 +379,7 @@ impl<'l> Clat<'l> {
         Ok(())
     }
 
-    /// The process ids of whoever translates, and of our controller.
+    /// Process ids of the translator and of our controller.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
         let clatds = self.controller.iter().flat_map(Controller::clatds);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The lab's network: a phone with IPv6 only, a router, and an internet that owns the addresses in
+//! The lab's network: a phone with IPv6 only, a router, and an internet that has the addresses in
 //! the prefixes.
 
 use std::fs;
@@ -15,39 +15,39 @@ use crate::netns::{unique, Netns, PREFIX as NAMES};
 
 /// The prefix of the first uplink's network.
 ///
-/// Not the well-known one, in which tayga (the stand-in) refuses documentation addresses.
+/// Not the well-known one, in which tayga refuses documentation addresses.
 pub const PREFIX: &str = "2001:db8:64::/96";
 /// The prefix of the second uplink's network.
 pub const PREFIX2: &str = "64:ff9b::/96";
 /// A server on the IPv4 internet.
 pub const SERVER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// The same, inside [`PREFIX`].
+/// Its address inside [`PREFIX`].
 pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x64, 0, 0, 0, 0xc000, 0x201);
 /// The phone's own IPv6 address on its first uplink.
 pub const UPLINK6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
 
-/// How long a socket of the lab waits for what should come.
+/// Timeout of the lab's sockets.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What kind of device the phone has its IPv6 by.
+/// The kind of the phone's IPv6 uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Uplink {
-    /// Ethernet, as Wi-Fi is: a veth.
+    /// Ethernet, like Wi-Fi: a veth.
     Ethernet,
-    /// Raw IP, as a modem is: a TUN device.
+    /// Raw IP, like a modem: a TUN device.
     RawIp,
 }
 
-/// Three namespaces and what connects them; gone on drop.
+/// Three connected namespaces, removed when dropped.
 #[derive(Debug)]
 pub struct Lab {
-    /// Gone before the namespaces.
+    /// Dropped before the namespaces.
     _raw: Option<RawLink>,
-    /// Where the CLAT runs.
+    /// The host of the CLAT.
     pub phone: Netns,
-    /// Forwards IPv6 and knows no IPv4.
+    /// Forwards IPv6 only.
     pub router: Netns,
-    /// Where the servers are.
+    /// The host of the servers.
     pub internet: Netns,
     uplink: Uplink,
     offloads: Offloads,
@@ -58,7 +58,7 @@ impl Lab {
     /// Builds it, with one Ethernet uplink `up0`.
     ///
     /// # Errors
-    /// What `ip`, `sysctl` or `ethtool` said.
+    /// Errors of `ip`, `sysctl` or `ethtool`.
     pub fn new(offloads: Offloads) -> Result<Self> {
         Self::on(Uplink::Ethernet, offloads)
     }
@@ -66,7 +66,7 @@ impl Lab {
     /// Builds it, with one uplink `up0` of that kind.
     ///
     /// # Errors
-    /// What `ip`, `sysctl`, `ethtool` or the TUN devices said.
+    /// Errors of `ip`, `sysctl`, `ethtool` or the TUN devices.
     pub fn on(uplink: Uplink, offloads: Offloads) -> Result<Self> {
         let number = unique();
         let dir = std::env::temp_dir().join(format!("{NAMES}{}-{number}", std::process::id()));
@@ -80,7 +80,7 @@ impl Lab {
             offloads,
             dir,
         };
-        // Errors at full rate: a token bucket would make traceroute a game of luck.
+        // No rate limit of ICMP errors, which would make traceroute unreliable.
         lab.router.run("sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.icmp.ratelimit=0")?;
         lab.internet.run("sysctl -qw net.ipv6.icmp.ratelimit=0 net.ipv6.ip_nonlocal_bind=1")?;
         lab.phone.run("sysctl -qew net.ipv4.icmp_ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000")?;
@@ -94,8 +94,7 @@ impl Lab {
             lab.internet.run(&format!("ip -6 route add local {prefix} dev lo"))?;
             lab.router.run(&format!("ip -6 route add {prefix} via 2001:db8:ff::2"))?;
         }
-        // The server itself: the kernel sends ICMP errors only from addresses that an interface
-        // has.
+        // The server's address: the kernel sends ICMP errors only from addresses of interfaces.
         lab.internet.run(&format!("ip -6 addr add {SERVER6}/128 dev lo nodad"))?;
         lab._raw = lab.connect_phone(0, uplink)?;
         Ok(lab)
@@ -104,7 +103,7 @@ impl Lab {
     /// Connects the phone a second time, by an Ethernet uplink `up1`.
     ///
     /// # Errors
-    /// What `ip` said.
+    /// The error of `ip`.
     pub fn second_uplink(&self) -> Result<()> {
         self.connect_phone(1, Uplink::Ethernet).map(drop)
     }
@@ -112,15 +111,15 @@ impl Lab {
     /// Connects the phone a third time, by an Ethernet uplink `up2`.
     ///
     /// # Errors
-    /// What `ip` said.
+    /// The error of `ip`.
     pub fn third_uplink(&self) -> Result<()> {
         self.connect_phone(2, Uplink::Ethernet).map(drop)
     }
 
-    /// Takes the first uplink away, an Ethernet one, and makes another of its name.
+    /// Removes the first uplink, an Ethernet one, and creates another with its name.
     ///
     /// # Errors
-    /// What `ip` said.
+    /// The error of `ip`.
     pub fn remake_uplink(&self) -> Result<()> {
         self.phone.run("ip link del up0")?;
         self.connect_phone(0, Uplink::Ethernet).map(drop)
@@ -164,13 +163,13 @@ impl Lab {
         Ok(())
     }
 
-    /// Makes the router's both ways a hop of `mtu` bytes.
+    /// Gives the router's routes in both directions this MTU in bytes.
     ///
-    /// Locked on the routes rather than set on the devices: a veth swallows what is larger than its
-    /// peer's MTU, where a router must answer.
+    /// Locked on the routes, not set on the devices: a veth drops packets larger than its peer's
+    /// MTU, about which a router has to send an error.
     ///
     /// # Errors
-    /// What `ip` said.
+    /// The error of `ip`.
     pub fn narrow(&self, mtu: u32) -> Result<()> {
         self.router
             .run(&format!("ip -6 route replace {PREFIX} via 2001:db8:ff::2 mtu lock {mtu}"))?;
@@ -179,28 +178,28 @@ impl Lab {
         Ok(())
     }
 
-    /// What kind of device `up0` is.
+    /// The kind of `up0`.
     #[must_use]
     pub fn uplink(&self) -> Uplink {
         self.uplink
     }
 
-    /// How its links were made.
+    /// The offloads of its links.
     #[must_use]
     pub fn offloads(&self) -> Offloads {
         self.offloads
     }
 
-    /// A folder of its own, gone with the lab.
+    /// A folder, removed with the lab.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// A UDP socket in `ns`, bound to `addr`, that does not wait for ever.
+    /// A UDP socket in `ns`, bound to `addr`, with a timeout.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// If it cannot be had.
     pub fn udp(ns: &Netns, addr: impl Into<SocketAddr>) -> Result<UdpSocket> {
         let addr = addr.into();
         let socket = ns.enter(|| UdpSocket::bind(addr).with_context(|| format!("bind {addr}")))?;
@@ -211,7 +210,7 @@ impl Lab {
     /// A listening TCP socket in `ns`.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// If it cannot be had.
     pub fn listen(ns: &Netns, addr: impl Into<SocketAddr>) -> Result<TcpListener> {
         let addr = addr.into();
         ns.enter(|| TcpListener::bind(addr).with_context(|| format!("bind {addr}")))
@@ -220,7 +219,7 @@ impl Lab {
     /// A TCP connection out of `ns`.
     ///
     /// # Errors
-    /// When it does not come about.
+    /// If it cannot be made.
     pub fn connect(ns: &Netns, addr: impl Into<SocketAddr>) -> Result<TcpStream> {
         let addr = addr.into();
         let connect = || TcpStream::connect_timeout(&addr, PATIENCE).context(addr.to_string());

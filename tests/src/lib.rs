@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What crosses crates: the network lab. Namespaces and veths ([`Lab`]), real programs in them, and
-//! packets made and watched by hand ([`packet`], [`wire`]).
+//! Tests across crates: the network lab, with namespaces and veths ([`Lab`]), real programs in
+//! them, and handmade and captured packets ([`packet`], [`wire`]).
 //!
 //! ```text
 //!   phone (IPv6 only)        router (IPv6 only)                internet
@@ -9,8 +9,8 @@
 //!   up1 2001:db8:2::2/64 --- ph1 ::1
 //! ```
 //!
-//! The internet namespace holds the IPv6 addresses inside the prefixes itself, so that no NAT64 is
-//! needed: whatever IPv4 literal the phone talks to, a socket of the internet namespace answers.
+//! The internet namespace has the IPv6 addresses inside the prefixes itself, so that no NAT64 is
+//! needed: for any IPv4 literal that the phone uses, a socket of the internet namespace answers.
 
 pub mod change;
 mod clat;
@@ -32,10 +32,10 @@ use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
 
-/// What an ordinary user's network needs of the kernel, for [`can_run`]; a plain chroot has none.
+/// What unprivileged networks need of the kernel, for [`can_run`]; a plain chroot has none.
 pub const USER_NAMESPACES: &str = "user namespaces";
 
-/// Whether this machine has a program, or what else a test can need.
+/// Whether this machine has a program or another requirement.
 fn has(need: &str) -> bool {
     if need == USER_NAMESPACES {
         let tried = Command::new("unshare").args(["--user", "true"]).output();
@@ -44,11 +44,11 @@ fn has(need: &str) -> bool {
     netns::which(need).is_some()
 }
 
-/// Whether the lab can run here. Where it cannot, says so on stderr past the test runner's capture;
-/// under `CI=true` that is a failure.
+/// Whether the lab can run here. If not, says so on stderr despite the test runner's capture; under
+/// `CI=true` that is a failure.
 ///
 /// # Panics
-/// Under `CI=true` when the lab cannot run.
+/// Under `CI=true` if the lab cannot run.
 #[must_use]
 pub fn can_run(needs: &[&str]) -> bool {
     let missing = if nix::unistd::geteuid().is_root() {
@@ -58,18 +58,19 @@ pub fn can_run(needs: &[&str]) -> bool {
     };
     let Some(missing) = missing else { return true };
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Not eprintln!, which the test runner swallows for tests that pass.
+    // Not eprintln!, which the test runner captures for tests that pass.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: needs {missing}");
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs {missing}");
     false
 }
 
-/// Compiles programs for the kernel, with these options besides. Paths begin at the repository.
+/// Compiles BPF programs with additional options. Paths begin at the repository.
 ///
 /// # Errors
-/// What clang said.
+/// The error of clang.
 pub fn compile_bpf(source: &Path, options: &[&str], object: &Path) -> Result<()> {
-    // Debian keeps asm/ in a folder of the architecture, which the bpf target does not know of.
+    // Debian has asm/ in a folder of the architecture, which clang does not search for the bpf
+    // target.
     let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
     let output = Command::new("clang")
         .args(["-O2", "-g", "-target", "bpf", "-Wall", "-Werror", &include])

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A raw-IP link between two namespaces, as a modem's: two TUN devices (ARPHRD_NONE) and a thread
-//! that carries what leaves by one to the other.
+//! A raw-IP link between two namespaces, like a modem's: two TUN devices (ARPHRD_NONE), and a
+//! thread that carries packets from each to the other.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::JoinHandle;
@@ -13,36 +13,36 @@ use nix::unistd::pipe;
 
 use crate::netns::Netns;
 
-/// Packets of one direction before it is the other's turn.
+/// Most packets of one direction before the other is served.
 const TURN: usize = 64;
 
-/// What the links may leave to the hardware that they do not have.
+/// Offloads of the links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offloads {
-    /// As the devices come: checksums are not computed, segments not cut.
+    /// The devices' defaults: checksums and segmentation are left open.
     Default,
-    /// Every packet as it would be on a wire.
+    /// None: every packet as on a wire.
     Off,
 }
 
 /// The devices and their thread, until dropped.
 #[derive(Debug)]
 pub(crate) struct RawLink {
-    /// Closed, it ends the thread.
+    /// Closing it ends the thread.
     stop: Option<OwnedFd>,
     carrier: Option<JoinHandle<()>>,
 }
 
 impl RawLink {
     /// Connects device `a` of one namespace to device `b` of another; neither may exist. With
-    /// default offloads super-packets cross whole and checksums are left out, else every packet is
+    /// default offloads, GSO packets pass as such and checksums are left open; else every packet is
     /// as on a wire.
     pub(crate) fn new(a: (&Netns, &str), b: (&Netns, &str), offloads: Offloads) -> Result<Self> {
         let vnet_header = offloads == Offloads::Default;
         let options = Options { packet_info: false, vnet_header };
         let end = |(ns, dev): (&Netns, &str)| -> Result<Tun> {
             let tun = ns.enter(|| Tun::create(dev, options).context("a raw-IP link"))?;
-            // As long as a network card's.
+            // As for a network card.
             ns.run(&format!("ip link set {dev} txqueuelen 1000"))?;
             Ok(tun)
         };
@@ -74,7 +74,7 @@ fn carry(ends: &[Tun; 2], stop: &OwnedFd) {
             PollFd::new(ends[1].as_fd(), PollFlags::POLLIN),
             PollFd::new(stop.as_fd(), PollFlags::empty()),
         ];
-        // Interrupted or not, the descriptors tell.
+        // Errors do not matter; the descriptors are read in any case.
         let _ = poll(&mut fds, PollTimeout::NONE);
         let [first, second, stop] = fds.map(|fd| fd.any().unwrap_or(false));
         if stop {
@@ -86,7 +86,7 @@ fn carry(ends: &[Tun; 2], stop: &OwnedFd) {
             }
             for _ in 0..TURN {
                 let Ok((vnet, len)) = ends[from].recv(&mut buf) else { break };
-                // A device that is not up loses it, like any link.
+                // A device that is down loses it, like any link.
                 let _ = ends[to].send(&vnet, &buf[..len]);
             }
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Network namespaces that go away with their owner, and programs that run in them.
+//! Network namespaces removed with their owner, and programs in them.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -17,15 +17,15 @@ use nix::unistd::Pid;
 
 /// Where `ip netns` keeps its names.
 const NETNS_DIR: &str = "/run/netns";
-/// What names of the lab's namespaces and folders begin with.
+/// Prefix of the names of the lab's namespaces and folders.
 pub(crate) const PREFIX: &str = "clatlab-";
-/// Seconds after which a program is taken to hang.
+/// Seconds after which a program is considered hanging.
 const PATIENCE: u32 = 60;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
 
-/// A number that no other lab of this process has.
+/// A number unique among the labs of this process.
 pub(crate) fn unique() -> u32 {
     COUNT.fetch_add(1, Ordering::Relaxed)
 }
@@ -38,10 +38,10 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a namespace `clatlab-PID-NUMBER-role`, with its loopback up.
+    /// Creates the namespace `clatlab-PID-NUMBER-role`, with its loopback up.
     ///
     /// # Errors
-    /// What `ip netns add` says.
+    /// Those of `ip netns add`.
     pub fn new(lab: u32, role: &str) -> Result<Self> {
         SWEEP.call_once(sweep);
         let name = format!("{PREFIX}{}-{lab}-{role}", std::process::id());
@@ -58,11 +58,10 @@ impl Netns {
         &self.name
     }
 
-    /// Runs `f` in a thread inside the namespace. Sockets that `f` opens stay in it wherever they
-    /// are used.
+    /// Runs `f` in a thread inside the namespace. Sockets that `f` opens stay in it.
     ///
     /// # Errors
-    /// When the namespace cannot be entered, or those of `f`.
+    /// If the namespace cannot be entered, or those of `f`.
     pub fn enter<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -73,7 +72,7 @@ impl Netns {
         })
     }
 
-    /// A command that will run inside the namespace, with its own `/sys`.
+    /// A command inside the namespace, with its own `/sys`.
     #[must_use]
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, argv: &[S]) -> Command {
         let mut command = Command::new("ip");
@@ -81,10 +80,10 @@ impl Netns {
         command
     }
 
-    /// Runs a program to its end, whatever that is, but not for ever.
+    /// Runs a program to its end, with a timeout.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn output<S: AsRef<std::ffi::OsStr>>(&self, argv: &[S]) -> Result<Output> {
         let patience = PATIENCE.to_string();
         let mut command = self.command(&["timeout", "-k", "2", &patience]);
@@ -94,16 +93,16 @@ impl Netns {
     /// Runs `line`, split at blanks, and returns its standard output.
     ///
     /// # Errors
-    /// When it fails; with all that it said.
+    /// If it fails; with its output.
     pub fn run(&self, line: &str) -> Result<String> {
         let argv: Vec<&str> = line.split_whitespace().collect();
         succeed(line, &self.output(&argv)?)
     }
 
-    /// Starts a program that goes on until the result is dropped; what it says goes to `log`.
+    /// Starts a program that runs until the result is dropped; its output goes to `log`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn spawn<S: AsRef<std::ffi::OsStr>>(&self, argv: &[S], log: &Path) -> Result<Daemon> {
         let file = File::create(log)?;
         let child =
@@ -111,7 +110,7 @@ impl Netns {
         Ok(Daemon { child, log: log.to_owned() })
     }
 
-    /// A DNS server with these options besides, which knows nothing of the host's.
+    /// A DNS server with these options, independent of the host's configuration.
     ///
     /// # Errors
     /// When it does not come about.
@@ -127,7 +126,7 @@ impl Netns {
         Ok(dnsmasq)
     }
 
-    /// The processes whose network namespace this is.
+    /// The processes in this network namespace.
     #[must_use]
     pub fn pids(&self) -> Vec<i32> {
         self.file.metadata().map(|m| pids_in(m.ino())).unwrap_or_default()
@@ -141,7 +140,7 @@ impl Drop for Netns {
     }
 }
 
-/// A program that runs in the background; SIGTERM on drop, then SIGKILL.
+/// A program in the background; SIGTERM when dropped, then SIGKILL.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -155,7 +154,7 @@ impl Daemon {
         i32::try_from(self.child.id()).unwrap_or(i32::MAX)
     }
 
-    /// What it has written so far.
+    /// Its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -164,7 +163,7 @@ impl Daemon {
     /// Waits until it has written `text`.
     ///
     /// # Errors
-    /// When it ends first, or does not write it within a quarter minute.
+    /// If it ends before, or does not write it within 15 seconds.
     pub fn wait_for(&mut self, text: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(15);
         while !self.log().contains(text) {
@@ -180,7 +179,7 @@ impl Daemon {
     /// Sends a signal and waits for the end.
     ///
     /// # Errors
-    /// When it does not end within ten seconds.
+    /// If it does not end within ten seconds.
     pub fn stop(&mut self, signal: Signal) -> Result<std::process::ExitStatus> {
         kill(Pid::from_raw(self.pid()), signal)?;
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -222,7 +221,7 @@ fn succeed(line: &str, output: &Output) -> Result<String> {
     Ok(out)
 }
 
-/// Where a program is, looked for in the usual places as well.
+/// The path of a program, also from the usual directories.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
@@ -244,7 +243,7 @@ fn end(pids: &[i32]) {
     }
 }
 
-/// Removes what labs left behind whose process is gone.
+/// Removes remains of labs whose process has ended.
 fn sweep() {
     for entry in fs::read_dir(NETNS_DIR).into_iter().flatten().flatten().filter(is_orphan) {
         end(&entry.metadata().map(|m| pids_in(m.ino())).unwrap_or_default());
@@ -257,7 +256,7 @@ fn sweep() {
     }
 }
 
-/// Whether it is named as the lab names things, after a process that is no more.
+/// Whether it has a lab's name, and that lab's process has ended.
 fn is_orphan(entry: &fs::DirEntry) -> bool {
     let name = entry.file_name().to_string_lossy().into_owned();
     let pid = name.strip_prefix(PREFIX).and_then(|n| n.split('-').next()?.parse::<u32>().ok());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets made by hand, and the few fields of captured ones that tests look at. Written apart from
-//! `clat_xlat` on purpose: a test that shares its checksum with what it tests proves nothing.
+//! Handmade packets, and fields of captured ones that tests check. Independent of `clat_xlat` on
+//! purpose: a test that shares code with its subject proves nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,7 +22,7 @@ pub mod proto {
     pub const UNASSIGNED: u8 = 200;
 }
 
-/// An IPv4 header; [`V4::packet`] puts it before a payload.
+/// An IPv4 header; [`V4::packet`] adds a payload.
 #[derive(Clone, Debug)]
 pub struct V4 {
     /// Source.
@@ -31,7 +31,7 @@ pub struct V4 {
     pub dst: Ipv4Addr,
     /// Protocol.
     pub proto: u8,
-    /// Type of service, whole.
+    /// Type of service.
     pub tos: u8,
     /// Identification.
     pub id: u16,
@@ -69,16 +69,16 @@ impl V4 {
     }
 }
 
-/// An IPv6 header; [`V6::packet`] puts it before a payload.
+/// An IPv6 header; [`V6::packet`] adds a payload.
 #[derive(Clone, Debug)]
 pub struct V6 {
     /// Source.
     pub src: Ipv6Addr,
     /// Destination.
     pub dst: Ipv6Addr,
-    /// What follows.
+    /// Next header.
     pub next: u8,
-    /// Traffic class, whole.
+    /// Traffic class.
     pub class: u8,
     /// Flow label, 20 bits.
     pub flow: u32,
@@ -177,14 +177,13 @@ pub fn icmpv6(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, code: u8, word: u32, data:
     p
 }
 
-/// The ICMP checksum of a message or an extension structure whose field for it is zero.
+/// The checksum of an ICMP message or extension structure whose checksum field is zero.
 #[must_use]
 pub fn icmp_sum(message: &[u8]) -> u16 {
     !fold(sum(message))
 }
 
-/// The checksum that belongs into `segment`, whose checksum field is zero; 0 when the field is
-/// already right.
+/// The checksum for `segment`, whose checksum field is zero; 0 if the field is already right.
 #[must_use]
 pub fn checksum(src: IpAddr, dst: IpAddr, proto: u8, segment: &[u8]) -> u16 {
     let addrs = match (src, dst) {
@@ -223,7 +222,7 @@ pub fn word(p: &[u8], at: usize) -> u16 {
     p.get(at..at + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]))
 }
 
-/// What a captured packet is, as far as tests ask.
+/// The fields of a captured packet that tests check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Source.
@@ -236,14 +235,14 @@ pub struct Seen {
     pub hops: u8,
     /// The transport protocol, behind any extension headers.
     pub proto: u8,
-    /// What the transport header begins.
+    /// The payload from the transport header on.
     pub payload: Vec<u8>,
-    /// Whether it is a fragment other than a lone one.
+    /// Whether it is a fragment, but not an atomic one.
     pub fragment: bool,
 }
 
 impl Seen {
-    /// Reads a packet from its IP header on; `None` for what is not IP.
+    /// Parses a packet from its IP header on; `None` if it is not IP.
     #[must_use]
     pub fn read(p: &[u8]) -> Option<Self> {
         match p.first()? >> 4 {
@@ -285,7 +284,7 @@ impl Seen {
         }
     }
 
-    /// Whether the checksum of its transport is right (or it has none that this can check).
+    /// Whether its transport checksum is right (or is none that this can check).
     #[must_use]
     pub fn checksum_ok(&self) -> bool {
         match self.proto {

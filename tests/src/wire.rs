@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets onto the wire and off it: AF_PACKET and raw sockets inside a namespace.
+//! Sends and captures packets: AF_PACKET and raw sockets inside a namespace.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use crate::netns::Netns;
 use crate::packet::Seen;
 
-/// What passes on one interface, both ways, from the IP header on.
+/// Captures the packets of one interface in both directions, from the IP header on.
 #[derive(Debug)]
 pub struct Sniffer {
     fd: OwnedFd,
@@ -27,16 +27,16 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// Watches `dev` from now on.
+    /// Captures on `dev` from now on.
     ///
     /// # Errors
-    /// When there is no such interface or no privilege.
+    /// If there is no such interface, or no permission.
     pub fn new(ns: &Netns, dev: &str) -> Result<Self> {
         ns.enter(|| {
             let index = if_nametoindex(dev).with_context(|| format!("no interface {dev}"))?;
             let flags = SockFlag::SOCK_CLOEXEC;
-            // Not bound: it hears every interface, and the address of each packet says which.
-            // Making the address that a bind wants takes unsafe code.
+            // Not bound: it receives from every interface, and the address of each packet tells
+            // which. An address for bind would need unsafe code.
             let kind = SockType::Datagram;
             let fd = socket(AddressFamily::Packet, kind, flags, SockProtocol::EthAll)?;
             setsockopt(&fd, sockopt::RcvBufForce, &(16 << 20))?;
@@ -44,7 +44,7 @@ impl Sniffer {
         })
     }
 
-    /// The next packet, or `None` when `patience` has passed.
+    /// The next packet, or `None` after `patience`.
     ///
     /// # Errors
     /// Those of recv.
@@ -72,10 +72,10 @@ impl Sniffer {
         }
     }
 
-    /// Waits for a packet that `wanted` accepts and passes over all others.
+    /// Waits for a packet that `wanted` accepts, and skips others.
     ///
     /// # Errors
-    /// Those of recv, and when none comes within `patience`; with a list of what came instead.
+    /// Those of recv, and if none comes within `patience`; with a list of the others.
     pub fn wait(&self, patience: Duration, wanted: impl Fn(&Seen) -> bool) -> Result<Seen> {
         let deadline = Instant::now() + patience;
         let mut others = Vec::new();
@@ -92,8 +92,8 @@ impl Sniffer {
     }
 }
 
-/// Calls `f` again where it was interrupted. A socket with a time-out is, when the machine below is
-/// stopped and goes on: such calls are not restarted (signal(7)).
+/// Calls `f` again after EINTR. A call on a socket with a timeout is interrupted if the machine is
+/// stopped and continued; such calls are not restarted (signal(7)).
 ///
 /// # Errors
 /// Any other of `f`.
@@ -106,7 +106,7 @@ pub fn uninterrupted<T>(mut f: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Sends a packet with its own IP header from inside `ns`; the kernel routes it.
+/// Sends a packet with its IP header from inside `ns`; the kernel routes it.
 ///
 /// # Errors
 /// Those of sendto: no route, larger than the MTU.

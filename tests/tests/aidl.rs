@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The interface by AOSP's own AIDL compiler: to Java, which javac compiles against the few methods
-//! of android.os that it uses, and to C++.
+//! The interface compiled by AOSP's AIDL compiler: to Java, compiled by javac against the few
+//! methods of android.os that it uses, and to C++.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ const ANDROID_OS: [(&str, &str); 7] = [
     ),
 ];
 
-/// A folder that goes away.
+/// A temporary folder.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -122,7 +122,7 @@ fn below(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Compiles the interface to `language` and returns what came of it, by ending.
+/// Compiles the interface to `language` and returns the generated files with this ending.
 fn compile(language: &str, to: &Path, ending: &str) -> Result<Vec<PathBuf>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../aidl");
     let sources = below(&root.join("android"), "aidl")?;
@@ -162,7 +162,7 @@ fn cpp() -> Result<()> {
     let sources = compile("cpp", &folder.0, "cpp")?;
     let controller = sources.iter().find(|path| path.ends_with("IClatdController.cpp"));
     let controller = fs::read_to_string(controller.context("no IClatdController.cpp")?)?;
-    // netd's own calls, by which it forwards: text as std::string, errors as a Status.
+    // netd forwards with its own types: text as std::string, errors as a Status.
     let call = "::android::binder::Status BpClatdController::clatdStart(const ::std::string& \
                 ifName, const ::std::string& nat64Prefix, ::std::string* _aidl_return)";
     ensure!(controller.contains(call), "{controller}");

@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use clat_tests::can_run;
 use tempfile::TempDir;
 
-/// What is frozen, oldest first, and what AOSP's hash_gen.sh is given as the version before it.
+/// The frozen versions, oldest first, and the previous version given to AOSP's hash_gen.sh.
 const FROZEN: [(&str, &str); 2] = [("1", "latest-version"), ("2", "1")];
 
 fn folder() -> PathBuf {
@@ -26,7 +26,7 @@ fn said(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
 }
 
-/// The signatures of today's files, as the compiler dumps them.
+/// The signatures of today's files, as dumped by the compiler.
 fn today() -> TempDir {
     let out = TempDir::new().expect("a folder");
     let command = format!(
@@ -62,8 +62,8 @@ fn today_can_replace_what_is_frozen() {
         let output = check(frozen(version).path(), today.path());
         assert!(output.status.success(), "{version}: {}", said(&output));
     }
-    // "current" is today, in the words of the compiler that AOSP has (its format differs from
-    // version to version).
+    // "current" is today's interface in the format of AOSP's compiler, which differs from version
+    // to version.
     let current = frozen("current");
     for (old, new) in [(&current, &today), (&today, &current)] {
         let output = check(old.path(), new.path());

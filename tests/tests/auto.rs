@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! CLATs that come and go by themselves, on the real kernel: a router whose advertisements are made
-//! by hand, and a DNS server.
+//! Automatic CLATs on the real kernel, with handmade router advertisements and a DNS server.
 
 use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
@@ -25,16 +24,16 @@ use nix::sys::socket::{
 
 const NEEDS: &[&str] = &["ip", "ethtool", "ping", "dnsmasq"];
 
-/// Far more than it takes; how long that is gets printed.
+/// Far longer than any step takes; the real time is printed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where the server echoes.
+/// The server's echo port.
 const PORT: u16 = 7007;
 
 /// The router's address on the phone's first link, where its DNS server is.
 const ROUTER: &str = "2001:db8:1::1";
 
-/// A router that advertises what it is told to, on one link.
+/// A router on one link that sends given advertisements.
 struct Router {
     socket: OwnedFd,
     to: SockaddrIn6,
@@ -74,7 +73,7 @@ impl Router {
     }
 }
 
-/// The server on the internet: says again what it is told, until it is dropped.
+/// An echo server on the internet, until dropped.
 struct Echo {
     end: Arc<AtomicBool>,
 }
@@ -107,7 +106,7 @@ impl Drop for Echo {
     }
 }
 
-/// Sends datagrams until one comes back; how long that took.
+/// Sends datagrams until one comes back; returns the time.
 fn first_packet(lab: &Lab) -> Result<Duration> {
     let begun = Instant::now();
     lab.phone.enter(|| {
@@ -130,7 +129,7 @@ fn first_packet(lab: &Lab) -> Result<Duration> {
     })
 }
 
-/// Waits until IPv4 leads nowhere; how long that took.
+/// Waits until IPv4 has no route; returns the time.
 fn no_route(lab: &Lab) -> Result<Duration> {
     let begun = Instant::now();
     lab.phone.enter(|| {
@@ -145,7 +144,7 @@ fn no_route(lab: &Lab) -> Result<Duration> {
     })
 }
 
-/// Tries until it is so, and prints how long that took.
+/// Waits until it is so, and prints how long that took.
 fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
     while !is_so()? {
@@ -160,7 +159,7 @@ fn prefix(controller: &Controller<'_>, iface: &str) -> Option<String> {
     Some(controller.status(iface).ok()?["nat64Prefix"].as_str()?.to_owned())
 }
 
-/// A lab with a router at its link, and a controller that goes by itself.
+/// A lab with a router on its link, and a controller with automatic CLATs.
 fn run(
     mode: Mode,
     more: &[&str],
@@ -185,7 +184,7 @@ fn a_prefix_appears_changes_and_goes() -> Result<()> {
             router.advertise(&[(PREFIX, 1800)], None)?;
             eprintln!("{mode:?}: advertisement to first packet: {:?}", first_packet(lab)?);
             eventually("status", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX)))?;
-            // Said again, nothing changes.
+            // A repeated advertisement changes nothing.
             let pids = controller.clatds();
             router.advertise(&[(PREFIX, 1800)], None)?;
             thread::sleep(Duration::from_millis(300));
@@ -210,7 +209,7 @@ fn a_prefix_appears_changes_and_goes() -> Result<()> {
     Ok(())
 }
 
-/// Whatever the programs in the kernel can, clatd can do them all.
+/// BPF programs do /96 only; clatd does all lengths.
 #[test]
 fn every_length_of_prefix() -> Result<()> {
     run(Mode::Offload, &[], |lab, router, controller| {
@@ -251,7 +250,7 @@ fn a_prefix_expires() -> Result<()> {
     })
 }
 
-/// What a DNS64 would say, from the router.
+/// A DNS64 on the router.
 fn dns(lab: &Lab, prefix: &str) -> Result<clat_tests::Daemon> {
     let prefix: Prefix = prefix.parse().ok().context("a prefix")?;
     let of =
@@ -267,7 +266,7 @@ fn dns64_where_no_router_says_it() -> Result<()> {
         router.advertise(&[], Some(ROUTER))?;
         eprintln!("DNS server to first packet: {:?}", first_packet(lab)?);
         eventually("status", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX)))?;
-        // Both: what a router says goes first.
+        // Both: the router's advertisement has precedence.
         router.advertise(&[(PREFIX2, 1800)], Some(ROUTER))?;
         eventually("the router's", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX2)))?;
         router.advertise(&[(PREFIX2, 0)], Some(ROUTER))?;
@@ -332,13 +331,13 @@ fn native_ipv4_comes_and_goes() -> Result<()> {
         run(mode, &[], |lab, router, controller| {
             router.advertise(&[(PREFIX, 1800)], None)?;
             first_packet(lab)?;
-            // Half there is not there.
+            // An incomplete native IPv4 changes nothing.
             for half in ["169.254.1.2/16", "192.0.2.130/25"] {
                 lab.phone.run(&format!("ip addr add {half} dev up0"))?;
             }
             thread::sleep(Duration::from_millis(300));
             ensure!(prefix(controller, "up0").is_some(), "given up for half of it");
-            // The router answers for the server itself.
+            // The router itself answers for the server.
             lab.router.run("ip addr add 192.0.2.129/25 dev ph0")?;
             lab.router.run("ip addr add 192.0.2.1/32 dev lo")?;
             let native = Lab::udp(&lab.router, SocketAddr::new(SERVER4.into(), PORT))?;
@@ -387,7 +386,8 @@ fn roaming() -> Result<()> {
     run(Mode::Daemon, &[], |lab, router, controller| {
         router.advertise(&[(PREFIX, 1800)], None)?;
         first_packet(lab)?;
-        // A bounce alone changes nothing, as long as the router is there. It loses its address.
+        // Link down and up changes nothing if the router is still there. The router loses its
+        // address by it.
         let bounce = || -> Result<()> {
             lab.router.run("ip link set ph0 down")?;
             no_route(lab)?;
@@ -398,7 +398,7 @@ fn roaming() -> Result<()> {
         let back = first_packet(lab)?;
         eprintln!("carrier back to first packet: {back:?}");
         router.advertise(&[(PREFIX, 1800)], None)?;
-        // Another network: nobody there says it.
+        // Another network, without NAT64.
         bounce()?;
         eventually("no CLAT", || Ok(prefix(controller, "up0").is_none()))?;
         router.advertise(&[(PREFIX, 1800)], None)?;
@@ -407,7 +407,7 @@ fn roaming() -> Result<()> {
     })
 }
 
-/// What somebody asks for by hand is theirs.
+/// A CLAT started by hand is left alone.
 #[test]
 fn what_is_asked_for_by_hand() -> Result<()> {
     run(Mode::Daemon, &[], |lab, router, controller| {
@@ -417,7 +417,7 @@ fn what_is_asked_for_by_hand() -> Result<()> {
         ensure!(prefix(controller, "up0").as_deref() == Some(PREFIX), "it was taken away");
         controller.ctl(&["stop", "up0"])?;
         eventually("ours", || Ok(prefix(controller, "up0").as_deref() == Some(PREFIX2)))?;
-        // Ours is stopped, and stays so until the network changes.
+        // An automatic one that was stopped stays so until the network changes.
         controller.ctl(&["stop", "up0"])?;
         thread::sleep(Duration::from_millis(300));
         ensure!(prefix(controller, "up0").is_none(), "it came back");
@@ -463,7 +463,7 @@ fn hosts_behind_a_shared_interface() -> Result<()> {
     Ok(())
 }
 
-/// An upgrade: the next controller goes on with what runs, and with what the network says then.
+/// An upgrade: the next controller takes over the running CLATs and follows the network.
 #[test]
 fn another_life() -> Result<()> {
     if !can_run(NEEDS) {
@@ -513,7 +513,7 @@ fn the_configuration() -> Result<()> {
     lab.phone.run(&format!("kill -HUP {}", controller.daemon.pid()))?;
     eventually("reloaded", || Ok(prefix(&controller, "up0").as_deref() == Some(PREFIX)))?;
     first_packet(&lab)?;
-    // What is wrong changes nothing.
+    // An invalid file changes nothing.
     write("nonsense")?;
     lab.phone.run(&format!("kill -HUP {}", controller.daemon.pid()))?;
     eventually("said", || Ok(controller.daemon.log().contains("going on as before")))?;

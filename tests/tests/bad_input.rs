@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Bad input through the real command line and socket: the right words, the right exit code, and
-//! nothing touched.
+//! Bad input through the real command line and socket: the right message, the right exit code, and
+//! no side effect.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -59,15 +59,16 @@ fn names_and_prefixes() -> Result<()> {
         start(name, "ENAMETOOLONG")?;
     }
     start("a23456789012345", "ENODEV")?;
-    // Thirteen characters do not fit behind "v4-", but its index does; it has no address.
+    // Thirteen characters do not fit behind "v4-", but the index does; the interface has no
+    // address.
     lab.phone.run("ip link add a234567890123 type veth peer name p0")?;
     start("a234567890123", "EADDRNOTAVAIL")?;
     lab.phone.run("ip link del a234567890123")?;
     start("nosuch0", "ENODEV")?;
-    // An option to every program that it might be handed to.
+    // It would be an option to any program that gets it.
     refused(&lab, &controller, &["start", "--prefix", PREFIX, "--", "-j"], "EINVAL")?;
 
-    // What is no NAT64 prefix is wrong usage, whatever the controller would say.
+    // An invalid NAT64 prefix is a usage error in any case.
     for (prefix, words) in [
         ("", "not an IPv6 prefix"),
         ("64:ff9b::", "not an IPv6 prefix"),
@@ -86,7 +87,7 @@ fn names_and_prefixes() -> Result<()> {
     }
     refused(&lab, &controller, &["stop", "up0"], "ENODEV")?;
     refused(&lab, &controller, &["stop", "nosuch0"], "ENODEV")?;
-    // After all that, the right thing still works.
+    // After all that, valid input still works.
     controller.start("up0", PREFIX)?;
     Ok(())
 }
@@ -134,7 +135,7 @@ fn a_peer_without_the_right_uid() -> Result<()> {
     let controller = Controller::new(&lab, Mode::Offload, &["--allow-uid", "4242"])?;
     let mode = fs::metadata(controller.socket())?.permissions().mode();
     assert_eq!(mode & 0o777, 0o660, "{mode:o}");
-    // Past the file's mode, so that it is the peer's credentials that count.
+    // Open the file's mode, so that the peer's credentials decide.
     fs::set_permissions(controller.socket(), fs::Permissions::from_mode(0o666))?;
     let clatctl = lab.dir().join("clatctl");
     install(&program("clatctl")?, &clatctl)?;
@@ -229,7 +230,8 @@ fn truncated_and_lying_captures() -> Result<()> {
             said(&result)
         );
     }
-    // A packet whose own header lies is no fault of the file: dropped, and the file is translated.
+    // A packet with a wrong header is no fault of the file: the packet is dropped, and the file is
+    // translated.
     let mut lying = packet.clone();
     lying[2..4].copy_from_slice(&[0xff, 0xff]);
     let result = translate(&pcap(60, &lying))?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The programs as Soong makes them of `bpf_progs/clatrs.c`, read as Android's network loader reads
-//! an object: what it would refuse, skip or pass over without a word fails here. Its rules are
+//! The BPF object as Soong builds it from `bpf_progs/clatrs.c`, checked by the rules of Android's
+//! network loader, so that what it would refuse, skip or silently ignore fails here. The rules are
 //! those of bpf/loader/NetBpfLoad.cpp in packages/modules/Connectivity, main of 2025-03 and
 //! android15-qpr2, by reading.
 
@@ -21,7 +21,7 @@ use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolKind};
 const MAP_DEF: usize = 120;
 const PROG_DEF: usize = 92;
 
-/// What the network loader calls itself on Android 13, the first that has net_shared.
+/// The network loader's version on Android 13, the first with net_shared.
 const LOADER: u32 = 43;
 
 /// Bytes of an instruction, and two codes (linux/bpf.h).
@@ -29,7 +29,7 @@ const INSTRUCTION: usize = 8;
 const LD_IMM64: u8 = 0x18;
 const CALL: u8 = 0x85;
 
-/// What the pins are named after: the file's name up to the dot.
+/// Prefix of the pins' names: the file's name up to the dot.
 const NAME: &str = "clatrs";
 
 /// An object as the loader sees it.
@@ -71,12 +71,12 @@ impl<'d> Loaded<'d> {
     }
 }
 
-/// The number that many bytes into a record.
+/// The number at this offset of a record.
 fn word(record: &[u8], at: usize) -> u32 {
     record[at..at + 4].try_into().map_or(0, u32::from_le_bytes)
 }
 
-/// The object as it is after Soong: compiled, and stripped of what the loader does not read.
+/// The object as Soong makes it: compiled, and stripped of what the loader does not read.
 fn build(folder: &Path) -> Result<PathBuf> {
     let (object, stripped) = (folder.join("unstripped.o"), folder.join("stripped.o"));
     let source = format!("bpf_progs/{NAME}.c");
@@ -101,17 +101,17 @@ fn size(ty: BtfType<'_>) -> Result<usize> {
         .map_err(|ty| anyhow::anyhow!("neither struct nor number: {ty:?}"))
 }
 
-/// Whether the loader gets through, and takes the object for what it is.
+/// Whether the loader accepts the object, and reads it as intended.
 fn check_object(loaded: &Loaded<'_>) -> Result<()> {
     ensure!(loaded.section("license")? == b"Apache 2.0\0");
-    // An object that says it is critical, and does not load, ends the boot.
+    // A critical object that does not load ends the boot.
     ensure!(loaded.file.section_by_name("critical").is_none(), "critical");
     let versions = loaded.number("bpfloader_min_ver")?..loaded.number("bpfloader_max_ver")?;
     ensure!(versions.contains(&LOADER), "for loaders {versions:?}");
     for (section, size) in [("size_of_bpf_map_def", MAP_DEF), ("size_of_bpf_prog_def", PROG_DEF)] {
         ensure!(loaded.section(section)? == size.to_le_bytes(), "{section}");
     }
-    // What it knows nothing of, and would load the programs without.
+    // Sections that it does not know, without which it would load the programs.
     for section in loaded.file.sections() {
         let name = section.name()?;
         let unknown = [".text", ".data", ".bss", ".rodata"].iter().any(|s| name.starts_with(s));
@@ -120,7 +120,7 @@ fn check_object(loaded: &Loaded<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The types, which go to the kernel: it wants to know where every variable is.
+/// The types for the kernel, which needs the section of every variable.
 fn check_variables(loaded: &Loaded<'_>, btf: &Btf<'_>) -> Result<()> {
     for section in btf.type_by_kind::<DataSec<'_>>() {
         let name = section.name().context("a section without a name")?.to_string_lossy();
@@ -135,7 +135,7 @@ fn check_variables(loaded: &Loaded<'_>, btf: &Btf<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The maps, each of which has a struct of its key and its value among the types. Gives their pins.
+/// The maps, each with a struct of its key and value among the types. Returns their pins.
 fn check_maps(loaded: &Loaded<'_>, btf: &Btf<'_>) -> Result<Vec<String>> {
     let mut pins = Vec::new();
     for (name, def) in loaded.defs("maps", MAP_DEF)? {
@@ -153,14 +153,15 @@ fn check_maps(loaded: &Loaded<'_>, btf: &Btf<'_>) -> Result<Vec<String>> {
         ensure!((word(def, 24), word(def, 28)) == (1000, 0o660), "map {name}: group, mode");
         ensure!((word(def, 32)..word(def, 36)).contains(&LOADER), "map {name}: loaders");
         ensure!((word(def, 40), word(def, 44)) == (0, u32::MAX), "map {name}: kernels");
-        // No other context, folder or build than the object's.
+        // The object's context, folder and build.
         ensure!(def[48..116].iter().all(|byte| *byte == 0), "map {name}");
         pins.push(format!("map_{NAME}_{name}"));
     }
     Ok(pins)
 }
 
-/// The programs: a section each, with one function, whose record has its name. Gives their pins.
+/// The programs: each has its section with one function, and a record of its name. Returns their
+/// pins.
 fn check_programs(loaded: &Loaded<'_>) -> Result<Vec<String>> {
     let defs = loaded.defs("progs", PROG_DEF)?;
     let maps = loaded.symbols("maps", None)?;
@@ -168,7 +169,7 @@ fn check_programs(loaded: &Loaded<'_>) -> Result<Vec<String>> {
     let mut pins = Vec::new();
     for (at, section) in sections.iter().enumerate() {
         let name = section.name()?;
-        // What netd's and the controller's filters are of.
+        // The type of netd's and the controller's filters.
         if !name.starts_with("schedcls/") {
             continue;
         }
@@ -183,7 +184,7 @@ fn check_programs(loaded: &Loaded<'_>) -> Result<Vec<String>> {
         ensure!((word(def, 20)..word(def, 24)).contains(&LOADER), "{name}: loaders");
         ensure!(def[17..20].iter().chain(&def[28..]).all(|byte| *byte == 0), "{name}");
 
-        // It takes the section behind for the relocations, and of these those of maps.
+        // It takes the next section for the relocations, and uses those of maps only.
         let next = sections.get(at + 1).context("no relocations")?;
         ensure!(next.name()? == format!(".rel{name}"), "{name} is before {}", next.name()?);
         let code = section.data()?;
@@ -197,7 +198,7 @@ fn check_programs(loaded: &Loaded<'_>) -> Result<Vec<String>> {
             let offset = usize::try_from(offset)?;
             ensure!(instruction(offset)[0] == LD_IMM64, "{name}: {symbol} at {offset}");
         }
-        // Of other functions it knows nothing: each program is one.
+        // It does not link other functions: each program is one.
         let calls = (0..code.len()).step_by(INSTRUCTION).map(instruction);
         let mut calls = calls.filter(|code| code[0] == CALL);
         ensure!(calls.all(|call| call[1] >> 4 == 0), "{name}: a call of a function");
@@ -222,7 +223,7 @@ fn the_network_loader_takes_it() -> Result<()> {
     let mut pins = check_maps(&loaded, &btf)?;
     pins.extend(check_programs(&loaded)?);
     pins.sort();
-    // What is looked for in /sys/fs/bpf/net_shared, and a map that only the programs use.
+    // The expected names in /sys/fs/bpf/net_shared.
     let used = PROGRAMS.map(|(hook, link)| program_name(hook, link));
     let used = MAPS.iter().map(|map| map.name).chain(used);
     let mut expected: Vec<_> = used.map(|pin| pin.replacen("_clatd_", "_clatrs_", 1)).collect();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Other people's clients on the network that platd plays: rdisc6 and ndisc6, dhclient, dig,
-//! tshark, and the kernel's own configuration by router advertisements.
+//! Third-party clients on platd's network: rdisc6 and ndisc6, dhclient, dig, tshark, and the
+//! kernel's autoconfiguration.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 use std::fs;
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use clat_tests::{can_run, install, program, Daemon, Netns};
 
-/// Where its DNS server is, and a name that only IPv4 has.
+/// Its DNS server, and a name with IPv4 addresses only.
 const DNS: &str = "2001:db8:464::53";
 const SYNTHESIZED: &str = "64:ff9b::c633:6401";
 const ROUTER_MAC: &str = "02:00:00:00:04:64";
 
 static COUNT: AtomicU32 = AtomicU32::new(800);
 
-/// A host with a resolver of its own, a guest's namespace, and a platd between.
+/// A host with its own resolver, a guest's namespace, and a platd between.
 struct Carrier {
     guest: Netns,
     dir: PathBuf,
@@ -72,8 +72,8 @@ impl Carrier {
         out.lines().map(str::to_owned).collect()
     }
 
-    /// Runs dhclient until it has said or done `what`, and gives what it handed to its script by
-    /// then. Nothing is configured: the script only writes that down.
+    /// Runs dhclient until it has logged or done `what`, and returns what its script was given by
+    /// then. The script configures nothing.
     fn dhclient(&self, options: &str, requests: &str, what: &str) -> Vec<String> {
         let file = |name: &str| self.dir.join(name).display().to_string();
         let (script, env, log) = (file("script"), file("env"), self.dir.join("dhclient.log"));
@@ -149,7 +149,7 @@ fn tshark_on_pref64() {
     if !can_run(&["ip", "tshark", "dnsmasq"]) {
         return;
     }
-    // Code of the length, prefix, lifetime in units of 8 seconds.
+    // Length code, prefix, lifetime in units of 8 seconds.
     for (options, pref64) in [
         (&[][..], "0x0000 64:ff9b:: 225"),
         (&["--prefix64", "2001:db8:64:1::/64"], "0x0001 2001:db8:64:1:: 225"),
@@ -187,12 +187,12 @@ fn dhclient_for_ipv6() {
     assert!(addr.starts_with("2001:db8:464:0:d:"), "{env:?}");
     assert!(has(&env, &format!("new_dhcp6_name_servers={DNS}")), "{env:?}");
     assert!(has(&env, "new_max_life=7200") && has(&env, "new_preferred_life=3600"), "{env:?}");
-    // It is good for something.
+    // It can be used.
     carrier.guest.run(&format!("ip addr add {addr}/128 dev plat0 nodad")).unwrap();
     assert_eq!(carrier.dig(&format!("-b {addr} AAAA v4.example")), [SYNTHESIZED]);
 }
 
-/// Who has an address asks for the rest (RFC 8415 §18.2.6).
+/// A client with an address asks for other configuration (RFC 8415 §18.2.6).
 #[test]
 fn dhclient_for_information() {
     if !can_run(&["ip", "dhclient", "dnsmasq"]) {
@@ -222,7 +222,7 @@ fn dhclient_for_ipv4() {
     ] {
         assert!(has(&env, line), "no {line}: {env:?}");
     }
-    // It knows of RFC 8925: asked for the option, it does without IPv4.
+    // It supports RFC 8925: if told to request the option, it does without IPv4.
     let said = "v6 only preferred for 1800";
     let env = carrier.dhclient("-4", &format!("{requests}, v6only"), said);
     assert_eq!(env.iter().filter(|line| *line == "reason=BOUND").count(), 1, "{env:?}");
@@ -247,7 +247,7 @@ fn dig() {
     assert!(!out.contains("WARNING") && !out.contains("mismatch"), "{out}");
     let out = whole("+cdflag +dnssec AAAA v4.example");
     assert!(out.contains("status: NOERROR") && out.contains("ANSWER: 0"), "{out}");
-    // Who asks without EDNS, and with all that dig has.
+    // Without EDNS, and with all of dig's options.
     assert!(whole("+noedns AAAA v4.example").contains(SYNTHESIZED));
     assert!(whole("+nsid +cookie +ednsopt=65001 AAAA v4.example").contains(SYNTHESIZED));
 }
@@ -265,7 +265,7 @@ fn another_prefix_and_no_dns64() {
     assert_eq!(carrier.dig("A v4.example"), ["198.51.100.1"]);
 }
 
-/// RFC 7766, and what does not fit a datagram.
+/// RFC 7766, and answers too large for a datagram.
 #[test]
 fn dig_by_tcp() {
     if !can_run(&["ip", "dig", "dnsmasq", "python3"]) {
@@ -292,10 +292,10 @@ fn dig_by_tcp() {
         let out = carrier.guest.run(&format!("dig +tcp +short +time=5 @{server} v4.example"));
         assert_eq!(out.unwrap(), "198.51.100.1\n", "{server}");
     }
-    // One that says nothing is seen off.
+    // An idle connection is closed.
     let nothing = format!("import socket; print(socket.create_connection(('{DNS}', 53)).recv(9))");
     assert_eq!(carrier.python(&nothing), "b''\n");
-    // By IPv4, from where DHCP says it is.
+    // By IPv4, at the address that DHCP tells.
     carrier.guest.run("ip addr add 192.168.64.2/24 dev plat0").unwrap();
     let out = carrier.guest.run("dig +tcp +short +time=5 @192.168.64.1 AAAA v4.example").unwrap();
     assert_eq!(out, format!("{SYNTHESIZED}\n"));

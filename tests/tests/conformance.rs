@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `docs/conformance.md` names tests that there are, and is what its tables make of it.
+//! `docs/conformance.md` names existing tests, and is up to date with its tables.
 #![allow(missing_docs)]
 
 use anyhow::{ensure, Result};

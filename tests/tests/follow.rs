@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT follows its network: what changes on the real kernel under a CLAT that runs, with
-//! programs in the kernel and without, on both kinds of uplink.
+//! A CLAT follows its network: changes on the real kernel under a running CLAT, with BPF programs
+//! and without, on both kinds of uplink.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -23,7 +23,7 @@ use serde_json::Value;
 
 const NEEDS: &[&str] = &["ip", "ethtool", "ping", "tc", "nft"];
 
-/// Far more than it takes; how long that is gets printed.
+/// Far longer than any step takes; the real time is printed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Makes four tests of each.
@@ -87,14 +87,14 @@ fn run_with(
     test(&lab, &controller)
 }
 
-/// Where neighbours are told of.
+/// On links with neighbour discovery.
 #[test]
 fn another_node_has_its_address() -> Result<()> {
     for mode in [Mode::Offload, Mode::Daemon] {
         run(Uplink::Ethernet, mode, |lab, controller| {
             let v6 = status(controller)?["v6"].as_str().context("an address")?.to_owned();
             lab.router.run(&format!("ip -6 addr add {v6}/128 dev ph0 nodad"))?;
-            // The next one looks for duplicates.
+            // The next clatd detects the duplicate.
             for pid in controller.clatds() {
                 lab.phone.run(&format!("kill -9 {pid}"))?;
             }
@@ -107,7 +107,7 @@ fn another_node_has_its_address() -> Result<()> {
     Ok(())
 }
 
-/// The better of two uplinks goes, then the other one.
+/// The better of two uplinks goes down, then the other one loses its route.
 #[test]
 fn another_uplink_takes_over() -> Result<()> {
     for mode in [Mode::Offload, Mode::Daemon] {
@@ -126,7 +126,7 @@ fn another_uplink_takes_over() -> Result<()> {
     Ok(())
 }
 
-/// Each device takes a name that the other has had.
+/// Each device takes the other's previous name.
 #[test]
 fn two_uplinks_swap_their_names() -> Result<()> {
     for mode in [Mode::Offload, Mode::Daemon] {
@@ -183,8 +183,8 @@ fn its_uplink_is_made_anew() -> Result<()> {
     Ok(())
 }
 
-/// Neighbours find its address while clatd is dead, so that what is translated in the kernel goes
-/// on; and the longer clatd does not last, the longer it stays dead.
+/// Neighbours resolve its address while clatd is dead, so that BPF programs go on translating; and
+/// the delay before each restart grows.
 #[test]
 fn its_clatd_dies_again_and_again() -> Result<()> {
     run(Uplink::Ethernet, Mode::Offload, |lab, controller| {
@@ -205,8 +205,8 @@ fn its_clatd_dies_again_and_again() -> Result<()> {
     })
 }
 
-/// Neighbours are told at the start, of every new address, and where it is when that changes (RFC
-/// 4861 §7.2.6, RFC 9131).
+/// Neighbours are sent advertisements at the start, for every new address, and when the Ethernet
+/// address changes (RFC 4861 §7.2.6, RFC 9131).
 #[test]
 fn neighbours_are_told() -> Result<()> {
     if !can_run(NEEDS) {
@@ -242,7 +242,7 @@ fn neighbours_are_told() -> Result<()> {
     Ok(())
 }
 
-/// A bridge hands its frames to ip6tables (br_netfilter), which sees them before anybody else.
+/// A bridge passes its frames to ip6tables (br_netfilter) before anything else.
 #[test]
 fn its_uplink_is_a_bridge() -> Result<()> {
     for mode in [Mode::Offload, Mode::Daemon] {
@@ -258,7 +258,7 @@ fn its_uplink_is_a_bridge() -> Result<()> {
             "ip -6 addr add 2001:db8:1::2/64 dev br0 nodad",
             "ip -6 route add default via 2001:db8:1::1 dev br0",
             "sysctl -qew net.bridge.bridge-nf-call-ip6tables=1",
-            // So that it has something to do.
+            // So that ip6tables has work.
             "nft add table ip6 raw",
             "nft add chain ip6 raw prerouting { type filter hook prerouting priority raw ; }",
             "nft add rule ip6 raw prerouting counter",
@@ -275,7 +275,7 @@ fn its_uplink_is_a_bridge() -> Result<()> {
     Ok(())
 }
 
-/// A USB adapter's name is too long to have `v4-` in front.
+/// A USB adapter's name is too long for `v4-` in front.
 #[test]
 fn its_uplink_has_a_long_name() -> Result<()> {
     const NAME: &str = "enx30d042231de0";
@@ -314,7 +314,7 @@ fn its_prefix_is_the_uplinks_own() -> Result<()> {
     controller.start("up0", PREFIX).map(drop)
 }
 
-/// Whether IPv4 works is asked by ICMP and by TCP, and again when the path is another.
+/// Whether IPv4 works is probed by ICMP and by TCP, and again when the path changes.
 #[test]
 fn whether_ipv4_works_is_asked() -> Result<()> {
     if !can_run(NEEDS) {
@@ -349,7 +349,7 @@ fn whether_ipv4_works_is_asked() -> Result<()> {
     Ok(())
 }
 
-/// Nothing wakes it while nothing happens.
+/// Without events there are no wake-ups.
 #[test]
 fn it_sleeps_while_nothing_happens() -> Result<()> {
     for mode in [Mode::Offload, Mode::Daemon] {
@@ -365,7 +365,7 @@ fn it_sleeps_while_nothing_happens() -> Result<()> {
                 }
                 Ok(sum)
             };
-            // What was begun has to end first.
+            // Ongoing work has to end first.
             eventually("3 s without a wake-up", || {
                 let before = wakeups()?;
                 thread::sleep(Duration::from_secs(3));
@@ -376,8 +376,8 @@ fn it_sleeps_while_nothing_happens() -> Result<()> {
     Ok(())
 }
 
-/// A transfer under way goes on when the path becomes smaller, by the link or by the router's word.
-/// Offloads would hide it: a veth passes what is larger than its MTU.
+/// A running transfer goes on when the path MTU shrinks, by the link or by a router's error.
+/// Without offloads: a veth passes GSO packets larger than its MTU.
 #[test]
 fn an_upload_goes_on_by_a_smaller_path() -> Result<()> {
     for mode in [Mode::Offload, Mode::Daemon] {
@@ -393,7 +393,7 @@ fn an_upload_goes_on_by_a_smaller_path() -> Result<()> {
     Ok(())
 }
 
-/// Has an upload run across a change, and prints how long nothing arrived.
+/// Runs an upload across a change, and prints how long no data arrived.
 fn uploads_across(lab: &Lab, what: &str, change: impl FnOnce() -> Result<()>) -> Result<()> {
     let listener = Lab::listen(&lab.internet, (SERVER6, 80))?;
     let mut client = Lab::connect(&lab.phone, (SERVER4, 80))?;
@@ -433,7 +433,7 @@ fn uploads_across(lab: &Lab, what: &str, change: impl FnOnce() -> Result<()>) ->
     })
 }
 
-/// Tries until it is so, and prints how long that took.
+/// Waits until it is so, and prints how long that took.
 fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
     while !is_so()? {
@@ -455,7 +455,7 @@ fn all(controller: &Controller<'_>) -> Result<Vec<Value>> {
     Ok(status["clats"].as_array().context("no clats")?.clone())
 }
 
-/// What is shown of the CLAT, which is never out of sight.
+/// The CLAT's status, which is always available.
 fn status(controller: &Controller<'_>) -> Result<Value> {
     let mut all = all(controller)?;
     ensure!(all.len() == 1, "not one: {all:?}");
@@ -481,7 +481,7 @@ fn its_uplink_is_renumbered(lab: &Lab, controller: &Controller<'_>) -> Result<()
 }
 
 fn its_path_shrinks_and_grows(lab: &Lab, _: &Controller<'_>) -> Result<()> {
-    // Bytes of an echo request behind its 28 of headers.
+    // Bytes of an echo request behind its 28 bytes of headers.
     let passes = |size: u32| {
         lab.phone.run(&format!("ping -c 1 -W 1 -M do -s {} {SERVER4}", size - 28)).is_ok()
     };
@@ -508,7 +508,7 @@ fn its_route_and_its_address_are_taken_away(lab: &Lab, _: &Controller<'_>) -> Re
     Ok(())
 }
 
-/// On a host that forwards, what is for the CLAT would go back to where it came from.
+/// On a host that forwards, packets to the CLAT would be sent back to where they came from.
 fn others_flush_their_rules_and_routes(lab: &Lab, _: &Controller<'_>) -> Result<()> {
     lab.phone.run("sysctl -qw net.ipv6.conf.all.forwarding=1")?;
     let routes = || lab.phone.run("ip -6 route show table local type blackhole");
@@ -593,7 +593,7 @@ fn its_router_advertises_another_mtu(lab: &Lab, controller: &Controller<'_>) -> 
 fn its_router_deprecates_its_prefix(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
     lab.phone.run("sysctl -qw net.ipv6.conf.up0.accept_ra=2")?;
     let [old, new]: [Ipv6Addr; 2] = ["2001:db8:1::".parse()?, "2001:db8:11::".parse()?];
-    // From an address by hand to one of its own making in the same /64.
+    // From a manual address to an autoconfigured one in the same /64.
     change::advertise(lab, UPLINK6, &change::prefix_option(old, true))?;
     let own = || -> Result<Option<Ipv6Addr>> {
         let addresses = lab.phone.run("ip -o -6 addr show dev up0 scope global dynamic")?;
@@ -618,7 +618,7 @@ fn its_router_deprecates_its_prefix(lab: &Lab, controller: &Controller<'_>) -> R
     Ok(())
 }
 
-/// One that has nothing to do does not hang, whatever becomes of its device.
+/// A clatd without work does not hang, whatever happens to its device.
 #[test]
 fn its_clatd_has_nothing_to_do() -> Result<()> {
     for mode in [Mode::Offload, Mode::Daemon] {
@@ -639,7 +639,7 @@ fn its_clatd_has_nothing_to_do() -> Result<()> {
 fn its_clatd_hangs(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
     let [clatd] = controller.clatds()[..] else { anyhow::bail!("{:?}", controller.clatds()) };
     kill(Pid::from_raw(clatd), Signal::SIGSTOP)?;
-    // With an option, which the programs in the kernel leave to clatd.
+    // With an IP option, which BPF programs leave to clatd.
     let ping = format!("ping -R -c 1 -W 0.2 {SERVER4}");
     eventually("another clatd", || {
         let answered = lab.phone.run(&ping).is_ok();
@@ -648,7 +648,7 @@ fn its_clatd_hangs(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
     })
 }
 
-/// Fragments of ICMP, which the programs in the kernel leave to clatd.
+/// ICMP fragments, which BPF programs leave to clatd.
 fn its_clatd_hangs_while_packets_only_arrive(lab: &Lab, controller: &Controller<'_>) -> Result<()> {
     let before = status(controller)?;
     let [clatd] = controller.clatds()[..] else { anyhow::bail!("{:?}", controller.clatds()) };

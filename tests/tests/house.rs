@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The house: which crate may use which, no circle of files inside of one, licence lines.
+//! Rules of the source tree: which crate may use which, no circles between files of a crate,
+//! licence lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +10,7 @@ use std::process::Command;
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 
-/// From the top down: a crate may use those of the rows below its own.
+/// Rows from the top down: a crate may use those of the rows below its own.
 const ROWS: &[&[&str]] = &[
     &["clat_controller", "clatctl", "clat_jni", "clat_natives", "clatd", "clat_plat"],
     &["clat_host", "clat_offload", "clat_datapath"],
@@ -20,17 +21,17 @@ const ROWS: &[&[&str]] = &[
     &["clat_packet"],
 ];
 
-/// And of its own row these. What is here and no longer used is said so.
+/// Exceptions inside a row. An entry no longer needed is reported.
 const BESIDE: &[(&str, &str)] = &[
     // The client's side of the service: errors, transports.
     ("clatctl", "clat_controller"),
-    // The face that registers the natives itself.
+    // Registers the natives itself.
     ("clat_jni", "clat_natives"),
 ];
 
-/// Where programs may ask for what system they are compiled.
+/// Files that may test the target system.
 const ASKS_FOR_THE_SYSTEM: &[&str] = &[
-    // What the C library has, and the machine.
+    // What the C library and the machine have.
     "sys/src",
     "controller/src/host",
     "controller/src/binder_adapter.rs",
@@ -38,14 +39,14 @@ const ASKS_FOR_THE_SYSTEM: &[&str] = &[
     "controller/src/logging.rs",
     "clatd/src/logging.rs",
     "natives/src/lib.rs",
-    // What SELinux says there.
+    // SELinux confines it there.
     "controller/src/confinement.rs",
     // Programs are loaded by Android's own loader.
     "offload/src/abi.rs",
     "offload/src/lib.rs",
     "offload/src/objects.rs",
     "offload/src/pins.rs",
-    // CLATs run by themselves where no netd does that.
+    // Automatic CLATs, where there is no netd.
     "controller/src/lib.rs",
     "clatctl/src/lib.rs",
 ];
@@ -77,7 +78,7 @@ fn arrows_point_down() -> Result<()> {
     let mut beside = BTreeSet::new();
     for package in &packages {
         let name = text(&package["name"]);
-        // What crosses crates may use all of them.
+        // Tests across crates may use all of them.
         if name == "clat_tests" {
             continue;
         }
@@ -87,7 +88,7 @@ fn arrows_point_down() -> Result<()> {
         };
         for used in package["dependencies"].as_array().context("dependencies")? {
             let (used, kind) = (text(&used["name"]), text(&used["kind"]));
-            // Tests may look at what is above.
+            // Tests may use crates above.
             if kind == "dev" || !names.contains(used) {
                 continue;
             }
@@ -109,7 +110,7 @@ fn arrows_point_down() -> Result<()> {
 
 /// Every source file, below the folders that have any.
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    // What is built, found or frozen; and captures.
+    // Build output, findings, frozen files, and captures.
     const NOT: &[&str] = &["target", "corpus", "artifacts", "aidl_api", "__pycache__"];
     const KINDS: &[&str] =
         &["rs", "c", "h", "cpp", "sh", "py", "java", "go", "aidl", "te", "bp", "rc"];
@@ -131,7 +132,7 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// As AOSP wants it.
+/// As AOSP requires.
 #[test]
 fn every_file_says_its_licence() -> Result<()> {
     let mut files: Vec<_> =
@@ -159,7 +160,7 @@ fn every_file_says_its_licence() -> Result<()> {
 /// A word, a punctuation mark, or `::`.
 type Token = String;
 
-/// The tokens of Rust source, without comments, strings and attributes' insides made of them.
+/// The tokens of Rust source, without comments, strings and the contents of attributes.
 fn tokens(source: &str) -> Vec<Token> {
     let bytes = source.as_bytes();
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80;
@@ -197,7 +198,7 @@ fn tokens(source: &str) -> Vec<Token> {
     tokens
 }
 
-/// The length of the string literal that begins here, if one does.
+/// The length of the string literal that begins here, if any.
 fn string(rest: &str) -> Option<usize> {
     let quoted = rest.trim_start_matches(['b', 'c']);
     if rest.len() - quoted.len() > 1 {
@@ -223,7 +224,7 @@ fn string(rest: &str) -> Option<usize> {
     None
 }
 
-/// A path with a name for what it brings in; `*` stands for everything.
+/// An imported path with its name; `*` for everything.
 #[derive(Clone, Debug)]
 struct Use {
     path: Vec<String>,
@@ -243,7 +244,7 @@ struct File {
     items: BTreeSet<String>,
 }
 
-/// Where the group ends that begins at the `open` at `at`.
+/// The end of the group that begins with the `open` at `at`.
 fn skip_group(tokens: &[Token], at: usize) -> usize {
     let mut depth = 0;
     for (end, token) in tokens.iter().enumerate().skip(at) {
@@ -259,7 +260,7 @@ fn skip_group(tokens: &[Token], at: usize) -> usize {
     tokens.len()
 }
 
-/// Reads a tree of `use` from `at`, below `prefix`; gives where it ends.
+/// Reads a `use` tree from `at`, below `prefix`; returns its end.
 fn use_tree(tokens: &[Token], mut at: usize, prefix: &[String], uses: &mut Vec<Use>) -> usize {
     let mut path = prefix.to_vec();
     while let Some(token) = tokens.get(at) {
@@ -292,7 +293,7 @@ fn use_tree(tokens: &[Token], mut at: usize, prefix: &[String], uses: &mut Vec<U
     at
 }
 
-/// All files of a crate by their module, `""` the root, but those for tests alone.
+/// All files of a crate by module, `""` being the root, except those for tests only.
 struct Tree(BTreeMap<String, File>);
 
 impl Tree {
@@ -329,7 +330,7 @@ impl Tree {
                     at += 2;
                     test = false;
                 }
-                // What only tests have may use anything.
+                // Test code may use anything.
                 ("mod" | "fn" | "impl" | "use" | "struct", _) if test => {
                     while !["{", ";"].contains(&tokens[at].as_str()) {
                         at += 1;
@@ -361,7 +362,7 @@ impl Tree {
         for name in children {
             let inner = folder.join(&name);
             let path = [folder.join(format!("{name}.rs")), inner.join("mod.rs")];
-            // (By an attribute `path`, as the target's one of two has.)
+            // (By a `path` attribute, as for one of two targets.)
             let Some(path) = path.iter().find(|path| path.exists()) else { continue };
             let child = if module.is_empty() { name.clone() } else { format!("{module}::{name}") };
             self.add(&child, path, &inner)?;
@@ -371,7 +372,7 @@ impl Tree {
         Ok(())
     }
 
-    /// The module that has what a path in `module` names, if it is of this crate.
+    /// The module that a path in `module` refers to, if it is in this crate.
     fn resolve(&self, module: &str, path: &[String], depth: usize) -> Option<String> {
         let parent = |module: &str| module.rsplit_once("::").map_or("", |(up, _)| up).to_owned();
         let mut words = path.iter();
@@ -394,7 +395,7 @@ impl Tree {
         Some(at)
     }
 
-    /// The module that has what `module` calls `name`.
+    /// The module that defines what `module` calls `name`.
     fn definition(&self, module: &str, name: &str, depth: usize) -> String {
         let file = &self.0[module];
         // (Circles of globs end somewhere.)
@@ -418,7 +419,7 @@ impl Tree {
         module.to_owned()
     }
 
-    /// Which modules each uses.
+    /// The modules that each module uses.
     fn edges(&self) -> BTreeMap<&str, BTreeSet<String>> {
         let mut edges = BTreeMap::new();
         for (module, file) in &self.0 {
@@ -429,10 +430,10 @@ impl Tree {
         edges
     }
 
-    /// The modules that are in a circle with others, each circle one.
+    /// The modules in circles, one set per circle.
     ///
-    /// A module and its children may use each other. So a circle is looked for twice: without the
-    /// arrows from children to what they are in, and without those the other way.
+    /// A module and its children may use each other. So circles are searched twice: without the
+    /// edges from children to parents, and without the reverse ones.
     fn circles(&self) -> Vec<BTreeSet<String>> {
         let inside = |inner: &str, outer: &str| {
             outer.is_empty() || inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with("::"))
@@ -514,7 +515,7 @@ fn the_natives_link_neither_binder_nor_bpf() -> Result<()> {
     Ok(())
 }
 
-/// What is done on Android is done elsewhere too, but for what these places are for.
+/// Code for Android runs elsewhere, too, except in these files.
 #[test]
 fn few_files_ask_for_the_system() -> Result<()> {
     let mut files = Vec::new();
@@ -531,7 +532,7 @@ fn few_files_ask_for_the_system() -> Result<()> {
     Ok(())
 }
 
-/// docs/architecture.md says of every file what it is for, and of none that is gone.
+/// docs/architecture.md lists exactly the existing files.
 #[test]
 fn every_file_is_in_the_architecture() -> Result<()> {
     let page = fs::read_to_string(root().join("docs/architecture.md"))?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ClatCoordinator's natives, called from a JVM (`-Xcheck:jni`) in the lab's phone as Android's
-//! system server calls them.
+//! ClatCoordinator's natives, called from a JVM (`-Xcheck:jni`) in the lab's phone as by Android's
+//! system server.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,8 +15,7 @@ use anyhow::{bail, ensure, Context, Result};
 use clat_tests::{can_run, install, program, Lab, Offloads, PREFIX, SERVER4, SERVER6};
 use clat_xlat::{Local, Prefix};
 
-/// What the class is called in AOSP's source, and what it is renamed to in the module that it ships
-/// in.
+/// The class's package in AOSP's source, and its renamed one in the module.
 const PLAIN: &str = "com.android.server.connectivity";
 const RENAMED: &str = "android.net.connectivity.com.android.server.connectivity";
 
@@ -24,7 +23,7 @@ const RENAMED: &str = "android.net.connectivity.com.android.server.connectivity"
 const SYSTEM: &str = "1000";
 const CLAT: u32 = 1029;
 
-/// A mark as ClatCoordinator makes it, of network 100.
+/// A mark as made by ClatCoordinator, for network 100.
 const MARK: i32 = 0xf_0064;
 
 const NEEDS: &[&str] = &["java", "javac", "setpriv", "ip", "ping", "ip6tables"];
@@ -37,8 +36,8 @@ struct Jvm {
 }
 
 impl Jvm {
-    /// Compiles the class into `package`, and starts a JVM in the lab's phone: as the system
-    /// server, neither root nor with other capabilities than it has there.
+    /// Compiles the class into `package`, and starts a JVM in the lab's phone with the user and
+    /// capabilities of the system server.
     fn new(lab: &Lab, package: &str) -> Result<Self> {
         let source = format!("{}/com/android/server/connectivity/ClatCoordinator.java", sources());
         let source = fs::read_to_string(&source).context(source)?;
@@ -54,25 +53,25 @@ impl Jvm {
     }
 
     fn start(lab: &Lab, classes: &Path, class: &str) -> Result<Self> {
-        // What the system server may read and run, wherever this was built.
+        // Copies that the system server may read and run, wherever this was built.
         let library = lab.dir().join("libclat_jni.so");
         let built = std::env::current_exe()?.with_file_name("libclat_jni.so");
         fs::copy(&built, &library).with_context(|| built.display().to_string())?;
         let clatd = lab.dir().join("clatd");
         if !clatd.exists() {
             install(&program("clatd")?, &clatd)?;
-            // As the module installs it.
+            // As installed by the module.
             chown(&clatd, Some(CLAT), Some(CLAT))?;
             fs::set_permissions(&clatd, fs::Permissions::from_mode(0o6755))?;
         }
-        // The last for machines where /dev/net/tun is root's alone; Android's is system's.
+        // dac_override for machines where /dev/net/tun is root's; Android's is system's.
         let capabilities = "-all,+net_admin,+net_raw,+kill,+dac_override";
         let mut child = lab
             .phone
             .command(&["setpriv", "--reuid", SYSTEM, "--regid", SYSTEM, "--clear-groups"])
             .args(["--inh-caps", capabilities, "--ambient-caps", capabilities])
             .args(["java", "-Xcheck:jni", "-XX:TieredStopAtLevel=1", "-Xmx64m"])
-            // For Calls to make FileDescriptors of numbers.
+            // Lets Calls make FileDescriptors from numbers.
             .args(["--add-opens", "java.base/java.io=ALL-UNNAMED", "-cp"])
             .arg(classes)
             .args(["Calls".as_ref(), library.as_os_str(), class.as_ref()])
@@ -115,7 +114,7 @@ impl Jvm {
         Ok(())
     }
 
-    /// What it has said on stderr, once it has ended.
+    /// Its stderr, once it has ended.
     fn complaints(&mut self) -> String {
         self.input = None;
         let mut said = String::new();
@@ -125,14 +124,14 @@ impl Jvm {
         said
     }
 
-    /// Ends it. `-Xcheck:jni` must have found nothing wrong.
+    /// Ends it. `-Xcheck:jni` must have found no fault.
     fn end(mut self) -> Result<()> {
         self.input = None;
         let mut rest = String::new();
         self.output.read_to_string(&mut rest)?;
         let said = self.complaints();
         let status = self.child.wait()?;
-        // clatd says what it does there, too.
+        // clatd logs there, too.
         let fine = said.lines().all(|line| line.starts_with("clatd-up0: "));
         ensure!(status.success() && rest.is_empty() && fine, "{status}: {rest}{said}");
         Ok(())
@@ -177,7 +176,7 @@ struct Parts {
     write: String,
 }
 
-/// Everything that ClatCoordinator does before it starts clatd, netd's part by `ip`.
+/// The steps of ClatCoordinator before it starts clatd, with netd's part done by `ip`.
 fn prepare(lab: &Lab, jvm: &mut Jvm) -> Result<Parts> {
     let prefix: Prefix = PREFIX.parse().context("a prefix")?;
     let (pfx96, index) = (prefix.addr(), index_of(lab, "up0")?);
@@ -223,7 +222,7 @@ fn status_of(pid: u32, name: &str) -> Result<String> {
     Ok(line.with_context(|| format!("no {name} in {status}"))?.to_owned())
 }
 
-/// What the linker took into the library, beside what Cargo would have it take (house.rs).
+/// What is linked into the library, beside what Cargo declares (house.rs).
 #[test]
 fn the_library_has_neither_binder_nor_bpf() -> Result<()> {
     if !can_run(&["nm", "readelf"]) {
@@ -279,8 +278,7 @@ fn a_clat_is_started_and_stopped() -> Result<()> {
     accepted.read_exact(&mut got)?;
     ensure!(&got == b"by Java's clatd");
 
-    // It has neither Java's user nor a capability, and of Java's descriptors only those that it was
-    // given.
+    // It has neither Java's user nor capabilities, and only the given ones of Java's descriptors.
     ensure!(status_of(pid, "Uid")? == format!("{CLAT}\t{CLAT}\t{CLAT}\t{CLAT}"));
     ensure!(status_of(pid, "Gid")? == format!("{CLAT}\t{CLAT}\t{CLAT}\t{CLAT}"));
     ensure!(status_of(pid, "CapPrm")?.trim_start_matches('0').is_empty());
@@ -319,7 +317,7 @@ fn stopping_takes_no_poll_interval_and_ends_nobody_else() -> Result<()> {
         fastest = fastest.min(begun.elapsed());
         ensure!(!is_there(pid), "{pid} is still there");
     }
-    // AOSP's sleeps for 100 ms before it looks for the first time.
+    // AOSP's sleeps 100 ms before its first check.
     ensure!(fastest < Duration::from_millis(100), "{fastest:?} at best");
 
     let pid = start(&mut jvm, &parts)?;
@@ -328,7 +326,7 @@ fn stopping_takes_no_poll_interval_and_ends_nobody_else() -> Result<()> {
     ensure!(!is_there(pid), "{pid} was not reaped");
     jvm.get(&format!("stopClatd {pid}"))?;
 
-    // A process that Java may kill, and that is not Java's child.
+    // A process that Java may kill but that is not its child.
     let mut sleep = Command::new("setpriv")
         .args(["--reuid", SYSTEM, "--clear-groups", "sleep", "60"])
         .stdin(Stdio::null())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! CLATs come and go on the real kernel, with programs in it and without, and leave it as they
-//! found it.
+//! CLATs are started and stopped on the real kernel, with BPF programs and without, and leave it as
+//! it was.
 
 #[path = "lifecycle/kept.rs"]
 mod kept;
@@ -53,7 +53,7 @@ with_and_without_offload! {
     a_clatd_that_dies_is_started_again
 }
 
-/// Makes a test of each uplink and path, and of each way in which the first controller ends.
+/// Makes a test for each uplink and path, and for each way in which the first controller ends.
 macro_rules! flows_go_on {
     ($($name:ident $uplink:ident $mode:ident $signal:ident)*) => { $(
         #[test]
@@ -105,7 +105,7 @@ impl Traces {
         let routes = ["-4", "-6"].map(|f| lab.phone.run(&format!("ip {f} route show table all")));
         let rules4 = ["-4", "-6"].map(|f| lab.phone.run(&format!("ip {f} rule show")));
         let interfaces: BTreeSet<_> = names.map(|name| until_at(name).to_owned()).collect();
-        // The clsact that they hang on stays until the uplink goes.
+        // Their clsact stays until the uplink is removed.
         let filters = interfaces.iter().filter(|name| name.starts_with("up")).flat_map(|uplink| {
             ["ingress", "egress"]
                 .map(|hook| lab.phone.run(&format!("tc filter show dev {uplink} {hook}")))
@@ -148,7 +148,7 @@ fn ping(lab: &Lab, how: &str) -> Result<()> {
     lab.phone.run(&format!("ping -n -c 1 -W 5 {how} 192.0.2.1")).map(drop)
 }
 
-/// Waits until `done`, for what happens on its own.
+/// Waits until `done`.
 fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done()? {
@@ -160,7 +160,7 @@ fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> 
 
 fn two_hundred_starts_leave_nothing(lab: &Lab, mode: Mode) -> Result<()> {
     let controller = Controller::new(lab, mode, &[])?;
-    // The first round may fill caches that stay: threads, sockets of libraries.
+    // The first round may fill caches: threads, sockets of libraries.
     controller.start("up0", PREFIX)?;
     controller.ctl(&["stop", "up0"])?;
     let (before, fds) = (Traces::of(lab)?, descriptors(controller.daemon.pid())?);
@@ -255,8 +255,8 @@ fn a_clatd_that_dies_is_started_again(lab: &Lab, mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// A BPF file system that outlives a controller: what runs in a namespace of the lab has a /sys of
-/// its own.
+/// A BPF file system that outlives a controller: programs in a namespace of the lab have their own
+/// /sys.
 struct BpfFs(String);
 
 impl BpfFs {
@@ -276,9 +276,9 @@ impl Drop for BpfFs {
     }
 }
 
-/// A TCP transfer and a UDP ping-pong with `server`, by its IPv4 address and by the IPv6 one that
-/// it has for the CLAT: under way before `during` and still afterwards. Says how many datagrams
-/// were answered.
+/// Runs a TCP transfer and a UDP ping-pong with `server`, at its IPv4 address and at its IPv6
+/// address for the CLAT, before, during and after `during`. Returns how many datagrams were
+/// answered.
 fn while_flowing<T>(
     lab: &Lab,
     server: (Ipv4Addr, Ipv6Addr),
@@ -299,8 +299,7 @@ fn while_flowing<T>(
             while !ended.load(Ordering::Relaxed) {
                 client.write_all(&block)?;
                 sent += block.len() as u64;
-                // Enough to be under way at any time; not so much that the machine has nothing else
-                // to do.
+                // Enough to have data in flight at any time, without using all of the machine.
                 thread::sleep(Duration::from_millis(1));
             }
             Ok(sent)
@@ -323,7 +322,7 @@ fn while_flowing<T>(
             }
             Ok(())
         });
-        // No datagram is sent twice: one that is lost fails the test.
+        // No datagram is repeated: a lost one fails the test.
         let pinger = scope.spawn(move || -> Result<u64> {
             let (mut round, mut answer) = (0_u64, [0; 8]);
             while !ended.load(Ordering::Relaxed) {
@@ -352,7 +351,7 @@ fn while_flowing<T>(
     Ok((done, rounds))
 }
 
-/// Ends a controller, and starts another after a while.
+/// Ends a controller, and starts another one after a while.
 fn replace<'l>(
     lab: &'l Lab,
     mode: Mode,
@@ -365,7 +364,7 @@ fn replace<'l>(
     Controller::new(lab, mode, options)
 }
 
-/// Whether `status` tells of the very CLAT that `kept` was told of.
+/// Whether `status` is of the same CLAT as `kept`.
 fn ensure_same(status: &Value, kept: &Value) -> Result<()> {
     for fact in ["ifIndex", "v4ifIndex", "nat64Prefix", "v4", "v6", "fwmark", "pid", "offloaded"] {
         ensure!(status[fact] == kept[fact], "{fact}: {status} was {kept}");
@@ -373,13 +372,13 @@ fn ensure_same(status: &Value, kept: &Value) -> Result<()> {
     Ok(())
 }
 
-/// What is left in the phone when the last controller has gone is what was there before.
+/// After the last controller, the phone is as it was before.
 fn ensure_nothing_left(lab: &Lab, before: &Traces) -> Result<()> {
     assert_eq!(&Traces::of(lab)?, before);
     Ok(())
 }
 
-/// Flows notice nothing of one controller's end and the next one's start.
+/// Flows are not disturbed by one controller's end and the next one's start.
 fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()> {
     let before = Traces::of(lab)?;
     let pins = BpfFs::mount(lab)?;
@@ -399,7 +398,7 @@ fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()
         let counted = now["egress"]["packets"].as_u64().context("no numbers")?;
         ensure!(counted > rounds, "counting goes on: {counted} of {rounds}");
     }
-    // As with one of its own: a death is noticed, and it stops without a trace.
+    // As for its own CLATs: a death is noticed, and it stops without leaving anything.
     let [clatd] = clatds[..] else { anyhow::bail!("{clatds:?}") };
     kill(Pid::from_raw(clatd), Signal::SIGKILL)?;
     eventually("a new clatd", || Ok(second.clatds().iter().any(|pid| *pid != clatd)))?;
@@ -413,7 +412,8 @@ fn flows_go_on_across_a_restart(lab: &Lab, mode: Mode, end: Signal) -> Result<()
     ensure_nothing_left(lab, &before)
 }
 
-/// Two CLATs, on a raw-IP and on an Ethernet uplink, are gone on with at once, and each goes alone.
+/// Two CLATs, on a raw-IP and on an Ethernet uplink, are taken over at once, and each is stopped
+/// alone.
 fn two_are_kept(mode: Mode) -> Result<()> {
     if !can_run(NEEDS) {
         return Ok(());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The natives by their C ABI: a program in C (tests/natives) that is linked with the static
-//! library, as AOSP's C++ is.
+//! The natives by their C ABI: a C program (tests/natives) linked with the static library, as
+//! AOSP's C++ is.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -69,7 +69,7 @@ fn it_has_neither_libbpf_nor_binder() -> Result<()> {
     Ok(())
 }
 
-/// The header is C++ too, and is so for AOSP.
+/// The header is also valid C++, as for AOSP.
 #[test]
 fn the_header_is_cpp() -> Result<()> {
     if !can_run(&["g++"]) {

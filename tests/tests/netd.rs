@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! netd's side (android/netd), compiled against the headers that AOSP's AIDL compiler makes of
-//! aidl/ and a stand-in for libbinder's (tests/netd/include), and run in front of a service that
-//! notes what it is told.
+//! netd's side (android/netd), compiled against headers that AOSP's AIDL compiler makes of aidl/
+//! and a substitute for libbinder's (tests/netd/include), and run with a service that records its
+//! calls.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One rulebook: what the programs in `bpf_progs` translate is byte for byte what `xlat` makes of
-//! it, and what they do not translate passes on as it came.
+//! One rulebook: what the BPF programs translate is byte for byte the translation of `xlat`, and
+//! what they do not translate they pass on unchanged.
 #![allow(clippy::cast_possible_truncation)] // of lengths and random numbers
 
 #[path = "../../src/xlat/tests/common/mod.rs"]
@@ -24,7 +24,7 @@ use programs::{entries, reason, Programs, BOTH};
 use proptest::prop_assume;
 use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
 
-/// The loopback device: both interfaces of a CLAT, where no packet goes anywhere.
+/// The loopback device: both interfaces of a CLAT; no packet is sent.
 const LO: u32 = 1;
 
 /// What a program did with a packet.
@@ -44,14 +44,14 @@ fn can_run_devices() -> bool {
     can_run() && clat_tests::can_run(&["ip", "tc", "mount", "ethtool"])
 }
 
-/// A CLAT's address in two kinds: one that every checksum has to follow, and one that none has to.
+/// Two CLAT addresses: one that is checksum-neutral and one that is not.
 fn locals() -> [Local; 2] {
     let neutral = Local::neutral(LOCAL4, LOCAL6, &Prefix::WELL_KNOWN, [0x5a; 8]);
     assert!(neutral.is_neutral(&Prefix::WELL_KNOWN));
     [Local { v4: LOCAL4, v6: LOCAL6 }, neutral]
 }
 
-/// The identification that was made up for an IPv4 packet, which has none in IPv6.
+/// The identification generated for an IPv4 packet, which has none in IPv6.
 fn made_up_id(packet: &[u8]) -> u16 {
     let fragment_or_df = be16(packet, 6) != 0;
     if packet[0] >> 4 == 4 && !fragment_or_df {
@@ -61,7 +61,7 @@ fn made_up_id(packet: &[u8]) -> u16 {
     }
 }
 
-/// Whether `outcome` is one that `xlat` allows for this packet.
+/// Whether `outcome` agrees with `xlat` for this packet.
 pub(crate) fn agree(local: Local, packet: &[u8], outcome: &Outcome) -> Result<(), String> {
     let Outcome::Translated(out) = outcome else { return Ok(()) };
     let config = Config { mtu4: 65535, mtu6: 65575, ..config() };
@@ -179,7 +179,7 @@ fn on_raw_ip_devices() {
         }
         let cases = Cases { cases: 4000, failure_persistence: None, ..Cases::default() };
         let result = TestRunner::new(cases).run(&vectors::generated(local), |packet| {
-            // A device takes nothing else for IP.
+            // Devices accept only IP packets.
             prop_assume!(matches!(packet[0] >> 4, 4 | 6));
             agree(local, &packet, &pass(&packet)).map_err(TestCaseError::fail)
         });
@@ -189,7 +189,7 @@ fn on_raw_ip_devices() {
     }
 }
 
-/// A packet whose checksum is left to a device: the field holds the sum of the pseudo-header.
+/// A packet with a partial checksum: the field holds the sum of the pseudo-header.
 fn unfinished(packet: &[u8], gso_type: GsoType, gso_size: u16) -> (VirtioHeader, Vec<u8>) {
     let six = packet[0] >> 4 == 6;
     let (header, at, protocol) = if six { (40, 8, packet[6]) } else { (20, 12, packet[9]) };
@@ -233,7 +233,7 @@ fn unfinished_checksums_and_super_packets() {
             };
             for packet in [four.build(&body(1001)), six.build(&body(1001))] {
                 let (outcome, _) = pass(&packet, GsoType::None, 0);
-                // As if it had been finished before.
+                // As if it had been completed before.
                 agree(local, &packet, &outcome).expect("finished right");
             }
             for size in [1000, 1400] {

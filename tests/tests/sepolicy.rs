@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The policy (sepolicy/), compiled as AOSP compiles its own (m4, checkpolicy, secilc) over a
-//! platform of our own writing (tests/sepolicy) that has the rules of AOSP's which bind ours. A
-//! rule that asks for BPF fails here, not on a device.
+//! substitute platform (tests/sepolicy) with those rules of AOSP's that apply to ours. A rule that
+//! asks for BPF fails here, not on a device.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,7 @@ use clat_tests::can_run;
 
 const NEEDS: &[&str] = &["m4", "checkpolicy", "secilc"];
 
-/// What a product takes: the natives' rules are optional, and nothing but them goes with the
-/// natives.
+/// What a product uses: the natives' rules are optional, and used without others.
 const NATIVES: &str = "natives";
 const SERVICE: &str = "service";
 /// Not for certified devices.
@@ -30,8 +29,7 @@ fn rules(folder: &str) -> Result<Vec<PathBuf>> {
     Ok(files.into_iter().filter(|path| path.extension().is_some_and(|e| e == "te")).collect())
 }
 
-/// Compiles `folders` and the rules `more` over the platform; the error has what the compilers
-/// said.
+/// Compiles `folders` and the rules `more` over the platform; the error has the compilers' output.
 fn compile(folders: &[&str], more: &str) -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let at = |name: &str| temporary.path().join(name);
@@ -128,7 +126,7 @@ fn the_natives_need_no_rule_of_their_own_types() -> Result<()> {
     Ok(())
 }
 
-/// What carries a label carries one that is declared.
+/// All labels used are declared.
 #[test]
 fn the_labels_are_declared() -> Result<()> {
     let mut declared = fs::read_to_string(repository().join("tests/sepolicy/base.te"))?;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The Android.bp files against the Cargo workspace, so that neither drifts from the other:
-//! Blueprint's parser reads the one, Cargo the other, and each module is compared with the target
-//! that it stands for.
+//! The Android.bp files against the Cargo workspace, so that they do not diverge: Blueprint's
+//! parser reads the former, Cargo the latter, and each module is compared with its target.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,11 +15,11 @@ use serde_json::{Map, Value};
 #[path = "soong/rules.rs"]
 mod rules;
 
-/// What ships nowhere, or not on Android.
+/// Not shipped, or not on Android.
 const NOT_ON_ANDROID: [&str; 3] = ["clat_tests", "clat_plat", "clat_discover"];
 
-/// What Soong calls crates whose name it does not make by "lib" and underscores; and the one that
-/// stands for another there.
+/// Soong's names of crates that are not "lib" and underscores; and a crate that replaces another
+/// there.
 const NAMES: [(&str, &str); 4] = [
     ("log", "liblog_rust"),
     ("rsbinder", "libbinder_rs"),
@@ -28,14 +27,14 @@ const NAMES: [(&str, &str); 4] = [
     (INTERFACE, "android_net_clat_aidl-V2-rust"),
 ];
 const INTERFACE: &str = "android_net_clat_aidl";
-/// What only Cargo has: under Soong other libraries do the same.
+/// Used by Cargo only: under Soong, other libraries do the same.
 const STAND_INS: [&str; 2] = ["rsbinder", "rsproperties"];
 
-/// Go, and Blueprint where Debian has it.
+/// Go, and the path of Debian's Blueprint.
 const NEEDS: &[&str] =
     &["go", "/usr/share/gocode/src/github.com/google/blueprint/parser/parser.go"];
 
-/// A module, with what its `defaults` give it.
+/// A module with the properties of its `defaults`.
 #[derive(Debug)]
 struct Module {
     folder: PathBuf,
@@ -79,7 +78,7 @@ fn repository() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?)
 }
 
-/// The files of the repository, of which git knows or may come to know, whose name is `name`.
+/// Files of the repository with this name, which git tracks or would add.
 fn files(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
     fn walk(folder: &Path, name: &str, found: &mut Vec<PathBuf>) -> Result<()> {
         for entry in fs::read_dir(folder)? {
@@ -98,8 +97,7 @@ fn files(root: &Path, name: &str) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The modules of every Android.bp, as they are without BPF, or as they are with it for a product
-/// that says so.
+/// The modules of every Android.bp, without BPF or with it.
 fn modules(root: &Path, bpf: bool) -> Result<Vec<Module>> {
     let output = Command::new("go")
         .args(["run", "tests/soong/modules.go"])
@@ -131,8 +129,8 @@ fn modules(root: &Path, bpf: bool) -> Result<Vec<Module>> {
     found.iter().map(read).collect()
 }
 
-/// A module's own properties, then those of its defaults: lists are put together, of others the
-/// module's own counts.
+/// A module's own properties, then those of its defaults: lists are concatenated, for others the
+/// module's own value counts.
 fn with_defaults(
     mut own: Map<String, Value>,
     defaults: &BTreeMap<String, Map<String, Value>>,
@@ -178,7 +176,7 @@ impl Package {
             .collect()
     }
 
-    /// What it depends on under Android, by Soong's names. `dev` gives what its tests need besides.
+    /// Its dependencies on Android, by Soong's names. `dev` adds those of its tests.
     fn dependencies(&self, dev: bool) -> BTreeSet<String> {
         let wanted = if dev { "dev".into() } else { Value::Null };
         let all = self.0["dependencies"].as_array().into_iter().flatten();
@@ -206,8 +204,8 @@ fn workspace(root: &Path) -> Result<Vec<Package>> {
     Ok(packages.as_array().context("no packages")?.iter().cloned().map(Package).collect())
 }
 
-/// Whether this crate root has the text, or what belongs to it: all below a lib.rs or main.rs, else
-/// the tests' common part.
+/// Whether the crate of this root contains the text: all files below a lib.rs or main.rs, else the
+/// tests' common part.
 fn says(root: &Path, text: &str) -> Result<bool> {
     fn below(folder: &Path, text: &str) -> Result<bool> {
         for entry in fs::read_dir(folder)? {
@@ -282,8 +280,7 @@ fn the_modules_are_the_workspace() -> Result<()> {
     Ok(())
 }
 
-/// Compares one package with its modules, which stand in its folder, and returns how many these
-/// are.
+/// Compares one package with its modules in its folder, and returns their number.
 fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Result<usize> {
     let ours: Vec<_> = modules.iter().filter(|module| module.folder == package.folder()).collect();
     let edition = package.0["edition"].as_str().unwrap_or_default();
@@ -291,8 +288,7 @@ fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Re
         let kind = kind.to_owned();
         ours.iter().filter(move |module| module.kind == kind)
     };
-    // A module of each kind for each target, under the name that others expect, and none that has
-    // no target.
+    // A module of each kind for each target with its expected name, and none without a target.
     let kinds = [
         ("lib", "rust_library"),
         ("cdylib", "rust_ffi_shared"),
@@ -302,7 +298,7 @@ fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Re
     let mut count = 0;
     for (cargo, soong) in kinds {
         let prefix = if cargo == "bin" { "" } else { "lib" };
-        // A crate that C++ links is one to Rust too, and their modules need two names.
+        // A crate that C++ links is also a Rust library, and the modules need two names.
         let suffix = if cargo == "staticlib" { "_ffi" } else { "" };
         let targets: BTreeSet<(String, PathBuf)> = package
             .targets(cargo)
@@ -327,7 +323,7 @@ fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Re
     let tests: BTreeSet<_> = of("rust_test").map(|m| m.root()).collect::<Result<_>>()?;
     let mut testable = BTreeSet::new();
     for (_, source) in package.targets("test") {
-        // Cargo's way to find a program; Soong has none.
+        // How Cargo finds a program; Soong has nothing like it.
         if !says(&source, "CARGO_BIN_EXE_")? {
             testable.insert(source);
         }
@@ -384,8 +380,8 @@ fn compare(package: &Package, modules: &[Module], wrong: &mut Vec<String>) -> Re
     Ok(count)
 }
 
-/// The crates that AOSP carries, in the versions that the requirements of Cargo.toml are of: the
-/// column of versions.tsv whose name ends in "=".
+/// The crates in AOSP, in the versions that Cargo.toml requires: the column of versions.tsv whose
+/// name ends in "=".
 fn carried(root: &Path) -> Result<BTreeMap<String, String>> {
     let text = fs::read_to_string(root.join("tests/soong/versions.tsv"))?;
     let head = text.lines().find(|line| line.starts_with("# crate\t")).context("no head")?;
@@ -394,8 +390,8 @@ fn carried(root: &Path) -> Result<BTreeMap<String, String>> {
     rows.map(|row| Ok((row[0].clone(), row.get(at).context("a short row")?.clone()))).collect()
 }
 
-/// Every crate of others in what ships has a line in versions.tsv, which scripts/aosp_versions
-/// takes its sets from, and is required as AOSP has it; or it has to be imported anyway.
+/// Every shipped third-party crate has a line in versions.tsv, which scripts/aosp_versions reads,
+/// and is required in AOSP's version; or it has to be imported anyway.
 #[test]
 fn the_pins_are_aosp_s() -> Result<()> {
     let root = repository()?;
@@ -438,7 +434,7 @@ fn the_pins_are_aosp_s() -> Result<()> {
     Ok(())
 }
 
-/// The object that bpfloader names its pins after, and the interface with its backends and
+/// The object after which bpfloader names its pins, and the interface with its backends and
 /// versions.
 #[test]
 fn the_objects_and_the_interface() -> Result<()> {
@@ -473,7 +469,7 @@ fn the_objects_and_the_interface() -> Result<()> {
     Ok(())
 }
 
-/// Each test is in a TEST_MAPPING, and each that is mapped is there.
+/// Each test is in a TEST_MAPPING, and each mapped one exists.
 #[test]
 fn the_tests_are_mapped() -> Result<()> {
     if !can_run(NEEDS) {
@@ -499,7 +495,7 @@ fn the_tests_are_mapped() -> Result<()> {
     Ok(())
 }
 
-/// What init, the service manager and SELinux are told fits the modules, and one another.
+/// The files for init, the service manager and SELinux fit the modules and each other.
 #[test]
 fn init_and_policy_know_the_programs() -> Result<()> {
     const SERVICE: &str = "clatd_controller";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a controller believes of the CLATs that a former one has left, and what it does with them.
+//! What a controller trusts of the CLATs of a previous one, and what it does with them.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::{ensure_same, ping, BpfFs, NEEDS};
 
-/// Overwrites the arguments of a process, as it can itself, but not its name.
+/// Overwrites the arguments of a process, but not its name, as it could itself.
 fn overwrite_arguments(pid: i32) -> Result<()> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, fields) = stat.rsplit_once(") ").context("no name")?;
@@ -30,7 +30,7 @@ fn overwrite_arguments(pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// Prefix and mark among them, with which root would then do as it says.
+/// Prefix and mark among them, which root would then use.
 #[test]
 fn what_a_clatd_says_of_itself_is_not_believed() -> Result<()> {
     if !can_run(NEEDS) {
@@ -47,7 +47,7 @@ fn what_a_clatd_says_of_itself_is_not_believed() -> Result<()> {
     ping(lab, "")
 }
 
-/// While nobody was there to follow it.
+/// While no controller was running.
 #[test]
 fn an_uplink_that_was_renamed_meanwhile_is_found() -> Result<()> {
     if !can_run(NEEDS) {
@@ -76,7 +76,7 @@ fn an_uplink_that_was_renamed_meanwhile_is_found() -> Result<()> {
 /// linux/capability.h: SYS_PTRACE, SYS_ADMIN, DAC_OVERRIDE.
 const GIVEN_UP: u64 = 1 << 19 | 1 << 21 | 1 << 1;
 
-/// By no thread, also of those that go on with a CLAT of a former life.
+/// In no thread, also for a CLAT of a previous controller.
 #[test]
 fn what_only_the_start_may_do_is_given_up() -> Result<()> {
     if !can_run(NEEDS) {
@@ -106,7 +106,7 @@ fn what_only_the_start_may_do_is_given_up() -> Result<()> {
     Ok(())
 }
 
-/// Each may take seconds, as one that is stopped would.
+/// Each may take seconds, as a stopped process would.
 #[test]
 fn three_that_are_stopped_are_removed_at_once() -> Result<()> {
     if !can_run(NEEDS) {
@@ -127,7 +127,10 @@ fn three_that_are_stopped_are_removed_at_once() -> Result<()> {
     first.daemon.stop(Signal::SIGKILL)?;
     let begin = Instant::now();
     let second = Controller::new(lab, Mode::Daemon, &[])?;
-    eprintln!("ready in {:.0?} after three stopped clatds of a former life", begin.elapsed());
+    eprintln!(
+        "ready in {:.0?} after three stopped clatds of a previous controller",
+        begin.elapsed()
+    );
     ensure!(second.clatds().is_empty(), "{:?}", second.clatds());
     ensure!(!lab.phone.run("ip -br link")?.contains("v4-"), "a device is left");
     let log = second.daemon.log();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! SIGKILL behind every single thing that a controller does to the world outside of its process,
-//! while it starts a CLAT, stops one, or tidies up after another controller that was killed; and at
-//! random instants: the next one leaves nothing of it, and what is others' is as it was.
+//! SIGKILL after each single effect that a controller has outside of its process, while it starts a
+//! CLAT, stops one, or recovers after a killed controller; and at random times: the next controller
+//! leaves nothing of it, and nothing of others' is changed.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,8 +24,7 @@ use nix::unistd::Pid;
 
 use super::{eventually, ping, BpfFs, Traces, NEEDS};
 
-/// The system calls by which something becomes different for others. Files are written in place;
-/// what is sent, is sent by netlink.
+/// The system calls with effects on others. Files are written in place; all sends are to netlink.
 const EFFECTS: &[libc::c_long] = &[
     libc::SYS_bpf,
     libc::SYS_clone,
@@ -49,10 +48,10 @@ const EFFECTS: &[libc::c_long] = &[
     libc::SYS_write,
 ];
 
-/// A process that is watched by the thread that made this.
+/// A process traced by the thread that made this.
 struct Watched {
     process: Pid,
-    /// Its threads, and of those that are in a system call, whether it is one with an effect.
+    /// Its threads, and for those in a system call, whether it has an effect.
     threads: HashMap<Pid, Option<bool>>,
 }
 
@@ -71,7 +70,7 @@ impl Watched {
                 let options =
                     ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_TRACECLONE;
                 match ptrace::seize(thread, options) {
-                    // Gone meanwhile, or there by the one that made it.
+                    // Ended meanwhile, or already traced through its creator.
                     Err(Errno::ESRCH | Errno::EPERM) => {}
                     done => done.context("seize")?,
                 }
@@ -81,11 +80,11 @@ impl Watched {
         }
     }
 
-    /// Has it go on until it has had `count` effects, and kills it right then; false if it is
+    /// Continues it until it has had `count` effects, and kills it right then; false if it is
     /// `done` before.
     fn kill_after(mut self, count: usize, done: &AtomicBool) -> Result<bool> {
         let mut effects = 0;
-        // Only what this thread watches, not the children of the others.
+        // Only what this thread traces, not children of others.
         let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD | WaitPidFlag::WNOHANG;
         loop {
             let (thread, signal) = match waitpid(None, Some(flags))? {
@@ -131,14 +130,14 @@ impl Watched {
     }
 }
 
-/// Whether the system call that this thread is about to do is one of [`EFFECTS`].
+/// Whether the system call that this thread begins is one of [`EFFECTS`].
 fn has_effect(thread: Pid) -> bool {
     let call = fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
     let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
     number.is_some_and(|number| EFFECTS.contains(&number))
 }
 
-/// Kills `process` behind its `count`th effect while `during` runs. False if there were fewer.
+/// Kills `process` after its `count`th effect while `during` runs. False if there were fewer.
 fn killed_after(process: i32, count: usize, during: impl FnOnce() -> Result<()>) -> Result<bool> {
     let (done, ready) = (AtomicBool::new(false), std::sync::Barrier::new(2));
     thread::scope(|scope| {
@@ -164,7 +163,7 @@ pub(super) struct Left {
     traces: Traces,
     settings: String,
     pins: Vec<(String, Option<usize>)>,
-    /// What is written down in /run/clat.
+    /// The records in /run/clat.
     notes: Vec<String>,
 }
 
@@ -191,7 +190,7 @@ impl Left {
     }
 }
 
-/// What the controller is at when it is killed.
+/// What the controller is doing when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
     Start,
@@ -199,8 +198,8 @@ enum Work {
     Recovery,
 }
 
-/// Waits for the end of its recovery or its own. Not by waitpid(2), which would take what is for
-/// the watcher.
+/// Waits for the end of its recovery, or its own. Not by waitpid(2), which would take events from
+/// the tracer.
 fn until_ready(controller: &Controller<'_>) -> Result<()> {
     let command = format!("/proc/{}/cmdline", controller.daemon.pid());
     eventually("recovery", || {
@@ -220,8 +219,7 @@ fn killed_at_every_step_of(work: Work) -> Result<()> {
     let stop = |c: &Controller<'_>| c.ctl(&["stop", "up0"]).map(drop);
     let mut controller = Controller::new(lab, Mode::Offload, &options)?;
     let before = Left::of(lab, &pins, &controller)?;
-    // A recovery loads the programs as well, which takes the most of its effects: each time, every
-    // fifth.
+    // A recovery also loads the programs, which is most of its effects: test every fifth.
     let every = if work == Work::Recovery { 5 } else { 1 };
     for step in (1 + std::process::id() as usize % every..).step_by(every) {
         let pid = controller.daemon.pid();
@@ -271,11 +269,11 @@ fn killed_at_every_step_of_recovery() -> Result<()> {
     killed_at_every_step_of(Work::Recovery)
 }
 
-/// Repeats a run of [`killed_at_random`]: which that was, it has said.
+/// Repeats a run of [`killed_at_random`] with the seed that it printed.
 const SEED: &str = "CLAT_KILL_SEED";
 
-/// What looks like ours and is not: a process by name, a device, a rule and a filter. They last as
-/// long as the process, and the lab.
+/// Things that look like ours but are not: a process by name, a device, a rule and a filter. They
+/// last as long as the process and the lab.
 fn make_foreign(lab: &Lab) -> Result<Daemon> {
     for line in [
         "ip tuntap add v4-other mode tun",
@@ -292,8 +290,8 @@ fn make_foreign(lab: &Lab) -> Result<Daemon> {
     lab.phone.spawn(&argv, &lab.dir().join("foreign.log"))
 }
 
-/// At any time of its life, of a start or a stop; now and then with clatd, and with the next
-/// controller's recovery as what is cut short.
+/// At any time, of a start or a stop; sometimes together with clatd, and sometimes during the next
+/// controller's recovery.
 fn killed_at_random(mode: Mode) -> Result<()> {
     const KILLS: usize = 50;
     if !can_run(NEEDS) {
@@ -314,7 +312,7 @@ fn killed_at_random(mode: Mode) -> Result<()> {
     let before = Left::of(lab, &pins, &controller)?;
     for number in 1..=KILLS {
         if random.u8(..4) == 0 {
-            // A recovery is cut short: of what, the kill before has seen to.
+            // Interrupts a recovery from the previous kill.
             controller.daemon.stop(Signal::SIGKILL)?;
             controller = Controller::spawn(lab, mode, &options)?;
         }
@@ -344,7 +342,7 @@ fn killed_at_random(mode: Mode) -> Result<()> {
         })?;
         controller.daemon.stop(Signal::SIGKILL)?;
         controller = Controller::new(lab, mode, &options)?;
-        // Right away: of one that was killed with its clatd, the kernel may still hold the device.
+        // At once: the kernel may still have the device of one that was killed with its clatd.
         controller.start("up0", PREFIX).with_context(|| format!("behind kill {number}"))?;
         if number % 10 == 0 {
             ping(lab, "").with_context(|| format!("behind kill {number}"))?;

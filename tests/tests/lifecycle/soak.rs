@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Endurance, for `./test soak`: starts and stops without end, then everything that can happen to a
-//! CLAT, at random and under traffic, all the while with a hostile caller. Nothing grows, nobody
-//! else waits, and at the end all is as it was.
+//! Endurance, for `./test soak`: repeated starts and stops, then random disturbances of a CLAT
+//! under traffic, all with a hostile caller. Memory does not grow, other callers do not wait, and
+//! in the end all is as it was.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -23,24 +23,24 @@ use nix::unistd::Pid;
 use super::killed::Left;
 use super::{descriptors, eventually, ping, BpfFs};
 
-/// For how many minutes; without it there is nothing to do.
+/// Minutes to run; without it the test does nothing.
 const MINUTES: &str = "CLAT_SOAK_MINUTES";
-/// Repeats a run: which that was, it has said.
+/// Repeats a run with the seed that it printed.
 const SEED: &str = "CLAT_SOAK_SEED";
 
 /// The hostile caller.
 const UID: &str = "4321";
 
-/// How long any other user may wait for an answer, beyond what a thread of this machine waits that
-/// only sleeps.
+/// The longest time that another user may wait for an answer, beyond what a sleeping thread of this
+/// machine oversleeps.
 const WAIT: Duration = Duration::from_millis(100);
 
 /// How much the controller's memory may grow, in bytes: threads, and what the allocator keeps.
 const MEMORY: u64 = 8 << 20;
 
-/// A user who does what nobody should, until it is dropped.
+/// A user who attacks the controller, until dropped.
 fn hostile(lab: &Lab, socket: &Path) -> Result<Daemon> {
-    // Who cannot reach the socket, attacks nobody.
+    // So that it can reach the socket.
     fs::set_permissions(socket, fs::Permissions::from_mode(0o666))?;
     let script = lab.dir().join("hostile.py");
     fs::write(&script, include_str!("hostile.py"))?;
@@ -50,19 +50,19 @@ fn hostile(lab: &Lab, socket: &Path) -> Result<Daemon> {
     lab.phone.spawn(&argv, &lab.dir().join("hostile.log"))
 }
 
-/// What is in memory of a process, in bytes.
+/// Resident memory of a process in bytes.
 fn memory(pid: i32) -> Result<u64> {
     let pages = fs::read_to_string(format!("/proc/{pid}/statm"))?;
     Ok(pages.split(' ').nth(1).context("no number")?.parse::<u64>()? * 4096)
 }
 
-/// What another caller waits for an answer, and how much of that is the machine's doing.
+/// How long another caller waits for answers, and how much of that is due to the machine.
 #[derive(Default)]
 struct Waits {
     ended: AtomicBool,
-    /// Whether the controller is to be there.
+    /// Whether the controller has to answer.
     is_up: AtomicBool,
-    /// The longest that a thread overslept since this was last asked, in microseconds.
+    /// The longest time that a thread overslept since the last reading, in microseconds.
     overslept: AtomicU64,
     /// The longest wait, in microseconds, and of how many.
     worst: AtomicU64,
@@ -70,7 +70,7 @@ struct Waits {
 }
 
 impl Waits {
-    /// Sleeps and looks how late it is when it wakes.
+    /// Measures how late a sleeping thread wakes.
     fn watch_the_machine(&self) {
         const NAP: Duration = Duration::from_millis(2);
         while !self.ended.load(Ordering::SeqCst) {
@@ -80,7 +80,7 @@ impl Waits {
         }
     }
 
-    /// Asks time and again, and compares.
+    /// Calls repeatedly, and compares.
     fn ask(&self, socket: &Path) -> Result<()> {
         let transport = Transport::Rpc(socket.to_owned());
         while !self.ended.load(Ordering::SeqCst) {
@@ -101,7 +101,7 @@ impl Waits {
             answer.map_err(anyhow::Error::msg).context("another caller is not answered")?;
             self.worst.fetch_max(micros(wait), Ordering::SeqCst);
             self.count.fetch_add(1, Ordering::SeqCst);
-            // It sleeps for a moment more.
+            // Let the measuring thread sleep once more.
             thread::sleep(Duration::from_millis(4));
             let machine = Duration::from_micros(self.overslept.load(Ordering::SeqCst));
             ensure!(
@@ -125,7 +125,7 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Runs `during` while others call, and ends them with it.
+/// Runs `during` while others call, and ends these with it.
 fn while_asked(socket: &Path, during: impl FnOnce(&Waits) -> Result<()>) -> Result<String> {
     let waits = Waits::default();
     waits.is_up.store(true, Ordering::SeqCst);
@@ -140,7 +140,7 @@ fn while_asked(socket: &Path, during: impl FnOnce(&Waits) -> Result<()>) -> Resu
     Ok(waits.told())
 }
 
-/// Ensures that a controller holds no more than it did, once nobody calls any more.
+/// Ensures that a controller holds no more than before, once there are no callers.
 fn ensure_flat(controller: &Controller<'_>, (fds, bytes): (usize, u64)) -> Result<String> {
     let pid = controller.daemon.pid();
     eventually("closing of descriptors", || Ok(descriptors(pid)?.len() <= fds))
@@ -158,7 +158,7 @@ fn cycles(lab: &Lab, pins: &BpfFs, time: Duration) -> Result<()> {
         controller.start("up0", PREFIX)?;
         controller.ctl(&["stop", "up0"]).map(drop)
     };
-    // The first may fill caches that stay.
+    // The first rounds may fill caches.
     (0..20).try_for_each(|_| cycle())?;
     let before = Left::of(lab, pins, &controller)?;
     let held = (descriptors(controller.daemon.pid())?.len(), memory(controller.daemon.pid())?);
@@ -179,9 +179,9 @@ fn cycles(lab: &Lab, pins: &BpfFs, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// What can happen.
+/// A disturbance.
 #[derive(Clone, Copy, Debug)]
-enum Blow {
+enum Disturbance {
     Flap,
     Mtu,
     Route4,
@@ -196,7 +196,7 @@ enum Blow {
     Restart,
 }
 
-impl Blow {
+impl Disturbance {
     const ALL: [Self; 12] = [
         Self::Flap,
         Self::Mtu,
@@ -213,7 +213,7 @@ impl Blow {
     ];
 }
 
-/// The uplink as the lab has made it, whatever has become of it.
+/// Restores the uplink as the lab has made it.
 fn mend(lab: &Lab) -> Result<()> {
     for line in [
         "ip link set up0 mtu 1500 up",
@@ -222,12 +222,12 @@ fn mend(lab: &Lab) -> Result<()> {
     ] {
         lab.phone.run(line)?;
     }
-    // What renumbering has left; it is not always there.
+    // The remains of renumbering, if any.
     let _ = lab.phone.run("ip -6 addr del 2001:db8:3::2/64 dev up0");
     Ok(())
 }
 
-/// A CLAT to which everything happens.
+/// A CLAT with random disturbances.
 struct Chaos<'l> {
     lab: &'l Lab,
     options: Vec<&'l str>,
@@ -236,30 +236,32 @@ struct Chaos<'l> {
 }
 
 impl<'l> Chaos<'l> {
-    fn strike(&mut self, blow: Blow, waits: &Waits) -> Result<()> {
+    fn apply(&mut self, disturbance: Disturbance, waits: &Waits) -> Result<()> {
         let lab = self.lab;
-        // What is not there just now cannot be struck.
+        // Errors do not matter: the thing may not exist just now.
         let phone = |line: &str| drop(lab.phone.run(line));
-        match blow {
-            Blow::Flap => phone("ip link set up0 down"),
-            Blow::Mtu => phone(&format!("ip link set up0 mtu {}", self.random.u32(1280..=1500))),
-            Blow::Route4 => phone("ip -4 route flush table main"),
-            Blow::Route6 => phone("ip -6 route del default dev up0"),
-            Blow::Renumber => {
+        match disturbance {
+            Disturbance::Flap => phone("ip link set up0 down"),
+            Disturbance::Mtu => {
+                phone(&format!("ip link set up0 mtu {}", self.random.u32(1280..=1500)));
+            }
+            Disturbance::Route4 => phone("ip -4 route flush table main"),
+            Disturbance::Route6 => phone("ip -6 route del default dev up0"),
+            Disturbance::Renumber => {
                 phone("ip -6 addr add 2001:db8:3::2/64 dev up0 nodad");
                 phone("ip -6 addr del 2001:db8:1::2/64 dev up0");
             }
-            Blow::DeviceDown => phone("ip link set v4-up0 down"),
-            Blow::DeviceGone => phone("ip link del v4-up0"),
-            Blow::KillClatd => self.signal_clatds(Signal::SIGKILL),
-            Blow::StopClatd => {
+            Disturbance::DeviceDown => phone("ip link set v4-up0 down"),
+            Disturbance::DeviceGone => phone("ip link del v4-up0"),
+            Disturbance::KillClatd => self.signal_clatds(Signal::SIGKILL),
+            Disturbance::StopClatd => {
                 self.signal_clatds(Signal::SIGSTOP);
                 self.pause();
                 self.signal_clatds(Signal::SIGCONT);
             }
-            Blow::KillController => self.replace(Signal::SIGKILL, waits)?,
-            Blow::LeaveController => self.replace(Signal::SIGTERM, waits)?,
-            Blow::Restart => drop(self.controller.try_ctl(&["stop", "up0"])?),
+            Disturbance::KillController => self.replace(Signal::SIGKILL, waits)?,
+            Disturbance::LeaveController => self.replace(Signal::SIGTERM, waits)?,
+            Disturbance::Restart => drop(self.controller.try_ctl(&["stop", "up0"])?),
         }
         self.pause();
         mend(lab)
@@ -284,7 +286,7 @@ impl<'l> Chaos<'l> {
         Ok(())
     }
 
-    /// Has a CLAT be there and carry packets: it goes on by itself, or has ended and is started.
+    /// Makes sure that a CLAT carries packets: it goes on by itself, or has ended and is started.
     fn recover(&self) -> Result<()> {
         eventually("an answer", || {
             if ping(self.lab, "").is_ok() {
@@ -308,7 +310,7 @@ fn traffic(lab: &Lab, ended: &AtomicBool) -> Result<(u64, u64)> {
     }
     let (mut sent, mut answered, mut datagram) = (0, 0, [0; 1200]);
     while !ended.load(Ordering::SeqCst) {
-        // Without a device or a route there is an error each time.
+        // Fails without a device or a route.
         sent += u64::from(socket.send_to(&datagram, (SERVER4, 7)).is_ok());
         if let Ok((len, from)) = echo.recv_from(&mut datagram) {
             let _ = echo.send_to(&datagram[..len], from);
@@ -330,16 +332,16 @@ fn chaos(lab: &Lab, pins: &BpfFs, time: Duration, random: Rng) -> Result<()> {
     let socket = controller.socket().to_owned();
     let mut chaos = Chaos { lab, options, controller, random };
     chaos.recover()?;
-    let (begin, mut blows) = (Instant::now(), Vec::new());
+    let (begin, mut disturbances) = (Instant::now(), Vec::new());
     let ended = AtomicBool::new(false);
     let (told, (sent, answered)) = thread::scope(|scope| -> Result<_> {
         let sender = scope.spawn(|| traffic(lab, &ended));
         let told = while_asked(&socket, |waits| {
             while begin.elapsed() < time {
-                let blow = Blow::ALL[chaos.random.usize(..Blow::ALL.len())];
-                blows.push(blow);
-                let recent = &blows[blows.len().saturating_sub(5)..];
-                chaos.strike(blow, waits).with_context(|| format!("{recent:?}"))?;
+                let disturbance = Disturbance::ALL[chaos.random.usize(..Disturbance::ALL.len())];
+                disturbances.push(disturbance);
+                let recent = &disturbances[disturbances.len().saturating_sub(5)..];
+                chaos.apply(disturbance, waits).with_context(|| format!("{recent:?}"))?;
                 chaos.recover().with_context(|| format!("behind {recent:?}"))?;
             }
             Ok(())
@@ -357,9 +359,9 @@ fn chaos(lab: &Lab, pins: &BpfFs, time: Duration, random: Rng) -> Result<()> {
     let after = Left::of(lab, pins, &chaos.controller)?;
     ensure!(after == before, "{after:#?}\nwas {before:#?}");
     eprintln!(
-        "{} blows in {:.0?}: {told}; {answered} of {sent} datagrams answered; {flat}; \
+        "{} disturbances in {:.0?}: {told}; {answered} of {sent} datagrams answered; {flat}; \
          clatd {} KiB",
-        blows.len(),
+        disturbances.len(),
         begin.elapsed(),
         clatd >> 10
     );

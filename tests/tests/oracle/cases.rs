@@ -54,8 +54,8 @@ fn to_ipv6(c: &mut Vec<Case>) {
     for len in [0, 1, 2, 33, 512, 1231, 1232, 1233, 1400, 1444] {
         case(c, format!("46 udp {len} df"), v4(proto::UDP).packet(&udp4(len)));
     }
-    // Without DF: whole up to 1280 bytes of IPv6, which is 1260 of IPv4 with DF's absence marked by
-    // nothing.
+    // Without DF: unfragmented up to 1280 bytes of IPv6, which is 1260 of IPv4 without a Fragment
+    // Header.
     for total in [100, 1252, 1253, 1260, 1261, 1280, 1400, 1472] {
         let header = V4 { frag: 0, ..v4(proto::UDP) };
         case(c, format!("46 udp total {total}"), header.packet(&udp4(total - 28)));
@@ -121,7 +121,7 @@ fn to_ipv6(c: &mut Vec<Case>) {
     );
 }
 
-/// What the phone's kernel says about a packet that came from outside.
+/// ICMP errors of the phone's kernel about a packet from outside.
 fn to_ipv6_errors(c: &mut Vec<Case>) {
     let inner = |header: V4, len: usize| {
         let datagram = udp(SERVER4.into(), 2000, LOCAL4.into(), 1000, &data(len));
@@ -241,7 +241,7 @@ fn to_ipv4(c: &mut Vec<Case>) {
     case(c, "64 source without a form", V6 { src: ROUTER6, ..v6(proto::GRE) }.packet(&data(20)));
 }
 
-/// What routers and servers outside say about a packet that we sent.
+/// ICMPv6 errors of routers and servers about a packet that we sent.
 fn to_ipv4_errors(c: &mut Vec<Case>) {
     let inner = |next: u8, payload: &[u8]| V6::new(LOCAL6, SERVER6, next).packet(payload);
     let datagram = udp(LOCAL6.into(), 1000, SERVER6.into(), 2000, &data(40));

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A packet as a list of named fields, so that two of them can be compared and the difference
-//! named.
+//! A packet as named fields, so that two of them can be compared.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -11,7 +10,7 @@ use clat_tests::packet::{proto, word, Seen};
 /// Name to value; names of the quoted packet of an ICMP error begin with `quoted.`.
 pub(crate) type Fields = BTreeMap<String, String>;
 
-/// Takes a packet apart from its IP header on.
+/// Parses a packet from its IP header on.
 pub(crate) fn fields(packet: &[u8]) -> Fields {
     let mut out = Fields::new();
     ip(&mut out, "", packet);
@@ -118,7 +117,7 @@ fn icmp(out: &mut Fields, prefix: &str, proto: u8, p: &[u8]) {
         put("data", hex(&p[8..]));
         return;
     }
-    // Where RFC 4884 puts the length of the quote: in words of 4 (ICMP) and of 8 bytes (ICMPv6).
+    // The position of RFC 4884's length of the quote, in words of 4 (ICMP) or 8 bytes (ICMPv6).
     let (at, unit) = if proto == proto::ICMP { (5, 4) } else { (4, 8) };
     let extended = proto == proto::ICMP && matches!(p[0], 3 | 11 | 12)
         || proto == proto::ICMPV6 && matches!(p[0], 1 | 3);
@@ -138,7 +137,7 @@ fn hex(bytes: &[u8]) -> String {
     match bytes.len() {
         0..=40 => shown,
         n => {
-            // Enough of the rest to tell it apart.
+            // Enough of the rest to distinguish it.
             let rest =
                 bytes[40..].iter().fold(0_u64, |h, b| h.wrapping_mul(31).wrapping_add((*b).into()));
             format!("{shown}... {n} bytes #{rest:x}")

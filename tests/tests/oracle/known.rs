@@ -2,19 +2,19 @@
 
 //! Where tayga 0.9.2 (Debian 12) and `clat_xlat` differ, and why.
 
-/// A difference that is known.
+/// A known difference.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
-    /// The cases, or with `*` at an end all that begin so.
+    /// The cases; `*` at the end matches any suffix.
     pub(crate) cases: &'static [&'static str],
-    /// The fields, or with `*` at an end all that begin so.
+    /// The fields; `*` at the end matches any suffix.
     pub(crate) fields: &'static [&'static str],
     /// Who is right, and by which text.
     #[allow(dead_code)] // shown by Debug, and read by people
     pub(crate) why: &'static str,
 }
 
-/// The index of the entry that knows this difference.
+/// The index of the entry for this difference.
 pub(crate) fn find(case: &str, field: &str) -> Option<usize> {
     let fits = |pattern: &str, text: &str| match pattern.strip_suffix('*') {
         Some(start) => text.starts_with(start),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The same packets through Debian's tayga and through `clat_xlat`, compared field by field. Each
-//! difference is in [`known::KNOWN`] with its reason; one that is not fails, and so does one that
-//! is listed and gone.
+//! difference is in [`known::KNOWN`] with its reason; an unlisted one fails, and so does a listed
+//! one that no longer exists.
 
 mod cases;
 mod fields;
@@ -26,7 +26,7 @@ use fields::{differences, fields, Fields};
 const TAYGA4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 1);
 const TAYGA6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xc1a8);
 
-/// tayga on a TUN device in a namespace where nothing else is.
+/// tayga on a TUN device, alone in a namespace.
 struct Oracle {
     sniffer: Sniffer,
     ns: Netns,
@@ -48,7 +48,7 @@ impl Oracle {
         for line in [
             "ip link set nat64 addrgenmode none",
             "ip link set nat64 mtu 1500 up",
-            // Somewhere to look up routes from; headers come ready.
+            // An address for route lookups; packets come with headers.
             "ip addr add 198.18.0.1/32 dev lo",
             "ip addr add 2001:db8:9::1/128 dev lo nodad",
             "ip route add default dev nat64",
@@ -64,7 +64,7 @@ impl Oracle {
         Ok(oracle)
     }
 
-    /// Sends a packet that only this sends, and returns what comes out before its translation does.
+    /// Sends a unique packet, and returns what comes out before its translation.
     fn mark(&self) -> Result<Vec<Vec<u8>>> {
         let to = Ipv4Addr::new(192, 0, 2, 254);
         let marker = V4 { id: 1, ..V4::new(LOCAL4, to, proto::GRE) }.packet(b"mark");
@@ -83,11 +83,11 @@ impl Oracle {
         }
     }
 
-    /// What tayga makes of a packet.
+    /// tayga's translation of a packet.
     fn translate(&self, packet: &[u8]) -> Result<Vec<Vec<u8>>> {
         send_raw(&self.ns, packet)?;
         let mut seen = self.mark()?;
-        // On its way into the device it is seen as well.
+        // It is also captured on its way into the device.
         let own =
             seen.iter().position(|p| p == packet).context("the packet did not go in as it is")?;
         seen.remove(own);
@@ -95,7 +95,7 @@ impl Oracle {
     }
 }
 
-/// What `clat_xlat` makes of a packet, as a router like tayga.
+/// The translation by `clat_xlat`, as a router like tayga.
 fn ours(translator: &mut Translator, packet: &[u8]) -> (String, Vec<Vec<u8>>) {
     let mut buf = vec![0; HEADROOM + packet.len() + TAILROOM];
     let range = HEADROOM..HEADROOM + packet.len();
@@ -116,7 +116,7 @@ fn ours(translator: &mut Translator, packet: &[u8]) -> (String, Vec<Vec<u8>>) {
     }
 }
 
-/// The differences of one case: field, with `2.` and so on in front for later packets, to both
+/// The differences of one case: field, with `2.` and so on in front for later packets, and both
 /// values.
 fn compare(ours: &[Vec<u8>], theirs: &[Vec<u8>]) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
@@ -129,7 +129,7 @@ fn compare(ours: &[Vec<u8>], theirs: &[Vec<u8>]) -> BTreeMap<String, String> {
         return out;
     }
     for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
-        // One goes on and the other comes back: nothing in them compares.
+        // One is forwarded, the other is an error: fields cannot be compared.
         let way = |packet: &[u8]| if packet[0] >> 4 == 4 { "IPv4" } else { "IPv6" };
         if way(a) != way(b) {
             out.insert("family".into(), format!("ours {}, tayga's {}", way(a), way(b)));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A host that plugs into platd's network, and gets IPv4 by itself.
+//! A host on platd's network gets IPv4 automatically.
 
 use anyhow::{ensure, Result};
 use clat_tests::{can_run, program};
@@ -9,7 +9,8 @@ use super::{wait_until, World, SERVER};
 
 const NEEDS: &[&str] = &["python3", "ip6tables", "ping"];
 
-/// The prefix by router advertisements, then by DNS alone; and `clatctl discover` says the same.
+/// The prefix comes by router advertisements, then by DNS only; `clatctl discover` reports the
+/// same.
 #[test]
 fn a_clat_comes_by_itself() -> Result<()> {
     if !can_run(NEEDS) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Flows that last, sleep, end and fail.
+//! Flows: long, idle, ending and failing ones.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -12,7 +12,7 @@ use nix::sys::resource::{getrlimit, Resource};
 
 use crate::{python_in, World, SERVER, SERVER6, SERVERS};
 
-/// As a terminal does: small writes both ways, with pauses. And datagrams beside them.
+/// Like a terminal: small writes in both directions, with pauses; and datagrams.
 #[test]
 fn flows_that_idle_and_talk() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -23,8 +23,8 @@ fn flows_that_idle_and_talk() -> Result<()> {
     Ok(())
 }
 
-/// A window of zero in either direction, for seconds; all arrives in the end, and memory is held
-/// back meanwhile.
+/// A zero window in either direction, for seconds; all data arrives in the end, and memory is
+/// bounded meanwhile.
 #[test]
 fn readers_that_sleep() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -47,14 +47,14 @@ fn readers_that_sleep() -> Result<()> {
         Ok::<_, anyhow::Error>(most)
     })?;
     ensure!(started.elapsed() >= Duration::from_secs(4));
-    // A mebibyte a direction, of four flows that have one in use; of 38 million bytes.
+    // One MiB per flow, of four flows that use one direction each; of 38 million bytes.
     ensure!(((1 << 20)..=(4 << 20)).contains(&most.0), "{} bytes held", most.0);
     ensure!(most.1 - before < 8 << 10, "{before} KiB, then {}", most.1);
     ensure!(world.status("sleep")?["bytes_held"] == 0, "nothing is left");
     Ok(())
 }
 
-/// One end may go on when the other has said its last; a reset goes through in both directions.
+/// One end may continue after the other has closed its direction; resets pass in both directions.
 #[test]
 fn halves_and_resets() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -91,7 +91,7 @@ fn iperf3_each_way() -> Result<()> {
     Ok(())
 }
 
-/// What a host learns of a destination, its guest does: no route there, nobody there, no answer.
+/// A guest gets the host's errors: no route, host unreachable, no answer.
 #[test]
 fn errors_of_the_host_come_back() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -102,7 +102,7 @@ fn errors_of_the_host_come_back() -> Result<()> {
         "ip route add unreachable 198.51.100.7",
         "ip route add blackhole 198.51.100.8",
         "sysctl -qw net.ipv4.ip_forward=1",
-        // A router tells once a second otherwise.
+        // Otherwise one error per second.
         "sysctl -qw net.ipv4.icmp_ratelimit=0",
     ] {
         world.outside.run(line)?;
@@ -113,7 +113,7 @@ fn errors_of_the_host_come_back() -> Result<()> {
     Ok(())
 }
 
-/// What is not inside the prefix is IPv6 out there as well.
+/// Destinations outside the prefix are IPv6 for the host, too.
 #[test]
 fn ipv6_stays_ipv6() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES, "ping"]) {
@@ -146,8 +146,7 @@ fn ipv6_stays_ipv6() -> Result<()> {
     Ok(())
 }
 
-/// A connection whose other end has fallen silent ends for the guest when the host gives it up, and
-/// not before.
+/// A connection to a silent peer ends for the guest when the host gives it up, and not before.
 #[test]
 fn a_connection_that_times_out() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -165,8 +164,8 @@ fn a_connection_that_times_out() -> Result<()> {
     Ok(())
 }
 
-/// A train of datagrams stays one each way, through the device, platd and the host's kernel, and
-/// loses no boundary.
+/// A GSO packet of datagrams stays one in each direction, through the device, platd and the host's
+/// kernel, and keeps its boundaries.
 #[test]
 fn trains_of_datagrams_stay_whole() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -182,8 +181,8 @@ fn trains_of_datagrams_stay_whole() -> Result<()> {
     Ok(())
 }
 
-/// RFC 4787: a port of the guest's is one port outside, whomever it speaks to, and lets in all
-/// ports of those, but nobody else.
+/// RFC 4787: a guest's port is mapped to one port, whatever the peer; all ports of addressed peers
+/// may answer, and no others.
 #[test]
 fn who_may_answer() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -191,7 +190,7 @@ fn who_may_answer() -> Result<()> {
     }
     let world = World::new()?;
     world.outside.run("ip addr add 198.51.100.2/32 dev lo")?;
-    // Each tells by which port it sees the guest, and has another socket say so too.
+    // Each returns the guest's port as it sees it, also from another socket.
     let tell = include_str!("scripts/who_tells.py");
     let mut server = world.outside.spawn(&["python3", "-c", tell], &world.path("tell.log"))?;
     server.wait_for("ready")?;
@@ -206,7 +205,7 @@ fn who_may_answer() -> Result<()> {
     Ok(())
 }
 
-/// A network behind the world's router, by a link of MTU 1300, with 198.51.100.9 and .10.
+/// A network behind a link of MTU 1300, with 198.51.100.9 and .10.
 fn far(world: &World) -> Result<Netns> {
     let far = Netns::new(crate::number(), "far")?;
     world.outside.run(&format!("ip link add f0 type veth peer name o0 netns {}", far.name()))?;
@@ -231,8 +230,8 @@ fn far(world: &World) -> Result<Netns> {
     Ok(far)
 }
 
-/// What is too big for a hop on the way, the guest's kernel hears, as by a router (RFC 8201, RFC
-/// 1191), and sends less.
+/// The guest's kernel learns the MTU of a smaller hop, as from a router (RFC 8201, RFC 1191), and
+/// sends smaller packets.
 #[test]
 fn a_smaller_hop() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -246,7 +245,7 @@ fn a_smaller_hop() -> Result<()> {
     let (guest, _platd) = world.guest("hop", &["--clat"])?;
     let code = include_str!("scripts/smaller_hop.py");
     python_in(&guest, code, &[])?;
-    // So does echo, whose destination the guest's IPv6 has not heard of.
+    // Also for echo, to a destination new to the guest's IPv6.
     let ping = ["ping", "-6", "-n", "-c", "1", "-M", "do", "-s", "1400", "64:ff9b::198.51.100.9"];
     let output = guest.output(&ping)?;
     let text =
@@ -256,7 +255,7 @@ fn a_smaller_hop() -> Result<()> {
     Ok(())
 }
 
-/// A guest that has as many flows as it may loses its oldest by a new one.
+/// A guest with the most flows allowed loses its oldest for a new one.
 #[test]
 fn flows_of_one_guest() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -271,8 +270,8 @@ fn flows_of_one_guest() -> Result<()> {
     Ok(())
 }
 
-/// What a flow costs is the same beside a hundred thousand others as beside a thousand, and those
-/// are all alive. Where fewer descriptors are allowed, the others are fewer.
+/// A flow costs the same beside a hundred thousand others as beside a thousand, and all of these
+/// work. With fewer descriptors allowed, there are fewer others.
 #[test]
 fn many_flows_cost_no_more() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -282,7 +281,7 @@ fn many_flows_cost_no_more() -> Result<()> {
     let count = hard.saturating_sub(1000).min(100_000).to_string();
     let world = World::new()?;
     let guest = Netns::new(crate::number(), "guest")?;
-    // For each of two ports of the server's.
+    // For each of the server's two ports.
     let ports = ["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"];
     for ns in [&guest, &world.host] {
         ensure!(ns.output(&ports)?.status.success());
@@ -317,7 +316,7 @@ fn many_flows_cost_no_more() -> Result<()> {
     Ok(())
 }
 
-/// Routers on the way tell of themselves.
+/// Routers on the path are visible to traceroute.
 #[test]
 fn hops_are_counted() -> Result<()> {
     if !can_run(&["setpriv", USER_NAMESPACES, "traceroute"]) {
@@ -326,7 +325,7 @@ fn hops_are_counted() -> Result<()> {
     let world = World::new()?;
     let far = far(&world)?;
     for router in [&world.outside, &far] {
-        // It tells once a second otherwise.
+        // Otherwise one error per second.
         router.run("sysctl -qw net.ipv4.icmp_ratelimit=0")?;
     }
     for (target, hops) in [

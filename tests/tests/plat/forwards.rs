@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Ports of the host that are the guest's, however it listens and wherever visitors come.
+//! Forwarded ports: however the guest listens, and wherever visitors come from.
 
 use anyhow::{ensure, Context, Result};
 use clat_tests::{can_run, USER_NAMESPACES};
@@ -9,8 +9,8 @@ use crate::{what_it_said, World};
 
 const PORTS: [&str; 4] = ["--forward", "8080:80", "--forward", "udp:5353:53"];
 
-/// Answers come from the address that was asked, one of several of the host's, link-local and
-/// loopback ones among them.
+/// Answers come from the requested address, one of several of the host's, among them link-local and
+/// loopback.
 #[test]
 fn visitors_at_any_address() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -37,7 +37,7 @@ fn visitors_at_any_address() -> Result<()> {
     Ok(())
 }
 
-/// A guest that listens by IPv4 alone: behind the CLAT, and with both families.
+/// A guest that listens by IPv4 only: behind the CLAT, and with both families.
 #[test]
 fn a_guest_that_listens_by_ipv4_alone() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -63,7 +63,8 @@ fn a_guest_that_listens_by_ipv4_alone() -> Result<()> {
     Ok(())
 }
 
-/// While the network runs, by whoever may open the port: platd itself may not any more.
+/// Ports are added and removed at run time by a process that may open them; platd itself no longer
+/// may.
 #[test]
 fn ports_come_and_go() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {

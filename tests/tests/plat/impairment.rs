@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a network can be like, as its guests' kernels see it.
+//! Options of a network, as its guests' kernels see them.
 
 use std::fs::File;
 
@@ -10,7 +10,7 @@ use pcap_file::pcap::PcapReader;
 
 use crate::{python_in, World, SERVER, SERVER6, SERVERS};
 
-/// The same flow by several names of the server.
+/// The same flow to several names of the server.
 const TALK: &str = include_str!("scripts/talk.py");
 
 #[test]
@@ -42,8 +42,7 @@ fn a_capture_has_both_directions() -> Result<()> {
     Ok(())
 }
 
-/// The guest's kernel gets another prefix, gives up the old one, and new flows work; so do those
-/// that were there.
+/// The guest's kernel gets another prefix and drops the old one; new and existing flows work.
 #[test]
 fn prefixes_come_and_go() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -59,7 +58,7 @@ fn prefixes_come_and_go() -> Result<()> {
     Ok(())
 }
 
-/// A guest without CLAT has IPv4 from where DHCP says.
+/// A guest without CLAT has IPv4 by DHCP.
 #[test]
 fn dual_stack() -> Result<()> {
     if !can_run(&["python3", "ping"]) {
@@ -67,7 +66,7 @@ fn dual_stack() -> Result<()> {
     }
     let world = World::new()?;
     let (guest, _platd) = world.guest("dual", &["--dual-stack"])?;
-    // What dhclient would do with its lease; that it gets one is in carrier_clients.rs.
+    // What dhclient would configure; carrier_clients.rs tests that it gets a lease.
     guest.run("ip addr add 192.168.64.2/24 dev plat0")?;
     guest.run("ip route add default via 192.168.64.1")?;
     python_in(&guest, TALK, &SERVERS)?;
@@ -78,7 +77,7 @@ fn dual_stack() -> Result<()> {
     Ok(())
 }
 
-/// Round trips take twice the delay; the share that is lost is what was asked for.
+/// Round trips take twice the delay; the loss is as configured.
 #[test]
 fn loss_and_delay() -> Result<()> {
     if !can_run(&["python3", "ping"]) {
@@ -97,7 +96,7 @@ fn loss_and_delay() -> Result<()> {
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
     let received = out.split(", ").find_map(|part| part.strip_suffix(" received"));
     let received: u32 = received.context("count")?.parse()?;
-    // 64 % of 500 are 320, and 11 is one standard deviation.
+    // 64 % of 500 is 320, with a standard deviation of 11.
     ensure!((255..385).contains(&received), "{out}");
     Ok(())
 }
@@ -172,7 +171,7 @@ fn other_mtus() -> Result<()> {
     Ok(())
 }
 
-/// A line when a flow begins, and one when it ends, for those who want to see them.
+/// A log line when a flow begins, and one when it ends, at debug level.
 #[test]
 fn a_line_for_each_flow() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES, "ping"]) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Guests by each kind of socket: one that is killed, one that sends garbage, and what platd may
-//! still do.
+//! Guests on each kind of socket: a killed one, one that sends garbage; and what platd is still
+//! permitted.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -21,14 +21,14 @@ use nix::unistd::Pid;
 
 use crate::{resident_kib, status_of, wait_until, World, NOBODY};
 
-/// How long garbage comes.
+/// Duration of garbage.
 const GARBAGE: Duration = Duration::from_secs(60);
-/// What a platd may take, with [`FLOWS`] flows at a time.
+/// Most memory of a platd with [`FLOWS`] flows.
 const MEMORY_KIB: u64 = 128 << 10;
 const FLOWS: &str = "1000";
 const LINKS: [&str; 3] = ["socket", "packets", "frames"];
 
-/// A guest of little more than a TCP connection.
+/// A guest with little more than a TCP connection.
 const GUEST: &str = include_str!("scripts/guest.py");
 
 fn guest(world: &World, way: &str, path: &Path, port: &str) -> Result<clat_tests::Daemon> {
@@ -39,8 +39,8 @@ fn guest(world: &World, way: &str, path: &Path, port: &str) -> Result<clat_tests
     Ok(guest)
 }
 
-/// Its flows are kept for who comes back in time; then they go, and the next guest finds a network
-/// as new.
+/// Its flows are kept for a guest that returns in time; then they end, and the next guest finds a
+/// new network.
 #[test]
 fn killed_in_mid_flow() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -56,8 +56,8 @@ fn killed_in_mid_flow() -> Result<()> {
         ensure!(status()?["connected"] == false);
         let killed = guest(&world, way, &path, "5001")?;
         ensure!(status()?["connected"] == true);
-        // Who has nothing to do sleeps: there may be a router advertisement, and what comes with
-        // the guest.
+        // Without work it sleeps; there may be a router advertisement, and traffic of the guest's
+        // start.
         let before = sleeps(platd.pid())?;
         std::thread::sleep(Duration::from_secs(2));
         ensure!(sleeps(platd.pid())? - before <= 3, "{way}: it does not sleep");
@@ -79,7 +79,7 @@ fn killed_in_mid_flow() -> Result<()> {
     Ok(())
 }
 
-/// A flow is not only kept: what was under way goes on, once its guest is back.
+/// Not only is a flow kept: its transfer goes on once the guest is back.
 #[test]
 fn back_in_mid_flow() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -100,7 +100,8 @@ fn back_in_mid_flow() -> Result<()> {
     Ok(())
 }
 
-/// One line says what was wrong with a stream; that connection ends, and the next guest is served.
+/// One line says what was wrong with a stream; the connection is closed, and the next guest is
+/// served.
 #[test]
 fn lengths_that_lie() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -114,7 +115,7 @@ fn lengths_that_lie() -> Result<()> {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(&length.to_be_bytes())?;
         let mut room = [0; 4096];
-        // Until it is hung up on: there may be a router advertisement first.
+        // Read until it is closed: there may be a router advertisement first.
         while stream.read(&mut room)? > 0 {}
         platd.wait_for(&format!(" {length} bytes"))?;
         let log = platd.log();
@@ -126,12 +127,13 @@ fn lengths_that_lie() -> Result<()> {
     Ok(())
 }
 
-/// How often a process has gone to sleep.
+/// Number of voluntary context switches of a process.
 fn sleeps(pid: i32) -> Result<u64> {
     Ok(status_of(pid, "voluntary_ctxt_switches:")?.parse()?)
 }
 
-/// The guest is a socket, whichever process sends by it. What comes beside its frames is not taken.
+/// The guest is a socket, whichever process sends by it. Ancillary data with its frames is not
+/// accepted.
 #[test]
 fn a_datagram_socket_of_several_processes() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -161,7 +163,7 @@ fn a_datagram_socket_of_several_processes() -> Result<()> {
     Ok(())
 }
 
-/// A guest of root's, by a socket that others may not write to. QEMU makes such ones.
+/// A guest of root's with a socket that others may not write to, as made by QEMU.
 #[test]
 fn whose_socket_a_guest_has() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -174,7 +176,7 @@ fn whose_socket_a_guest_has() -> Result<()> {
     let argv = ["python3", "-c", GUEST, "private", way[1], "5001"];
     let unanswered = world.host.spawn(&argv, &world.path("unanswered.log"))?;
     platd.wait_for("--runas 0")?;
-    // Said once, however often it is tried.
+    // Logged once, however often it fails.
     wait_until("lost more", || Ok(world.status("nobody")?["frames_lost"].as_u64() >= Some(3)))?;
     let path = world.path(&format!("private.sock.{}", unanswered.pid()));
     ensure!(platd.log().matches("cannot answer the guest").count() == 1, "{}", platd.log());
@@ -204,8 +206,8 @@ fn whose_socket_a_guest_has() -> Result<()> {
     Ok(())
 }
 
-/// What a process may still do, as the kernel has it, by a socket, in a namespace, and as an
-/// ordinary user starts it.
+/// What a process is still permitted, according to the kernel: on a socket, in a namespace, and
+/// started by an ordinary user.
 #[test]
 fn nothing_to_lose() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -228,10 +230,9 @@ fn nothing_to_lose() -> Result<()> {
     has_nothing_to_lose(by_user.pid(), false, &["run.log", "/tun"])
 }
 
-/// Beside sockets and the like, it has open what is called `files`, and what whoever started it has
-/// left open.
+/// Beside sockets and the like, it has only `files` open, and what its parent has left open.
 fn has_nothing_to_lose(pid: i32, by_root: bool, files: &[&str]) -> Result<()> {
-    // An ordinary user cannot give up the bounding set, which is of no use without new privileges.
+    // An ordinary user cannot drop the bounding set, which has no effect without new privileges.
     let bounding = by_root.then_some("CapBnd:");
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"].into_iter().chain(bounding) {
         let set_of = status_of(pid, set)?;
@@ -267,7 +268,7 @@ fn has_nothing_to_lose(pid: i32, by_root: bool, files: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Small, fast and the same each time.
+/// A small, fast, deterministic random generator.
 struct Dice(u64);
 
 impl Dice {
@@ -285,7 +286,7 @@ impl Dice {
 
 /// An IPv6 frame; its checksum is right where `at` says it is.
 fn ipv6(next: u8, to: [u8; 16], hops: u8, mut payload: Vec<u8>, at: Option<usize>) -> Vec<u8> {
-    // Not the decent guest's, who would find flows of its own that it never had.
+    // Not the normal guest's, which would get answers of flows that it never had.
     let me = [0x20, 1, 0xd, 0xb8, 4, 0x64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8];
     let len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
     if let Some(at) = at.filter(|at| at + 2 <= payload.len()) {
@@ -311,8 +312,7 @@ fn ipv6(next: u8, to: [u8; 16], hops: u8, mut payload: Vec<u8>, at: Option<usize
     frame
 }
 
-/// Noise, or something that had a meaning before it was spoilt; spoilt before its checksum was
-/// made, or after.
+/// Random bytes, or a valid message damaged before or after its checksum was computed.
 fn garbage(dice: &mut Dice) -> Vec<u8> {
     if dice.roll(4) == 0 {
         let len = 14 + dice.roll(1500);
@@ -365,7 +365,7 @@ fn garbage(dice: &mut Dice) -> Vec<u8> {
     frame
 }
 
-/// A guest's end of a way in.
+/// A guest's end of a link.
 enum Port {
     Stream(UnixStream),
     Packets(OwnedFd),
@@ -397,7 +397,7 @@ impl Port {
         })
     }
 
-    /// Sends frames, and takes what has come meanwhile. `false` when it was hung up on.
+    /// Sends frames, and receives waiting ones. `false` if the connection was closed.
     fn exchange(&mut self, frames: &[Vec<u8>], dice: &mut Dice) -> Result<bool> {
         let mut room = [0; 1 << 16];
         match self {
@@ -445,7 +445,7 @@ impl Port {
     }
 }
 
-/// As fast as it can, for a minute, by all ways at the same time.
+/// As fast as possible, for a minute, on all links at the same time.
 #[test]
 fn garbage_at_line_rate() -> Result<()> {
     if !can_run(&["python3"]) {

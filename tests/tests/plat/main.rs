@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! platd as its users have it: an ordinary user's `platd run`, with a host behind which there is
-//! IPv4 (and IPv6).
+//! platd as used: an ordinary user's `platd run`, on a host with IPv4 (and IPv6) behind it.
 
 mod by_itself;
 mod flows;
@@ -24,18 +23,18 @@ use anyhow::{ensure, Context, Result};
 use clat_tests::{can_run, install, program, Daemon, Netns, USER_NAMESPACES};
 use tempfile::TempDir;
 
-/// Only by IPv4.
+/// A server with IPv4 only.
 const SERVER: &str = "198.51.100.1";
-/// The same inside the prefix.
+/// Its address inside the prefix.
 const SERVER6: &str = "64:ff9b::198.51.100.1";
 
-/// Whom an ordinary user is here.
+/// The user id of the ordinary user.
 const NOBODY: &str = "65534";
 
 /// Both, for programs that talk to the server by either.
 const SERVERS: [&str; 2] = [SERVER, SERVER6];
 
-/// A number for namespaces that no other test has.
+/// A unique number for namespaces of tests.
 fn number() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(500);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -51,19 +50,19 @@ fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> 
     Ok(())
 }
 
-/// What a Python program in `ns` prints.
+/// The output of a Python program in `ns`.
 fn python_in(ns: &Netns, code: &str, args: &[&str]) -> Result<String> {
     what_it_said(&ns.output(&[&["python3", "-c", code], args].concat())?)
 }
 
-/// What a program has printed that has to have succeeded.
+/// The output of a program, which must have succeeded.
 fn what_it_said(output: &Output) -> Result<String> {
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     ensure!(output.status.success(), "{out}\n{err}");
     Ok(out.into_owned())
 }
 
-/// Memory that a process has, in KiB.
+/// Resident memory of a process in KiB.
 fn resident_kib(pid: i32) -> Result<u64> {
     Ok(status_of(pid, "VmRSS:")?.trim_end_matches(" kB").parse()?)
 }
@@ -95,7 +94,7 @@ impl World {
         ] {
             host.run(line)?;
         }
-        // Spaces are what lines are split at.
+        // One argument with a space, which run() would split.
         let ping = host.output(&["sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647"])?;
         ensure!(ping.status.success(), "sysctl: {ping:?}");
         for line in [
@@ -121,8 +120,8 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// The words of `platd ARGS`, by a user that owns nothing, as they are anywhere: with a
-    /// /dev/net/tun for everybody.
+    /// The command line of `platd ARGS` for an unprivileged user, with a /dev/net/tun for everybody
+    /// as usual.
     fn command(&self, args: &[&str]) -> Vec<String> {
         let dir = self.dir.path().to_string_lossy();
         let script = include_str!("scripts/as_anybody.sh");
@@ -131,7 +130,7 @@ impl World {
         words
     }
 
-    /// A platd that goes on, as root starts it, with a status socket; it is ready.
+    /// A running platd started by root, with a status socket; it is ready.
     fn daemon(&self, name: &str, args: &[&str]) -> Result<Daemon> {
         let (platd, status) = (self.path("platd"), self.path(&format!("{name}.status")));
         let (platd, status) = (platd.to_str().context("path")?, status.to_str().context("path")?);
@@ -142,14 +141,14 @@ impl World {
         Ok(daemon)
     }
 
-    /// What it says of itself.
+    /// Its status.
     fn status(&self, name: &str) -> Result<serde_json::Value> {
         let (platd, status) = (self.path("platd"), self.path(&format!("{name}.status")));
         let line = format!("{} status {} --json", platd.display(), status.display());
         Ok(serde_json::from_str(&self.host.run(&line)?)?)
     }
 
-    /// A namespace that has its network by a platd with these options, and has configured itself.
+    /// A namespace with a network of a platd with these options, which has configured itself.
     fn guest(&self, name: &str, options: &[&str]) -> Result<(Netns, Daemon)> {
         let number = number();
         let guest = Netns::new(number, "guest")?;
@@ -165,7 +164,7 @@ impl World {
         self.host.output(&self.command(args))
     }
 
-    /// Runs a Python program in a network with these options; what it prints.
+    /// Runs a Python program in a network with these options; returns its output.
     fn python(&self, options: &[&str], code: &str, args: &[&str]) -> Result<String> {
         what_it_said(
             &self.platd(&[&["run"], options, &["--", "python3", "-c", code], args].concat())?,
@@ -220,7 +219,7 @@ fn ends_and_errors() -> Result<()> {
     Ok(())
 }
 
-/// A program that lets connections in on the host's loopback sees none, whatever a guest calls it.
+/// A program that listens on the host's loopback gets no connection, whatever address a guest uses.
 #[test]
 fn the_hosts_loopback_is_out_of_reach() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -251,7 +250,7 @@ fn lossy_links() -> Result<()> {
     Ok(())
 }
 
-/// A port of the host is the guest's; status tells of it; a guest that is killed leaves nothing.
+/// A port is forwarded to the guest; status shows it; a killed guest leaves nothing.
 #[test]
 fn forward_status_and_the_end() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -279,8 +278,8 @@ fn forward_status_and_the_end() -> Result<()> {
     let visit = include_str!("scripts/forward_visit.py");
     let out = world.host.output(&["python3", "-c", visit, "127.0.0.1"])?;
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
-    // The host itself by the address that stands for nobody's (RFC 7335 §6), and others by theirs,
-    // each inside the prefix.
+    // The host itself appears with the dummy address (RFC 7600 §4.8), and others with theirs,
+    // inside the prefix.
     assert!(out.contains("the guest saw 64:ff9b::c000:8'"), "{out} {}", guest.log());
     assert!(out.contains("QUESTION"), "{out} {}", guest.log());
     let out = world.outside.output(&["python3", "-c", visit, "203.0.113.1"])?;

@@ -12,11 +12,11 @@ use nix::unistd::Pid;
 
 use crate::{wait_until, World, NOBODY};
 
-/// A web server and a DNS server of the world outside, both with IPv4 alone.
+/// A web server and a DNS server of the outside world, both with IPv4 only.
 const WEB: &str = "198.51.100.2";
 const DNS: &str = "198.51.100.53";
 
-/// What a host's programs find in its `/etc`, by ip-netns(8).
+/// Files in a namespace's `/etc`, by ip-netns(8).
 pub(crate) struct Etc(pub(crate) PathBuf);
 
 impl Drop for Etc {
@@ -42,7 +42,7 @@ fn serve(world: &World) -> Result<[Daemon; 2]> {
     Ok([web, dns])
 }
 
-/// Programs as they are: by an IPv4 literal, by names, by the host's own resolvers.
+/// Ordinary programs: with an IPv4 literal, with names, with the host's own resolvers.
 #[test]
 fn programs_in_a_network_of_their_own() -> Result<()> {
     if !can_run(&["curl", "dig", "dnsmasq", "python3", "setpriv", USER_NAMESPACES]) {
@@ -66,20 +66,20 @@ fn programs_in_a_network_of_their_own() -> Result<()> {
     }
     ensure!(run("dig +short AAAA web.example")? == "64:ff9b::c633:6402\n");
     ensure!(run("dig +short +tcp A web.example")? == format!("{WEB}\n"));
-    // A resolver by IPv6, at a port of its own.
+    // A resolver by IPv6, on another port.
     let records = "--listen-address=::1 --port=5353 --host-record=other.example,198.51.100.9";
     let _resolver = world.host.dnsmasq(records, &world.path("other.log"))?;
     let dig = ["run", "--dns", "[::1]:5353", "--", "dig", "+short", "AAAA", "other.example"];
     let output = world.platd(&dig)?;
     ensure!(output.stdout == b"64:ff9b::c633:6409\n", "{output:?}");
-    // Nothing but this network, and who runs is root in it alone.
+    // This network only; the user is root in the namespace only.
     let said = run("ip -o -4 addr show scope global")?;
     ensure!(said.lines().count() == 1 && said.contains("v4-plat0"), "{said}");
     ensure!(run("cat /proc/self/uid_map")?.split_whitespace().eq(["0", NOBODY, "1"]));
     Ok(())
 }
 
-/// A namespace that its user has made before, by the number of a process in it.
+/// An existing namespace of the user, by the id of a process in it.
 #[test]
 fn a_namespace_by_its_process() -> Result<()> {
     if !can_run(&["curl", "dnsmasq", "nsenter", "python3", "setpriv", USER_NAMESPACES, "unshare"]) {
@@ -107,7 +107,7 @@ fn a_namespace_by_its_process() -> Result<()> {
         let said = inside(&format!("curl -sS --max-time 10 {url}"))?;
         ensure!(said == "Hello from IPv4\n", "{url}: {said}");
     }
-    // The devices are platd's: they go with it, and the namespace stays.
+    // The devices are platd's and end with it; the namespace stays.
     ensure!(platd.stop(Signal::SIGTERM)?.success(), "{}", platd.log());
     let links = inside("ip -o link")?;
     ensure!(links.lines().count() == 1 && links.contains(" lo:"), "{links}");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Several guests of one network, as stations of a bridge: who has which address, and that they
-//! reach each other.
+//! Several guests of one network as stations of a bridge: which one has which address, and that
+//! they reach each other.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -18,7 +18,7 @@ struct Switch {
     world: World,
 }
 
-/// A station of it, with an address of its own.
+/// A station of it, with its address.
 struct Station {
     ns: Netns,
     address: String,
@@ -96,8 +96,8 @@ impl Drop for Talk {
     }
 }
 
-/// Nobody speaks in a neighbour's name while that one is there, and it may once it is gone. A
-/// station that changes its Ethernet address keeps what it has.
+/// No station can use a neighbour's address while that is present, but it can afterwards. A station
+/// that changes its Ethernet address keeps its addresses.
 #[test]
 fn an_address_is_its_stations() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -113,7 +113,7 @@ fn an_address_is_its_stations() -> Result<()> {
     ensure!(switch.drops("foreign_source")? > 0);
     talk.say("one")?;
 
-    // Those who have its address in mind have to learn the new one, too.
+    // Neighbours with its old address have to learn the new one, too.
     owner.ns.run("ip link set e0 address 02:00:00:00:01:09")?;
     talk.say("two")?;
     talk.say("three")?;
@@ -126,8 +126,8 @@ fn an_address_is_its_stations() -> Result<()> {
     Ok(())
 }
 
-/// By addresses of the network, which is no station's own link (RFC 4861 §6.3.4: no on-link flag);
-/// also one that has not said anything yet, and none for one that is not there.
+/// By addresses of the network, which are not on-link (RFC 4861 §6.3.4); also a station that has
+/// sent nothing yet, but none that is absent.
 #[test]
 fn neighbours_reach_each_other() -> Result<()> {
     if !can_run(&["ping", "python3"]) {

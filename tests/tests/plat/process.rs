@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How platd is started, says that it is ready, and ends.
+//! How platd starts, reports that it is ready, and ends.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use nix::unistd::Pid;
 
 use crate::{wait_until, what_it_said, World};
 
-/// By a socket that is connected already, as a virtual machine monitor gives it: it is served, and
-/// platd ends with it.
+/// With a connected socket, as from a virtual machine monitor: it is served, and platd ends with
+/// it.
 #[test]
 fn an_inherited_socket() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -33,7 +33,7 @@ fn an_inherited_socket() -> Result<()> {
     Ok(())
 }
 
-/// In the background once it is ready; its number is in a file; it ends with its first guest.
+/// In the background once it is ready, with its process id in a file; it ends with its first guest.
 #[test]
 fn in_the_background_for_one_guest() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -59,7 +59,7 @@ fn in_the_background_for_one_guest() -> Result<()> {
     guest.stop(Signal::SIGKILL)?;
     wait_until("platd ends", || Ok(!is_there()))?;
     wait_until("nothing is left of it", || Ok(!socket.exists() && !pid.exists()))?;
-    // What cannot be made ready is said, and is no success.
+    // A failure to start is reported.
     let argv = [platd.to_str().context("path")?, "--socket", "/nowhere/x", "--background"];
     let output = world.host.output(&argv)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

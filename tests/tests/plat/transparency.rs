@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a guest's kernel says in its headers, and expects of its peers, is so behind the network as
-//! it would be without one.
+//! The headers of a guest's kernel, and what it expects of its peers, are the same behind the
+//! network as without one.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use clat_tests::{can_run, USER_NAMESPACES};
 
 use crate::{wait_until, World, SERVER, SERVER6, SERVERS};
 
-/// DSCP of all, and ECN of datagrams (RFC 7915 §4.1, §5.1), also where they change in mid-flow.
+/// DSCP of all packets, and ECN of datagrams (RFC 7915 §4.1, §5.1), also when they change.
 #[test]
 fn traffic_classes() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -30,7 +30,7 @@ fn traffic_classes() -> Result<()> {
     Ok(())
 }
 
-/// An urgent byte is one of the others (RFC 6093), either way.
+/// An urgent byte is ordinary data (RFC 6093), in both directions.
 #[test]
 fn urgent_bytes() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -44,7 +44,7 @@ fn urgent_bytes() -> Result<()> {
     wait_until("both are there", || Ok(server.log().matches("got b'wx?yz'").count() == 2))
 }
 
-/// A SYN that does not get so far tells who has seen it last.
+/// A SYN with a small hop limit gets a router's Time Exceeded.
 #[test]
 fn traceroute_by_tcp() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -78,7 +78,7 @@ fn traceroute_by_tcp() -> Result<()> {
     Ok(())
 }
 
-/// All whom a port has spoken to may answer it, however many.
+/// All peers to which a port has sent may answer it, however many.
 #[test]
 fn a_port_with_many_peers() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -93,9 +93,8 @@ fn a_port_with_many_peers() -> Result<()> {
     Ok(())
 }
 
-/// A peer that is no longer there is missed by a guest whose kernel asks for it (keepalive), and by
-/// one that waits for it to acknowledge (TCP_USER_TIMEOUT), as it would be without a network
-/// between.
+/// A dead peer is detected by a guest with keepalive, and by one with TCP_USER_TIMEOUT, as without
+/// a network between.
 #[test]
 fn dead_peers_are_missed() -> Result<()> {
     if !can_run(&["python3"]) {
@@ -118,7 +117,7 @@ fn dead_peers_are_missed() -> Result<()> {
     Ok(())
 }
 
-/// Nothing of the host's own is asked for names, and names are searched where the host searches.
+/// The host's resolvers and caches are not asked, but its search domains are used.
 #[test]
 fn names_are_looked_for_in_this_network() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
@@ -139,7 +138,7 @@ fn names_are_looked_for_in_this_network() -> Result<()> {
     Ok(())
 }
 
-/// IPv4 without a CLAT, for a command whose network has both.
+/// IPv4 without a CLAT, for a command whose network has both families.
 #[test]
 fn a_command_with_both_families() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {

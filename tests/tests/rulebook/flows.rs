@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Real flows through the programs alone: no daemon runs here, so that what they do not translate
-//! does not arrive.
+//! Real flows through the BPF programs only: there is no daemon, so that packets that they do not
+//! translate are lost.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -27,7 +27,7 @@ use super::unfinished;
 const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0xc1a7, 0, 0, 1);
 /// Its neighbour.
 const ROUTER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
-/// What each flow carries.
+/// Bytes of each flow.
 const BYTES: usize = 4 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +36,12 @@ enum Uplink {
     RawIp,
 }
 
-/// A phone whose IPv4 goes through the programs.
+/// A phone whose IPv4 goes through the BPF programs.
 struct Phone {
     lab: Lab,
     programs: Programs,
     v4: Tun,
-    /// What is written to it leaves by `v4`.
+    /// Packets written to it leave by `v4`.
     inject: Tun,
     /// The two ends of a raw-IP link.
     link: Option<(Tun, Tun)>,
@@ -54,7 +54,7 @@ impl Phone {
         let options = Options { packet_info: false, vnet_header: false };
         let (name, link) = match uplink {
             Uplink::Ethernet => {
-                // The daemon would answer for its address.
+                // Instead of the daemon, which would answer for its address.
                 let mac = lab.phone.run("cat /sys/class/net/up0/address")?;
                 let mac = mac.trim();
                 lab.router.run(&format!("ip -6 neigh add {LOCAL6} lladdr {mac} dev ph0"))?;
@@ -69,7 +69,7 @@ impl Phone {
                 ("raw0", Some((near, far)))
             }
         };
-        // A better way by another uplink is none for this one.
+        // A better route over another uplink must not be used.
         lab.second_uplink()?;
         lab.phone.run("ip -6 route add default via 2001:db8:2::1 dev up1 metric 1")?;
         lab.phone.run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1")?;
@@ -89,7 +89,7 @@ impl Phone {
         let prefix: Prefix = PREFIX.parse().map_err(|e| anyhow::anyhow!("{e}"))?;
         let ethernet = uplink == Uplink::Ethernet;
         let local = Local::neutral(LOCAL4, LOCAL6, &prefix, LOCAL6.octets()[8..].try_into()?);
-        // Not neutral: every checksum has to follow.
+        // Not checksum-neutral: every checksum changes.
         ensure!(local.v6 != LOCAL6, "neutral by chance");
         programs.add(entries((v4_index, up_index, ethernet), (LOCAL4, LOCAL6, prefix.addr())));
         programs.set_next_hop(Some(NextHop::Gateway(ROUTER)));
@@ -102,7 +102,7 @@ impl Phone {
         Ok(Self { lab, programs, v4, inject, link, _pins: pins })
     }
 
-    /// What the programs did, out and in.
+    /// The counters of the programs, egress and ingress.
     fn counters(&self) -> (OffloadCounters, OffloadCounters) {
         (self.programs.counters(EGRESS), self.programs.counters(INGRESS))
     }
@@ -143,7 +143,7 @@ fn pattern() -> Vec<u8> {
     (0..BYTES).map(|i| (i * 31 + i / 253) as u8).collect()
 }
 
-/// As much as [`BYTES`] both ways at once.
+/// [`BYTES`] in both directions at once.
 fn tcp(lab: &Lab) -> Result<()> {
     let server = Lab::listen(&lab.internet, (SERVER6, 8080))?;
     let sent = pattern();
@@ -164,8 +164,8 @@ fn tcp(lab: &Lab) -> Result<()> {
     })
 }
 
-/// Datagrams of several sizes there and back; a large one as fragments where the daemon is not
-/// needed to cut it.
+/// Datagrams of several sizes in both directions; a large one as fragments if the daemon is not
+/// needed to fragment it.
 fn udp(lab: &Lab) -> Result<()> {
     let server = Lab::udp(&lab.internet, (SERVER6, 5353))?;
     let client = Lab::udp(&lab.phone, (LOCAL4, 0))?;
@@ -179,7 +179,7 @@ fn udp(lab: &Lab) -> Result<()> {
         let (n, from) = client.recv_from(&mut buf)?;
         ensure!(buf[..n] == *data && from == SocketAddr::from((SERVER4, 5353)), "{len} bytes in");
     }
-    // Fragments of the server's.
+    // Fragments from the server.
     let (_, from) = {
         client.send_to(b"?", (SERVER4, 5353))?;
         server.recv_from(&mut buf)?
@@ -190,7 +190,7 @@ fn udp(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Where ten datagrams by one call (UDP_SEGMENT) go.
+/// What happens to ten datagrams of one UDP_SEGMENT call.
 fn segments(phone: &Phone) -> Result<()> {
     let lab = &phone.lab;
     let server = Lab::udp(&lab.internet, (SERVER6, 4433))?;
@@ -198,8 +198,7 @@ fn segments(phone: &Phone) -> Result<()> {
     setsockopt(&client, sockopt::UdpGsoSegment, &1200)?;
     let mut buf = vec![0; 1 << 16];
 
-    // A TUN without offloads can have no more of them than the daemon's way; before 6.11 not even
-    // that.
+    // A TUN device without offloads leaves them to the daemon; before Linux 6.11 not even that.
     match client.send_to(&pattern()[..12000], (SERVER4, 4433)) {
         Err(e) if e.raw_os_error() == Some(Errno::EIO as i32) => {}
         sent => {
@@ -213,7 +212,7 @@ fn segments(phone: &Phone) -> Result<()> {
         }
     }
 
-    // As it comes from one with offloads.
+    // As from a device with offloads.
     let before = phone.counters().0;
     let header = V4 { src: LOCAL4, dst: SERVER4, df: true, ..V4::default() };
     let mut datagram = vec![0x0f, 0xa0, 0x11, 0x51, 0, 0, 0, 0];
@@ -221,7 +220,7 @@ fn segments(phone: &Phone) -> Result<()> {
     datagram[4..6].copy_from_slice(&12008_u16.to_be_bytes());
     let (vnet, packet) = unfinished(&header.raw(&datagram), GsoType::UdpL4, 1200);
     match phone.inject.send(&vnet, &packet) {
-        // The virtio header cannot say so before 6.2.
+        // Before Linux 6.2, the virtio header has no type for it.
         Err(Errno::EINVAL) => return Ok(()),
         sent => sent?,
     }

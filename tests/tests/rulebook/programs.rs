@@ -17,28 +17,29 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::Outcome;
 
-/// What a program answers (linux/pkt_cls.h).
+/// Return values of a program (linux/pkt_cls.h).
 const TC_ACT_PIPE: u32 = 3;
 const TC_ACT_REDIRECT: u32 = 7;
 
-/// Has a test run begin with the packet's sum known, as from a device that computes it
-/// (CHECKSUM_COMPLETE), and fail with EBADMSG where the program did not keep it right. Linux 6.10.
+/// Makes a test run begin with CHECKSUM_COMPLETE, as from a device that computes it, and fail with
+/// EBADMSG if the program did not keep it right. Linux 6.10.
 const CHECKSUM_COMPLETE: u32 = 1 << 2;
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
-/// Where the counters are of the egress programs, of the ingress programs, and of both, all CLATs'.
+/// Slots of the counters of the egress programs, of the ingress programs, and of both for all
+/// CLATs.
 pub(crate) const EGRESS: Range<u32> = 0..SLOTS;
 pub(crate) const INGRESS: Range<u32> = SLOTS..2 * SLOTS;
 pub(crate) const BOTH: Range<u32> = 0..2 * SLOTS;
 
-/// Where packets are counted that were passed on for a reason.
+/// Slots of packets passed on, by reason.
 pub(crate) fn reason(name: &str) -> usize {
     PASSED_REASONS.iter().position(|reason| *reason == name).expect(name)
 }
 
-/// The one pair of entries of a CLAT.
+/// The entries of a CLAT.
 pub(crate) fn entries(
     (v4iface, uplink, oif_is_ethernet): (u32, u32, bool),
     (local4, local6, prefix): (Ipv4Addr, Ipv6Addr, Ipv6Addr),
@@ -49,7 +50,7 @@ pub(crate) fn entries(
     (egress, IngressEntry { iif, prefix, local6, oif, local4 })
 }
 
-/// Loaded programs with maps of their own.
+/// Loaded programs with their maps.
 pub(crate) struct Programs {
     pub(crate) object: Object,
     /// Of test runs.
@@ -57,11 +58,10 @@ pub(crate) struct Programs {
     _dir: TempDir,
 }
 
-/// Names the variable that says where the compiled programs are.
+/// The variable with the path of the compiled programs.
 pub(crate) const OBJECT: &str = "CLAT_BPF_OBJECT";
 
-/// The programs, compiled into `dir`; or as `CLAT_BPF_OBJECT` has them, for machines without a
-/// compiler.
+/// The programs, compiled into `dir`; or from `CLAT_BPF_OBJECT`, for machines without a compiler.
 fn object(dir: &Path) -> PathBuf {
     if let Some(object) = std::env::var_os(OBJECT) {
         return object.into();
@@ -73,7 +73,7 @@ fn object(dir: &Path) -> PathBuf {
 }
 
 impl Programs {
-    /// For a kernel with `bpf_redirect_neigh`, or as if it had none.
+    /// With or without `bpf_redirect_neigh`.
     pub(crate) fn load(has_redirect_neigh: bool) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let mut builder = ObjectBuilder::default();
@@ -105,11 +105,11 @@ impl Programs {
         put("clat_egress_map", key.as_bytes(), value.as_bytes());
         let (key, value) = ingress.to_abi();
         put("clat_ingress_map", key.as_bytes(), value.as_bytes());
-        // An Ethernet uplink that reaches every destination itself, unless told otherwise.
+        // By default, an Ethernet uplink on which every destination is a neighbour.
         self.set_next_hop(Some(NextHop::OnLink));
     }
 
-    /// Says who gets what leaves by the uplink.
+    /// Sets the next hop of the uplink.
     pub(crate) fn set_next_hop(&self, next_hop: Option<NextHop>) {
         let value = next_hop.map_or_else(NextHopValue::default, NextHopValue::from);
         for slot in 0..SLOTS {
@@ -119,7 +119,7 @@ impl Programs {
         }
     }
 
-    /// What was counted in these slots, all CPUs together.
+    /// The sum of these counters over all CPUs.
     pub(crate) fn counters(&self, slots: Range<u32>) -> OffloadCounters {
         let map = self.map("clat_counters_map");
         let mut sum = OffloadCounters::default();
@@ -154,11 +154,11 @@ impl Programs {
         Ok((output.return_value, output.data.map(|data| data.to_vec()).unwrap_or_default()))
     }
 
-    /// Runs a program of an Ethernet interface on an IP packet; of a super-packet's segments, `gso`
-    /// are their size and number. Checks what becomes of the Ethernet header.
+    /// Runs a program of an Ethernet interface on an IP packet; for a GSO packet, `gso` is the size
+    /// and number of its segments. Checks the resulting Ethernet header.
     pub(crate) fn run(&self, name: &str, packet: &[u8], gso: Option<(u32, u32)>) -> Outcome {
         let ethertype = |ip: &[u8]| if ip[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
-        // The loopback device has the MAC address zero, and must be meant.
+        // The destination has to be the loopback device's MAC address, zero.
         let mut frame = vec![0; ETHERNET];
         frame[12..].copy_from_slice(&ethertype(packet));
         frame.extend(packet);
@@ -179,11 +179,11 @@ impl Programs {
     }
 }
 
-/// Most instructions that the kernel follows to verify all programs: it does at every boot of a
-/// device, and writes a line about each. 25,000 take some 0.15 s.
+/// Most instructions that the kernel processes to verify all programs, at each boot of a device
+/// with a log line about each. 25,000 take about 0.15 s.
 const MOST_VERIFIED: u64 = 25_000;
 
-/// What the verifier has said of programs loaded with a log.
+/// The verifier's log of loaded programs.
 static VERIFIER: Mutex<String> = Mutex::new(String::new());
 
 #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The packets: by hand one of every kind, with what is to become of it, and generated ones.
+//! The packets: a handmade one of every kind with its expected result, and generated ones.
 
 use clat_offload::OffloadCounters;
 use clat_xlat::{Local, Prefix};
@@ -12,18 +12,18 @@ use super::common::*;
 use super::programs::reason;
 use super::{agree, Outcome};
 
-/// A packet and what the program is to do with it.
+/// A packet and the expected result.
 pub(crate) struct Vector {
     name: String,
     pub(crate) packet: Vec<u8>,
-    /// Size of a super-packet's segments, and how many.
+    /// Size and number of a GSO packet's segments.
     pub(crate) gso: Option<(u32, u32)>,
     /// `None`: translate it.
     passed: Option<&'static str>,
 }
 
 impl Vector {
-    /// Checks what came of it, and that exactly that was counted.
+    /// Checks the result, and that exactly this was counted.
     pub(crate) fn check(
         &self,
         local: Local,
@@ -50,7 +50,7 @@ impl Vector {
                 expected.super_packets += u64::from(self.gso.is_some());
             }
         }
-        // Whether the neighbour is asked for is the interface's business, not the packet's.
+        // Whether the neighbour is resolved depends on the interface, not on the packet.
         expected.neighbour = after.neighbour;
         assert_eq!(*after, expected, "{name}");
         if let Err(e) = self.gso.map_or_else(|| agree(local, &self.packet, outcome), |_| Ok(())) {
@@ -59,7 +59,7 @@ impl Vector {
     }
 }
 
-/// One of each kind, both ways.
+/// One of each kind, in both directions.
 pub(crate) fn by_hand(local: Local) -> Vec<Vector> {
     let mut all = Vec::new();
     let mut add = |name: &str, packet: Vec<u8>, passed: Option<&'static str>| {
@@ -74,7 +74,7 @@ pub(crate) fn by_hand(local: Local) -> Vec<Vector> {
     let tcp4 = V4 { protocol: TCP, df: true, ..V4::default() };
     let six = |protocol| V6 { protocol, dst: local.v6, ..V6::default() };
     gso("TCP, super-packet out", tcp4.build(&tcp(2800)), (1400, 2), None);
-    // In a test run the checksum is not left to a device, as that of a sound one is.
+    // In a test run the checksum is not partial, unlike that of a GSO packet.
     let df = V4 { df: true, ..V4::default() };
     gso("UDP_SEGMENT out", df.build(&udp(2400)), (1200, 2), Some("gso"));
     let cut = V4::default().build(&udp(2600));
@@ -92,7 +92,7 @@ pub(crate) fn by_hand(local: Local) -> Vec<Vector> {
     all
 }
 
-/// IPv4 on its way out.
+/// IPv4, egress.
 fn outward(add: &mut impl FnMut(&str, Vec<u8>, Option<&'static str>)) {
     let udp4 = V4::default;
     let of = |protocol| V4 { protocol, ..V4::default() };
@@ -185,7 +185,7 @@ fn outward(add: &mut impl FnMut(&str, Vec<u8>, Option<&'static str>)) {
     let mut long = udp(40);
     long[5] += 1;
     add("UDP that promises more", udp4().build(&long), Some("header"));
-    // Sums are not looked at where there are options.
+    // With options, checksums are not verified.
     for (wrong, passed) in [(0x46, "options"), (0x41, "header")] {
         let mut packet = good.clone();
         packet[0] = wrong;
@@ -196,11 +196,11 @@ fn outward(add: &mut impl FnMut(&str, Vec<u8>, Option<&'static str>)) {
     add("a wrong UDP checksum stays as wrong", damaged, None);
 }
 
-/// Addresses that no packet on its way may have, each of another kind.
+/// Martians, one of each kind.
 const MARTIANS: [[u8; 4]; 5] =
     [[224, 0, 0, 1], [0, 1, 2, 3], [127, 0, 0, 1], [169, 254, 169, 254], [255; 4]];
 
-/// IPv6 on its way in.
+/// IPv6, ingress.
 fn inward(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<&'static str>)) {
     let of = |protocol| V6 { protocol, dst: local.v6, ..V6::default() };
     let with = |protocol, extensions| V6 { extensions, ..of(protocol) };
@@ -283,7 +283,7 @@ fn inward(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<&'static str>
     add("UDP that promises more", of(UDP).build(&long), Some("header"));
 }
 
-/// ICMPv6 errors on their way in, of routers inside and outside of the prefix.
+/// ICMPv6 errors, ingress, from routers inside and outside of the prefix.
 fn errors(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<&'static str>)) {
     let sent = V6 { src: local.v6, protocol: UDP, hops: 1, ..V6::outward() };
     for src in [V6::default().src, ROUTER6] {
@@ -295,7 +295,7 @@ fn errors(local: Local, add: &mut impl FnMut(&str, Vec<u8>, Option<&'static str>
     }
 }
 
-/// Packets of every kind, most of them sound, some of them damaged.
+/// Packets of every kind, most of them valid, some damaged.
 pub(crate) fn generated(local: Local) -> impl Strategy<Value = Vec<u8>> {
     (prop_oneof![4 => v4().boxed(), 4 => v6(local).boxed(), 1 => error6(local).boxed()], damage())
         .prop_map(|(packet, damage)| {
@@ -305,7 +305,7 @@ pub(crate) fn generated(local: Local) -> impl Strategy<Value = Vec<u8>> {
             for (at, value) in edits {
                 packet[at.index(near)] = value;
             }
-            // Test runs refuse what is too short for its header.
+            // Test runs refuse packets that are too short for their header.
             let least = if packet[0] >> 4 == 4 { 20 } else { 40 };
             packet.resize(packet.len().saturating_sub(cut).max(least), 0);
             if mend {
@@ -331,7 +331,7 @@ fn body() -> impl Strategy<Value = (u8, Vec<u8>)> {
     ];
     (protocol, len, any::<u64>()).prop_map(|(protocol, len, seed)| {
         let mut rest = data(len);
-        // Other bytes each time, so that sums fall everywhere.
+        // Other bytes each time, for all kinds of sums.
         for (byte, key) in rest.iter_mut().zip(seed.to_le_bytes().iter().cycle()) {
             *byte ^= key;
         }
@@ -367,14 +367,14 @@ fn v4() -> impl Strategy<Value = Vec<u8>> {
     ];
     let dst = prop_oneof![4 => Just(REMOTE4), 1 => any::<u32>().prop_map(Into::into)];
     let header = (any::<u8>(), any::<u8>(), any::<u16>(), any::<bool>(), options, dst);
-    // Left to the daemon, all of them.
+    // All are left to the daemon.
     let fragment = prop_oneof![3 => Just(None), 1 => fragment()];
     (header, fragment, body(), 0u8..8).prop_map(
         |((tos, ttl, id, df, options, dst), fragment, (protocol, body), zero)| {
             let (mf, offset) = fragment.unwrap_or_default();
             let header =
                 V4 { dst, tos, ttl, id, df, mf, offset, protocol, options, ..V4::default() };
-            // Some without a checksum, which to any but UDP is a wrong one.
+            // Some without a checksum, which is wrong except for UDP.
             let enough = checksum_at(protocol).is_none_or(|at| body.len() >= at + 2);
             if zero == 0 || !enough {
                 header.raw(&body)
@@ -390,7 +390,7 @@ fn error6(local: Local) -> impl Strategy<Value = Vec<u8>> {
     let rest = prop_oneof![1 => Just(0), 2 => 0u32..45, 4 => 1200u32..1500, 1 => any::<u32>()];
     let shape = (select(vec![1u8, 1, 2, 2, 3, 4]), 0u8..6, rest, 56usize..1300);
     (shape, v6(local), any::<u32>()).prop_map(move |((kind, code, rest, cut), quoted, src)| {
-        // What came from the prefix, as if it had gone there.
+        // A packet from the prefix, turned round.
         let mut quoted = quoted[..quoted.len().min(cut)].to_vec();
         quoted[8..40].rotate_left(16);
         let prefix = Prefix::WELL_KNOWN;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rules that Soong holds modules to and that no parser sees: names, visibility, and what may enter
-//! com.android.tethering.
+//! Soong's rules for modules that no parser checks: names, visibility, and what
+//! com.android.tethering allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,16 +11,14 @@ use clat_tests::can_run;
 
 use super::{modules, repository, Module, INTERFACE, NEEDS};
 
-/// Where docs/android.md has the repository put.
+/// The repository's place in AOSP, by docs/android.md.
 const HOME: &str = "//external/clat";
 
-/// The module of Mainline that clatd, the natives and the programs go into, and the oldest release
-/// that it runs on.
+/// The Mainline module for clatd, the natives and the programs, and its oldest release.
 const APEX: &str = "com.android.tethering";
 const APEX_MIN_SDK: u32 = 30;
 
-/// What names modules of ours in AOSP's own files, once a tree has been changed as docs/android.md
-/// says.
+/// AOSP's files that name our modules, after the changes of docs/android.md.
 const USED_BY: [(&str, &str); 5] = [
     ("libclat_natives_ffi", "//packages/modules/Connectivity/service"),
     ("clatd-rs_for_system", "//packages/modules/Connectivity/Tethering/apex"),
@@ -41,7 +39,7 @@ const EDGES: [&str; 7] = [
     "static_libs",
 ];
 
-/// A module of AOSP that ours depend on: a line of tests/soong/modules.tsv.
+/// A module of AOSP's that ours depend on: a line of tests/soong/modules.tsv.
 struct Theirs {
     apex: Vec<String>,
     min_sdk: Option<u32>,
@@ -65,13 +63,13 @@ fn theirs(root: &Path) -> Result<BTreeMap<String, Theirs>> {
     table(root, "modules.tsv")?.into_iter().map(read).collect()
 }
 
-/// The Soong package that a module stands in, "//external/clat/src/xlat".
+/// A module's Soong package, "//external/clat/src/xlat".
 fn package(root: &Path, module: &Module) -> Result<String> {
     let folder = module.folder.strip_prefix(root)?.to_str().context("not UTF-8")?;
     Ok(format!("{HOME}/{folder}").trim_end_matches('/').to_owned())
 }
 
-/// Whether `rules`, written in the package `at`, let the package `who` in. A package always sees
+/// Whether `rules` of the package `at` make it visible to the package `who`. A package always sees
 /// its own modules.
 fn lets_in(rules: &[String], at: &str, who: &str) -> bool {
     at == who
@@ -88,13 +86,13 @@ fn lets_in(rules: &[String], at: &str, who: &str) -> bool {
         })
 }
 
-/// What Soong would say about our modules, given what it knows of AOSP's.
+/// Soong's errors about our modules, given AOSP's.
 fn complaints(root: &Path, modules: &[Module]) -> Result<Vec<String>> {
     let theirs = theirs(root)?;
     let taken: BTreeSet<_> = table(root, "names.tsv")?.into_iter().flatten().collect();
     let mut wrong = Vec::new();
 
-    // Visibility that a package gives to what says nothing: the nearest one above counts.
+    // A package's default visibility: that of the nearest one above.
     let mut defaults = BTreeMap::new();
     for module in modules.iter().filter(|module| module.kind == "package") {
         defaults.insert(package(root, module)?, module.owned_list("default_visibility"));
@@ -113,7 +111,7 @@ fn complaints(root: &Path, modules: &[Module]) -> Result<Vec<String>> {
         }))
     };
     let by_name: BTreeMap<_, _> = modules.iter().map(|module| (module.name(), module)).collect();
-    // A backend's library is visible to whom the interface is.
+    // A backend's library has the interface's visibility.
     let find = |name: &str| {
         let interface = name.strip_prefix(INTERFACE).filter(|rest| rest.starts_with("-V"));
         by_name.get(interface.map_or(name, |_| INTERFACE)).copied()
@@ -167,7 +165,7 @@ fn complaints(root: &Path, modules: &[Module]) -> Result<Vec<String>> {
             module.list("rustlibs").iter().filter_map(|d| theirs.get_key_value(*d))
         {
             let enters = theirs.apex.iter().any(|apex| apex == "any" || apex == APEX);
-            // Whoever imports a crate gives it these.
+            // An importer of a crate sets these.
             let imported = theirs.apex == ["import"];
             if !(imported || enters && theirs.min_sdk.is_some_and(|sdk| sdk <= APEX_MIN_SDK)) {
                 wrong.push(format!(
@@ -185,7 +183,7 @@ fn complaints(root: &Path, modules: &[Module]) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Whether it goes into the module of Mainline; tests inherit what they test, but go nowhere.
+/// Whether it is part of the Mainline module; tests inherit this from what they test, but are not.
 fn in_apex(module: &Module) -> bool {
     module.kind != "rust_test" && module.list("apex_available").contains(&APEX)
 }
@@ -201,7 +199,7 @@ fn soong_would_accept_the_modules() -> Result<()> {
     Ok(())
 }
 
-/// Only what is built with BPF links libbpf, which docs/android.md has made visible for that.
+/// Only what is built with BPF links libbpf, which docs/android.md makes visible for that.
 #[test]
 fn libbpf_is_for_the_flavour_with_bpf() -> Result<()> {
     if !can_run(NEEDS) {
@@ -214,7 +212,7 @@ fn libbpf_is_for_the_flavour_with_bpf() -> Result<()> {
     Ok(())
 }
 
-/// What was wrong once, put back: each is noticed.
+/// Former mistakes are noticed.
 #[test]
 fn soong_would_refuse_what_it_refused() -> Result<()> {
     if !can_run(NEEDS) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What headers may hold: options, classes, other protocols, somebody else's address.
+//! Headers: options, classes, other protocols, foreign addresses.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use crate::udp::pair;
 use crate::{pattern, PATIENCE};
 
-/// Checksums of captured packets are only there to be looked at where nothing was left to hardware.
+/// Checksums of captured packets can be checked only without offloads.
 fn assert_whole(lab: &Lab, seen: &Seen) {
     assert!(
         lab.offloads() == Offloads::Default || seen.fragment || seen.checksum_ok(),
@@ -77,7 +77,7 @@ pub(crate) fn tos_both_ways(lab: &Lab, clat: &Clat<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Sends `data` by `protocol` both ways, each end watched at the other.
+/// Sends `data` by `protocol` in both directions, captured at the other end.
 fn protocol_both_ways(
     lab: &Lab,
     clat: &Clat<'_>,
@@ -127,7 +127,7 @@ pub(crate) fn foreign_source(lab: &Lab, clat: &Clat<'_>) -> Result<()> {
         client.send_to(b"from elsewhere", (SERVER4, 5000))?;
     }
     send_raw(&lab.phone, &V4::new(foreign, SERVER4, proto::GRE).packet(b"from elsewhere"))?;
-    // What is ours comes later and does arrive: by then the others would have.
+    // Our own packet follows and arrives; by then the others would have, too.
     let own = Lab::udp(&lab.phone, (clat.v4, 0))?;
     own.send_to(b"ours", (SERVER4, 5001))?;
     for sniffer in [&outside, &at_router] {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Pings, traceroutes and refusals.
+//! Pings, traceroutes and unreachable ports.
 
 use std::net::{Ipv4Addr, UdpSocket};
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Real traffic through a running CLAT: every scenario on an Ethernet and on a raw-IP uplink,
-//! translated in the kernel and by the daemon, and once more with all offloads off, since a veth
-//! never looks at a checksum that it was told is still to be computed. The counters tell whether it
-//! went the way it should.
+//! translated by BPF programs and by clatd, and once more with all offloads off, since a veth never
+//! verifies a partial checksum. The counters tell which translated it.
 
 mod headers;
 mod icmp;
@@ -26,8 +25,8 @@ use udp::*;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes a test of each scenario for each uplink and mode, and for links with and without offloads.
-/// Behind each scenario stands why the programs in the kernel leave part of it to the daemon, as
-/// `clatctl status` puts it.
+/// After each scenario are the reasons for which BPF programs leave part of it to clatd, as in
+/// `clatctl status`.
 macro_rules! scenarios {
     ($($name:ident [$($reason:literal)*])*) => { $(mod $name {
         scenarios!(@ $name [$($reason)*]
@@ -72,7 +71,7 @@ scenarios! {
     ipv4_options_tcp ["options"]
     destination_options_inward ["options"]
     tos_both_ways []
-    // Answered by the kernels of both ends: they have no such protocol, or port.
+    // Both kernels answer: they have no such protocol or port.
     other_protocols ["icmp"]
     udplite_both_ways ["icmp"]
     foreign_source ["foreign-source" "icmp"]
@@ -96,8 +95,8 @@ fn run(
     result
 }
 
-/// By the counters: what was to pass the kernel did, and the daemon saw but what was `left` to it,
-/// for these reasons.
+/// Checks the counters: the BPF programs translated their part, and clatd got only what was `left`
+/// to it for these reasons.
 fn check_path(clat: &Clat<'_>, mode: Mode, left: &[&str]) -> Result<()> {
     let Some(controller) = &clat.controller else { return Ok(()) };
     let status = controller.status("up0")?;
@@ -128,7 +127,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from(i % 251).unwrap_or(0)).collect()
 }
 
-/// The lab itself: IPv6 through it works, and the phone has no IPv4 before there is a CLAT.
+/// The lab itself: IPv6 works, and the phone has no IPv4 without a CLAT.
 #[test]
 fn native_ipv6_passes_and_ipv4_fails() -> Result<()> {
     if !can_run(&["ip", "ethtool", "ping"]) {

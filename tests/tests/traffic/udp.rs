@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! UDP: sizes, fragments, trains, a narrow hop, no checksum.
+//! UDP: sizes, fragments, GSO, a hop with a small MTU, no checksum.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
@@ -14,7 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{pattern, PATIENCE};
 
-/// A server and a client that have met, so that either may speak.
+/// A server and a client that have exchanged datagrams, so that either may send first.
 pub(crate) fn pair(lab: &Lab) -> Result<(UdpSocket, UdpSocket)> {
     let server = Lab::udp(&lab.internet, (SERVER6, 5000))?;
     let client = Lab::udp(&lab.phone, (Ipv4Addr::UNSPECIFIED, 0))?;
@@ -74,7 +74,7 @@ pub(crate) fn udp_without_checksum(lab: &Lab, clat: &Clat<'_>) -> Result<()> {
     send_raw(&lab.phone, &V4::new(clat.v4, SERVER4, proto::UDP).packet(&datagram))?;
     let seen =
         sniffer.wait(PATIENCE, |s| s.proto == proto::UDP && packet::word(&s.payload, 2) == 5001)?;
-    // Made by the CLAT and not by the sender's kernel, so it is there whatever the offloads.
+    // Computed by the CLAT, not by the sender's kernel, so it is there with any offloads.
     assert!(seen.checksum_ok(), "{seen:?}");
     let mut buf = [0; 64];
     let (n, peer) = uninterrupted(|| server.recv_from(&mut buf))?;
@@ -87,7 +87,7 @@ pub(crate) fn small_hop_udp(lab: &Lab, _: &Clat<'_>) -> Result<()> {
     lab.narrow(1300)?;
     let (client, server) = pair(lab)?;
     for (from, to, way, mtu) in [(&client, &server, "up", 1280), (&server, &client, "down", 1300)] {
-        // The first is what finds the narrow hop, and is lost on it.
+        // The first one finds the small MTU, and is lost.
         from.send(&pattern(1400))?;
         let learnt = || from_mtu(from).is_ok_and(|known| known == mtu);
         for _ in 0..100 {
@@ -97,22 +97,22 @@ pub(crate) fn small_hop_udp(lab: &Lab, _: &Clat<'_>) -> Result<()> {
             thread::sleep(Duration::from_millis(50));
         }
         ensure!(learnt(), "{way}: path MTU is {:?}, not {mtu}", from_mtu(from));
-        // The socket reports the error once; after it the kernel cuts to size.
+        // The socket reports the error once; then the kernel fragments.
         let _ = from.take_error();
         pass(from, to, 1400).context(way)?;
     }
     Ok(())
 }
 
-/// What the kernel believes a connected socket's path to carry.
+/// The kernel's path MTU of a connected socket.
 fn from_mtu(socket: &UdpSocket) -> Result<i32> {
     if socket.local_addr()?.is_ipv4() {
         return Ok(nix::sys::socket::getsockopt(socket, sockopt::IpMtu)?);
     }
-    // nix has no IPV6_MTU: the largest payload that is not cut, by trying with "do not fragment".
+    // nix has no IPV6_MTU: find the largest unfragmented payload, with "do not fragment".
     setsockopt(socket, sockopt::Ipv6DontFrag, &true)?;
     let fits = |mtu: usize| {
-        // To the discard port of the peer: refused there, at worst.
+        // To the peer's discard port; at worst it is refused.
         match socket.send(&pattern(mtu - 48)) {
             Err(e) => e.raw_os_error() != Some(nix::libc::EMSGSIZE),
             Ok(_) => true,
@@ -141,7 +141,7 @@ pub(crate) fn udp_segment_both_ways(lab: &Lab, clat: &Clat<'_>) -> Result<()> {
     }
     let Some(controller) = &clat.controller else { return Ok(()) };
     let status = controller.status("up0")?;
-    // What the programs translate, they translate in one piece.
+    // BPF programs translate a GSO packet as one.
     let whole = status["egress"]["superPackets"].as_u64().unwrap_or_default();
     ensure!(status["offloaded"] == false || whole > 0, "the train was cut: {status}");
     Ok(())

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The virtual device: the stock kernel has the binder driver. In it the service is called over
-//! `/dev/binder`, by our clients and by a foreign one, with TUN, tc and BPF for real;
-//! `device.sh` says what is tried.
+//! The virtual device: a stock kernel with the binder driver. The service is called over
+//! `/dev/binder`, by our clients and by a foreign one, with real TUN, tc and BPF; `device.sh` has
+//! the steps.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,14 +16,14 @@ use crate::fetch::{self, Kernel};
 use crate::image::{source, Image};
 use crate::machine::{all_ok, can_boot, Machine};
 
-/// In the device, besides what every machine has.
+/// Programs in the device, beside those of every machine.
 const PROGRAMS: &[&str] = &["bash", "setpriv", "ethtool"];
 const MODULES: &[&str] = &["binder_linux", "veth", "cls_u32"];
 
-/// The test programs of the workspace that run in the device: the contract of the service, and the
+/// The workspace's test programs that run in the device: the contract of the service, and the
 /// rulebook.
 fn tests() -> Result<[PathBuf; 2]> {
-    // As the whole workspace has them, or other features of crates would have them built once more.
+    // Built for the whole workspace; else other features of crates would need another build.
     let output = Command::new(env!("CARGO"))
         .args(["test", "--workspace", "--locked", "--no-run", "--message-format=json"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -47,8 +47,8 @@ fn tests() -> Result<[PathBuf; 2]> {
     Ok([find("src/controller/tests/service/main.rs")?, find("tests/tests/rulebook.rs")?])
 }
 
-/// Adds the rulebook and the programs, compiled in `folder`; gives the contract of the service,
-/// built by the way.
+/// Adds the rulebook and the programs, compiled in `folder`; returns the contract of the service,
+/// which is built with it.
 pub(crate) fn add_rulebook(image: &mut Image, folder: &Path) -> Result<PathBuf> {
     let [service, rulebook] = tests()?;
     image.program(&rulebook, "/usr/local/bin/rulebook")?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the virtual device is made of and Debian or crates.io has: fetched once, kept in `target`.
+//! Parts of the virtual device from Debian or crates.io: fetched once, kept in `target`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(crate) fn cache() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm")
 }
 
-/// Runs a command in a folder; gives what it prints.
+/// Runs a command in a folder; returns its output.
 pub(crate) fn sh(folder: &Path, command: &str) -> Result<String> {
     let output = Command::new("sh").args(["-ec", command]).current_dir(folder).output()?;
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
@@ -24,7 +24,7 @@ pub(crate) fn sh(folder: &Path, command: &str) -> Result<String> {
     Ok(out.into_owned())
 }
 
-/// Makes `folder` by `make`, unless it was made whole before.
+/// Makes `folder` by `make`, unless it exists completely.
 fn once(folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if folder.exists() {
         return Ok(());
@@ -46,7 +46,7 @@ pub(crate) struct Kernel {
 
 static ONE: Mutex<()> = Mutex::new(());
 
-/// Debian's stock kernel, whichever its meta package stands for today.
+/// Debian's present stock kernel, by its meta package.
 pub(crate) fn kernel() -> Result<Kernel> {
     let newest = "apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \
         \\(linux-image-[0-9].*\\)/\\1/p'";
@@ -56,7 +56,7 @@ pub(crate) fn kernel() -> Result<Kernel> {
         sh(Path::new("/"), newest)?.trim().clone_into(&mut package);
     }
     let release = package.strip_prefix("linux-image-").context("no linux-image-amd64")?.to_owned();
-    // Tests that run at once want the same.
+    // Concurrent tests fetch the same.
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let root = cache().join(&package);
     once(&root, |root| {

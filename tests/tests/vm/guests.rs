@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Virtual machines on the network that platd plays, by QEMU's own ways to a Unix socket: IPv6
-//! alone, configured by the kernel of the machine from router advertisements, then our CLAT in it.
-//! `guests.sh` says what is tried.
+//! Virtual machines on platd's network, by QEMU's two kinds of Unix sockets: IPv6 only,
+//! autoconfigured, then with our CLAT. `guests.sh` has the steps.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -37,7 +36,7 @@ struct Carrier {
 }
 
 impl Carrier {
-    /// `number` is one that no other has; `way` the option for the guest's way in.
+    /// `number` is unique; `way` is the option for the guest's link.
     fn new(number: u32, way: &str) -> Result<Self> {
         let (host, outside) = (Netns::new(number, "host")?, Netns::new(number, "world")?);
         host.run(&format!("ip link add w0 type veth peer name h0 netns {}", outside.name()))?;
@@ -114,7 +113,7 @@ fn a_guest_by_datagrams() -> Result<()> {
     let carrier = Carrier::new(600, "--frames")?;
     let dgram = "dgram,id=n,local.type=unix,local.path=DIR/q,remote.type=unix,remote.path=DIR/p";
     let guest = carrier.guest(&kernel, "guests.sh", dgram)?;
-    // QEMU's own socket is root's here, and platd is not.
+    // QEMU's own socket is root's here; platd is not root.
     let socket = carrier.path("q");
     while !socket.exists() {
         ensure!(!guest.report().contains("FAILED"), "QEMU has made no socket");
@@ -124,8 +123,7 @@ fn a_guest_by_datagrams() -> Result<()> {
     all_ok(&guest.end()?, "guests.sh")
 }
 
-/// The first guest is killed in the middle of a download; the second finds the network as good as
-/// new.
+/// The first guest is killed during a download; the second finds a new network.
 #[test]
 fn guests_by_a_stream() -> Result<()> {
     if !can_boot(&[NEEDS, PROGRAMS]) {
@@ -140,7 +138,7 @@ fn guests_by_a_stream() -> Result<()> {
     ensure!(status["flows_open"].as_u64() >= Some(1), "{status}");
     first.kill()?;
     carrier.platd.wait_for("the guest has left")?;
-    // The flow is kept, with no more data for it than a flow may have.
+    // The flow is kept, with no more data than a flow may have.
     sleep(Duration::from_secs(1));
     let status = carrier.status()?;
     ensure!(status["bytes_held"].as_u64() <= Some(2 << 20), "{status}");

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The initramfs: programs with the libraries that they need, and the kernel's modules with those
-//! that they need.
+//! The initramfs: programs with their libraries, and kernel modules with their dependencies.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,11 +12,11 @@ use clat_tests::program;
 
 use crate::fetch::{sh, Kernel};
 
-/// What every machine has, besides busybox, whose own are not the same: its sh takes its ip, its
-/// sleep goes by argv[0].
+/// Programs of every machine beside busybox, whose own differ: its sh uses its own ip, and its
+/// sleep depends on argv[0].
 pub(crate) const PROGRAMS: &[&str] = &["dash", "ip", "tc", "ping", "sysctl", "sleep", "timeout"];
 
-/// What our CLAT needs of the kernel.
+/// Kernel modules that our CLAT needs.
 const MODULES: &[&str] = &["tun", "cls_bpf", "sch_ingress", "act_bpf", "act_mirred"];
 
 /// A file beside this one.
@@ -25,7 +24,7 @@ pub(crate) fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm").join(name)
 }
 
-/// A root file system in the making.
+/// A root file system under construction.
 pub(crate) struct Image {
     root: PathBuf,
     libraries: BTreeSet<String>,
@@ -55,7 +54,7 @@ impl Image {
         Ok(image)
     }
 
-    /// Adds the script that is run, one beside this file.
+    /// Adds the script to run, which is next to this file.
     pub(crate) fn script(&mut self, name: &str) -> Result<()> {
         self.write("/script.sh", &fs::read_to_string(source(name))?)
     }
@@ -96,7 +95,7 @@ impl Image {
         self.put(from, to)
     }
 
-    /// Copies a program of this machine to where busybox will not put its own.
+    /// Copies a program of this machine to a folder that busybox does not use.
     pub(crate) fn system_program(&mut self, name: &str) -> Result<()> {
         let path = sh(Path::new("/"), &format!("command -v {name}")).context(name.to_owned())?;
         self.program(&fs::canonicalize(path.trim())?, &format!("/usr/bin/{name}"))?;
@@ -141,7 +140,7 @@ impl Image {
 
     /// Packs it.
     pub(crate) fn pack(mut self, archive: &Path) -> Result<()> {
-        // NSS finds this by its name alone.
+        // NSS loads this by name.
         let files = "/lib/x86_64-linux-gnu/libnss_files.so.2";
         self.libraries.extend(Path::new(files).exists().then(|| files.to_owned()));
         for library in std::mem::take(&mut self.libraries) {

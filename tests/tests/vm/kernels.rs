@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The programs on the oldest kernel that they are for and on a newer one, against the translator:
-//! Debian's of 11 and of 13. That of this Debian is the virtual device's.
+//! The BPF programs on the oldest supported kernel and on a newer one, against the translator:
+//! Debian's of 11 and 13. That of Debian 12 is in the virtual device.
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A machine that QEMU plays.
+//! A machine emulated by QEMU.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use clat_tests::can_run;
 use crate::fetch::Kernel;
 use crate::image::{source, PROGRAMS};
 
-/// Booting and all the tries; the longest takes two minutes on two idle cores.
+/// Timeout of booting and all steps; the longest takes two minutes on two idle cores.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// Where a machine is built and boots.
 const NEEDS: &[&str] = &["qemu-system-x86_64", "busybox", "cpio", "modprobe", "xz", "apt-get"];
 
-/// Whether that can be done here, and what it has, and `more`, is there.
+/// Whether that is possible here, and its requirements and `more` exist.
 pub(crate) fn can_boot(more: &[&[&str]]) -> bool {
     can_run(&[&[NEEDS, PROGRAMS][..], more].concat().concat())
 }
@@ -42,16 +42,17 @@ impl Machine {
         fs::create_dir_all(folder)?;
         let log = File::create(folder.join("console"))?;
         let qemu = Command::new("qemu-system-x86_64")
-            // By one thread: what a kernel patches into its own code on one processor, the other
-            // may see too late where both run at once, and dies of the int3 that stands there
-            // meanwhile (seen on Linux 6.12).
+            // With one thread: code patched by the kernel on one processor may be seen too late by
+            // the other if both run at once, which then dies of the temporary int3 (seen on Linux
+            // 6.12).
             .args(["-accel", "tcg,thread=single", "-cpu", "max", "-M", "q35", "-smp", "2"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .arg("-kernel")
             .arg(kernel.root.join("boot").join(format!("vmlinuz-{}", kernel.release)))
             .arg("-initrd")
             .arg(initramfs)
-            // A busy host may emulate a timer too late for the test that no_timer_check leaves out.
+            // On a busy host, an emulated timer may be too late for the test that no_timer_check
+            // skips.
             .args([
                 "-append",
                 "console=ttyS0 quiet panic=-1 oops=panic mitigations=off random.trust_cpu=on \
@@ -67,13 +68,13 @@ impl Machine {
         Ok(Self { qemu, folder: folder.to_owned(), begin: Instant::now() })
     }
 
-    /// What it has reported so far.
+    /// Its report so far.
     pub(crate) fn report(&self) -> String {
         let report = fs::read_to_string(self.folder.join("report")).unwrap_or_default();
         report.replace('\r', "")
     }
 
-    /// Waits until it has reported `text`, or is gone.
+    /// Waits until it has reported `text`, or has ended.
     pub(crate) fn wait_for(&mut self, text: &str) -> Result<()> {
         while !self.report().contains(text) {
             if self.qemu.try_wait()?.is_some() || self.begin.elapsed() > PATIENCE {
@@ -88,7 +89,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Waits for its end; gives what it reported.
+    /// Waits for its end; returns its report.
     pub(crate) fn end(mut self) -> Result<String> {
         self.wait_for("end\n")?;
         while self.qemu.try_wait()?.is_none() {
@@ -119,11 +120,11 @@ impl Drop for Machine {
     }
 }
 
-/// Whether all went well that `script` tries.
+/// Whether all steps of `script` succeeded.
 pub(crate) fn all_ok(report: &str, script: &str) -> Result<()> {
     let failed: Vec<_> = report.lines().filter(|line| line.starts_with("FAILED")).collect();
     ensure!(failed.is_empty(), "{failed:#?}");
-    // As many as there are in the script, lest one goes missing without a word.
+    // As many as in the script, so that none is silently missing.
     let tries = fs::read_to_string(source(script))?;
     let tries = tries.lines().filter(|line| line.trim_start().starts_with("try ")).count();
     let ok = report.lines().filter(|line| line.starts_with("OK ")).count();

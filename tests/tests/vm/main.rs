@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Real machines: QEMU boots Debian's stock kernel with an initramfs made of our programs, and a
-//! script in it says what is tried. Emulated, so that no KVM is needed.
+//! Virtual machines: QEMU boots Debian's stock kernel with an initramfs of our programs, and a
+//! script in it has the steps. Emulated, so that no KVM is needed.
 
 mod device;
 mod fetch;

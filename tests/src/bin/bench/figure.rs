@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is measured, how, and what it should be.
+//! What is measured and how, and the targets.
 
 use std::thread;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::host::{busy_seconds, switches, Pinned};
 use crate::load;
 use crate::subject::{Kind, Subject};
 
-/// Words for figures on the command line.
+/// Names of figures on the command line.
 pub(crate) const WORDS: [&str; 12] = [
     "tcp", "tcp1", "tcp4", "udp", "udp64", "udpmixed", "udp1200", "segment", "latency", "idle",
     "up", "down",
@@ -30,9 +30,9 @@ pub(crate) enum Figure {
 /// Payloads of datagrams, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sizes {
-    /// 64: a batch of them can leave as one frame.
+    /// 64: a batch of them can be sent as one GSO packet.
     Small,
-    /// 33 to 64, each longer than the one before: each packet has to go by itself.
+    /// 33 to 64, each longer than the one before, so that none can be coalesced.
     Mixed,
     /// 1200.
     Large,
@@ -60,7 +60,7 @@ pub(crate) const FIGURES: [Figure; 15] = [
     Idle,
 ];
 
-/// A bound on a figure's ratio to that of native IPv6; for [`Idle`], which native IPv6 has not, on
+/// A bound on a figure's ratio to that of native IPv6; for [`Idle`], which has no native figure, on
 /// the figure itself.
 #[derive(Clone, Copy)]
 pub(crate) enum Target {
@@ -101,7 +101,7 @@ const fn row(name: &'static str, offload: Option<Target>, daemon: Option<Target>
 }
 
 impl Figure {
-    /// Whether `word` names what it is of.
+    /// Whether `word` names this kind of figure.
     pub(crate) fn is_of(self, word: &str) -> bool {
         match self {
             Tcp { streams: 1, .. } => matches!(word, "tcp" | "tcp1"),
@@ -115,7 +115,7 @@ impl Figure {
         }
     }
 
-    /// Whether `word` names its direction; what has none goes either way.
+    /// Whether `word` names its direction; figures without one match both.
     pub(crate) fn goes(self, word: &str) -> bool {
         match self {
             Tcp { up, .. } | Udp { up, .. } | Segment { up } => {
@@ -125,7 +125,7 @@ impl Figure {
         }
     }
 
-    /// What it yields.
+    /// Its rows in the report.
     #[rustfmt::skip]
     pub(crate) fn rows(self) -> &'static [Row] {
         const fn least(ratio: f64) -> Option<Target> { Some(AtLeast(ratio)) }
@@ -171,7 +171,7 @@ impl Figure {
         }
     }
 
-    /// Takes it: a value for each row, or none where it does not apply.
+    /// Measures it: a value for each row, or none if it does not apply.
     pub(crate) fn take(self, subject: &Subject<'_>, time: Duration) -> Result<Vec<f64>> {
         match self {
             Tcp { streams, up } => tcp(subject, streams, up, time),

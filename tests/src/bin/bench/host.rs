@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the machine tells: time its CPUs were busy, how often threads ran; and where they may.
+//! The machine: CPU time, context switches, and CPU affinity.
 
 use std::fs;
 
@@ -8,8 +8,7 @@ use anyhow::{Context, Result};
 use nix::sched::{sched_setaffinity, CpuSet};
 use nix::unistd::{sysconf, Pid, SysconfVar};
 
-/// Seconds that all CPUs together have worked since boot: what is done for the network in
-/// interrupts belongs to no process.
+/// Seconds of work of all CPUs since boot, which includes network processing in interrupts.
 pub(crate) fn busy_seconds() -> Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().context("/proc/stat is empty")?;
@@ -20,11 +19,11 @@ pub(crate) fn busy_seconds() -> Result<f64> {
     Ok(busy / f64::from(u32::try_from(per_second)?))
 }
 
-/// How often the threads of these processes were switched to.
+/// Number of context switches to the threads of these processes.
 pub(crate) fn switches(pids: &[i32]) -> Result<u32> {
     let mut count = 0;
     for tid in pids.iter().flat_map(|pid| threads(*pid)) {
-        // A thread that has gone meanwhile counts no more.
+        // A thread that has ended counts no more.
         let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
         let lines = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
         count += lines.flat_map(|(_, n)| n.trim().parse::<u32>()).sum::<u32>();
@@ -32,7 +31,7 @@ pub(crate) fn switches(pids: &[i32]) -> Result<u32> {
     Ok(count)
 }
 
-/// Lets these processes run on the first CPU only, until dropped.
+/// Pins these processes to the first CPU until dropped.
 pub(crate) struct Pinned(Vec<i32>);
 
 impl Pinned {

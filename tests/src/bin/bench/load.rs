@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Datagrams by the batch, sent at a rate and counted where they arrive, and single ones there and
-//! back.
+//! Loads of datagrams: batches sent at a rate and counted on arrival, and round trips of single
+//! ones.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::UdpSocket;
@@ -17,24 +17,24 @@ use nix::sys::socket::{
     recvmmsg, sendmmsg, setsockopt, sockopt, MsgFlags, MultiHeaders, SockaddrStorage,
 };
 
-/// Of packets sent, that may be lost for a rate to count.
+/// The most loss at which a rate counts.
 const LOSS: f64 = 0.001;
-/// Datagrams of one call, at most.
+/// Most datagrams of one call.
 const BATCH: usize = 32;
-/// Nothing more is under way when nothing has come for so long.
+/// All packets have arrived or are lost after this time without one.
 const SILENCE: Duration = Duration::from_millis(60);
-/// How often the receiver looks. It does not wait in a call, since whoever delivers would pay for
-/// waking it each time.
+/// How often the receiver polls. A blocked receiver would make the sender pay for waking it each
+/// time.
 const LOOK: Duration = Duration::from_micros(400);
 /// Payload of each datagram that a call with UDP_SEGMENT makes, and how many it makes.
 const SEGMENT: u16 = 1200;
 const SEGMENTS: usize = 50;
 
-/// What both ends of a load saw.
+/// What both ends counted.
 struct Seen {
     sent: u64,
     received: u64,
-    /// How long the sending took.
+    /// Duration of sending.
     time: Duration,
 }
 
@@ -49,7 +49,7 @@ impl Seen {
     }
 }
 
-/// Datagrams a second of these sizes, in turn, at less than [`LOSS`]. Takes about three times
+/// Datagrams per second of these sizes, in turn, at less than [`LOSS`]. Takes about three times
 /// `time`.
 pub(crate) fn datagrams(
     (from, to): (&UdpSocket, &UdpSocket),
@@ -62,7 +62,7 @@ pub(crate) fn datagrams(
     search(time, |rate, time| load(to, |sent| paced(&[from], &batch, 1, rate, time, sent)))
 }
 
-/// Datagrams a second of this size that several flows send in turn, at less than [`LOSS`]. Takes
+/// Datagrams per second of this size that several flows send in turn, at less than [`LOSS`]. Takes
 /// about three times `time`.
 pub(crate) fn interleaved(
     from: &[&UdpSocket],
@@ -75,7 +75,7 @@ pub(crate) fn interleaved(
     search(time, |rate, time| load(to, |sent| paced(from, &one, 1, rate, time, sent)))
 }
 
-/// Datagrams a second that UDP_SEGMENT makes, at less than [`LOSS`]. Takes about three times
+/// Datagrams per second sent with UDP_SEGMENT, at less than [`LOSS`]. Takes about three times
 /// `time`.
 pub(crate) fn segments((from, to): (&UdpSocket, &UdpSocket), time: Duration) -> Result<f64> {
     setsockopt(from, sockopt::UdpGsoSegment, &i32::from(SEGMENT))?;
@@ -86,9 +86,9 @@ pub(crate) fn segments((from, to): (&UdpSocket, &UdpSocket), time: Duration) -> 
     })
 }
 
-/// The highest rate of which `trial` loses less than [`LOSS`].
+/// The highest rate at which `trial` loses less than [`LOSS`].
 fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Result<f64> {
-    // Once more where it failed: a machine that stood still for a moment loses packets, too.
+    // Try twice: a machine that stalls for a moment loses packets, too.
     let trial = |rate| {
         let first = trial(rate, time.mul_f64(0.3))?;
         if first.passed() || rate.is_infinite() {
@@ -96,19 +96,19 @@ fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Resu
         }
         trial(rate, time.mul_f64(0.3))
     };
-    // As fast as it goes; what was lost then does not tell what would be lost at less.
+    // As fast as possible; the loss then does not tell the loss at a lower rate.
     let most = trial(f64::INFINITY)?;
-    // Where a full queue is told at once, far more was sent than could go anywhere; what arrived is
-    // near what can.
+    // If a full queue fails at once, far more was sent than could arrive; the rate of arrival is
+    // near the possible one.
     let arrived = most.received as f64 / most.time.as_secs_f64();
     if most.passed() || most.received == 0 {
         return Ok(arrived);
     }
     let (mut good, mut bad, mut passed) = (arrived / 32.0, most.rate(), 0.0);
-    // Not for ever: a rate that passes now and then moves both ends.
+    // Bounded: a rate that passes now and then moves both ends.
     for turn in 0..12 {
-        // Where nothing lies between, the failure above is looked at again: it may have been the
-        // machine's.
+        // If nothing is left between, repeat the failed rate, which may have been the machine's
+        // fault.
         let between = bad / good > 1.04;
         let rate = match (turn, between) {
             (0, _) => arrived * 0.97,
@@ -117,7 +117,7 @@ fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Resu
         };
         let seen = trial(rate)?;
         match (seen.passed(), between) {
-            // The sender itself went no faster.
+            // The sender could not go faster.
             (true, _) if seen.rate() < rate * 0.97 => return Ok(seen.rate()),
             (true, true) => (good, passed) = (rate, rate),
             (true, false) => (good, passed, bad) = (rate, rate, most.rate().max(rate * 1.2)),
@@ -125,11 +125,11 @@ fn search(time: Duration, trial: impl Fn(f64, Duration) -> Result<Seen>) -> Resu
             (false, false) => break,
         }
     }
-    // None that was not tried.
+    // A rate that was tried.
     Ok(passed)
 }
 
-/// Sends by `send`, which counts, and receives until nothing comes any more.
+/// Sends with `send`, which counts, and receives until nothing more arrives.
 fn load(to: &UdpSocket, send: impl FnOnce(&AtomicU64) -> Result<()>) -> Result<Seen> {
     let (sent, done) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -144,7 +144,7 @@ fn load(to: &UdpSocket, send: impl FnOnce(&AtomicU64) -> Result<()>) -> Result<S
     })
 }
 
-/// Counts what arrives until all did, or nothing more does.
+/// Counts arrivals until all have arrived, or nothing more does.
 fn receive(to: &UdpSocket, sent: &AtomicU64, done: &AtomicBool) -> Result<u64> {
     let mut bufs = vec![[0; 2048]; BATCH];
     let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
@@ -170,8 +170,8 @@ fn receive(to: &UdpSocket, sent: &AtomicU64, done: &AtomicBool) -> Result<u64> {
     }
 }
 
-/// Sends `batch`, in which each message makes `each` datagrams, again and again for `time`, at
-/// `rate` datagrams a second, by these sockets in turn.
+/// Sends `batch`, whose messages make `each` datagrams, repeatedly for `time`, at `rate` datagrams
+/// per second, by these sockets in turn.
 fn paced(
     from: &[&UdpSocket],
     batch: &[[IoSlice<'_>; 1]],
@@ -192,7 +192,7 @@ fn paced(
         }
         let due = Duration::from_secs_f64(count as f64 / rate);
         if let Some(ahead) = due.checked_sub(elapsed) {
-            // Asleep rather than spinning: others need the CPU.
+            // Sleep, do not spin: others need the CPU.
             if ahead > Duration::from_micros(50) {
                 thread::sleep(ahead);
             }
@@ -202,7 +202,7 @@ fn paced(
         let from = turns.next().context("no socket")?;
         match sendmmsg(from.as_raw_fd(), &mut headers, batch, &to, [], none) {
             Ok(results) => count += results.count() as u64 * each,
-            // A full queue is a loss that the sender sees; both count.
+            // A full queue is a loss seen by the sender; both count.
             Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::ECONNREFUSED) => count += each,
             Err(Errno::EINTR) => {}
             Err(e) => return Err(e).context("sendmmsg"),
@@ -233,7 +233,7 @@ pub(crate) fn round_trip(
                 }
             }
         });
-        // With the echo's thread there.
+        // Now that the echo thread runs.
         ready()?;
         let begin = Instant::now();
         while begin.elapsed() < time {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Side by side in one run: native IPv6, our CLAT with its programs in the kernel and with its
-//! daemon only, tayga, and AOSP's programs and clatd where their paths are given; on an Ethernet
-//! and on a raw-IP uplink. Rounds are interleaved, figure by figure, so that what else the machine
-//! does hits all alike.
+//! In one run: native IPv6, our CLAT with BPF programs and with clatd only, tayga, and AOSP's
+//! programs and clatd if their paths are given; on an Ethernet and on a raw-IP uplink. Rounds are
+//! interleaved, figure by figure, so that disturbances of the machine affect all alike.
 
 mod figure;
 mod host;
@@ -62,8 +61,8 @@ fn words() -> clap::builder::PossibleValuesParser {
 }
 
 impl Args {
-    /// What of `all` is wanted: what has one of the words that were given, or all where none of
-    /// them is about such.
+    /// The wanted ones of `all`: those named by a given word, or all if no given word is about this
+    /// kind.
     fn pick<T: Copy>(&self, all: &[T], has: impl Fn(T, &str) -> bool) -> Vec<T> {
         let about = |word: &&String| all.iter().any(|item| has(*item, word));
         let about: Vec<&String> = self.only.iter().filter(about).collect();
@@ -80,7 +79,7 @@ impl Args {
         kinds
     }
 
-    /// Of a figure both what it is of and its direction may be named.
+    /// A figure can be named by its kind and by its direction.
     fn figures(&self) -> Vec<Figure> {
         let of = self.pick(&FIGURES, Figure::is_of);
         let way = self.pick(&FIGURES, Figure::goes);
@@ -88,7 +87,7 @@ impl Args {
     }
 }
 
-/// Values by uplink, row and subject: one a round.
+/// Values by uplink, row and subject: one per round.
 type Results = BTreeMap<(Uplink, &'static str, Kind), Vec<f64>>;
 
 fn main() -> Result<()> {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A raw-IP uplink whose packets are carried by the kernel, so that no other process has a part in
-//! what is measured.
+//! A raw-IP uplink whose packets are carried by the kernel, so that no other process is measured.
 
 use anyhow::{Context, Result};
 use clat_tests::{compile_bpf, Lab};
@@ -10,8 +9,7 @@ use nix::net::if_::if_nametoindex;
 /// The address of both ends of the wire, as `modem.c` writes it.
 const ADDRESS: &str = "02:00:00:00:00:00";
 
-/// Has a wire of its own carry what leaves by the uplink's TUN devices, in place of the lab's
-/// thread.
+/// Makes a veth carry the packets of the uplink's TUN devices instead of the lab's thread.
 pub(crate) fn carry_in_kernel(lab: &Lab) -> Result<()> {
     let router = lab.router.name();
     lab.phone.run(&format!(

@@ -14,7 +14,7 @@ use crate::subject::Kind;
 use crate::table::{cell, digits, put, spread};
 use crate::{host, Args, Results};
 
-/// Everything, as Markdown.
+/// The report as Markdown.
 pub(crate) fn text(
     args: &Args,
     results: &Results,
@@ -49,7 +49,7 @@ pub(crate) fn text(
         let _ = write!(out, "\n### {title}\n\n{}", table(kinds, &rows, figures));
         let ratios = |row: &Row, kind: Kind| {
             let (values, native) = (of(row, kind)?, of(row, Kind::Native));
-            // Where native IPv6 has none, the figure itself is what counts.
+            // Without a native figure, show the figure itself.
             let ratios: Vec<f64> = match native {
                 Some(native) => values.iter().zip(native).map(|(a, b)| a / b).collect(),
                 None => values.to_vec(),
@@ -89,7 +89,7 @@ fn verdict(target: Target, value: f64) -> String {
     }
 }
 
-/// Puts `text` into `docs/benchmarks.md`, with what `cargo bench -p clat_xlat` says.
+/// Writes `text` into `docs/benchmarks.md`, with the output of `cargo bench -p clat_xlat`.
 pub(crate) fn write(text: &str) -> Result<()> {
     let per_packet = per_packet()?;
     let text = format!(
@@ -107,7 +107,7 @@ fn per_packet() -> Result<String> {
         Command::new(cargo).args(["bench", "-p", "clat_xlat"]).current_dir(root).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "cargo bench: {}", String::from_utf8_lossy(&output.stderr));
-    // A long name stands on a line of its own, the times on the next.
+    // A long name is on its own line, its times on the next.
     let mut lines = String::new();
     let mut name = "";
     for line in text.lines() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who is benched, up and running in a lab.
+//! The subjects of the bench, running in a lab.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use clat_tests::wire::uninterrupted;
 use clat_tests::{Clat, Daemon, Lab, Mode, PREFIX, SERVER4, SERVER6};
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// Who.
+/// A subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Native,
@@ -25,7 +25,7 @@ impl Kind {
     pub(crate) const ALL: [Self; 6] =
         [Self::Native, Self::Offload, Self::AospPrograms, Self::Daemon, Self::Aosp, Self::Tayga];
 
-    /// For the command line.
+    /// Its name on the command line.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -37,7 +37,7 @@ impl Kind {
         }
     }
 
-    /// For people.
+    /// Its name in the report.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Native => "native IPv6",
@@ -50,7 +50,7 @@ impl Kind {
     }
 }
 
-/// Peers that have to be brought along.
+/// Peers whose paths have to be given.
 #[derive(clap::Args)]
 pub(crate) struct Peers {
     /// AOSP's clatd, or another that takes its options (-i -m -p -4 -6 -t)
@@ -63,7 +63,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Where a peer is.
+    /// The path of a peer.
     fn path(&self, kind: Kind) -> Option<&Path> {
         match kind {
             Kind::Aosp => self.aosp_clatd.as_deref(),
@@ -72,13 +72,13 @@ impl Peers {
         }
     }
 
-    /// Whether it is there, as all are that need not be brought along.
+    /// Whether it is available; only peers need a path.
     pub(crate) fn have(&self, kind: Kind) -> bool {
         !matches!(kind, Kind::Aosp | Kind::AospPrograms) || self.path(kind).is_some()
     }
 }
 
-/// One of them in its lab.
+/// A subject in its lab.
 pub(crate) struct Subject<'l> {
     pub(crate) kind: Kind,
     pub(crate) lab: &'l Lab,
@@ -110,12 +110,12 @@ impl<'l> Subject<'l> {
         Ok(Self { kind, lab, server, clat, _iperf: iperf })
     }
 
-    /// Process ids of the translator and its controller; none of the native way.
+    /// Process ids of the translator and its controller; none for native IPv6.
     pub(crate) fn processes(&self) -> Vec<i32> {
         self.clat.as_ref().map(Clat::processes).unwrap_or_default()
     }
 
-    /// Two sockets that talk to one another: the phone's, the server's.
+    /// Two connected sockets: the phone's, the server's.
     pub(crate) fn pair(&self) -> Result<(UdpSocket, UdpSocket)> {
         let server = Lab::udp(&self.lab.internet, (SERVER6, 5000))?;
         let any: IpAddr = match self.server {

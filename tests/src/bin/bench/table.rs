@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What benches have in common: how often, the cells of their tables, and the documents that these
-//! go into.
+//! Common parts of benches: rounds, cells of tables, and documents.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +9,7 @@ use anyhow::{Context, Result};
 
 const END: &str = "<!-- end -->\n";
 
-/// How often and how long.
+/// Number and duration of rounds.
 #[derive(clap::Args)]
 pub(crate) struct Rounds {
     /// How often each figure is taken; the median counts
@@ -31,7 +30,7 @@ pub(crate) fn spread(values: &[f64]) -> (f64, f64, f64) {
     ((low + high) / 2.0, sorted[0], sorted[sorted.len() - 1])
 }
 
-/// Those, as text.
+/// The same as text.
 pub(crate) fn cell(values: &[f64], digits: usize) -> String {
     let (median, least, most) = spread(values);
     if values.len() == 1 {
@@ -40,7 +39,7 @@ pub(crate) fn cell(values: &[f64], digits: usize) -> String {
     format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
 }
 
-/// As many as tell something.
+/// A sensible number of digits.
 pub(crate) fn digits(values: &[f64]) -> usize {
     match spread(values).0 {
         100.0.. => 0,
@@ -49,7 +48,7 @@ pub(crate) fn digits(values: &[f64]) -> usize {
     }
 }
 
-/// Puts `text` between the marks of the bench `name` in a file of `docs`.
+/// Writes `text` between the markers of the bench `name` in a file of `docs`.
 pub(crate) fn put(file: &str, name: &str, text: &str) -> Result<()> {
     let begin =
         format!("<!-- made by: cargo run --release -p clat_tests --bin {name} -- --write -->\n");

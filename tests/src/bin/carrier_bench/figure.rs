@@ -14,13 +14,13 @@ use crate::host::busy_seconds;
 use crate::load;
 use crate::subject::{Subject, SERVER, TCP};
 
-/// Flows of which the memory is asked.
+/// Number of idle flows whose memory is measured.
 const IDLE: usize = 10_000;
-/// Flows of datagrams that send in turn.
+/// Number of UDP flows that send in turn.
 const FLOWS: usize = 8;
 /// Threads that connect, and that accept.
 const CONNECTORS: usize = 4;
-/// Where connections are kept, and what is said then.
+/// The port of the server that keeps connections, and its greeting.
 const KEEPER: u16 = 5003;
 const KEEPING: &str = "keeping";
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,15 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A figure; some give several values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Figure {
-    /// Gbit/s; of several streams also CPU seconds a GB.
+    /// Gbit/s; with several streams also CPU seconds per GB.
     Tcp { streams: u8, up: bool },
-    /// Packets a second.
+    /// Packets per second.
     Udp { up: bool },
-    /// The same, of 33 to 64 bytes, each longer than the one before: no train is made of them.
+    /// The same with 33 to 64 bytes, each longer than the one before, so that UDP_SEGMENT cannot be
+    /// used.
     Mixed { up: bool },
-    /// The same, of [`FLOWS`] flows that send one datagram each in turn.
+    /// The same with [`FLOWS`] flows that send one datagram each in turn.
     Flows,
-    /// Connections a second.
+    /// Connections per second.
     Connect,
     /// The median and the 99th percentile.
     RoundTrip,
@@ -107,7 +108,7 @@ impl Figure {
     }
 }
 
-/// Thousands of datagrams a second of these sizes, in turn.
+/// Thousands of datagrams per second of these sizes, in turn.
 fn datagrams(subject: &Subject<'_>, up: bool, sizes: &[usize], time: Duration) -> Result<Vec<f64>> {
     let (client, server) = subject.pair()?;
     let ends = if up { (&client, &server) } else { (&server, &client) };
@@ -137,7 +138,7 @@ fn tcp(subject: &Subject<'_>, streams: u8, up: bool, time: Duration) -> Result<V
     Ok(values)
 }
 
-/// How often a second several threads can connect, send a byte, get one back, and close.
+/// How often per second several threads can connect, send a byte, get one back, and close.
 fn connect(subject: &Subject<'_>, time: Duration) -> Result<Vec<f64>> {
     let listener = subject.hosts.server.enter(|| Ok(TcpListener::bind((SERVER, TCP))?))?;
     listener.set_nonblocking(true)?;
@@ -156,7 +157,7 @@ fn connect(subject: &Subject<'_>, time: Duration) -> Result<Vec<f64>> {
             });
         }
         let result = subject.guest.enter(|| {
-            // Threads are of their parent's namespace.
+            // Threads have their parent's namespace.
             thread::scope(|scope| {
                 let threads: Vec<_> = (0..CONNECTORS)
                     .map(|_| {
@@ -186,7 +187,7 @@ fn exchange(to: SocketAddr) -> Result<()> {
     let mut byte = [0];
     stream.read_exact(&mut byte).context("the byte back")?;
     stream.shutdown(Shutdown::Write)?;
-    // To the end, so that the flow is over.
+    // Read to the end, so that the flow ends.
     ensure!(stream.read(&mut byte)? == 0, "more than a byte back");
     Ok(())
 }
@@ -200,9 +201,9 @@ fn echo(mut stream: TcpStream) -> std::io::Result<()> {
     stream.read_exact(&mut byte)
 }
 
-/// Memory with many open connections that do nothing. None where they cannot be had.
+/// Memory with many idle connections. None if they cannot be opened.
 fn idle(subject: &Subject<'_>) -> Result<Vec<f64>> {
-    // In a process of its own: one may not have so many descriptors.
+    // In another process: one process may not have so many descriptors.
     let keeper = std::env::current_exe()?;
     let log = std::env::temp_dir().join(format!("clatlab-{}-keeper.log", std::process::id()));
     let mut keeper = subject.hosts.server.spawn(&[keeper.as_os_str(), "--keep".as_ref()], &log)?;
@@ -233,7 +234,7 @@ fn idle(subject: &Subject<'_>) -> Result<Vec<f64>> {
     Ok(vec![memory * IDLE as f64 / streams.len() as f64])
 }
 
-/// Greets whoever connects, and keeps all connections for as long as it lives.
+/// Greets each client, and keeps all connections open until the process ends.
 pub(crate) fn keep() -> Result<()> {
     let listener = TcpListener::bind((SERVER, KEEPER))?;
     writeln!(std::io::stdout(), "{KEEPING}")?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! platd beside pasta and slirp4netns in one run: the same namespaces, the same server, MTU 1500
-//! and 65520. Rounds are interleaved, figure by figure, so that what else the machine does hits all
+//! platd, pasta and slirp4netns in one run: the same namespaces, the same server, MTU 1500 and
+//! 65520. Rounds are interleaved, figure by figure, so that disturbances of the machine affect all
 //! alike.
 
 #[allow(dead_code)] // of the other bench, which has more figures
@@ -55,12 +55,12 @@ struct Args {
     keep: bool,
 }
 
-/// Values by MTU, row and subject: one a round.
+/// Values by MTU, row and subject: one per round.
 type Results = BTreeMap<(u16, &'static str, Kind), Vec<f64>>;
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    // Many flows need many descriptors, here and in what is started.
+    // Many flows need many descriptors, here and in child processes.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     if args.keep {
@@ -94,7 +94,7 @@ fn bench(args: &Args, dir: &Path) -> Result<Results> {
     let wanted = |figure: &Figure| figure.rows().iter().any(|(name, _)| name.contains(&args.only));
     for round in 1..=args.often.rounds {
         for figure in FIGURES.into_iter().filter(wanted) {
-            // What is left of so many flows would be in the way of the next round.
+            // The remains of so many flows would disturb the next round.
             if figure == Figure::Memory && round < args.often.rounds {
                 continue;
             }
@@ -103,7 +103,7 @@ fn bench(args: &Args, dir: &Path) -> Result<Results> {
                 let what = || format!("{figure:?}: {} at MTU {mtu}", kind.name());
                 let values = match figure.take(subject, time).with_context(what) {
                     Ok(values) => values,
-                    // Peers may fail; that is a result, too.
+                    // A peer's failure is a result, too.
                     Err(error) if kind != Kind::Platd => {
                         eprintln!("{error:#}");
                         continue;
@@ -121,7 +121,7 @@ fn bench(args: &Args, dir: &Path) -> Result<Results> {
     Ok(results)
 }
 
-/// Everything, as Markdown.
+/// The report as Markdown.
 fn text(args: &Args, results: &Results) -> String {
     let mut out = format!(
         "{}; {} interleaved rounds of {} s a figure: median (least–most). Ratios are those of each \

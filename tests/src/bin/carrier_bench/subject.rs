@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who is compared: each a guest's namespace, and what carries its traffic in a namespace that
-//! stands for the host.
+//! The subjects: each is a guest's namespace, and a program that carries its traffic in a namespace
+//! that represents the host.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -15,7 +15,7 @@ use clat_tests::{program, Daemon, Netns};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::{sysconf, SysconfVar};
 
-/// The server of all of them, and the same as a guest of platd sees it, through NAT64.
+/// The server, and its address as seen by a guest of platd, through NAT64.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const SERVER64: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc633, 0x6401);
 /// Ports of iperf3, and of ours.
@@ -34,7 +34,7 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const ALL: [Self; 3] = [Self::Platd, Self::Pasta, Self::Slirp];
 
-    /// The guest's device; pasta's is called like the host's.
+    /// The guest's device; pasta's has the name of the host's.
     fn device(self) -> &'static str {
         match self {
             Self::Platd => "plat0",
@@ -52,15 +52,15 @@ impl Kind {
     }
 }
 
-/// Packets that wait for a carrier in a guest's device, which drops what finds no room there. The
-/// kernel's 1000 are less than a guest has in flight.
+/// Queue length of a guest's device, which drops packets beyond it. The kernel's default of 1000 is
+/// less than a guest has in flight.
 const QUEUE: u32 = 20_000;
 
-/// Bytes of the buffers that a program may ask for, as passt's README has it. With less, pasta
-/// offers guests a window for which its sockets have no room, and discards what they do not take.
+/// Limits of socket buffers in bytes, as in passt's README. With less, pasta offers guests a window
+/// that its sockets cannot hold, and discards data.
 const BUFFERS: u64 = 16 << 20;
 
-/// Both limits as they were, which are the machine's; they are set back.
+/// The machine's previous limits, restored when dropped.
 struct BufferLimits([(&'static str, u64); 2]);
 
 impl BufferLimits {
@@ -82,8 +82,8 @@ impl Drop for BufferLimits {
     }
 }
 
-/// Connections that have ended are forgotten at once: the next would otherwise look for a port
-/// among tens of thousands.
+/// Forgets closed connections at once: otherwise the kernel would search for a port among tens of
+/// thousands.
 const FORGET: &str = "sysctl -qw net.ipv4.tcp_max_tw_buckets=0";
 
 /// The host and the server, with a veth between.
@@ -155,7 +155,7 @@ impl<'h> Subject<'h> {
     fn wait(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
-            // The way there may not be found yet, or the answer not come back.
+            // There may be no route yet, or the answer may be lost.
             let reached = self.guest.enter(|| {
                 let to = SocketAddr::new(self.server(), IPERF);
                 Ok(TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok())
@@ -168,7 +168,7 @@ impl<'h> Subject<'h> {
         }
     }
 
-    /// The server as the guest calls it.
+    /// The server's address for the guest.
     pub(crate) fn server(&self) -> IpAddr {
         match self.kind {
             Kind::Platd => SERVER64.into(),
@@ -176,7 +176,7 @@ impl<'h> Subject<'h> {
         }
     }
 
-    /// Sockets of the guest, each of which talks to one of the server.
+    /// Sockets of the guest, each connected to one of the server.
     pub(crate) fn sockets(&self, count: usize) -> Result<(Vec<UdpSocket>, UdpSocket)> {
         let server = self.hosts.server.enter(|| Ok(UdpSocket::bind((SERVER, UDP))?))?;
         let clients = self.guest.enter(|| {
@@ -197,7 +197,7 @@ impl<'h> Subject<'h> {
         Ok((clients, server))
     }
 
-    /// Two sockets that talk to one another: the guest's, the server's.
+    /// Two connected sockets: the guest's, the server's.
     pub(crate) fn pair(&self) -> Result<(UdpSocket, UdpSocket)> {
         let (mut clients, server) = self.sockets(1)?;
         let client = clients.pop().context("no socket")?;
@@ -214,7 +214,7 @@ impl<'h> Subject<'h> {
         let mut ticks = 0.0;
         for pid in self.pids() {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // utime and stime, behind a name that may hold anything (proc_pid_stat(5)).
+            // utime and stime, behind a name that may contain anything (proc_pid_stat(5)).
             let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
             ticks +=
                 fields.split_whitespace().skip(11).take(2).flat_map(str::parse::<f64>).sum::<f64>();
@@ -222,7 +222,7 @@ impl<'h> Subject<'h> {
         Ok(ticks / f64::from(u32::try_from(per_second)?))
     }
 
-    /// Megabytes of memory that are the carrier's alone (Pss, proc_pid_smaps(5)).
+    /// Megabytes of memory of the carrier alone (Pss, proc_pid_smaps(5)).
     pub(crate) fn memory(&self) -> f64 {
         let pss = self.pids().into_iter().filter_map(|pid| {
             let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;

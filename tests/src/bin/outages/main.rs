@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! For how long nothing arrives when the network changes under a CLAT, by programs in the kernel
-//! and by clatd alone, beside native IPv6 in the same run.
+//! Length of outages when the network changes under a CLAT, with BPF programs and with clatd only,
+//! beside native IPv6 in the same run.
 
 #[allow(dead_code)] // of the benches, which have more figures
 #[path = "../bench/table.rs"]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What changes, and how the time is taken.
+//! The changes, and how each outage is measured.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::thread;
@@ -15,14 +15,14 @@ use nix::unistd::Pid;
 
 use crate::traffic::{outage, upload_stall};
 
-/// Who is looked at.
+/// The subject of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Subject {
     /// A CLAT whose packets the kernel translates.
     Offload,
-    /// One with clatd alone.
+    /// A CLAT with clatd only.
     Daemon,
-    /// IPv6 without any.
+    /// Native IPv6.
     Native,
 }
 
@@ -38,14 +38,14 @@ impl Subject {
     }
 }
 
-/// What is measured of a change.
+/// What is measured.
 #[derive(Clone, Copy)]
 enum How {
-    /// For how long no datagram is answered.
+    /// How long no datagram is answered.
     Datagrams(fn(&Lab, Option<&Controller<'_>>) -> Result<()>),
-    /// For how long nothing of an upload arrives.
+    /// How long no data of an upload arrives.
     Upload(fn(&Lab, Option<&Controller<'_>>) -> Result<()>),
-    /// How long this takes.
+    /// The duration of this function.
     Time(fn(&Lab, Option<&Controller<'_>>) -> Result<Duration>),
 }
 
@@ -53,7 +53,7 @@ enum How {
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     how: How,
-    /// Whether it means something without a CLAT.
+    /// Whether it applies without a CLAT.
     is_native: bool,
 }
 
@@ -65,7 +65,7 @@ impl Row {
     /// Makes the change once, in a new lab.
     pub(crate) fn take(&self, subject: Subject) -> Result<Duration> {
         let offloads = match self.how {
-            // A veth passes what is larger than its MTU.
+            // A veth passes GSO packets larger than its MTU.
             How::Upload(_) => Offloads::Off,
             _ => Offloads::Default,
         };
@@ -94,7 +94,7 @@ const fn row(name: &'static str, how: How) -> Row {
     Row { name, how, is_native: true }
 }
 
-/// Of a CLAT only.
+/// A row for CLATs only.
 const fn own(name: &'static str, how: How) -> Row {
     Row { name, how, is_native: false }
 }
@@ -193,7 +193,7 @@ fn signal(controller: Option<&Controller<'_>>, signal: Signal) -> Result<()> {
     for pid in controller.clatds() {
         kill(Pid::from_raw(pid), signal)?;
     }
-    // So that what is lost by it is seen.
+    // So that losses by it are seen.
     thread::sleep(Duration::from_millis(10));
     Ok(())
 }

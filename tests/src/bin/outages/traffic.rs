@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is sent while a network changes, and what is missed of it.
+//! The traffic during a change, and the outage in it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -12,16 +12,16 @@ use anyhow::{bail, ensure, Context, Result};
 use clat_tests::{Lab, SERVER6};
 
 const PORT: u16 = 7;
-/// Between two datagrams.
+/// Interval of datagrams.
 const PACE: Duration = Duration::from_millis(2);
-/// An answer that takes longer is none.
+/// A later answer counts as lost.
 const LATE: Duration = Duration::from_millis(500);
-/// So many answers in a row, and it works again.
+/// Number of consecutive answers after which it works again.
 const STEADY: usize = 200;
-/// When nothing comes any more.
+/// Timeout without answers.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Has a server of the internet send back every datagram while `during` goes on.
+/// Runs an echo server on the internet during `during`.
 pub(crate) fn with_echo<T>(lab: &Lab, during: impl FnOnce() -> Result<T>) -> Result<T> {
     let server = Lab::udp(&lab.internet, (SERVER6, PORT))?;
     server.set_read_timeout(Some(Duration::from_millis(50)))?;
@@ -31,7 +31,7 @@ pub(crate) fn with_echo<T>(lab: &Lab, during: impl FnOnce() -> Result<T>) -> Res
             let mut datagram = [0; 64];
             while !ended.load(Ordering::Relaxed) {
                 if let Ok((len, from)) = server.recv_from(&mut datagram) {
-                    // Where the way back is gone it is lost, as on any network.
+                    // Without a route back it is lost, as on any network.
                     let _ = server.send_to(&datagram[..len], from);
                 }
             }
@@ -42,15 +42,15 @@ pub(crate) fn with_echo<T>(lab: &Lab, during: impl FnOnce() -> Result<T>) -> Res
     })
 }
 
-/// One datagram, by a socket of its own, which takes the address that is right when it is sent.
+/// One datagram, by its own socket, which gets the source address of the time of sending.
 struct Sent {
     at: Instant,
-    /// None where it could not leave.
+    /// `None` if it could not be sent.
     socket: Option<UdpSocket>,
     is_answered: bool,
 }
 
-/// Sends datagrams to `to`, makes the change, and returns for how long none was answered.
+/// Sends datagrams to `to`, makes the change, and returns how long none was answered.
 pub(crate) fn outage(
     lab: &Lab,
     to: impl Into<IpAddr>,
@@ -79,7 +79,7 @@ pub(crate) fn outage(
                     sent.push(Sent { at, socket: send().ok(), is_answered: false });
                     thread::sleep(PACE);
                     let late = sent.partition_point(|it| it.at.elapsed() > LATE);
-                    // Their sockets are not waited for.
+                    // Their sockets are no longer polled.
                     for it in sent[..late].iter_mut().rev().take_while(|it| it.socket.is_some()) {
                         it.socket = None;
                     }
@@ -106,7 +106,7 @@ pub(crate) fn outage(
                     changed.store(true, Ordering::Relaxed);
                     done
                 });
-                // Changes that take a while, and what they cause later.
+                // Changes that take a while, and later effects of them.
                 let settled = |sent: &[Sent]| {
                     changed.load(Ordering::Relaxed)
                         && at.elapsed() > Duration::from_secs(2)
@@ -121,18 +121,18 @@ pub(crate) fn outage(
     })
 }
 
-/// The time between the last answered datagram before a gap and the first one behind it, at its
-/// longest, less what is between any two.
+/// The longest time between the last answered datagram before a gap and the first one after it,
+/// less the interval of datagrams.
 fn longest_gap(sent: &[Sent]) -> Result<Duration> {
     let answered: Vec<_> = sent.iter().filter(|it| it.is_answered).map(|it| it.at).collect();
     let gaps = answered.windows(2).map(|pair| pair[1] - pair[0]);
     let longest = gaps.max().context("no answer at all")?;
-    // What is sent at a time is not lost for longer than until the next is.
+    // A datagram is not lost for longer than until the next is sent.
     let usual = sent.windows(2).map(|pair| pair[1].at - pair[0].at).min().unwrap_or_default();
     Ok(longest.saturating_sub(usual))
 }
 
-/// Uploads to `to`, makes the change, and returns for how long nothing arrived.
+/// Uploads to `to`, makes the change, and returns how long no data arrived.
 pub(crate) fn upload_stall(
     lab: &Lab,
     to: impl Into<IpAddr>,
@@ -147,7 +147,7 @@ pub(crate) fn upload_stall(
         let sender = scope.spawn(|| {
             let block = [0xa5; 1 << 14];
             while !ended.load(Ordering::Relaxed) {
-                // Reset when the server has seen enough.
+                // The server resets it at the end.
                 if client.write_all(&block).is_err() {
                     break;
                 }
