@@ -427,6 +427,56 @@ fn what_is_asked_for_by_hand() -> Result<()> {
     })
 }
 
+/// NetworkManager's is on the uplink itself, that of tayga's on a device of its own.
+#[test]
+fn the_clat_of_another_program() -> Result<()> {
+    run(Mode::Daemon, &[], |lab, router, controller| {
+        lab.phone.run("ip addr add 192.0.0.6/32 dev up0")?;
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        let said = || controller.daemon.log().contains("another program has a CLAT");
+        eventually("it is told so", || Ok(said()))?;
+        ensure!(prefix(controller, "up0").is_none());
+        lab.phone.run("ip addr del 192.0.0.6/32 dev up0")?;
+        first_packet(lab)?;
+        lab.phone.run("ip tuntap add clat mode tun")?;
+        lab.phone.run("ip addr add 192.0.0.1/29 dev clat")?;
+        eventually("no fight", || Ok(prefix(controller, "up0").is_none()))
+    })
+}
+
+/// wg-quick's rules: what is not the VPN's own goes into it, by IPv4 and by IPv6.
+#[test]
+fn a_vpn_that_takes_everything() -> Result<()> {
+    run(Mode::Offload, &[], |lab, router, controller| {
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        first_packet(lab)?;
+        lab.phone.run("ip tuntap add wg0 mode tun")?;
+        lab.phone.run("ip link set wg0 up")?;
+        for (version, address) in [(4, "10.9.0.2/32"), (6, "fd09::2/128")] {
+            for words in [
+                format!("addr add {address} dev wg0"),
+                "route add default dev wg0 table 51820".to_owned(),
+                "rule add not fwmark 51820 table 51820".to_owned(),
+                "rule add table main suppress_prefixlength 0".to_owned(),
+            ] {
+                lab.phone.run(&format!("ip -{version} {words}"))?;
+            }
+        }
+        let by_vpn = || lab.phone.run(&format!("ip route get {SERVER4}"));
+        ensure!(by_vpn()?.contains("dev wg0"), "{}", by_vpn()?);
+        // The VPN's own packets, to a server that has IPv4 alone.
+        lab.phone.run(&format!("ping -n -c 3 -i 0.2 -W 1 -m 51820 {SERVER4}"))?;
+        // And the same with all that a CLAT does at its start.
+        router.advertise(&[(PREFIX, 0)], None)?;
+        eventually("no CLAT", || Ok(prefix(controller, "up0").is_none()))?;
+        router.advertise(&[(PREFIX, 1800)], None)?;
+        let ping = format!("ping -n -c 1 -W 1 -m 51820 {SERVER4}");
+        eventually("a CLAT again", || Ok(lab.phone.run(&ping).is_ok()))?;
+        ensure!(by_vpn()?.contains("dev wg0"), "{}", by_vpn()?);
+        Ok(())
+    })
+}
+
 /// Hosts behind this one, as containers are.
 #[test]
 fn hosts_behind_a_shared_interface() -> Result<()> {

@@ -90,6 +90,7 @@ fn json(report: &Report) -> serde_json::Value {
         "hasSingleAddress": host.has_single_address,
         "hasIpv4": host.has_ipv4,
         "hasDhcpv4": host.has_dhcpv4,
+        "hasOtherClat": host.has_other_clat,
         "resolvers": host.resolvers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "hearsRouters": hears_routers,
     })

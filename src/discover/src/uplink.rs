@@ -44,6 +44,8 @@ pub struct Host {
     pub has_ipv4: bool,
     /// Whether a DHCPv4 client is at work on it.
     pub has_dhcpv4: bool,
+    /// Whether another program's CLAT is on this host.
+    pub has_other_clat: bool,
     /// The resolvers that were configured for it, best first; those that routers advertise are
     /// known.
     pub resolvers: Vec<SocketAddr>,
@@ -89,6 +91,8 @@ pub enum Verdict {
     Run(Found),
     /// Native IPv4 is there.
     HasIpv4,
+    /// Another program's CLAT has the IPv4 of this host.
+    HasOtherClat,
     /// There is no IPv6 to run it over.
     NoIpv6,
     /// There is, and no address for a CLAT of its own.
@@ -108,6 +112,9 @@ impl fmt::Display for Verdict {
         match self {
             Self::Run(found) => write!(f, "a CLAT with {}, by {}", found.prefix, found.source),
             Self::HasIpv4 => f.write_str("native IPv4 is there"),
+            Self::HasOtherClat => {
+                f.write_str("another program has a CLAT (ip -4 address show to 192.0.0.0/29)")
+            }
             Self::NoIpv6 => f.write_str("no global IPv6 address with a default route"),
             Self::NoOwnAddress => {
                 f.write_str("DHCPv6 gives one address alone (/128); a CLAT needs another, of SLAAC")
@@ -285,6 +292,9 @@ impl Uplink {
     pub fn verdict(&self, now: Instant) -> Verdict {
         if self.host.has_ipv4 {
             return Verdict::HasIpv4;
+        }
+        if self.host.has_other_clat {
+            return Verdict::HasOtherClat;
         }
         if self.retry.is_some_and(|(at, _)| at > now) {
             return Verdict::Failed;
@@ -626,6 +636,7 @@ mod tests {
                         has_link_local: value & 2 != 0,
                         has_ipv6: value & 4 != 0,
                         has_single_address: value & 32 != 0,
+                        has_other_clat: value & 64 != 0,
                         has_ipv4: value & 8 != 0,
                         has_dhcpv4: value & 16 != 0,
                         resolvers: Vec::new(),
@@ -642,7 +653,7 @@ mod tests {
                 if lab.runs() {
                     let host = lab.uplink.host();
                     let single = host.has_ipv6 && host.has_single_address;
-                    prop_assert!(!(host.has_ipv4 || single));
+                    prop_assert!(!(host.has_ipv4 || single || host.has_other_clat));
                     prop_assert!(lab.uplink.found(None, lab.now).is_some());
                 }
             }

@@ -47,9 +47,17 @@ fn is_physical(link: &Link) -> bool {
         && !is_virtual_function()
 }
 
+/// Whether another program has a CLAT on one of these interfaces: an address of RFC 7335's, as
+/// NetworkManager sets on the uplink itself and others on a device of theirs. Ours have devices
+/// named as Android's are.
+pub(super) fn has_other_clat(links: &[Link]) -> bool {
+    let mut others = links.iter().filter(|link| !link.name.starts_with("v4-"));
+    others.any(|link| addresses4(link.index).is_ok_and(|found| found.into_iter().any(is_of_clat)))
+}
+
 /// What the host has on this interface. `ours` is the inode of the packet socket that we have there
 /// ourselves.
-pub(super) fn host(link: &Link, ours: Option<u64>) -> io::Result<Host> {
+pub(super) fn host(link: &Link, ours: Option<u64>, has_other_clat: bool) -> io::Result<Host> {
     let addresses = addresses6(link.index)?;
     let preferred = || addresses.iter().filter(|a| a.is_preferred).map(|a| a.address);
     let default = |source| {
@@ -71,6 +79,7 @@ pub(super) fn host(link: &Link, ours: Option<u64>) -> io::Result<Host> {
             && addresses4(link.index)?.into_iter().any(is_native)
             && default_sources4(link.index)?.into_iter().any(is_native_or_none),
         has_dhcpv4: has_dhcpv4(&packet_sockets, link.index, ours),
+        has_other_clat,
         resolvers: resolvers(Path::new("/"), link.index, &link.name),
     })
 }

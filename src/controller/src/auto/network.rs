@@ -137,6 +137,7 @@ impl Network {
         });
         let found = facts::uplinks(&links, &self.settings);
         let is_there = |index| links.iter().any(|link| link.index == index);
+        let has_other_clat = facts::has_other_clat(&links);
         let mut gone = Vec::new();
         self.uplinks.retain(|index, watched| {
             let stays = found.get(index) == Some(&watched.name);
@@ -152,7 +153,7 @@ impl Network {
                 .entry(link.index)
                 .or_insert_with(|| Watched::new(link.index, name, &self.settings, now));
             let ours = watched.dhcpv4.as_ref().and_then(|dhcpv4| dhcpv4.inode().ok());
-            match facts::host(link, ours) {
+            match facts::host(link, ours, has_other_clat) {
                 Ok(host) => watched.uplink.handle_host(host, now),
                 Err(e) => log::debug!("{name}: cannot tell what it has: {e}"),
             }
