@@ -2,6 +2,7 @@
 
 //! The programs under test, started in a lab: controller and command line; or tayga in their place.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
@@ -54,6 +55,7 @@ pub fn install(from: &Path, to: &Path) -> Result<()> {
 pub struct Controller<'l> {
     lab: &'l Lab,
     socket: PathBuf,
+    argv: Vec<OsString>,
     /// The process.
     pub daemon: Daemon,
 }
@@ -99,7 +101,20 @@ impl<'l> Controller<'l> {
         ];
         argv.extend(more.iter().map(Into::into));
         let daemon = lab.phone.spawn(&argv, &lab.dir().join("controller.log"))?;
-        Ok(Self { lab, socket, daemon })
+        Ok(Self { lab, socket, argv, daemon })
+    }
+
+    /// Starts another one with the same options after this one has been killed, and waits until it
+    /// is ready.
+    ///
+    /// # Errors
+    /// When it does not get that far; with its log.
+    pub fn again(&self) -> Result<Self> {
+        let Self { lab, socket, argv, .. } = self;
+        let daemon = lab.phone.spawn(argv, &lab.dir().join("controller-again.log"))?;
+        let mut again = Self { lab, socket: socket.clone(), argv: argv.clone(), daemon };
+        again.daemon.wait_for("ready on unix:")?;
+        Ok(again)
     }
 
     /// Its socket.

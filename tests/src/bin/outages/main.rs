@@ -18,7 +18,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use clat_tests::{can_run, program};
+use clat_tests::{can_run, program, Mode};
 
 use row::{Row, Subject, ROWS};
 
@@ -56,7 +56,18 @@ fn main() -> Result<()> {
             }
         }
     }
-    let text = text(args.rounds.get(), &results)?;
+    let mut text = text(args.rounds.get(), &results)?;
+    if args.only.is_empty() {
+        for (what, mode) in [("offload", Mode::Offload), ("clatd alone", Mode::Daemon)] {
+            let [controller, clatd] =
+                row::memory(mode)?.map(|bytes| bytes as f64 / f64::from(1 << 20));
+            writeln!(
+                text,
+                "\nIn memory with one CLAT, {what}: {controller:.1} MiB of clat_controller, \
+                 {clatd:.1} MiB of clatd."
+            )?;
+        }
+    }
     std::io::stdout().write_all(text.as_bytes())?;
     if args.write {
         table::put("outages.md", "outages", &text)?;

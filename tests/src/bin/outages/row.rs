@@ -2,6 +2,7 @@
 
 //! The changes, and how each outage is measured.
 
+use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ pub(crate) struct Row {
     how: How,
     /// Whether it applies without a CLAT.
     is_native: bool,
+    /// Options of the controller.
+    options: &'static [&'static str],
 }
 
 impl Row {
@@ -76,7 +79,7 @@ impl Row {
             Subject::Daemon => Some(Mode::Daemon),
             Subject::Native => None,
         };
-        let controller = mode.map(|mode| Controller::new(&lab, mode, &[])).transpose()?;
+        let controller = mode.map(|mode| Controller::new(&lab, mode, self.options)).transpose()?;
         if let Some(controller) = &controller {
             controller.start("up0", PREFIX)?;
         }
@@ -91,12 +94,27 @@ impl Row {
 }
 
 const fn row(name: &'static str, how: How) -> Row {
-    Row { name, how, is_native: true }
+    Row { name, how, is_native: true, options: &[] }
 }
 
 /// A row for CLATs only.
 const fn own(name: &'static str, how: How) -> Row {
-    Row { name, how, is_native: false }
+    Row { name, how, is_native: false, options: &[] }
+}
+
+/// What is in memory of the controller and of clatd with one CLAT that has carried packets, in
+/// bytes.
+pub(crate) fn memory(mode: Mode) -> Result<[u64; 2]> {
+    let lab = Lab::on(Uplink::Ethernet, Offloads::Default)?;
+    let controller = Controller::new(&lab, mode, &[])?;
+    controller.start("up0", PREFIX)?;
+    lab.phone.run(&format!("ping -c 10 -i 0.01 {SERVER4}"))?;
+    let clatd = *controller.clatds().first().context("no clatd")?;
+    let resident = |pid: i32| -> Result<u64> {
+        let pages = fs::read_to_string(format!("/proc/{pid}/statm"))?;
+        Ok(pages.split(' ').nth(1).context("no number")?.parse::<u64>()? * 4096)
+    };
+    Ok([resident(controller.daemon.pid())?, resident(clatd)?])
 }
 
 pub(crate) const ROWS: &[Row] = &[
@@ -164,6 +182,24 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     own("clatd killed", How::Datagrams(|_, controller| signal(controller, Signal::SIGKILL))),
     own("clatd hangs", How::Datagrams(|_, controller| signal(controller, Signal::SIGSTOP))),
+    Row {
+        options: &["--keep"],
+        ..own(
+            "controller killed, another goes on (--keep)",
+            How::Datagrams(|_, controller| replace(controller).map(drop)),
+        )
+    },
+    own(
+        "three CLATs of a killed controller removed",
+        How::Time(|lab, controller| {
+            let controller = controller.context("a CLAT")?;
+            lab.second_uplink()?;
+            lab.third_uplink()?;
+            controller.start("up1", PREFIX)?;
+            controller.start("up2", PREFIX)?;
+            replace(Some(controller))
+        }),
+    ),
     own(
         "start to first answer",
         How::Time(|lab, controller| {
@@ -187,6 +223,16 @@ pub(crate) const ROWS: &[Row] = &[
         }),
     ),
 ];
+
+/// Kills a controller, and returns how long the next one takes until it is ready.
+fn replace(controller: Option<&Controller<'_>>) -> Result<Duration> {
+    let controller = controller.context("a controller")?;
+    kill(Pid::from_raw(controller.daemon.pid()), Signal::SIGKILL)?;
+    let begun = Instant::now();
+    // It goes with the lab, as the first would.
+    std::mem::forget(controller.again()?);
+    Ok(begun.elapsed())
+}
 
 fn signal(controller: Option<&Controller<'_>>, signal: Signal) -> Result<()> {
     let controller = controller.context("a CLAT")?;
