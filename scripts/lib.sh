@@ -42,8 +42,8 @@ quietly() {
 	return "$status"
 }
 
-# apt_install PACKAGE...: removes nothing to make room for them, but where the machine is thrown away
-# afterwards: a QEMU of Debian's does not bear the tools of a newer one.
+# apt_install PACKAGE...: removes nothing to make room for them, but where the machine is thrown
+# away afterwards: a QEMU of Debian's does not bear the tools of a newer one.
 apt_install() {
 	local options=(--no-remove)
 	[ "${CI:-}" != true ] || options=()

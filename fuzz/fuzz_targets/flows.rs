@@ -232,7 +232,8 @@ impl<'h> Run<'h> {
                 let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
                 self.with(|engine, cx| {
                     for event in &events[..count] {
-                        engine.handle_ready(cx, Id::from_token(event.data()), event.events().into());
+                        let id = Id::from_token(event.data());
+                        engine.handle_ready(cx, id, event.events().into());
                     }
                 });
             }
@@ -323,7 +324,9 @@ impl<'h> Run<'h> {
                 let _ = socket.set_nonblocking(true);
                 let peer = SocketAddr::new(IpAddr::from(HOST), 9);
                 let guest = (GUEST, u16::from(input.byte() & 3));
-                self.with(|engine, cx| engine.tcp_forward(cx, Mac([2; 6]), guest, peer, socket.into()));
+                self.with(|engine, cx| {
+                    engine.tcp_forward(cx, Mac([2; 6]), guest, peer, socket.into())
+                });
             }
             _ => {
                 let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else { return };

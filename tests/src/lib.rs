@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!   phone (IPv6 only)        router (IPv6 only)                internet
-//!   up0 2001:db8:1::2/64 --- ph0 ::1 · in0 2001:db8:ff::1 --- net0 ::2, owns every address in the prefixes
-//!   up1 2001:db8:2::2/64 --- ph1 ::1
+//!   up0 2001:db8:1::2/64 --- ph0 ::1 · in0 2001:db8:ff::1 --- net0 ::2, owns every address
+//!   up1 2001:db8:2::2/64 --- ph1 ::1                                    in the prefixes
 //! ```
 //!
 //! The internet namespace has the IPv6 addresses inside the prefixes itself, so that no NAT64 is

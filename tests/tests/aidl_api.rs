@@ -101,8 +101,10 @@ fn a_frozen_version_is_as_it_was() {
     for (version, before) in FROZEN {
         let folder = folder().join("aidl_api/android_net_clat_aidl").join(version);
         let command = format!(
-            r#"{{ find ./ -name "*.aidl" -print0 | LC_ALL=C sort -z | xargs -0 sha1sum && echo {before}; }} |
-            sha1sum | cut -d " " -f 1"#
+            r#"{{
+                find ./ -name "*.aidl" -print0 | LC_ALL=C sort -z | xargs -0 sha1sum &&
+                echo {before}
+            }} | sha1sum | cut -d " " -f 1"#
         );
         let output = sh(&folder, &command);
         let hash = fs::read_to_string(folder.join(".hash")).expect("frozen with its hash");

@@ -132,9 +132,7 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// As AOSP requires.
-#[test]
-fn every_file_says_its_licence() -> Result<()> {
+fn all_sources() -> Result<Vec<PathBuf>> {
     let mut files: Vec<_> =
         ["demo", "test", ".ci/run", "Android.bp"].iter().map(|file| root().join(file)).collect();
     for folder in ["aidl", "android", "bpf_progs", "fuzz", "sepolicy", "src", "tests"] {
@@ -143,8 +141,14 @@ fn every_file_says_its_licence() -> Result<()> {
     for script in fs::read_dir(root().join("scripts"))? {
         files.push(script?.path());
     }
+    Ok(files)
+}
+
+/// As AOSP requires.
+#[test]
+fn every_file_says_its_licence() -> Result<()> {
     let mut wrong = Vec::new();
-    for file in files {
+    for file in all_sources()? {
         let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let head: String = text.lines().take(20).collect();
         if !head.contains("SPDX-License-Identifier: Apache-2.0")
@@ -471,6 +475,27 @@ impl Tree {
         }
         circles
     }
+}
+
+/// Characters of a line: rustfmt lets strings, macros and comments be longer.
+const WIDTH: usize = 100;
+
+#[test]
+fn no_line_is_too_wide() -> Result<()> {
+    let mut wide = Vec::new();
+    for file in all_sources()? {
+        let is_ours = |kind| ["rs", "sh"].map(Some).contains(&kind);
+        // The commands `test` and `demo` have no extension.
+        if !is_ours(file.extension().map_or(Some("sh"), |kind| kind.to_str())) {
+            continue;
+        }
+        let source = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let lines = (1..).zip(source.lines());
+        let lines = lines.filter(|(_, line)| line.chars().count() > WIDTH);
+        wide.extend(lines.map(|(at, _)| format!("{}:{at}", file.display())));
+    }
+    ensure!(wide.is_empty(), "wider than {WIDTH}: {wide:#?}");
+    Ok(())
 }
 
 #[test]

@@ -21,7 +21,8 @@ pub(crate) struct Args {
     /// The interface; * and ? are wildcards [default: all that are uplinks]
     iface: Option<Pattern>,
     /// Seconds to wait for an answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=3600))]
     wait: u16,
     /// Print JSON, one object for each uplink
     #[arg(long)]

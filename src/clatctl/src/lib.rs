@@ -107,7 +107,8 @@ enum Command {
         #[arg(long, value_name = "PREFIX/96")]
         prefix: String,
         /// Seconds to wait for an uplink without IPv6 to get it, instead of failing at once
-        #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=86_400))]
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        #[arg(value_parser = clap::value_parser!(u32).range(..=86_400))]
         wait: u32,
     },
     /// Stop the CLAT of an interface

@@ -65,7 +65,8 @@ impl Place {
         );
         sh(&format!(
             "ip netns exec {server} sh -c \"ip link set lo up && ip link set net0 up &&
-             ip addr add 2001:db8::1/64 dev net0 nodad && ip addr add {SERVER6}/128 dev net0 nodad\""
+             ip addr add 2001:db8::1/64 dev net0 nodad &&
+             ip addr add {SERVER6}/128 dev net0 nodad\""
         ));
         write_script(&place.dir.join("clatd"), STAND_IN);
         place

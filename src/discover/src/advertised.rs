@@ -194,6 +194,7 @@ fn prefix_of(value: &[u8]) -> Option<(Prefix, Duration)> {
 #[cfg(test)]
 mod tests {
     use clat_packet::ra;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
@@ -323,7 +324,7 @@ mod tests {
     proptest! {
         #[test]
         fn noise_is_bounded(
-            messages in proptest::collection::vec((any::<u16>(), proptest::collection::vec(any::<u8>(), 0..200)), 0..60)
+            messages in vec((any::<u16>(), vec(any::<u8>(), 0..200)), 0..60)
         ) {
             let (mut advertised, now) = (Advertised::default(), Instant::now());
             for (from, mut message) in messages {
@@ -351,7 +352,8 @@ mod tests {
                 advertised.handle(ONE, 255, &message, now);
                 last.insert(which, units);
             }
-            let live: Vec<_> = last.iter().filter(|(_, units)| **units > 0).map(|(n, _)| prefix(&text(*n))).collect();
+            let live = last.iter().filter(|(_, units)| **units > 0);
+            let live: Vec<_> = live.map(|(n, _)| prefix(&text(*n))).collect();
             let found = advertised.prefix(None, now).map(|(prefix, _)| prefix);
             prop_assert_eq!(found.is_some(), !live.is_empty());
             prop_assert!(found.is_none_or(|found| live.contains(&found)));

@@ -285,6 +285,7 @@ pub(crate) fn pref64s(addresses: &[Ipv6Addr]) -> Vec<Prefix> {
 mod tests {
     use hickory_proto::rr::rdata::{AAAA, SOA};
     use hickory_proto::rr::Record;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
@@ -458,7 +459,10 @@ mod tests {
         }
 
         #[test]
-        fn noise(addresses in proptest::collection::vec(any::<[u8; 16]>(), 0..20), message in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn noise(
+            addresses in vec(any::<[u8; 16]>(), 0..20),
+            message in vec(any::<u8>(), 0..200),
+        ) {
             let addresses: Vec<_> = addresses.into_iter().map(Ipv6Addr::from).collect();
             for prefix in pref64s(&addresses) {
                 let is_of = |v4: Option<Ipv4Addr>| v4.is_some_and(|v4| ADDRESSES.contains(&v4));

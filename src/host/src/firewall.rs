@@ -214,7 +214,8 @@ mod tests {
         let ours = "-A clat_raw_PREROUTING -s 64:ff9b::/96 -d 2001:db8::1/128 -i wlan0 -j DROP";
         let saved = format!(
             "*raw\n:PREROUTING ACCEPT [1:2]\n:OUTPUT ACCEPT [0:0]\n:clat_raw_PREROUTING - [0:0]\n\
-             -A PREROUTING -i other0 -j ACCEPT\n-A PREROUTING -j clat_raw_PREROUTING\n{ours}\nCOMMIT\n"
+             -A PREROUTING -i other0 -j ACCEPT\n-A PREROUTING -j clat_raw_PREROUTING\n{ours}\n\
+             COMMIT\n"
         );
         assert_eq!(leftovers(&saved), [ours.replace("-A", "-D")]);
         assert_eq!(leftovers("*raw\n:clat_raw_PREROUTING - [0:0]\nCOMMIT\n"), [""; 0]);

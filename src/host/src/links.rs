@@ -130,10 +130,10 @@ mod tests {
 
     #[test]
     fn counters() {
-        let table = "Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo:      10       1    0    0    0     0          0         0       10       1    0    0    0     0       0          0
-v4-wlan0: 18446744073709551615  3  4    5    6     7          8         9      20       2    0    0    0     0       0          0
+        let table = "Inter-|   Receive                                 |  Transmit
+ face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls
+    lo:   10    1    0    0    0    0    0    0       10    1    0    0    0    0    0    0
+v4-wlan0: 18446744073709551615    3    4    5    6    7    8    9   20    2    0    0    0    0
 ";
         let traffic = Traffic { tx_packets: 2, tx_bytes: 20, rx_packets: 3, rx_bytes: u64::MAX };
         assert_eq!(traffic_of(table, "v4-wlan0"), Some(traffic));

@@ -179,8 +179,8 @@ pub fn spawn(program: &Path, argv: &[String], kept: &[BorrowedFd<'_>]) -> io::Re
     spawn_with(program, argv, kept, None)
 }
 
-/// The same, with one more descriptor, [`ERROR_FD`]: what the program writes to that becomes part of
-/// how it [`Ended`].
+/// The same, with one more descriptor, [`ERROR_FD`]: what the program writes to that becomes part
+/// of how it [`Ended`].
 ///
 /// # Errors
 /// Those of [`spawn`], and of pipe(2).

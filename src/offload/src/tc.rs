@@ -95,8 +95,8 @@ fn attach_to_clsact(index: u32, hook: Hook, program: &OwnedFd, name: &str) -> io
     })
 }
 
-/// Whether a filter of ours can be attached there: no filter of another kind or for another protocol
-/// has its priority.
+/// Whether a filter of ours can be attached there: no filter of another kind or for another
+/// protocol has its priority.
 pub(crate) fn has_room(index: u32, hook: Hook) -> io::Result<bool> {
     Ok(!listed(index, hook)?.iter().any(|filter| filter.takes_place(hook)))
 }

@@ -346,8 +346,8 @@ pub(crate) fn signals() -> nix::sys::signal::SigSet {
     mask
 }
 
-/// Waits until the parent has closed the other end of `control` (`true`), or until one of the others
-/// is readable. The parent says nothing.
+/// Waits until the parent has closed the other end of `control` (`true`), or until one of the
+/// others is readable. The parent says nothing.
 pub(crate) fn wait<'fd>(
     control: Option<BorrowedFd<'fd>>,
     others: impl IntoIterator<Item = BorrowedFd<'fd>>,

@@ -10,7 +10,8 @@ use std::process::{Command, Output};
 /// The environment variable that tells the child what to try.
 pub const NAME: &str = "CLAT_ATTEMPT";
 
-/// Runs only the test `test` of this program in a child process, where [`attempted`] returns `what`.
+/// Runs only the test `test` of this program in a child process, where [`attempted`] returns
+/// `what`.
 ///
 /// # Errors
 /// When this program cannot be run.

@@ -10,7 +10,7 @@ use libc::{c_int, c_ulong};
 use nix::errno::Errno;
 
 /// The capabilities that the programs use, by the kernel's names and numbers (linux/capability.h).
-#[allow(non_camel_case_types, missing_docs)] // capabilities(7) has their names and what they are for
+#[allow(non_camel_case_types, missing_docs)] // capabilities(7) has their names and purposes
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
     CAP_DAC_OVERRIDE = 1,

@@ -319,7 +319,8 @@ type Damage = (Vec<(Index, u8)>, usize, bool);
 
 fn damage() -> impl Strategy<Value = Option<Damage>> {
     let edits = vec((any::<Index>(), any::<u8>()), 0..4);
-    prop_oneof![3 => Just(None), 1 => (edits, prop_oneof![3 => Just(0), 1 => 0usize..60], any::<bool>()).prop_map(Some)]
+    let cut = prop_oneof![3 => Just(0), 1 => 0usize..60];
+    prop_oneof![3 => Just(None), 1 => (edits, cut, any::<bool>()).prop_map(Some)]
 }
 
 fn body() -> impl Strategy<Value = (u8, Vec<u8>)> {
@@ -362,7 +363,11 @@ fn fragment() -> impl Strategy<Value = Option<(bool, usize)>> {
 fn v4() -> impl Strategy<Value = Vec<u8>> {
     let options = prop_oneof![
         18 => Just(vec![]),
-        1 => select(vec![vec![1, 1, 1, 0], vec![7, 7, 4, 0, 0, 0, 0, 0], vec![131, 7, 8, 1, 2, 3, 4, 0]]),
+        1 => select(vec![
+            vec![1, 1, 1, 0],
+            vec![7, 7, 4, 0, 0, 0, 0, 0],
+            vec![131, 7, 8, 1, 2, 3, 4, 0],
+        ]),
         1 => vec(any::<u8>(), 0..40).prop_map(|mut o| { o.resize(o.len() / 4 * 4, 0); o }),
     ];
     let dst = prop_oneof![4 => Just(REMOTE4), 1 => any::<u32>().prop_map(Into::into)];
@@ -406,7 +411,10 @@ fn v6(local: Local) -> impl Strategy<Value = Vec<u8>> {
         9 => Just(vec![]),
         1 => select(vec![
             vec![(0u8, vec![0u8, 0, 1, 4, 0, 0, 0, 0])],
-            vec![(60, vec![0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), (43, vec![0, 0, 4, 0, 0, 0, 0, 0])],
+            vec![
+                (60, vec![0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+                (43, vec![0, 0, 4, 0, 0, 0, 0, 0]),
+            ],
             vec![(43, vec![0, 0, 4, 2, 0, 0, 0, 0])],
         ]),
     ];

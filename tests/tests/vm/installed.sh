@@ -19,7 +19,8 @@ no_clat() {
 		is_not says clatd tc filter show dev "$LINK" ingress
 }
 nothing_left() {
-	no_clat && is_not pgrep clat_controller && is_not test -e /run/clat && is_not test -e /usr/sbin/clat_controller &&
+	no_clat && is_not pgrep clat_controller && is_not test -e /run/clat &&
+		is_not test -e /usr/sbin/clat_controller &&
 		is_not says clat ls /sys/fs/bpf && is_not systemctl cat clat.service
 }
 # A download of zeros under which something happens.

@@ -84,8 +84,8 @@ pub(super) fn host(link: &Link, ours: Option<u64>, has_other_clat: bool) -> io::
     })
 }
 
-/// Whether none of these addresses is of a network in which hosts make theirs, but each one that was
-/// given to this host alone, as DHCPv6 does it (RFC 8415 §21.6).
+/// Whether none of these addresses is of a network in which hosts make theirs, but each one that
+/// was given to this host alone, as DHCPv6 does it (RFC 8415 §21.6).
 fn are_single(addresses: &[Address6]) -> bool {
     let mut usable = addresses.iter().filter(|found| is_usable_source(found.address, false));
     usable.all(|found| found.prefix_len > 64)

@@ -74,9 +74,10 @@ impl Fixture {
 
     pub(crate) fn add_uplink(&self, name: &str, net: u16) {
         self.sh(&format!(
-            "ip link add {name} type veth peer name p{name} && ip link set p{name} up && ip link \
-                set {name} up &&
-             ip addr add 2001:db8:0:{net}::2/64 dev {name} nodad && ip -6 route add default dev {name} metric {net}"
+            "ip link add {name} type veth peer name p{name} &&
+             ip link set p{name} up && ip link set {name} up &&
+             ip addr add 2001:db8:0:{net}::2/64 dev {name} nodad &&
+             ip -6 route add default dev {name} metric {net}"
         ));
     }
 

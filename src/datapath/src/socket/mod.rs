@@ -61,8 +61,8 @@ pub fn outgoing(index: u32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A socket that becomes readable when the interface `index` has received a packet to `v6`: the same
-/// packets that a [`PacketSocket`] receives.
+/// A socket that becomes readable when the interface `index` has received a packet to `v6`: the
+/// same packets that a [`PacketSocket`] receives.
 ///
 /// # Errors
 /// What the kernel said; `EAFNOSUPPORT` for an interface that is neither Ethernet nor raw IP.

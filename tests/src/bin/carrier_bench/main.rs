@@ -125,9 +125,9 @@ fn bench(args: &Args, dir: &Path) -> Result<Results> {
 fn text(args: &Args, results: &Results) -> String {
     let mut out = format!(
         "{}; {} interleaved rounds of {} s a figure: median (least–most). Ratios are those of each \
-         round, better above 1. The guest's namespace, whose device queues 20,000 packets, the carrier \
-         in another, a veth with default offloads, the server in a third; sockets may have buffers of \
-         16 MiB. TCP is iperf3's, cubic; UDP is datagrams a second at \
+         round, better above 1. The guest's namespace, whose device queues 20,000 packets, the \
+         carrier in another, a veth with default offloads, the server in a third; sockets may have \
+         buffers of 16 MiB. TCP is iperf3's, cubic; UDP is datagrams a second at \
          less than 0.1 % loss; CPU seconds are the carrier's own, and the whole machine's, both \
          ends included; memory is Pss, for 10,000 flows \
          where the limit of descriptors allowed a few less.\n",
