@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The process `platd`, at one of its sockets.
+//! The process `platd`, by one of its sockets.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 use std::io::{BufRead, BufReader, Read};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-/// A platd at a socket of its own; killed when dropped.
+/// A platd with its own socket; killed when dropped.
 struct Platd {
     child: Child,
     dir: tempfile::TempDir,
@@ -27,7 +27,7 @@ impl Platd {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // It says when it listens.
+        // It logs when it listens.
         let mut line = String::new();
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
         assert!(line.contains("waiting for a guest"), "{line}");
@@ -48,7 +48,7 @@ impl Drop for Platd {
     }
 }
 
-/// The next frame; `None` when platd has hung up.
+/// The next frame; `None` if platd has closed the connection.
 fn frame(stream: &mut UnixStream) -> Option<Vec<u8>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).ok()?;
@@ -63,8 +63,8 @@ fn router_lifetime(frame: &[u8]) -> Option<u16> {
     (to_all && frame[54] == 134).then(|| u16::from_be_bytes([frame[60], frame[61]]))
 }
 
-/// RFC 4861 §6.2.5: who ends being a router says so, or guests would go on sending to it for half
-/// an hour.
+/// RFC 4861 §6.2.5: a router that stops sends a final advertisement; else guests would use it for
+/// another half hour.
 #[test]
 fn the_last_advertisement_says_that_there_is_no_router() {
     let platd = Platd::start();
@@ -82,7 +82,7 @@ fn the_last_advertisement_says_that_there_is_no_router() {
     assert_eq!(lifetimes.last(), Some(&0), "{lifetimes:?}");
 }
 
-/// Its files go with it, although it has no right to remove them itself.
+/// Its files are removed at its end, although it has no permission to remove them itself.
 #[test]
 fn no_file_is_left_however_it_ends() {
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
@@ -99,7 +99,7 @@ fn no_file_is_left_however_it_ends() {
     }
 }
 
-/// A router solicitation from the unspecified address, which is answered to all nodes, behind its
+/// A router solicitation from the unspecified address, which is answered to all nodes, after its
 /// length.
 fn solicitation() -> Vec<u8> {
     let mut frame = vec![0x33, 0x33, 0, 0, 0, 2, 2, 0, 0, 0, 0, 9, 0x86, 0xdd];
@@ -116,7 +116,7 @@ fn solicitation() -> Vec<u8> {
     message
 }
 
-/// What `platd run` makes of a shell's script: its exit code and its output.
+/// Runs a shell script by `platd run`: its exit code and its output.
 fn run(script: &str) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_platd"))
         .args(["run", "--dns", "192.0.2.53", "--", "sh", "-c", script])
@@ -136,14 +136,14 @@ fn can_run() -> bool {
     code == Some(7)
 }
 
-/// A command has the signals, and the descriptors, that it would have without platd.
+/// A command has the signals and descriptors that it would have without platd.
 #[test]
 fn a_command_inherits_nothing_of_platd() {
     if !can_run() {
         return;
     }
     assert_eq!(run("kill -TERM $$"), (Some(128 + 15), String::new()));
-    // Whoever started this test may have it ignored, as shells do in the background.
+    // This test may have been started with it ignored, as by shells in the background.
     let kill = "kill -INT $$";
     let status = Command::new("sh").args(["-c", kill]).status().unwrap();
     assert_eq!(run(kill).0, status.code().or(status.signal().map(|signal| 128 + signal)));
@@ -155,7 +155,7 @@ fn a_command_inherits_nothing_of_platd() {
     assert_eq!(run(list).1, String::from_utf8(without).unwrap());
 }
 
-/// As shells say it.
+/// As shells report it.
 #[test]
 fn a_command_that_is_missing_or_no_program_has_its_own_codes() {
     if !can_run() {
@@ -170,13 +170,13 @@ fn a_command_that_is_missing_or_no_program_has_its_own_codes() {
     }
 }
 
-/// What has been left in the background ends with the command, though nobody waits for it.
+/// Background processes end with the command, though nobody waits for them.
 #[test]
 fn nothing_outlives_the_command() {
     if !can_run() {
         return;
     }
-    // An argument that no other process has.
+    // A unique argument.
     let seconds = format!("1000.{}", std::process::id());
     let is_there = || {
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -191,7 +191,7 @@ fn nothing_outlives_the_command() {
     let (code, said) = run(&script);
     assert_eq!(code, Some(9), "{said}");
     assert!(!is_there(), "a process was left: {said}");
-    // It has process numbers of its own, and sees those alone.
+    // It has its own process ids, and sees only its own processes.
     let (_, first) = run("tr '\\0' ' ' < /proc/1/cmdline");
     assert!(first.contains("__init"), "{first}");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Questions over TCP, in whatever pieces they come.
+//! Questions over TCP, in pieces of any size.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 #[allow(dead_code)] // what flows must hold to
@@ -27,14 +27,14 @@ fn stream(messages: &[Vec<u8>]) -> Vec<u8> {
     stream
 }
 
-/// The same question twice: nothing is lost on a stream, so that both are meant.
+/// The same question twice: nothing is lost on a stream, so both want an answer.
 #[test]
 fn each_question_has_its_answer() {
     let messages = vec![question(7, b"twice", 28); 40];
     assert_eq!(invariants::answers(&stream(&messages), &[]).len(), 40);
 }
 
-/// It is hung up on who sends what is no question, rather than to wait for ever for its answer.
+/// A message that is no question closes the connection, since it would never be answered.
 #[test]
 fn what_is_no_question_ends_the_connection() {
     let mut response = question(7, b"answer", 1);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A whole carrier inside this process: its guest is smoltcp on a device of `clat_tun::device`, its
-//! world are sockets of this host.
+//! A carrier inside this process: its guest is smoltcp on a device of `clat_tun::device`, its
+//! network are sockets of this host.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
@@ -35,12 +35,12 @@ use port::Port;
 const TUN: Flags = Flags { tun: true, tap: false, no_packet_info: true };
 const TAP: Flags = Flags { tun: false, tap: true, no_packet_info: true };
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
-/// Stands for this host, and the same inside the prefix.
+/// This host's mapped address, and the same inside the prefix.
 const HOST: [u8; 4] = [192, 0, 2, 2];
 const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A carrier in a thread; it ends when the device is gone.
+/// A carrier in a thread; it ends with the device.
 fn carrier(flags: Flags) -> (Device, JoinHandle<anyhow::Error>) {
     let devices = Devices::default();
     let device = devices.open();
@@ -94,7 +94,7 @@ impl Guest {
         Self { port, interface, sockets: SocketSet::new(vec![]) }
     }
 
-    /// Lets it work until `done` gives something.
+    /// Runs it until `done` returns a value.
     fn until<T>(&mut self, mut done: impl FnMut(&mut SocketSet<'static>) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -117,7 +117,7 @@ impl Guest {
     }
 }
 
-/// Asks for a router advertisement; who sent it, and the prefix.
+/// Solicits a router advertisement; returns its sender and prefix.
 fn solicit(device: &Device) -> (Ipv6Addr, Ipv6Addr) {
     let ethernet = if device.flags().tap { 14 } else { 0 };
     let header = [&[0x33, 0x33, 0, 0, 0, 2][..], &MAC, &[0x86, 0xdd]].concat();
@@ -223,7 +223,7 @@ fn datagrams() {
             let socket = guest.sockets.get_mut::<udp::Socket>(handle);
             socket.send_slice(&vec![7; size], (HOST6, port)).unwrap();
             let mut message = [0; 2000];
-            // It may have to find its router first.
+            // It may have to resolve its router first.
             let (len, peer) = guest.until(|_| host.recv_from(&mut message).ok());
             assert_eq!(len, size);
             host.send_to(&message[..len], peer).unwrap();
@@ -248,9 +248,9 @@ fn datagram(ports: (u16, u16), data: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Datagrams that come together leave together, flow by flow, though they come in turn: the host's
-/// kernel sees one buffer for each flow. Such a buffer is taken as one the other way, and the guest
-/// gets what was sent.
+/// Datagrams that arrive together leave together, flow by flow, though they arrive in turn: the
+/// host's kernel gets one buffer per flow. In the other direction such a buffer is received as one,
+/// and the guest gets the datagrams.
 #[test]
 fn datagrams_as_gso() {
     const FLOWS: u16 = 4;
@@ -262,7 +262,7 @@ fn datagrams_as_gso() {
     let device = devices.open();
     device.set_iff("", TUN).unwrap();
     let mut driver = driver(devices.interface(device.name()).unwrap());
-    // Each flow's are of its own length; the last is shorter.
+    // Each flow has its own length; the last datagram is shorter.
     let size = |flow| 100 + usize::from(flow);
     let data = |flow, number| {
         let len = if number == 9 { 50 } else { size(flow) };
@@ -321,7 +321,7 @@ fn datagrams_as_gso() {
     assert_eq!((stats.gso_up, stats.gro_down), (FLOWS.into(), FLOWS.into()));
 }
 
-/// The router's own echo always; the host's where it allows ping sockets.
+/// The router answers echo always; the host only where it allows ping sockets.
 #[test]
 fn echo() {
     let mut guest = Guest::new(carrier(TAP).0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The sockets by which guests plug in, with guests that behave and guests that do not.
+//! The sockets of guests, with guests that behave and guests that do not.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -18,14 +18,14 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// A directory of its own, and a name in it.
+/// A temporary directory, and a name in it.
 fn place() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("plat.sock");
     (dir, path)
 }
 
-/// What one call to `receive` gives.
+/// The result of one call to `receive`.
 fn receive(link: &mut impl Link) -> (Event, Vec<Vec<u8>>) {
     let mut frames = Vec::new();
     let event = link
@@ -34,7 +34,7 @@ fn receive(link: &mut impl Link) -> (Event, Vec<Vec<u8>>) {
     (event, frames)
 }
 
-/// All frames that come until there are `count`.
+/// All frames received until there are `count`.
 fn gather(link: &mut impl Link, count: usize) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     for _ in 0..1000 {
@@ -56,7 +56,7 @@ fn give(link: &mut impl Link, frames: &[Vec<u8>]) -> std::io::Result<()> {
     link.flush(now)
 }
 
-/// A frame that can be told from others.
+/// A frame that can be recognised.
 fn frame(number: u8, len: usize) -> Vec<u8> {
     let mut frame = vec![number; len];
     frame[len - 1] = 0xee;
@@ -100,8 +100,8 @@ fn a_stream_cut_anywhere_gives_the_same_frames() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever comes, in whatever pieces: frames until the first length that lies, and then the
-    /// end of that connection.
+    /// Any bytes in any pieces give frames up to the first invalid length, and then the end of the
+    /// connection.
     #[test]
     fn any_stream(
         lengths in vec(prop_oneof![8 => 14..200_u32, 1 => any::<u32>(), 1 => 0..14_u32], 0..30),
@@ -238,7 +238,7 @@ fn names_are_for_the_owner_and_free_again_afterwards() {
         drop(link);
         assert!(!path.exists());
 
-        // What a killed process leaves.
+        // As left by a killed process.
         let leftover = UnixListener::bind(&path).expect("binds");
         let error = listen(&path).err().expect("taken").to_string();
         assert!(error.contains("another program") || error.contains("something else"), "{error}");
@@ -330,7 +330,7 @@ fn a_datagram_guest_is_whoever_sent_last() {
     drop(first);
     fs::remove_file(&name).expect("removes");
     let again = guest(&name);
-    // First comes what waited, as from any queue on a way.
+    // Waiting frames come first, as from any queue.
     while link.is_full() {
         give(&mut link, &[]).expect("sends");
         again.set_nonblocking(true).expect("a mode");
@@ -343,7 +343,7 @@ fn a_datagram_guest_is_whoever_sent_last() {
     assert_eq!(again.recv(&mut message).expect("receives"), 60);
     assert_eq!(message[..60], frame(6, 60));
 
-    // Gone for good.
+    // Closed for good.
     drop(again);
     fs::remove_file(&name).expect("removes");
     give(&mut link, &[frame(7, 60)]).expect("no error of the link's");

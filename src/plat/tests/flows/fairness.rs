@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Guests that take all they can get, and those beside them. The time is an argument.
+//! Guests that take all they can, and others beside them. The time is an argument.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -15,16 +15,16 @@ use crate::lab::{Lab, GUEST, HOST6};
 
 const GREEDY: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const MODEST: Mac = Mac([2, 0, 0, 0, 0, 2]);
-/// What the greedy never see: a window of 2 MiB, and one that is closed.
+/// The windows of greedy guests: 2 MiB, and closed.
 const WIDE: u16 = 1 << 14;
 const CLOSED: u16 = 0;
 
-/// A connection of a guest, and the host's end.
+/// A guest's connection, and the host's end.
 struct Connection {
     mac: Mac,
     from: (Ipv6Addr, u16),
     to: u16,
-    /// What comes next of either, as the guest knows it.
+    /// The next sequence number of either end, as the guest knows it.
     seq: u32,
     ack: u32,
     host: TcpStream,
@@ -50,7 +50,7 @@ impl Connection {
         });
     }
 
-    /// Acknowledges all that came.
+    /// Acknowledges all received data.
     fn acknowledge(&self, lab: &mut Lab, window: u16) {
         self.send(lab, &self.segment(flag::ACK, window, &[]));
     }
@@ -74,7 +74,7 @@ impl World {
     fn open(&mut self, mac: Mac, port: u16) {
         let to = self.listener.local_addr().unwrap().port();
         let address = Ipv6Addr::from(GUEST.to_bits() & !0xff | u128::from(mac.0[5]));
-        // The host's end is there once it is asked for; until then any will do.
+        // The host's end exists once it is accepted; until then any will do.
         let host = TcpStream::connect(("127.0.0.1", to)).unwrap();
         self.listener.accept().unwrap();
         let mut connection = Connection { mac, from: (address, port), to, seq: 1000, ack: 0, host };
@@ -91,7 +91,7 @@ impl World {
         self.connections[&port].acknowledge(&mut self.lab, WIDE);
     }
 
-    /// The guests take what came, in order; how many bytes, by port.
+    /// The guests take in-order data; returns how many bytes, by port.
     fn look(&mut self) -> HashMap<u16, usize> {
         let mut got = HashMap::new();
         for (_, frame) in std::mem::take(&mut self.lab.frames.0) {
@@ -110,13 +110,13 @@ impl World {
         got
     }
 
-    /// The host's end gives all that the host's kernel takes.
+    /// The host's end writes all that the kernel takes.
     fn give(&self, port: u16) {
         let mut host = &self.connections[&port].host;
         while host.write(&[7; 1 << 16]).is_ok() {}
     }
 
-    /// Guests let connections be opened, and take nothing of what comes, until nothing more comes.
+    /// Guests open connections and take no data, until no more arrives.
     fn hoard(&mut self, mac: Mac, ports: std::ops::Range<u16>) {
         for port in ports.clone() {
             self.open(mac, port);
@@ -128,7 +128,7 @@ impl World {
             ports.clone().for_each(|port| self.give(port));
             self.lab.poll();
         }
-        // That was for others. Nothing is acknowledged, and the windows are closed from now on.
+        // Nothing is acknowledged, and the windows are closed from now on.
         self.lab.frames.0.clear();
         for port in ports {
             let connection = &self.connections[&port];
@@ -136,7 +136,7 @@ impl World {
         }
     }
 
-    /// How many bytes come by a connection whose guest takes all, as long as something comes.
+    /// Bytes received by a connection whose guest takes all, as long as data arrives.
     fn download(&mut self, port: u16, most: usize) -> usize {
         let mut got = 0;
         for _ in 0..100_000 {
@@ -159,7 +159,7 @@ impl World {
     }
 }
 
-/// Memory is bounded, and fair. What one holds on to is nobody else's loss.
+/// Memory is bounded and fair: what one guest holds does not reduce another's share.
 #[test]
 fn a_hoarder_leaves_others_their_part() {
     const MEMORY: usize = 16 << 20;
@@ -169,14 +169,13 @@ fn a_hoarder_leaves_others_their_part() {
     assert!(hoarded > MEMORY / 2, "{hoarded} bytes were hoarded");
     world.open(MODEST, 5000);
     assert!(world.download(5000, 8 << 20) >= 8 << 20);
-    // With a buffer that is worth the name.
+    // With a buffer of useful size.
     assert!(world.held(MODEST) >= 64 << 10, "{}", world.held(MODEST));
     assert!(world.lab.engine.load().1 <= MEMORY);
 }
 
-/// Whoever waits for memory waits without a sound, and has its turn once there is some, though
-/// nobody asks again: neither its socket, which has told already that there is something, nor its
-/// guest.
+/// A flow that waits for memory is served once there is some, without a further event of its
+/// socket, which has reported already, or of its guest.
 #[test]
 fn whoever_waits_for_memory_gets_it_when_there_is_some() {
     let mut world = World::new(1 << 20);
@@ -192,7 +191,7 @@ fn whoever_waits_for_memory_gets_it_when_there_is_some() {
         assert!(world.look().is_empty());
         assert!(!world.lab.engine.is_busy(), "it turns in circles");
     }
-    // One of those that hoard takes what it got.
+    // One of the hoarding connections takes its data.
     let connection = &world.connections[&1];
     connection.host.shutdown(std::net::Shutdown::Both).unwrap();
     let reset = connection.segment(flag::RST, CLOSED, &[]);

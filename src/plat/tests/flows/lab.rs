@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Flows through the engine, to sockets of this host: what becomes of packets, and when mappings
-//! end (RFC 6146 §4). The time is an argument.
+//! Flows through the engine, to sockets of this host: translation of packets, and the end of
+//! mappings (RFC 6146 §4). The time is an argument.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
@@ -26,7 +26,7 @@ use crate::invariants::Frames;
 
 pub(crate) const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
 pub(crate) const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
-/// This host, as the guest calls it.
+/// This host's address for the guest.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x202);
 const SECOND: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub(crate) struct Lab {
     settings: Settings,
     pub(crate) frames: Frames,
     start: Instant,
-    /// Since the start.
+    /// Time since the start.
     now: Duration,
 }
 
@@ -65,7 +65,7 @@ impl Lab {
         }
     }
 
-    /// Lets the engine take a step, and send what comes of it.
+    /// Runs a step of the engine, and sends the results.
     pub(crate) fn step<R>(
         &mut self,
         step: impl FnOnce(&mut Engine<HostSockets>, Context<'_>) -> R,
@@ -85,19 +85,19 @@ impl Lab {
         });
     }
 
-    /// What was sent to the guest.
+    /// Frames sent to the guest.
     pub(crate) fn got(&mut self) -> Vec<Vec<u8>> {
         let got = self.frames.packets().map(<[u8]>::to_vec).collect();
         self.frames.0.clear();
         got
     }
 
-    /// Lets the engine see to its sockets, the first of which is ready within seconds.
+    /// Lets the engine handle its ready sockets, waiting seconds for the first.
     pub(crate) fn events(&mut self) {
         self.see_to(5000);
     }
 
-    /// Lets the engine see to those that are ready now.
+    /// Lets the engine handle sockets that are ready now.
     pub(crate) fn poll(&mut self) {
         self.see_to(0);
     }
@@ -112,7 +112,7 @@ impl Lab {
         });
     }
 
-    /// It is so long after the start; how many flows there still are.
+    /// Sets the time since the start; returns the number of flows left.
     fn wait_until(&mut self, now: Duration) -> usize {
         self.now = now;
         self.step(Engine::handle_timeout);
@@ -124,7 +124,7 @@ impl Lab {
     }
 }
 
-/// A packet of the guest; its ends are IPv4's where the destination is.
+/// A packet of the guest, of the destination's family.
 pub(crate) fn packet(to: IpAddr, protocol: u8, l4: &[u8]) -> Vec<u8> {
     packet_to((to, 0), protocol, l4)
 }
@@ -135,7 +135,7 @@ fn packet_to((to, port): (IpAddr, u16), protocol: u8, l4: &[u8]) -> Vec<u8> {
         IpAddr::V6(to) => (GUEST, to),
     };
     let mut packet = errors::rebuild((from, PORT), (to, port), protocol, l4);
-    // It has a way to go.
+    // With a usual hop limit.
     let hops_at = if from == GUEST { 7 } else { 8 };
     set_hops(&mut packet, hops_at, 64);
     packet
@@ -177,7 +177,7 @@ pub(crate) fn at_port(socket: UdpSocket) -> HostDatagrams {
     HostDatagrams::at_port(socket).unwrap()
 }
 
-/// What arrives there, one after the other.
+/// The datagrams that arrive there, in order.
 fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     let mut buf = vec![0; 1 << 16];
     let next = |n| match socket.recv(&mut buf) {
@@ -187,9 +187,8 @@ fn receive(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
     (0..count).map(next).collect()
 }
 
-/// RFC 6146 §4, UDP_DEFAULT; RFC 4787 REQ-5 and REQ-6: outbound packets keep a mapping, and so do
-/// inbound ones of those that the guest has spoken to, but of no one else, or anybody could keep it
-/// for ever.
+/// RFC 6146 §4, UDP_DEFAULT; RFC 4787 REQ-5 and REQ-6: outbound packets refresh a mapping, and so
+/// do inbound ones of addressed peers, but not of others, who could keep it for ever.
 #[test]
 fn udp_mappings_end_five_minutes_after_the_last_packet() {
     let (host, port) = host_udp();
@@ -208,19 +207,20 @@ fn udp_mappings_end_five_minutes_after_the_last_packet() {
     lab.events();
     assert_eq!(lab.got().len(), 1);
     assert_eq!(lab.wait_until(898 * SECOND), 1);
-    // What is not let in counts for nothing: this comes from another address than was spoken to.
+    // Filtered packets do not refresh it: this one is from an address to which the guest has not
+    // sent.
     let other = UdpSocket::bind("127.0.0.2:0").unwrap();
     other.send_to(b"open up", mapped).unwrap();
     lab.events();
     assert_eq!((lab.got().len(), lab.drops().filtered), (0, 1));
     assert_eq!(lab.wait_until(899 * SECOND - MILLISECOND), 1);
     assert_eq!(lab.wait_until(899 * SECOND), 0);
-    // The host's port is free again, and nobody gets in by it.
+    // The host's port is free again, and no packet enters by it.
     stranger.send_to(b"too late", mapped).unwrap();
     assert_eq!((lab.engine.load(), lab.got().len()), ((0, 0), 0));
 }
 
-/// It is the owner's, and no guest's.
+/// A forwarded port belongs to the owner.
 #[test]
 fn a_forwarded_udp_port_never_ends() {
     let (socket, _) = host_udp();
@@ -228,7 +228,7 @@ fn a_forwarded_udp_port_never_ends() {
     let now = lab.start;
     lab.engine.udp_forward(now, MAC, (GUEST, PORT), at_port(socket)).unwrap();
     assert_eq!(lab.wait_until(100_000 * SECOND), 1);
-    // Nor does a guest drive it away.
+    // Nor can a guest evict it.
     let (_host, port) = host_udp();
     let mut lab = Lab::with(Bounds { flows: 5, flows_each: 5, ..Bounds::default() });
     let (socket, _) = host_udp();
@@ -245,7 +245,7 @@ fn a_forwarded_udp_port_never_ends() {
     assert_eq!(lab.wait_until(100_000 * SECOND), 1);
 }
 
-/// Datagrams to it come to the guest where it is now, and what that answers comes from it.
+/// Datagrams to it reach the guest's present address, and answers come from the port.
 #[test]
 fn a_forwarded_udp_port_follows_the_guest() {
     let (socket, _) = host_udp();
@@ -278,8 +278,8 @@ fn a_forwarded_udp_port_follows_the_guest() {
     assert_eq!((&buf[..len], from), (&b"welcome"[..], port));
 }
 
-/// Whoever visits from the host itself is answered at its address and port; nothing else of the
-/// host's loopback is reached by that, and not for ever.
+/// A visitor on the host itself is answered at its address and port; nothing else on the host's
+/// loopback is reachable by that, and not for ever.
 #[test]
 fn only_the_visitor_itself_is_answered() {
     let (bound, _) = host_udp();
@@ -308,7 +308,7 @@ fn only_the_visitor_itself_is_answered() {
     answer(&mut lab, stand_in, neighbour_port);
     assert_eq!(receive(&visitor, 1), [b"answer"]);
     assert_eq!(receive(&neighbour, 1), [b"answer"]);
-    // Another may have that port by then.
+    // Another program may have that port by then.
     lab.wait_until(300 * SECOND);
     answer(&mut lab, stand_in, visitor_port);
     visitor.set_nonblocking(true).unwrap();
@@ -338,7 +338,8 @@ fn echo_mappings_end_a_minute_after_the_last_request() {
     assert_eq!((lab.engine.load().0, lab.drops().protocol), (0, 1));
 }
 
-/// Has this thread leave for a network where everybody may ping, if the host's is none.
+/// Moves this thread to a network namespace where ping sockets are allowed, if they are not on the
+/// host.
 fn ping_is_allowed() -> bool {
     if HostSockets::new(Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap()))
         .echo(false)
@@ -366,8 +367,7 @@ fn too_big(mtu: u32, about: &[u8]) -> Vec<u8> {
     packet(HOST6.into(), wire::ICMP6, &message)
 }
 
-/// RFC 8201: a hop behind the guest takes less than the link. Datagrams go in fragments then, for
-/// ten minutes.
+/// RFC 8201: a hop behind the guest has a smaller MTU. Datagrams are fragmented for ten minutes.
 #[test]
 fn datagrams_fit_the_path_behind_the_guest() {
     let (host, port) = host_udp();
@@ -381,7 +381,7 @@ fn datagrams_fit_the_path_behind_the_guest() {
     };
     let whole = answer(&mut lab).remove(0);
     assert_eq!(whole.len(), 48 + 1400);
-    // About a flow that is none it says nothing.
+    // An error about no flow is ignored.
     let mut other = whole.clone();
     other[42] ^= 1;
     lab.send(&[too_big(1300, &other)]);
@@ -391,7 +391,7 @@ fn datagrams_fit_the_path_behind_the_guest() {
     let pieces = answer(&mut lab);
     assert_eq!(pieces.len(), 2);
     assert!(pieces.iter().all(|piece| piece.len() <= 1300));
-    // No hop of IPv6 takes less than 1280.
+    // No IPv6 hop has less than 1280.
     lab.send(&[too_big(1000, &whole)]);
     assert!(answer(&mut lab).iter().any(|piece| piece.len() > 1200));
     lab.send(&[datagram(HOST6, port, b"still there")]);
@@ -403,7 +403,7 @@ fn datagrams_fit_the_path_behind_the_guest() {
     assert_eq!(answer(&mut lab).len(), 1);
 }
 
-/// The same of a connection: what was sent is sent again at once, in packets that fit.
+/// The same for a connection: lost data is retransmitted at once, in packets that fit.
 #[test]
 fn segments_fit_the_path_behind_the_guest() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -428,7 +428,7 @@ fn segments_fit_the_path_behind_the_guest() {
         first.extend(lab.got().into_iter().filter(|packet| packet.len() > 60));
     }
     assert_eq!(first[0].len(), 1500);
-    // What is not under way is somebody's guess.
+    // An error about data that is not in flight is a guess.
     let mut guess = first[0].clone();
     guess[44] ^= 0x40;
     lab.send(&[too_big(1300, &guess)]);
@@ -447,26 +447,27 @@ fn tcp_mappings_end_after_their_time() {
     let port = listener.local_addr().unwrap().port();
     let mut lab = Lab::new();
     lab.send(&[segment(port, 1000, 0, flag::SYN)]);
-    // What the host has not taken up waits for four minutes. (It has, but nobody has looked.)
+    // A connection that the host has not accepted waits for four minutes. (It has, but nobody has
+    // looked.)
     assert_eq!(lab.wait_until(240 * SECOND - MILLISECOND), 1);
     assert!(lab.got().is_empty());
     lab.events();
     let syn_ack = lab.got().remove(0);
     let isn = u32::from_be_bytes(syn_ack[44..48].try_into().unwrap());
     lab.send(&[segment(port, 1001, isn.wrapping_add(1), flag::ACK)]);
-    // A connection may be silent for two hours and four minutes.
+    // A connection may be idle for two hours and four minutes.
     let end = lab.now + 7440 * SECOND;
     assert_eq!(lab.wait_until(end - MILLISECOND), 1);
-    // So it may once one end has closed it.
+    // Also once one end has closed it.
     lab.send(&[segment(port, 1001, isn.wrapping_add(1), flag::ACK | flag::FIN)]);
     let end = lab.now + 7440 * SECOND;
     assert_eq!(lab.wait_until(end - MILLISECOND), 1);
     lab.got();
     assert_eq!(lab.wait_until(end), 0);
-    // The guest is told.
+    // The guest gets a reset.
     let reset = lab.got().remove(0);
     assert_eq!(reset[40 + 13], flag::RST | flag::ACK);
-    // And the other end.
+    // And so does the peer.
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(5 * SECOND)).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0, "it had closed its end");
@@ -477,7 +478,7 @@ fn tcp_mappings_end_after_their_time() {
     }
 }
 
-/// A host that answers nobody: no flow waits for it any longer.
+/// A peer that never answers: its flow ends.
 #[test]
 fn a_connection_that_nobody_takes_ends_after_four_minutes() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -489,7 +490,8 @@ fn a_connection_that_nobody_takes_ends_after_four_minutes() {
     assert_eq!(lab.got()[0][40 + 13], flag::RST | flag::ACK);
 }
 
-/// A guest that never confirms is given up after as many SYN-ACKs as others send, a minute in all.
+/// A guest that does not complete the handshake is given up after the usual number of SYN-ACKs, a
+/// minute in all.
 #[test]
 fn a_half_open_connection_ends_within_its_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -511,7 +513,7 @@ fn a_half_open_connection_ends_within_its_time() {
     );
 }
 
-/// Datagrams that arrive together leave together where they may, and each as it was.
+/// Datagrams that arrive together leave together where possible, each unchanged.
 #[test]
 fn gso_packets_have_no_other_datagrams() {
     let (host, port) = host_udp();
@@ -519,7 +521,7 @@ fn gso_packets_have_no_other_datagrams() {
     let data: [&[u8]; 7] = [&[1; 100], &[2; 100], &[], &[3; 100], &[4; 50], &[5; 100], &[]];
     lab.send(&data.map(|data| datagram(HOST6, port, data)));
     assert_eq!(receive(&host, 7), data);
-    // Trains that the guest's kernel has made, of other lengths.
+    // GSO packets of the guest's kernel, of other lengths.
     let packets = [(100, [6; 500]), (50, [7; 500]), (400, [8; 500]), (100, [9; 500])];
     lab.step(|engine, cx| {
         for (gso_size, data) in packets {
@@ -535,7 +537,7 @@ fn gso_packets_have_no_other_datagrams() {
     let cut = packets.iter().flat_map(|(size, data)| data.chunks((*size).into()));
     let cut: Vec<Vec<u8>> = cut.map(<[u8]>::to_vec).collect();
     assert_eq!(receive(&host, cut.len()), cut);
-    // One that no kernel makes: each of its bytes would be a system call.
+    // A GSO packet that no kernel makes: each of its bytes would be a system call.
     lab.step(|engine, cx| {
         let vnet = VirtioHeader {
             data_valid: true,
@@ -564,7 +566,7 @@ fn unequal_datagrams_leave_by_one_call() {
     }
     lab.send(&packets);
     assert_eq!(receive(&other, data.len()), data);
-    // One mapping is sent after the other.
+    // Mappings are sent one after the other.
     assert_eq!(receive(&host, 2 * data.len()), [&data[..], &data[..]].concat());
     let stats = lab.engine.stats();
     let bytes: usize = data.iter().map(Vec::len).sum();
@@ -582,7 +584,7 @@ fn without_gso_all_leave_by_one_call() {
         for data in &data {
             engine.handle_input(cx, MAC, &VirtioHeader::default(), &datagram(HOST6, port, data));
         }
-        // One of the guest's.
+        // A GSO packet of the guest's.
         let vnet = VirtioHeader {
             data_valid: true,
             gso_type: GsoType::UdpL4,
@@ -595,19 +597,19 @@ fn without_gso_all_leave_by_one_call() {
     assert_eq!((lab.engine.stats().batches_up, lab.engine.stats().gso_up), (1, 0));
 }
 
-/// One that cannot be sent is counted, and keeps nothing behind it from leaving.
+/// A datagram that cannot be sent is counted, and does not block others.
 #[test]
 fn a_datagram_too_long_stands_in_no_ones_way() {
     let (host, port) = host_udp();
     let mut lab = Lab::new();
-    // More than IPv4 has room for.
+    // Too long for IPv4.
     let data = [vec![1; 100], vec![2; 101], vec![3; 65_520], vec![4; 102], vec![5; 103]];
     lab.send(&data.each_ref().map(|data| datagram(HOST6, port, data)));
     assert_eq!(receive(&host, 4), [&data[..2], &data[3..]].concat());
     assert_eq!((lab.engine.stats().batches_up, lab.drops().host_error), (2, 1));
 }
 
-/// A destination that refuses costs others nothing, though the socket's next call is told of it.
+/// A destination that refuses does not affect others, though the socket's next call reports it.
 #[test]
 fn a_refusal_amid_a_batch_is_its_own_only() {
     let mut hosts = [host_udp(), host_udp(), host_udp()];
@@ -640,7 +642,8 @@ fn a_refusal_amid_a_batch_is_its_own_only() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever comes together leaves once and in its destination's order, cut by the host or not.
+    /// Datagrams that arrive together leave once and in order per destination, with UDP_SEGMENT or
+    /// without.
     #[test]
     fn batches_are_what_came(
         sent in vec((0..3_usize, prop_oneof![Just(5_u8), Just(40), Just(64)], 0..5_usize), 0..60),
@@ -667,10 +670,10 @@ proptest! {
     }
 }
 
-/// A hop limit is that of its datagram, not of the one before it.
+/// Each datagram has its own hop limit.
 #[test]
 fn each_datagram_has_its_own_hop_limit() {
-    // It has copies with their headers.
+    // It gets copies with their headers.
     let Ok(copies) = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)) else {
         return eprintln!("SKIPPED: needs root for raw sockets");
     };
@@ -712,7 +715,7 @@ fn a_checksum_of_zero_is_none() {
     assert_eq!((lab.engine.load().0, lab.drops().checksum), (1, 1));
 }
 
-/// IPv4-mapped addresses are nobody's on a link: no way around what is IPv4's.
+/// IPv4-mapped addresses are invalid on a link: they do not bypass rules for IPv4.
 #[test]
 fn mapped_addresses_are_not_taken() {
     let (_, port) = host_udp();
@@ -728,7 +731,7 @@ fn mapped_addresses_are_not_taken() {
     assert_eq!((lab.engine.load().0, lab.drops().malformed), (0, 3));
 }
 
-/// Whoever opens more than others pays for it, and no more is kept than there may be.
+/// A guest with more flows than others loses its own, and the total is bounded.
 #[test]
 fn floods_are_bounded() {
     let (_host, port) = host_udp();
@@ -755,15 +758,14 @@ fn floods_are_bounded() {
 }
 
 /// A guest that opens connections to a host that does not answer has a bounded number of them, each
-/// of which has a port of the host's; its neighbour opens one as if it were alone. The oldest make
-/// place after a second.
+/// with a port of the host; its neighbour can still connect. The oldest are evicted after a second.
 #[test]
 fn connections_that_do_not_open_are_bounded() {
     const MOST: usize = 1024;
     const NEIGHBOUR: Mac = Mac([2, 0, 0, 0, 0, 7]);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(10_000), hard).unwrap();
-    // Once its backlog is full, it drops what asks for a connection.
+    // Once its backlog is full, it drops SYNs.
     let silent = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
     silent.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     silent.listen(0).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Flows through the engine: what becomes of packets, who gets how much, what is built and read.
+//! Flows through the engine: translation, fairness, and building and parsing of packets.
 #![allow(clippy::unwrap_used)] // helpers are tests too
 
 mod fairness;

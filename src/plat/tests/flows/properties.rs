@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets: what is built parses back, what is cut or altered does no harm, fragments give the
-//! datagram or nothing.
+//! Packets: built ones parse back, cut or altered ones do no harm, fragments give the datagram or
+//! nothing.
 
 use std::net::Ipv6Addr;
 use std::time::Instant;
@@ -31,7 +31,7 @@ fn addresses((src, dst): (Ipv6Addr, Ipv6Addr)) -> Addresses {
     Addresses { guest_mac: Mac([2; 6]), mac: Mac([4; 6]), src, dst }
 }
 
-/// What another implementation says of a packet's checksums.
+/// Another implementation's check of a packet's checksums.
 fn verifies(packet: &[u8]) -> bool {
     let parsed = wire::parse(packet).unwrap();
     let address = |ip: Ipv6Addr| match ip.to_ipv4_mapped() {
@@ -51,7 +51,7 @@ fn verifies(packet: &[u8]) -> bool {
     }
 }
 
-/// Puts fragments together, in the order given.
+/// Reassembles fragments in the given order.
 fn reassemble(frames: &Frames, order: impl Iterator<Item = usize>) -> Option<Vec<u8>> {
     let packets: Vec<&[u8]> = frames.packets().collect();
     let mut fragments = Fragments::default();
@@ -64,7 +64,7 @@ fn reassemble(frames: &Frames, order: impl Iterator<Item = usize>) -> Option<Vec
     whole
 }
 
-/// A TCP packet of either family with all that may be in it.
+/// A TCP packet of either family with any contents.
 fn tcp_packet() -> impl Strategy<Value = Vec<u8>> {
     (ends(), any::<(u16, u16, u32, u32, u8, u16)>(), 0..11_usize, vec(any::<u8>(), 0..200))
         .prop_map(|(ends, (from, to, seq, ack, flags, window), words, bytes)| {
@@ -79,7 +79,7 @@ fn tcp_packet() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// A segment comes out as it went in, in as many packets as it takes.
+    /// A segment parses back unchanged, in as many packets as needed.
     #[test]
     fn segments_are_read_as_written(
         ends in ends(),
@@ -107,7 +107,7 @@ proptest! {
             prop_assert_eq!((got_from, got_to, got.ack, got.window), (from, to, ack, window));
             prop_assert_eq!(got.options, &options);
             prop_assert_eq!(got.seq, seq.wrapping_add(u32::try_from(data.len()).unwrap()));
-            // FIN and PSH are the last one's.
+            // FIN and PSH are in the last one.
             prop_assert_eq!(got.flags, if i + 1 == count { flags } else { flags & !9 });
             prop_assert!(tso || got.payload.len() <= mss.into());
             data.extend_from_slice(got.payload);
@@ -179,7 +179,7 @@ proptest! {
         }
     }
 
-    /// What was sent once, for an error to quote.
+    /// The rebuilt packet for an error to quote.
     #[test]
     fn what_is_rebuilt_is_a_packet(
         ends in ends(),
@@ -189,7 +189,7 @@ proptest! {
     ) {
         let mut l4 = l4;
         match protocol {
-            // With a header that can be read.
+            // With a valid header.
             wire::TCP => (l4[12], l4[16], l4[17]) = (0x50, 0, 0),
             wire::UDP => {}
             _ => l4[2..4].fill(0),
@@ -235,8 +235,8 @@ proptest! {
         invariants::packet(&bytes);
     }
 
-    /// Cut anywhere, and with any bit turned: there is no such packet, or it is another that is as
-    /// sound, or the checksum tells.
+    /// Cut anywhere, and with any bit flipped: it does not parse, or is another valid packet, or
+    /// its checksum is wrong.
     #[test]
     fn what_is_damaged_is_noticed(
         packet in tcp_packet(),
@@ -255,8 +255,8 @@ proptest! {
         }
     }
 
-    /// In any order they give the datagram, with the last of them. Another one, wherever it lies,
-    /// changes no byte of it.
+    /// In any order, fragments give the datagram, with the last of them. An additional one at any
+    /// place changes no byte of it.
     #[test]
     fn fragments_give_the_datagram_or_nothing(
         data in vec(any::<u8>(), 2..3000),
@@ -271,7 +271,7 @@ proptest! {
         let mut pieces: Vec<(usize, usize, bool)> =
             at.windows(2).map(|ends| (ends[0], ends[1], ends[1] != data.len())).collect();
         if let Some((start, len, more)) = extra {
-            // Of the same bytes, so that whatever is whole can be told from what is not.
+            // Of equal bytes, so that mixtures can be recognised.
             let start = (usize::from(start) % data.len()) & !7;
             let end = data.len().min(start + 8 + usize::from(len) % data.len());
             pieces.push((start, if more { end & !7 } else { end }, more));
@@ -286,7 +286,7 @@ proptest! {
         }
         match extra {
             None => prop_assert_eq!(whole, vec![data]),
-            // One that says it is the last may end the datagram early.
+            // A last fragment may end the datagram early.
             Some(_) => prop_assert!(whole.iter().all(|whole| data.starts_with(whole))),
         }
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Forwarded ports whose guest listens somewhere else than was tried first.
+//! Forwarded ports whose guest listens at another place than is tried first.
 
 use clat_plat::flow::wire;
 use clat_plat::settings::DualStack;
 
 use crate::lab::{at_port, host_udp, packet, Lab, GUEST, MAC, PORT};
 
-/// What a guest says where nobody listens.
+/// A guest's refusal.
 fn refusal(datagram: &[u8]) -> Vec<u8> {
     let from = wire::parse(datagram).unwrap().src;
     let (kind, code) = if from.to_ipv4_mapped().is_some() { (3, 3) } else { (1, 4) };
@@ -15,7 +15,7 @@ fn refusal(datagram: &[u8]) -> Vec<u8> {
     packet(from.to_canonical(), wire::ICMP6, &message)
 }
 
-/// Datagrams go to the next place after each refusal, and behind the last to the first again: the
+/// Datagrams go to the next place after each refusal, and after the last to the first again: the
 /// guest may begin to listen at any of them at any time.
 #[test]
 fn a_refused_udp_port_goes_round() {

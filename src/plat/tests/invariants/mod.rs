@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What must hold of whatever a guest sends: for tests of properties and for fuzz targets, which
-//! bring the bytes.
+//! Invariants for any input of a guest: for property tests and for fuzz targets, which supply the
+//! bytes.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -31,10 +31,10 @@ pub(crate) use packets::fragment;
 
 /// The bytes of a UDP header.
 const UDP_HEADER: usize = 8;
-/// What a packet may have besides its headers where it is left to the link to cut it.
+/// Most payload of a GSO packet.
 const SUPER_PACKET: usize = 1 << 16;
 
-/// A sink that keeps what comes: each frame with what is left to the link.
+/// A sink that keeps each frame with its virtio header.
 #[derive(Debug, Default)]
 pub(crate) struct Frames(pub(crate) Vec<(VirtioHeader, Vec<u8>)>);
 
@@ -55,15 +55,15 @@ impl Frames {
     }
 }
 
-/// Where segments go that nobody looks at.
+/// Discards segments.
 struct Nowhere;
 
 impl clat_plat::flow::tcp::Wire for Nowhere {
     fn send(&mut self, _: &Segment<'_>) {}
 }
 
-/// A frame for the guest: its lengths are true, it fits the link, its checksums are right or left
-/// to the link.
+/// A frame for the guest: its lengths are valid, it fits the link, its checksums are right or
+/// partial.
 pub(crate) fn frame(vnet: &VirtioHeader, frame: &[u8], mtu: usize) {
     let packet = wire::parse(&frame[ETHERNET..]).expect("a packet that can be read");
     assert_eq!(packet.whole.len(), frame.len() - ETHERNET, "no padding");
@@ -93,8 +93,7 @@ pub(crate) fn frame(vnet: &VirtioHeader, frame: &[u8], mtu: usize) {
     }
 }
 
-/// Any bytes as a packet of the guest: what is read of it lies in it, and is the same without
-/// padding.
+/// Any bytes as a packet of the guest: what is parsed lies in it, and is the same without padding.
 pub(crate) fn packet(bytes: &[u8]) {
     let Some(packet) = wire::parse(bytes) else { return };
     assert_eq!(packet.whole, &bytes[..wire::length(bytes)]);
@@ -122,8 +121,7 @@ pub(crate) fn packet(bytes: &[u8]) {
     }
 }
 
-/// The packet that `packet` is an answer to is quoted to its sender, and to nobody else; nothing is
-/// answered to an error.
+/// An error quotes the packet to its sender only; nothing is answered to an error.
 pub(crate) fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, bytes: &[u8]) {
     let ipv4 = bytes.first().is_some_and(|first| first >> 4 == 4);
     let error = if ipv4 {
@@ -152,9 +150,9 @@ pub(crate) fn error(kind: u8, code: u8, info: u32, router: Option<Ipv6Addr>, byt
     assert!(!errors::send(cx, &mut nowhere, &Buckets::default(), error, packet, guest, router));
 }
 
-/// Fragments in any order, each behind three bytes: whose, whether more follow and how long it was
-/// waited for it; its offset; its length. What becomes whole is made of fragments that lie side by
-/// side, none of them older than allowed.
+/// Fragments in any order, each after three bytes: its guest, whether more follow and the time
+/// since the last; its offset; its length. Complete datagrams consist of adjacent fragments, none
+/// of them older than allowed.
 pub(crate) fn fragments(bytes: &[u8]) {
     let mut now = Instant::now();
     let mut all = Fragments::default();
@@ -164,7 +162,7 @@ pub(crate) fn fragments(bytes: &[u8]) {
         now += Duration::from_secs(u64::from(what >> 5 & 3) * 5);
         let id = u32::from(what & 7);
         let last = what & 0x10 != 0;
-        // Far ones, too.
+        // Also far ones.
         let offset = usize::from(offset & 0x7f) * if offset & 0x80 == 0 { 8 } else { 512 };
         let len = if last { usize::from(len) } else { usize::from(len) & !7 };
         let (payload, more) = more.split_at(len.min(more.len()));
@@ -172,7 +170,7 @@ pub(crate) fn fragments(bytes: &[u8]) {
         let packet = fragment(id, offset, !last, payload);
         offered.push((id, offset, payload.to_vec(), now));
         let Some((_, whole)) = all.offer(Mac([2; 6]), &packet, now) else { continue };
-        // Up to where it can be put together.
+        // Up to the end of what can be reassembled.
         let mut ends = BTreeSet::from([0]);
         let mut at = 0;
         while at < whole.len() {
@@ -188,8 +186,8 @@ pub(crate) fn fragments(bytes: &[u8]) {
     }
 }
 
-/// Questions of a guest over TCP, cut before each of `cuts`: they have the same answers as if they
-/// had come at once. Those before something that is no question may have theirs, or not.
+/// Questions of a guest over TCP, cut before each of `cuts`, have the same answers as if they had
+/// arrived at once. Those before a message that is no question may have theirs, or not.
 pub(crate) fn dns_over_tcp(stream: &[u8], cuts: &[u16]) {
     let sound = &stream[..questions(stream)];
     let all = answers(sound, &[]);
@@ -199,7 +197,7 @@ pub(crate) fn dns_over_tcp(stream: &[u8], cuts: &[u16]) {
     }
 }
 
-/// Up to where there are only questions; the last may not be there as a whole.
+/// The leading questions; the last may be incomplete.
 fn questions(stream: &[u8]) -> usize {
     let mut at = 0;
     while let Some((length, rest)) = stream[at..].split_first_chunk() {
@@ -214,7 +212,7 @@ fn questions(stream: &[u8]) -> usize {
     stream.len()
 }
 
-/// What the DNS server answers to a stream of questions, sorted: whoever waits for a resolver is
+/// The DNS server's answers to a stream of questions, sorted: those that wait for a resolver are
 /// overtaken.
 pub(crate) fn answers(stream: &[u8], cuts: &[u16]) -> Vec<Vec<u8>> {
     let now = Instant::now();
@@ -230,7 +228,7 @@ pub(crate) fn answers(stream: &[u8], cuts: &[u16]) -> Vec<Vec<u8>> {
     cuts.push(stream.len());
     let (mut answers, mut at) = (Vec::new(), 0);
     for end in cuts {
-        // A server that has hung up takes no more.
+        // A server that has closed the connection takes no more.
         let _ = guest.write_all(&stream[at..end]);
         at = end;
         server.event(number, now, &mut |guest, question| {
@@ -239,7 +237,7 @@ pub(crate) fn answers(stream: &[u8], cuts: &[u16]) -> Vec<Vec<u8>> {
         loop {
             let queries = network.take_queries();
             for query in &queries {
-                // Nobody has such a name.
+                // NXDOMAIN.
                 let mut answer = query.message.clone();
                 (answer[2], answer[3]) = (answer[2] | 0x80, 3);
                 network.dns_answer(query.token, &answer, now, &mut Out::default());

@@ -213,7 +213,7 @@ fn ask4(lab: &mut Lab, message: &v4::Message) -> Option<(v4::Message, (Ipv4Addr,
     ask4_as(lab, MAC, message)
 }
 
-/// The same of another station, which gives the same hardware address all the same.
+/// The same from another station, which sends the same hardware address.
 fn ask4_as(
     lab: &mut Lab,
     from: Mac,
@@ -265,7 +265,7 @@ fn an_ipv4_address() {
     let request = discover(v4::MessageType::Request, &[wanted.clone(), us]);
     let (ack, _) = ask4(&mut lab, &request).unwrap();
     assert_eq!((kind(&ack), ack.yiaddr()), (v4::MessageType::Ack, GUEST4));
-    // The same to who asks again, in any state.
+    // The same for a repeated request, in any state.
     let mut renew = discover(v4::MessageType::Request, &[]);
     renew.set_ciaddr(GUEST4);
     let (ack, to) = ask4(&mut lab, &renew).unwrap();
@@ -275,7 +275,7 @@ fn an_ipv4_address() {
     let (offer, to) = ask4(&mut lab, &broadcast).unwrap();
     assert_eq!((offer.yiaddr(), to), (GUEST4, (Ipv4Addr::BROADCAST, Mac::BROADCAST)));
 
-    // Another client, another address; what it cannot have is refused.
+    // Another client gets another address; a request for an unavailable one is refused.
     let other = v4::DhcpOption::ClientIdentifier(vec![1, 2, 3]);
     let options = [other.clone(), wanted];
     let (offer, _) = ask4(&mut lab, &discover(v4::MessageType::Discover, &options)).unwrap();
@@ -332,7 +332,7 @@ fn a_crowd_is_bounded() {
     assert!(!addrs.contains(&ROUTER4));
 }
 
-/// Whoever has many names has all addresses that nobody else wants.
+/// A station with many identifiers has all addresses that no other wants.
 #[test]
 fn a_crowd_leaves_others_their_addresses() {
     let mut lab = Lab::dual_stack();
@@ -351,8 +351,8 @@ fn a_crowd_leaves_others_their_addresses() {
     assert_eq!((lease(modest, 5000), lease(late, 6000)), (Some(first), Some(second)));
 }
 
-/// A station that asks in the name of stations that are not there takes no address from those that
-/// are, and the next one that is there gets one.
+/// A station that asks in the name of absent stations takes no address from present ones, and the
+/// next present one gets one.
 #[test]
 fn made_up_stations_do_not_empty_the_pool() {
     let mut lab = Lab::dual_stack();
@@ -371,7 +371,7 @@ fn made_up_stations_do_not_empty_the_pool() {
     for station in [first, second] {
         let address = lease(&mut lab, station, None);
         assert_eq!(lease(&mut lab, station, Some(address)), address);
-        // It speaks: a datagram to the router.
+        // It is present: it sends a datagram to the router.
         let mut frame = udp4((address, 5000), (ROUTER4, 9), b"");
         frame[6..12].copy_from_slice(&station.0);
         lab.ask(&frame);
@@ -391,7 +391,7 @@ fn made_up_stations_do_not_empty_the_pool() {
     }
 }
 
-/// What a station has got is not another's to give back, by whatever name.
+/// A station's lease cannot be released by another one, by any identifier.
 #[test]
 fn a_lease_is_of_its_station() {
     let mut lab = Lab::dual_stack();
@@ -420,7 +420,7 @@ fn ipv4_messages_that_break_the_rules() {
     for len in 0..240 {
         assert_eq!(send(&mut lab, &good[..len]), None, "{len}");
     }
-    // An answer never leaves the network, whatever the client says its address is.
+    // An answer never leaves the network, whatever address the client gives.
     let mut renew = discover(v4::MessageType::Inform, &[]);
     renew.set_ciaddr([198, 51, 100, 1]);
     assert!(ask4(&mut lab, &renew).is_none());

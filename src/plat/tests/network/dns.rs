@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! DNS64, with a resolver made of answers.
+//! DNS64, with a resolver of given answers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -53,7 +53,7 @@ fn soa(ttl: u32, minimum: u32) -> Record {
     record("example.", ttl, RData::SOA(soa))
 }
 
-/// What a resolver says to a question.
+/// A resolver's answer to a question.
 fn reply(asked: &[u8], code: ResponseCode, answers: &[Record], authority: &[Record]) -> Vec<u8> {
     let mut message = Message::from_vec(asked).unwrap();
     message.set_message_type(MessageType::Response).set_response_code(code);
@@ -181,7 +181,7 @@ fn another_error_about_aaaa_is_no_answer() {
         let got = exchange(&mut lab(), &asked, (code, &[], &[]), second);
         assert_eq!(got.response_code(), ResponseCode::NoError);
         assert_eq!(got.answers().len(), 1);
-        // Where A fails too, what was said of AAAA stands.
+        // If A fails, too, the answer to AAAA holds.
         let got =
             exchange(&mut lab(), &asked, (code, &[], &[]), (ResponseCode::NXDomain, &[], &[]));
         assert_eq!(got.response_code(), code);
@@ -217,7 +217,7 @@ fn mapped_addresses_are_no_ipv6() {
     let second = (ResponseCode::NoError, &[a("odd.example.", 100, V4)][..], &[][..]);
     let got = exchange(&mut lab(), &asked, first, second);
     assert_eq!(got.answers()[0].data(), &RData::AAAA(AAAA(SYNTHESIZED)));
-    // Beside a good one it is left out.
+    // Beside a valid one it is left out.
     let good = aaaa("odd.example.", V6);
     let got = pass(&mut lab(), &asked, ResponseCode::NoError, &[mapped, good.clone()]);
     assert_eq!(got.answers(), [good]);
@@ -308,7 +308,7 @@ fn reverse_names_lead_to_ipv4s() {
     assert_eq!(got.answers()[0].data(), &RData::CNAME(CNAME(name(arpa))));
     assert_eq!(got.answers()[0].name(), &name(&reverse));
     assert_eq!(got.answers()[1], ptr);
-    // One outside the prefix is somebody else's.
+    // An address outside the prefix is passed on.
     let other = Name::from(V6).to_ascii();
     assert_eq!(lab.dns(&question(&other, RecordType::PTR).to_vec().unwrap()), None);
     let sent = Message::from_vec(&lab.query().message).unwrap();
@@ -346,8 +346,8 @@ fn resolvers_take_turns_and_then_it_fails() {
     assert!(ids.len() > 1, "identifications can be guessed");
 }
 
-/// RFC 6147 §5.1.3: silence about AAAA is no answer either, and A is asked for, in time for
-/// programs that wait five seconds.
+/// RFC 6147 §5.1.3: without an answer about AAAA, A is asked, in time for programs that wait five
+/// seconds.
 #[test]
 fn who_is_silent_about_aaaa_is_asked_for_a() {
     let mut lab = lab();
@@ -372,7 +372,7 @@ fn who_is_silent_about_aaaa_is_asked_for_a() {
     assert_eq!(kinds, [RecordType::AAAA, RecordType::AAAA, RecordType::A]);
 }
 
-/// That nobody knows is not the same as that there is none, which would be remembered.
+/// A failure must not become "no such record", which would be cached.
 #[test]
 fn a_failure_about_a_is_no_absence() {
     let asked = question("v4.example.", RecordType::AAAA);
@@ -380,7 +380,7 @@ fn a_failure_about_a_is_no_absence() {
     assert_eq!(got.response_code(), ResponseCode::ServFail);
 }
 
-/// A dead resolver costs one question its time, and not each.
+/// A dead resolver costs one question its timeout, not each.
 #[test]
 fn who_answers_is_asked_first_from_then_on() {
     let mut lab = lab();
@@ -402,7 +402,7 @@ fn who_answers_is_asked_first_from_then_on() {
         let answer = reply(&query.message, ResponseCode::NoError, &[], &[]);
         assert!(lab.resolved(query.token, &answer).is_some());
     }
-    // One that cannot be reached is left at once.
+    // An unreachable one is skipped at once.
     let query = ask(&mut lab, "d.example.");
     let mut out = clat_plat::frame::Out::default();
     lab.network.dns_failed(query.token, lab.now, &mut out);
@@ -448,7 +448,7 @@ fn who_speaks_edns_is_answered_in_it() {
     assert_eq!((got[3] & 0x0f, got[got.len() - 6], got[got.len() - 5]), (0, 1, 0));
 }
 
-/// A subtree that is elsewhere (RFC 6672) is shown with the alias that comes of it.
+/// A DNAME (RFC 6672) appears with the alias that results.
 #[test]
 fn a_subtree_elsewhere_is_shown() {
     let target = [&[3][..], b"new", &[7], b"example", &[0]].concat();
@@ -477,7 +477,7 @@ fn synthesized_although_there_is_an_address() {
     let got = exchange(&mut Lab::new(settings.clone()), &asked, first, second);
     let synthesized = record("both.example.", 100, RData::AAAA(AAAA(SYNTHESIZED)));
     assert_eq!(got.answers(), [synthesized]);
-    // What has no other stays what it is.
+    // Names without IPv4 address are not changed.
     let got = exchange(&mut Lab::new(settings), &asked, first, EMPTY);
     assert_eq!(got.answers(), own);
 }
@@ -548,7 +548,7 @@ fn what_does_not_fit_is_truncated() {
         let got = lab.resolved(query.token, &answer).unwrap();
         assert!(got.len() <= limit && got.len() > limit / 3, "{payload:?}: {}", got.len());
         assert!(decode(&got).truncated());
-        // A resolver that says more than the guest can take.
+        // An answer larger than the guest can take.
         let asked = question("many.example.", RecordType::A);
         let got = pass(&mut lab, &asked, ResponseCode::NoError, &many);
         assert!(got.truncated() && got.answers().is_empty());
@@ -621,7 +621,7 @@ fn over_ipv4_too() {
     let mut spoiled = udp6((GLOBAL, 4000), (DNS, 53), &asked);
     *spoiled.last_mut().unwrap() ^= 1;
     assert_eq!(lab.ask(&spoiled), None, "wrong checksum");
-    // One that is left to hardware is not wrong.
+    // A partial checksum is not wrong.
     let partial = clat_tun::VirtioHeader { needs_csum: true, ..Default::default() };
     let mut out = clat_plat::frame::Out::default();
     let frame = udp6((GLOBAL, 4000), (DNS, 53), &asked);
@@ -654,7 +654,7 @@ fn over_tcp() {
     let [(7, answer)] = &answers(&mut lab)[..] else { panic!("none") };
     assert_eq!(decode(answer).answers().len(), 2);
 
-    // What a resolver cut short is asked for once more, whatever the question.
+    // A truncated answer is asked for again, for any question.
     let many: Vec<_> = (0..200).map(|n| a("v4.example.", 60, [203, 0, 113, n].into())).collect();
     for kind in [RecordType::A, RecordType::AAAA] {
         lab.network.dns_question(8, MAC, &question("v4.example.", kind).to_vec().unwrap(), now);
@@ -678,7 +678,7 @@ fn over_tcp() {
     }
 }
 
-/// Whoever asks more than is answered has not the answers of others.
+/// A guest with too many open questions does not lose others' answers.
 #[test]
 fn a_guest_has_its_questions_beside_another() {
     let mut lab = lab();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A guest's side of the link: frames made, frames read.
+//! A guest's side of the link: builds and parses frames.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub(crate) const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0,
 pub(crate) const ROUTER4: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 1);
 pub(crate) const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 2);
 
-/// A network, a clock, and what came out last.
+/// A network, a clock, and the last output.
 pub(crate) struct Lab {
     pub(crate) network: Network,
     pub(crate) now: Instant,
@@ -62,14 +62,14 @@ impl Lab {
         read(&out)
     }
 
-    /// Sends a frame; what is answered, and whose it was.
+    /// Sends a frame; returns the answers, and whom it was for.
     pub(crate) fn send(&mut self, frame: &[u8]) -> (Handled, Vec<Got>) {
         let mut out = Out::default();
         let handled = self.network.input(frame, &VirtioHeader::default(), self.now, &mut out);
         (handled, read(&out))
     }
 
-    /// Sends a packet that is the network's, and gets one answer or none.
+    /// Sends a packet to the network, which gets one answer or none.
     pub(crate) fn ask(&mut self, frame: &[u8]) -> Option<Got> {
         let (handled, mut got) = self.send(frame);
         assert_eq!(handled, Handled::Yes);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Echo, errors, closed ports, and what is left to the flows.
+//! Echo, errors, closed ports, and packets for the flows.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -68,7 +68,7 @@ fn what_goes_elsewhere_is_the_flows() {
         udp4((GUEST4, 1000), (SERVER4, 53), b"payload"),
     ] {
         assert_eq!(lab.send(&frame), (Handled::NotForUs, vec![]));
-        // Padding does not matter, a missing byte does.
+        // Padding does not matter; a missing byte does.
         let padded = [&frame[..], &[0; 20]].concat();
         assert_eq!(lab.send(&padded), (Handled::NotForUs, vec![]));
         assert_eq!(lab.send(&frame[..frame.len() - 1]), (Handled::Yes, vec![]));
@@ -125,7 +125,7 @@ fn errors_on_the_way() {
     let far: Ipv6Addr = "2001:db8:ffff::9".parse().unwrap();
     let frame = packet(GLOBAL.into(), ELSEWHERE.into(), 1, IpProtocol::Udp, &[0; 2000]);
     assert_error(lab.ask(&frame), [3, 0], 0, &frame);
-    // A neighbour is asked for first.
+    // A neighbour is solicited first.
     lab.sleep(Duration::ZERO);
     let frame = udp6((GLOBAL, 1), ("2001:db8:464::77".parse().unwrap(), 2), b"");
     assert_eq!(lab.ask(&frame).unwrap().payload[0], 135);

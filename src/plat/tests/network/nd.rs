@@ -44,7 +44,7 @@ fn a_solicited_advertisement() {
         lab.ask(&icmp6(LINK_LOCAL, ALL_ROUTERS, 255, &with_address(&SOLICIT_ROUTER))).unwrap();
     assert!(is_advertisement(&got));
     assert_eq!((got.dst, got.to), (LINK_LOCAL.into(), MAC));
-    // Hop limit 64; O but not M; 1800 s a router; nothing said of timers.
+    // Hop limit 64; O but not M; 1800 s router lifetime; timers unspecified.
     assert_eq!(got.payload[4..16], [64, 0x40, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0]);
     let lifetimes = [0, 1, 0x51, 0x80, 0, 0, 0x38, 0x40];
     assert_eq!(
@@ -172,7 +172,7 @@ fn neighbours_are_asked_for_and_remembered() {
     assert_eq!(lab.network.neighbour(GLOBAL), Some(other));
     lab.ask(&icmp6(LINK_LOCAL, ROUTER, 255, &with_address(&solicit(ROUTER))));
     assert_eq!(lab.network.neighbour(LINK_LOCAL), Some(MAC));
-    // A crowd does not fill the memory, nor drive others from it.
+    // Many addresses neither fill the memory nor evict others.
     for n in 0..5000_u128 {
         let addr = Ipv6Addr::from_bits(GLOBAL.to_bits() + 0x1000 + n);
         let mut frame = icmp6(addr, ROUTER, 255, &with_address(&solicit(ROUTER)));
@@ -220,7 +220,7 @@ fn renumbering_takes_the_old_prefix_back_and_keeps_its_addresses() {
     let servers: Vec<_> = options.iter().filter(|o| o.0 == 25).map(|o| &o.1).collect();
     assert_eq!(servers[0][6..], lab.network.settings().dns().octets());
     assert_eq!((&servers[1][2..6], &servers[1][6..]), (&[0; 4][..], &DNS.octets()[..]));
-    // Soon again, in case it got lost.
+    // Soon again, in case it was lost.
     assert!(lab.network.next_timer().unwrap() - lab.now <= Duration::from_secs(16));
     let got = lab.ask(&icmp6(GLOBAL, ROUTER_GLOBAL, 64, &[128, 0, 0, 0, 0, 1, 0, 1])).unwrap();
     assert_eq!(got.src, ROUTER_GLOBAL);
@@ -272,8 +272,8 @@ fn as_station(mac: Mac, mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// RFC 6620: an address belongs to the station that was heard with it first, as long as that one is
-/// there. Nobody else speaks for it, neither in packets nor in advertisements.
+/// RFC 6620: an address belongs to the first station that uses it, as long as that is present. No
+/// other can use it, neither in packets nor in advertisements.
 #[test]
 fn an_address_belongs_to_its_station() {
     let thief = Mac([2, 0, 0, 0, 0, 66]);
@@ -283,7 +283,7 @@ fn an_address_belongs_to_its_station() {
     let stolen = as_station(thief, packet.clone());
     let (handled, asked) = lab.send(&stolen);
     assert_eq!((handled, asked.len()), (Handled::ForeignSource, 1));
-    // Its owner is asked, once, and answers.
+    // Its owner is solicited, once, and answers.
     let asked = &asked[0];
     assert_eq!(
         (asked.to, asked.payload[0], &asked.payload[8..24]),
@@ -300,13 +300,13 @@ fn an_address_belongs_to_its_station() {
     let (handled, asked) = lab.send(&stolen);
     assert_eq!((handled, asked.len()), (Handled::ForeignSource, 1), "it is asked anew");
     assert!(lab.network.take_moved().is_empty());
-    // It does not answer any more.
+    // It no longer answers.
     lab.now += Duration::from_millis(501);
     assert_eq!(lab.send(&stolen).0, Handled::NotForUs);
     let moved = lab.network.take_moved();
     assert_eq!((moved[0].address, moved[0].from, moved[0].to), (GLOBAL, MAC, thief));
     assert_eq!(lab.send(&packet).0, Handled::ForeignSource);
-    // One that is reserved moves for nobody.
+    // A reserved one never moves.
     let reserved = Ipv6Addr::from_bits(GLOBAL.to_bits() + 7);
     lab.network.reserve(reserved, MAC);
     let packet = as_station(thief, udp6((reserved, 1), (crate::guest::ELSEWHERE, 2), b""));
@@ -316,8 +316,8 @@ fn an_address_belongs_to_its_station() {
     }
 }
 
-/// RFC 4861 §6.2.6: however many ask who have no address yet, everybody is told every three
-/// seconds.
+/// RFC 4861 §6.2.6: solicitations of guests without address are answered by multicast at most every
+/// three seconds.
 #[test]
 fn advertisements_to_everybody_are_rare() {
     let mut lab = Lab::new(Settings::default());
@@ -333,7 +333,7 @@ fn advertisements_to_everybody_are_rare() {
     assert_eq!(lab.sleep(due).len(), 1);
 }
 
-/// A packet for a neighbour that was not heard of waits for its Ethernet address.
+/// A packet for an unknown neighbour waits for its Ethernet address.
 #[test]
 fn a_neighbour_is_found_for_another() {
     let other = Ipv6Addr::from_bits(GLOBAL.to_bits() + 1);

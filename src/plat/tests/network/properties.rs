@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Any bytes at all: nothing panics, and what comes out is well-formed (the guest's reader sees to
-//! that).
+//! Any bytes: nothing panics, and output is well-formed (checked by the guest's parser).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -64,7 +63,7 @@ proptest! {
             prop_assert!(got.is_empty() && hops > 1 && !dst.is_loopback() && !dst.is_multicast());
             prop_assert!(!src.is_loopback() && !src.is_multicast() && !src.is_unspecified());
         }
-        // No answer is larger than what may be asked for, and none goes astray.
+        // No answer is larger than allowed, and all are for the guest.
         for got in got {
             prop_assert!(got.whole.len() <= 1280);
             prop_assert!(got.dst == src || got.dst.is_multicast() || dst.is_ipv4());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who has the forwarded ports. The time is an argument.
+//! Which guest has the forwarded ports. The time is an argument.
 
 use clat_tun::device::{Devices, Flags};
 use nix::sys::epoll::EpollCreateFlags;
@@ -10,7 +10,7 @@ use crate::link::InProcess;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A packet for nobody, of a guest whose addresses end in this.
+/// A packet to no address, from a guest whose addresses end in this.
 fn frame(settings: &Settings, end: u8) -> Vec<u8> {
     let mut frame = [&settings.mac.0[..], &[2, 0, 0, 0, 0, end, 0x86, 0xdd]].concat();
     frame.extend([0x60, 0, 0, 0, 0, 0, 59, 64]);
@@ -19,8 +19,7 @@ fn frame(settings: &Settings, end: u8) -> Vec<u8> {
     frame
 }
 
-/// It asks for duplicates of its address; or it does not, and is asked for the one that it
-/// should have.
+/// It probes for duplicates of its address; or it does not, and its likely address is solicited.
 #[test]
 fn a_guest_that_only_listens_is_found() {
     let (start, settings) = (Instant::now(), Settings::default());
@@ -56,9 +55,9 @@ fn a_guest_that_only_listens_is_found() {
         if src.is_unspecified() {
             assert_eq!((carrier.guest(), asked), (Some((own, mac)), 0));
         } else {
-            // Not each time that it says something.
+            // Not for each of its packets.
             assert_eq!((carrier.guest(), asked), (None, 1));
-            // But again, by both ways, until it has that address.
+            // But again, for both candidates, until it has the address.
             let next = carrier.next_timer(start).unwrap();
             assert!(next <= start + SECOND, "{:?}", next - start);
             carrier.finish(next).unwrap();
@@ -72,7 +71,7 @@ fn a_guest_that_only_listens_is_found() {
     }
 }
 
-/// It is the same guest as long as it is there, and another once it is gone or has another
+/// It is the same guest as long as it is present, and another one after it has left or has another
 /// address.
 #[test]
 fn whoever_has_the_ports_keeps_them() {
@@ -100,19 +99,19 @@ fn whoever_has_the_ports_keeps_them() {
         (carrier.guest().unwrap().0.octets()[15], asked)
     };
     assert_eq!(hear(1, 0), (1, false));
-    // Another one does not get them by speaking more.
+    // Another one does not get them by sending more.
     assert_eq!(hear(2, 1), (1, false));
     assert_eq!(hear(2, 9), (1, false));
-    // The guest is asked, and answers.
+    // The guest is solicited, and answers.
     assert_eq!(hear(2, 10), (1, true));
     assert_eq!(hear(2, 12), (1, false));
     assert_eq!(hear(1, 12), (1, false));
     assert_eq!(hear(2, 20), (1, false));
-    // It is gone.
+    // It has left.
     assert_eq!(hear(2, 22), (1, true));
     assert_eq!(hear(2, 24), (1, false));
     assert_eq!(hear(2, 25), (2, false));
-    // With another prefix nobody has the old address for long.
+    // After renumbering, the old address has no value.
     carrier.renumber(Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0), start + 26 * SECOND);
     device.write(&frame(carrier.network().settings(), 3)).unwrap();
     carrier.read(start + 26 * SECOND).unwrap();

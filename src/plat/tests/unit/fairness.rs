@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who has to give up something, and how many errors each guest may be sent.
+//! Which guest loses an entry, and rate limits of errors.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn the_oldest_of_who_has_most() {
     assert_eq!(of(&[]), None);
 }
 
-/// What is kept in order says the same as what counts anew, whatever comes and goes.
+/// The ordered set gives the same result as counting anew, after any changes.
 #[test]
 fn shares_agree_with_counting() {
     fastrand::seed(1);
@@ -48,7 +48,7 @@ fn errors_of_one_guest_are_not_counted_as_anothers() {
     assert_eq!((count(mac(1), now), count(mac(2), now)), (10, 10));
     now += 4 * INTERVAL;
     assert_eq!((count(mac(1), now), count(mac(3), now)), (4, 10));
-    // Whoever has many addresses keeps others waiting for no longer than that lasts.
+    // A guest with many addresses delays others no longer than its share lasts.
     for n in 0..=255 {
         buckets.take(mac(n), now);
     }
@@ -57,7 +57,7 @@ fn errors_of_one_guest_are_not_counted_as_anothers() {
     assert!(buckets.buckets.borrow().len() <= GUESTS);
 }
 
-/// The network's own errors and those about flows come out of one budget.
+/// The network's own errors and those about flows share one limit.
 #[test]
 fn a_copy_counts_with_the_original() {
     let (now, buckets) = (Instant::now(), Buckets::default());

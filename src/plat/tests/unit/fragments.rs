@@ -46,8 +46,7 @@ fn the_protocol_is_that_of_the_first() {
     }
 }
 
-/// Whoever begins more datagrams than it ends is in nobody's way, nor can it add to what is
-/// another's.
+/// A guest with many incomplete datagrams does not affect others, nor can it add to theirs.
 #[test]
 fn a_guest_has_its_place_beside_another() {
     let now = Instant::now();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Loss and delay on a link of which both ends are here. The time is an argument.
+//! Loss and delay on a link with both ends here. The time is an argument.
 
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Trains of segments are long: it is not enough to count them.
+/// GSO packets are long: counting frames is not enough.
 #[test]
 fn what_is_under_way_is_bounded() {
     const LEN: usize = 1 << 16;
@@ -21,7 +21,7 @@ fn what_is_under_way_is_bounded() {
     assert_eq!((queue.bytes, queue.next()), (0, None));
 }
 
-/// A link of which both ends are here.
+/// A link with both ends here.
 #[derive(Default)]
 struct Loopback {
     up: Vec<Vec<u8>>,
@@ -59,7 +59,7 @@ impl Link for Loopback {
     }
 }
 
-/// Both ways, in order, no sooner and no later.
+/// In both directions, in order, neither early nor late.
 #[test]
 fn a_delay_is_that_of_each_frame() {
     let down = std::rc::Rc::default();

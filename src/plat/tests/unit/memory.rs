@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Shares of memory: who hoards, who waits.
+//! Shares of memory: guests that hoard, flows that wait.
 
 use proptest::prelude::*;
 
@@ -32,14 +32,14 @@ fn hoarders_leave_enough() {
     assert_eq!(memory.share(mac(0)).1, 0);
     let second = hoard(&mut memory, mac(1));
     assert!(second > BOUND / 8, "{second}");
-    // However many there are.
+    // For any number of guests.
     for n in 2..=254 {
         hoard(&mut memory, mac(n));
     }
     assert!(memory.held() <= BOUND);
     assert!(hoard(&mut memory, mac(255)) >= BOUND / OWN / GUESTS);
     assert!(memory.held() <= BOUND);
-    // What one gives back is not the other's alone.
+    // Memory freed by one is not all for the other.
     memory.change(mac(0), first, 0);
     assert!(memory.share(mac(1)).1 > 0);
     assert!(hoard(&mut memory, mac(7)) < first);
@@ -64,8 +64,8 @@ fn who_waits_longest_is_served_first_and_no_guest_for_all() {
 }
 
 proptest! {
-    /// Whoever takes what it may, and gives back what it likes: no more is held than there is,
-    /// by nobody more than its share, and each has its own part.
+    /// For any sequence of taking and freeing: no more is held than exists, no guest has more than
+    /// its share, and each has its own part.
     #[test]
     fn no_more_is_held_than_there_is(
         bound in 0..1_usize << 20,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The ring beside a queue of the standard library.
+//! The ring compared with a queue of the standard library.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 proptest! {
-    /// It is a queue.
+    /// It behaves like a queue.
     #[test]
     fn is_a_queue(steps in proptest::collection::vec(
         (0u8..3, 0usize..150_000, prop_oneof![Just(usize::MAX), 0usize..10_000]), 0..40)) {

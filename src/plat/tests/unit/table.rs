@@ -12,7 +12,7 @@ fn key(n: u32) -> Key {
     Key { protocol: 6, guest: (guest, 1), remote: (Ipv6Addr::LOCALHOST, 2) }
 }
 
-/// A thousand rounds of everything that is done to flows, in a table of `count` of them.
+/// A thousand rounds of all operations on flows, in a table of `count` of them.
 fn rounds(count: u32) {
     let now = Instant::now();
     let mut table = Table::new(count as usize, count as usize);
@@ -33,14 +33,14 @@ fn rounds(count: u32) {
     }
 }
 
-/// What it costs, by the number of flows, is for `carrier_bench` to say.
+/// `carrier_bench` measures the cost by number of flows.
 #[test]
 fn a_full_table_goes_on() {
     rounds(1000);
     rounds(100_000);
 }
 
-/// A flow that is busy and idle by turns, and flows that come and go, leave nothing behind.
+/// A flow that is alternately busy and idle, and short flows, leave nothing behind.
 #[test]
 fn alarms_are_no_more_than_flows() {
     let now = Instant::now();
@@ -75,14 +75,13 @@ fn the_oldest_of_the_greediest_goes_first() {
     table.remove(ids[1]);
     assert_eq!(table.to_evict(modest), None);
     assert!(table.get(first).is_some() && table.get(ids[1]).is_none());
-    // Its place has another generation, which the old name does not reach.
+    // Its index has another generation, which the old id does not match.
     let next = table.insert(key(10), modest, ());
     assert_eq!(next.slot, ids[1].slot);
     assert!(table.get(ids[1]).is_none());
 }
 
-/// Whoever has a flow of its own for each of many guests has the place of those alone that
-/// idle.
+/// Flows of many guests evict only those of idle guests.
 #[test]
 fn the_guest_that_idles_longest_makes_place_for_another() {
     let mac = |n: u32| Mac([2, 0, n.to_be_bytes()[0], 0, n.to_be_bytes()[2], n.to_be_bytes()[3]]);

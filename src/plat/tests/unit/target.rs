@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Destinations that are the host itself, by every spelling.
+//! Destinations that are the host itself, in every form.
 
 use super::*;
 

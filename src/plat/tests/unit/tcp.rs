@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The guest is smoltcp on a TUN device of `clat_tun::device`, the time an argument, and the way
-//! loses and reorders.
+//! The guest is smoltcp on a TUN device of `clat_tun::device`, the time is an argument, and the
+//! path loses and reorders packets.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSliceMut};
@@ -26,11 +26,11 @@ use port::Port;
 
 const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 const SERVER: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x201);
-/// Nothing goes wrong, either way.
+/// No loss and no reordering in either direction.
 const SOUND: [Faults; 2] = [Faults { loss: 0, late: 0 }; 2];
 const LIMITS: Limits = Limits { buffer: 1 << 18, memory: 1 << 20, burst: 16_000 };
 
-/// Small, fast and the same everywhere.
+/// A small, fast, deterministic random generator.
 struct Dice(u64);
 
 impl Dice {
@@ -42,7 +42,7 @@ impl Dice {
     }
 }
 
-/// What happens on the way, of a hundred packets each.
+/// Percentages of impaired packets.
 #[derive(Clone, Copy, Debug, Default)]
 struct Faults {
     /// Lost.
@@ -51,7 +51,7 @@ struct Faults {
     late: u64,
 }
 
-/// One direction: packets with when they arrive, in order of that.
+/// One direction: packets with their arrival times, in that order.
 #[derive(Default)]
 struct Direction {
     packets: Vec<(u64, Vec<u8>)>,
@@ -138,7 +138,7 @@ struct World {
     up: Direction,
     down: Direction,
     port: Port,
-    /// The network's side of it.
+    /// The network's side of the device.
     link: device::Interface,
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -222,7 +222,7 @@ impl World {
                 }
                 Some(_) => {}
                 None => {
-                    // Numbers that wrap around, but where SACK is needed: there smoltcp 0.12
+                    // Sequence numbers that wrap around, except with SACK, where smoltcp 0.12
                     // overflows.
                     let sound =
                         [self.up.faults, self.down.faults].iter().all(|t| t.loss + t.late == 0);
@@ -258,7 +258,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0u8..251).cycle().take(len).collect()
 }
 
-/// Both send, both close; all arrives whatever happens on the way.
+/// Both send, both close; all data arrives with any impairment.
 fn transfer(seed: u64, faults: [Faults; 2], len: usize) -> World {
     let mut world = World::new(seed, faults, 64 * 1024);
     let data = pattern(len);
@@ -266,8 +266,8 @@ fn transfer(seed: u64, faults: [Faults; 2], len: usize) -> World {
     let (mut sent, mut got) = (0, Vec::new());
     while world.disposition == Disposition::Open {
         world.step();
-        // Not before the guest: where a FIN reaches smoltcp 0.12 while something of its own is
-        // lost, it never sends that again (CLOSING and CLOSE-WAIT switch its timer off).
+        // Not before the guest: if a FIN reaches smoltcp 0.12 while its own data is lost, it never
+        // retransmits that (CLOSING and CLOSE-WAIT disable its timer).
         world.host.ends = world.host.shut;
         let guest = world.guest();
         if guest.can_send() && sent < data.len() {
@@ -289,7 +289,7 @@ fn transfer(seed: u64, faults: [Faults; 2], len: usize) -> World {
     }
     let tcp = world.tcp.as_ref().unwrap();
     assert_eq!(world.disposition, Disposition::Closed, "seed {seed} at {} ms: {tcp:?}", world.now);
-    // What is still under way.
+    // Packets still in flight.
     for _ in 0..100 {
         world.step();
         let guest = world.guest();
@@ -307,13 +307,13 @@ fn all_arrives() {
     transfer(1, SOUND, 2_000_000);
 }
 
-/// It happens on the way up, on the way down, and on both.
+/// Impairment up, down, and in both directions.
 fn ways(faults: Faults) -> [[Faults; 2]; 3] {
     let none = Faults::default();
     [[faults, none], [none, faults], [faults, faults]]
 }
 
-/// Several transfers, in which all that was to go wrong has gone wrong.
+/// Several transfers, in which all impairments occurred.
 fn transfers(seeds: std::ops::Range<u64>, faults: [Faults; 2], len: usize) {
     let mut seen = [Faults::default(); 2];
     for seed in seeds {
@@ -355,14 +355,14 @@ fn all_arrives_whatever_is_lost_and_in_whatever_order() {
     for faults in ways(Faults { loss: 20, late: 10 }) {
         transfers(7..10, faults, 30_000);
     }
-    // One way loses, the other one reorders.
+    // One direction loses, the other reorders.
     let (loss, late) = (Faults { loss: 5, late: 0 }, Faults { loss: 0, late: 10 });
     for faults in [[loss, late], [late, loss]] {
         transfers(1..6, faults, 150_000);
     }
 }
 
-/// The guest has said all it has to say, and still hears (half-close).
+/// The guest has closed its direction, and still receives (half-close).
 #[test]
 fn half_closed_goes_on() {
     let mut world = World::new(3, SOUND, 64 * 1024);
@@ -428,7 +428,7 @@ fn closed_windows_hold_everybody_back() {
     assert!(data.starts_with(&got) && data.starts_with(&world.host.got));
 }
 
-/// A reader that pauses has what waits for it as soon as it reads again, however long it has slept.
+/// A reader that pauses gets waiting data as soon as it reads again, however long it paused.
 #[test]
 fn a_reader_that_paused_goes_on_at_once() {
     for seconds in [1, 8, 33, 200] {
@@ -450,12 +450,12 @@ fn a_reader_that_paused_goes_on_at_once() {
     }
 }
 
-/// So does a sender whose reader at the host has paused: nothing that it was allowed to send has to
-/// be sent again.
+/// The same for a sender whose reader at the host paused: nothing inside its window has to be
+/// retransmitted.
 #[test]
 fn a_sender_whose_reader_paused_goes_on_at_once() {
-    /// How long it takes to send more than anybody keeps, and all, after a pause of so many
-    /// seconds.
+    /// Milliseconds to send more than all buffers hold, and to send everything, after a pause of so
+    /// many seconds.
     fn time_after(pause: u64) -> [u64; 2] {
         let mut world = World::new(9, SOUND, 1 << 20);
         world.host.room = if pause > 0 { 10_007 } else { usize::MAX };
@@ -493,7 +493,7 @@ fn a_sender_whose_reader_paused_goes_on_at_once() {
     }
 }
 
-/// A reset goes through, and one that only guesses does not.
+/// A reset is relayed; one with a guessed sequence number is not (RFC 5961).
 #[test]
 fn resets() {
     let mut world = World::new(5, SOUND, 8192);
@@ -529,7 +529,7 @@ fn resets() {
     assert_eq!(world.disposition, Disposition::GuestReset);
 }
 
-/// A guest that is gone is given up.
+/// A guest that no longer answers is given up.
 #[test]
 fn silence_ends_it() {
     let mut world = World::new(6, SOUND, 8192);
@@ -621,7 +621,7 @@ fn nonsense_is_survived() {
     }
 }
 
-/// A stream that says what it knows of its other end.
+/// A stream that reports the state of its peer.
 struct Watched {
     written: usize,
     peer: PeerState,
@@ -653,7 +653,7 @@ impl Stream for Watched {
     }
 }
 
-/// What is acknowledged.
+/// The acknowledgement numbers sent.
 #[derive(Default)]
 struct Acknowledged(Vec<u32>);
 
@@ -665,8 +665,8 @@ impl Wire for Acknowledged {
     }
 }
 
-/// An open connection whose guest has sent up to 101, and its other end: one that acknowledges all,
-/// and was heard just now.
+/// An open connection whose guest's next sequence number is 101, and whose peer acknowledges all
+/// data and was heard just now.
 fn watched(now: Instant) -> (Tcp, Watched, Acknowledged) {
     let syn = Incoming { seq: 100, ack: 0, flags: SYN, window: 1000, options: &[], payload: &[] };
     let mut tcp = Tcp::accept(&syn, 1, 1440, now);
@@ -680,7 +680,8 @@ fn watched(now: Instant) -> (Tcp, Watched, Acknowledged) {
     (tcp, stream, wire)
 }
 
-/// What the host takes is acknowledged but for the last byte, which waits for the other end.
+/// Data that the host takes is acknowledged, except for its last byte, which waits for the peer's
+/// acknowledgement.
 #[test]
 fn the_last_byte_is_acknowledged_by_the_other_end() {
     let mut now = Instant::now();
@@ -691,15 +692,15 @@ fn the_last_byte_is_acknowledged_by_the_other_end() {
     tcp.handle_input(&data, &mut stream, &mut wire, LIMITS, now);
     tcp.poll_transmit(&mut stream, &mut wire, LIMITS, now);
     assert_eq!((stream.written, &wire.0[..]), (5, &[105][..]));
-    // It is looked at again about once a round trip, and later seldom.
-    let mut looks = 0;
+    // The peer is checked about once a round trip, and later seldom.
+    let mut checks = 0;
     while now < tcp.last + Duration::from_secs(10) {
         now = tcp.poll_timeout();
         assert!(!tcp.handle_peer_timeout(&mut stream, now));
-        looks += 1;
+        checks += 1;
     }
-    assert!((10..40).contains(&looks), "{looks} times");
-    // The guest asks again and again, and is told no more than that.
+    assert!((10..40).contains(&checks), "{checks} times");
+    // A retransmission gets the same acknowledgement.
     tcp.handle_input(&data, &mut stream, &mut wire, LIMITS, now);
     tcp.poll_transmit(&mut stream, &mut wire, LIMITS, now);
     assert_eq!(wire.0, [105, 105]);
@@ -710,7 +711,7 @@ fn the_last_byte_is_acknowledged_by_the_other_end() {
     assert_eq!((wire.0.last(), stream.written), (Some(&106), 5));
 }
 
-/// A keepalive is answered when the other end answers one; at once, if it was heard just now.
+/// A keepalive is answered when the peer answers one, or at once if the peer was heard just now.
 #[test]
 fn a_keepalive_is_answered_by_the_other_end() {
     let mut now = Instant::now();
