@@ -31,8 +31,8 @@ const SERVER6: &str = "64:ff9b::c000:201";
 const PORT: u16 = 5000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// `$2` is the uplink and `$8` the IPv4 address. The MTU is that of the uplink less the difference
-/// of the headers.
+/// `$2` is the uplink and `$8` the IPv4 address. The MTU is the uplink's less 28: the difference of
+/// the headers, and a fragment header.
 const STAND_IN: &str = r#"#!/bin/bash
 set -e
 ip addr replace "$8/32" dev "v4-$2"
@@ -91,7 +91,8 @@ impl Place {
         }
     }
 
-    /// Starts a CLAT. The stand-in answers no neighbour discovery, so the server is told.
+    /// Starts a CLAT. The stand-in does not answer neighbour discovery, so the server gets a static
+    /// entry.
     fn start(&self, controller: &Controller) -> Ipv6Addr {
         let v6 = controller.service.clatdStart("up0", PREFIX).expect("starts");
         let mac = self.phone("cat /sys/class/net/up0/address");
@@ -113,7 +114,7 @@ impl Drop for Place {
     }
 }
 
-/// Does `f` in a network namespace; sockets made there stay there.
+/// Runs `f` in a network namespace; sockets made there stay there.
 fn inside<T: Send>(netns: &str, f: impl FnOnce() -> T + Send) -> T {
     let file = File::open(format!("/run/netns/{netns}")).expect("the namespace");
     thread::scope(|scope| {
@@ -135,7 +136,7 @@ impl Controller {
         self.service.getStatus().expect("status").clats.remove(0)
     }
 
-    /// What was counted for egress and for ingress.
+    /// The counters of egress and ingress.
     fn counters(&self) -> (OffloadCounters, OffloadCounters) {
         let clat = self.clat();
         (clat.egress.expect("counted"), clat.ingress.expect("counted"))
@@ -161,7 +162,7 @@ impl Drop for Controller {
     }
 }
 
-/// Sends `len` bytes there and back.
+/// Sends `len` bytes to the server and back.
 fn echo(client: &TcpStream, server: &TcpStream, len: usize) {
     let bytes: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).expect("small")).collect();
     for (mut from, mut to) in [(client, server), (server, client)] {
@@ -224,7 +225,7 @@ fn flows_pass_the_kernel_alone() {
     let (egress, _) = controller.counters();
     assert_eq!((egress.packets, egress.superPackets), (7, 0));
 
-    // Ten datagrams by one call (UDP_SEGMENT).
+    // Ten datagrams in one call (UDP_SEGMENT).
     setsockopt(&client, sockopt::UdpGsoSegment, &1000).expect("set");
     client.send_to(&[7; 10_000], (SERVER4, PORT)).expect("sent");
     for _ in 0..10 {
@@ -270,7 +271,7 @@ fn a_flow_outlives_a_killed_controller() {
     assert_eq!(second.counters().0.packets, 1);
 }
 
-/// Waits until it is so.
+/// Waits until the condition holds.
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
@@ -322,7 +323,7 @@ fn who_is_in_a_filters_place_is_told() {
     place.start(&controller);
     let says = |words: &str| controller.service.dumpText(&[]).expect("dump").contains(words);
 
-    // Which lets all packets pass.
+    // A filter in front that passes all packets.
     place.phone("tc filter add dev up0 ingress prio 1 protocol ipv6 bpf bytecode \"1,6 0 0 0\"");
     let before = "ingress of up0: packets meet a bpf filter of priority 1 first";
     eventually(before, || says(before));
@@ -331,7 +332,7 @@ fn who_is_in_a_filters_place_is_told() {
     place.phone("tc filter del dev up0 ingress prio 1");
     eventually("nobody before", || !says(before));
 
-    // While it cannot put it back.
+    // Another filter takes the place while the controller is stopped.
     let signal = |signal| kill(controller.pid(), signal).expect("it runs");
     signal(Signal::SIGSTOP);
     place.phone(
@@ -348,7 +349,7 @@ fn who_is_in_a_filters_place_is_told() {
     eventually("its place again", || controller.clat().offloaded && !says(taken));
     place.phone(&format!("ping -c 1 -W 5 {SERVER4}"));
 
-    // From the start on.
+    // The place is taken before the start.
     controller.service.clatdStop("up0").expect("stops");
     place.phone("tc filter add dev up0 ingress prio 4 protocol ipv6 u32 match u32 0 0");
     place.start(&controller);

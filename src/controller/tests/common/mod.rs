@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What tests of the real program share.
+//! Helpers for tests of the real program.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::thread;
 
 use nix::unistd::geteuid;
 
-/// Whether these tests can run; says so when not.
+/// Whether these tests can run; prints a note if not.
 pub(crate) fn is_root() -> bool {
     if geteuid().is_root() {
         return true;
@@ -27,15 +27,15 @@ pub(crate) fn sh(command: &str) -> String {
     out.into_owned()
 }
 
-/// Writes a script that can be run. Another process does: of a descriptor of ours, whatever other
-/// threads are just starting would have a copy until its exec, and what may be written to cannot be
-/// run (ETXTBSY of execve(2)).
+/// Writes an executable script, by another process: a child that another thread forks meanwhile
+/// would inherit a writable descriptor of ours until its exec, and a file open for writing cannot
+/// be executed (ETXTBSY of execve(2)).
 pub(crate) fn write_script(path: &Path, text: &str) {
     let path = path.display();
     sh(&format!("cat >{path} <<'END'\n{text}END\nchmod 755 {path}"));
 }
 
-/// Starts a controller and waits until it is ready; what it says goes on to stderr.
+/// Starts a controller, waits until it is ready, and forwards its further log to stderr.
 pub(crate) fn start(command: &mut Command) -> Child {
     let mut child = command.stderr(Stdio::piped()).spawn().expect("clat_controller starts");
     let mut stderr = BufReader::new(child.stderr.take().expect("piped"));

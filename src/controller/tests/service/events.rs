@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who listens is told; who dies or leaves is told no more.
+//! Event listeners get events until they unregister or die.
 
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
@@ -19,21 +19,21 @@ use crate::common::is_root;
 use crate::fixture::{self, wait_until, Fixture};
 use crate::{errno_of, PREFIX};
 
-/// Keeps what it was told.
+/// Records the events.
 #[derive(Default)]
-pub(crate) struct Told(std::sync::Arc<Mutex<Vec<String>>>);
+pub(crate) struct Recorder(std::sync::Arc<Mutex<Vec<String>>>);
 
-impl Told {
+impl Recorder {
     fn note(&self, text: String) -> BinderResult<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
         Ok(())
     }
 }
 
-impl Interface for Told {}
+impl Interface for Recorder {}
 
 #[allow(non_snake_case)] // AIDL's names
-impl IClatdEventListener for Told {
+impl IClatdEventListener for Recorder {
     fn onClatdStarted(&self, iface: &str, prefix: &str, v4: &str, v6: &str) -> BinderResult<()> {
         self.note(format!("started {iface} {prefix} {v4} {v6}"))
     }
@@ -55,7 +55,7 @@ impl IClatdEventListener for Told {
     }
 }
 
-/// How many listen, by the dump.
+/// The number of listeners in the dump.
 fn listeners(service: &Strong<dyn IClatdController>) -> usize {
     let dump = service.dumpText(&[]).expect("dump");
     let line = dump.lines().find_map(|line| line.strip_prefix("    listeners: "));
@@ -70,7 +70,7 @@ fn what_happens_is_told_in_order() {
     let fixture = Fixture::new();
     let controller = fixture.controller(&[]);
     let service = controller.listen();
-    let told = Told::default();
+    let told = Recorder::default();
     let events = std::sync::Arc::clone(&told.0);
     let listener = new_listener(told);
     let next = |count: usize| {
@@ -111,7 +111,7 @@ fn why_a_clat_ended_is_told() {
     let fixture = Fixture::new();
     let controller = fixture.controller(&[]);
     let service = controller.listen();
-    let told = Told::default();
+    let told = Recorder::default();
     let events = std::sync::Arc::clone(&told.0);
     let listener = new_listener(told);
     service.registerEventListener(&listener).expect("registers");
@@ -122,7 +122,7 @@ fn why_a_clat_ended_is_told() {
     wait_until("its end with the uplink", || last() == gone);
     fixture.add_uplink("up0", 1);
     service.clatdStart("up0", PREFIX).expect("starts again under the same name");
-    // Somebody who does not give up.
+    // An opponent that does not give up.
     let failed = format!("stopped up0 {STOP_FAILED}");
     wait_until("its end", || {
         fixture.sh("ip addr flush dev v4-up0 2>&1 || true");
@@ -133,9 +133,9 @@ fn why_a_clat_ended_is_told() {
 /// Not a test: listens until it is killed.
 #[test]
 fn as_a_listener() {
-    let Some(transport) = fixture::of_the_test_that_started_this() else { return };
+    let Some(transport) = fixture::inherited_transport() else { return };
     let service = clat_controller::client::connect(Some(&transport), true).expect("connects");
-    let listener = new_listener(Told::default());
+    let listener = new_listener(Recorder::default());
     service.registerEventListener(&listener).expect("registers");
     thread::sleep(Duration::from_secs(1000));
 }
@@ -176,7 +176,7 @@ fn a_listener_that_does_not_listen_holds_up_nobody() {
     wait_until("it", || listeners(&service) == 1);
     let pid = Pid::from_raw(i32::try_from(peer.id()).expect("a pid"));
     kill(pid, Signal::SIGSTOP).expect("it runs");
-    // Nobody waits for it, however much it leaves unread.
+    // The controller does not wait for it, however much it leaves unread.
     for _ in 0..10 {
         service.clatdStart("up0", PREFIX).expect("starts");
         service.clatdStop("up0").expect("stops");

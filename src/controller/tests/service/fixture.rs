@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Where the program runs, and the program.
+//! A network namespace, and the program in it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use nix::unistd::Pid;
 
 use crate::common::{self, sh, write_script};
 
-/// `$2` is the uplink and `${10}` the IPv4 address (see `ClatdArgs::argv`). bash, since only that
-/// can choose argv[0]. Its device is not set up while a file `clatd.wait` is there.
+/// `$2` is the uplink and `$8` the IPv4 address (see `ClatdArgs::argv`). bash, since a POSIX shell
+/// cannot choose argv[0]. It waits with the setup of its device while a file `clatd.wait` exists.
 const STAND_IN: &str = r#"#!/bin/bash
 set -e
 while [ -e "$0.wait" ]; do sleep 0.05; done
@@ -26,20 +26,20 @@ ip link set "v4-$2" up
 exec -a "clatd-$2" sleep 1000
 "#;
 
-/// Names the variable that says by which transport: `binder`, else RPC on a socket.
+/// The environment variable with the transport: `binder`, else RPC on a socket.
 const TRANSPORT: &str = "CLAT_TEST_TRANSPORT";
 
-/// Names the variable that tells a process that a test started how to reach the controller.
+/// The environment variable that tells a child process of a test how to reach the controller.
 pub(crate) const PEER: &str = "CLAT_TEST_PEER";
 
-/// The program, which the virtual device has elsewhere than where it was built.
+/// The program, which on the virtual device is not where it was built.
 fn program() -> PathBuf {
     std::env::var_os("CLAT_TEST_PROGRAM")
         .map_or_else(|| env!("CARGO_BIN_EXE_clat_controller").into(), PathBuf::from)
 }
 
-/// In a process that [`Controller::peer`] started: how to reach its controller.
-pub(crate) fn of_the_test_that_started_this() -> Option<Transport> {
+/// In a process that [`Controller::peer`] started, how to reach its controller.
+pub(crate) fn inherited_transport() -> Option<Transport> {
     let peer = std::env::var_os(PEER)?;
     Some(if peer == "binder" { Transport::Binder } else { Transport::Rpc(peer.into()) })
 }
@@ -98,8 +98,8 @@ impl Fixture {
         Controller { child, transport }
     }
 
-    /// This program, as a copy that others can run, wherever the build is. Made by another process,
-    /// as in `write_script`.
+    /// A copy of this test program that other users can run, wherever the build is. Another process
+    /// makes it, for the reason given at `write_script`.
     pub(crate) fn peer_program(&self) -> PathBuf {
         let program = self.dir.join("peer");
         if !program.exists() {
@@ -120,8 +120,8 @@ impl Fixture {
         command
     }
 
-    /// What a CLAT takes, as the kernel shows it; empty when there is none of it.
-    pub(crate) fn taken(&self) -> String {
+    /// Devices, routes and processes of CLATs; empty if there are none.
+    pub(crate) fn clat_state(&self) -> String {
         let rules = self.sh("ip -6 route show table local | grep blackhole || true");
         let links = self.sh("ip -o link | grep v4- || true");
         let routes = self.sh("ip -4 route");
@@ -157,12 +157,12 @@ impl Controller {
         client::connect(Some(&self.transport), false).expect("connects")
     }
 
-    /// A connection by which it can call back.
+    /// A connection that allows callbacks.
     pub(crate) fn listen(&self) -> Strong<dyn IClatdController> {
         client::connect(Some(&self.transport), true).expect("connects")
     }
 
-    /// One of this program's functions, as a process of its own.
+    /// Runs one of this program's tests as another process.
     pub(crate) fn peer(&self, fixture: &Fixture, test: &str) -> Command {
         let program = fixture.peer_program();
         let mut command = Command::new(program);
@@ -181,7 +181,7 @@ impl Controller {
         kill(pid, signal).expect("it runs");
     }
 
-    /// Ends by SIGTERM, cleanly.
+    /// Ends it cleanly by SIGTERM.
     pub(crate) fn end(mut self) {
         self.signal(Signal::SIGTERM);
         assert!(self.child.wait().expect("waits").success());
@@ -194,7 +194,7 @@ impl Controller {
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        // By SIGTERM, lest it leaves its lock; unless it has been waited for, or hangs.
+        // By SIGTERM, so that it removes its lock; unless it has been waited for, or hangs.
         for _ in 0..1000 {
             if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return;

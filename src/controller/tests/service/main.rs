@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The real program over its real transport, with real TUN devices, routes in a
-//! network namespace: one contract, which the virtual device tests over kernel binder as well. Only
-//! clatd is a stand-in: a script that sets its device up and then sleeps under clatd's name.
+//! The real program over its real transport, with real TUN devices and routes in a network
+//! namespace. The virtual device runs the same tests over kernel binder. Only clatd is a stand-in:
+//! a script that sets its device up and then sleeps under clatd's name.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -23,7 +23,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
 use common::{is_root, sh, write_script};
-use events::Told;
+use events::Recorder;
 use fixture::{wait_until, Fixture};
 
 const PREFIX: &str = "64:ff9b::/96";
@@ -40,7 +40,7 @@ fn a_clat_from_start_to_stop() {
     let fixture = Fixture::new();
     let controller = fixture.controller(&[]);
     let service = controller.connect();
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
 
     let v6 = service.clatdStart("up0", PREFIX).expect("starts");
     assert!(v6.starts_with("2001:db8:0:1:"), "{v6}");
@@ -91,7 +91,7 @@ fn a_clat_from_start_to_stop() {
     service.clatdStop("up1").expect("stops");
 
     service.clatdStop("up0").expect("stops");
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
     assert_eq!(errno_of(service.clatdStop("up0")), Some(Errno::ENODEV));
     controller.end();
     assert!(!fixture.socket().exists(), "it goes with its server");
@@ -125,16 +125,16 @@ fn bad_input() {
             Some(expected),
             "{iface:?} {prefix:?}"
         );
-        assert_eq!(fixture.taken(), "");
+        assert_eq!(fixture.clat_state(), "");
     }
     fs::remove_file(fixture.dir.join("clatd")).expect("there");
     let error = service.clatdStart("up0", PREFIX).expect_err("no clatd");
     assert_eq!(errno(&error), Some(Errno::ENOENT));
     assert!(client::describe(&error).contains("cannot start clatd"), "{error}");
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
     write_script(&fixture.dir.join("clatd"), "#!/bin/sh\nexit 3\n");
     assert_eq!(errno_of(service.clatdStart("up0", PREFIX)), Some(Errno::EIO));
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
 }
 
 #[test]
@@ -159,8 +159,8 @@ fn with_netd_interfaces_have_to_be_assigned() {
     service.networkRemoveInterface(100, "up0").expect("there");
     let route = fixture.sh("ip -4 route");
     assert!(!route.contains("default"), "{route}");
-    // It took the CLAT along, and so does a network that is gone; another network on the same
-    // interface works.
+    // Removing the interface has stopped the CLAT, and so does destroying the network; another
+    // network on the same interface works.
     for net_id in [200, 300] {
         assert!(service.getStatus().expect("status").clats.is_empty());
         service.networkAddInterface(net_id, "up0").expect("free");
@@ -186,7 +186,7 @@ fn nothing_piles_up() {
         service.clatdStop("up0").expect("stops");
     }
     assert_eq!(controller.descriptors(), before);
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_dead_clatd_comes_back() {
     let service = controller.connect();
     let v6 = service.clatdStart("up0", PREFIX).expect("starts");
     let pid = service.getStatus().expect("status").clats[0].pid;
-    // Or it would be this process's whole group.
+    // kill(2) of 0 would signal this process's whole group.
     assert!(pid > 0, "it does not run");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
     wait_until("the restart", || service.getStatus().expect("status").clats[0].restarts == 1);
@@ -209,7 +209,7 @@ fn a_dead_clatd_comes_back() {
     assert_eq!(fixture.clatds(), [clat.pid]);
     assert_ne!(clat.pid, pid);
     service.clatdStop("up0").expect("stops");
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn what_a_killed_controller_left_is_removed() {
     let fixture = Fixture::new();
     let mut controller = fixture.controller(&[]);
     controller.connect().clatdStart("up0", PREFIX).expect("starts");
-    // Looks like one, but is not: no TUN device of that name.
+    // Named like a clatd, but without a TUN device of that name.
     let netns = &fixture.netns;
     let mut bystander = Command::new("ip")
         .args(["netns", "exec", netns, "bash", "-c", "exec -a clatd-other sleep 1000"])
@@ -228,26 +228,26 @@ fn what_a_killed_controller_left_is_removed() {
         .expect("starts");
     controller.signal(Signal::SIGKILL);
     controller.child.wait().expect("waits");
-    assert_ne!(fixture.taken(), "");
+    assert_ne!(fixture.clat_state(), "");
     wait_until("the bystander", || fixture.clatds().len() == 2);
 
     let controller = fixture.controller(&[]);
     let bystander_pid = i32::try_from(bystander.id()).expect("a pid");
-    assert_eq!(fixture.taken(), format!("clatd {bystander_pid}\n"));
+    assert_eq!(fixture.clat_state(), format!("clatd {bystander_pid}\n"));
     bystander.kill().expect("it runs");
     bystander.wait().expect("waits");
     let service = controller.connect();
     service.clatdStart("up0", PREFIX).expect("starts");
     assert_eq!(fixture.sh("ip -6 route show table local | grep -c blackhole").trim(), "1");
-    // With a CLAT running, the end takes all of it away.
+    // The end of the controller removes a running CLAT.
     controller.end();
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
 }
 
-/// Not a test: what another user does, in a process of its own.
+/// Not a test: calls by another user, in another process.
 #[test]
 fn as_another_user() {
-    let Some(transport) = fixture::of_the_test_that_started_this() else { return };
+    let Some(transport) = fixture::inherited_transport() else { return };
     let service = client::connect(Some(&transport), true).expect("a way in");
     let show = |name: &str, error: Option<Status>| {
         let (exception, message) = error.map_or((ExceptionCode::None, String::new()), |e| {
@@ -261,7 +261,7 @@ fn as_another_user() {
     show("remove", service.networkRemoveInterface(5, "up0").err());
     show("status", service.getStatus().err());
     show("dump", service.dumpText(&[]).err());
-    let listener = new_listener(Told::default());
+    let listener = new_listener(Recorder::default());
     show("register", service.registerEventListener(&listener).err());
     show("unregister", service.unregisterEventListener(&listener).err());
 }
@@ -284,14 +284,14 @@ fn other_users_are_refused() {
     if fixture.socket().exists() {
         let (lines, said) = results(10123);
         assert!(lines.is_empty() && said.contains("you may not use"), "{lines:?} {said}");
-        // From here on only the check of the peer's credentials is left.
+        // Only the check of the peer's credentials is left.
         fs::set_permissions(fixture.socket(), fs::Permissions::from_mode(0o666)).expect("opened");
     }
     for uid in [10123, 2000, 65534] {
         let (lines, said) = results(uid);
         let end = format!("uid {uid} may not use the CLAT controller");
         if fixture.socket().exists() {
-            // Before a byte of theirs is looked at.
+            // Before anything is read from them.
             assert!(lines.is_empty() && said.contains(&end), "{lines:?} {said}");
             continue;
         }
@@ -299,7 +299,7 @@ fn other_users_are_refused() {
         let end = format!("Security {end}");
         assert!(lines.iter().all(|line| line.ends_with(&end)), "{lines:?}");
     }
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
     for uid in [4321, 1000, 1073] {
         let (lines, said) = results(uid);
         assert_eq!(lines.len(), 8, "{said}");
@@ -323,8 +323,8 @@ fn a_slow_start_holds_up_nobody() {
     thread::scope(|scope| {
         let start = || controller.connect().clatdStart("up0", PREFIX);
         let first = scope.spawn(start);
-        wait_until("the device", || fixture.taken().contains("v4-up0"));
-        // On the same interface calls wait for their turn.
+        wait_until("the device", || fixture.clat_state().contains("v4-up0"));
+        // Calls for the same interface are serialized.
         let second = scope.spawn(start);
         let stop = scope.spawn(|| controller.connect().clatdStop("up1"));
         let service = controller.connect();
@@ -333,7 +333,7 @@ fn a_slow_start_holds_up_nobody() {
         assert_eq!(errno_of(stop.join().expect("no panic")), Some(Errno::ENODEV));
         assert!(!first.is_finished() && !second.is_finished());
         fs::remove_file(&wait).expect("there");
-        // Whichever came first.
+        // In either order.
         let results = [first, second].map(|thread| thread.join().expect("no panic"));
         let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
         assert_eq!(errors.iter().filter_map(errno).collect::<Vec<_>>(), [Errno::EBUSY]);

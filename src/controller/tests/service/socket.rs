@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What there is only on a socket.
+//! What only the RPC socket has.
 
 mod attacks;
 
@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 
 use crate::common::{is_root, sh};
 use crate::errno_of;
-use crate::events::Told;
+use crate::events::Recorder;
 use crate::fixture::{wait_until, Fixture};
 
 #[test]
@@ -37,7 +37,7 @@ fn garbage_on_the_socket() {
     let _silent = UnixStream::connect(fixture.socket()).expect("connects");
     for bytes in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0; 4096], &[0xff; 100_000]] {
         let mut stream = UnixStream::connect(fixture.socket()).expect("connects");
-        // It may be hung up on before it has said everything.
+        // The controller may close the connection before all is written.
         let _ = stream.write_all(bytes);
     }
     assert!(service.getStatus().expect("still there").clats.is_empty());
@@ -94,7 +94,7 @@ fn without_a_connection_to_call_back_by_there_are_no_events() {
     }
     let fixture = Fixture::new();
     let controller = fixture.controller(&[]);
-    let listener = new_listener(Told::default());
+    let listener = new_listener(Recorder::default());
     let refused = controller.connect().registerEventListener(&listener);
     assert_eq!(errno_of(refused), Some(Errno::ENOTCONN));
 }
@@ -115,7 +115,7 @@ fn nothing_wakes_it_when_idle() {
         thread::sleep(Duration::from_secs(1));
         switches() == before
     });
-    // Others still get in, and it still ends, whether or not its socket is where it was.
+    // New connections still work, and it still ends, even if its socket file was removed.
     controller.connect().getStatus().expect("answers");
     fs::remove_file(fixture.socket()).expect("there");
     controller.end();
@@ -141,7 +141,7 @@ fn the_socket_is_not_for_all() {
     assert_eq!(fs::metadata("/run/clat").expect("there").permissions().mode() & 0o007, 0);
 }
 
-/// Whoever owns it could put another lock, socket or record in place.
+/// Its owner could replace the lock, the socket and the records.
 #[test]
 fn a_directory_of_somebody_else_is_refused() {
     if !is_root() {
@@ -154,7 +154,7 @@ fn a_directory_of_somebody_else_is_refused() {
         ("ln -s /tmp /run/clat", "it is no directory"),
     ] {
         let command = fixture.command(&Transport::Rpc(fixture.socket()), &[]);
-        // With a /run of its own: `ip netns exec` has made it a mount namespace.
+        // With its own /run: `ip netns exec` has made a mount namespace.
         let script = format!("mount -t tmpfs none /run && {made} && exec \"$@\"");
         let mut wrapped = Command::new("ip");
         wrapped.args(command.get_args().take(3)).args(["sh", "-c", &script, "-"]);
@@ -165,7 +165,7 @@ fn a_directory_of_somebody_else_is_refused() {
     }
 }
 
-/// It reads its configuration again, and goes on.
+/// It rereads its configuration and continues.
 #[test]
 fn a_hangup_ends_nothing() {
     if !is_root() {
@@ -179,10 +179,10 @@ fn a_hangup_ends_nothing() {
     assert_eq!(service.getStatus().expect("still there").clats.len(), 1);
     assert!(controller.connect().getStatus().is_ok());
     controller.end();
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
 }
 
-/// By the numbers of linux/capability.h: KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, NET_RAW, BPF.
+/// Bits of linux/capability.h: KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, NET_RAW, BPF.
 const NEEDED: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 39;
 
 #[test]
@@ -193,7 +193,7 @@ fn what_only_the_start_needs_is_given_up() {
     let fixture = Fixture::new();
     let controller = fixture.controller(&[]);
     let service = controller.connect();
-    // With the threads that a CLAT has, and a program that it runs.
+    // With the threads and the clatd of a CLAT.
     service.clatdStart("up0", "64:ff9b::/96").expect("starts");
     let pids = [i32::try_from(controller.child.id()).expect("a pid"), fixture.clatds()[0]];
     for pid in pids {
@@ -205,13 +205,13 @@ fn what_only_the_start_needs_is_given_up() {
             assert_eq!(set & !NEEDED, 0, "pid {pid}: {line}");
         }
     }
-    // It still can do all that it is for.
+    // It can still do all its work.
     kill(Pid::from_raw(pids[1]), Signal::SIGKILL).expect("it runs");
     wait_until("the restart", || {
         service.getStatus().expect("status").clats.iter().any(|clat| clat.restarts == 1)
     });
     service.clatdStop("up0").expect("stops");
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn whoever_does_not_read_the_log_holds_up_nobody() {
         return;
     }
     let fixture = Fixture::new();
-    // A pipe that is full after the first lines, which nobody reads any more.
+    // A pipe that is full after the first lines, and that is no longer read.
     let mut command = fixture.command(&Transport::Rpc(fixture.socket()), &[]);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
     let stderr = child.stderr.take().expect("piped");
@@ -235,6 +235,6 @@ fn whoever_does_not_read_the_log_holds_up_nobody() {
     drop(service);
     kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGTERM).expect("runs");
     assert!(child.wait().expect("waits").success());
-    assert_eq!(fixture.taken(), "");
+    assert_eq!(fixture.clat_state(), "");
     drop(stderr);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Whatever a member of the socket's group does, others are answered as if he were not there.
+//! No member of the socket's group can delay the answers to others.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -18,13 +18,13 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
 use crate::common::{is_root, sh};
-use crate::events::Told;
+use crate::events::Recorder;
 use crate::fixture::{self, wait_until, Fixture};
 
 /// How long any other user may wait for an answer, connecting included.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// How long the same user may, in turn with his other connections.
+/// How long another connection of the attacking user may wait.
 const OWN_WAIT: Duration = Duration::from_secs(1);
 
 /// How much memory an attack may cost: a user's 128 KiB, what threads need, and what the allocator
@@ -37,7 +37,7 @@ const LINES: usize = 300;
 /// How long an attack lasts.
 const TIME: Duration = Duration::from_secs(3);
 
-/// Names the variable that says which attack to make.
+/// The environment variable with the name of the attack.
 const ATTACK: &str = "CLAT_TEST_ATTACK";
 
 const ALLOWED: u32 = 4321;
@@ -52,7 +52,7 @@ const LARGEST: [u8; 16] = *b"\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\0";
 /// Not a test: attacks until it is killed.
 #[test]
 fn as_an_attacker() {
-    let Some(transport) = fixture::of_the_test_that_started_this() else { return };
+    let Some(transport) = fixture::inherited_transport() else { return };
     let Transport::Rpc(socket) = &transport else { panic!("there is only a socket to attack") };
     let attack = std::env::var(ATTACK).expect("an attack");
     let open = || UnixStream::connect(socket).ok();
@@ -86,7 +86,7 @@ fn as_an_attacker() {
         "events" => &|| {
             let listen = |_| {
                 let service = client::connect(Some(&transport), true).ok()?;
-                let _ = service.registerEventListener(&new_listener(Told::default()));
+                let _ = service.registerEventListener(&new_listener(Recorder::default()));
                 Some(service)
             };
             let listening: Vec<_> = (0..8).map(listen).collect();
@@ -134,7 +134,7 @@ impl Victim {
         let child = command.stderr(File::create(&log).expect("a log")).spawn().expect("starts");
         let victim = Self { fixture, transport, log, child };
         wait_until("the controller", || victim.said().contains("ready on "));
-        // From here on only the check of the peer's credentials is left.
+        // Only the check of the peer's credentials is left.
         fs::set_permissions(victim.fixture.socket(), fs::Permissions::from_mode(0o666))
             .expect("opened");
         victim
@@ -148,7 +148,7 @@ impl Victim {
         i32::try_from(self.child.id()).expect("a pid")
     }
 
-    /// What is in memory, in bytes.
+    /// Resident memory, in bytes.
     fn memory(&self) -> u64 {
         let pages = fs::read_to_string(format!("/proc/{}/statm", self.pid())).expect("it runs");
         let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
@@ -171,7 +171,7 @@ impl Victim {
     }
 }
 
-/// What others notice of an attack.
+/// Measures what others notice of an attack.
 fn withstands(attack: &str, uid: u32) {
     if !is_root() {
         return;
@@ -208,7 +208,7 @@ fn withstands(attack: &str, uid: u32) {
     assert!(worst <= wait, "{median:?} {worst:?}");
     assert!(memory <= MEMORY, "{memory}");
     assert!(lines <= LINES, "{lines}");
-    // At the end nothing is left of it.
+    // The controller still ends at once.
     let begin = Instant::now();
     kill(Pid::from_raw(victim.pid()), Signal::SIGTERM).expect("it runs");
     let mut victim = victim;
@@ -250,7 +250,7 @@ fn many_at_once_are_all_served() {
     });
     let mut stream = UnixStream::connect(victim.fixture.socket()).expect("connects");
     stream.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
-    // Whoever is let in is told nothing unasked.
+    // The server sends nothing before it is asked.
     stream.read(&mut [0]).expect_err("nothing to read");
     sh(&format!("kill {}", victim.pid()));
 }
