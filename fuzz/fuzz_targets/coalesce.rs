@@ -39,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
             segments += 1;
             continue;
         }
-        let mut cut = Segments::new(&packet, &message.vnet).expect("a train can be cut");
+        let mut cut = Segments::new(&packet, &message.vnet).expect("a GSO packet can be segmented");
         let mut out = [0; STRIDE];
         while cut.next(&mut out).is_some() {
             segments += 1;

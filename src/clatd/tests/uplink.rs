@@ -132,7 +132,7 @@ fn the_mark_chooses_the_route() {
             pair.server.recv(&mut buf).ok()
         };
         if found {
-            pair.leaves_whole("a train");
+            pair.leaves_whole("a GSO packet");
             until("fragments", || large().filter(|len| *len == 3000));
         } else {
             until("their drop", || {
@@ -250,7 +250,7 @@ fn a_full_uplink_holds_nobody_up() {
     let (mut slices, mut busy, mut delivered) = (0, 0, 0);
     let flood = pair.client.try_clone().unwrap();
     setsockopt(&flood, sockopt::UdpGsoSegment, &1200).unwrap();
-    let train = data(40 * 1200);
+    let gso = data(40 * 1200);
     // More than all sockets hold.
     let mut waiting = Vec::new();
     while sending.elapsed() < Duration::from_secs(4) {
@@ -258,7 +258,7 @@ fn a_full_uplink_holds_nobody_up() {
         let slice = Instant::now();
         while slice.elapsed() < Duration::from_millis(200) {
             for _ in 0..20 {
-                let _ = flood.send(&train);
+                let _ = flood.send(&gso);
             }
             delivered += usize::from(pair.down(client));
         }

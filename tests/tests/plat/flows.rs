@@ -167,15 +167,15 @@ fn a_connection_that_times_out() -> Result<()> {
 /// A GSO packet of datagrams stays one in each direction, through the device, platd and the host's
 /// kernel, and keeps its boundaries.
 #[test]
-fn trains_of_datagrams_stay_whole() -> Result<()> {
+fn gso_packets_stay_whole() -> Result<()> {
     if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
         return Ok(());
     }
     let world = World::new()?;
-    let argv = ["python3", "-c", include_str!("scripts/trains_serve.py"), SERVER];
-    let mut server = world.outside.spawn(&argv, &world.path("trains.log"))?;
+    let argv = ["python3", "-c", include_str!("scripts/gso_serve.py"), SERVER];
+    let mut server = world.outside.spawn(&argv, &world.path("gso.log"))?;
     server.wait_for("ready")?;
-    let guest = include_str!("scripts/trains_guest.py");
+    let guest = include_str!("scripts/gso_guest.py");
     world.python(&[], guest, &SERVERS)?;
     assert_eq!(server.log().matches("20007 [1000]").count(), 2, "{}", server.log());
     Ok(())

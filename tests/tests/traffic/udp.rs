@@ -127,22 +127,22 @@ pub(crate) fn udp_segment_both_ways(lab: &Lab, clat: &Clat<'_>) -> Result<()> {
     let (client, server) = pair(lab)?;
     for (from, to, way) in [(&client, &server, "up"), (&server, &client, "down")] {
         setsockopt(from, sockopt::UdpGsoSegment, &1200)?;
-        let train = pattern(1200 * 20 + 333);
-        from.send(&train)?;
+        let sent = pattern(1200 * 20 + 333);
+        from.send(&sent)?;
         let mut got: Vec<u8> = Vec::new();
         let mut buf = vec![0; 1 << 16];
-        while got.len() < train.len() {
+        while got.len() < sent.len() {
             let n = uninterrupted(|| to.recv(&mut buf))
                 .with_context(|| format!("{way}, {} bytes in", got.len()))?;
             ensure!(n <= 1200, "{way}: a datagram of {n}");
             got.extend(&buf[..n]);
         }
-        ensure!(got == train, "{way}: other bytes");
+        ensure!(got == sent, "{way}: other bytes");
     }
     let Some(controller) = &clat.controller else { return Ok(()) };
     let status = controller.status("up0")?;
     // BPF programs translate a GSO packet as one.
     let whole = status["egress"]["superPackets"].as_u64().unwrap_or_default();
-    ensure!(status["offloaded"] == false || whole > 0, "the train was cut: {status}");
+    ensure!(status["offloaded"] == false || whole > 0, "the GSO packet was segmented: {status}");
     Ok(())
 }

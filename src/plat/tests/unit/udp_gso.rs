@@ -44,7 +44,7 @@ fn what_is_sent_together() {
         (&[(1, 9, 9), (2, 9, 9), (2, 9, 9)], &[1, 2]),
         (&[(1, 9, 9), (1, 10, 10)], &[1, 1]),
         (&[(1, 0, 0), (1, 0, 0), (1, 9, 9), (1, 0, 0)], &[1, 1, 1, 1]),
-        // Trains of the guest's join whole ones of their size.
+        // GSO packets of the guest join full segments of their size.
         (&[(1, 9, 27), (1, 9, 18), (1, 9, 9), (1, 9, 20), (1, 9, 9)], &[4, 1]),
         (&[(1, 9, 9), (1, 4, 8)], &[1, 1]),
         (&many, &[GSO_SEGMENTS, 1]),

@@ -80,9 +80,9 @@ pub(crate) fn interleaved(
 pub(crate) fn segments((from, to): (&UdpSocket, &UdpSocket), time: Duration) -> Result<f64> {
     setsockopt(from, sockopt::UdpGsoSegment, &i32::from(SEGMENT))?;
     let payload = vec![0; usize::from(SEGMENT) * SEGMENTS];
-    let train = [[IoSlice::new(&payload)]];
+    let gso = [[IoSlice::new(&payload)]];
     search(time, |rate, time| {
-        load(to, |sent| paced(&[from], &train, SEGMENTS as u64, rate, time, sent))
+        load(to, |sent| paced(&[from], &gso, SEGMENTS as u64, rate, time, sent))
     })
 }
 
