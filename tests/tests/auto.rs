@@ -5,6 +5,7 @@
 use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread;
@@ -424,6 +425,39 @@ fn what_is_asked_for_by_hand() -> Result<()> {
         router.advertise(&[(PREFIX2, 0)], None)?;
         router.advertise(&[(PREFIX, 1800)], None)?;
         first_packet(lab).map(drop)
+    })
+}
+
+/// Whatever IPv4 there is, and whether the NAT64 answers.
+#[test]
+fn ready_to_do_without_ipv4() -> Result<()> {
+    run(Mode::Daemon, &[], |lab, router, _| {
+        let program = clat_tests::program("clatctl")?.display().to_string();
+        let words = [&program, "ready", "up0", "--wait", "3", "--probe", "192.0.2.1"];
+        let ask = || lab.phone.output(&words);
+        let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+        let none = ask()?;
+        ensure!(none.status.code() == Some(1) && said(&none).contains("up0: not ready: "));
+        lab.phone.run("ip addr add 192.0.2.130/25 dev up0")?;
+        lab.phone.run("ip route add default via 192.0.2.129 dev up0")?;
+        // As solicited: it starts to listen at some time.
+        let advertised = || {
+            thread::scope(|scope| {
+                let asked = scope.spawn(ask);
+                while !asked.is_finished() {
+                    router.advertise(&[(PREFIX, 1800)], None)?;
+                    thread::sleep(Duration::from_millis(100));
+                }
+                asked.join().map_err(|_| anyhow::anyhow!("it panicked"))?
+            })
+        };
+        let asked = advertised()?;
+        ensure!(asked.status.success(), "{}", said(&asked));
+        ensure!(asked.stdout == format!("{PREFIX}\n").as_bytes(), "{asked:?}");
+        lab.internet.run("ip link set net0 down")?;
+        let asked = advertised()?;
+        ensure!(asked.status.code() == Some(1) && said(&asked).contains("no answer through"));
+        Ok(())
     })
 }
 

@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clat_controller::auto::{discover, Pattern, Report};
+use clat_controller::auto::{discover, without_ipv4, Found, Pattern, Report, Verdict};
+use clat_controller::host::ProbeTarget;
 
 use crate::{Failure, FAILED};
 
@@ -27,6 +28,44 @@ pub(crate) struct Args {
     /// Print JSON, one object for each uplink
     #[arg(long)]
     json: bool,
+}
+
+/// Arguments of `clatctl ready`.
+#[derive(clap::Args)]
+#[command(
+    after_help = "Exit status: 0 when it would, and its NAT64 prefix is printed; else 1. Takes root."
+)]
+pub(crate) struct Ready {
+    /// The interface
+    iface: Pattern,
+    /// A host of the IPv4 internet that has to answer through the NAT64: by ICMP echo, or by TCP
+    /// where a port is given
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    probe: Option<ProbeTarget>,
+    /// Seconds to wait for routers and resolvers
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    wait: u16,
+}
+
+/// Runs `clatctl ready`.
+pub(crate) fn ready(args: &Ready, out: &mut impl Write) -> Result<(), Failure> {
+    let fail = |message: String| Failure { code: FAILED, message };
+    let report = without_ipv4(&args.iface, Duration::from_secs(args.wait.into()))
+        .map_err(|e| fail(format!("cannot look at the interfaces: {e}")))?
+        .ok_or_else(|| {
+            fail("there is no such interface, or it can be no uplink; see ip link".to_owned())
+        })?;
+    let iface = &report.iface;
+    let Verdict::Run(Found { prefix, .. }) = report.verdict else {
+        return Err(fail(format!("{iface}: not ready: {}", report.verdict)));
+    };
+    if let Some(host) = args.probe {
+        let answers = report.answers(&prefix, host);
+        if !answers.map_err(|e| fail(format!("{iface}: cannot ask through {prefix}: {e}")))? {
+            return Err(fail(format!("{iface}: not ready: no answer through {prefix}")));
+        }
+    }
+    Ok(writeln!(out, "{prefix}")?)
 }
 
 /// Runs `clatctl discover`.

@@ -143,6 +143,10 @@ enum Command {
     /// Show a network's NAT64 prefix, its source, and whether a CLAT is needed
     #[cfg(not(target_os = "android"))]
     Discover(discover::Args),
+    /// Say whether a CLAT would work on an interface, whatever IPv4 there is: for DHCPv4 clients to
+    /// ask before they do without IPv4 (RFC 8925)
+    #[cfg(not(target_os = "android"))]
+    Ready(discover::Ready),
     /// Translate a capture file between IPv4 and IPv6 (RFC 7915), both directions at once
     Translate(Box<translate::Args>),
     /// Print the completion script for a shell
@@ -216,6 +220,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Doctor { json } => return doctor::run(transport, json, &mut out),
         #[cfg(not(target_os = "android"))]
         Command::Discover(args) => return discover::run(&args, &mut out),
+        #[cfg(not(target_os = "android"))]
+        Command::Ready(args) => discover::ready(&args, &mut out)?,
         Command::Translate(args) => return translate::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

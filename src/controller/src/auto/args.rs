@@ -80,6 +80,7 @@ impl AutoArgs {
             uplinks: uplink.clone(),
             no_uplinks: no_uplink.clone(),
             prefixes: prefix.clone(),
+            ignores_ipv4: false,
         };
         auto.then(settings)
     }

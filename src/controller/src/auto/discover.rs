@@ -7,7 +7,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use clat_discover::{Found, Host, Verdict};
-use clat_host::IfaceName;
+use clat_host::{Fwmark, IfaceName, ProbeTarget};
+use clat_xlat::Prefix;
 use nix::sys::eventfd::EventFd;
 
 use super::network::{Network, Watched};
@@ -35,7 +36,31 @@ pub struct Report {
 /// # Errors
 /// Those of netlink(7).
 pub fn discover(only: Option<&Pattern>, patience: Duration) -> io::Result<Vec<Report>> {
-    let settings = only.map_or_else(Settings::default, Settings::only);
+    find(only.map_or_else(Settings::default, Settings::only), patience)
+}
+
+/// Finds out what would be done on this interface if it had no IPv4 and no DHCPv4 client asked for
+/// it. `None` if it does not exist.
+///
+/// # Errors
+/// Those of netlink(7).
+pub fn without_ipv4(only: &Pattern, patience: Duration) -> io::Result<Option<Report>> {
+    let settings = Settings { ignores_ipv4: true, ..Settings::only(only) };
+    Ok(find(settings, patience)?.into_iter().next())
+}
+
+impl Report {
+    /// Whether a host of the IPv4 internet answers by IPv6 through the PLAT of this prefix. Takes up
+    /// to three seconds.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_NET_RAW.
+    pub fn answers(&self, prefix: &Prefix, host: ProbeTarget) -> io::Result<bool> {
+        clat_host::probe(&self.iface, Fwmark::from_bits(0), prefix, host)
+    }
+}
+
+fn find(settings: Settings, patience: Duration) -> io::Result<Vec<Report>> {
     let routers =
         Routers::open().inspect_err(|e| log::debug!("cannot listen to routers: {e}")).ok();
     let mut network = Network::new(settings, routers)?;

@@ -22,7 +22,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use clat_discover::Verdict;
 use clat_host::IfaceName;
 use clat_xlat::Prefix;
 use nix::errno::Errno;
@@ -37,7 +36,8 @@ use network::{Network, Watched};
 use sockets::Routers;
 
 pub use args::{read, AutoArgs};
-pub use discover::{discover, Report};
+pub use clat_discover::{Found, Verdict};
+pub use discover::{discover, without_ipv4, Report};
 pub use settings::{Pattern, Settings};
 
 /// What others tell.

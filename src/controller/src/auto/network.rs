@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use clat_discover::{Message, Uplink, Verdict};
+use clat_discover::{Host, Message, Uplink, Verdict};
 use clat_host::IfaceName;
 use clat_netlink::{links, Subscription, Topic};
 use clat_sys::wait_readable;
@@ -154,6 +154,10 @@ impl Network {
                 .or_insert_with(|| Watched::new(link.index, name, &self.settings, now));
             let ours = watched.dhcpv4.as_ref().and_then(|dhcpv4| dhcpv4.inode().ok());
             match facts::host(link, ours, has_other_clat) {
+                Ok(host) if self.settings.ignores_ipv4 => {
+                    let host = Host { has_ipv4: false, has_dhcpv4: false, ..host };
+                    watched.uplink.handle_host(host, now);
+                }
                 Ok(host) => watched.uplink.handle_host(host, now),
                 Err(e) => log::debug!("{name}: cannot tell what it has: {e}"),
             }

@@ -15,6 +15,8 @@ pub struct Settings {
     pub no_uplinks: Vec<Pattern>,
     /// Prefixes of networks that do not announce theirs.
     pub prefixes: Vec<(Pattern, Prefix)>,
+    /// Whether native IPv4, and a DHCPv4 client that may bring it, count for nothing.
+    pub ignores_ipv4: bool,
 }
 
 impl Settings {
@@ -37,13 +39,13 @@ impl Settings {
     /// Makes these interfaces, and no others, uplinks.
     pub(super) fn only(pattern: &Pattern) -> Self {
         let all = Pattern("*".to_owned());
-        Self { uplinks: vec![pattern.clone()], no_uplinks: vec![all], prefixes: Vec::new() }
+        Self { uplinks: vec![pattern.clone()], no_uplinks: vec![all], ..Self::default() }
     }
 
     #[cfg(test)]
     pub(super) fn named(uplinks: &[&str], no_uplinks: &[&str]) -> Self {
         let list = |texts: &[&str]| texts.iter().flat_map(|text| text.parse()).collect();
-        Self { uplinks: list(uplinks), no_uplinks: list(no_uplinks), prefixes: Vec::new() }
+        Self { uplinks: list(uplinks), no_uplinks: list(no_uplinks), ..Self::default() }
     }
 }
 
