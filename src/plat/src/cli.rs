@@ -2,7 +2,7 @@
 
 //! The command line.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -16,9 +16,10 @@ use nix::unistd::{Gid, Uid, User};
 
 use crate::flow::Bounds;
 use crate::forward::Forward;
+use crate::frame::Mac;
 use crate::link::Impairment;
 use crate::resolv_conf;
-use crate::settings::{DualStack, Settings, LEAST_MTU};
+use crate::settings::{DualStack, Outbound, Settings, LEAST_MTU};
 
 /// An IPv6-only carrier network in one unprivileged process: router advertisements, DNS64 and NAT64
 /// for a virtual machine, a namespace or a test.
@@ -180,9 +181,26 @@ pub struct Net {
     /// Answer for this name with this address
     #[arg(long, value_name = "NAME=IP", value_parser = host)]
     pub host: Vec<(Name, IpAddr)>,
-    /// Offer IPv4 as well: ARP and DHCP, with option 108
+    /// Offer IPv4 as well: ARP and DHCP, with option 108;
+    /// from this address of the router and this length of the prefix if given
+    #[arg(long, value_name = "ADDRESS/LENGTH", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "192.168.64.1/24", value_parser = dual_stack)]
+    pub dual_stack: Option<DualStack>,
+    /// Do not tell guests of the DNS server; `run` leaves /etc/resolv.conf as it is
     #[arg(long)]
-    pub dual_stack: bool,
+    pub no_dns: bool,
+    /// Domains in which guests search names; for `run` the host's without
+    #[arg(long, value_name = "DOMAIN", value_parser = name)]
+    pub search: Vec<Name>,
+    /// The router's Ethernet address
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<Mac>,
+    /// The source address of what leaves the host, one for each family
+    #[arg(long, value_name = "IP")]
+    pub outbound: Vec<IpAddr>,
+    /// The interface by which it leaves
+    #[arg(long, value_name = "NAME")]
+    pub outbound_interface: Option<String>,
     /// An address that stands for the host's loopback; otherwise guests never reach that
     #[arg(long, value_name = "IP")]
     pub map_host: Vec<IpAddr>,
@@ -243,10 +261,28 @@ fn host(text: &str) -> Result<(Name, IpAddr), String> {
     let wrong = || "write it like db.example=192.0.2.1 or db.example=2001:db8::1".to_owned();
     let (name, address) = text.split_once('=').ok_or_else(wrong)?;
     let address = address.parse().map_err(|_| wrong())?;
-    let mut name = Name::from_ascii(name).map_err(|e| format!("{name:?} is no name: {e}"))?;
+    Ok((self::name(name)?, address))
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    let mut name = Name::from_ascii(text).map_err(|e| format!("{text:?} is no name: {e}"))?;
     // Whether or not it was written with the last dot.
     name.set_fqdn(true);
-    Ok((name, address))
+    Ok(name)
+}
+
+fn dual_stack(text: &str) -> Result<DualStack, String> {
+    let wrong = || "write it like 192.168.64.1/24, with at least two host bits".to_owned();
+    let (router, len) = text.split_once('/').ok_or_else(wrong)?;
+    let router: Ipv4Addr = router.parse().map_err(|_| wrong())?;
+    let prefix_len: u8 = len.parse().ok().filter(|len| (8..=30).contains(len)).ok_or_else(wrong)?;
+    // The first one beside the router's.
+    let network = router.to_bits() & (u32::MAX << (32 - prefix_len));
+    let guest = network + if router.to_bits() == network + 1 { 2 } else { 1 };
+    if router.to_bits() == network || router.to_bits() == network | (u32::MAX >> prefix_len) {
+        return Err(format!("{router} is no address of a host in that network"));
+    }
+    Ok(DualStack { router, guest: guest.into(), prefix_len })
 }
 
 fn percent(text: &str) -> Result<f64, &'static str> {
@@ -268,6 +304,14 @@ impl Net {
     #[must_use]
     pub fn settings(&self) -> Settings {
         let defaults = Settings::default();
+        let interface = self.outbound_interface.clone();
+        let mut outbound = Outbound { interface, ..Outbound::default() };
+        for address in &self.outbound {
+            match address {
+                IpAddr::V4(v4) => outbound.v4 = Some(*v4),
+                IpAddr::V6(v6) => outbound.v6 = Some(*v6),
+            }
+        }
         let resolvers =
             if self.dns.is_empty() { resolv_conf::resolvers() } else { self.dns.clone() };
         if resolvers.is_empty() {
@@ -282,7 +326,11 @@ impl Net {
             dns64_always: self.dns64_always,
             hosts: self.host.clone(),
             resolvers,
-            dual_stack: self.dual_stack.then(DualStack::default),
+            dns: !self.no_dns,
+            search: self.search.clone(),
+            outbound,
+            mac: self.mac.unwrap_or(defaults.mac),
+            dual_stack: self.dual_stack,
             map_host: self.map_host.clone(),
             ..defaults
         }
@@ -308,4 +356,32 @@ fn parse_prefix(text: &str) -> Result<Ipv6Addr, &'static str> {
         return Err("it is no prefix of unicast addresses");
     }
     Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_the_router() {
+        for (text, guest) in [
+            ("192.168.64.1/24", Some([192, 168, 64, 2])),
+            ("10.0.0.254/8", Some([10, 0, 0, 1])),
+            ("192.0.2.2/30", Some([192, 0, 2, 1])),
+            ("192.0.2.0/24", None),
+            ("192.0.2.255/24", None),
+            ("192.0.2.1/31", None),
+            ("192.0.2.1", None),
+        ] {
+            let read = dual_stack(text).ok();
+            assert_eq!(read.map(|dual| dual.guest), guest.map(Into::into), "{text}");
+        }
+        let mac: Mac = "02:00:00:00:04:65".parse().unwrap();
+        assert_eq!(mac.to_string(), "02:00:00:00:04:65");
+        for wrong in
+            ["", "02:00:00:00:04", "02:00:00:00:04:65:1", "01:00:00:00:00:01", "0:0:0:0:0:0"]
+        {
+            assert!(wrong.parse::<Mac>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context};
+use anyhow::{bail, ensure, Context};
 use clat_tun::{handover, Tun};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -28,7 +28,7 @@ use crate::forward::Forward;
 use crate::host_helper::Helper;
 use crate::link::{Datagrams, Link, Packets, Server, Stream, Tap};
 use crate::netns_helper::keep_on_exec;
-use crate::settings::Settings;
+use crate::settings::{Settings, LONGEST_SEARCH};
 use crate::status::Status;
 use crate::{clat, driver, netns_helper, resolvers, sandbox};
 
@@ -133,7 +133,7 @@ const READY: &[u8] = b"ready\n";
 /// What could not be made ready, or ended it.
 pub fn run_command(net: &Net, command: &[String], pid_ns: bool) -> anyhow::Result<ExitCode> {
     let settings = net.settings();
-    let with_clat = !net.no_clat && !net.dual_stack;
+    let with_clat = !net.no_clat && net.dual_stack.is_none();
     let devices = Devices::make(net, &settings, None, with_clat, (command, pid_ns))?;
     let command = RunningCommand { helper: devices.helper, _control: devices.control };
     let (process, link) = (ProcessArgs::default(), Box::new(Tap::new(devices.tap)));
@@ -169,7 +169,12 @@ impl Devices {
         let mut helper = Command::new(netns_helper::own_program());
         helper.args(["__netns-helper", "--control", &theirs.as_raw_fd().to_string()]);
         helper.args(["--ifname", &net.ifname, "--mtu", &settings.mtu.to_string()]);
-        helper.args(["--dns", &settings.dns().to_string()]);
+        if settings.dns {
+            helper.args(["--dns", &settings.dns().to_string()]);
+        }
+        helper.args(
+            settings.search.iter().flat_map(|name| ["--search".to_owned(), name.to_string()]),
+        );
         if with_clat {
             helper.args(["--clat-mtu", &clat::mtu(settings).to_string()]);
         }
@@ -231,6 +236,10 @@ fn run(
     name: Option<&Path>,
     (clat, command): (Option<Tun>, Option<RunningCommand>),
 ) -> anyhow::Result<ExitCode> {
+    ensure!(
+        settings.search_list().len() <= LONGEST_SEARCH,
+        "--search: the domains are longer than {LONGEST_SEARCH} bytes together"
+    );
     let mask = netns_helper::signals();
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;

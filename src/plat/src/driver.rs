@@ -338,7 +338,8 @@ impl Driver {
             }
             for query in queries {
                 let waits_for = |token| self.carrier.network().waits_for(token);
-                match self.resolvers.ask(&query, waits_for, now) {
+                let outbound = &self.carrier.network().settings().outbound;
+                match self.resolvers.ask(&query, outbound, waits_for, now) {
                     Ok((number, socket)) => {
                         let _ = self.epoll.add(socket, flags(RESOLVER, number));
                     }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use clat_tun::VirtioHeader;
 
@@ -25,6 +26,24 @@ impl Mac {
     #[must_use]
     pub fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
+    }
+}
+
+impl FromStr for Mac {
+    type Err = &'static str;
+
+    /// Reads what [`Display`](fmt::Display) writes: the address of one station.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split(':').map(|part| u8::from_str_radix(part, 16).ok());
+        let mac = [(); 6].map(|()| parts.next().flatten());
+        let [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f)] = mac else {
+            return Err("write it like 02:00:00:00:04:64");
+        };
+        let mac = Self([a, b, c, d, e, f]);
+        if parts.next().is_some() || mac.is_multicast() || mac == Self::default() {
+            return Err("it is no address of one station; write it like 02:00:00:00:04:64");
+        }
+        Ok(mac)
     }
 }
 

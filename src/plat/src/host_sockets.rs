@@ -29,6 +29,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::flow::tcp::{PeerState, Stream};
 use crate::flow::{Connection, Datagrams, Ends, Id, Ready, Received, Report, Sockets};
 use crate::icmp_error::IcmpError;
+use crate::settings::Outbound;
 
 /// From this hop limit on, packets are of ordinary programs; only traceroute's smaller ones are
 /// passed on.
@@ -46,13 +47,20 @@ pub(crate) const EDGE: EpollFlags = EpollFlags::EPOLLIN
 #[derive(Debug)]
 pub struct HostSockets {
     epoll: Rc<Epoll>,
+    outbound: Outbound,
 }
 
 impl HostSockets {
     /// Sockets watched by this epoll instance.
     #[must_use]
     pub fn new(epoll: Rc<Epoll>) -> Self {
-        Self { epoll }
+        Self { epoll, outbound: Outbound::default() }
+    }
+
+    /// The same, with new sockets bound like this.
+    #[must_use]
+    pub fn bound(self, outbound: Outbound) -> Self {
+        Self { outbound, ..self }
     }
 
     fn watch(&self, fd: impl AsFd, id: Id, flags: EpollFlags) -> io::Result<()> {
@@ -66,7 +74,7 @@ impl Sockets for HostSockets {
 
     fn connect(&self, remote: SocketAddr, hops: u8, class: u8) -> io::Result<HostConnection> {
         let class = class & !ECN;
-        tcp_connect(remote, hops, class)
+        tcp_connect(remote, hops, class, &self.outbound)
             .map(|stream| HostConnection { class, ..HostConnection::from(stream) })
     }
 
@@ -81,17 +89,13 @@ impl Sockets for HostSockets {
     }
 
     fn udp(&self, ipv6: bool) -> io::Result<HostDatagrams> {
-        let any: SocketAddr = if ipv6 {
-            (Ipv6Addr::UNSPECIFIED, 0).into()
-        } else {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        };
         let kind = Type::DGRAM.nonblocking().cloexec();
-        let socket = Socket::new(domain(&any.ip()), kind, Some(Protocol::UDP))?;
+        let domain = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
+        let socket = Socket::new(domain, kind, Some(Protocol::UDP))?;
         if ipv6 {
             socket.set_only_v6(true)?;
         }
-        socket.bind(&any.into())?;
+        bind(&socket, &self.outbound, ipv6)?;
         let socket = HostDatagrams { socket: socket.into(), ipv6 };
         socket.prepare_udp()?;
         Ok(socket)
@@ -102,6 +106,9 @@ impl Sockets for HostSockets {
         let (domain, protocol) =
             if ipv6 { (Domain::IPV6, Protocol::ICMPV6) } else { (Domain::IPV4, Protocol::ICMPV4) };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
+        if self.outbound != Outbound::default() {
+            bind(&socket, &self.outbound, ipv6)?;
+        }
         let socket = HostDatagrams { socket: socket.into(), ipv6 };
         socket.report_errors()?;
         socket.let_cut(false)?;
@@ -407,6 +414,19 @@ impl Datagrams for HostDatagrams {
     }
 }
 
+/// Binds a socket to any port, at the interface and the address by which it is to leave the host.
+pub(crate) fn bind(socket: &Socket, outbound: &Outbound, ipv6: bool) -> io::Result<()> {
+    if let Some(interface) = &outbound.interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    let address: IpAddr = if ipv6 {
+        outbound.v6.unwrap_or(Ipv6Addr::UNSPECIFIED).into()
+    } else {
+        outbound.v4.unwrap_or(Ipv4Addr::UNSPECIFIED).into()
+    };
+    socket.bind(&SocketAddr::new(address, 0).into())
+}
+
 fn domain(address: &IpAddr) -> Domain {
     if address.is_ipv4() {
         Domain::IPV4
@@ -416,10 +436,20 @@ fn domain(address: &IpAddr) -> Domain {
 }
 
 /// Begins a connection.
-pub(crate) fn tcp_connect(remote: SocketAddr, hops: u8, class: u8) -> io::Result<TcpStream> {
+pub(crate) fn tcp_connect(
+    remote: SocketAddr,
+    hops: u8,
+    class: u8,
+    outbound: &Outbound,
+) -> io::Result<TcpStream> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(domain(&remote.ip()), kind, Some(Protocol::TCP))?;
     socket.set_nodelay(true)?;
+    if *outbound != Outbound::default() && !remote.ip().is_loopback() {
+        // The port is chosen by connect(), which finds one that is free towards that destination.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        bind(&socket, outbound, remote.is_ipv6())?;
+    }
     if hops < ORDINARY {
         set_hops(&socket, remote.is_ipv6(), hops)?;
         report_errors(&socket, remote.is_ipv6())?;

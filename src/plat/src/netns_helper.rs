@@ -55,9 +55,12 @@ pub struct NetnsHelper {
     /// Without virtio headers.
     #[arg(long)]
     pub plain: bool,
-    /// The DNS server.
+    /// The DNS server; the host's resolv.conf without.
     #[arg(long)]
-    pub dns: Ipv6Addr,
+    pub dns: Option<Ipv6Addr>,
+    /// Domains in which names are searched; the host's without.
+    #[arg(long)]
+    pub search: Vec<String>,
     /// An IPv4 address for the TAP device, and its router's.
     #[arg(long, requires = "router4")]
     pub v4: Option<Ipv4Addr>,
@@ -99,9 +102,13 @@ impl NetnsHelper {
         // The devices are closed when platd ends, not when this process does.
         drop((tap, clat));
         self.wait_until_configured()?;
-        let covers = self.set_resolver().unwrap_or_else(|e| {
-            log::warn!("the command has the host's {}: {e:#}", resolv_conf::PATH);
-            None
+        let covers = self.dns.and_then(|dns| {
+            let covers = self.set_resolver(dns);
+            covers
+                .inspect_err(|e| {
+                    log::warn!("the command has the host's {}: {e:#}", resolv_conf::PATH);
+                })
+                .ok()
         });
         let control = clat_sys::adopt(self.control).context("--control")?;
         let network = Network { control, covers };
@@ -164,12 +171,12 @@ impl NetnsHelper {
     }
 
     /// Puts the network's DNS server where programs look for it, and has them look nowhere else.
-    fn set_resolver(&self) -> anyhow::Result<Option<Covers>> {
+    fn set_resolver(&self, dns: Ipv6Addr) -> anyhow::Result<Covers> {
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
             .context("cannot keep mounts to ourselves")?;
         // As long as nothing is covered.
-        let mut texts = vec![(resolv_conf::PATH, resolv_conf::with_server(self.dns))];
+        let mut texts = vec![(resolv_conf::PATH, resolv_conf::with_server(dns, &self.search))];
         // A cache, and a resolver, of the host would be asked by way of their sockets, which are in
         // the file system, and know nothing of this network.
         if let Ok(hosts) = fs::read_to_string(NSSWITCH_CONF) {
@@ -185,7 +192,7 @@ impl NetnsHelper {
         let watch = Watch::new(&[resolv_conf::PATH, NSSWITCH_CONF]).ok();
         let covers = Covers { texts, watch };
         covers.renew()?;
-        Ok(Some(covers))
+        Ok(covers)
     }
 }
 

@@ -30,19 +30,22 @@ pub(crate) fn resolver(text: &str) -> Option<SocketAddr> {
     text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53))
 }
 
-/// One with this server, and otherwise the host's: where names are searched, and options.
-pub(crate) fn with_server(server: Ipv6Addr) -> String {
-    replace_servers(&fs::read_to_string(PATH).unwrap_or_default(), server)
+/// One with this server, these domains to search or else the host's, and the host's options.
+pub(crate) fn with_server(server: Ipv6Addr, search: &[String]) -> String {
+    replace_servers(&fs::read_to_string(PATH).unwrap_or_default(), server, search)
 }
 
-fn replace_servers(hosts: &str, server: Ipv6Addr) -> String {
-    let keep = |line: &&str| {
-        let word = line.split_whitespace().next().unwrap_or_default();
-        ["search", "domain", "options"].contains(&word)
+fn replace_servers(hosts: &str, server: Ipv6Addr, search: &[String]) -> String {
+    let keep = |line: &&str| match line.split_whitespace().next() {
+        Some("search" | "domain") => search.is_empty(),
+        word => word == Some("options"),
     };
-    let server = format!("nameserver {server}");
-    let lines = std::iter::once(server.as_str()).chain(hosts.lines().filter(keep));
-    lines.flat_map(|line| [line, "\n"]).collect()
+    let mut text = format!("nameserver {server}\n");
+    if !search.is_empty() {
+        text += &format!("search {}\n", search.join(" "));
+    }
+    text.extend(hosts.lines().filter(keep).flat_map(|line| [line, "\n"]));
+    text
 }
 
 /// What becomes readable when some files may be others, or have become longer or shorter.
@@ -102,9 +105,14 @@ mod tests {
     fn only_the_servers_are_others() {
         let hosts =
             "# of the host\nnameserver 192.0.2.1\nsearch a.example b.example\noptions rotate\n";
+        let server = "2001:db8::53".parse().unwrap();
         assert_eq!(
-            replace_servers(hosts, "2001:db8::53".parse().unwrap()),
+            replace_servers(hosts, server, &[]),
             "nameserver 2001:db8::53\nsearch a.example b.example\noptions rotate\n"
+        );
+        assert_eq!(
+            replace_servers(hosts, server, &["c.example.".to_owned()]),
+            "nameserver 2001:db8::53\nsearch c.example.\noptions rotate\n"
         );
     }
 }

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::dns_stream::DnsStream;
 use crate::fairness::Shares;
 use crate::frame::Mac;
-use crate::host_sockets::tcp_connect;
+use crate::host_sockets::{bind, tcp_connect};
 use crate::network::Query;
+use crate::settings::Outbound;
 
 /// Most open questions. Beyond that, the oldest one of the guest with most is dropped.
 pub(crate) const MOST: usize = 256;
@@ -69,6 +72,7 @@ impl Resolvers {
     pub(crate) fn ask(
         &mut self,
         query: &Query,
+        outbound: &Outbound,
         waits_for: impl Fn(u64) -> bool,
         now: Instant,
     ) -> io::Result<(u32, BorrowedFd<'_>)> {
@@ -88,18 +92,21 @@ impl Resolvers {
             }
         }
         let transport = if query.tcp {
-            let mut stream = DnsStream::new(tcp_connect(query.resolver, u8::MAX, 0)?);
+            let mut stream = DnsStream::new(tcp_connect(query.resolver, u8::MAX, 0, outbound)?);
             stream.send(&query.message)?;
             Transport::Tcp(stream)
         } else {
-            let any: SocketAddr = if query.resolver.is_ipv4() {
-                (Ipv4Addr::UNSPECIFIED, 0).into()
-            } else {
-                (Ipv6Addr::UNSPECIFIED, 0).into()
-            };
-            let socket = UdpSocket::bind(any)?;
-            socket.set_nonblocking(true)?;
-            // Receive from the resolver only.
+            let resolver = query.resolver;
+            let kind = Type::DGRAM.nonblocking().cloexec();
+            let socket = Socket::new(Domain::for_address(resolver), kind, Some(Protocol::UDP))?;
+            let own = Outbound::default();
+            bind(
+                &socket,
+                if resolver.ip().is_loopback() { &own } else { outbound },
+                resolver.is_ipv6(),
+            )?;
+            let socket = UdpSocket::from(socket);
+            // Nobody else is heard.
             socket.connect(query.resolver)?;
             socket.send(&query.message)?;
             Transport::Udp(socket)

@@ -37,11 +37,33 @@ pub struct Settings {
     /// Resolvers for questions; without any, questions are answered SERVFAIL, but for
     /// `ipv4only.arpa`.
     pub resolvers: Vec<SocketAddr>,
+    /// Whether guests are told of the DNS server.
+    pub dns: bool,
+    /// Domains in which guests search names, for RFC 8106, RFC 3646 and RFC 3397: at most
+    /// [`LONGEST_SEARCH`] bytes in all.
+    pub search: Vec<Name>,
+    /// How the host's sockets leave it.
+    pub outbound: Outbound,
     /// IPv4 for older guests.
     pub dual_stack: Option<DualStack>,
     /// Addresses outside the guest's network that represent the host itself (`--map-host`); guests
     /// cannot reach the host's loopback otherwise.
     pub map_host: Vec<IpAddr>,
+}
+
+/// The most bytes of a search list: what a DHCP option takes (RFC 2132 §2).
+pub const LONGEST_SEARCH: usize = 255;
+
+/// The source addresses and the interface of the host's sockets; without any, the host chooses.
+/// Connections to its own loopback are excepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// The source of IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// The source of IPv6.
+    pub v6: Option<Ipv6Addr>,
+    /// The interface by its name.
+    pub interface: Option<String>,
 }
 
 /// IPv4 on the link.
@@ -62,6 +84,20 @@ impl Default for DualStack {
 }
 
 impl Settings {
+    /// The search list as DNS writes names, uncompressed (RFC 1035 §3.1), one behind the other.
+    #[must_use]
+    pub fn search_list(&self) -> Vec<u8> {
+        let mut list = Vec::new();
+        for name in &self.search {
+            for label in name {
+                list.push(u8::try_from(label.len()).unwrap_or(0));
+                list.extend_from_slice(label);
+            }
+            list.push(0);
+        }
+        list
+    }
+
     /// The DNS server: `::53` in the advertised prefix.
     #[must_use]
     pub fn dns(&self) -> Ipv6Addr {
@@ -89,6 +125,9 @@ impl Default for Settings {
             dns64_always: false,
             hosts: Vec::new(),
             resolvers: Vec::new(),
+            dns: true,
+            search: Vec::new(),
+            outbound: Outbound::default(),
             dual_stack: None,
             map_host: Vec::new(),
         }

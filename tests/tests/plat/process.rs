@@ -93,3 +93,44 @@ fn the_hosts_resolvers_change() -> Result<()> {
     resolvers.wait_for("127.0.0.3 was asked")?;
     Ok(())
 }
+
+/// The host's address and interface are those that are wanted, and so is what names are looked for
+/// with.
+#[test]
+fn how_it_leaves_the_host_and_searches_names() -> Result<()> {
+    if !can_run(&["python3", USER_NAMESPACES]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    world.host.run("ip addr add 203.0.113.9/24 dev w0")?;
+    world.host.run("ip link add d0 type veth peer name d1")?;
+    world.host.run("ip link set d0 up")?;
+    let code = include_str!("scripts/who_calls.py");
+    let argv = ["python3", "-c", code];
+    let mut server = world.outside.spawn(&argv, &world.path("who.log"))?;
+    server.wait_for("ready")?;
+    let (platd, script) = (world.path("platd"), include_str!("scripts/own_etc.sh"));
+    let platd = platd.to_str().context("path")?;
+    let call = |options: &[&str]| {
+        let argv = ["sh", "-c", script, "sh", "192.0.2.53", platd, "run"];
+        let command = ["--", "python3", "-c", include_str!("scripts/call.py")];
+        world.host.output(&[&argv[..], options, &command].concat())
+    };
+    let own = "nameserver 2001:db8:464::53";
+    for (options, address, names) in [
+        (&[][..], "203.0.113.1", own),
+        (&["--outbound", "203.0.113.9"], "203.0.113.9", own),
+        (&["--outbound-interface", "w0", "--no-dns"], "203.0.113.1", "nameserver 192.0.2.53"),
+        (
+            &["--search", "a.example", "--search", "b.example"],
+            "203.0.113.1",
+            "nameserver 2001:db8:464::53 search a.example. b.example.",
+        ),
+    ] {
+        let said = what_it_said(&call(options)?)?;
+        ensure!(said == format!("{address}\n{address}\n{names}\n"), "{options:?}: {said}");
+    }
+    // Nothing is reached by an interface that leads nowhere.
+    ensure!(!call(&["--outbound-interface", "d0"])?.status.success());
+    Ok(())
+}

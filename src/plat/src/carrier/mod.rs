@@ -218,6 +218,7 @@ impl Carrier {
     ) -> Self {
         let super_packets = link.takes_super_packets();
         let offload = Offload { tso: super_packets, uso: super_packets };
+        let sockets = HostSockets::new(epoll).bound(settings.outbound.clone());
         let mut network = Network::new(settings, now);
         if let Some((address, _)) = &clat {
             network.reserve(*address, clat::MAC);
@@ -226,7 +227,7 @@ impl Carrier {
         let buckets = network.buckets().clone();
         Self {
             network,
-            engine: Engine::new(HostSockets::new(epoll), offload, bounds).with_buckets(buckets),
+            engine: Engine::new(sockets, offload, bounds).with_buckets(buckets),
             ports: Ports {
                 link,
                 clat: clat.map(|(address, link)| ClatPort { address, link }),

@@ -23,6 +23,8 @@ const MASK: u8 = 1;
 const ROUTER: u8 = 3;
 const DNS: u8 = 6;
 const MTU: u8 = 26;
+/// RFC 3397.
+const DOMAIN_SEARCH: u8 = 119;
 const REQUESTED: u8 = 50;
 const LEASE_TIME: u8 = 51;
 const MESSAGE_TYPE: u8 = 53;
@@ -320,7 +322,12 @@ impl Request {
             let mask = u32::MAX.checked_shl(32 - u32::from(net.prefix_len)).unwrap_or(0);
             add(MASK, &mask.to_be_bytes());
             add(ROUTER, &router);
-            add(DNS, &router);
+            if settings.dns {
+                add(DNS, &router);
+            }
+            if !settings.search.is_empty() {
+                add(DOMAIN_SEARCH, &settings.search_list());
+            }
             add(MTU, &settings.mtu.to_be_bytes());
             // Only if requested (RFC 8925 §3.3).
             if self.v6only {

@@ -54,6 +54,7 @@ const PREFERENCE: u16 = 7;
 const STATUS_CODE: u16 = 13;
 const RAPID_COMMIT: u16 = 14;
 const DNS_SERVERS: u16 = 23;
+const DOMAIN_LIST: u16 = 24;
 const IA_PD: u16 = 25;
 const REFRESH_TIME: u16 = 32;
 
@@ -117,10 +118,17 @@ pub(super) fn answer(bytes: &[u8], settings: &Settings) -> Option<Vec<u8>> {
         RELEASE | DECLINE => add(&mut reply, STATUS_CODE, &status(SUCCESS)),
         _ => add(&mut reply, REFRESH_TIME, &REFRESH.to_be_bytes()),
     }
-    let wants_dns = find(&asked, ORO)
-        .is_some_and(|codes| codes.chunks_exact(2).any(|code| code == DNS_SERVERS.to_be_bytes()));
-    if wants_dns && !matches!(kind, CONFIRM | RELEASE | DECLINE) {
-        add(&mut reply, DNS_SERVERS, &settings.dns().octets());
+    let wants = |wanted: u16| {
+        find(&asked, ORO)
+            .is_some_and(|codes| codes.chunks_exact(2).any(|code| code == wanted.to_be_bytes()))
+    };
+    if !matches!(kind, CONFIRM | RELEASE | DECLINE) {
+        if settings.dns && wants(DNS_SERVERS) {
+            add(&mut reply, DNS_SERVERS, &settings.dns().octets());
+        }
+        if !settings.search.is_empty() && wants(DOMAIN_LIST) {
+            add(&mut reply, DOMAIN_LIST, &settings.search_list());
+        }
     }
     Some(reply)
 }

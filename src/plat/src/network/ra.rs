@@ -103,11 +103,16 @@ impl Advertiser {
         message.extend(ra::source_address(settings.mac.0));
         message.extend(ra::mtu(settings.mtu.into()));
         message.extend(prefix(settings.prefix, VALID, PREFERRED));
-        message.extend(ra::rdnss(settings.dns(), LIFETIME.into()));
+        if settings.dns {
+            message.extend(ra::rdnss(settings.dns(), LIFETIME.into()));
+        }
+        message.extend(dnssl(settings, LIFETIME.into()));
         for old in &self.old {
             message.extend(prefix(*old, 0, 0));
-            let dns = Settings { prefix: *old, ..settings.clone() }.dns();
-            message.extend(ra::rdnss(dns, 0));
+            if settings.dns {
+                let dns = Settings { prefix: *old, ..settings.clone() }.dns();
+                message.extend(ra::rdnss(dns, 0));
+            }
         }
         message.extend(pref64(settings, LIFETIME));
         message
@@ -118,10 +123,26 @@ impl Advertiser {
     pub(super) fn farewell(settings: &Settings) -> Vec<u8> {
         let mut message = ra::header(HOP_LIMIT, ra::OTHER, 0).to_vec();
         message.extend(ra::source_address(settings.mac.0));
-        message.extend(ra::rdnss(settings.dns(), 0));
+        if settings.dns {
+            message.extend(ra::rdnss(settings.dns(), 0));
+        }
+        message.extend(dnssl(settings, 0));
         message.extend(pref64(settings, 0));
         message
     }
+}
+
+/// The search list (RFC 8106 §5.2); empty if there is none.
+fn dnssl(settings: &Settings, lifetime: u32) -> Vec<u8> {
+    const KIND: u8 = 31;
+    let mut list = settings.search_list();
+    if list.is_empty() {
+        return list;
+    }
+    // Multiples of 8 bytes with the 8 in front of it.
+    list.resize(list.len().next_multiple_of(8), 0);
+    let units = u8::try_from(list.len() / 8 + 1).unwrap_or(u8::MAX);
+    [&[KIND, units, 0, 0][..], &lifetime.to_be_bytes(), &list].concat()
 }
 
 /// The PREF64 option; empty if it is not advertised.

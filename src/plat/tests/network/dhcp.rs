@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use clat_plat::frame::Mac;
-use clat_plat::settings::Settings;
+use clat_plat::settings::{DualStack, Settings};
 use dhcproto::v4;
 use dhcproto::v6::{
     DhcpOption, DhcpOptions, IAAddr, Message, MessageType, OptionCode, Status, StatusCode, IANA,
@@ -84,6 +84,25 @@ fn stateless() {
     let reply = ask(&mut lab, kind, &[wants(OptionCode::NtpServer), client_id()]).unwrap();
     assert_eq!(reply.opts().get(OptionCode::DomainNameServers), None);
     assert_eq!(reply.opts().get(OptionCode::ClientId), Some(&client_id()));
+}
+
+/// A search list by either protocol (RFC 3646 §4, RFC 3397), and no DNS server.
+#[test]
+fn a_search_list_and_no_dns_server() {
+    let search = vec!["corp.example.".parse().unwrap()];
+    let dual_stack = Some(DualStack::default());
+    let mut lab = Lab::new(Settings { dns: false, search, dual_stack, ..Settings::default() });
+    let codes = vec![OptionCode::DomainNameServers, OptionCode::DomainSearchList];
+    let wanted = DhcpOption::ORO(ORO { opts: codes });
+    let reply = ask(&mut lab, MessageType::InformationRequest, &[wanted]).unwrap();
+    assert_eq!(reply.opts().get(OptionCode::DomainNameServers), None);
+    let names = b"\x04corp\x07example\0";
+    let has = |bytes: &[u8], option: &[u8]| bytes.windows(option.len()).any(|at| at == option);
+    assert!(has(&reply.to_vec().unwrap(), &[&[0, 24, 0, 14], &names[..]].concat()));
+    let (offer, _) = ask4(&mut lab, &discover(v4::MessageType::Discover, &[])).unwrap();
+    let bytes = offer.to_vec().unwrap();
+    assert!(has(&bytes, &[&[119, 14], &names[..]].concat()));
+    assert!(!has(&bytes, &[6, 4, 192, 168, 64, 1]));
 }
 
 #[test]

@@ -61,6 +61,24 @@ fn a_solicited_advertisement() {
     );
 }
 
+/// RFC 8106 §5.2; and a network that tells nobody of a DNS server.
+#[test]
+fn a_search_list_and_no_dns_server() {
+    const RDNSS: u8 = 25;
+    const DNSSL: u8 = 31;
+    let search = ["corp.example.", "b."].map(|name| name.parse().unwrap()).to_vec();
+    let mut lab = Lab::new(Settings { dns: false, search, ..Settings::default() });
+    let solicitation = icmp6(LINK_LOCAL, ALL_ROUTERS, 255, &with_address(&SOLICIT_ROUTER));
+    let got = lab.ask(&solicitation).unwrap();
+    let options = options(&got.payload, 16);
+    assert!(options.iter().all(|(kind, _)| *kind != RDNSS));
+    let names = b"\x04corp\x07example\0\x01b\0";
+    let (_, list) = options.iter().find(|(kind, _)| *kind == DNSSL).unwrap();
+    // 1800 s, and zeros up to a multiple of 8 bytes.
+    assert_eq!(list[..6 + names.len()], [&[0, 0, 0, 0, 7, 8], &names[..]].concat());
+    assert_eq!(list[6 + names.len()..], [0; 24 - 17]);
+}
+
 #[test]
 fn pref64_of_every_length_and_none() {
     for (text, code) in [
