@@ -157,6 +157,10 @@ pub enum ForwardAction {
 #[derive(Args, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is an option of its own
 pub struct Net {
+    /// What the network is like: mobile, no-pref64, lossy, renumbering or tiny-mtu, or a file with
+    /// options
+    #[arg(long, value_name = "NAME|FILE")]
+    pub profile: Option<String>,
     /// The /64 to advertise
     #[arg(long, value_name = "PREFIX/64", value_parser = parse_prefix)]
     pub prefix: Option<Ipv6Addr>,

@@ -29,6 +29,7 @@ pub mod link;
 mod netlink;
 mod netns_helper;
 pub mod network;
+pub mod profile;
 mod read_budget;
 mod resolv_conf;
 mod resolvers;

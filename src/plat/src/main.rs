@@ -11,10 +11,16 @@ use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use clat_plat::cli::{Cli, Command, ForwardAction};
 use clat_plat::forward::{Forward, Port};
-use clat_plat::{control, daemon, status};
+use clat_plat::{control, daemon, profile, status};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match profile::expand(std::env::args_os()) {
+        Ok(arguments) => Cli::parse_from(arguments),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "platd: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     // A command's own words should stand out.
     let quiet = matches!(
         cli.command,
