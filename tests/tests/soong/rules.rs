@@ -212,6 +212,22 @@ fn libbpf_is_for_the_flavour_with_bpf() -> Result<()> {
     Ok(())
 }
 
+/// Nothing is said of modules that are not used.
+#[test]
+fn the_table_of_modules_is_of_those_used() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    let root = repository()?;
+    let modules = modules(&root, true)?;
+    let used: BTreeSet<_> =
+        modules.iter().flat_map(|module| EDGES.map(|edge| module.list(edge)).concat()).collect();
+    let known = theirs(&root)?;
+    let unused: Vec<_> = known.keys().filter(|name| !used.contains(name.as_str())).collect();
+    ensure!(unused.is_empty(), "in modules.tsv, and not used: {unused:?}");
+    Ok(())
+}
+
 /// Former mistakes are noticed.
 #[test]
 fn soong_would_refuse_what_it_refused() -> Result<()> {
