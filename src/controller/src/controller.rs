@@ -11,26 +11,25 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
-use crate::common::Common;
 use crate::dump::Dump;
 use crate::ebpf_mode::{decide, EbpfMode};
 use crate::errors::{Error, Step};
 use crate::host::{
-    Child, Detach, Devices, Hook, Host, Offload, OffloadCounters, Orphan, ProbeTarget, Processes,
-    Programs, Traffic,
+    Child, Detach, Devices, Hook, Host, Offload, Orphan, ProbeTarget, Processes, Programs,
 };
-use crate::model::{Clat, Event, Observer, StopReason, Working};
+use crate::model::{Clat, Event, Observer, Running, StopReason};
 use crate::offload::Attached;
 use crate::original;
 use crate::reconcile::Desired;
-use crate::tracker::{Outcome, Shown, Tracker};
+use crate::resources::Resources;
+use crate::tracker::{Outcome, Tracker};
 use clat_host::{Fwmark, IfaceName};
 
 /// Starts and stops CLATs on a host.
 pub struct Controller<H: Host> {
     /// Its CLATs go before what they share.
     state: Mutex<State<H>>,
-    common: Common<H>,
+    resources: Resources<H>,
     /// Why there were no programs at the start, where there were none.
     no_programs: Option<String>,
     /// Told whenever nobody is at work on an interface any more.
@@ -57,11 +56,11 @@ enum Place<H: Host> {
     /// A CLAT that nobody is at work on.
     Idle(Box<Tracker<H>>),
     /// Somebody at work, and what is shown meanwhile of the CLAT, if there is one.
-    Busy(Option<Box<Shown>>),
+    Busy(Option<Box<Running>>),
 }
 
 impl<H: Host> Place<H> {
-    fn shown(&self, programs: Option<&<H as Offload>::Programs>) -> Option<Shown> {
+    fn shown(&self, programs: Option<&<H as Offload>::Programs>) -> Option<Running> {
         match self {
             Self::Idle(tracker) => Some(tracker.shown(programs)),
             Self::Busy(shown) => shown.as_deref().cloned(),
@@ -76,30 +75,6 @@ impl<H: Host> Place<H> {
     }
 }
 
-/// One running CLAT, for those who want to know.
-#[derive(Clone, Debug)]
-pub struct Running {
-    /// What it is.
-    pub clat: Clat,
-    /// Process id of its clatd; 0 while that is being started again.
-    pub pid: i32,
-    /// How often clatd was started again.
-    pub restarts: u32,
-    /// What passed the TUN device, translated by clatd; `None` when it cannot be read.
-    pub traffic: Option<Traffic>,
-    /// Whether packets are translated in the kernel.
-    pub offloaded: bool,
-    /// Whether IPv4 works.
-    pub working: Working,
-    /// IPv4 packets that were to leave by the TUN device, seen from the program there; `None`
-    /// without.
-    pub egress: Option<OffloadCounters>,
-    /// IPv6 packets that arrived on the uplink, seen from the program there; `None` without.
-    pub ingress: Option<OffloadCounters>,
-    /// What keeps packets from the programs.
-    pub hindrances: Vec<String>,
-}
-
 /// The right to work on an interface, and its CLAT, if there is one. Others wait for theirs until
 /// it is dropped.
 struct InterfaceLock<'c, H: Host> {
@@ -111,7 +86,7 @@ struct InterfaceLock<'c, H: Host> {
 impl<H: Host> InterfaceLock<'_, H> {
     /// Has others see the CLAT as it is now.
     fn show(&self) {
-        let programs = self.controller.common.programs();
+        let programs = self.controller.resources.programs();
         let shown = self.tracker.as_ref().map(|tracker| tracker.shown(programs.as_deref()));
         let place = Place::Busy(shown.map(Box::new));
         self.controller.state().places.insert(self.iface.clone(), place);
@@ -148,7 +123,7 @@ impl<H: Host> Controller<H> {
             Err((mode, why)) => (mode, None, Some(why)),
         };
         log::info!("eBPF mode: {mode}; {}", if standalone { "standalone" } else { "with netd" });
-        let common = Common {
+        let resources = Resources {
             host,
             observer,
             standalone,
@@ -159,13 +134,13 @@ impl<H: Host> Controller<H> {
             follower: Arc::default(),
         };
         let state = State { closed: false, networks: BTreeMap::new(), places: BTreeMap::new() };
-        Self { state: Mutex::new(state), common, no_programs, idle: Condvar::new() }
+        Self { state: Mutex::new(state), resources, no_programs, idle: Condvar::new() }
     }
 
     /// Has a host on the IPv4 internet asked whether IPv4 works.
     #[must_use]
     pub fn probing(mut self, target: Option<ProbeTarget>) -> Self {
-        self.common.probe_target = target;
+        self.resources.probe_target = target;
         self
     }
 
@@ -191,7 +166,7 @@ impl<H: Host> Controller<H> {
         iface: &IfaceName,
         mut state: MutexGuard<'_, State<H>>,
     ) -> InterfaceLock<'_, H> {
-        let programs = self.common.programs();
+        let programs = self.resources.programs();
         let place = state.places.remove(iface);
         let shown = place.as_ref().and_then(|place| place.shown(programs.as_deref()));
         state.places.insert(iface.clone(), Place::Busy(shown.map(Box::new)));
@@ -211,29 +186,29 @@ impl<H: Host> Controller<H> {
     pub fn start(&self, iface: &str, prefix: &str) -> Result<Ipv6Addr, Error> {
         let iface = parse_name(iface)?;
         // Before others are waited for.
-        let index = self.common.host.index_of(&iface).unwrap_or_default();
+        let index = self.resources.host.index_of(&iface).unwrap_or_default();
         iface
             .v4iface(index)
             .map_err(|e| Error::new(e.errno(), &iface, Step::CheckName, e.to_string()))?;
         let mut lock = self.lock(&iface);
         let desired = self.desire(&lock, prefix)?;
-        let tracker = Tracker::start(&self.common, desired)?;
+        let tracker = Tracker::start(&self.resources, desired)?;
         log::info!("clatd started on {iface}");
         let clat = tracker.clat().clone();
         lock.tracker = Some(Box::new(tracker));
         lock.show();
         let v6 = clat.v6;
-        (self.common.observer)(Event::Started(clat));
+        (self.resources.observer)(Event::Started(clat));
         drop(lock);
         // What has changed meanwhile nobody has looked at.
-        self.common.waker()();
+        self.resources.waker()();
         Ok(v6)
     }
 
     /// What is asked for, if a CLAT may be started there (docs/contract.md, "start", 1 and 2).
     fn desire(&self, lock: &InterfaceLock<'_, H>, prefix: &str) -> Result<Desired, Error> {
         let iface = &lock.iface;
-        let index = self.common.host.index_of(iface);
+        let index = self.resources.host.index_of(iface);
         let state = self.state();
         if state.closed {
             let cause = "the controller is ending";
@@ -251,7 +226,7 @@ impl<H: Host> Controller<H> {
             };
             return Err(Error::new(Errno::EBUSY, iface, Step::Start, cause));
         }
-        let standalone = self.common.standalone;
+        let standalone = self.resources.standalone;
         let net_id = state.networks.get(iface).copied();
         let net_id = net_id.or_else(|| index.filter(|_| standalone).map(own_net_id));
         let (Some(net_id), Some(index)) = (net_id, index) else {
@@ -270,7 +245,7 @@ impl<H: Host> Controller<H> {
     /// of.
     pub(crate) fn wake(&self, follower: Arc<EventFd>) {
         // There is one follower.
-        let _ = self.common.follower.set(follower);
+        let _ = self.resources.follower.set(follower);
     }
 
     /// Brings every CLAT to what is desired of it, as the network is now, and returns when that is
@@ -281,7 +256,7 @@ impl<H: Host> Controller<H> {
         for mut lock in ifaces.iter().filter_map(|iface| self.try_lock(iface)) {
             // Before any takes its new name: two may have swapped theirs.
             if let Some(tracker) = &mut lock.tracker {
-                tracker.release_name(self.common.host.as_ref());
+                tracker.release_name(self.resources.host.as_ref());
             }
         }
         let reconcile = |iface| self.reconcile_one(self.try_lock(iface)?);
@@ -293,7 +268,7 @@ impl<H: Host> Controller<H> {
         // It may have been stopped meanwhile.
         while let Some(tracker) = &mut lock.tracker {
             let before = tracker.clat().clone();
-            let outcome = tracker.reconcile(&self.common, Instant::now()).unwrap_or_else(|e| {
+            let outcome = tracker.reconcile(&self.resources, Instant::now()).unwrap_or_else(|e| {
                 log::error!("{e}");
                 Outcome::Over(StopReason::Failed)
             });
@@ -306,7 +281,7 @@ impl<H: Host> Controller<H> {
             lock.show();
             if clat != before {
                 log::info!("{}: goes on by {}, {}", clat.iface, clat.v4iface, clat.v6);
-                (self.common.observer)(Event::Started(clat.clone()));
+                (self.resources.observer)(Event::Started(clat.clone()));
             }
             if clat.iface == lock.iface {
                 break;
@@ -324,27 +299,27 @@ impl<H: Host> Controller<H> {
     /// The clatds that a former life has left, for [`Controller::recover`]. Only to find them takes
     /// the right to look into other processes.
     pub fn orphans(&self) -> Vec<OrphanOf<H>> {
-        self.common.host.orphans()
+        self.resources.host.orphans()
     }
 
     /// Removes what a former life has left; with `keep`, goes on with those of its CLATs that are
     /// whole. To be called before the first start, by the only controller in the network namespace.
     /// Nobody is told of it: no listener is there yet.
     pub fn recover(&self, keep: bool, orphans: Vec<OrphanOf<H>>) {
-        let host = &self.common.host;
+        let host = &self.resources.host;
         let (kept, ended): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|_| keep);
         let wanted: Vec<_> = kept.iter().map(|orphan| orphan.args.clone()).collect();
         let rules = host.adopt_rules(&wanted).unwrap_or_else(|e| {
             log::error!("cannot take over the drop rules of a former life: {e}");
             Vec::new()
         });
-        let programs = self.common.programs();
+        let programs = self.resources.programs();
         // Where there is no rule, there is no CLAT.
         let mut rules = rules.into_iter();
         for orphan in kept {
             let (iface, pid) = (orphan.args.uplink.clone(), orphan.child.pid());
             let Some(rule) = rules.next() else { continue };
-            match Tracker::adopt(&self.common, orphan, rule) {
+            match Tracker::adopt(&self.resources, orphan, rule) {
                 Ok(tracker) => {
                     log::info!("going on with the CLAT on {iface}, clatd pid {pid}");
                     let iface = tracker.clat().iface.clone();
@@ -380,7 +355,8 @@ impl<H: Host> Controller<H> {
             log::info!("leaving the CLAT on {}, clatd pid {}", tracker.clat().iface, tracker.pid());
             tracker.detach();
         }
-        let programs = self.common.programs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let programs =
+            self.resources.programs.lock().unwrap_or_else(PoisonError::into_inner).take();
         programs.into_iter().for_each(Detach::detach);
     }
 
@@ -420,13 +396,13 @@ impl<H: Host> Controller<H> {
         log::info!("Stopping clatd pid={} on {iface}", tracker.pid());
         drop(tracker);
         log::info!("clatd on {iface} stopped");
-        (self.common.observer)(Event::Stopped { iface, reason });
+        (self.resources.observer)(Event::Stopped { iface, reason });
     }
 
     /// Stops every CLAT and starts no more.
     pub fn shut_down(&self) {
         all_at_once(self.close(), |tracker| self.end(Some(tracker), StopReason::Shutdown));
-        *self.common.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.resources.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Notes that `iface` belongs to network `net_id`.
@@ -494,46 +470,35 @@ impl<H: Host> Controller<H> {
     /// Whether packets may be translated in the kernel.
     #[must_use]
     pub fn ebpf_mode(&self) -> EbpfMode {
-        self.common.mode
+        self.resources.mode
     }
 
     /// Whether it works without netd.
     #[must_use]
     pub fn is_standalone(&self) -> bool {
-        self.common.standalone
+        self.resources.standalone
     }
 
     /// What runs, in the order of the uplinks' names.
     #[must_use]
     pub fn running(&self) -> Vec<Running> {
-        let programs = self.common.programs();
+        let programs = self.resources.programs();
         let shown = |place: &Place<H>| place.shown(programs.as_deref());
-        let known: Vec<_> = self.state().places.values().filter_map(shown).collect();
+        let mut running: Vec<_> = self.state().places.values().filter_map(shown).collect();
         let counters = |hook, clat: &Clat| {
             let counters = programs.as_ref()?.counters(hook, clat.v4);
             counters.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.iface)).ok()?
         };
-        known
-            .into_iter()
-            .map(|Shown { clat, pid, restarts, offloaded, working, hindrances }| {
-                let traffic = self.common.host.traffic(&clat.v4iface);
-                let traffic =
-                    traffic.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.v4iface)).ok();
-                let [egress, ingress] = [Hook::Egress, Hook::Ingress]
-                    .map(|hook| offloaded.then(|| counters(hook, &clat))?);
-                Running {
-                    clat,
-                    pid,
-                    restarts,
-                    traffic,
-                    offloaded,
-                    working,
-                    egress,
-                    ingress,
-                    hindrances,
-                }
-            })
-            .collect()
+        for it in &mut running {
+            let v4iface = &it.clat.v4iface;
+            let traffic = self.resources.host.traffic(v4iface);
+            it.traffic = traffic.inspect_err(|e| log::warn!("{v4iface}: no numbers: {e}")).ok();
+            if it.offloaded {
+                it.egress = counters(Hook::Egress, &it.clat);
+                it.ingress = counters(Hook::Ingress, &it.clat);
+            }
+        }
+        running
     }
 
     /// The text of `dumpsys` (docs/contract.md, "dump").
@@ -541,9 +506,9 @@ impl<H: Host> Controller<H> {
     pub fn dump(&self) -> String {
         let running = self.running();
         let clats: Vec<_> = running.iter().map(|running| running.clat.clone()).collect();
-        let programs = self.common.programs();
+        let programs = self.resources.programs();
         let mode = match &self.no_programs {
-            None => format!("{} (maps and programs present)", self.common.mode),
+            None => format!("{} (maps and programs present)", self.resources.mode),
             Some(why) => format!("Disabled: {why}"),
         };
         let mut more = vec![format!("eBPF mode: {mode}")];
@@ -559,7 +524,7 @@ impl<H: Host> Controller<H> {
         }
         let ingress = programs.as_ref().map(|programs| programs.ingress_map());
         let egress = programs.as_ref().map(|programs| programs.egress_map());
-        Dump { clats: &clats, ingress, egress, links: self.common.host.as_ref(), more }.render()
+        Dump { clats: &clats, ingress, egress, links: self.resources.host.as_ref(), more }.render()
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Instant;
 use clat_host::{Fwmark, IfaceName};
 use clat_xlat::Prefix;
 
+use crate::host::{OffloadCounters, Traffic};
+
 /// A CLAT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clat {
@@ -30,6 +32,30 @@ pub struct Clat {
     pub mark: Fwmark,
     /// When it was started.
     pub since: Instant,
+}
+
+/// One running CLAT, for those who want to know.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// What it is.
+    pub clat: Clat,
+    /// Process id of its clatd; 0 while that is being started again.
+    pub pid: i32,
+    /// How often clatd was started again.
+    pub restarts: u32,
+    /// What passed the TUN device, translated by clatd; `None` when it cannot be read.
+    pub traffic: Option<Traffic>,
+    /// Whether packets are translated in the kernel.
+    pub offloaded: bool,
+    /// Whether IPv4 works.
+    pub working: Working,
+    /// IPv4 packets that were to leave by the TUN device, seen from the program there; `None`
+    /// without.
+    pub egress: Option<OffloadCounters>,
+    /// IPv6 packets that arrived on the uplink, seen from the program there; `None` without.
+    pub ingress: Option<OffloadCounters>,
+    /// What keeps packets from the programs.
+    pub hindrances: Vec<String>,
 }
 
 /// An event of a CLAT.

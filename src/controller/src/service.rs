@@ -10,10 +10,11 @@ use crate::binder_adapter::{
     DumpArg, IClatdController, IClatdEventListener, Interface, OffloadCounters as AidlCounters,
     ReasonCount, Status, StatusCode, Strong, PERMISSION_DENIED, UNKNOWN_ERROR,
 };
-use crate::controller::{Controller, Running};
+use crate::controller::Controller;
 use crate::errors::Error;
 use crate::host::{Host, OffloadCounters};
 use crate::listeners::Listeners;
+use crate::model::Running;
 use crate::status::{self, Uplinks};
 
 /// Who may call on every machine: root, system and network_stack (AOSP,

@@ -16,14 +16,14 @@ use clat_sys::HostError;
 use clat_xlat::{Local, Prefix, PrefixError};
 use nix::errno::Errno;
 
-use crate::common::Common;
 use crate::errors::{Error, Step};
 use crate::host::{Child, ClatdArgs, Detach, Host, Orphan, Progress};
-use crate::model::{Clat, Event, StopReason, Working};
+use crate::model::{Clat, Event, Running, StopReason, Working};
 use crate::offload::Attached;
 use crate::original;
 use crate::probe::Probe;
 use crate::reconcile::{reconcile, Action, Actual, Desired, Limit, Part, MOST_REPAIRS};
+use crate::resources::Resources;
 use crate::supervisor::{Restarts, Supervisor, Work};
 
 /// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one,
@@ -82,17 +82,6 @@ pub(crate) enum Outcome {
     Over(StopReason),
 }
 
-/// A CLAT as it is shown, whatever is just being done to it.
-#[derive(Clone)]
-pub(crate) struct Shown {
-    pub(crate) clat: Clat,
-    pub(crate) pid: i32,
-    pub(crate) restarts: u32,
-    pub(crate) offloaded: bool,
-    pub(crate) working: Working,
-    pub(crate) hindrances: Vec<String>,
-}
-
 impl<H: Host> Tracker<H> {
     /// A CLAT of which nothing is there.
     fn nothing(desired: Desired) -> Self {
@@ -134,19 +123,19 @@ impl<H: Host> Tracker<H> {
 
     /// Steps 3 to 10 of docs/contract.md, "start". Returning early is the rollback: what was taken
     /// is dropped, last first.
-    pub(crate) fn start(common: &Common<H>, desired: Desired) -> Result<Self, Error> {
-        Self::nothing(desired).complete(common)
+    pub(crate) fn start(resources: &Resources<H>, desired: Desired) -> Result<Self, Error> {
+        Self::nothing(desired).complete(resources)
     }
 
     /// Goes on with a CLAT of a former life, unless something of it is missing that cannot be put
     /// back. Returning early removes it: what was taken over is dropped.
     pub(crate) fn adopt(
-        common: &Common<H>,
+        resources: &Resources<H>,
         orphan: Orphan<H::Child, H::Tun>,
         rule: H::Rule,
     ) -> Result<Self, Error> {
         let Orphan { tun, args, index, child } = orphan;
-        let host = &common.host;
+        let host = &resources.host;
         let ClatdArgs { uplink: iface, mark, prefix, v4, v6 } = args;
         let fail = |errno, step, cause: &str| Error::new(errno, &iface, step, cause);
         let mut it = Self::nothing(Desired {
@@ -154,7 +143,7 @@ impl<H: Host> Tracker<H> {
             index,
             prefix: prefix.to_string(),
             mark,
-            standalone: common.standalone,
+            standalone: resources.standalone,
         });
         (it.tun, it.rule) = (Some(tun), Some(rule));
         let v4iface =
@@ -162,13 +151,13 @@ impl<H: Host> Tracker<H> {
         let v4index = host.index_of(&v4iface);
         (it.clat.v4iface, it.clat.v4index) = (v4iface.clone(), v4index.unwrap_or(0));
         it.clat.v6 = v6;
-        (it.clatd, it.has_run) = (Some(it.watch(common, child)?), true);
+        (it.clatd, it.has_run) = (Some(it.watch(resources, child)?), true);
         let v4index = v4index.ok_or_else(|| fail(Errno::ENODEV, Step::CreateTun, "it is gone"))?;
-        it.lease = common.pool.take(v4);
+        it.lease = resources.pool.take(v4);
         if it.lease.is_none() {
             return Err(fail(Errno::EADDRNOTAVAIL, Step::PickV4, &format!("{v4} is another's")));
         }
-        if !address::is_usable_source(v6, !common.standalone) {
+        if !address::is_usable_source(v6, !resources.standalone) {
             return Err(fail(Errno::EADDRNOTAVAIL, Step::MakeV6, &format!("{v6} is not global")));
         }
         let is_configured = host.is_configured(&v4iface, v4);
@@ -176,23 +165,23 @@ impl<H: Host> Tracker<H> {
             let cause = format!("{v4iface} has no address {v4}");
             return Err(fail(Errno::EADDRNOTAVAIL, Step::AwaitClatd, &cause));
         }
-        if common.standalone {
+        if resources.standalone {
             let metric = ROUTE_METRIC.saturating_add(index);
             let route = host.adopt_route(v4index, v4, metric);
             it.route = Some(route.map_err(|e| Error::io(&e, &iface, Step::AddRoute))?);
         }
         (it.clat.prefix, it.clat.v4) = (prefix, v4);
         it.announced = host.link_address(index);
-        it.complete(common)
+        it.complete(resources)
     }
 
     /// Brings it about, and waits for clatd.
-    fn complete(mut self, common: &Common<H>) -> Result<Self, Error> {
+    fn complete(mut self, resources: &Resources<H>) -> Result<Self, Error> {
         loop {
-            match self.reconcile(common, Instant::now())? {
+            match self.reconcile(resources, Instant::now())? {
                 Outcome::Whole => break,
                 Outcome::AwaitsClatd => self
-                    .await_clatd(common.host.as_ref())
+                    .await_clatd(resources.host.as_ref())
                     .map_err(|e| Error::io(&e, &self.clat.iface, Step::AwaitClatd))?,
                 Outcome::Over(_) => {
                     let cause = "it has just gone";
@@ -213,21 +202,25 @@ impl<H: Host> Tracker<H> {
     ///
     /// # Errors
     /// Of a part that cannot be had. What is to become of the rest is the caller's to say.
-    pub(crate) fn reconcile(&mut self, common: &Common<H>, now: Instant) -> Result<Outcome, Error> {
-        self.see_clatd(common);
-        self.restore_rule(common.host.as_ref());
-        if let Some((offload, programs)) = self.offload.as_mut().zip(common.programs()) {
+    pub(crate) fn reconcile(
+        &mut self,
+        resources: &Resources<H>,
+        now: Instant,
+    ) -> Result<Outcome, Error> {
+        self.see_clatd(resources);
+        self.restore_rule(resources.host.as_ref());
+        if let Some((offload, programs)) = self.offload.as_mut().zip(resources.programs()) {
             offload.reconcile(programs.as_ref(), &self.clat, now);
         }
-        if self.is_offload_blocked && common.has_room(&self.clat) {
+        if self.is_offload_blocked && resources.has_room(&self.clat) {
             self.drop_part(Part::Offload);
         }
-        let uplink = common.host.name_of(self.clat.index);
+        let uplink = resources.host.name_of(self.clat.index);
         let uplink = uplink.and_then(|name| IfaceName::parse(&name).ok());
-        let actual = self.actual(common.host.as_ref(), uplink.as_ref(), now);
+        let actual = self.actual(resources.host.as_ref(), uplink.as_ref(), now);
         let actions = reconcile(&self.desired, &actual);
         if actions.is_empty() {
-            self.ask(common, actual.wanted_mtu, now);
+            self.ask(resources, actual.wanted_mtu, now);
             return Ok(Outcome::Whole);
         }
         if self.was_configured {
@@ -254,26 +247,26 @@ impl<H: Host> Tracker<H> {
                 Action::End(reason) => return Ok(Outcome::Over(reason)),
                 Action::AwaitClatd => outcome = Outcome::AwaitsClatd,
                 Action::Make(Part::Clatd) if self.has_run => {
-                    if let Err(e) = self.make(Part::Clatd, common) {
+                    if let Err(e) = self.make(Part::Clatd, resources) {
                         log::error!("{e}");
                         self.restarts.failed(&e.cause, now);
                         self.due = self.restarts.due();
                         return Ok(Outcome::Whole);
                     }
                 }
-                Action::Make(part) => self.make(part, common)?,
+                Action::Make(part) => self.make(part, resources)?,
                 Action::SetMtu(mtu) => {
-                    let set = common.host.set_mtu(self.clat.v4index, mtu);
+                    let set = resources.host.set_mtu(self.clat.v4index, mtu);
                     set.map_err(|e| self.failed(&e, Step::AwaitClatd))?;
                 }
                 Action::Configure(mtu) => {
                     let Clat { v4index, v4, .. } = self.clat;
-                    let set = common.host.configure(v4index, v4, mtu);
+                    let set = resources.host.configure(v4index, v4, mtu);
                     set.map_err(|e| self.failed(&e, Step::AwaitClatd))?;
                 }
-                Action::Announce => self.announce(common.host.as_ref()),
+                Action::Announce => self.announce(resources.host.as_ref()),
                 Action::WithdrawRoute | Action::RestoreRoute => {
-                    self.move_route(common.host.as_ref(), action);
+                    self.move_route(resources.host.as_ref(), action);
                 }
             }
         }
@@ -353,10 +346,10 @@ impl<H: Host> Tracker<H> {
 
     /// Has somebody asked whether IPv4 works, once for each address and path, and tells of the
     /// answer.
-    fn ask(&mut self, common: &Common<H>, path: Option<u32>, now: Instant) {
-        let Some(target) = common.probe_target else { return };
+    fn ask(&mut self, resources: &Resources<H>, path: Option<u32>, now: Instant) {
+        let Some(target) = resources.probe_target else { return };
         let Clat { iface, prefix, mark, v6, .. } = self.clat.clone();
-        let host = Arc::clone(&common.host);
+        let host = Arc::clone(&resources.host);
         let ask = move || match host.probe(&iface, mark, &prefix, target) {
             Ok(true) => Working::Yes,
             Ok(false) => Working::No,
@@ -365,25 +358,25 @@ impl<H: Host> Tracker<H> {
                 Working::Unknown
             }
         };
-        self.probe.ask((v6, path), now, ask, common.waker());
+        self.probe.ask((v6, path), now, ask, resources.waker());
         let working = self.probe.answer();
         if working != Working::Unknown && working != self.told {
             let iface = self.clat.iface.clone();
             log::info!("{iface}: does IPv4 work? {}", working.as_str());
-            (common.observer)(Event::Probed { iface, working });
+            (resources.observer)(Event::Probed { iface, working });
             self.told = working;
         }
     }
 
     /// Tells of a clatd that has ended.
-    fn see_clatd(&mut self, common: &Common<H>) {
+    fn see_clatd(&mut self, resources: &Resources<H>) {
         let Some(clatd) = &self.clatd else { return };
         let Some(ended) = self.restarts.see(clatd) else { return };
         let (iface, pid, cause) = (self.clat.iface.clone(), clatd.started_as(), ended.how);
         log::warn!("clatd on {iface} (pid {pid}) {cause}");
-        (common.observer)(Event::Died { iface, pid, cause });
+        (resources.observer)(Event::Died { iface, pid, cause });
         if !self.clatd.as_ref().is_some_and(Supervisor::is_taken) {
-            self.claim(common.host.as_ref());
+            self.claim(resources.host.as_ref());
         }
     }
 
@@ -423,11 +416,11 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    fn make(&mut self, part: Part, common: &Common<H>) -> Result<(), Error> {
-        let host = common.host.as_ref();
+    fn make(&mut self, part: Part, resources: &Resources<H>) -> Result<(), Error> {
+        let host = resources.host.as_ref();
         match part {
             Part::Device => self.make_device(host),
-            Part::V4 => self.pick_v4(common),
+            Part::V4 => self.pick_v4(resources),
             Part::V6 => self.make_v6(host),
             Part::Rule => {
                 let Clat { iface, prefix, v6, .. } = &self.clat;
@@ -435,10 +428,10 @@ impl<H: Host> Tracker<H> {
                 self.rule = Some(rule.map_err(|e| self.failed(&e, Step::AddRule))?);
                 Ok(())
             }
-            Part::Clatd => self.start_clatd(common),
+            Part::Clatd => self.start_clatd(resources),
             Part::Offload => {
-                (self.offload, self.is_offload_tried) = (common.offload(&self.clat), true);
-                let is_blocked = self.offload.is_none() && !common.has_room(&self.clat);
+                (self.offload, self.is_offload_tried) = (resources.offload(&self.clat), true);
+                let is_blocked = self.offload.is_none() && !resources.has_room(&self.clat);
                 self.is_offload_blocked = is_blocked;
                 Ok(())
             }
@@ -470,11 +463,11 @@ impl<H: Host> Tracker<H> {
         Ok(())
     }
 
-    fn pick_v4(&mut self, common: &Common<H>) -> Result<(), Error> {
+    fn pick_v4(&mut self, resources: &Resources<H>) -> Result<(), Error> {
         let iface = &self.clat.iface;
-        let prefix = parse_prefix(&self.desired.prefix, common.standalone)
+        let prefix = parse_prefix(&self.desired.prefix, resources.standalone)
             .map_err(|(errno, cause)| Error::new(errno, iface, Step::ParsePrefix, cause))?;
-        let is_on_link = common.host.is_on_link(self.clat.index, &prefix);
+        let is_on_link = resources.host.is_on_link(self.clat.index, &prefix);
         if is_on_link.unwrap_or_else(|e| {
             log::warn!("{iface}: cannot tell its networks: {e}");
             false
@@ -483,12 +476,12 @@ impl<H: Host> Tracker<H> {
             return Err(Error::new(Errno::EINVAL, iface, Step::ParsePrefix, cause));
         }
         let taken = |addr| {
-            common.host.has_address(addr).unwrap_or_else(|e| {
+            resources.host.has_address(addr).unwrap_or_else(|e| {
                 log::warn!("cannot tell whether {addr} is taken: {e}");
                 true
             })
         };
-        let lease = common.pool.lease(taken).ok_or_else(|| {
+        let lease = resources.pool.lease(taken).ok_or_else(|| {
             log::error!("No free IPv4 address in 192.0.0.4/{}", address::POOL_LEN);
             let cause =
                 format!("every one of 192.0.0.0/{} is taken; stop a CLAT", address::POOL_LEN);
@@ -535,34 +528,38 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    fn start_clatd(&mut self, common: &Common<H>) -> Result<(), Error> {
+    fn start_clatd(&mut self, resources: &Resources<H>) -> Result<(), Error> {
         let Clat { iface, mark, prefix, v4, v6, .. } = self.clat.clone();
         let Some(tun) = &self.tun else {
             return Err(Error::new(Errno::ENODEV, &iface, Step::Spawn, "it has no device"));
         };
         log::info!("starting clatd on {iface} v4={v4} v6={v6} pfx96={}", prefix.addr());
         let args = ClatdArgs { uplink: iface.clone(), mark, prefix, v4, v6 };
-        let spawned = common.host.spawn_clatd(&args, tun);
+        let spawned = resources.host.spawn_clatd(&args, tun);
         let spawned = spawned.inspect_err(|e| log::error!("{}", original::no_clatd(e)));
         let child = spawned.map_err(|e| self.failed(&e, Step::Spawn))?;
-        let clatd = self.watch(common, child)?;
+        let clatd = self.watch(resources, child)?;
         self.claim = None;
         // It tells them.
-        self.announced = common.host.link_address(self.clat.index);
+        self.announced = resources.host.link_address(self.clat.index);
         self.due = None;
         if let Some((restarts, ended)) = self.restarts.started() {
             let (pid, cause) = (clatd.pid(), ended.how);
             log::info!("clatd on {iface} started again with pid {pid}");
-            (common.observer)(Event::Restarted { iface, pid, restarts, cause });
+            (resources.observer)(Event::Restarted { iface, pid, restarts, cause });
         }
         (self.clatd, self.has_run) = (Some(clatd), true);
         Ok(())
     }
 
     /// Watches over a clatd, which has to take what its device has for it.
-    fn watch(&self, common: &Common<H>, child: H::Child) -> Result<Supervisor<H::Child>, Error> {
+    fn watch(
+        &self,
+        resources: &Resources<H>,
+        child: H::Child,
+    ) -> Result<Supervisor<H::Child>, Error> {
         let Clat { index, v4iface, v4index, v6, .. } = self.clat.clone();
-        let [arrives, gets_on] = [Arc::clone(&common.host), Arc::clone(&common.host)];
+        let [arrives, gets_on] = [Arc::clone(&resources.host), Arc::clone(&resources.host)];
         let pid = child.pid();
         let work = Work {
             arrival: move |way| match way {
@@ -577,7 +574,7 @@ impl<H: Host> Tracker<H> {
                 Direction::Ingress => gets_on.progress(pid, index),
             },
         };
-        let clatd = Supervisor::watch(child, work, common.waker());
+        let clatd = Supervisor::watch(child, work, resources.waker());
         clatd.map_err(|e| self.failed(&e, Step::Supervise))
     }
 
@@ -643,17 +640,20 @@ impl<H: Host> Tracker<H> {
         self.due.into_iter().chain(self.probe.due()).min()
     }
 
-    /// What is to be seen of it.
-    pub(crate) fn shown(&self, programs: Option<&H::Programs>) -> Shown {
+    /// What is to be seen of it, but for what is counted.
+    pub(crate) fn shown(&self, programs: Option<&H::Programs>) -> Running {
         let hindrances = self.offload.as_ref().map(|offload| offload.hindrances.clone());
         let offload = self.offload.as_ref().zip(programs);
-        Shown {
-            hindrances: hindrances.unwrap_or_default(),
+        Running {
             clat: self.clat.clone(),
             pid: self.pid(),
             restarts: self.restarts.count(),
-            working: self.probe.answer(),
+            traffic: None,
             offloaded: offload.is_some_and(|(offload, programs)| offload.is_whole(programs)),
+            working: self.probe.answer(),
+            egress: None,
+            ingress: None,
+            hindrances: hindrances.unwrap_or_default(),
         }
     }
 

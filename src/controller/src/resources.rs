@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What all CLATs of a controller share.
+//! What all CLATs of a controller share: the host, addresses, programs, and whom to tell.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -16,7 +16,7 @@ use crate::original;
 type ProgramsOf<H> = <H as Offload>::Programs;
 
 /// See the module.
-pub(crate) struct Common<H: Host> {
+pub(crate) struct Resources<H: Host> {
     pub(crate) host: Arc<H>,
     pub(crate) observer: Observer,
     /// Whether every interface has a network, and default routes are ours.
@@ -32,7 +32,7 @@ pub(crate) struct Common<H: Host> {
     pub(crate) follower: Arc<OnceLock<Arc<EventFd>>>,
 }
 
-impl<H: Host> Common<H> {
+impl<H: Host> Resources<H> {
     pub(crate) fn programs(&self) -> Option<Arc<ProgramsOf<H>>> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
