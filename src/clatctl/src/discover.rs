@@ -33,7 +33,8 @@ pub(crate) struct Args {
 /// Arguments of `clatctl ready`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit status: 0 when it would, and its NAT64 prefix is printed; else 1. Takes root."
+    after_help = "Exit status: 0 when it would, and its NAT64 prefix is printed; else 1. Takes \
+                  root."
 )]
 pub(crate) struct Ready {
     /// The interface
@@ -43,7 +44,8 @@ pub(crate) struct Ready {
     #[arg(long, value_name = "ADDR[:PORT]")]
     probe: Option<ProbeTarget>,
     /// Seconds to wait for routers and resolvers
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=3600))]
     wait: u16,
 }
 

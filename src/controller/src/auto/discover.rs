@@ -50,8 +50,8 @@ pub fn without_ipv4(only: &Pattern, patience: Duration) -> io::Result<Option<Rep
 }
 
 impl Report {
-    /// Whether a host of the IPv4 internet answers by IPv6 through the PLAT of this prefix. Takes up
-    /// to three seconds.
+    /// Whether a host of the IPv4 internet answers by IPv6 through the PLAT of this prefix. Takes
+    /// up to three seconds.
     ///
     /// # Errors
     /// `EPERM` without CAP_NET_RAW.
