@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the routers of a link advertise: NAT64 prefixes (RFC 8781) and DNS servers (RFC 8106).
+//! The NAT64 prefixes (RFC 8781) and DNS servers (RFC 8106) that a link's routers advertise.
 
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
@@ -9,12 +9,12 @@ use clat_packet::nd::{option, options, Message};
 use clat_packet::ra::{preference, read_pref64, read_rdnss};
 use clat_xlat::Prefix;
 
-/// So many routers are listened to, and so many prefixes and servers are taken of each. What
-/// anybody on the link may send must not fill the memory.
+/// Limits on routers, and on prefixes and servers of each: anybody on the link may send
+/// advertisements, and must not fill the memory.
 const ROUTERS: usize = 16;
-const EACH: usize = 8;
+const PER_ROUTER: usize = 8;
 
-/// What is known of a link's routers.
+/// The state of a link's routers.
 #[derive(Debug, Default)]
 pub(crate) struct Advertised(Vec<Router>);
 
@@ -22,7 +22,7 @@ pub(crate) struct Advertised(Vec<Router>);
 struct Router {
     address: Ipv6Addr,
     preference: i8,
-    /// It is a default router until then.
+    /// End of its lifetime as default router.
     until: Instant,
     /// Whether it was heard since the link last came back.
     is_here: bool,
@@ -36,20 +36,20 @@ struct Timed<T> {
     until: Instant,
 }
 
-/// Notes a value for so long, or takes it away where that is no time at all.
+/// Sets a value's lifetime; a zero one removes the value.
 fn note<T: PartialEq>(list: &mut Vec<Timed<T>>, value: T, lifetime: Duration, now: Instant) {
     let known = list.iter().position(|timed| timed.value == value);
     match (known, now.checked_add(lifetime).filter(|_| !lifetime.is_zero())) {
         (Some(at), Some(until)) => list[at].until = until,
         (Some(at), None) => drop(list.remove(at)),
-        (None, Some(until)) if list.len() < EACH => list.push(Timed { value, until }),
+        (None, Some(until)) if list.len() < PER_ROUTER => list.push(Timed { value, until }),
         (None, _) => {}
     }
 }
 
 impl Advertised {
-    /// Takes in an ICMPv6 message that came from `from` with this hop limit and whose checksum is
-    /// right; false where it is no router advertisement or is not valid (RFC 4861 §6.1.2).
+    /// Handles an ICMPv6 message from `from` with this hop limit, whose checksum has been verified.
+    /// Returns false if it is no valid router advertisement (RFC 4861 §6.1.2).
     pub(crate) fn handle(
         &mut self,
         from: Ipv6Addr,
@@ -109,9 +109,9 @@ impl Advertised {
         self.0.get_mut(at)
     }
 
-    /// The prefix to use, and the router that gave it: of a router that was heard since the link
-    /// came back, that is a default router, that prefers itself (RFC 4191); among equals the
-    /// `current` one, then the one that was there first.
+    /// The prefix to use, and its router. Preferred in this order: a router heard since the link
+    /// came back, a default router, a higher preference (RFC 4191), the `current` prefix, the
+    /// router heard first.
     #[must_use]
     pub(crate) fn prefix(
         &self,
@@ -140,9 +140,10 @@ impl Advertised {
         servers.filter(|server| server.until > now).map(|server| server.value).collect()
     }
 
-    /// The link was away: what is not advertised again within `patience` is of another network.
-    pub(crate) fn doubt(&mut self, patience: Duration, now: Instant) {
-        let latest = now + patience;
+    /// After a link loss, limits all lifetimes to `within`: what is not advertised again by then
+    /// belongs to another network.
+    pub(crate) fn require_renewal(&mut self, within: Duration, now: Instant) {
+        let latest = now + within;
         for router in &mut self.0 {
             router.is_here = false;
             router.until = router.until.min(latest);
@@ -151,7 +152,7 @@ impl Advertised {
         }
     }
 
-    /// Forgets what is over; true where a prefix was among that.
+    /// Removes what has expired; true if a prefix has.
     pub(crate) fn expire(&mut self, now: Instant) -> bool {
         let mut lost = false;
         for router in &mut self.0 {
@@ -166,7 +167,7 @@ impl Advertised {
         lost
     }
 
-    /// When the next of it is over.
+    /// The next expiry.
     #[must_use]
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let of = |router: &Router| {
@@ -178,8 +179,8 @@ impl Advertised {
     }
 }
 
-/// The prefix of a PREF64 option, and how long it is good for; `None` for one that no NAT64 has.
-/// Bits behind its length do not count (RFC 8781 §4 has them in the option all the same).
+/// The prefix and lifetime of a PREF64 option; `None` for a prefix that no NAT64 can have. Bits
+/// after the prefix length are ignored (RFC 8781 §4: the option carries them anyway).
 fn prefix_of(value: &[u8]) -> Option<(Prefix, Duration)> {
     let (address, bits, lifetime) = read_pref64(value)?;
     let address = Ipv6Addr::from_bits(address.to_bits() >> (128 - bits) << (128 - bits));
@@ -206,7 +207,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// An advertisement with these flags, lifetime of the router, and prefixes with theirs.
+    /// An advertisement with these flags, this router lifetime, and prefixes with lifetimes, in
+    /// seconds.
     fn advertisement(flags: u8, lifetime: u16, prefixes: &[(&str, u16)]) -> Vec<u8> {
         let mut message = ra::header(64, flags, lifetime).to_vec();
         for (text, lifetime) in prefixes {
@@ -231,7 +233,7 @@ mod tests {
             "64:ff9b::/96",
         ] {
             let (mut advertised, now) = (Advertised::default(), Instant::now());
-            // In units of 8 seconds: 607 is 600.
+            // In units of 8 seconds: 607 becomes 600.
             let message = advertisement(0, 1800, &[(text, 607)]);
             assert!(advertised.handle(ONE, 255, &message, now));
             let found = Some((prefix(text), ONE));
@@ -264,7 +266,7 @@ mod tests {
             let bits = bits.parse().unwrap();
             let option = ra::pref64(address.parse().unwrap(), bits, 600).unwrap();
             let prefix = prefix_of(&option[2..]);
-            // Its u-octet is zero: the last one is fine.
+            // The last one is valid: its u-octet is zero (RFC 6052 §2.2).
             assert_eq!(prefix.is_some(), text.starts_with("2001"), "{text}");
         }
         let option = ra::pref64("2001:db8:64:ff:ff00::".parse().unwrap(), 96, 600).unwrap();
@@ -287,7 +289,7 @@ mod tests {
         assert_eq!(said(&mut advertised, TWO, 0x08, 1800, b), Some((prefix(b), TWO)), "high");
         assert_eq!(said(&mut advertised, TWO, 0x18, 1800, b), Some((prefix(a), ONE)), "low");
         assert_eq!(said(&mut advertised, ONE, 0, 0, a), Some((prefix(b), TWO)), "no router");
-        // The same prefix of both: one of them withdraws its own.
+        // Both advertise the same prefix, and one withdraws it.
         said(&mut advertised, ONE, 0, 1800, b);
         advertised.handle(TWO, 255, &advertisement(0, 0, &[(b, 0)]), now);
         advertised.handle(ONE, 255, &advertisement(0, 1800, &[(a, 0)]), now);
@@ -300,7 +302,7 @@ mod tests {
         let (a, b) = ("2001:db8:a::/96", "2001:db8:b::/96");
         let message = advertisement(0x08, 1800, &[(a, 600)]);
         advertised.handle(ONE, 255, &message, now);
-        advertised.doubt(seconds(3), now);
+        advertised.require_renewal(seconds(3), now);
         assert_eq!(advertised.prefix(None, now), Some((prefix(a), ONE)));
         advertised.handle(TWO, 255, &advertisement(0, 1800, &[(b, 600)]), now);
         assert_eq!(advertised.prefix(Some(prefix(a)), now), Some((prefix(b), TWO)), "heard");
@@ -336,18 +338,18 @@ mod tests {
             }
             prop_assert!(advertised.0.len() <= ROUTERS);
             for router in &advertised.0 {
-                prop_assert!(router.prefixes.len() <= EACH && router.servers.len() <= EACH);
+                prop_assert!(router.prefixes.len() <= PER_ROUTER && router.servers.len() <= PER_ROUTER);
             }
             let _ = advertised.prefix(None, now);
         }
 
-        /// However they are put into advertisements, what counts is what was said last.
+        /// The last advertised lifetime of a prefix counts.
         #[test]
-        fn the_last_word_counts(words in proptest::collection::vec((0u8..3, 0u16..3), 1..20)) {
+        fn the_last_lifetime_counts(lifetimes in proptest::collection::vec((0u8..3, 0u16..3), 1..20)) {
             let (mut advertised, now) = (Advertised::default(), Instant::now());
             let text = |n: u8| format!("2001:db8:{n:x}::/96");
             let mut last = std::collections::BTreeMap::new();
-            for (which, units) in words {
+            for (which, units) in lifetimes {
                 let message = advertisement(0, 1800, &[(&text(which), units * 8)]);
                 advertised.handle(ONE, 255, &message, now);
                 last.insert(which, units);

@@ -1,30 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a DHCPv4 server says about doing without IPv4 (RFC 8925).
+//! The DHCPv4 option IPv6-Only Preferred (RFC 8925).
 
 use std::time::Duration;
 
 use clat_packet::{ipv4, protocol};
 
-/// Bytes of a UDP header, and of a DHCP message up to its options (RFC 2131 §2), which begin with a
-/// cookie.
+/// Lengths of a UDP header, and of a DHCP message before the magic cookie and the options (RFC 2131
+/// §2), in bytes.
 const UDP: usize = 8;
 const HEADER: usize = 236;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
-/// Ports of servers and clients.
+/// Source port of servers and destination port of clients.
 const PORTS: [u8; 4] = [0, 67, 0, 68];
-/// Options: padding, the end, the message's type, IPv6-Only Preferred.
+/// Option codes: pad, end, message type, IPv6-Only Preferred.
 const PAD: u8 = 0;
 const END: u8 = 255;
-const KIND: u8 = 53;
+const MESSAGE_TYPE: u8 = 53;
 const IPV6_ONLY: u8 = 108;
-/// Types: OFFER, ACK.
+/// Message types: OFFER, ACK.
 const OFFERS: [u8; 2] = [2, 5];
-/// The least that a client goes without (RFC 8925 §3.4: MIN_V6ONLY_WAIT).
-const LEAST: Duration = Duration::from_secs(300);
+/// The shortest time that a client does without IPv4 (RFC 8925 §3.4).
+const MIN_V6ONLY_WAIT: Duration = Duration::from_secs(300);
 
-/// For how long the client at `address` goes without IPv4, as this IPv4 packet tells it; `None`
-/// where it does not. A server says so only to clients that have asked (RFC 8925 §3.3).
+/// How long the client with Ethernet address `address` does without IPv4 according to this IPv4
+/// packet; `None` if it says nothing about that. Servers send the option only to clients that
+/// request it (RFC 8925 §3.3).
 #[must_use]
 pub(crate) fn ipv6_only_wait(packet: &[u8], address: [u8; 6]) -> Option<Duration> {
     let ip = ipv4::parse(packet).ok()?;
@@ -39,10 +40,10 @@ pub(crate) fn ipv6_only_wait(packet: &[u8], address: [u8; 6]) -> Option<Duration
     let (mut offers, mut wait) = (false, None);
     for (kind, value) in options(rest.strip_prefix(&COOKIE)?) {
         match (kind, value) {
-            (KIND, [kind]) => offers = OFFERS.contains(kind),
+            (MESSAGE_TYPE, [kind]) => offers = OFFERS.contains(kind),
             (IPV6_ONLY, value) => {
                 let seconds = u32::from_be_bytes(value.try_into().ok()?);
-                wait = Some(Duration::from_secs(seconds.into()).max(LEAST));
+                wait = Some(Duration::from_secs(seconds.into()).max(MIN_V6ONLY_WAIT));
             }
             _ => {}
         }

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which NAT64 prefix an uplink's network has, and whether a CLAT is wanted there.
+//! Finds the NAT64 prefix of an uplink's network, and decides whether to run a CLAT there.
 //!
-//! Nothing here does I/O or asks for the time: messages and facts go in with the time at which
-//! they came, and out come messages to be sent, a verdict, and when to ask again.
+//! Nothing here does I/O or reads a clock: callers pass in messages and the host's state with their
+//! arrival time, and get messages to send, a verdict, and the time of the next call.
 //!
-//! Prefixes come from router advertisements (RFC 8781), and where none has one, from the network's
-//! DNS (RFC 7050); RFC 9872 wants that order. Whether they are used follows
-//! draft-ietf-v6ops-claton.
+//! Prefixes come from router advertisements (RFC 8781), or else from the network's DNS (RFC 7050),
+//! in the order of RFC 9872. Whether a prefix is used follows draft-ietf-v6ops-claton.
 #![forbid(unsafe_code)]
 
 mod advertised;

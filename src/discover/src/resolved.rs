@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the network's DNS makes of `ipv4only.arpa` (RFC 7050): a DNS64 gives the name AAAA records,
-//! which have its NAT64 prefix around addresses that are known.
+//! Finds NAT64 prefixes by DNS (RFC 7050): for `ipv4only.arpa`, a DNS64 returns AAAA records that
+//! embed well-known IPv4 addresses in its prefix.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -10,44 +10,43 @@ use clat_xlat::Prefix;
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 
-/// The name, and the addresses that it has (RFC 7050 §8).
+/// The name, and its IPv4 addresses (RFC 7050 §8).
 const NAME: &str = "ipv4only.arpa.";
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
-/// The lengths of RFC 6052 §2.2, in bits.
+/// Prefix lengths (RFC 6052 §2.2), in bits.
 const LENGTHS: [u8; 6] = [96, 64, 56, 48, 40, 32];
 
-/// How long one resolver is waited for before the next one is asked, too.
+/// How long to wait for one resolver before the next one is also asked.
 const ATTEMPT: Duration = Duration::from_secs(1);
-/// After a round without an answer, the next one: twice as long each time.
-const ROUNDS: std::ops::RangeInclusive<Duration> =
+/// Time from a round without an answer to the next one, doubled each time.
+const ROUND_INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(2)..=Duration::from_secs(600);
-/// A prefix is asked for again so long before its time to live is over (RFC 7050 §3), and lives no
-/// shorter and no longer than this.
-const EARLY: Duration = Duration::from_secs(10);
-const LIFE: std::ops::RangeInclusive<Duration> =
+/// Limits of a prefix's TTL, and how long before its end the question is repeated (RFC 7050 §3).
+const REFRESH_AHEAD: Duration = Duration::from_secs(10);
+const TTL: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(86_400);
-/// That there is none is believed for so long.
-const NONE_LIFE: std::ops::RangeInclusive<Duration> =
+/// Limits of the time for which a negative answer is believed.
+const NEGATIVE_TTL: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(3600);
-/// Resolvers that are asked; questions that may be answered; prefixes that are kept.
+/// Limits on resolvers asked, on questions pending, and on prefixes kept.
 const RESOLVERS: usize = 4;
 const PENDING: usize = 8;
 const PREFIXES: usize = 8;
 
-/// Asks an uplink's resolvers, and keeps what they say.
+/// Asks an uplink's resolvers, and keeps their answers.
 #[derive(Debug, Default)]
 pub(crate) struct Resolved {
     resolvers: Vec<SocketAddr>,
-    /// When to ask the next one; `None` while nothing is to be asked.
+    /// When to ask the next resolver; `None` while paused.
     next: Option<Instant>,
-    /// Which one, and how many of this round have been.
+    /// The next resolver, modulo their number, and how many were asked in this round.
     turn: usize,
     asked: usize,
     /// Rounds without an answer.
     silent: u32,
-    /// Somebody says in this round that there is none.
+    /// The shortest lifetime of this round's negative answers.
     denied: Option<Duration>,
-    /// Whether there is none, as all of them say.
+    /// Whether the last round had negative answers and no prefix.
     is_denied: bool,
     pending: Vec<(u16, SocketAddr)>,
     found: Option<Answer>,
@@ -61,8 +60,8 @@ struct Answer {
 }
 
 impl Resolved {
-    /// Has these resolvers asked from now on, at once where they are others than before; none of
-    /// them: nobody is, and what is known goes with its time.
+    /// Sets the resolvers. New ones are asked at once; without any, nothing is asked, and the known
+    /// prefixes stay until they expire.
     pub(crate) fn set_resolvers(&mut self, resolvers: &[SocketAddr], now: Instant) {
         let resolvers = resolvers.get(..RESOLVERS).unwrap_or(resolvers);
         if resolvers == self.resolvers && self.next.is_some() {
@@ -71,25 +70,26 @@ impl Resolved {
         resolvers.clone_into(&mut self.resolvers);
         self.pending.clear();
         self.next = None;
-        // What one of them has said counts until it is over.
+        // The answer of a remaining resolver stays valid until it expires.
         self.found.take_if(|found| !resolvers.contains(&found.resolver));
         if !resolvers.is_empty() {
-            let refresh = self.found.as_ref().and_then(|found| found.until.checked_sub(EARLY));
+            let refresh =
+                self.found.as_ref().and_then(|found| found.until.checked_sub(REFRESH_AHEAD));
             self.begin(refresh.map_or(now, |refresh| refresh.max(now)));
         }
     }
 
-    /// Asks nobody any more; what is known goes with its time.
+    /// Stops asking; the known prefixes stay until they expire.
     pub(crate) fn pause(&mut self) {
         self.next = None;
         self.pending.clear();
     }
 
-    /// Asks all of them again at once; what is known is over after `patience` unless they say so
-    /// again: the link was away.
-    pub(crate) fn doubt(&mut self, patience: Duration, now: Instant) {
+    /// After a link loss, asks all resolvers again at once, and lets the known prefixes expire
+    /// after `within` unless they are confirmed.
+    pub(crate) fn require_renewal(&mut self, within: Duration, now: Instant) {
         if let Some(found) = &mut self.found {
-            found.until = found.until.min(now + patience);
+            found.until = found.until.min(now + within);
         }
         if self.next.is_some() {
             self.begin(now);
@@ -102,7 +102,7 @@ impl Resolved {
         (self.denied, self.is_denied) = (None, false);
     }
 
-    /// The next question, if one is due, and whom to ask.
+    /// The next question that is due, and its resolver.
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<(SocketAddr, Vec<u8>)> {
         if self.next.is_none_or(|next| next > now) || self.resolvers.is_empty() {
             return None;
@@ -123,7 +123,7 @@ impl Resolved {
         Some((resolver, question(id)?))
     }
 
-    /// All of them have been asked.
+    /// Called when all resolvers have been asked.
     fn end_round(&mut self, now: Instant) {
         self.asked = 0;
         if let Some(life) = self.denied.take() {
@@ -131,12 +131,12 @@ impl Resolved {
             self.next = Some(now + life);
             return;
         }
-        let (least, most) = (*ROUNDS.start(), *ROUNDS.end());
+        let (least, most) = (*ROUND_INTERVAL.start(), *ROUND_INTERVAL.end());
         self.next = Some(now + (least * 2u32.saturating_pow(self.silent.min(16))).min(most));
         self.silent = self.silent.saturating_add(1);
     }
 
-    /// Takes in a message of a resolver. What is no answer to a question of ours does nothing.
+    /// Handles a message from a resolver; anything but an answer to a pending question is ignored.
     pub(crate) fn handle(&mut self, from: SocketAddr, message: &[u8], now: Instant) {
         let Ok(message) = Message::from_vec(message) else { return };
         let is_this = |pending: &(u16, SocketAddr)| *pending == (message.id(), from);
@@ -147,25 +147,25 @@ impl Resolved {
         self.pending.remove(at);
         let (prefixes, life) = match message.response_code() {
             ResponseCode::NoError => read(&message),
-            ResponseCode::NXDomain => (Vec::new(), negative_life(&message)),
-            // It does not know: the next one.
-            _ => return self.hurry(now),
+            ResponseCode::NXDomain => (Vec::new(), negative_ttl(&message)),
+            // An error: ask the next one.
+            _ => return self.ask_next(now),
         };
         if prefixes.is_empty() {
-            let life = life.clamp(*NONE_LIFE.start(), *NONE_LIFE.end());
+            let life = life.clamp(*NEGATIVE_TTL.start(), *NEGATIVE_TTL.end());
             self.denied = Some(self.denied.map_or(life, |other| other.min(life)));
-            return self.hurry(now);
+            return self.ask_next(now);
         }
-        let until = now + life.clamp(*LIFE.start(), *LIFE.end());
-        self.begin(until - EARLY);
-        // The one that has answered is asked the next time, too.
+        let until = now + life.clamp(*TTL.start(), *TTL.end());
+        self.begin(until - REFRESH_AHEAD);
+        // The resolver that answered is asked first the next time.
         self.turn = self.resolvers.iter().position(|one| *one == from).unwrap_or(0);
         self.pending.clear();
         self.found = Some(Answer { prefixes, resolver: from, until });
     }
 
-    /// The one that was asked last is not waited for any longer.
-    fn hurry(&mut self, now: Instant) {
+    /// Asks the next resolver without waiting, if no question is pending.
+    fn ask_next(&mut self, now: Instant) {
         if self.pending.is_empty() {
             self.next = self.next.map(|next| next.min(now));
             if self.asked >= self.resolvers.len() {
@@ -174,7 +174,7 @@ impl Resolved {
         }
     }
 
-    /// The prefix to use, and who said so; the `current` one where it is among several.
+    /// The prefix to use, and its resolver; the `current` prefix if it is among several.
     #[must_use]
     pub(crate) fn prefix(
         &self,
@@ -186,26 +186,26 @@ impl Resolved {
         Some((current.or(found.prefixes.first().copied())?, found.resolver))
     }
 
-    /// Whether all resolvers have said that there is none.
+    /// Whether the resolvers that answered have said that there is no prefix.
     #[must_use]
     pub(crate) fn is_denied(&self) -> bool {
         self.is_denied
     }
 
-    /// When [`Self::poll_transmit`] has something, or a prefix is over.
+    /// When [`Self::poll_transmit`] has a question, or a prefix expires.
     #[must_use]
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let next = self.next.filter(|_| !self.resolvers.is_empty());
         self.found.as_ref().map(|found| found.until).into_iter().chain(next).min()
     }
 
-    /// Forgets what is over.
+    /// Removes expired prefixes.
     pub(crate) fn expire(&mut self, now: Instant) {
         self.found.take_if(|found| found.until <= now);
     }
 }
 
-/// The question: with CD clear, or nothing would be synthesized (RFC 7050 §3).
+/// The question, with CD clear, or a DNS64 would not synthesize records (RFC 7050 §3).
 fn question(id: u16) -> Option<Vec<u8>> {
     let mut edns = Edns::new();
     edns.set_max_payload(1232);
@@ -222,9 +222,9 @@ fn answers_ours(message: &Message) -> bool {
         && Name::from_ascii(NAME).is_ok_and(|name| *query.name() == name)
 }
 
-/// The prefixes of an answer, and how long they, or that there is none, may be kept.
+/// The prefixes of an answer, and how long they, or their absence, may be kept.
 fn read(message: &Message) -> (Vec<Prefix>, Duration) {
-    // An alias of the name is followed by the resolver; the shortest life of the chain counts.
+    // The resolver follows aliases; the shortest TTL of the chain counts.
     let mut life = u32::MAX;
     let mut addresses = Vec::new();
     for record in message.answers() {
@@ -236,13 +236,13 @@ fn read(message: &Message) -> (Vec<Prefix>, Duration) {
     let mut prefixes = pref64s(&addresses);
     prefixes.truncate(PREFIXES);
     if prefixes.is_empty() {
-        return (prefixes, negative_life(message));
+        return (prefixes, negative_ttl(message));
     }
     (prefixes, Duration::from_secs(life.into()))
 }
 
-/// RFC 2308 §5.
-fn negative_life(message: &Message) -> Duration {
+/// The lifetime of a negative answer (RFC 2308 §5).
+fn negative_ttl(message: &Message) -> Duration {
     let soa = message.name_servers().iter().find_map(|record| match record.data() {
         RData::SOA(soa) => Some(record.ttl().min(soa.minimum())),
         _ => None,
@@ -250,16 +250,16 @@ fn negative_life(message: &Message) -> Duration {
     Duration::from_secs(soa.unwrap_or(0).into())
 }
 
-/// The NAT64 prefixes that these addresses of `ipv4only.arpa` were made with (RFC 7050 §3), in the
-/// order of the addresses. Where one could be of several, both of the known addresses have to be
-/// there in the same one.
+/// The NAT64 prefixes in these addresses of `ipv4only.arpa` (RFC 7050 §3), in the order of the
+/// addresses. If an address matches several lengths, a prefix counts only if it is the one that
+/// occurs with both well-known addresses.
 #[must_use]
 pub(crate) fn pref64s(addresses: &[Ipv6Addr]) -> Vec<Prefix> {
     let of = |address: Ipv6Addr| {
         LENGTHS.into_iter().filter_map(move |bits| {
             let network = address.to_bits() >> (128 - bits) << (128 - bits);
             let prefix = Prefix::new(network.into(), bits).ok()?;
-            // Exactly, but for the suffix: what stands around it must be zero (RFC 6052 §2.2).
+            // The u-octet must be zero (RFC 6052 §2.2); the suffix is ignored.
             let v4 = prefix.extract(address).filter(|v4| ADDRESSES.contains(v4))?;
             (address.to_bits() >> 56 & 0xff == 0).then_some((prefix, v4))
         })
@@ -302,7 +302,7 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    /// The answer to a question with these addresses.
+    /// The answer to a question, with these addresses.
     fn answer(question: &[u8], code: ResponseCode, ttl: u32, addresses: &[Ipv6Addr]) -> Vec<u8> {
         let asked = Message::from_vec(question).unwrap();
         let mut message = Message::new();
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn rfc_7050_3_an_address_that_is_there_twice() {
-        // Its prefix has one of the known addresses by itself.
+        // The prefix itself contains a well-known address.
         let long = prefix("2001:db8:c000:aa::/96");
         let short = prefix("2001:db8::/32");
         let (first, second) = (long.embed(ADDRESSES[0]), long.embed(ADDRESSES[1]));
@@ -373,7 +373,7 @@ mod tests {
         let asked = Message::from_vec(&question).unwrap();
         assert!(asked.recursion_desired() && !asked.checking_disabled());
         let good = answer(&question, ResponseCode::NoError, 300, &of(Prefix::WELL_KNOWN));
-        // Of somebody else, or to another question.
+        // From another resolver, or to another question.
         resolved.handle(server(2), &good, now);
         let mut wrong = good.clone();
         wrong[0] ^= 1;
@@ -383,7 +383,7 @@ mod tests {
         let found = Some((Prefix::WELL_KNOWN, server(1)));
         assert_eq!(resolved.prefix(None, now), found);
         assert_eq!(resolved.poll_timeout(), Some(now + seconds(290)));
-        // Nobody answers any more.
+        // No resolver answers from now on.
         let later = now + seconds(290);
         assert!(resolved.poll_transmit(later).is_some());
         assert_eq!(resolved.prefix(None, now + seconds(299)), found);
@@ -425,13 +425,13 @@ mod tests {
         assert!(resolved.is_denied());
         assert_eq!(resolved.poll_transmit(now), None);
         assert_eq!(resolved.poll_timeout(), Some(now + seconds(900)));
-        // Others know better.
+        // Other resolvers may have a prefix.
         resolved.set_resolvers(&[server(3)], now);
         assert!(!resolved.is_denied() && resolved.poll_transmit(now).is_some());
     }
 
     #[test]
-    fn silence_is_met_with_patience() {
+    fn without_answers_questions_become_rare() {
         let (mut resolved, start) = (Resolved::default(), Instant::now());
         resolved.set_resolvers(&[server(1), server(2)], start);
         let mut asked = 0;

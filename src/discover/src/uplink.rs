@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! One uplink: what is known of its network, and whether a CLAT is to run on it.
+//! The state of one uplink's network, and the decision whether to run a CLAT on it.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -13,45 +13,46 @@ use crate::dhcpv4::ipv6_only_wait;
 use crate::resolved::Resolved;
 
 /// Intervals of router solicitations (RFC 7559 §2: IRT, MRT).
-const SOLICIT: std::ops::RangeInclusive<Duration> =
+const SOLICIT_INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(4)..=Duration::from_secs(3600);
-/// How long routers get to answer a solicitation before DNS is asked (RFC 9872 §4.1: PREF64 goes
-/// first; RFC 4861 §6.2.6: they take at most half a second).
-const ROUTERS_PATIENCE: Duration = Duration::from_millis(600);
-/// How long a DHCPv4 client that is at work gets before there is taken to be no native IPv4.
-const DHCPV4_PATIENCE: Duration = Duration::from_secs(2);
-/// What was learned before the link was away is believed for so long unless it is said again:
-/// routers may answer a solicitation only 3.5 seconds later (RFC 4861 §6.2.6).
-const DOUBT: Duration = Duration::from_secs(10);
-/// A CLAT outlives so long a time without IPv6: a link that bounces, a router that restarts.
+/// How long to wait for answers to a solicitation before DNS is asked (RFC 9872 §4.1: PREF64 has
+/// precedence; RFC 4861 §6.2.6: routers answer within half a second).
+const ROUTERS_WAIT: Duration = Duration::from_millis(600);
+/// How long a running DHCPv4 client may take before native IPv4 is taken to be absent.
+const DHCPV4_WAIT: Duration = Duration::from_secs(2);
+/// How long knowledge from before a link loss is kept unless it is confirmed. Routers may answer a
+/// solicitation as late as after 3.5 seconds (RFC 4861 §6.2.6).
+const RENEWAL_WAIT: Duration = Duration::from_secs(10);
+/// How long a CLAT is kept without IPv6: a link may bounce, or a router restart.
 const LINGER: Duration = Duration::from_secs(10);
-/// Between tries to start it.
-const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+/// Time between attempts to start a CLAT.
+const RETRY_INTERVAL: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(60);
 
-/// What the host has and does on an uplink.
+/// The host's state on an uplink.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// Whether it is up and has a carrier.
     pub has_link: bool,
     /// Whether it has a link-local address, to solicit from.
     pub has_link_local: bool,
-    /// Whether it has an IPv6 address that a CLAT's can be made of, and an IPv6 default route.
+    /// Whether it has an IPv6 default route, and an IPv6 address from which a CLAT's can be
+    /// derived.
     pub has_ipv6: bool,
-    /// Whether all of its addresses were given to it one by one, by DHCPv6, and neighbours are
-    /// there: then a CLAT has no right to another one of its making.
+    /// Whether DHCPv6 assigned each of its addresses individually on a link with neighbours: a CLAT
+    /// may not then make up an address of its own.
     pub has_single_address: bool,
-    /// Whether it has native IPv4: an address other than of 169.254/16, and a default route.
+    /// Whether it has native IPv4: an address outside 169.254/16, and a default route.
     pub has_ipv4: bool,
-    /// Whether a DHCPv4 client is at work on it.
+    /// Whether a DHCPv4 client runs on it.
     pub has_dhcpv4: bool,
     /// Whether another program's CLAT is on this host.
     pub has_other_clat: bool,
-    /// The resolvers that were configured for it, best first; those that routers advertise are
-    /// known.
+    /// The resolvers configured for it, best first, without those that routers advertise.
     pub resolvers: Vec<SocketAddr>,
 }
 
-/// What says which prefix it is.
+/// The source of a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The configuration.
@@ -60,7 +61,7 @@ pub enum Source {
     Advertised(Ipv6Addr),
     /// A resolver.
     Resolved(SocketAddr),
-    /// A CLAT that runs already; until the network says it again, or has had the time to.
+    /// A CLAT that runs already, until the network confirms its prefix or has had the time to.
     Remembered,
 }
 
@@ -75,35 +76,35 @@ impl fmt::Display for Source {
     }
 }
 
-/// A prefix, and where it is from.
+/// A prefix and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The NAT64 prefix.
     pub prefix: Prefix,
-    /// Where it is from.
+    /// Its source.
     pub source: Source,
 }
 
 /// Whether a CLAT is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is, with this prefix.
+    /// It runs, with this prefix.
     Run(Found),
-    /// Native IPv4 is there.
+    /// The uplink has native IPv4.
     HasIpv4,
-    /// Another program's CLAT has the IPv4 of this host.
+    /// Another program's CLAT provides IPv4 on this host.
     HasOtherClat,
     /// There is no IPv6 to run it over.
     NoIpv6,
-    /// There is, and no address for a CLAT of its own.
+    /// There is IPv6, but no address that a CLAT may use.
     NoOwnAddress,
-    /// Nothing has said yet which prefix the network has.
+    /// No prefix is known yet.
     NoPrefix,
-    /// All resolvers say that there is no NAT64, and no router advertises any.
+    /// The resolvers say that there is no NAT64, and no router advertises one.
     NoNat64,
-    /// Native IPv4 may be about to come.
+    /// A DHCPv4 client may still get native IPv4.
     AwaitsDhcpv4,
-    /// It could not be started; it is tried again.
+    /// It could not be started, and will be retried.
     Failed,
 }
 
@@ -127,12 +128,12 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What is to be sent.
+/// A message to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// A router solicitation, to all routers.
     Solicitation,
-    /// A DNS message to a resolver, by the uplink.
+    /// A DNS message to a resolver, through the uplink.
     Question(SocketAddr, Vec<u8>),
 }
 
@@ -143,25 +144,24 @@ pub struct Uplink {
     host: Host,
     advertised: Advertised,
     resolved: Resolved,
-    /// What a CLAT of before runs with, and until when that is enough to go on.
+    /// The prefix of a CLAT found running at the start, and until when it is used unconfirmed.
     remembered: Option<(Prefix, Instant)>,
-    /// When to solicit, and how long to wait then; `None` once a router was heard.
+    /// When to solicit, and the interval after that; `None` once a router was heard.
     solicit: Option<(Instant, Duration)>,
-    /// DNS may be asked from then on, whatever routers say.
+    /// DNS may be asked from then on, even without an advertisement.
     dns_from: Instant,
     /// Until when the DHCPv4 client does without an address (RFC 8925).
     ipv6_only_until: Option<Instant>,
-    /// Since when nothing but DHCPv4 may be missing.
+    /// Since when only the result of DHCPv4 is missing.
     ready_since: Option<Instant>,
-    /// While a CLAT is to run: its prefix, and, once IPv6 is missing, until when.
+    /// While a CLAT is to run: its prefix, and, once IPv6 is missing, its deadline.
     running: Option<(Found, Option<Instant>)>,
-    /// Not to be tried before, and how long to wait the next time.
+    /// The earliest next attempt, and the interval after that.
     retry: Option<(Instant, Duration)>,
 }
 
 impl Uplink {
-    /// An uplink of which nothing is known yet; `configured` is its prefix, whatever the network
-    /// says.
+    /// An uplink of which nothing is known yet. A `configured` prefix overrides the network's.
     #[must_use]
     pub fn new(configured: Option<Prefix>, now: Instant) -> Self {
         Self {
@@ -179,28 +179,28 @@ impl Uplink {
         }
     }
 
-    /// Has the network's prefix be this one from now on, whatever it says itself.
+    /// Sets the prefix that overrides the network's; `None` uses the network's.
     pub fn configure(&mut self, prefix: Option<Prefix>, now: Instant) {
         self.configured = prefix;
         self.update(now);
     }
 
-    /// Takes in that a CLAT runs already, with this prefix.
+    /// Notes that a CLAT with this prefix runs already.
     pub fn remember(&mut self, prefix: Prefix, now: Instant) {
-        self.remembered = Some((prefix, now + DOUBT));
+        self.remembered = Some((prefix, now + RENEWAL_WAIT));
         let found = Found { prefix, source: Source::Remembered };
         self.running = Some((found, Some(now + LINGER)));
     }
 
-    /// Takes in what the host has.
+    /// Handles a new state of the host.
     pub fn handle_host(&mut self, host: Host, now: Instant) {
         let before = std::mem::replace(&mut self.host, host);
         if before == self.host {
             return;
         }
         if self.host.has_link && !before.has_link {
-            self.advertised.doubt(DOUBT, now);
-            self.resolved.doubt(DOUBT, now);
+            self.advertised.require_renewal(RENEWAL_WAIT, now);
+            self.resolved.require_renewal(RENEWAL_WAIT, now);
             self.ipv6_only_until = None;
         }
         if self.can_solicit() && !(before.has_link && before.has_link_local) {
@@ -210,7 +210,7 @@ impl Uplink {
         self.update(now);
     }
 
-    /// Takes in an ICMPv6 message that came on the uplink, and whose checksum is right.
+    /// Handles an ICMPv6 message from the uplink whose checksum has been verified.
     pub fn handle_icmp(&mut self, from: Ipv6Addr, hop_limit: u8, message: &[u8], now: Instant) {
         if self.advertised.handle(from, hop_limit, message, now) {
             self.solicit = None;
@@ -219,7 +219,7 @@ impl Uplink {
         }
     }
 
-    /// Takes in an IPv4 packet that came on the uplink, whose Ethernet address is `address`.
+    /// Handles an IPv4 packet from the uplink, whose Ethernet address is `address`.
     pub fn handle_ipv4(&mut self, packet: &[u8], address: [u8; 6], now: Instant) {
         if let Some(wait) = ipv6_only_wait(packet, address) {
             self.ipv6_only_until = Some(now + wait);
@@ -227,28 +227,28 @@ impl Uplink {
         }
     }
 
-    /// Takes in what came from a resolver.
+    /// Handles a message from a resolver.
     pub fn handle_dns(&mut self, from: SocketAddr, message: &[u8], now: Instant) {
         self.resolved.handle(from, message, now);
         self.update(now);
     }
 
-    /// Takes in that a CLAT could not be started, or has ended by itself.
+    /// Notes that a CLAT could not be started, or has ended by itself.
     pub fn handle_failed(&mut self, now: Instant) {
-        let wait = self.retry.map_or(*RETRY.start(), |(_, wait)| wait);
-        self.retry = Some((now + wait, (wait * 2).min(*RETRY.end())));
+        let wait = self.retry.map_or(*RETRY_INTERVAL.start(), |(_, wait)| wait);
+        self.retry = Some((now + wait, (wait * 2).min(*RETRY_INTERVAL.end())));
         self.running = None;
     }
 
-    /// Takes in that a CLAT was started.
+    /// Notes that a CLAT was started.
     pub fn handle_started(&mut self) {
         self.retry = None;
     }
 
-    /// Takes in that it is time.
+    /// Handles the time of [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.advertised.expire(now) && self.can_solicit() && self.solicit.is_none() {
-            // Routers say it in time, unless nothing was heard for long.
+            // Routers renew a prefix in time unless they have been silent for long.
             self.begin_soliciting(now);
         }
         self.resolved.expire(now);
@@ -258,7 +258,7 @@ impl Uplink {
     /// The next message to send, if there is one.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Message> {
         if let Some((_, wait)) = self.solicit.filter(|(at, _)| *at <= now) {
-            self.solicit = Some((now + wait, (wait * 2).min(*SOLICIT.end())));
+            self.solicit = Some((now + wait, (wait * 2).min(*SOLICIT_INTERVAL.end())));
             if self.can_solicit() {
                 return Some(Message::Solicitation);
             }
@@ -267,8 +267,8 @@ impl Uplink {
         Some(Message::Question(resolver, question))
     }
 
-    /// When there is something to do, whatever comes: [`Self::handle_timeout`], then
-    /// [`Self::poll_transmit`] and [`Self::verdict`].
+    /// When to call [`Self::handle_timeout`], then [`Self::poll_transmit`] and [`Self::verdict`],
+    /// even if no message arrives.
     #[must_use]
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let after = |at: Instant| Some(at).filter(|at| *at > now);
@@ -277,7 +277,7 @@ impl Uplink {
             self.resolved.poll_timeout(),
             self.solicit.filter(|_| self.can_solicit()).map(|(at, _)| at),
             after(self.dns_from),
-            self.ready_since.and_then(|since| after(since + DHCPV4_PATIENCE)),
+            self.ready_since.and_then(|since| after(since + DHCPV4_WAIT)),
             self.running.and_then(|(_, until)| until),
             self.retry.and_then(|(at, _)| after(at)),
             self.remembered.and_then(|(_, until)| after(until)),
@@ -317,7 +317,7 @@ impl Uplink {
         if !self.host.has_ipv6 {
             return Verdict::NoIpv6;
         }
-        let waited = self.ready_since.is_some_and(|since| since + DHCPV4_PATIENCE <= now);
+        let waited = self.ready_since.is_some_and(|since| since + DHCPV4_WAIT <= now);
         let declined = self.ipv6_only_until.is_some_and(|until| until > now);
         if self.host.has_dhcpv4 && !declined && !waited {
             return Verdict::AwaitsDhcpv4;
@@ -325,7 +325,7 @@ impl Uplink {
         Verdict::Run(found)
     }
 
-    /// The prefix of the network, whether it is used or not.
+    /// The network's prefix, whether or not it is used.
     #[must_use]
     pub fn found(&self, current: Option<Prefix>, now: Instant) -> Option<Found> {
         let configured = self.configured.map(|prefix| (prefix, Source::Configured));
@@ -345,7 +345,7 @@ impl Uplink {
         found.map(|(prefix, source)| Found { prefix, source })
     }
 
-    /// All that is known of the host.
+    /// The host's last state.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
@@ -356,11 +356,11 @@ impl Uplink {
     }
 
     fn begin_soliciting(&mut self, now: Instant) {
-        self.solicit = Some((now, *SOLICIT.start()));
-        self.dns_from = now + ROUTERS_PATIENCE;
+        self.solicit = Some((now, *SOLICIT_INTERVAL.start()));
+        self.dns_from = now + ROUTERS_WAIT;
     }
 
-    /// Brings to what is known now what follows from it.
+    /// Recomputes the derived state.
     fn update(&mut self, now: Instant) {
         let advertised = self.advertised.prefix(None, now).is_some();
         let is_missing = self.configured.is_none() && !advertised;
@@ -383,7 +383,7 @@ impl Uplink {
         };
     }
 
-    /// Those of routers first: nobody else, as a VPN, has said them.
+    /// Advertised ones first: others, such as a VPN, cannot have set those.
     fn resolvers(&self, now: Instant) -> Vec<SocketAddr> {
         const PORT: u16 = 53;
         let mut resolvers: Vec<SocketAddr> = Vec::new();
@@ -483,7 +483,7 @@ mod tests {
         assert_eq!(lab.verdict(), Verdict::Run(found));
         lab.pass(MILLIS(599_000));
         assert_eq!(lab.questions(), 0);
-        // It is over, and nobody says it again.
+        // The prefix has expired, and is not advertised again.
         lab.pass(MILLIS(1_000));
         assert_eq!(lab.verdict(), Verdict::NoPrefix);
         assert_eq!(lab.sent.last(), Some(&Message::Solicitation));
@@ -499,7 +499,7 @@ mod tests {
                 lab.advertise(None);
             } else {
                 assert_eq!(lab.questions(), 0, "routers go first");
-                lab.pass(ROUTERS_PATIENCE);
+                lab.pass(ROUTERS_WAIT);
             }
             let asked = lab.sent.iter().find_map(|sent| match sent {
                 Message::Question(whom, _) => Some(whom.to_string()),
@@ -537,7 +537,7 @@ mod tests {
     fn rfc_8925_a_dhcpv4_client() {
         let mut lab = Lab::new();
         lab.host(Host { has_dhcpv4: true, ..ipv6_only() });
-        // The time before there is a prefix does not count.
+        // The time before a prefix is known does not count.
         lab.pass(MILLIS(5_000));
         lab.advertise(Some(600));
         assert_eq!(lab.verdict(), Verdict::AwaitsDhcpv4);
@@ -565,10 +565,10 @@ mod tests {
         lab.advertise(Some(600));
         lab.pass(MILLIS(30_000));
         assert!(lab.runs());
-        // Nobody here says it again.
+        // The prefix is not advertised again.
         lab.host(Host::default());
         lab.host(ipv6_only());
-        lab.pass(DOUBT);
+        lab.pass(RENEWAL_WAIT);
         assert_eq!(lab.verdict(), Verdict::NoPrefix);
         // IPv6 stays away.
         lab.advertise(Some(600));
@@ -598,13 +598,13 @@ mod tests {
     }
 
     #[test]
-    fn a_clat_of_a_former_life_goes_on() {
+    fn a_clat_found_running_goes_on() {
         for advertises in [true, false] {
             let mut lab = Lab::new();
             lab.uplink.remember(WELL_KNOWN, lab.now);
             assert!(lab.runs(), "before anything is known");
             lab.host(ipv6_only());
-            lab.pass(DOUBT - MILLIS(1));
+            lab.pass(RENEWAL_WAIT - MILLIS(1));
             assert!(lab.runs());
             if advertises {
                 lab.advertise(Some(600));
@@ -625,7 +625,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: no CLAT beside native IPv4 nor without a prefix, and no busy loop.
+        /// In any state: no CLAT beside native IPv4 nor without a prefix, and no busy loop.
         #[test]
         fn anything(events in proptest::collection::vec((0u8..6, any::<u8>()), 0..80)) {
             let mut lab = Lab::new();
