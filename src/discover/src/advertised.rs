@@ -338,14 +338,15 @@ mod tests {
             }
             prop_assert!(advertised.0.len() <= ROUTERS);
             for router in &advertised.0 {
-                prop_assert!(router.prefixes.len() <= PER_ROUTER && router.servers.len() <= PER_ROUTER);
+                prop_assert!(router.prefixes.len() <= PER_ROUTER);
+                prop_assert!(router.servers.len() <= PER_ROUTER);
             }
             let _ = advertised.prefix(None, now);
         }
 
         /// The last advertised lifetime of a prefix counts.
         #[test]
-        fn the_last_lifetime_counts(lifetimes in proptest::collection::vec((0u8..3, 0u16..3), 1..20)) {
+        fn the_last_lifetime_counts(lifetimes in vec((0u8..3, 0u16..3), 1..20)) {
             let (mut advertised, now) = (Advertised::default(), Instant::now());
             let text = |n: u8| format!("2001:db8:{n:x}::/96");
             let mut last = std::collections::BTreeMap::new();
