@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a controller can no longer do although it is root's: which files it may still change, and
-//! which system calls are refused. What SELinux says on Android, Landlock (landlock(7), Linux 5.13)
-//! and seccomp(2) say elsewhere.
+//! Restricts a controller that runs as root: the files that it may change, and its system calls. On
+//! Android SELinux does that; elsewhere Landlock (landlock(7), Linux 5.13) and seccomp(2).
 
-/// Leaves to this thread, to those that it makes from now on, and to the programs that they run, no
-/// more to change than these files, and what is in these directories. Reading stays as it is. No
-/// program gets more rights by its file than this one has.
+/// Allows this thread, its later threads and the programs that they run to change only these files,
+/// and the contents of these directories. Reading is not restricted. Sets no_new_privs (prctl(2)).
 ///
 /// # Errors
 /// What the kernel said.
@@ -18,7 +16,7 @@ pub fn change_only(those: &[&std::path::Path]) -> anyhow::Result<()> {
         RulesetStatus, ABI,
     };
 
-    // Of what a kernel does not know yet, the rest.
+    // An older kernel enforces the part that it knows.
     let changes = AccessFs::from_write(ABI::V3);
     let confined = Ruleset::default()
         .handle_access(changes)
@@ -32,7 +30,7 @@ pub fn change_only(those: &[&std::path::Path]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// SELinux has said so already.
+/// SELinux does this.
 ///
 /// # Errors
 /// None.
@@ -41,11 +39,11 @@ pub fn change_only(_: &[&std::path::Path]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses the system calls that neither this process nor clatd ever needs, and that Landlock and
-/// capabilities leave open or would leave open in a namespace of one's own: other processes'
-/// memory, namespaces, mounts, modules, the clock, keys, and the parts of the kernel that are
-/// attacked most. A list of what is needed would be one of the C library and the dynamic loader.
-/// To be called after [`change_only`].
+/// Refuses system calls that neither this process nor clatd needs, and that Landlock and
+/// capabilities leave open, or would in a new user namespace: access to other processes' memory,
+/// namespaces, mounts, modules, the clock, keys, and often attacked parts of the kernel. This is no
+/// list of allowed calls, since that would depend on the C library and the dynamic loader. To be
+/// called after [`change_only`].
 ///
 /// # Errors
 /// What the kernel said.
@@ -76,7 +74,7 @@ pub fn refuse_calls() -> anyhow::Result<()> {
         libc::SYS_open_tree,
         libc::SYS_name_to_handle_at,
         libc::SYS_open_by_handle_at,
-        // The machine.
+        // The system.
         libc::SYS_init_module,
         libc::SYS_finit_module,
         libc::SYS_delete_module,
@@ -93,7 +91,7 @@ pub fn refuse_calls() -> anyhow::Result<()> {
         libc::SYS_sethostname,
         libc::SYS_setdomainname,
         libc::SYS_syslog,
-        // Keys, and what is attacked most.
+        // Keys, and often attacked parts of the kernel.
         libc::SYS_add_key,
         libc::SYS_request_key,
         libc::SYS_keyctl,
@@ -106,7 +104,7 @@ pub fn refuse_calls() -> anyhow::Result<()> {
     ])
 }
 
-/// SELinux has said so already.
+/// SELinux does this.
 ///
 /// # Errors
 /// None.
@@ -124,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// From inside, by the thread and by a program that it runs.
+    /// By the confined thread and by a program that it runs.
     #[test]
     fn what_is_not_named_cannot_be_changed() {
         let [inside, outside] = ["inside", "outside"].map(|name| {
@@ -167,7 +165,7 @@ mod tests {
         }
     }
 
-    /// Names what [`attempts_from_inside`] is for; without it that test does nothing.
+    /// The environment variable that enables [`attempts_from_inside`].
     const INSIDE: &str = "CLAT_CONTROLLER_REFUSED";
 
     #[test]
@@ -180,7 +178,7 @@ mod tests {
         assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stderr));
     }
 
-    /// The other half, in a process of its own, by all threads and by a program that it runs.
+    /// Runs in another process: attempts by an older thread, by this one, and by a program.
     #[test]
     fn attempts_from_inside() {
         if std::env::var_os(INSIDE).is_none() {
@@ -207,7 +205,7 @@ mod tests {
             None,
         );
         assert_eq!(mount, Err(Errno::EPERM));
-        // Threads and programs are still made.
+        // Threads and programs can still be started.
         assert!(thread::spawn(|| true).join().expect("no panic"));
         let shell = |script: &str| {
             let done = Command::new("sh").args(["-c", script]).output().expect("runs");

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The ClatdController: what starts, supervises and stops CLATs on network interfaces (464XLAT, RFC
-//! 6877), and the binder service that offers it.
+//! The ClatdController: it starts, supervises and stops CLATs on network interfaces (464XLAT, RFC
+//! 6877), and offers a binder service for that.
 //!
-//! [`controller::Controller`] holds one tracker for each running CLAT. Whatever a CLAT needs of its
-//! surroundings comes from a [`host::Host`]; every such thing is a value, and dropping it undoes
-//! it.
+//! [`controller::Controller`] holds a tracker for each running CLAT. Everything that a CLAT needs
+//! of the system comes from a [`host::Host`] as a value that undoes itself when dropped.
 #![forbid(unsafe_code)]
 
 pub mod args;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Where the log goes: Android's under the tag that the original has, the journal where stderr is
-//! connected to it, else stderr. What scripts look for in the original's log stands there in the
+//! Sends the log to Android's log under the original's tag, to the journal if stderr is connected
+//! to it, or else to stderr. Messages that scripts look for in the original's log have the
 //! original's words.
 //!
-//! Nobody waits for the log: whoever does not read stderr loses lines, and so does a caller who
-//! causes too many.
+//! Logging never blocks: lines are dropped if stderr is not read, or if a part of the program logs
+//! too many.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,10 +16,10 @@ use log::{Log, Metadata, Record};
 /// The original's tag.
 pub const TAG: &str = "ClatdController";
 
-/// Lines that a part of the program may log at once.
+/// The number of lines that a log target may log at once.
 const BURST: u32 = 50;
 
-/// How often it may log one more.
+/// How often it may log another line after that.
 const PACE: Duration = Duration::from_millis(200);
 
 /// Sets the logger of this process up.
@@ -30,18 +30,19 @@ pub fn init() {
     set(android_logger::AndroidLogger::new(config), level);
 }
 
-/// Sets the logger of this process up. Signals that are to go to another thread are blocked before.
+/// Sets up the logger of this process. Signals for other threads must be blocked before, since this
+/// starts a thread.
 #[cfg(not(target_os = "android"))]
 pub fn init() {
     let (logger, level) = aside::logger();
     set(logger, level);
 }
 
-/// Tells whoever has started this process, init or systemd, that callers are answered.
+/// Android's init does not ask for this.
 #[cfg(target_os = "android")]
 pub fn tell_ready() {}
 
-/// Tells whoever has started this process, init or systemd, that callers are answered.
+/// Notifies systemd that calls are answered.
 #[cfg(not(target_os = "android"))]
 pub fn tell_ready() {
     if let Err(e) = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]) {
@@ -56,7 +57,7 @@ fn set(logger: impl Log + 'static, level: log::LevelFilter) {
     }
 }
 
-/// Leaves out what is too much, by the part of the program that it comes from.
+/// Limits the rate of lines for each log target.
 struct Limited<L> {
     logger: L,
     buckets: Mutex<HashMap<String, Bucket>>,
@@ -97,7 +98,7 @@ impl<L: Log> Log for Limited<L> {
     }
 }
 
-/// How many lines may still be logged.
+/// A token bucket.
 struct Bucket {
     lines: u32,
     since: Instant,
@@ -109,7 +110,7 @@ impl Bucket {
         Self { lines: BURST, since: now, left_out: 0 }
     }
 
-    /// Whether one more may be, and how many before it were left out.
+    /// Takes a token: the number of lines left out before this one, or `None` to leave it out.
     fn take(&mut self, now: Instant) -> Option<u64> {
         let more = now.saturating_duration_since(self.since).as_millis() / PACE.as_millis();
         let more = u32::try_from(more).unwrap_or(u32::MAX);
@@ -130,7 +131,7 @@ impl Bucket {
     }
 }
 
-/// A thread that writes, so that no other waits for whoever reads stderr.
+/// Writes the log in a thread of its own, so that others never block on stderr.
 #[cfg(not(target_os = "android"))]
 mod aside {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -145,13 +146,13 @@ mod aside {
     use super::TAG;
     use crate::confinement::change_only;
 
-    /// What is logged unless RUST_LOG says otherwise: of the binder library only what is amiss.
+    /// The default of RUST_LOG; of the binder library, warnings only.
     const FILTER: &str = "info,rsbinder=warn,rsproperties=warn";
 
-    /// Lines that may wait to be written.
+    /// The number of lines that may wait to be written.
     const QUEUE: usize = 1000;
 
-    /// How long the end waits for the last lines.
+    /// How long `flush` waits.
     const LAST_WORDS: Duration = Duration::from_millis(500);
 
     enum Order {
@@ -187,7 +188,7 @@ mod aside {
     }
 
     fn write(logger: &env_logger::Logger, lost: &AtomicU64, orders: Receiver<Order>) {
-        // Made before the rest of the program gives up what only its start needs.
+        // This thread starts before the others drop privileges, so it drops its own.
         if let Err(e) = keep_capabilities(&[]).and_then(|()| change_only(&[])) {
             log::warn!("the log's thread: {e:#}");
         }
@@ -224,7 +225,7 @@ mod aside {
             }
         }
 
-        /// Waits a little until all is written.
+        /// Waits a limited time until all is written.
         fn flush(&self) {
             let (done, written) = sync_channel(1);
             if self.queue.try_send(Order::Tell(done)).is_ok() {

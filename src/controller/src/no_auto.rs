@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What stands for [`crate::auto`] on Android, where ConnectivityService says where CLATs run and
-//! init has the options.
+//! Replaces [`crate::auto`] on Android, where ConnectivityService decides where CLATs run and init
+//! has the options.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,18 +19,18 @@ use crate::status::Uplinks;
 /// No options.
 #[derive(Args, Clone, Debug)]
 pub struct AutoArgs {
-    /// Never.
+    /// Always false.
     #[arg(skip)]
     pub check: bool,
-    /// Nowhere.
+    /// Always `None`.
     #[arg(skip)]
     pub config: Option<PathBuf>,
-    /// Tethering is Android's.
+    /// Always empty: Android does its own tethering.
     #[arg(skip)]
     pub share: Vec<IfaceName>,
 }
 
-/// Reads the command line of this process. What is wrong with it ends the process, as clap does it.
+/// Parses this process's command line. Errors end the process, as clap does.
 ///
 /// # Errors
 /// None.
@@ -38,7 +38,7 @@ pub fn read<P: Parser>(_: impl FnOnce(P) -> Option<PathBuf>) -> Result<P, Infall
     Ok(P::parse())
 }
 
-/// Nothing.
+/// The absent automatic mode.
 #[derive(Debug)]
 pub struct Auto;
 
@@ -51,7 +51,7 @@ impl Auto {
         Ok(Self)
     }
 
-    /// Takes no note of events.
+    /// Ignores events.
     pub fn observer(&self) -> impl Fn(&Event) + Send + Sync {
         |_| ()
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Asks whether IPv4 works, beside all else: an answer may take seconds.
+//! Probes in a thread whether IPv4 works: an answer may take seconds.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use crate::model::Working;
 
-/// While IPv4 does not work, the time until the next question, which doubles up to the second.
+/// Time to the next probe while IPv4 does not work: it doubles from the first value to the second.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(320));
 
-/// The last question about one CLAT.
+/// The last probe of one CLAT.
 #[derive(Debug)]
 pub(crate) struct Probe<Q> {
     about: Option<Q>,
     answer: Arc<Mutex<Working>>,
-    /// When it is asked again if the answer is no.
+    /// When to probe again if IPv4 does not work.
     next: Option<Instant>,
     interval: Duration,
 }
@@ -28,7 +28,7 @@ impl<Q> Default for Probe<Q> {
 }
 
 impl<Q: PartialEq> Probe<Q> {
-    /// Has `ask` called, and then `answered`; for the same question only where it is due again.
+    /// Calls `ask` and then `answered` in a thread, if `about` has changed or a probe is due.
     pub(crate) fn ask(
         &mut self,
         about: Q,
@@ -37,7 +37,7 @@ impl<Q: PartialEq> Probe<Q> {
         answered: impl FnOnce() + Send + 'static,
     ) {
         if self.about.as_ref() != Some(&about) {
-            // An answer to the question before has nobody to listen.
+            // A pending answer to the last question is discarded.
             *self = Self { about: Some(about), ..Self::default() };
         } else if self.due().map_or(true, |due| due > now) {
             return;
@@ -54,12 +54,12 @@ impl<Q: PartialEq> Probe<Q> {
         }
     }
 
-    /// When the same question is to be asked again.
+    /// When the next probe of the same CLAT is due.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.next.filter(|_| self.answer() == Working::No)
     }
 
-    /// What is known by now.
+    /// The last result.
     pub(crate) fn answer(&self) -> Working {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }

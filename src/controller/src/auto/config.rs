@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The configuration file: options of the command line by their long names. What the command line
-//! itself says goes before, except where an option may be given more than once: there both count.
+//! The configuration file: command-line options by their long names. The command line overrides the
+//! file, except for options that may be given more than once: there both count.
 //!
-//! There is no second list of options, and none of their meanings: a file is made into a command
-//! line, which is read as any other.
+//! A file is converted to a command line and parsed as such, so the options and their meanings are
+//! defined only once.
 
 use std::ffi::OsString;
 use std::fs;
@@ -17,50 +17,50 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Command};
 use toml::de::{DeTable, DeValue};
 
-/// What is wrong with a file, and where.
+/// An error in a file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{file}: {source}")]
     Read {
-        /// Its path.
+        /// The file.
         file: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// Something in it is wrong.
+    /// The content is wrong.
     #[error("{file}:{line}:{column}: {what}")]
     Content {
-        /// Its path.
+        /// The file.
         file: PathBuf,
-        /// The line, from 1 on.
+        /// The line, from 1.
         line: usize,
-        /// The column, in characters from 1 on.
+        /// The column in characters, from 1.
         column: usize,
-        /// What is wrong, and what is right.
+        /// The error, and what is expected.
         what: String,
     },
-    /// What it says and what the command line says do not go together.
+    /// The file and the command line contradict each other.
     #[error("{file}, with the command line: {what}")]
     Options {
-        /// Its path.
+        /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// The error.
         what: String,
     },
 }
 
 impl Error {
-    /// What clap says of a line that a file was put into.
+    /// clap's error about a command line with a file's options.
     pub(crate) fn options(file: &Path, error: &clap::Error) -> Self {
         Self::Options { file: file.to_owned(), what: first_line(&error.to_string()) }
     }
 }
 
-/// The command line `line` of `command` with what `file` says put in.
+/// The command line `line` of `command`, with the options of `file` inserted.
 ///
 /// # Errors
-/// Those of the file. What is wrong with the command line is said as by clap: the process ends.
+/// Those of the file. Errors of the command line end the process, as clap does.
 pub fn merge(command: &Command, line: &[OsString], file: &Path) -> Result<Vec<OsString>, Error> {
     let text =
         fs::read_to_string(file).map_err(|source| Error::Read { file: file.to_owned(), source })?;
@@ -78,10 +78,10 @@ pub fn merge(command: &Command, line: &[OsString], file: &Path) -> Result<Vec<Os
     Ok(program.iter().chain(&said).chain(rest).cloned().collect())
 }
 
-/// Something wrong, and the bytes where.
+/// An error, and its position in bytes.
 type Wrong = (Range<usize>, String);
 
-/// The options that a text sets, but for those to be `left_out`.
+/// The options that a text sets, without those to be `left_out`.
 fn options(
     command: &Command,
     text: &str,
@@ -129,7 +129,7 @@ fn options(
 /// Options that make no sense in a file.
 const NOT_IN_FILES: [&str; 5] = ["check", "config", "help", "sweep", "version"];
 
-/// One option with its value, once it is known to be right.
+/// One option with its value, validated.
 fn option(command: &Command, name: &str, value: &DeValue<'_>) -> Result<String, String> {
     let value = match value {
         DeValue::String(text) => text.to_string(),
@@ -137,7 +137,7 @@ fn option(command: &Command, name: &str, value: &DeValue<'_>) -> Result<String, 
         _ => return Err(format!("{name} takes a text or a number")),
     };
     let option = format!("--{name}={value}");
-    // What has to go with it is seen to once all is there.
+    // Conflicts and requirements are checked once all options are known.
     let alone = command.clone().try_get_matches_from(["", &option]);
     let is_wrong = |kind| matches!(kind, ErrorKind::InvalidValue | ErrorKind::ValueValidation);
     match alone {
@@ -146,7 +146,7 @@ fn option(command: &Command, name: &str, value: &DeValue<'_>) -> Result<String, 
     }
 }
 
-/// That there is no option of this name, and which may have been meant.
+/// The error for an unknown option, with the most similar one.
 fn unknown(command: &Command, name: &str) -> String {
     let asked = command.clone().try_get_matches_from(["", &format!("--{name}")]).err();
     let near = match asked.as_ref().and_then(|e| e.get(ContextKind::SuggestedArg)) {
@@ -161,7 +161,7 @@ fn first_line(text: &str) -> String {
     line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
-/// The line and the column of a byte, both from 1 on.
+/// The line and column of a byte, both from 1.
 fn place(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line = before.rsplit('\n').next().unwrap_or_default();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which interfaces are uplinks, and what the host has on them.
+//! Finds the uplinks, and the host's state on them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,15 +18,15 @@ use clat_netlink::{
 use super::resolvers::{is_link_local, resolvers};
 use super::settings::Settings;
 
-/// Kinds of virtual device (IFLA_INFO_KIND) that stand for a way out of the machine. Tunnels, VPNs,
-/// and what containers hang on do not.
+/// Kinds of virtual device (IFLA_INFO_KIND) that can be uplinks. Tunnels, VPNs and container
+/// devices are not.
 const KINDS: [&str; 8] = ["", "bond", "dsa", "macvlan", "rmnet", "team", "vlan", "wwan"];
 
-/// Those of these interfaces that are uplinks: by what they are, unless the settings name them.
+/// The uplinks among these interfaces, by their kind unless the settings name them.
 pub(super) fn uplinks(links: &[Link], settings: &Settings) -> BTreeMap<u32, IfaceName> {
     let is_port = |link: &Link, bridge: u32| link.master == Some(bridge) && is_physical(link);
     let is_uplink = |link: &Link| {
-        // What is of a bond or bridge is not one of its own.
+        // A port of a bond or bridge is no uplink itself.
         link.master.is_none()
             && (is_physical(link)
                 || link.kind == "bridge" && links.iter().any(|port| is_port(port, link.index)))
@@ -38,7 +38,8 @@ pub(super) fn uplinks(links: &[Link], settings: &Settings) -> BTreeMap<u32, Ifac
     wanted.filter_map(|link| Some((link.index, IfaceName::parse(&link.name).ok()?))).collect()
 }
 
-/// Whether an interface is a way out of the machine, and not one that is for a guest alone.
+/// Whether an interface leads out of the machine, and is no virtual function, which may be meant
+/// for a guest.
 fn is_physical(link: &Link) -> bool {
     let is_virtual_function =
         || Path::new("/sys/class/net").join(&link.name).join("device/physfn").exists();
@@ -47,16 +48,15 @@ fn is_physical(link: &Link) -> bool {
         && !is_virtual_function()
 }
 
-/// Whether another program has a CLAT on one of these interfaces: an address of RFC 7335's, as
-/// NetworkManager sets on the uplink itself and others on a device of theirs. Ours have devices
-/// named as Android's are.
+/// Whether another program has a CLAT on one of these interfaces: an address of RFC 7335's range,
+/// which NetworkManager sets on the uplink itself and others on their own device. Our devices are
+/// named as Android's.
 pub(super) fn has_other_clat(links: &[Link]) -> bool {
     let mut others = links.iter().filter(|link| !link.name.starts_with("v4-"));
     others.any(|link| addresses4(link.index).is_ok_and(|found| found.into_iter().any(is_of_clat)))
 }
 
-/// What the host has on this interface. `ours` is the inode of the packet socket that we have there
-/// ourselves.
+/// The host's state on this interface. `ours` is the inode of our own packet socket there.
 pub(super) fn host(link: &Link, ours: Option<u64>, has_other_clat: bool) -> io::Result<Host> {
     let addresses = addresses6(link.index)?;
     let preferred = || addresses.iter().filter(|a| a.is_preferred).map(|a| a.address);
@@ -84,14 +84,14 @@ pub(super) fn host(link: &Link, ours: Option<u64>, has_other_clat: bool) -> io::
     })
 }
 
-/// Whether none of these addresses is of a network in which hosts make theirs, but each one that
-/// was given to this host alone, as DHCPv6 does it (RFC 8415 §21.6).
+/// Whether each of these addresses was assigned to this host individually, as by DHCPv6 (RFC 8415
+/// §21.6), and none is of a prefix in which hosts choose addresses.
 fn are_single(addresses: &[Address6]) -> bool {
     let mut usable = addresses.iter().filter(|found| is_usable_source(found.address, false));
     usable.all(|found| found.prefix_len > 64)
 }
 
-/// Whether an address is of a network that has IPv4: not link-local (RFC 3927), nor a CLAT's.
+/// Whether an address is of native IPv4: not link-local (RFC 3927), loopback or a CLAT's.
 fn is_native(address: Ipv4Addr) -> bool {
     !(address.is_link_local() || address.is_loopback() || is_of_clat(address))
 }
@@ -105,8 +105,8 @@ fn is_of_clat(address: Ipv4Addr) -> bool {
     network(address) == network(FIRST_V4)
 }
 
-/// Whether somebody listens for IPv4 on an interface as DHCP clients do before they have an
-/// address, by the table that /proc/net/packet is.
+/// Whether a packet socket receives IPv4 on an interface, as DHCP clients do before they have an
+/// address. `table` is the content of /proc/net/packet.
 fn has_dhcpv4(table: &str, index: u32, ours: Option<u64>) -> bool {
     table.lines().skip(1).any(|line| {
         let columns: Vec<_> = line.split_whitespace().collect();
