@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What the programs use of the kernel, and what depends on who builds and loads them. */
+/* Declarations of the kernel, and the differences between the two builds and loaders. */
 #pragma once
 
 #include <linux/bpf.h>
@@ -11,19 +11,19 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* All that differs between Soong's bpf module, for Android's network loader, and libbpf. */
+/* All differences between Soong's bpf module, for Android's network loader, and libbpf. */
 #ifdef CLAT_SOONG
 #include <bpf_helpers.h>
 #define MAP(name, type, key, value, entries) \
 	DEFINE_BPF_MAP_GRW(name, type, key, value, entries, AID_SYSTEM)
 #define LOOKUP(map, key) bpf_##map##_lookup_elem(key)
-/* OPTIONAL: a kernel whose verifier refuses a program boots without it. */
+/* OPTIONAL: if the verifier rejects a program, the device boots without it. */
 #define PROGRAM(hook, link)                                                                  \
 	DEFINE_OPTIONAL_BPF_PROG_KVER("schedcls/" #hook "/clat_" #link, AID_ROOT, AID_SYSTEM, \
 				      schedcls_##hook##_clat_##link, KVER(5, 10, 0))
-/* No variables there; the loader passes over the programs on kernels that would need one. */
+/* The loader supports no variables, and skips the programs on kernels that need the switch. */
 #define SWITCH(name) enum { name = 1 }
-/* netd's CLAT_MARK: what the daemon has seen, bw_raw_PREROUTING drops before the stack does. */
+/* netd's CLAT_MARK: bw_raw_PREROUTING drops such packets, since the daemon has received them. */
 #define MARK_FOR_DAEMON(skb) ((skb)->mark = 0xdeadc1a7)
 #else
 #define SEC(name) __attribute__((section(name), used))
@@ -36,10 +36,10 @@
 	} name SEC(".maps")
 #define LOOKUP(map, key) map_lookup_elem(&map, key)
 #define PROGRAM(hook, link) SEC("tc") int schedcls_##hook##_clat_##link
-/* Read-only by the time the program is verified, so that what is off is not even looked at. */
+/* Read-only when the verifier runs, so that it skips code that is switched off. */
 #define SWITCH(name) const volatile __u8 name = 1
 #define LICENSE(text) char _license[] SEC("license") = text
-/* The controller's drop rule needs no mark. */
+/* The controller's rule to drop such packets needs no mark. */
 #define MARK_FOR_DAEMON(skb) ((void)(skb))
 static void *(*const map_lookup_elem)(const void *map, const void *key) =
 	(void *)BPF_FUNC_map_lookup_elem;
@@ -53,12 +53,12 @@ static void *(*const map_lookup_elem)(const void *map, const void *key) =
 #define net32(x) ((__be32)(x))
 #endif
 
-/* The kernel's headers have a name for it, which means less. */
+/* Not __inline of the kernel's headers, which does not force inlining. */
 #define INLINE static inline __attribute__((always_inline))
 
 /*
- * Has the verifier forget what it knows of a struct that is no register: it would else follow
- * packets of each kind by themselves to the end.
+ * Makes the compiler reload a struct from the stack, so that the verifier drops what it knows of
+ * its values. Otherwise it would verify the rest of the program for each kind of packet.
  */
 #define FORGET(object) asm volatile("" : "+m"(object))
 
@@ -84,8 +84,8 @@ static long (*const redirect_neigh)(__u32 ifindex, void *params, int len, __u64 
 	(void *)BPF_FUNC_redirect_neigh;
 
 /*
- * Where the `len` bytes at `at` are, until a helper changes the packet. NULL if they are not all
- * in its first piece of memory.
+ * Address of the `len` bytes at `at`, valid until a helper changes the packet. NULL if they are
+ * not all in the linear part.
  */
 INLINE void *bytes_at(const struct __sk_buff *skb, __u32 at, const __u32 len)
 {
@@ -94,7 +94,7 @@ INLINE void *bytes_at(const struct __sk_buff *skb, __u32 at, const __u32 len)
 	return bytes + len <= (void *)(long)skb->data_end ? bytes : NULL;
 }
 
-/* The same, for bytes that are brought there if need be. NULL if the packet is shorter. */
+/* The same, but pulls the bytes into the linear part. NULL if the packet is shorter. */
 INLINE void *pulled_bytes_at(struct __sk_buff *skb, const __u32 at, const __u32 len)
 {
 	void *bytes = bytes_at(skb, at, len);
@@ -104,7 +104,7 @@ INLINE void *pulled_bytes_at(struct __sk_buff *skb, const __u32 at, const __u32 
 	return bytes;
 }
 
-/* What is in the Ethernet header in front of an IP header; sums begin behind it. */
+/* Sets the EtherType before an IP header. skb->csum does not cover it. */
 INLINE void set_ether_type(void *ip, __u16 type)
 {
 	struct ethhdr *ether = ip - sizeof(*ether);
@@ -112,7 +112,7 @@ INLINE void set_ether_type(void *ip, __u16 type)
 	ether->h_proto = net16(type);
 }
 
-/* It is still the same flow, which the kernel would else have to find out again. */
+/* Restores the flow hash, which the kernel would otherwise compute again for the same flow. */
 INLINE void keep_hash(struct __sk_buff *skb, __u32 hash)
 {
 	if (hash)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The maps, and what is counted in them. */
+/* The maps and the counters in them. */
 #pragma once
 
 #include "clatd.h"
@@ -10,7 +10,7 @@ MAP(clat_ingress_map, HASH, struct clat_ingress_key, struct clat_ingress_value, 
 MAP(clat_next_hop_map, ARRAY, __u32, struct clat_next_hop, CLAT_SLOTS);
 MAP(clat_counters_map, PERCPU_ARRAY, __u32, struct clat_counters, 2 * CLAT_SLOTS);
 
-/* Nothing speaks against translating a packet. */
+/* The packet can be translated. */
 #define NO_REASON CLAT_REASONS
 
 INLINE __u32 slot_of(__be32 local4)
@@ -19,7 +19,8 @@ INLINE __u32 slot_of(__be32 local4)
 }
 
 /*
- * Leaves the packet to the daemon: to the next filter, and at last up the stack or out of v4iface.
+ * Leaves the packet to the next filter, and to the daemon if no filter takes it: it goes up the
+ * stack, or out of v4iface.
  */
 INLINE int pass(struct clat_counters *counters, enum clat_reason reason)
 {
@@ -27,7 +28,7 @@ INLINE int pass(struct clat_counters *counters, enum clat_reason reason)
 	return TC_ACT_PIPE;
 }
 
-/* The packet is neither what it was nor what it should be. */
+/* Drops a packet that is only partly translated. */
 INLINE int drop(struct clat_counters *counters)
 {
 	counters->lost++;
@@ -35,8 +36,8 @@ INLINE int drop(struct clat_counters *counters)
 }
 
 /*
- * `len` is that of the packet as it came, `headers` that of what each segment of a super-packet
- * has.
+ * `len` is the length of the packet as received, `headers` that of the headers that each segment
+ * of a super-packet has.
  */
 INLINE void count(struct clat_counters *counters, const struct __sk_buff *skb, __u32 len,
 		  __u32 headers)
@@ -48,7 +49,7 @@ INLINE void count(struct clat_counters *counters, const struct __sk_buff *skb, _
 		counters->packets++;
 		return;
 	}
-	/* gso_segs is zero where the packet comes from a virtual machine or a TUN. */
+	/* gso_segs is zero for packets from a virtual machine or a TUN device. */
 	counters->packets += (len - headers + size - 1) / size;
 	counters->super_packets++;
 }

@@ -26,13 +26,13 @@
 #define IPV4_MF 0x2000
 #define IPV4_OFFSET 0x1fff
 
-/* Where the checksums are. */
+/* Offsets of the checksums. */
 #define TCP_CHECKSUM 16
 #define UDP_CHECKSUM 6
 #define DCCP_CHECKSUM 6
 #define ICMP_CHECKSUM 2
 
-/* RFC 8200 §4.5. */
+/* RFC 8200 §4.5 */
 struct fragment_header {
 	__u8 next;
 	__u8 reserved;
@@ -46,7 +46,7 @@ struct udp_header {
 	__u16 checksum;
 };
 
-/* Of an echo: its identifier and sequence number are the rest. */
+/* Of an echo message: `rest` is its identifier and sequence number. */
 struct icmp_header {
 	__u8 type;
 	__u8 code;
@@ -54,36 +54,36 @@ struct icmp_header {
 	__u32 rest;
 };
 
-/* RFC 1812 §5.3.7, RFC 3927 §2.7: no packet on its way has such an address. */
+/* RFC 1812 §5.3.7, RFC 3927 §2.7: packets with such an address are not forwarded. */
 INLINE bool is_martian(__u32 addr)
 {
 	return addr >> 24 == 0 || addr >> 24 == 127 || addr >> 16 == 0xa9fe || addr >> 28 == 14 ||
 	       addr == 0xffffffff;
 }
 
-/* What is behind the IP headers. */
+/* The properties of a packet's payload. */
 struct transport {
 	__u32 payload; /* bytes */
-	__u8 protocol; /* as the packet that arrived has it */
+	__u8 protocol; /* of the packet as received */
 	bool has_fragment; /* the IPv6 packet has a Fragment Header */
 	bool whole; /* no fragment */
 	bool first; /* whole, or the first fragment */
-	bool no_checksum; /* UDP without one */
-	__u16 new_checksum; /* the one that it gets */
+	bool no_checksum; /* UDP without a checksum */
+	__u16 new_checksum; /* the UDP checksum to set then */
 	__u8 icmp_type;
 	__u16 udp_len;
 	__u32 header; /* length of a super-packet's transport header */
 };
 
-/* Of the Fragment Header. */
+/* Length of the Fragment Header, in bytes. */
 INLINE __u32 fragment_len(const struct transport *t)
 {
 	return t->has_fragment ? sizeof(struct fragment_header) : 0;
 }
 
 /*
- * Whether `protocol` is one of a set, all below 64. Two branches for the verifier, not one for
- * each.
+ * Whether `protocol` is in a set of protocols below 64. The verifier sees two branches, not one
+ * per member.
  */
 #define SET(protocol) (1ULL << (protocol))
 INLINE bool is_in(__u8 protocol, const __u64 set)
@@ -91,7 +91,7 @@ INLINE bool is_in(__u8 protocol, const __u64 set)
 	return protocol < 64 && set >> protocol & 1;
 }
 
-/* A one's-complement sum as 16 bits; zero only if every word was. */
+/* Folds a one's-complement sum to 16 bits; zero only if every word was. */
 INLINE __u16 fold(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
@@ -101,7 +101,7 @@ INLINE __u16 fold(__u64 sum)
 	return sum;
 }
 
-/* The sum of `count` words of 32 bits: too few to be worth a call of bpf_csum_diff. */
+/* The sum of `count` 32-bit words: too few to be worth a call of bpf_csum_diff. */
 INLINE __u64 sum_words(const void *words, const __u32 count)
 {
 	const __u32 *word = words;
@@ -113,7 +113,7 @@ INLINE __u64 sum_words(const void *words, const __u32 count)
 	return sum;
 }
 
-/* Up to the checksum, and for a super-packet the length of its header. */
+/* Checks that the header reaches the checksum; for a super-packet, finds the header's length. */
 INLINE enum clat_reason inspect_tcp(const struct __sk_buff *skb, __u32 at, struct transport *t)
 {
 	__u8 data_offset;
@@ -150,7 +150,7 @@ INLINE enum clat_reason inspect_udp(const struct __sk_buff *skb, __u32 at, struc
 	return NO_REASON;
 }
 
-/* An echo message; `request` is the type of one family's, and `reply`. */
+/* Accepts echo messages only; `request` and `reply` are the family's types. */
 INLINE enum clat_reason inspect_icmp(const struct __sk_buff *skb, __u32 at, struct transport *t,
 				     __u8 request, __u8 reply)
 {
@@ -160,14 +160,14 @@ INLINE enum clat_reason inspect_icmp(const struct __sk_buff *skb, __u32 at, stru
 		return CLAT_HEADER;
 	if (icmp.type != request && icmp.type != reply)
 		return CLAT_ICMP;
-	/* A checksum that is impossible, or that of a message of zeros: zero has two forms. */
+	/* An invalid checksum, or one of a message that may be all zeros: zero has two forms. */
 	if (icmp.checksum == 0xffff || !icmp.rest)
 		return CLAT_ICMP;
 	t->icmp_type = icmp.type;
 	return NO_REASON;
 }
 
-/* Looks at the transport header at `at`, and at what the kernel says of the packet. */
+/* Whether the transport header at `at`, and the skb's GSO fields, allow a translation. */
 INLINE enum clat_reason inspect(const struct __sk_buff *skb, __u32 at, struct transport *t)
 {
 	if (skb->gso_size &&
@@ -192,7 +192,8 @@ INLINE enum clat_reason inspect(const struct __sk_buff *skb, __u32 at, struct tr
 }
 
 /*
- * Length of the packet, of a super-packet's largest segment, behind IP headers of `headers` bytes.
+ * Length of the packet, or of a super-packet's largest segment, with IP headers of `headers`
+ * bytes.
  */
 INLINE __u32 length(const struct __sk_buff *skb, const struct transport *t, __u32 headers)
 {
@@ -200,11 +201,12 @@ INLINE __u32 length(const struct __sk_buff *skb, const struct transport *t, __u3
 }
 
 /*
- * Whether the UDP checksum at `at` is left to a device (CHECKSUM_PARTIAL), as that of every sound
- * super-packet is. There are others: those that left a device without checksum offload since 6.11,
- * with half a checksum that only that device's segmentation would complete, and those that are a
- * list of packets with headers of their own (NETIF_F_GRO_FRAGLIST). No field tells, but one kind of
- * checksum goes up where the other goes down. It is put back.
+ * Whether the UDP checksum at `at` is left to a device (CHECKSUM_PARTIAL), as in valid
+ * super-packets. Two other kinds exist: since Linux 6.11, those sent by a device without checksum
+ * offload, with a partial checksum that only that device's segmentation would complete; and lists
+ * of packets with headers of their own (NETIF_F_GRO_FRAGLIST). No field of __sk_buff tells, but
+ * bpf_l4_csum_replace adds to a partial checksum, and subtracts from a complete one. The checksum
+ * is restored.
  */
 INLINE bool is_left_to_device(struct __sk_buff *skb, __u32 at)
 {
@@ -218,13 +220,13 @@ INLINE bool is_left_to_device(struct __sk_buff *skb, __u32 at)
 }
 
 /*
- * Makes the transport header at `at` follow addresses whose sums differ by `diff`. The kernel knows
- * of checksums that are yet to be finished (CHECKSUM_PARTIAL), and mends its own sum of the packet
- * (CHECKSUM_COMPLETE).
+ * Adjusts the checksum of the transport header at `at` for addresses whose sums differ by `diff`.
+ * The helper handles partial checksums (CHECKSUM_PARTIAL), and updates the kernel's sum of the
+ * packet (CHECKSUM_COMPLETE).
  */
 INLINE long readdress(struct __sk_buff *skb, __u32 at, __u8 protocol, __u16 diff)
 {
-	/* Neutral addresses. */
+	/* The addresses are checksum-neutral. */
 	if (diff == 0 || diff == 0xffff)
 		return 0;
 	switch (protocol) {
@@ -232,7 +234,7 @@ INLINE long readdress(struct __sk_buff *skb, __u32 at, __u8 protocol, __u16 diff
 		return l4_csum_replace(skb, at + TCP_CHECKSUM, 0, diff, BPF_F_PSEUDO_HDR);
 	case PROTO_UDP:
 	case PROTO_UDPLITE:
-		/* Zero says that there is none: it stays, and does not come about. */
+		/* Zero means no checksum: it is kept, and a result of zero becomes 0xffff. */
 		return l4_csum_replace(skb, at + UDP_CHECKSUM, 0, diff,
 				       BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0);
 	case PROTO_DCCP:
@@ -241,7 +243,10 @@ INLINE long readdress(struct __sk_buff *skb, __u32 at, __u8 protocol, __u16 diff
 	return 0;
 }
 
-/* Makes the echo message at `at` one of the other family, whose sum has `pseudo` more in it. */
+/*
+ * Translates the type of the echo message at `at`. `pseudo` is the sum to add for the pseudo-header,
+ * which ICMPv6 has and ICMP has not.
+ */
 INLINE long retype(struct __sk_buff *skb, __u32 at, __u8 from, __u8 to, __u16 pseudo)
 {
 	const __u32 checksum = at + ICMP_CHECKSUM;

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-/* UDP checksums for datagrams that came without (RFC 7915 §4.5): tunnels', IPsec's among them. */
+/* Computes missing UDP checksums (RFC 7915 §4.5), as of tunnels and IPsec. */
 #pragma once
 
 #include "transport.h"
 
-/* Most bytes that bpf_csum_diff takes at a time. */
+/* The most bytes that bpf_csum_diff takes in a call. */
 #define CHUNK 512
-/* As many as an Ethernet frame has. */
+/* Enough for an Ethernet frame. */
 #define CHUNKS 3
 
 struct clat_scratch {
 	__u8 bytes[CHUNK + 4];
 };
 
-/* The stack has too little room. */
+/* Too large for the BPF stack of 512 bytes. */
 MAP(clat_scratch_map, PERCPU_ARRAY, __u32, struct clat_scratch, 1);
 
-/* `n`, from 1 to `most`, a power of two, so that every verifier sees that it is no other. */
+/* `n`, from 1 to `most`, a power of two, in a form whose bounds every verifier understands. */
 INLINE __u64 bounded(__u64 n, const __u64 most)
 {
 	n--;
@@ -24,7 +24,7 @@ INLINE __u64 bounded(__u64 n, const __u64 most)
 	return (n & (most - 1)) + 1;
 }
 
-/* Adds `len` bytes at `at` to `sum`. False if they are too many. Not by bpf_loop (5.17). */
+/* Adds `len` bytes at `at` to `sum`. False if too many. bpf_loop would need Linux 5.17. */
 INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
 {
 	__u32 zero = 0;
@@ -38,7 +38,7 @@ INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
 
 		if (skb_load(skb, at, scratch->bytes, n))
 			return false;
-		/* Up to a multiple of four. */
+		/* Padding to a multiple of four. */
 		scratch->bytes[n] = 0;
 		scratch->bytes[n + 1] = 0;
 		scratch->bytes[n + 2] = 0;
@@ -49,7 +49,7 @@ INLINE bool sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 *sum)
 	return len == 0;
 }
 
-/* The checksum of the datagram at `at`, for its new addresses; 0 if it is too long. */
+/* The checksum of the datagram at `at` with its new addresses; 0 if it is too long. */
 INLINE __u16 udp_checksum(struct __sk_buff *skb, __u32 at, __u16 len, const struct ipv6hdr *ip)
 {
 	__u32 sum = fold(sum_words(&ip->saddr, 8) + net32(len) + net32(PROTO_UDP));

@@ -16,7 +16,7 @@ fn main() -> Result<()> {
     println!("cargo:rerun-if-changed={PROGRAMS}");
     let out = env::var_os("OUT_DIR").context("OUT_DIR is not set")?;
     let source = fs::canonicalize(PROGRAMS).context(PROGRAMS)?.join("clatd.c");
-    // Where Debian keeps asm/, which clang does not look for when it compiles for BPF.
+    // Debian's directory of asm/, which clang does not search when it compiles for BPF.
     let headers = format!("-I/usr/include/{}-linux-gnu", env::consts::ARCH);
     let compiled = Command::new("clang")
         .args(["-target", "bpf", "-g", "-O2", "-Wall", "-Werror", headers.as_str(), "-c"])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Keeps the map of next hops as the kernel's routes are.
+//! Keeps the map of next hops in step with the kernel's routes.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,14 +19,14 @@ use crate::abi::{NextHopValue, SLOTS};
 use crate::pins::from_libbpf;
 use clat_sys::HostError;
 
-/// After a change, how long the next ones are gathered: they come in bursts.
+/// How long to gather changes of routes, which come in bursts.
 const GATHERING: Duration = Duration::from_millis(20);
 
-/// Where packets go, if anywhere.
+/// The next hop, if there is a route.
 type Found = Option<clat_netlink::NextHop>;
 
-/// Follows the routes of uplinks in a thread of its own, from the first CLAT on: until then it
-/// could still give up rights, which a thread has for itself.
+/// Follows the routes of uplinks in a thread. The thread starts with the first CLAT, so that it
+/// inherits the privileges that the program has dropped to by then.
 #[derive(Debug)]
 pub(crate) struct NextHops {
     map: Arc<Map>,
@@ -38,7 +38,7 @@ pub(crate) struct NextHops {
 #[derive(Debug)]
 struct Map {
     handle: MapHandle,
-    /// What is followed, by slot. Locked while the map is written.
+    /// The followed routes, by slot. Locked while the map is written.
     targets: Mutex<Vec<Followed>>,
 }
 
@@ -46,11 +46,11 @@ struct Map {
 struct Followed {
     slot: u32,
     target: Target,
-    /// What the map says.
+    /// The value in the map; `None` if unknown.
     known: Option<Found>,
 }
 
-/// The next hop of one CLAT; gone from the map when dropped.
+/// The next hop of one CLAT, removed from the map when dropped.
 #[derive(Debug)]
 pub struct NextHop {
     map: Arc<Map>,
@@ -77,15 +77,14 @@ impl NextHops {
         Ok(())
     }
 
-    /// Removes from the map what is not followed.
+    /// Clears the slots that are not followed.
     pub(crate) fn clear(&self) -> io::Result<()> {
         let targets = self.map.targets();
         let is_followed = |slot: &u32| targets.iter().any(|followed| followed.slot == *slot);
         (0..SLOTS).filter(|slot| !is_followed(slot)).try_for_each(|slot| self.map.put(slot, None))
     }
 
-    /// Puts the next hop of `target` into the map as `slot`, where it has one, now and whenever it
-    /// changes.
+    /// Writes the next hop of `target`, if any, to the map's `slot`, now and after each change.
     pub(crate) fn follow(&self, slot: u32, target: Target) -> io::Result<NextHop> {
         self.need_thread()?;
         let mut targets = self.map.targets();
@@ -99,7 +98,7 @@ impl NextHops {
 
 impl Drop for NextHops {
     fn drop(&mut self) {
-        // A counter that is at most one takes this.
+        // An eventfd's counter of at most 1 accepts this.
         let _ = self.end.write(1);
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = thread.take() {
@@ -123,7 +122,7 @@ impl Map {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the map up to date, if it says something else than the routes do.
+    /// Updates the map if the next hop has changed.
     fn set(&self, followed: &mut Followed) -> io::Result<()> {
         let found = next_hop(&followed.target)?;
         if followed.known == Some(found) {
@@ -138,8 +137,8 @@ impl Map {
         Ok(())
     }
 
-    /// Not at one blow, as it would be in a hash: a packet that leaves in the midst of it may ask
-    /// for a neighbour that is half of each, and is lost.
+    /// An update of an array map is not atomic, unlike a hash map's: a packet sent meanwhile may
+    /// use a mixture of both neighbours, and be lost.
     fn put(&self, slot: u32, found: Found) -> io::Result<()> {
         let value = found.map_or_else(NextHopValue::default, NextHopValue::from);
         let put = self.handle.update(slot.as_bytes(), value.as_bytes(), MapFlags::ANY);
@@ -147,7 +146,7 @@ impl Map {
     }
 }
 
-/// What the thread does until `end` is readable.
+/// The thread's loop, until `end` is readable.
 fn follow(map: &Map, subscription: &Subscription, end: &EventFd) {
     while wait_readable(&[end.as_fd(), subscription.as_fd()], None) == Some(1) {
         let news = subscription.read();
@@ -160,7 +159,7 @@ fn follow(map: &Map, subscription: &Subscription, end: &EventFd) {
             };
             if let Err(e) = set {
                 log::error!("the next hop of interface {} is lost: {e}", followed.target.oif);
-                // Rather none than a wrong one.
+                // No next hop is better than a wrong one.
                 let _ = map.put(followed.slot, None);
                 followed.known = None;
             }
