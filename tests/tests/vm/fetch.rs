@@ -75,6 +75,13 @@ pub(crate) fn kernel_of(suite: &str) -> Result<Kernel> {
     Ok(Kernel { root, release })
 }
 
+/// A disk with Debian 12 and systemd, which nobody writes to.
+pub(crate) fn debian() -> Result<PathBuf> {
+    let root = cache().join("debian");
+    once(&root, |root| sh(root, &source("fetch_debian.sh").to_string_lossy()).map(drop))?;
+    Ok(root.join("disk.ext4"))
+}
+
 /// A service manager for kernel binder and a dumpsys: the folder of `rsb_hub` and `rsb_service`, as
 /// new as our rsbinder.
 pub(crate) fn tools() -> Result<PathBuf> {

@@ -27,7 +27,7 @@ const MODULES: &[&str] =
     &["virtio_pci", "virtio_net", "sch_netem", "ifb", "cls_matchall", "act_mirred"];
 
 /// A host with an IPv4 internet behind it, and a platd of an ordinary user.
-struct Carrier {
+pub(crate) struct Carrier {
     platd: Daemon,
     _servers: [Daemon; 2],
     host: Netns,
@@ -37,7 +37,7 @@ struct Carrier {
 
 impl Carrier {
     /// `number` is unique; `way` is the option for the guest's link.
-    fn new(number: u32, way: &str) -> Result<Self> {
+    pub(crate) fn new(number: u32, way: &str) -> Result<Self> {
         let (host, outside) = (Netns::new(number, "host")?, Netns::new(number, "world")?);
         host.run(&format!("ip link add w0 type veth peer name h0 netns {}", outside.name()))?;
         host.run("ip addr add 203.0.113.1/24 dev w0")?;
@@ -72,8 +72,14 @@ impl Carrier {
         Ok(Self { platd, _servers: [web, dns], host, _outside: outside, dir })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A file in a folder of its own.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// QEMU's options of a way in.
+    pub(crate) fn netdev(&self, netdev: &str) -> String {
+        netdev.replace("DIR", &self.dir.path().display().to_string())
     }
 
     fn status(&self) -> Result<Value> {
@@ -96,7 +102,7 @@ impl Carrier {
         image.modules(kernel, MODULES)?;
         let initramfs = self.path(script).with_extension("initramfs");
         image.pack(&initramfs)?;
-        let netdev = netdev.replace("DIR", &self.dir.path().display().to_string());
+        let netdev = self.netdev(netdev);
         let device = "virtio-net-pci,netdev=n,romfile=";
         let options = ["-m", "512", "-netdev", &netdev, "-device", device];
         let folder = self.path(script).with_extension("run");

@@ -15,7 +15,7 @@ pinged() { ping -c 1 -W 2 $SERVER; }
 controller() { systemctl show --property MainPID --value clat.service; }
 no_clat() {
 	is_not says v4- ip -o link && is_not pgrep -f '^clatd-' &&
-		is_not says default ip -4 route && is_not says blackhole ip -6 route show table local &&
+		is_not says 192.0.0. ip -4 route && is_not says blackhole ip -6 route show table local &&
 		is_not says clatd tc filter show dev "$LINK" ingress
 }
 nothing_left() {

@@ -7,5 +7,6 @@ mod device;
 mod fetch;
 mod guests;
 mod image;
+mod installed;
 mod kernels;
 mod machine;
