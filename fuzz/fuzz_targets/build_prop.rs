@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Property files, of which the first API level is taken.
+//! Property files, from which the first API level is read.
 #![no_main]
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use nix::sys::memfd::{memfd_create, MemFdCreateFlag};
 
 fuzz_target!(|data: &[u8]| {
-    // What is read is a file; this one is in memory.
+    // The reader takes a file; this one is in memory.
     let file = memfd_create(c"build.prop", MemFdCreateFlag::empty()).expect("a file in memory");
     let mut file = File::from(file);
     file.write_all(data).expect("written");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Capture files, translated as `clatctl translate` does it, with a line for each packet. The first
-//! byte says with which addresses and for whom the lines are.
+//! Capture files, translated as by `clatctl translate`, with a line for each packet. The first byte
+//! chooses the arguments.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Datagrams that are to leave together: one byte of length before each. As many come out as went
-//! in.
+//! Datagrams to be coalesced, each after a byte of length. As many must come out as went in.
 #![no_main]
 
 use clat_tun::{GsoType, VirtioHeader};
@@ -9,7 +8,7 @@ use clat_datapath::coalesce::{Coalescer, Kind};
 use clat_datapath::segment::Segments;
 use libfuzzer_sys::fuzz_target;
 
-/// From packet to packet.
+/// Distance of the packets in memory, in bytes.
 const STRIDE: usize = 512;
 
 fuzz_target!(|data: &[u8]| {

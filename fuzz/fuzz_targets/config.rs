@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A translator's configuration out of a fuzzer's bytes.
+//! A translator's configuration from a fuzzer's bytes.
 
 use clat_xlat::{Config, HopPolicy, UdpZero};
 
-/// Takes three bytes for the configuration; what is left, if anything, is the packet.
+/// Takes three bytes for the configuration and returns the rest, the packet.
 pub fn split(data: &[u8]) -> Option<(Config, &[u8])> {
     let (&[mtu4, mtu6, flags], packet) = data.split_first_chunk()?;
     if packet.is_empty() {

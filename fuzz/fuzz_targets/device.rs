@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The in-process TUN/TAP device: the first byte chooses its flags and what is done, the rest is
-//! written, either way.
+//! The in-process TUN/TAP device: the first byte chooses its flags and the operations, the rest is
+//! written in both directions.
 #![no_main]
 
 use clat_tun::device::{Devices, Flags};

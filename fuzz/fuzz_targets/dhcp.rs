@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Messages of any kind for platd's DHCPv6 server, and for its DHCP server: the first byte says for
-//! which.
+//! Arbitrary messages for platd's DHCPv6 and DHCP servers; the first byte chooses the server.
 #![no_main]
 
 mod plat;
@@ -16,7 +15,7 @@ const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 fuzz_target!(|data: &[u8]| {
     let mut plat = plat::Plat::new();
     let Some((kind, message)) = data.split_first() else { return };
-    // Twice, since the second meets what the first has left.
+    // Twice, since the second message meets the state that the first has left.
     for _ in 0..2 {
         if kind & 1 == 0 {
             plat.udp((GUEST.into(), SERVERS.into()), 547, message);

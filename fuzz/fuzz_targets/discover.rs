@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What anybody on the link and any resolver may send: messages, each behind two bytes of length,
-//! whose first byte says what it is.
+//! Messages of anybody on the link and of any resolver, each after two bytes of length. The first
+//! byte of a message is its kind.
 #![no_main]
 
 use std::net::{Ipv6Addr, SocketAddr};
@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
             let router = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, u16::from(kind >> 4));
             uplink.handle_icmp(router, 255, message, now);
         } else {
-            // It would not be looked at unless it answered the question.
+            // Makes it an answer to the question; else it would be ignored.
             let mut answer = message.to_vec();
             if let (Some(id), Some(head)) = (asked.get(..2), answer.get_mut(..2)) {
                 head.copy_from_slice(id);

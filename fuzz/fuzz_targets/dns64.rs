@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A question of any kind, and any answers to it: two bytes of length before each.
+//! An arbitrary question and answers to it, each after two bytes of length.
 #![no_main]
 
 mod plat;
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     plat.udp((guest.into(), dns.into()), 53, &question);
     while let Some(answer) = next() {
         plat.resolve(|query| {
-            // It would not be looked at unless it answered the question.
+            // Makes it an answer to the question; else it would be ignored.
             let mut answer = answer.clone();
             if answer.len() >= 12 {
                 answer[..2].copy_from_slice(&query[..2]);

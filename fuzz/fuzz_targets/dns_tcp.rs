@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A stream for platd's DNS server, and where it is cut: a byte for the number of cuts, two for
-//! each, then the stream.
+//! A stream for platd's DNS server, in pieces: a byte with the number of cuts, two bytes for each,
+//! and the stream.
 #![no_main]
 
 #[path = "../../src/plat/tests/invariants/mod.rs"]

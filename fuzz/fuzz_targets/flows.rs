@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A hostile guest at platd's flows: packets of any kind, segments of connections that it lies
-//! about, datagrams, fragments, and between them time passes, sockets are ready, and the host does
-//! something of its own. All that in a network namespace with nothing but a loopback device:
-//! whatever is sent, it stays there. (Needs root.)
+//! A hostile guest of platd's flows: arbitrary packets, segments of connections with false numbers,
+//! datagrams and fragments. In between, time passes, sockets become ready, and the host acts. Runs
+//! in a network namespace with only a loopback device, so that nothing leaves it. Needs root.
 #![no_main]
 
 #[path = "../../src/plat/tests/invariants/mod.rs"]
@@ -29,14 +28,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x464, 0, 0, 0, 0, 9);
 const GUEST4: Ipv4Addr = Ipv4Addr::new(192, 168, 64, 2);
-/// This host, as the guest calls it; somebody else.
+/// This host's address for the guest, and another host's.
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const PORTS: [u16; 4] = [80, 7, 81, 0];
 const BOUNDS: Bounds = Bounds { flows: 12, flows_each: 8, memory: 1 << 18 };
 const MTU: usize = 1500;
 
-/// What the guest can talk to.
+/// The host's sockets that the guest can reach.
 struct Host {
     tcp: TcpListener,
     udp: UdpSocket,
@@ -58,7 +57,7 @@ impl Host {
 
 thread_local! { static HOST_SIDE: Host = Host::new(); }
 
-/// What is left of the input.
+/// The rest of the input.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -122,7 +121,8 @@ struct Run<'h> {
     frames: Frames,
     now: Instant,
     streams: Vec<TcpStream>,
-    /// Of the guest's connections, by both ports: what it would send next, and acknowledge.
+    /// The guest's connections, by both ports: the next sequence number to send, and to
+    /// acknowledge.
     connections: HashMap<(u16, u16), (u32, u32)>,
     peer: Option<SocketAddr>,
 }
@@ -155,7 +155,7 @@ impl<'h> Run<'h> {
         self.check();
     }
 
-    /// What must hold after every step.
+    /// Checks what must hold after every step.
     fn check(&mut self) {
         for (vnet, frame) in std::mem::take(&mut self.frames.0) {
             invariants::frame(&vnet, &frame, MTU);
@@ -178,7 +178,7 @@ impl<'h> Run<'h> {
         assert_eq!(all.iter().map(|flow| flow.held).sum::<usize>(), held);
     }
 
-    /// A packet of the guest, by either protocol.
+    /// Sends a packet of the guest, by either IP version.
     fn send(&mut self, to: u8, protocol: u8, hops: u8, vnet: VirtioHeader, l4: &[u8]) {
         let mac = Mac([2, 0, 0, 0, 0, to >> 6]);
         let host = if to & 2 == 0 { HOST } else { ELSEWHERE };
@@ -222,7 +222,7 @@ impl<'h> Run<'h> {
                 self.send(to, 1, 64, valid, &icmp);
             }
             5 => {
-                // From a millisecond to some hours.
+                // From a millisecond to a few hours.
                 self.now += Duration::from_millis(1 << (input.byte() % 24));
                 self.with(Engine::handle_timeout);
                 assert!(self.engine.poll_timeout().is_none_or(|at| at > self.now), "time stands");
@@ -258,7 +258,7 @@ impl<'h> Run<'h> {
         }
     }
 
-    /// A segment near what is right, of one of a few connections.
+    /// Sends a nearly valid segment of one of a few connections.
     fn segment(&mut self, input: &mut Input<'_>, valid: VirtioHeader) {
         let (to, ports, flags) = (input.byte(), input.byte(), input.byte());
         let (seq_off, ack_off) = (i32::from(input.word() as i16), i32::from(input.word() as i16));
@@ -267,7 +267,7 @@ impl<'h> Run<'h> {
         let options = input.bytes(words * 4);
         let (from, port) = (u16::from(ports >> 5), PORTS[usize::from(ports & 3)]);
         let (seq, ack) = self.connections.get(&(from, port)).copied().unwrap_or((1000, 0));
-        // Mostly it is right.
+        // Mostly valid.
         let near =
             |number: u32, off: i32| number.wrapping_add_signed(if off & 3 == 0 { 0 } else { off });
         let mut tcp = from.to_be_bytes().to_vec();
@@ -350,14 +350,14 @@ fuzz_target!(|data: &[u8]| HOST_SIDE.with(|host| {
         run.step(&mut input);
     }
     run.with(|_, _| ());
-    // What is left goes by itself, but for ports that are forwarded.
+    // All flows end by themselves, except forwarded ports.
     for _ in 0..20 {
         run.now += Duration::from_secs(8000);
         run.with(Engine::handle_timeout);
     }
     let left = run.engine.flows(usize::MAX);
     assert!(left.iter().all(|flow| flow.flow.starts_with("udp")), "{left:?}");
-    // Nothing of it is for who comes next.
+    // The next run starts with empty sockets.
     drop(run);
     while host.tcp.accept().is_ok() {}
     while host.udp.recv_from(&mut [0; 1]).is_ok() {}

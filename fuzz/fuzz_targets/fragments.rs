@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Fragments of a guest for platd's flows, in any order: three bytes before each.
+//! A guest's fragments for platd's flows, in any order, each after three bytes.
 #![no_main]
 
 #[path = "../../src/plat/tests/invariants/mod.rs"]

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A virtio header and the packet behind it: checksum completed, cut into segments, or all that
-//! left open.
+//! A virtio header and a packet: its checksum is completed, it is segmented, or both are left open.
 #![no_main]
 
 use clat_tun::VirtioHeader;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Packets of any kind for platd's flows, and errors about them: two bytes and four say which
-//! error, one whether a router tells of it, the rest is the packet.
+//! Arbitrary packets for platd's flows, and errors about them: two and four bytes choose the error,
+//! one whether a router reports it, the rest is the packet.
 #![no_main]
 
 #[path = "../../src/plat/tests/invariants/mod.rs"]

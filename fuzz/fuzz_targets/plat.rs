@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A network of platd, and what must hold of whatever it sends.
+//! platd's network, and checks of all that it sends.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
@@ -28,7 +28,7 @@ impl Plat {
         Self { network: Network::new(settings, now), now, out: Out::default() }
     }
 
-    /// A frame from a guest; its receiver is made the router unless it is a group.
+    /// A frame from a guest, addressed to the router unless it is multicast.
     pub fn frame(&mut self, frame: &mut [u8]) {
         if frame.len() >= 6 && frame[0] & 1 == 0 {
             frame[..6].copy_from_slice(&self.network.settings().mac.0);
@@ -71,7 +71,7 @@ impl Plat {
         self.check();
     }
 
-    /// Answers every question with what `answer` makes of it.
+    /// Answers every question by `answer`.
     pub fn resolve(&mut self, mut answer: impl FnMut(&[u8]) -> Vec<u8>) {
         for query in self.network.take_queries() {
             let answer = answer(&query.message);
@@ -80,7 +80,7 @@ impl Plat {
         }
     }
 
-    /// Lengths are true, and no answer is longer than the link can take.
+    /// Checks that lengths are right, and that no answer exceeds the link's MTU.
     fn check(&mut self) {
         for (_, frame) in self.out.iter() {
             let packet = &frame[14..];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Fragments in any order: two bytes of length before each. What comes out must be a whole, atomic
+//! Fragments in any order, each after two bytes of length. The result must be a whole, atomic
 //! packet.
 #![no_main]
 
@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     let mut now = Instant::now();
     let mut rest = data;
     while let Some((&[a, b], more)) = rest.split_first_chunk() {
-        // The upper bits are seconds to wait.
+        // The upper bits are a time to wait, in units of 8 s.
         let len = usize::from(u16::from_be_bytes([a & 0x0f, b]));
         now += Duration::from_secs(u64::from(a >> 4) * 8);
         let (fragment, more) = more.split_at(len.min(more.len()));

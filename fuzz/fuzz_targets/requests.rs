@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Arguments of the AIDL interface, in requests one after the other to a controller on a host in
-//! memory.
+//! Requests of the AIDL interface with arbitrary arguments, one after another, to a controller on a
+//! host in memory.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Neighbour discovery of any kind: what is read of a message, router advertisements and PREF64
-//! above all, is what can be written of it again. The first byte is the hop limit.
+//! Arbitrary neighbour discovery: a message that was read, router advertisements and PREF64 above
+//! all, is written again unchanged. The first byte is the hop limit.
 #![no_main]
 
 use clat_packet::nd::{self, Message};

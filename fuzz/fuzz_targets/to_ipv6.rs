@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! IPv4 packets of any kind: three bytes choose the configuration, the rest is the packet.
+//! Arbitrary IPv4 packets: three bytes choose the configuration, the rest is the packet.
 #![no_main]
 
 #[path = "../../src/xlat/tests/common/mod.rs"]
