@@ -26,13 +26,13 @@ use crate::settings::{DualStack, Outbound, Settings, LEAST_MTU};
 #[derive(Debug, Parser)]
 #[command(name = "platd", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What else to do.
+    /// A subcommand instead of a network for a guest.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How the guest comes in.
+    /// The link to the guest.
     #[command(flatten)]
     pub link: LinkArgs,
-    /// The process.
+    /// Options of the process.
     #[command(flatten)]
     pub process: ProcessArgs,
     /// The network.
@@ -44,22 +44,22 @@ pub struct Cli {
 #[derive(Args, Debug)]
 #[group(multiple = false)]
 pub struct LinkArgs {
-    /// A Unix stream socket, each frame behind its length: QEMU's `-netdev
+    /// A Unix stream socket, each frame after its length: QEMU's `-netdev
     /// stream,id=n,server=off,addr.type=unix,addr.path=PATH`
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// A Unix datagram socket, a frame a message: QEMU's `-netdev
+    /// A Unix datagram socket, one frame per message: QEMU's `-netdev
     /// dgram,id=n,local.type=unix,local.path=OTHER,remote.type=unix,remote.path=PATH`
     #[arg(long, value_name = "PATH")]
     pub frames: Option<PathBuf>,
-    /// A Unix packet socket (SOCK_SEQPACKET), a frame a message
+    /// A Unix packet socket (SOCK_SEQPACKET), one frame per message
     #[arg(long, value_name = "PATH")]
     pub packets: Option<PathBuf>,
     /// A TAP device in the network namespace of this process, or of this file (/run/netns/…)
     #[arg(long, value_name = "PID|PATH")]
     pub netns: Option<String>,
-    /// A connected socket that whoever starts platd has left open, of the kind of --socket or of
-    /// --packets; when its other end is closed, platd ends
+    /// An inherited, connected socket of the kind of --socket or --packets; platd ends when the
+    /// peer closes it
     #[arg(long, value_name = "NUMBER")]
     pub fd: Option<RawFd>,
 }
@@ -70,16 +70,16 @@ pub struct ProcessArgs {
     /// End when the first guest has left
     #[arg(long)]
     pub one_off: bool,
-    /// Write the process's number to a file once it is ready
+    /// Write the process id to a file when ready
     #[arg(long, value_name = "FILE")]
     pub pid: Option<PathBuf>,
-    /// Write a line to this open descriptor, and close it, once it is ready
+    /// Write a line to this inherited descriptor, and close it, when ready
     #[arg(long, value_name = "NUMBER")]
     pub ready_fd: Option<RawFd>,
-    /// Go on in the background: the command ends once the network is ready
+    /// Run in the background: the command returns when the network is ready
     #[arg(long, conflicts_with_all = ["ready_fd", "fd"])]
     pub background: bool,
-    /// (Internal) has no terminal.
+    /// (Internal) starts a new session.
     #[arg(long, hide = true)]
     pub new_session: bool,
 }
@@ -87,20 +87,19 @@ pub struct ProcessArgs {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a command in a new namespace that has this network and no other; no root needed
+    /// Run a command in a new network namespace with only this network; no root needed
     Run {
         /// The network.
         #[command(flatten)]
         net: Box<Net>,
-        /// Leave the command's processes in the PID namespace of platd: some may outlive the
-        /// command
+        /// Do not make a PID namespace: processes may outlive the command
         #[arg(long)]
         no_pid_ns: bool,
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
-    /// Show what a platd started with --status is doing
+    /// Show the status of a platd started with --status
     Status {
         /// Its status socket
         socket: PathBuf,
@@ -108,7 +107,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Give ports of the host to the guest of a platd started with --control, or take them back
+    /// Add or remove port forwards of a platd started with --control
     Forward {
         /// What to do
         #[command(subcommand)]
@@ -119,18 +118,18 @@ pub enum Command {
     /// (Internal) prepares a namespace.
     #[command(name = "__netns-helper", hide = true)]
     NetnsHelper(crate::netns_helper::NetnsHelper),
-    /// (Internal) does on the host what platd may not.
+    /// (Internal) does what platd has no permission for.
     #[command(name = "__host-helper", hide = true)]
     HostHelper(crate::host_helper::HostHelper),
-    /// (Internal) is the first process of a namespace.
+    /// (Internal) is the first process of a PID namespace.
     #[command(name = "__init", hide = true)]
     Init(crate::netns_helper::Init),
 }
 
-/// What to do with ports.
+/// Operations on forwarded ports.
 #[derive(Debug, Subcommand)]
 pub enum ForwardAction {
-    /// Give ports to the guest
+    /// Forward ports to the guest
     Add {
         /// Its control socket
         socket: PathBuf,
@@ -138,7 +137,7 @@ pub enum ForwardAction {
         #[arg(required = true, value_name = "SPEC")]
         ports: Vec<Forward>,
     },
-    /// Take ports back; connections that are open stay
+    /// Stop forwarding ports; open connections stay
     Remove {
         /// Its control socket
         socket: PathBuf,
@@ -146,7 +145,7 @@ pub enum ForwardAction {
         #[arg(required = true, value_name = "SPEC")]
         ports: Vec<Forward>,
     },
-    /// Show which ports the guest has
+    /// List the forwarded ports
     List {
         /// Its control socket
         socket: PathBuf,
@@ -157,8 +156,7 @@ pub enum ForwardAction {
 #[derive(Args, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is an option of its own
 pub struct Net {
-    /// What the network is like: mobile, no-pref64, lossy, renumbering or tiny-mtu, or a file with
-    /// options
+    /// A preset, mobile, no-pref64, lossy, renumbering or tiny-mtu, or a file with options
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
     /// The /64 to advertise
@@ -170,7 +168,7 @@ pub struct Net {
     /// MTU of the link, 1280 to 65520
     #[arg(long, default_value_t = 1500, value_parser = mtu())]
     pub mtu: u16,
-    /// Resolvers to pass questions on to; the host's own where there are none
+    /// Resolvers to forward questions to [default: those of the host]
     #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]
     pub dns: Vec<SocketAddr>,
     /// No PREF64 in router advertisements
@@ -179,74 +177,73 @@ pub struct Net {
     /// No synthesized AAAA records
     #[arg(long)]
     pub no_dns64: bool,
-    /// Synthesize AAAA records also for names that have one: for a host without IPv6
+    /// Synthesize AAAA records also for names that have some: for a host without IPv6
     #[arg(long, conflicts_with = "no_dns64")]
     pub dns64_always: bool,
     /// Answer for this name with this address
     #[arg(long, value_name = "NAME=IP", value_parser = host)]
     pub host: Vec<(Name, IpAddr)>,
-    /// Offer IPv4 as well: ARP and DHCP, with option 108;
-    /// from this address of the router and this length of the prefix if given
+    /// Also offer IPv4 by ARP and DHCP, with option 108; optionally with this router address and
+    /// prefix length
     #[arg(long, value_name = "ADDRESS/LENGTH", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "192.168.64.1/24", value_parser = dual_stack)]
     pub dual_stack: Option<DualStack>,
     /// Do not tell guests of the DNS server; `run` leaves /etc/resolv.conf as it is
     #[arg(long)]
     pub no_dns: bool,
-    /// Domains in which guests search names; for `run` the host's without
+    /// The guests' search domains [default for `run`: those of the host]
     #[arg(long, value_name = "DOMAIN", value_parser = name)]
     pub search: Vec<Name>,
     /// The router's Ethernet address
     #[arg(long, value_name = "MAC")]
     pub mac: Option<Mac>,
-    /// The source address of what leaves the host, one for each family
+    /// The source address of the host's sockets, one for each family
     #[arg(long, value_name = "IP")]
     pub outbound: Vec<IpAddr>,
-    /// The interface by which it leaves
+    /// The interface that the host's sockets use
     #[arg(long, value_name = "NAME")]
     pub outbound_interface: Option<String>,
-    /// An address that stands for the host's loopback; otherwise guests never reach that
+    /// An address that guests can use to reach the host's loopback, which is otherwise unreachable
     #[arg(long, value_name = "IP")]
     pub map_host: Vec<IpAddr>,
-    /// The share of packets that is lost in each direction, in percent
+    /// The share of packets lost in each direction, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
     pub loss: f64,
-    /// How long packets are under way in each direction, in milliseconds
+    /// The delay of packets in each direction, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub delay: u64,
     /// Advertise another prefix every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub prefix_churn: Option<u64>,
-    /// Give ports of the host to the guest: `[tcp:|udp:][HOSTIP:]HOSTPORTS[:GUESTPORTS]`, where
-    /// ports are like 80, 8000-8010 or 80,443
+    /// Forward ports of the host to the guest: `[tcp:|udp:][HOSTIP:]HOSTPORTS[:GUESTPORTS]`, with
+    /// ports like 80, 8000-8010 or 80,443
     #[arg(long, value_name = "SPEC")]
     pub forward: Vec<Forward>,
-    /// Write what passes to a capture file
+    /// Write all frames to a capture file
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// Tell those who connect to this Unix socket what goes on (`platd status`)
+    /// Report the status on this Unix socket (`platd status`)
     #[arg(long, value_name = "PATH")]
     pub status: Option<PathBuf>,
-    /// Let those who connect to this Unix socket give ports to the guest, and take them back
-    /// (`platd forward`)
+    /// Accept changes of port forwards on this Unix socket (`platd forward`)
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
-    /// Whom to become when started by root, by name or number; nobody without
+    /// The user, by name or number, to become when started by root [default: nobody]
     #[arg(long, value_name = "USER", value_parser = user)]
     pub runas: Option<(Uid, Gid)>,
     /// The device in the namespace
     #[arg(long, default_value = "plat0")]
     pub ifname: String,
-    /// No CLAT in the namespace: IPv6 only, without IPv4 literals
+    /// No CLAT in the namespace: no IPv4
     #[arg(long)]
     pub no_clat: bool,
-    /// A CLAT in the namespace of --netns, too
+    /// Also a CLAT in the namespace of --netns
     #[arg(long, conflicts_with = "no_clat")]
     pub clat: bool,
-    /// Flows at a time
+    /// The most flows at a time
     #[arg(long, default_value_t = Bounds::default().flows)]
     pub max_flows: usize,
-    /// Flows of one guest at a time [default: as many as all may have]
+    /// The most flows of one guest at a time [default: no other limit]
     #[arg(long)]
     pub max_flows_each: Option<NonZeroUsize>,
 }
@@ -270,7 +267,7 @@ fn host(text: &str) -> Result<(Name, IpAddr), String> {
 
 fn name(text: &str) -> Result<Name, String> {
     let mut name = Name::from_ascii(text).map_err(|e| format!("{text:?} is no name: {e}"))?;
-    // Whether or not it was written with the last dot.
+    // With or without the final dot.
     name.set_fqdn(true);
     Ok(name)
 }
@@ -280,7 +277,7 @@ fn dual_stack(text: &str) -> Result<DualStack, String> {
     let (router, len) = text.split_once('/').ok_or_else(wrong)?;
     let router: Ipv4Addr = router.parse().map_err(|_| wrong())?;
     let prefix_len: u8 = len.parse().ok().filter(|len| (8..=30).contains(len)).ok_or_else(wrong)?;
-    // The first one beside the router's.
+    // The first address that is not the router's.
     let network = router.to_bits() & (u32::MAX << (32 - prefix_len));
     let guest = network + if router.to_bits() == network + 1 { 2 } else { 1 };
     if router.to_bits() == network || router.to_bits() == network | (u32::MAX >> prefix_len) {
@@ -304,7 +301,7 @@ fn user(text: &str) -> Result<(Uid, Gid), String> {
 }
 
 impl Net {
-    /// The settings that these options make.
+    /// The settings of these options.
     #[must_use]
     pub fn settings(&self) -> Settings {
         let defaults = Settings::default();

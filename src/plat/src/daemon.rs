@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The process: it opens all that it needs, gives up its rights, and runs one loop.
+//! The process: it opens all resources, drops its privileges, and runs one loop.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -32,17 +32,17 @@ use crate::settings::{Settings, LONGEST_SEARCH};
 use crate::status::Status;
 use crate::{clat, driver, netns_helper, resolvers, sandbox};
 
-/// Descriptors that are watched beside the network's.
+/// Numbers of the descriptors watched beside the network's.
 const SIGNALS: u8 = 0;
 const STATUS: u8 = 1;
 const CONTROL: u8 = 2;
 const HELPER: u8 = 3;
 
-/// Descriptors that are kept free for other things than flows: questions to resolvers and forwarded
-/// ports above all.
-const SPARE: u64 = 256 + resolvers::MOST as u64 + driver::FORWARDS;
+/// Descriptors reserved for other uses than flows, mainly questions to resolvers and forwarded
+/// ports.
+const RESERVED: u64 = 256 + resolvers::MOST as u64 + driver::FORWARDS;
 
-/// Runs a network for a guest that comes by itself.
+/// Runs a network for a guest that connects by itself.
 ///
 /// # Errors
 /// What could not be made ready, or ended it.
@@ -96,7 +96,7 @@ fn given(number: RawFd) -> anyhow::Result<Box<dyn Link>> {
     })
 }
 
-/// Starts this program once more without the terminal, and waits until it is ready.
+/// Starts this program again without the terminal, and waits until it is ready.
 fn in_background() -> anyhow::Result<ExitCode> {
     let (mut ready, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
     keep_on_exec(&theirs)?;
@@ -106,8 +106,8 @@ fn in_background() -> anyhow::Result<ExitCode> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot start")?;
     drop(theirs);
-    // What it logs is passed on until it is ready. After that it keeps nothing open that whoever
-    // called may be waiting for the end of.
+    // Its log is forwarded until it is ready. After that it has no open descriptors on whose end
+    // the caller may wait.
     let log = child
         .stderr
         .take()
@@ -124,7 +124,7 @@ fn in_background() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code.filter(|code| *code > 0).unwrap_or(1)))
 }
 
-/// What `--ready-fd` gets.
+/// The message for `--ready-fd`.
 const READY: &[u8] = b"ready\n";
 
 /// Runs a network and a command in it, with a PID namespace or without.
@@ -140,7 +140,7 @@ pub fn run_command(net: &Net, command: &[String], pid_ns: bool) -> anyhow::Resul
     run(net, &process, settings, link, None, (devices.clat, Some(command)))
 }
 
-/// The command that runs in the network. When the socket is closed, it is ended.
+/// The command that runs in the network. Closing the socket ends it.
 struct RunningCommand {
     helper: Child,
     _control: std::os::fd::OwnedFd,
@@ -154,7 +154,7 @@ struct Devices {
 }
 
 impl Devices {
-    /// Has devices made in a namespace.
+    /// Makes devices in a namespace, by a helper process.
     fn make(
         net: &Net,
         settings: &Settings,
@@ -182,7 +182,7 @@ impl Devices {
             helper.args(["--netns", netns]);
         }
         if let Some(dual) = settings.dual_stack.filter(|_| !command.is_empty()) {
-            // What a DHCP client would do.
+            // As a DHCP client would.
             let (guest, router) = (dual.guest.to_string(), dual.router.to_string());
             helper.args(["--v4", &guest, "--router4", &router]);
         }
@@ -212,13 +212,13 @@ impl Devices {
     }
 }
 
-/// As many flows as there may be descriptors.
+/// Limits the number of flows by that of descriptors.
 fn bounds(net: &Net) -> Bounds {
     let mut flows = net.max_flows.max(16);
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let wanted = (flows as u64 + SPARE).min(hard);
+        let wanted = (flows as u64 + RESERVED).min(hard);
         let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
-        let possible = usize::try_from(wanted.saturating_sub(SPARE)).unwrap_or(flows).max(16);
+        let possible = usize::try_from(wanted.saturating_sub(RESERVED)).unwrap_or(flows).max(16);
         if possible < flows {
             log::debug!("{possible} flows at a time: no more descriptors are allowed (ulimit -n)");
             flows = possible;
@@ -286,7 +286,7 @@ fn run(
         log::info!("waiting for a guest on {}", name.display());
     }
     if let Some(mut ready) = ready {
-        // That nobody waits for it any more is no reason to end.
+        // The reader may have closed it.
         let _ = ready.write_all(READY);
     }
     let churn = net.prefix_churn.map(Duration::from_secs);
@@ -297,7 +297,7 @@ fn run(
         Daemon { driver, signals, status, control, helper, command, churn, one_off, had_guest };
     let end = all.run();
     all.driver.farewell();
-    // The names of sockets cannot be removed any more: that right was given up. The helper does it.
+    // The sandbox allows no removal of sockets. The helper does it.
     if let Some(helper) = all.helper.take() {
         helper.end();
     }
@@ -305,7 +305,7 @@ fn run(
     end
 }
 
-/// `--prefix-churn`.
+/// State of `--prefix-churn`.
 struct Churn {
     every: Duration,
     next: Instant,
@@ -321,7 +321,7 @@ struct Daemon {
     helper: Option<Helper>,
     command: Option<RunningCommand>,
     churn: Option<Churn>,
-    /// Whether it ends with its first guest.
+    /// Whether to end when the first guest leaves.
     one_off: bool,
     had_guest: bool,
 }
@@ -356,7 +356,7 @@ impl Daemon {
         }
     }
 
-    /// The exit code, if that is the end.
+    /// Handles signals; returns the exit code if one ends the process.
     fn signal(&mut self) -> anyhow::Result<Option<ExitCode>> {
         while let Some(signal) = self.signals.read_signal()? {
             let number = i32::try_from(signal.ssi_signo).unwrap_or(0);
@@ -367,7 +367,7 @@ impl Daemon {
                         return Ok(Some(ExitCode::from(code.unwrap_or(1))));
                     }
                 }
-                // From the terminal, which sends it to the command as well: that decides.
+                // A terminal sends it to the command as well, which decides.
                 (nix::libc::SIGCHLD, None) | (nix::libc::SIGINT, Some(_)) => {}
                 _ => {
                     log::info!("ending");
@@ -388,12 +388,12 @@ impl Daemon {
         }
     }
 
-    /// Sees to a request of `platd forward`.
+    /// Handles a request of `platd forward`.
     fn control(&mut self) -> anyhow::Result<()> {
         let Self { driver, control: Some(control), .. } = self else { return Ok(()) };
         let came = control.event(|request, socket| match request {
             Request::Add(port) => {
-                let socket = socket.context("its socket has not come")?;
+                let socket = socket.context("the request has no socket")?;
                 driver.add_forward(port, port.from_socket(socket)?)?;
                 Ok(vec![port])
             }
@@ -407,11 +407,11 @@ impl Daemon {
         Ok(())
     }
 
-    /// The helper has said something, or is gone, and then it is not listened to any more.
+    /// Handles a message of the helper, or its end.
     fn helped(&mut self) {
         match self.helper.as_ref().and_then(Helper::resolvers) {
             Some(resolvers) => {
-                log::info!("the host's resolvers are others now: {resolvers:?}");
+                log::info!("new resolvers of the host: {resolvers:?}");
                 self.driver.set_resolvers(resolvers);
             }
             None => self.helper = None,
@@ -426,7 +426,7 @@ impl Daemon {
         }
         churn.next = now + churn.every;
         churn.round = churn.round.wrapping_add(1);
-        // Another of the 65536 beside the first.
+        // One of the 65536 prefixes that differ from the first in their last 16 bits.
         let prefix = churn.prefix.to_bits() ^ u128::from(churn.round) << 64;
         self.driver.renumber(prefix.into());
     }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A second process, for what platd has given up the right to: it says whom the host's
-//! resolv.conf(5) names when that changes, and removes platd's files when platd has ended, however
-//! that was.
+//! A second process for what platd's sandbox does not allow: it reports changes of the resolvers in
+//! the host's resolv.conf(5), and removes platd's files after platd has ended, for whatever reason.
 //!
-//! It is this program, started again. It reads nothing that a guest has a say in.
+//! It runs this program again. It reads nothing that a guest can influence.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -23,29 +22,29 @@ use nix::unistd::setsid;
 use crate::netns_helper::{keep_on_exec, own_program, signals, wait};
 use crate::resolv_conf::{self, Watch};
 
-/// Bytes of the longest message.
-const LONGEST: usize = 4096;
+/// Maximum length of a message, in bytes.
+const MAX_MESSAGE: usize = 4096;
 
-/// What it is for.
+/// Options of the helper.
 #[derive(Args, Debug)]
 pub struct HostHelper {
-    /// The socket that leads to the parent.
+    /// The socket to the parent.
     #[arg(long)]
     pub control: RawFd,
-    /// Whether the parent wants to know the host's resolvers.
+    /// Whether to report the host's resolvers.
     #[arg(long)]
     pub resolvers: bool,
-    /// What is removed in the end.
+    /// The files to remove at the end.
     pub files: Vec<PathBuf>,
 }
 
 impl HostHelper {
-    /// Does it, until the parent has ended.
+    /// Runs until the parent has ended.
     ///
     /// # Errors
     /// The step that failed.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        // Whoever ends a whole group of processes ends the parent, too; this one comes last.
+        // Survives signals to the parent's process group, since it has to end after the parent.
         signals().thread_block()?;
         setsid().context("cannot leave the terminal")?;
         clat_sandbox::drop_privileges(|| Ok(()))?;
@@ -53,7 +52,7 @@ impl HostHelper {
         let files: Vec<_> = self.files.iter().map(|path| (path, identity(path))).collect();
         self.follow(&control)?;
         for (path, before) in files {
-            // Another platd may have taken the name over.
+            // Another platd may have replaced the file.
             if before.is_some() && identity(path) == before {
                 let _ = fs::remove_file(path);
             }
@@ -61,17 +60,17 @@ impl HostHelper {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Tells of other resolvers until the parent has ended.
+    /// Reports new resolvers until the parent has ended.
     fn follow(&self, control: &OwnedFd) -> anyhow::Result<()> {
-        // A user has no more than so many watches.
+        // Fails at the user's inotify limits.
         let watch = self.resolvers.then(|| Watch::new(&[resolv_conf::PATH])).and_then(Result::ok);
         let mut told = resolv_conf::resolvers();
         while !wait(Some(control.as_fd()), watch.as_ref().map(AsFd::as_fd))? {
             let _ = watch.as_ref().map(Watch::renew);
             let now = resolv_conf::resolvers();
-            // Nobody to ask is no better than who was asked before: the host has no network.
+            // Keep the old resolvers while the host has none, as without a network.
             if now != told && !now.is_empty() {
-                // If the parent has ended, that is seen next.
+                // The next `wait` notices the end of the parent.
                 let _ = handover::send(control.as_raw_fd(), &serde_json::to_vec(&now)?, &[]);
                 told = now;
             }
@@ -80,12 +79,12 @@ impl HostHelper {
     }
 }
 
-/// Which file it is, whatever it is called. Numbers of files that are gone are used again.
+/// Identifies a file independently of its name. Inode numbers are reused, hence the time.
 fn identity(path: &Path) -> Option<(u64, u64, Option<SystemTime>)> {
     fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino(), file.created().ok()))
 }
 
-/// The process, for its parent.
+/// The parent's handle of the process.
 #[derive(Debug)]
 pub(crate) struct Helper {
     control: OwnedFd,
@@ -93,7 +92,7 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Starts it, if there is something for it to do.
+    /// Starts it, if it has anything to do.
     ///
     /// # Errors
     /// The kernel's error.
@@ -116,15 +115,15 @@ impl Helper {
         Ok(Some(Self { control: ours, process }))
     }
 
-    /// Ends it: what it does in the end is done then.
+    /// Ends it, and waits until it has removed the files.
     pub(crate) fn end(mut self) {
         drop(self.control);
         let _ = self.process.wait();
     }
 
-    /// What it has said: the host's resolvers as they are now.
+    /// Reads a message: the host's current resolvers.
     pub(crate) fn resolvers(&self) -> Option<Vec<SocketAddr>> {
-        let mut message = [0; LONGEST];
+        let mut message = [0; MAX_MESSAGE];
         let (len, _) = handover::receive(self, &mut message).ok()?;
         serde_json::from_slice(&message[..len]).ok()
     }

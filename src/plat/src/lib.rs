@@ -2,10 +2,10 @@
 
 //! `platd`: an IPv6-only carrier network in one unprivileged process.
 //!
-//! Ethernet frames of a guest come in by a [`link`]. [`network`] answers what is for the network
-//! itself: router advertisements, neighbour discovery, DHCPv6, DNS64, echo. The rest are flows,
-//! which become sockets of the host ([`flow`]). [`carrier`] brings them together, [`driver`] lets
-//! them work; [`daemon`] is the process around it.
+//! A guest's Ethernet frames arrive on a [`link`]. [`network`] answers those to the network itself:
+//! router advertisements, neighbour discovery, DHCPv6, DNS64, echo. All others belong to flows,
+//! which become sockets of the host ([`flow`]). [`carrier`] connects these parts, [`driver`] runs
+//! them, and [`daemon`] is the process.
 #![forbid(unsafe_code)]
 
 pub mod carrier;

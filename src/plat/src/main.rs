@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `platd`: parses the command line, does what it says, says in one line what went wrong.
+//! `platd`: parses the command line, runs the command, and reports errors in one line.
 #![forbid(unsafe_code)]
 
 use std::io::{ErrorKind, Write};
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // A command's own words should stand out.
+    // Keeps the output of the command itself visible.
     let quiet = matches!(
         cli.command,
         Some(
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Some(Command::Init(init)) => init.run(),
     };
     result.unwrap_or_else(|error| {
-        // A closed stderr must not make it worse.
+        // stderr may be closed.
         let _ = writeln!(std::io::stderr(), "platd: {error:#}");
         ExitCode::FAILURE
     })
@@ -90,7 +90,7 @@ fn manual() -> anyhow::Result<ExitCode> {
 
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads it has read enough: `head`.
+        // The reader, such as `head`, has read enough.
         Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
         written => written.context("cannot write")?,
     }

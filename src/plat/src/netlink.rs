@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Devices inside a namespace: up, with an address and a route.
+//! Configures devices inside a namespace: state, address and route.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,14 +13,14 @@ pub(crate) fn up(name: &str, mtu: Option<u32>) -> io::Result<()> {
     clat_netlink::set_up(if_nametoindex(name)?, mtu)
 }
 
-/// Gives a device an address of its own, and sends all of IPv4 by it.
+/// Adds an address and an IPv4 default route through the device.
 pub(crate) fn configure(name: &str, v4: Ipv4Addr) -> io::Result<()> {
     let oif = if_nametoindex(name)?;
     clat_netlink::add_address(oif, v4)?;
     DefaultRoute { oif, source: v4, metric: 0 }.set(Existing::Keep)
 }
 
-/// Gives a device an address, and sends all of IPv4 by a router on its link.
+/// Adds an address and an IPv4 default route through a router.
 pub(crate) fn configure_via(name: &str, v4: Ipv4Addr, router: Ipv4Addr) -> io::Result<()> {
     let oif = if_nametoindex(name)?;
     clat_netlink::add_address(oif, v4)?;

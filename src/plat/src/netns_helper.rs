@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The helper process: it enters (or makes) the guest's namespaces, makes the devices there, hands
-//! them over, and runs the command.
+//! The helper process: it enters or makes the guest's namespaces, makes the devices there, passes
+//! them to the parent, and runs the command.
 //!
-//! It is this program, started again: namespaces belong to a process, and platd stays in its own.
+//! It runs this program again, since platd stays in its own namespaces.
 
 use std::fs;
 use std::io::Write;
@@ -31,16 +31,16 @@ use nix::unistd::{getegid, geteuid, Pid};
 use crate::resolv_conf::{self, Watch};
 use crate::{clat, netlink};
 
-/// How long a guest has to configure itself.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the autoconfiguration.
+const CONFIGURATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to do inside.
+/// Options of the helper.
 #[derive(Args, Debug)]
 pub struct NetnsHelper {
-    /// The socket that leads to the parent.
+    /// The socket to the parent.
     #[arg(long)]
     pub control: RawFd,
-    /// Whose namespace; a new one without.
+    /// The namespace, by process id or file; else new ones are made.
     #[arg(long)]
     pub netns: Option<String>,
     /// The TAP device.
@@ -49,25 +49,25 @@ pub struct NetnsHelper {
     /// Its MTU.
     #[arg(long)]
     pub mtu: u16,
-    /// The MTU of the CLAT's device; no CLAT without.
+    /// The MTU of the CLAT's device; else there is no CLAT.
     #[arg(long)]
     pub clat_mtu: Option<u16>,
     /// Without virtio headers.
     #[arg(long)]
     pub plain: bool,
-    /// The DNS server; the host's resolv.conf without.
+    /// The DNS server; else the host's resolv.conf stays.
     #[arg(long)]
     pub dns: Option<Ipv6Addr>,
-    /// Domains in which names are searched; the host's without.
+    /// Search domains; else the host's.
     #[arg(long)]
     pub search: Vec<String>,
-    /// An IPv4 address for the TAP device, and its router's.
+    /// The IPv4 address of the TAP device.
     #[arg(long, requires = "router4")]
     pub v4: Option<Ipv4Addr>,
     /// The IPv4 router.
     #[arg(long)]
     pub router4: Option<Ipv4Addr>,
-    /// With processes of its own: none outlives the command.
+    /// Make a PID namespace, so that no process outlives the command.
     #[arg(long)]
     pub pid_ns: bool,
     /// What to run.
@@ -76,7 +76,7 @@ pub struct NetnsHelper {
 }
 
 impl NetnsHelper {
-    /// Does it.
+    /// Runs the helper.
     ///
     /// # Errors
     /// The step that failed.
@@ -128,7 +128,7 @@ impl NetnsHelper {
 
     fn configure(&self) -> anyhow::Result<()> {
         let conf = format!("/proc/sys/net/ipv6/conf/{}", self.ifname);
-        // Nobody else is on this link: no duplicate addresses to detect, no delay to spread.
+        // The link has no other hosts: no duplicate addresses are possible, and no delay is needed.
         for (name, value) in [
             ("disable_ipv6", "0"),
             ("accept_ra", "2"),
@@ -157,10 +157,10 @@ impl NetnsHelper {
         Ok(())
     }
 
-    /// Waits until router advertisements have given an address and a route.
+    /// Waits until router advertisements have provided an address and a route.
     fn wait_until_configured(&self) -> anyhow::Result<()> {
         let index = if_nametoindex(self.ifname.as_str())?;
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + CONFIGURATION_TIMEOUT;
         while !is_configured(index) {
             if Instant::now() >= until {
                 bail!("{} has not configured itself by router advertisements", self.ifname);
@@ -170,15 +170,15 @@ impl NetnsHelper {
         Ok(())
     }
 
-    /// Puts the network's DNS server where programs look for it, and has them look nowhere else.
+    /// Makes the network's DNS server the only one that programs find.
     fn set_resolver(&self, dns: Ipv6Addr) -> anyhow::Result<Covers> {
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
             .context("cannot keep mounts to ourselves")?;
-        // As long as nothing is covered.
+        // Read before any file is covered.
         let mut texts = vec![(resolv_conf::PATH, resolv_conf::with_server(dns, &self.search))];
-        // A cache, and a resolver, of the host would be asked by way of their sockets, which are in
-        // the file system, and know nothing of this network.
+        // The host's cache and resolver services have sockets in the file system, and know nothing
+        // of this network.
         if let Ok(hosts) = fs::read_to_string(NSSWITCH_CONF) {
             texts.push((NSSWITCH_CONF, nsswitch_conf(&hosts)));
         }
@@ -188,7 +188,7 @@ impl NetnsHelper {
                     .with_context(|| format!("cannot cover {folder}"))?;
             }
         }
-        // A user has no more than so many watches; then what is covered has to last.
+        // Fails at the user's inotify limits; covers are then not renewed.
         let watch = Watch::new(&[resolv_conf::PATH, NSSWITCH_CONF]).ok();
         let covers = Covers { texts, watch };
         covers.renew()?;
@@ -196,15 +196,15 @@ impl NetnsHelper {
     }
 }
 
-/// Files of the host that have other texts for the command.
+/// Files of the host covered by others for the command.
 struct Covers {
     texts: Vec<(&'static str, String)>,
     watch: Option<Watch>,
 }
 
 impl Covers {
-    /// Covers what is not covered: when the host puts another file in the place of one, the kernel
-    /// takes away what was mounted there (rename(2) in another mount namespace).
+    /// Covers files again: when the host renames a file over one, the kernel removes the mount on
+    /// it (rename(2) in another mount namespace).
     fn renew(&self) -> anyhow::Result<()> {
         self.watch.as_ref().map_or(Ok(()), Watch::renew)?;
         for (path, text) in &self.texts {
@@ -218,10 +218,10 @@ impl Covers {
 }
 
 const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
-/// Where nscd has its socket.
+/// The directory of nscd's socket.
 const CACHES: [&str; 1] = ["/run/nscd"];
 
-/// Shows this text in place of a file's.
+/// Mounts a file with this text over another.
 fn cover(path: &str, text: &str) -> anyhow::Result<()> {
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(text.as_bytes())?;
@@ -232,8 +232,8 @@ fn cover(path: &str, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot mount over {}", target.display()))
 }
 
-/// The host's nsswitch.conf(5) without what asks services of the host for names of hosts: instead,
-/// the DNS server is asked.
+/// The host's nsswitch.conf(5) without sources that ask services of the host for host names; DNS is
+/// asked instead.
 fn nsswitch_conf(hosts: &str) -> String {
     const SERVICES: [&str; 4] = ["resolve", "mymachines", "libvirt", "libvirt_guest"];
     let mut text = String::new();
@@ -247,7 +247,7 @@ fn nsswitch_conf(hosts: &str) -> String {
         let mut has_dns = false;
         let mut skipped = false;
         for word in sources.split_whitespace() {
-            // An action belongs to the source in front of it.
+            // An action belongs to the source before it.
             skipped = SERVICES.contains(&word) || (skipped && word.starts_with('['));
             if !skipped {
                 has_dns |= word == "dns";
@@ -260,7 +260,7 @@ fn nsswitch_conf(hosts: &str) -> String {
     text
 }
 
-/// The first process of a PID namespace: when it ends, all others there are ended by the kernel.
+/// The first process of a PID namespace; the kernel kills all others there when it ends.
 #[derive(Args, Debug)]
 pub struct Init {
     /// What to run.
@@ -274,12 +274,12 @@ impl Init {
     /// # Errors
     /// The step that failed.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
-        // It must not outlive the process that waits for it.
+        // It must not outlive its parent.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         let none: Option<&str> = None;
         if let Err(errno) = mount(Some("proc"), "/proc", Some("proc"), flags, none) {
-            // A container that covers parts of its own /proc lets nobody mount a whole one.
+            // The kernel refuses a new /proc in a container that covers parts of its own.
             log::warn!(
                 "the command sees the host's /proc ({}); --no-pid-ns may serve",
                 errno.desc()
@@ -290,23 +290,21 @@ impl Init {
     }
 }
 
-/// What a command has as long as it runs.
+/// Resources of a running command.
 struct Network {
-    /// Closed at its end.
+    /// Closed when platd ends.
     control: OwnedFd,
     covers: Option<Covers>,
 }
 
-/// Runs a command until it ends, or its network does. Whatever else has become a child of this
-/// process is waited for, too.
+/// Runs a command until it or its network ends. Also reaps other children of this process.
 fn supervise(command: &mut Command, network: Option<&Network>) -> anyhow::Result<ExitCode> {
-    // Before signals are blocked and the descriptor for them is opened: the command would inherit
-    // both.
+    // Before signals are blocked and their descriptor is opened, which the command would inherit.
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(e) => {
             log::error!("cannot run {}: {e}", command.get_program().to_string_lossy());
-            // As shells say it.
+            // As shells report it.
             let is_missing = e.kind() == std::io::ErrorKind::NotFound;
             return Ok(ExitCode::from(if is_missing { 127 } else { 126 }));
         }
@@ -331,10 +329,10 @@ fn supervise(command: &mut Command, network: Option<&Network>) -> anyhow::Result
         if wait(control, [Some(signals.as_fd()), changes].into_iter().flatten())? {
             let _ = child.kill();
             let _ = child.wait();
-            bail!("the network is gone");
+            bail!("the network has ended");
         }
         if let Some(Err(e)) = covers.map(Covers::renew) {
-            log::debug!("not yet: {e:#}");
+            log::debug!("cannot cover a file yet: {e:#}");
         }
         if let Some(signal) = signals.read_signal()? {
             if i32::try_from(signal.ssi_signo) == Ok(nix::libc::SIGTERM) {
@@ -344,7 +342,7 @@ fn supervise(command: &mut Command, network: Option<&Network>) -> anyhow::Result
     }
 }
 
-/// The signals that matter to both processes. An interrupt from the terminal is the command's.
+/// The signals that both processes handle. An interrupt from the terminal is for the command.
 pub(crate) fn signals() -> nix::sys::signal::SigSet {
     let mut mask = nix::sys::signal::SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -353,8 +351,8 @@ pub(crate) fn signals() -> nix::sys::signal::SigSet {
     mask
 }
 
-/// Waits until the parent has closed the other end of `control` (`true`), or until one of the
-/// others is readable. The parent says nothing.
+/// Waits until the parent has closed the other end of `control` (`true`), or another descriptor is
+/// readable. The parent sends nothing.
 pub(crate) fn wait<'fd>(
     control: Option<BorrowedFd<'fd>>,
     others: impl IntoIterator<Item = BorrowedFd<'fd>>,
@@ -369,8 +367,8 @@ pub(crate) fn wait<'fd>(
     }
 }
 
-/// Makes namespaces of our own, in which we are root. Only children are in the new PID namespace,
-/// if there is one.
+/// Makes new namespaces, in which this process is root. The new PID namespace, if any, contains
+/// only children.
 fn make(pid_ns: bool) -> anyhow::Result<()> {
     let (uid, gid) = (geteuid(), getegid());
     let mut flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
@@ -386,7 +384,7 @@ fn make(pid_ns: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Enters the namespaces of a process, or a network namespace by its file.
+/// Enters the user and network namespaces of a process, or the network namespace of a file.
 fn enter(target: &str) -> anyhow::Result<()> {
     let (user, net) = match target.parse::<i32>() {
         Ok(pid) => (
@@ -398,7 +396,7 @@ fn enter(target: &str) -> anyhow::Result<()> {
     let open = |path: &Path| {
         fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))
     };
-    // The user namespace first: it may give the right to enter the other.
+    // The user namespace first: it may give the permission to enter the other.
     let net_file = open(&net)?;
     if let Some(path) = user {
         let same = fs::read_link(&path)? == fs::read_link("/proc/self/ns/user")?;
@@ -411,7 +409,7 @@ fn enter(target: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot enter {}", net.display()))
 }
 
-/// Whether an interface has a global IPv6 address that can be used, and a default route.
+/// Whether an interface has a global, not tentative IPv6 address, and a default route exists.
 fn is_configured(index: u32) -> bool {
     /// IFA_F_TENTATIVE
     const TENTATIVE: u32 = 0x40;
@@ -438,7 +436,7 @@ fn is_configured(index: u32) -> bool {
     address && route
 }
 
-/// Has a descriptor left open for a helper.
+/// Lets a helper inherit a descriptor.
 pub(crate) fn keep_on_exec(fd: &impl AsRawFd) -> anyhow::Result<()> {
     fcntl(fd.as_raw_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(())

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The host's resolv.conf(5): whom its programs ask, and when that changes.
+//! The resolvers in the host's resolv.conf(5), and its changes.
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -11,17 +11,17 @@ use anyhow::Context;
 use nix::net::if_::if_nametoindex;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-/// Where it is.
+/// Its path.
 pub(crate) const PATH: &str = "/etc/resolv.conf";
 
-/// The resolvers that it names.
+/// Its resolvers.
 pub(crate) fn resolvers() -> Vec<SocketAddr> {
     let text = fs::read_to_string(PATH).unwrap_or_default();
     let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     servers.filter_map(|server| resolver(server.trim())).collect()
 }
 
-/// A resolver by its address, a link-local one with its interface (RFC 4007 §11).
+/// Parses a resolver's address, with a zone index if link-local (RFC 4007 §11).
 pub(crate) fn resolver(text: &str) -> Option<SocketAddr> {
     if let Some((address, interface)) = text.split_once('%') {
         let scope = interface.parse().ok().or_else(|| if_nametoindex(interface).ok())?;
@@ -30,7 +30,7 @@ pub(crate) fn resolver(text: &str) -> Option<SocketAddr> {
     text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53))
 }
 
-/// One with this server, these domains to search or else the host's, and the host's options.
+/// A resolv.conf with this server, these search domains or else the host's, and the host's options.
 pub(crate) fn with_server(server: Ipv6Addr, search: &[String]) -> String {
     replace_servers(&fs::read_to_string(PATH).unwrap_or_default(), server, search)
 }
@@ -48,7 +48,7 @@ fn replace_servers(hosts: &str, server: Ipv6Addr, search: &[String]) -> String {
     text
 }
 
-/// What becomes readable when some files may be others, or have become longer or shorter.
+/// A descriptor that becomes readable when some files have been replaced, changed or removed.
 #[derive(Debug)]
 pub(crate) struct Watch {
     inotify: Inotify,
@@ -56,7 +56,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Of these files.
+    /// Watches these files.
     ///
     /// # Errors
     /// The kernel's error.
@@ -68,7 +68,8 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Takes what there is, before the files are looked at.
+    /// Consumes the events, and watches the present folders. To be called before the files are
+    /// read.
     ///
     /// # Errors
     /// The kernel's error.
@@ -79,7 +80,7 @@ impl Watch {
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_DELETE;
         for path in self.paths.iter().map(Path::new) {
-            // A file is replaced in its folder; a link, or in that of the file to which it leads.
+            // Replacing a file changes its folder; for a symbolic link, also the target's folder.
             let target = fs::canonicalize(path).ok();
             for folder in [Some(path), target.as_deref()].into_iter().flatten() {
                 let folder = folder.parent().unwrap_or(folder);
