@@ -11,7 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use clat_sys::socket::get_bytes;
+use clat_sys::datagram;
+use clat_sys::socket::{get_bytes, set_int};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
@@ -34,6 +35,8 @@ use crate::settings::Outbound;
 /// From this hop limit on, packets are of ordinary programs; only traceroute's smaller ones are
 /// passed on.
 const ORDINARY: u8 = 32;
+/// Bytes of the control messages of a datagram.
+const CONTROL: usize = 128;
 /// The ECN bits of a traffic class (RFC 3168 §5).
 const ECN: u8 = 3;
 
@@ -111,6 +114,7 @@ impl Sockets for HostSockets {
         }
         let socket = HostDatagrams { socket: socket.into(), ipv6 };
         socket.report_errors()?;
+        socket.report_class()?;
         socket.let_cut(false)?;
         Ok(socket)
     }
@@ -264,7 +268,17 @@ impl HostDatagrams {
         self.let_cut(false)?;
         // Since Linux 5.0; before, datagrams come one by one.
         let _ = setsockopt(&self.socket, sockopt::UdpGroSegment, &true);
-        Ok(())
+        self.report_class()
+    }
+
+    /// Has what is received tell its traffic class.
+    fn report_class(&self) -> io::Result<()> {
+        let (level, option) = if self.ipv6 {
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_RECVTOS)
+        };
+        Ok(set_int(&self.socket, level, option, 1)?)
     }
 
     fn report_errors(&self) -> io::Result<()> {
@@ -358,28 +372,33 @@ impl Datagrams for HostDatagrams {
     }
 
     fn recv(&self, buf: &mut [u8]) -> Result<Received, Errno> {
-        let mut control = cmsg_space!(i32, libc::in6_pktinfo);
-        let mut iov = [IoSliceMut::new(buf)];
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let message = recvmsg::<SockaddrStorage>(self.fd(), &mut iov, Some(&mut control), flags)?;
-        let (from, len) = (message.address.as_ref().and_then(to_std), message.bytes);
-        let (mut size, mut local) = (len, None);
-        for cmsg in message.cmsgs().into_iter().flatten() {
-            match cmsg {
-                ControlMessageOwned::UdpGroSegments(n) => {
-                    size = usize::try_from(n).unwrap_or(len).clamp(1, len.max(1));
+        let mut control = [0; CONTROL];
+        let (len, address, messages) = datagram::receive(&self.socket, buf, &mut control)?;
+        let from = address.as_ref().and_then(to_std);
+        let (mut size, mut local, mut class) = (len, None, 0);
+        let number = |data: &[u8]| data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+        for (level, kind, data) in messages {
+            match (level, kind) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    let each = number(data).and_then(|n| usize::try_from(n).ok());
+                    size = each.unwrap_or(len).clamp(1, len.max(1));
                 }
-                ControlMessageOwned::Ipv4PacketInfo(info) => {
-                    let address = u32::from_be(info.ipi_spec_dst.s_addr);
-                    local = Some(Ipv4Addr::from_bits(address).into());
+                // struct in_pktinfo: the interface, and the local address of the packet.
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let address = data.get(4..).and_then(<[u8]>::first_chunk::<4>);
+                    local = address.map(|bytes| Ipv4Addr::from(*bytes).into());
                 }
-                ControlMessageOwned::Ipv6PacketInfo(info) => {
-                    local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    local = data.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes).into());
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) => class = data.first().copied().unwrap_or(0),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    class = number(data).and_then(|n| u8::try_from(n).ok()).unwrap_or(0);
                 }
                 _ => {}
             }
         }
-        Ok(Received { from, local, len, size })
+        Ok(Received { from, local, len, size, class })
     }
 
     /// By default, Linux fragments packets if it knows the path MTU, and reports nothing.

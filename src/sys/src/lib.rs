@@ -6,6 +6,7 @@
 //! Errors are the kernel's errno. Descriptors made here are close-on-exec.
 
 pub mod classic_bpf;
+pub mod datagram;
 mod fd;
 mod host_error;
 pub mod mmsg;

@@ -30,6 +30,20 @@ fn traffic_classes() -> Result<()> {
     Ok(())
 }
 
+/// The same of datagrams to the guest, also of several that come together.
+#[test]
+fn traffic_classes_of_answers() -> Result<()> {
+    if !can_run(&["python3", "setpriv", USER_NAMESPACES]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let serve = ["python3", "-c", include_str!("scripts/classes_serve.py")];
+    let mut server = world.outside.spawn(&serve, &world.path("classes.log"))?;
+    server.wait_for("ready")?;
+    world.python(&[], include_str!("scripts/classes_down.py"), &SERVERS)?;
+    Ok(())
+}
+
 /// An urgent byte is ordinary data (RFC 6093), in both directions.
 #[test]
 fn urgent_bytes() -> Result<()> {

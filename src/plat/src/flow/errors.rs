@@ -71,7 +71,8 @@ pub fn send(
     let mut message = vec![kind, code, 0, 0];
     message.extend(info.to_be_bytes());
     message.extend(&parsed.whole[..parsed.whole.len().min(most)]);
-    let addresses = Addresses { guest_mac: mac, mac: cx.settings.mac, src, dst: parsed.src };
+    let addresses =
+        Addresses { guest_mac: mac, mac: cx.settings.mac, src, dst: parsed.src, class: 0 };
     wire::send_icmp(sink, &addresses, &mut message, 64, 1 << 16);
     true
 }

@@ -192,6 +192,8 @@ pub struct Received {
     pub len: usize,
     /// Bytes of each datagram; the last may be shorter.
     pub size: usize,
+    /// The traffic class (IPv4's TOS) of all.
+    pub class: u8,
 }
 
 /// A report of the host about a packet that a socket has sent.

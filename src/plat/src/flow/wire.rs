@@ -151,6 +151,8 @@ pub struct Addresses {
     pub mac: Mac,
     pub src: Ipv6Addr,
     pub dst: Ipv6Addr,
+    /// The traffic class (IPv4's TOS).
+    pub class: u8,
 }
 
 /// The headers of a packet being built.
@@ -174,7 +176,7 @@ impl Head {
         head.put(&addresses.mac.0);
         if let Some((src, dst)) = addresses.src.to_ipv4_mapped().zip(addresses.dst.to_ipv4_mapped())
         {
-            head.put(&[8, 0, 0x45, 0]);
+            head.put(&[8, 0, 0x45, addresses.class]);
             head.put(&u16::try_from(len + 20).unwrap_or(u16::MAX).to_be_bytes());
             let protocol = if protocol == ICMP6 { ICMP4 } else { protocol };
             head.put(&[0, 0, 0x40, 0, hop_limit, protocol, 0, 0]);
@@ -183,7 +185,7 @@ impl Head {
             let check = Sum::of(&head.bytes[ETHERNET..ETHERNET + 20]).field();
             head.bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&check);
         } else {
-            head.put(&[0x86, 0xdd, 0x60, 0, 0, 0]);
+            head.put(&[0x86, 0xdd, 0x60 | addresses.class >> 4, addresses.class << 4, 0, 0]);
             head.put(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
             head.put(&[protocol, hop_limit]);
             head.put(&addresses.src.octets());

@@ -28,7 +28,7 @@ fn ends() -> impl Strategy<Value = (Ipv6Addr, Ipv6Addr)> {
 }
 
 fn addresses((src, dst): (Ipv6Addr, Ipv6Addr)) -> Addresses {
-    Addresses { guest_mac: Mac([2; 6]), mac: Mac([4; 6]), src, dst }
+    Addresses { guest_mac: Mac([2; 6]), mac: Mac([4; 6]), src, dst, class: 0 }
 }
 
 /// Another implementation's check of a packet's checksums.

@@ -24,6 +24,7 @@ use crate::flow::Sink;
 use crate::frame::{Mac, ETHERNET};
 use port::Port;
 
+const MAC: Mac = Mac([0; 6]);
 const GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 const SERVER: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xc000, 0x201);
 /// No loss and no reordering in either direction.
@@ -203,8 +204,7 @@ impl World {
             self.up.put(self.now, written.frame, &mut self.dice);
         }
         let mut frames = Frames::default();
-        let addresses =
-            Addresses { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
+        let addresses = Addresses { guest_mac: MAC, mac: MAC, src: SERVER, dst: GUEST, class: 0 };
         let mut wire = TcpWire {
             sink: &mut frames,
             addresses,
@@ -502,8 +502,7 @@ fn resets() {
     }
     let now = world.start + Duration::from_millis(world.now);
     let mut frames = Frames::default();
-    let addresses =
-        Addresses { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
+    let addresses = Addresses { guest_mac: MAC, mac: MAC, src: SERVER, dst: GUEST, class: 0 };
     let mut wire =
         TcpWire { sink: &mut frames, addresses, ports: (80, 40_000), offload: Offload::default() };
     let tcp = world.tcp.as_mut().unwrap();
@@ -562,8 +561,7 @@ fn silence_is_borne_as_long_as_it_must_be() {
         world.step();
     }
     let mut frames = Frames::default();
-    let addresses =
-        Addresses { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
+    let addresses = Addresses { guest_mac: MAC, mac: MAC, src: SERVER, dst: GUEST, class: 0 };
     let mut wire =
         TcpWire { sink: &mut frames, addresses, ports: (80, 40_000), offload: Offload::default() };
     let tcp = world.tcp.as_mut().unwrap();
@@ -587,8 +585,7 @@ fn nonsense_is_survived() {
     for round in 0..2000u64 {
         let now = Instant::now();
         let mut frames = Frames::default();
-        let addresses =
-            Addresses { guest_mac: Mac::default(), mac: Mac::default(), src: SERVER, dst: GUEST };
+        let addresses = Addresses { guest_mac: MAC, mac: MAC, src: SERVER, dst: GUEST, class: 0 };
         let mut wire =
             TcpWire { sink: &mut frames, addresses, ports: (80, 1), offload: Offload::default() };
         let mut host = Host { room: 5000, gives: pattern(10_000).into(), ..Host::default() };

@@ -152,7 +152,8 @@ impl<S: Sockets> Engine<S> {
         for _ in 0..READS {
             let Some(Entry { flow: Flow::Echo(echo), .. }) = self.table.get(id) else { return };
             let Ok(received) = echo.socket.recv(&mut self.scratch) else { return };
-            let (len, Some(from)) = (received.len, received.from) else { continue };
+            let (len, class) = (received.len, received.class);
+            let Some(from) = received.from else { continue };
             if echo.peers.get(from.ip(), None).is_none() {
                 self.stats.drop(DropReason::Filtered);
                 continue;
@@ -161,7 +162,7 @@ impl<S: Sockets> Engine<S> {
             let message = &mut self.scratch[..len];
             rewrite(message, if ipv4_guest { REPLY4 } else { REPLY6 }, key.guest.1);
             let src = seen(cx.settings, from.ip(), key.guest.0);
-            let addresses = Addresses { src, ..addresses(cx.settings, mac, &key) };
+            let addresses = Addresses { src, class, ..addresses(cx.settings, mac, &key) };
             wire::send_icmp(sink, &addresses, message, 64, mtu.into());
         }
     }

@@ -429,7 +429,8 @@ impl<S: Sockets> Engine<S> {
 
 /// Source and destination of a flow's packets to its guest.
 fn addresses(settings: &Settings, guest_mac: Mac, key: &Key) -> Addresses {
-    Addresses { guest_mac, mac: settings.mac, src: key.remote.0, dst: key.guest.0 }
+    let (src, dst) = (key.remote.0, key.guest.0);
+    Addresses { guest_mac, mac: settings.mac, src, dst, class: 0 }
 }
 
 /// A flow as shown by `platd status`.

@@ -477,26 +477,28 @@ impl<S: Sockets> Engine<S> {
         let Flow::Udp(udp) = &mut entry.flow else { return };
         let mut read = false;
         let mut visitors = Vec::new();
-        // The GSO packet: its sender, the length of each datagram, its end in the buffer.
-        let mut gathered: Option<(SocketAddr, usize, usize)> = None;
+        // The GSO packet: its sender, the length and the class of each datagram, its end in the
+        // buffer.
+        let mut gathered: Option<((SocketAddr, usize, u8), usize)> = None;
         let mtu = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
-        let mut send = |stats: &mut Stats, from: SocketAddr, size: usize, data: &[u8]| {
-            stats.bytes_down += data.len() as u64;
-            let src = if udp.place > 0 {
-                visitor4(cx.settings, from.ip(), key.guest.0)
-            } else if udp.open {
-                visitor(cx.settings, from.ip(), key.guest.0)
-            } else {
-                seen(cx.settings, from.ip(), key.guest.0)
+        let mut send =
+            |stats: &mut Stats, (from, size, class): (SocketAddr, usize, u8), data: &[u8]| {
+                stats.bytes_down += data.len() as u64;
+                let src = if udp.place > 0 {
+                    visitor4(cx.settings, from.ip(), key.guest.0)
+                } else if udp.open {
+                    visitor(cx.settings, from.ip(), key.guest.0)
+                } else {
+                    seen(cx.settings, from.ip(), key.guest.0)
+                };
+                let addresses = Addresses { src, class, ..addresses(cx.settings, mac, &key) };
+                let ports = (from.port(), key.guest.1);
+                let mtu = usize::from(mtu);
+                wire::send_udp(sink, &addresses, ports, data, size, mtu, self.offload);
             };
-            let addresses = Addresses { src, ..addresses(cx.settings, mac, &key) };
-            let ports = (from.port(), key.guest.1);
-            let mtu = usize::from(mtu);
-            wire::send_udp(sink, &addresses, ports, data, size, mtu, self.offload);
-        };
         let mut count = 0;
         for _ in 0..udp.budget.most(READS) {
-            let start = gathered.map_or(0, |(_, _, end)| end);
+            let start = gathered.map_or(0, |(_, end)| end);
             let received = match udp.socket.recv(&mut self.scratch[start..]) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => break,
@@ -506,6 +508,7 @@ impl<S: Sockets> Engine<S> {
             count += 1;
             let Some(from) = received.from else { continue };
             let (len, size) = (received.len, received.size);
+            let kind = (from, size, received.class);
             if udp.open {
                 visitors.extend(received.local.map(|local| (from, local)));
             } else if udp.peers.get(from.ip(), None).is_none() {
@@ -516,32 +519,31 @@ impl<S: Sockets> Engine<S> {
             self.stats.gro_down += u64::from(len > size);
             let end = start + len;
             match gathered {
-                Some((who, each, old))
-                    if who == from
-                        && each == size
+                Some((first, old))
+                    if first == kind
                         && len == size
                         && old + len <= GSO_BYTES
-                        && (old + len) / each.max(1) <= GSO_SEGMENTS
+                        && (old + len) / size.max(1) <= GSO_SEGMENTS
                         && len > 0 =>
                 {
-                    gathered = Some((from, size, end));
+                    gathered = Some((kind, end));
                 }
-                Some((who, each, old)) => {
-                    send(&mut self.stats, who, each, &self.scratch[..old]);
+                Some((first, old)) => {
+                    send(&mut self.stats, first, &self.scratch[..old]);
                     self.scratch.copy_within(start..end, 0);
-                    gathered = Some((from, size, len));
+                    gathered = Some((kind, len));
                 }
-                None => gathered = Some((from, size, len)),
+                None => gathered = Some((kind, len)),
             }
             if len == 0 || len > size {
                 // Passed on as received.
-                if let Some((who, each, end)) = gathered.take() {
-                    send(&mut self.stats, who, each, &self.scratch[..end]);
+                if let Some((first, end)) = gathered.take() {
+                    send(&mut self.stats, first, &self.scratch[..end]);
                 }
             }
         }
-        if let Some((who, each, end)) = gathered {
-            send(&mut self.stats, who, each, &self.scratch[..end]);
+        if let Some((first, end)) = gathered {
+            send(&mut self.stats, first, &self.scratch[..end]);
         }
         udp.budget.found(count);
         if !visitors.is_empty() {
