@@ -14,10 +14,8 @@ use crate::{Failure, FAILED};
 
 /// Arguments of `clatctl discover`.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Exit status: 0 when a prefix was found, else 1. Routers are heard by root alone; \
-                  resolvers can be asked by anybody."
-)]
+#[command(after_help = "Exit status: 0 if a prefix was found, else 1. Only root receives router \
+                  advertisements.")]
 pub(crate) struct Args {
     /// The interface; * and ? are wildcards [default: all that are uplinks]
     iface: Option<Pattern>,
@@ -33,8 +31,7 @@ pub(crate) struct Args {
 /// Arguments of `clatctl ready`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit status: 0 when it would, and its NAT64 prefix is printed; else 1. Takes \
-                  root."
+    after_help = "Exit status: 0 if it would, after printing the NAT64 prefix; else 1. Needs root."
 )]
 pub(crate) struct Ready {
     /// The interface
