@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The options of `clat_controller` that are about CLATs that come and go by themselves.
+//! The options of `clat_controller` for CLATs that start and stop automatically.
 
 use std::path::PathBuf;
 
@@ -11,38 +11,38 @@ use clat_xlat::{Prefix, PrefixError};
 use super::config::{merge, Error};
 use super::settings::{Pattern, Settings};
 
-/// The configuration file that is read where it is and no other was named.
+/// The configuration file that is read if it exists and no other is named.
 const CONFIG: &str = "/etc/clat/clat.toml";
 
-/// CLATs that come and go by themselves.
+/// Options of automatic CLATs.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "CLATs that come and go by themselves")]
+#[command(next_help_heading = "Automatic CLATs")]
 pub struct AutoArgs {
-    /// Run a CLAT on each uplink whose network has IPv6 and a NAT64 and no IPv4 of its own; the
-    /// NAT64 prefix is what router advertisements (RFC 8781) or the network's DNS (RFC 7050) say
+    /// Run a CLAT on each uplink whose network has IPv6 and a NAT64 but no native IPv4; the NAT64
+    /// prefix is taken from router advertisements (RFC 8781) or the network's DNS (RFC 7050)
     #[arg(long, overrides_with = "no_auto")]
     pub auto: bool,
-    /// Run CLATs where they are asked for, and nowhere else (the default)
+    /// Run CLATs only when requested (the default)
     #[arg(long, overrides_with = "auto")]
     pub no_auto: bool,
-    /// An interface that is an uplink, whatever it is; * and ? stand for others. Without being
-    /// named, tunnels, VPNs and what is for containers or guests are none
+    /// An interface to treat as an uplink, with the wildcards * and ?. By default, tunnels, VPNs
+    /// and devices for containers or guests are not
     #[arg(long, value_name = "IFACE")]
     pub uplink: Vec<Pattern>,
-    /// An interface that is no uplink
+    /// An interface not to treat as an uplink
     #[arg(long, value_name = "IFACE")]
     pub no_uplink: Vec<Pattern>,
-    /// The NAT64 prefix of an uplink's network, whatever that says itself
+    /// The NAT64 prefix of an uplink's network, instead of the one that the network announces
     #[arg(long, value_name = "IFACE=PREFIX", value_parser = prefix_of)]
     pub prefix: Vec<(Pattern, Prefix)>,
-    /// Let the hosts behind this interface, as containers behind docker0, use the CLATs: forward
-    /// their IPv4 packets and masquerade them, by nftables
+    /// Let the hosts behind this interface, such as containers behind docker0, use the CLATs:
+    /// forward and masquerade their IPv4 packets by nftables
     #[arg(long, value_name = "IFACE", value_parser = interface)]
     pub share: Vec<IfaceName>,
-    /// Take options from this file, too [default: /etc/clat/clat.toml, where that is]
+    /// Also read options from this file [default: /etc/clat/clat.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Say whether the options and the file are right, and do nothing
+    /// Check the options and the file, and do nothing
     #[arg(long)]
     pub check: bool,
 }
@@ -57,11 +57,11 @@ fn prefix_of(text: &str) -> Result<(Pattern, Prefix), String> {
     Ok((iface.parse()?, prefix.parse().map_err(|e: PrefixError| e.to_string())?))
 }
 
-/// Reads the command line of this process, and the configuration file, which is the one that it
-/// names by `config`. What is wrong with the former ends the process, as clap does it.
+/// Parses this process's command line, and the configuration file that `config` returns. Errors of
+/// the command line end the process, as clap does.
 ///
 /// # Errors
-/// What is wrong with the file, and where.
+/// Errors of the file.
 pub fn read<P: Parser>(config: impl FnOnce(P) -> Option<PathBuf>) -> Result<P, Error> {
     let line: Vec<_> = std::env::args_os().collect();
     let named = config(P::parse_from(&line));
@@ -72,7 +72,7 @@ pub fn read<P: Parser>(config: impl FnOnce(P) -> Option<PathBuf>) -> Result<P, E
 }
 
 impl AutoArgs {
-    /// What is wanted of it; `None` where nothing is.
+    /// The settings; `None` if automatic CLATs are off.
     #[must_use]
     pub fn settings(&self) -> Option<Settings> {
         let Self { auto, uplink, no_uplink, prefix, .. } = self;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! CLATs that come and go by themselves: on each uplink one runs while its network has IPv6 and a
-//! NAT64, and no IPv4 of its own.
+//! Starts and stops CLATs automatically: one runs on each uplink whose network has IPv6 and a
+//! NAT64, and no native IPv4.
 //!
-//! What is known and what follows from it is [`clat_discover::Uplink`]'s; here are the sockets, the
-//! kernel's view of the network, and the calls to [`Controller`].
+//! [`clat_discover::Uplink`] decides. This module has the sockets, follows the kernel's network
+//! state, and calls [`Controller`].
 
 mod args;
 pub mod config;
@@ -40,20 +40,20 @@ pub use clat_discover::{Found, Verdict};
 pub use discover::{discover, without_ipv4, Report};
 pub use settings::{Pattern, Settings};
 
-/// What others tell.
+/// A message from another thread.
 #[derive(Debug)]
 enum Notice {
-    /// What became of a CLAT.
+    /// A CLAT has stopped.
     Stopped(IfaceName, StopReason),
-    /// A job on the uplink of this index is done.
+    /// A job on the uplink with this interface index is done.
     Done(u32, Result<Option<Prefix>, Error>),
-    /// Other settings.
+    /// New settings.
     Settings(Settings),
-    /// The end.
+    /// The thread has to end.
     End,
 }
 
-/// Takes what others tell, and never has them wait.
+/// A queue of notices. Senders never block.
 #[derive(Debug)]
 struct Inbox {
     notices: Mutex<Vec<Notice>>,
@@ -66,7 +66,7 @@ impl Inbox {
         Ok(Self { notices: Mutex::default(), wake: EventFd::from_flags(flags)? })
     }
 
-    /// Tells what became of a CLAT.
+    /// Queues a notice if a CLAT has stopped.
     fn tell(&self, event: &Event) {
         if let Event::Stopped { iface, reason } = event {
             self.put(Notice::Stopped(iface.clone(), *reason));
@@ -75,7 +75,7 @@ impl Inbox {
 
     fn put(&self, notice: Notice) {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
-        // A counter that is not full takes this.
+        // Fails only if the eventfd's counter is full, and so readable.
         let _ = self.wake.write(1);
     }
 
@@ -85,17 +85,17 @@ impl Inbox {
     }
 }
 
-/// All that takes privileges, before it begins.
+/// The privileged resources, before the thread starts.
 #[derive(Debug)]
 pub struct Auto {
     inbox: Arc<Inbox>,
-    /// `None` where nobody wants it.
+    /// `None` if automatic CLATs are off.
     network: Option<Network>,
     uplinks: Arc<Uplinks>,
 }
 
 impl Auto {
-    /// Opens what these options want, in the network namespace of this thread.
+    /// Opens the sockets for these options, in the network namespace of this thread.
     ///
     /// # Errors
     /// Those of socket(2): EPERM without CAP_NET_RAW.
@@ -105,19 +105,19 @@ impl Auto {
         Ok(Self { inbox: Arc::new(Inbox::new()?), network, uplinks: Arc::default() })
     }
 
-    /// Takes note of events of CLATs, and has nobody wait.
+    /// An observer of CLATs' events. It never blocks.
     pub fn observer(&self) -> impl Fn(&Event) + Send + Sync {
         let inbox = Arc::clone(&self.inbox);
         move |event| inbox.tell(event)
     }
 
-    /// The uplinks as they will be known.
+    /// The uplinks, for the status.
     #[must_use]
     pub fn uplinks(&self) -> Arc<Uplinks> {
         Arc::clone(&self.uplinks)
     }
 
-    /// Begins. CLATs that run already are seen as begun by it.
+    /// Starts the thread. CLATs that run already are treated as started by it.
     ///
     /// # Errors
     /// Those of starting a thread.
@@ -133,8 +133,7 @@ impl Auto {
     }
 }
 
-/// A thread that sleeps until something changes, where one is wanted. It ends when dropped, and
-/// leaves CLATs as they are.
+/// The thread, if automatic CLATs are on. It ends when this is dropped; CLATs keep running.
 #[derive(Debug)]
 pub struct Running {
     inbox: Arc<Inbox>,
@@ -142,12 +141,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Goes on with what these options want.
+    /// Applies these options.
     pub fn reload(&self, args: &AutoArgs) {
         match (args.settings(), &self.thread) {
             (Some(settings), Some(_)) => self.inbox.put(Notice::Settings(settings)),
-            (Some(_), None) => log::warn!("auto takes a restart to be turned on"),
-            (None, Some(_)) => log::warn!("auto takes a restart to be turned off"),
+            (Some(_), None) => log::warn!("a restart is needed to turn auto on"),
+            (None, Some(_)) => log::warn!("a restart is needed to turn auto off"),
             (None, None) => {}
         }
     }
@@ -162,17 +161,17 @@ impl Drop for Running {
     }
 }
 
-/// What is known of the CLAT of an uplink.
+/// The state of an uplink's CLAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// There is none.
+    /// No CLAT.
     Idle,
-    /// It runs, with this prefix.
+    /// One runs, with this prefix.
     Runs(Prefix),
-    /// It is being stopped, and started with this prefix.
+    /// A job stops it, or starts one with this prefix.
     Busy(Option<Prefix>),
-    /// Somebody else has started one, or stopped ours: it is theirs to go on with, until something
-    /// else is wanted than one with this prefix.
+    /// A caller has started one, or stopped ours. The caller keeps control until something else
+    /// than a CLAT with this prefix is wanted.
     Theirs(Option<Prefix>),
 }
 
@@ -181,7 +180,7 @@ struct Work<H: Host> {
     network: Network,
     uplinks: Arc<Uplinks>,
     controller: Arc<Controller<H>>,
-    /// By the index of the uplink; and what was said of it last, to say it once.
+    /// By the uplink's interface index; with the last verdict logged.
     clats: BTreeMap<u32, (State, Option<Verdict>)>,
 }
 
@@ -199,9 +198,9 @@ impl<H: Host> Work<H> {
                 }
             }
             for (index, name, is_there) in self.network.step(now) {
-                log::info!("{name}: is no uplink any more");
+                log::info!("{name}: no longer an uplink");
                 let clat = self.clats.remove(&index);
-                // One that is gone takes its CLAT along.
+                // A removed interface has stopped its CLAT.
                 if is_there && matches!(clat, Some((State::Runs(_) | State::Busy(_), _))) {
                     self.job(index, name, None, true);
                 }
@@ -211,7 +210,7 @@ impl<H: Host> Work<H> {
         }
     }
 
-    /// Tells who asks.
+    /// Updates the status.
     fn show(&self, now: Instant) {
         let show = |watched: &Watched| {
             let found = watched.uplink.found(None, now);
@@ -269,7 +268,7 @@ impl<H: Host> Work<H> {
         }
     }
 
-    /// Brings each CLAT to what is wanted.
+    /// Starts and stops CLATs as wanted.
     fn act(&mut self, now: Instant) {
         let mut jobs = Vec::new();
         for (index, watched) in &mut self.network.uplinks {
@@ -307,14 +306,14 @@ impl<H: Host> Work<H> {
         }
     }
 
-    /// Stops the CLAT of an uplink where one `runs`, and starts the one that is `wanted`, without
-    /// anything else waiting for that.
+    /// Stops the CLAT of an uplink if one `runs`, and starts the one that is `wanted`, in another
+    /// thread.
     fn job(&self, index: u32, name: IfaceName, wanted: Option<Prefix>, runs: bool) {
         let (controller, inbox) = (Arc::clone(&self.controller), Arc::clone(&self.inbox));
         let failing = name.clone();
         let work = move || {
             if runs {
-                // Another may have stopped it.
+                // A caller may have stopped it.
                 let _ = controller.stop(name.as_str());
             }
             let start = |prefix: Prefix| {
