@@ -82,9 +82,11 @@ fn text(rounds: u8, results: &Results) -> Result<String> {
         Some(profile) if profile == "debug" => "; programs built without optimisation",
         _ => "",
     };
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().unwrap_or("?");
     let mut text = format!(
-        "{cpus} CPUs, Linux {kernel}{built}; {rounds} interleaved rounds: median (worst), in \
-            ms.\n\n\
+        "{cpus} CPUs, Linux {kernel}{built}; {rounds} interleaved rounds, load average {load} at \
+         the end: median (worst), in ms.\n\n\
          | |"
     );
     for subject in Subject::ALL {
