@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The Linux host against the kernel, each test in a network namespace of its own.
+//! Tests of the Linux host with the kernel, each in its own network namespace.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::host::{Devices, Firewall, Links, Recovery};
 
 const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 
-/// Runs `test` in a thread with a new network namespace, which goes with the thread.
+/// Runs `test` in a thread with a new network namespace, which ends with the thread.
 fn in_namespace(test: impl FnOnce(&LinuxHost) + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "needs root");
@@ -100,7 +100,7 @@ fn devices_addresses_and_routes() {
 
         drop(tun);
         assert_eq!(host.index_of(&v4iface), None);
-        // Went with its device; dropping it must not take another route.
+        // The route was removed with its device; dropping it must not remove another route.
         drop(second);
         assert_eq!(host.traffic(&v4iface).map_err(|e| e.raw_os_error()), Err(Some(libc::ENODEV)));
         assert!(host.disable_ipv6(&v4iface).is_err());
@@ -132,7 +132,7 @@ fn source_addresses() {
     });
 }
 
-/// Of netd's, which Android has.
+/// The rule in netd's chain, on Android.
 #[test]
 fn firewall_rules() {
     in_namespace(|_| {
@@ -156,17 +156,17 @@ fn firewall_rules() {
         let rules = sh("ip6tables -t raw -S");
         assert!(!rules.contains("up0") && rules.contains("up1"), "{rules}");
         drop(other);
-        // The chain stays, as netd's does.
+        // The chain stays, since it is netd's.
         let nothing = sh("ip6tables -t raw -S");
         assert!(nothing.contains(jump) && !nothing.contains("DROP"), "{nothing}");
-        // As when someone has flushed the tables.
+        // As after a flush of the tables.
         sh("ip6tables -t raw -F && ip6tables -t raw -X");
         let rule = add("up0");
         let rules = sh("ip6tables -t raw -S");
         assert!(rules.contains(jump) && rules.contains(&line("up0")), "{rules}");
         drop(rule);
 
-        // What two killed controllers leave, beside a rule of someone else.
+        // The remains of two killed controllers, beside another program's rule.
         let theirs = "-A PREROUTING -i other0 -j ACCEPT";
         sh(&format!("ip6tables -t raw {theirs}"));
         std::mem::forget((add("up0"), add("up0")));
@@ -177,7 +177,7 @@ fn firewall_rules() {
     });
 }
 
-/// What takes the rule's place where there is no netd.
+/// The route that replaces the rule on systems without netd.
 #[test]
 fn blackhole_routes() {
     in_namespace(|host| {
@@ -194,7 +194,7 @@ fn blackhole_routes() {
         assert!(host.restore_rule(&second).expect("routes"));
         assert_eq!(shown(), line(2));
 
-        // What a killed controller leaves, beside a route of someone else.
+        // The remains of a killed controller, beside another program's route.
         let theirs = "blackhole 2001:db8::9 dev lo proto static metric 1024 pref medium\n";
         sh("ip -6 route add blackhole 2001:db8::9 table local proto static");
         std::mem::forget((second, add(3)));

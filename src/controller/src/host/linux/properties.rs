@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! System properties: Android's where there are some, else those of a build.prop file, else those
-//! of the newest device.
+//! System properties: Android's, or else those of a build.prop file, or else those of the newest
+//! device.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,13 +15,13 @@ use nix::libc;
 
 use crate::ebpf_mode::NEWEST_API_LEVEL;
 
-/// The API level that a device was first sold with.
+/// The API level with which a device was first sold.
 const FIRST_API_LEVEL: &str = "ro.product.first_api_level";
 
-/// The longest build.prop file that is read, in bytes. Android's have some ten thousand.
-const LONGEST: u64 = 1 << 20;
+/// Maximum length of a build.prop file, in bytes. Android's have some 10,000.
+const MAX_FILE: u64 = 1 << 20;
 
-/// Where properties come from; by default there are none.
+/// A source of properties; by default without any.
 #[derive(Debug, Default)]
 pub struct Properties {
     given: HashMap<String, String>,
@@ -29,12 +29,11 @@ pub struct Properties {
 }
 
 impl Properties {
-    /// The properties of this machine: those of `build_prop` and nothing else, where that is given;
-    /// Android's where there are some; else the newest level. `first_api_level` goes before all of
-    /// them.
+    /// The properties of this machine: only those of `build_prop` if given, else Android's if any,
+    /// else the newest API level. `first_api_level` overrides all.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// If the file cannot be read.
     pub fn new(build_prop: Option<&Path>, first_api_level: Option<u32>) -> io::Result<Self> {
         let area = if build_prop.is_none() { area::Area::find() } else { None };
         let mut given = build_prop.map_or_else(|| Ok(HashMap::new()), read_file)?;
@@ -45,23 +44,22 @@ impl Properties {
         Ok(Self { given, area })
     }
 
-    /// A property; `None` where it is not set.
+    /// A property; `None` if it is not set.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<String> {
         self.given.get(name).cloned().or_else(|| self.area.as_ref()?.get(name))
     }
 }
 
-/// The properties in a build.prop file: a line each, `name=value`. Files that it imports are not
-/// read.
+/// The properties in a build.prop file, `name=value` in each line. Imported files are not read.
 fn read_file(path: &Path) -> io::Result<HashMap<String, String>> {
     let read = || {
-        // A FIFO that nobody writes to is empty, and is not waited for.
+        // Without waiting: a FIFO without a writer is empty.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let mut text = Vec::new();
-        match file.take(LONGEST + 1).read_to_end(&mut text)? as u64 {
-            0..=LONGEST => Ok(text),
-            _ => Err(HostError::because(Errno::EFBIG, format!("more than {LONGEST} bytes"))),
+        match file.take(MAX_FILE + 1).read_to_end(&mut text)? as u64 {
+            0..=MAX_FILE => Ok(text),
+            _ => Err(HostError::because(Errno::EFBIG, format!("more than {MAX_FILE} bytes"))),
         }
     };
     let text = read().map_err(|e| HostError::during(path.display(), e))?;
@@ -75,7 +73,7 @@ fn read_file(path: &Path) -> io::Result<HashMap<String, String>> {
 mod area {
     use std::path::Path;
 
-    /// Where Android's init keeps properties.
+    /// The directory of Android's properties.
     const DIR: &str = "/dev/__properties__";
 
     /// Android's properties.
@@ -143,7 +141,7 @@ mod tests {
         assert!(Properties::new(Some(&path), None).is_err());
     }
 
-    /// Nor is a file waited for that has no end, or that nobody writes.
+    /// Endless files are an error, and FIFOs without a writer are empty; neither blocks.
     #[test]
     fn of_a_file_without_an_end() {
         let path = std::env::temp_dir().join(format!("clat-endless-{}", std::process::id()));
