@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clat_controller::args::whole;
 use clat_controller::auto::{discover, without_ipv4, Found, Pattern, Report, Verdict};
 use clat_controller::host::ProbeTarget;
 
@@ -21,7 +22,7 @@ pub(crate) struct Args {
     iface: Option<Pattern>,
     /// Seconds to wait for an answer
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=3600))]
+    #[arg(value_parser = whole(1..=3600_u16))]
     wait: u16,
     /// Print JSON, one object for each uplink
     #[arg(long)]
@@ -42,7 +43,7 @@ pub(crate) struct Ready {
     probe: Option<ProbeTarget>,
     /// Seconds to wait for routers and resolvers
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=3600))]
+    #[arg(value_parser = whole(1..=3600_u16))]
     wait: u16,
 }
 

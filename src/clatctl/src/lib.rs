@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use clat_controller::args::whole;
 use clat_controller::binder_adapter::Transport;
 use clat_xlat::Prefix;
 use client::Client;
@@ -108,7 +109,7 @@ enum Command {
         prefix: String,
         /// Seconds to wait for an uplink without IPv6 to get it, instead of failing at once
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-        #[arg(value_parser = clap::value_parser!(u32).range(..=86_400))]
+        #[arg(value_parser = whole(0..=86_400_u32))]
         wait: u32,
     },
     /// Stop the CLAT of an interface

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{ArgGroup, ValueEnum};
+use clat_controller::args::whole;
 use clat_xlat::{
     Addresses, Config, Eam, HopPolicy, Local, Packet, Pool, Prefix, Translator, UdpZero, Verdict,
     HEADROOM, TAILROOM,
@@ -56,12 +57,12 @@ fn mapping() -> ArgGroup {
 
 /// An IPv4 MTU: at least 68 (RFC 791 §3.2).
 fn mtu4() -> impl clap::builder::TypedValueParser<Value = u32> {
-    clap::value_parser!(u32).range(68..)
+    whole(68..=u32::MAX)
 }
 
 /// An IPv6 MTU: at least 1280 (RFC 8200 §5).
 fn mtu6() -> impl clap::builder::TypedValueParser<Value = u32> {
-    clap::value_parser!(u32).range(1280..)
+    whole(1280..=u32::MAX)
 }
 
 /// Arguments of `clatctl translate`.

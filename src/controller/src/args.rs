@@ -2,7 +2,10 @@
 
 //! The command line of `clat_controller`, and its configuration file.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Parser;
 
@@ -35,10 +38,10 @@ pub struct Args {
     pub no_standalone: bool,
     /// One more user who may call, besides root, system (1000) and network_stack (1073); has to be
     /// in the socket's group
-    #[arg(long, value_name = "UID")]
+    #[arg(long, value_name = "UID", value_parser = whole(0..=u32::MAX))]
     pub allow_uid: Vec<u32>,
     /// The API level that the device was first sold with, for the choice of the eBPF mode
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub first_api_level: Option<u32>,
     /// A build.prop file to take ro.product.first_api_level and ro.build.version.sdk from
     #[arg(long, value_name = "FILE")]
@@ -71,6 +74,18 @@ pub struct Args {
     pub auto: AutoArgs,
 }
 
+/// Parses a whole number of this range, and says what is one otherwise.
+pub fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr + PartialOrd + Display + Clone,
+{
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let (from, to) = (range.start(), range.end());
+        number.ok_or_else(|| format!("write a whole number from {from} to {to}"))
+    }
+}
+
 impl Args {
     /// Reads the command line of this process, and the configuration file. What is wrong with the
     /// former ends the process, as clap does it.
@@ -79,5 +94,19 @@ impl Args {
     /// What is wrong with the file, and where.
     pub fn read() -> anyhow::Result<Self> {
         Ok(auto::read(|args: Self| args.auto.config)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers() {
+        let parse = whole(1..=300_u16);
+        assert_eq!(["1", "300"].map(&parse), [Ok(1), Ok(300)]);
+        for text in ["", "0", "301", "-1", "1.5", "x", "99999999999"] {
+            assert_eq!(parse(text), Err("write a whole number from 1 to 300".to_owned()), "{text}");
+        }
     }
 }

@@ -136,7 +136,7 @@ fn try_main() -> Result<()> {
         }
         match Args::read() {
             Ok(args) => auto.reload(&args.auto),
-            Err(e) => log::error!("{e}; going on as before"),
+            Err(e) => log::error!("{e:#}; going on as before"),
         }
     };
     log::info!("{signal}: {}", if args.keep { "leaving" } else { "stopping" });

@@ -21,7 +21,7 @@ use toml::de::{DeTable, DeValue};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("{file}: {source}")]
+    #[error("cannot read {file}")]
     Read {
         /// The file.
         file: PathBuf,
