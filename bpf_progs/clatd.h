@@ -24,12 +24,12 @@
 
 /* map_clatd_clat_egress_map: HASH. */
 struct clat_egress_key {
-	__u32 iif; /* v4iface, which the program is attached to */
+	__u32 iif; /* v4iface, which the program is attached to; the uplink, for the direct one */
 	struct in_addr local4; /* the only source that may leave */
 };
 
 struct clat_egress_value {
-	__u32 oif; /* uplink */
+	__u32 oif; /* uplink; v4iface, for what the direct program leaves to the daemon */
 	struct in6_addr local6; /* becomes the source */
 	struct in6_addr pfx96; /* becomes the destination, its last 32 bits replaced */
 	bool oifIsEthernet; /* the uplink wants an Ethernet header */
@@ -44,7 +44,7 @@ struct clat_ingress_key {
 };
 
 struct clat_ingress_value {
-	__u32 oif; /* v4iface */
+	__u32 oif; /* v4iface; the uplink itself, where packets stay there as IPv4 */
 	struct in_addr local4; /* becomes the destination */
 };
 

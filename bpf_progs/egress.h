@@ -11,26 +11,46 @@
 /* RFC 8200 §5. Up to this size a packet without DF leaves whole (RFC 7915 §4.1). */
 #define IPV6_MIN_MTU 1280
 
+/*
+ * What the direct route has in place of the version: no IPv4 packet, to whoever receives it, until
+ * the program on the uplink has seen it.
+ */
+#define GUARDED 0
+/* What the version 4 adds to a sum. */
+#define SUM_OF_VERSION net16(4 << 12)
+
 /* What the kernel has; written by the loader. */
 SWITCH(clat_has_redirect_neigh);
 
-/* A packet of no CLAT is counted by the one that has v4iface. */
-INLINE int pass_foreign_source(__u32 v4iface)
+/*
+ * Leaves the packet to the daemon. From v4iface it goes on into it. From the uplink, where it would
+ * leave as IPv4, it is sent to v4iface, whose program counts it.
+ */
+INLINE int leave(const struct clat_egress_value *clat, struct clat_counters *counters,
+		 enum clat_reason reason, const bool direct)
 {
-	struct clat_egress_key key = { .iif = v4iface };
+	return direct ? redirect(clat->oif, 0) : pass(counters, reason);
+}
+
+/* A packet of no CLAT is counted by the one that has v4iface. */
+INLINE int leave_foreign_source(__u32 iif, const bool direct)
+{
+	struct clat_egress_key key = { .iif = iif };
 
 	for (__u32 slot = 0; slot < CLAT_SLOTS; slot++) {
+		const struct clat_egress_value *clat;
 		struct clat_counters *counters;
 		__u32 at = slot;
 
 		key.local4.s_addr = net32(CLAT_POOL + slot);
-		if (!LOOKUP(clat_egress_map, &key))
+		clat = LOOKUP(clat_egress_map, &key);
+		if (!clat)
 			continue;
 		counters = LOOKUP(clat_counters_map, &at);
 		if (counters)
-			return pass(counters, CLAT_FOREIGN_SOURCE);
+			return leave(clat, counters, CLAT_FOREIGN_SOURCE, direct);
 	}
-	return TC_ACT_PIPE;
+	return direct ? TC_ACT_SHOT : TC_ACT_PIPE;
 }
 
 /* Whether the programs can send by the uplink. */
@@ -185,7 +205,7 @@ INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6hdr *new,
 			      const struct transport *t, __u16 diff,
 			      const struct clat_egress_value *clat,
 			      const struct clat_next_hop *next_hop, struct clat_counters *counters,
-			      const bool ether)
+			      const bool ether, const bool direct)
 {
 	const __u32 link = ether ? ETH_HLEN : 0;
 	const __u32 len = skb->len - link;
@@ -193,52 +213,63 @@ INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6hdr *new,
 
 	/* To [20 zeros][IPv4 header][payload]. */
 	if (skb_change_proto(skb, net16(ETH_P_IPV6), 0))
-		return pass(counters, CLAT_KERNEL);
+		return leave(clat, counters, CLAT_KERNEL, direct);
 	if (write_ipv6(skb, link, new) ||
 	    write_transport6(skb, link + sizeof(*new), new, t, diff))
 		return drop(counters);
 	keep_hash(skb, hash);
 	count(counters, skb, len, sizeof(struct iphdr) + t->header);
-	return send(skb, clat, next_hop, &new->daddr, counters, ether);
+	return direct ? TC_ACT_PIPE :
+			send(skb, clat, next_hop, &new->daddr, counters, ether);
 }
 
-INLINE int egress(struct __sk_buff *skb, const bool ether)
+/* `direct` is on the uplink itself, which the packet is just leaving by. */
+INLINE int egress(struct __sk_buff *skb, const bool ether, const bool direct)
 {
 	const __u32 link = ether ? ETH_HLEN : 0;
-	const struct iphdr *ip;
+	struct iphdr *ip;
 	struct ipv6hdr new;
 	struct transport t = {};
 	enum clat_reason reason;
+	bool is_guarded = false;
 
 	if (skb->protocol != net16(ETH_P_IP))
 		return TC_ACT_PIPE;
 	ip = pulled_bytes_at(skb, link, sizeof(*ip));
 	if (!ip)
 		return TC_ACT_PIPE;
+	if (direct && ip->version == GUARDED) {
+		is_guarded = true;
+		ip->version = 4;
+		csum_update(skb, SUM_OF_VERSION);
+	}
 
 	struct clat_egress_key key = { .iif = skb->ifindex, .local4.s_addr = ip->saddr };
 	const struct clat_egress_value *clat = LOOKUP(clat_egress_map, &key);
 
+	/* What others send by the uplink, by a route or a socket of their own, is theirs. */
+	if (!clat && direct && !is_guarded)
+		return TC_ACT_PIPE;
 	if (!clat)
-		return pass_foreign_source(key.iif);
+		return leave_foreign_source(key.iif, direct);
 
 	__u32 slot = slot_of(ip->saddr);
 	struct clat_counters *counters = LOOKUP(clat_counters_map, &slot);
 	const struct clat_next_hop *next_hop = LOOKUP(clat_next_hop_map, &slot);
 
 	if (!counters || !next_hop)
-		return TC_ACT_PIPE; /* not reached: they are arrays */
+		return direct ? TC_ACT_SHOT : TC_ACT_PIPE; /* not reached: they are arrays */
 
 	/* Every check comes before the first change. */
-	reason = check_uplink(clat, next_hop);
+	reason = direct ? NO_REASON : check_uplink(clat, next_hop);
 	if (reason != NO_REASON)
 		return pass(counters, reason);
 	reason = check_ipv4(ip, skb->len - link);
 	if (reason != NO_REASON)
-		return pass(counters, reason);
+		return leave(clat, counters, reason, direct);
 	reason = check_whole(ip, skb->len - link, &t);
 	if (reason != NO_REASON)
-		return pass(counters, reason);
+		return leave(clat, counters, reason, direct);
 	make_ipv6(&new, ip, &t, clat);
 
 	const __u64 sum4 = sum_words(&ip->saddr, 2), sum6 = sum_words(&new.saddr, 8);
@@ -247,8 +278,8 @@ INLINE int egress(struct __sk_buff *skb, const bool ether)
 
 	reason = check_transport4(skb, link + sizeof(*ip), &new, may_cut, &t);
 	if (reason != NO_REASON)
-		return pass(counters, reason);
+		return leave(clat, counters, reason, direct);
 	FORGET(t);
 	FORGET(new);
-	return translate_and_send(skb, &new, &t, diff, clat, next_hop, counters, ether);
+	return translate_and_send(skb, &new, &t, diff, clat, next_hop, counters, ether, direct);
 }

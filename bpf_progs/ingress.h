@@ -186,6 +186,9 @@ INLINE int translate_and_receive(struct __sk_buff *skb, const struct iphdr *new,
 		return drop(counters);
 	keep_hash(skb, hash);
 	count(counters, skb, len, headers + t->header);
+	/* The direct way: as IPv4 up the stack, which looks at the protocol only now. */
+	if (clat->oif == skb->ifindex)
+		return TC_ACT_PIPE;
 	return redirect(clat->oif, BPF_F_INGRESS);
 }
 

@@ -186,6 +186,8 @@ impl<'l> Controller<'l> {
 pub enum Mode {
     /// BPF programs where possible, clatd the rest.
     Offload,
+    /// The same, on the uplink itself.
+    Direct,
     /// clatd only.
     Daemon,
 }
@@ -195,6 +197,7 @@ impl Mode {
     fn option(self) -> &'static str {
         match self {
             Self::Offload => "--offload",
+            Self::Direct => "--path=direct",
             Self::Daemon => "--no-offload",
         }
     }
@@ -207,7 +210,7 @@ pub struct Clat<'l> {
     pub v4: Ipv4Addr,
     /// Its IPv6 address.
     pub v6: Ipv6Addr,
-    /// The IPv4 interface.
+    /// The interface by which IPv4 packets arrive.
     pub dev: &'static str,
     /// The controller that runs it; `None` for another translator.
     pub controller: Option<Controller<'l>>,
@@ -237,7 +240,8 @@ impl<'l> Clat<'l> {
     pub fn ours(lab: &'l Lab, prefix: &str, mode: Mode) -> Result<Self> {
         let controller = Controller::new(lab, mode, &[])?;
         let (v4, v6) = controller.start("up0", prefix)?;
-        Ok(Self { v4, v6, dev: DEV, controller: Some(controller), other: None, _tun: None })
+        let dev = if mode == Mode::Direct { "up0" } else { DEV };
+        Ok(Self { v4, v6, dev, controller: Some(controller), other: None, _tun: None })
     }
 
     /// Starts AOSP's clatd at `path`, or another with its options.

@@ -26,7 +26,7 @@ const NEEDS: &[&str] = &["ip", "ethtool", "ping", "tc", "nft"];
 /// Far longer than any step takes; the real time is printed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Makes four tests of each.
+/// Makes six tests of each.
 macro_rules! on_both_paths_and_links {
     ($($name:ident)*) => { $(mod $name {
         use super::{run, Mode, Uplink};
@@ -37,6 +37,11 @@ macro_rules! on_both_paths_and_links {
         }
 
         #[test]
+        fn ethernet_direct() -> anyhow::Result<()> {
+            run(Uplink::Ethernet, Mode::Direct, super::$name)
+        }
+
+        #[test]
         fn ethernet_daemon() -> anyhow::Result<()> {
             run(Uplink::Ethernet, Mode::Daemon, super::$name)
         }
@@ -44,6 +49,11 @@ macro_rules! on_both_paths_and_links {
         #[test]
         fn rawip_offload() -> anyhow::Result<()> {
             run(Uplink::RawIp, Mode::Offload, super::$name)
+        }
+
+        #[test]
+        fn rawip_direct() -> anyhow::Result<()> {
+            run(Uplink::RawIp, Mode::Direct, super::$name)
         }
 
         #[test]

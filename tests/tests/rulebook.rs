@@ -16,6 +16,7 @@ mod programs;
 mod vectors;
 
 use clat_netlink::NextHop;
+use clat_offload::IngressEntry;
 use clat_tun::{GsoType, VirtioHeader};
 use clat_xlat::{Addresses, Config, Local, Prefix, Translator};
 use common::*;
@@ -26,6 +27,8 @@ use proptest::test_runner::{Config as Cases, TestCaseError, TestRunner};
 
 /// The loopback device: both interfaces of a CLAT; no packet is sent.
 const LO: u32 = 1;
+/// Another, by which packets are received once more.
+const OTHER: u32 = 2;
 
 /// What a program did with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,11 +86,12 @@ fn program(packet: &[u8]) -> &'static str {
     }
 }
 
-/// Programs with a CLAT between the loopback device and itself.
-fn on_loopback(local: Local, ethernet: bool) -> Programs {
+/// Programs with a CLAT between the loopback device and itself, or another that receives.
+fn on_loopback(local: Local, ethernet: bool, receives: u32) -> Programs {
     let programs = Programs::load(true);
     let addresses = (local.v4, local.v6, Prefix::WELL_KNOWN.addr());
-    programs.add(entries((LO, LO, ethernet), addresses));
+    let (egress, ingress) = entries((LO, LO, ethernet), addresses);
+    programs.add((egress, IngressEntry { oif: receives, ..ingress }));
     programs
 }
 
@@ -98,7 +102,7 @@ fn made_by_hand() {
     }
     for local in locals() {
         for ethernet in [false, true] {
-            let programs = on_loopback(local, ethernet);
+            let programs = on_loopback(local, ethernet, OTHER);
             for vector in vectors::by_hand(local) {
                 let before = programs.counters(BOTH);
                 let outcome = programs.run(program(&vector.packet), &vector.packet, vector.gso);
@@ -106,6 +110,43 @@ fn made_by_hand() {
                 vector.check(local, &outcome, &before, &after);
             }
         }
+    }
+}
+
+#[test]
+fn made_by_hand_directly() {
+    if !can_run() {
+        return;
+    }
+    for local in locals() {
+        let programs = on_loopback(local, false, LO);
+        for vector in vectors::by_hand(local) {
+            let before = programs.counters(BOTH);
+            let outcome = programs.run_direct(&vector.packet, vector.gso);
+            vector.check(local, &outcome, &before, &programs.counters(BOTH));
+        }
+    }
+}
+
+#[test]
+fn generated_directly() {
+    if !can_run() {
+        return;
+    }
+    for local in locals() {
+        let programs = on_loopback(local, false, LO);
+        let cases = Cases { cases: 4000, failure_persistence: None, ..Cases::default() };
+        let result = TestRunner::new(cases).run(&vectors::generated(local), |packet| {
+            // A version 0 is the guard's.
+            prop_assume!(matches!(packet[0] >> 4, 4 | 6));
+            agree(local, &packet, &programs.run_direct(&packet, None)).map_err(TestCaseError::fail)
+        });
+        if let Err(e) = result {
+            panic!("{e}");
+        }
+        let counters = programs.counters(BOTH);
+        assert!(counters.packets > 2000, "most are translated in the kernel: {counters:?}");
+        assert_eq!(counters.lost, 0);
     }
 }
 
@@ -127,7 +168,7 @@ fn ethernet_without_a_next_hop() {
     if !can_run() {
         return;
     }
-    let programs = on_loopback(locals()[0], true);
+    let programs = on_loopback(locals()[0], true, OTHER);
     let packet = V4::default().build(&udp(9));
     let run = || programs.run(program(&packet), &packet, None);
     programs.set_next_hop(None);
@@ -144,7 +185,7 @@ fn generated() {
         return;
     }
     for local in locals() {
-        let programs = on_loopback(local, false);
+        let programs = on_loopback(local, false, OTHER);
         let cases = Cases { cases: 4000, failure_persistence: None, ..Cases::default() };
         let result = TestRunner::new(cases).run(&vectors::generated(local), |packet| {
             let outcome = programs.run(program(&packet), &packet, None);
@@ -159,20 +200,29 @@ fn generated() {
     }
 }
 
+/// By a device of their own, and directly.
+fn locals_both_ways() -> impl Iterator<Item = (Local, bool)> {
+    locals().into_iter().flat_map(|local| [(local, false), (local, true)])
+}
+
 #[test]
 fn on_raw_ip_devices() {
     if !can_run_devices() {
         return;
     }
-    for (number, local) in locals().into_iter().enumerate() {
-        let wires = Wires::new(number as u32, local).expect("devices");
+    for (number, (local, direct)) in locals_both_ways().enumerate() {
+        let wires = Wires::new(number as u32, local, direct).expect("devices");
         let plain = VirtioHeader::default();
         let pass = |packet: &[u8]| {
             let (outcome, out) = wires.pass(&plain, packet).expect("a packet");
             assert!(outcome != Outcome::Passed || out == [packet], "passed on, but not as it was");
             outcome
         };
-        for vector in vectors::by_hand(local).iter().filter(|vector| vector.gso.is_none()) {
+        // What is sent by the uplink from elsewhere, and not by the route, is nothing of ours.
+        let is_ours = |vector: &&vectors::Vector| {
+            vector.gso.is_none() && !(direct && vector.passed == Some("foreign-source"))
+        };
+        for vector in vectors::by_hand(local).iter().filter(is_ours) {
             let before = wires.counters(&vector.packet);
             let outcome = pass(&vector.packet);
             vector.check(local, &outcome, &before, &wires.counters(&vector.packet));
@@ -217,8 +267,8 @@ fn unfinished_checksums_and_super_packets() {
     if !can_run_devices() {
         return;
     }
-    for (number, local) in locals().into_iter().enumerate() {
-        let wires = Wires::new(10 + number as u32, local).expect("devices");
+    for (number, (local, direct)) in locals_both_ways().enumerate() {
+        let wires = Wires::new(10 + number as u32, local, direct).expect("devices");
         for (protocol, gso4, gso6) in
             [(TCP, GsoType::TcpV4, GsoType::TcpV6), (UDP, GsoType::UdpL4, GsoType::UdpL4)]
         {

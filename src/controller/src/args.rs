@@ -10,8 +10,17 @@ use std::str::FromStr;
 use clap::Parser;
 
 use crate::auto::{self, AutoArgs};
-use crate::host::linux::BPF_DIR;
+use crate::host::linux::{BPF_DIR, HAS_BPF};
 use crate::host::ProbeTarget;
+
+/// Which way packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[allow(missing_docs)] // the option's help says it
+pub enum PathOfPackets {
+    Direct,
+    Device,
+    Daemon,
+}
 
 /// Starts and stops 464XLAT (RFC 6877) on network interfaces, for clients that call by binder.
 #[derive(Debug, Parser)]
@@ -56,6 +65,11 @@ pub struct Args {
     /// policy lets only domains of its own use BPF)
     #[arg(long, overrides_with = "offload")]
     pub no_offload: bool,
+    /// Which way packets go: by the uplink itself (direct; programs on it translate), by a device
+    /// of ours (device; a program on that translates what it can), or all through clatd (daemon)
+    /// [default: device]
+    #[arg(long, value_enum, value_name = "WAY", conflicts_with_all = ["offload", "no_offload"])]
+    pub path: Option<PathOfPackets>,
     /// Ask this host on the IPv4 internet whether IPv4 works, when a CLAT has started and when its
     /// address or its path is another: by ICMP echo, or by TCP where a port is given [default:
     /// none]
@@ -87,6 +101,15 @@ where
 }
 
 impl Args {
+    /// Whether programs are to translate in the kernel, and whether on the uplink itself.
+    #[must_use]
+    pub fn offload(&self) -> (bool, bool) {
+        if let Some(path) = self.path {
+            return (path != PathOfPackets::Daemon, path == PathOfPackets::Direct);
+        }
+        (self.offload || !self.no_offload && HAS_BPF, false)
+    }
+
     /// Reads the command line of this process, and the configuration file. What is wrong with the
     /// former ends the process, as clap does it.
     ///

@@ -128,6 +128,7 @@ impl<H: Host> Controller<H> {
             observer,
             standalone,
             mode,
+            direct: false,
             probe_target: None,
             pool: Arc::default(),
             programs: Mutex::new(programs.map(Arc::new)),
@@ -141,6 +142,13 @@ impl<H: Host> Controller<H> {
     #[must_use]
     pub fn probing(mut self, target: Option<ProbeTarget>) -> Self {
         self.resources.probe_target = target;
+        self
+    }
+
+    /// Has packets go by the uplink itself, where default routes are its own and the kernel can.
+    #[must_use]
+    pub fn direct(mut self, wanted: bool) -> Self {
+        self.resources.direct = wanted && self.resources.standalone;
         self
     }
 
@@ -330,16 +338,15 @@ impl<H: Host> Controller<H> {
         }
         let state = self.state();
         let offloads: Vec<_> = state.places.values().filter_map(Place::offload).collect();
-        let entries: Vec<_> = offloads.iter().map(|offload| &offload.entries).collect();
-        let filters = entries.iter().flat_map(|(egress, ingress)| {
-            [(egress.iif, Hook::Egress), (ingress.iif, Hook::Ingress)]
-        });
-        host.remove_filters(&filters.collect::<Vec<_>>());
+        let filters: Vec<_> = offloads.iter().flat_map(|offload| offload.filters()).collect();
+        host.remove_filters(&filters);
         for Orphan { args, child, .. } in &ended {
             log::warn!("ending a clatd of a former life on {}, pid {}", args.uplink, child.pid());
         }
         all_at_once(ended, drop);
-        if let Some(Err(e)) = programs.map(|programs| programs.clear_maps(&entries)) {
+        let egress: Vec<_> = offloads.iter().flat_map(|offload| offload.egress_entries()).collect();
+        let ingress: Vec<_> = offloads.iter().map(|offload| &offload.entries.1).collect();
+        if let Some(Err(e)) = programs.map(|programs| programs.clear_maps(&egress, &ingress)) {
             log::error!("cannot clear the maps: {e}");
         }
     }

@@ -65,6 +65,9 @@ pub enum Step {
     /// Attaching the filter of the uplink (9).
     #[error("offload its CLAT: attach the ingress filter")]
     AddIngressFilter,
+    /// Putting in place what the direct way takes.
+    #[error("have its packets go directly")]
+    GoDirect,
     /// Waiting for clatd to set up the TUN device (standalone only).
     #[error("get clatd ready")]
     AwaitClatd,

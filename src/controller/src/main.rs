@@ -14,9 +14,7 @@ use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::confinement::{change_only, refuse_calls};
 use clat_controller::controller::Controller;
 use clat_controller::follow::Follower;
-use clat_controller::host::linux::{
-    LinuxHost, NamespaceLock, Properties, Share, HAS_BPF, HAS_NETD,
-};
+use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, Share, HAS_NETD};
 use clat_controller::listeners::Listeners;
 use clat_controller::logging;
 use clat_controller::service::{ClatdService, CALLERS, SHELL};
@@ -63,10 +61,14 @@ fn try_main() -> Result<()> {
     let auto = Auto::open(&args.auto)
         .context("cannot listen to routers (clat_controller runs as root)")?;
 
+    let (offload, mut direct) = args.offload();
+    if direct && !args.auto.share.is_empty() {
+        log::warn!("packets do not go directly: those of hosts behind this one cannot (--share)");
+        direct = false;
+    }
     let standalone = args.standalone || !(args.no_standalone || HAS_NETD);
     let clatd = args.clatd.map_or_else(find_clatd, Ok)?;
     let properties = Properties::new(args.build_prop.as_deref(), args.first_api_level)?;
-    let offload = args.offload || !args.no_offload && HAS_BPF;
     let bpf_dir = offload.then_some(args.bpf_dir);
 
     make_dir(Path::new(RUN_DIR))?;
@@ -82,7 +84,8 @@ fn try_main() -> Result<()> {
     let _lock = NamespaceLock::take(Path::new(RUN_DIR))?;
     let share = Share::begin(if args.sweep { Vec::new() } else { args.auto.share });
     let share = share.inspect_err(|e| log::error!("cannot share: {e}")).unwrap_or_default();
-    let host = LinuxHost::new(clatd.clone(), properties, bpf_dir.clone()).sharing(share);
+    let host = LinuxHost::new(clatd.clone(), properties, bpf_dir.clone());
+    let host = host.sharing(share).direct(direct);
 
     let listeners = Arc::new(Listeners::default());
     let observer = {
@@ -92,7 +95,8 @@ fn try_main() -> Result<()> {
             listeners.tell(&event);
         })
     };
-    let controller = Controller::new(Arc::new(host), standalone, observer).probing(args.probe);
+    let controller = Controller::new(Arc::new(host), standalone, observer);
+    let controller = controller.probing(args.probe).direct(direct);
     let controller = Arc::new(controller);
     // Looking into other processes is among what only the start may do. The threads that stay are
     // made from here on.

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use crate::ebpf_mode::EbpfMode;
 use crate::errors::{Error, Step};
 use crate::host::{
-    AttachError, Detach, EgressEntry, Hook, IngressEntry, LinkKind, Place, Programs,
+    AttachError, Detach, EgressEntry, Hook, IngressEntry, LinkKind, Place, Programs, Way,
 };
 use crate::model::Clat;
 use crate::reconcile::{Limit, MOST_REPAIRS};
@@ -18,6 +18,7 @@ use crate::reconcile::{Limit, MOST_REPAIRS};
 /// What is in place for one CLAT. The fields are in the order in which they have to go: the map
 /// entries last, so that a scan of the maps always shows what still needs cleaning.
 pub(crate) struct Attached<P: Programs> {
+    direct: Option<Direct<P>>,
     ingress_filter: P::Filter,
     egress_filter: P::Filter,
     ingress_entry: P::Entry,
@@ -26,14 +27,45 @@ pub(crate) struct Attached<P: Programs> {
     pub(crate) entries: (EgressEntry, IngressEntry),
     repairs: Limit,
     /// What keeps packets from its programs.
-    pub(crate) hindrances: Vec<String>,
+    hindrances: Vec<String>,
+    /// Why packets do not go directly that are to.
+    not_direct: Option<String>,
+}
+
+/// What is on the uplink so that packets may go by it directly, in the order in which it has to go:
+/// first the route.
+struct Direct<P: Programs> {
+    route: P::Direct,
+    filter: P::Filter,
+    entry: P::Entry,
+    /// The same as a value.
+    value: EgressEntry,
+}
+
+impl<P: Programs> Direct<P> {
+    /// Puts it in place beside the entries `egress` and `ingress`; it does not lead yet.
+    fn attach(
+        programs: &P,
+        clat: &Clat,
+        link: LinkKind,
+        (egress, ingress): (&EgressEntry, &IngressEntry),
+    ) -> Result<Self, Error> {
+        let failed = |step| move |e: std::io::Error| Error::io(&e, &clat.iface, step);
+        let route = programs.direct(egress, ingress).map_err(failed(Step::GoDirect))?;
+        let value = EgressEntry { iif: clat.index, oif: clat.v4index, ..egress.clone() };
+        let entry = programs.egress_entry(&value).map_err(failed(Step::GoDirect))?;
+        let filter = programs.attach(clat.index, Hook::Direct, link).map_err(|e| match e {
+            AttachError::Qdisc(e) | AttachError::Program(e) => failed(Step::GoDirect)(e),
+        })?;
+        Ok(Self { route, filter, entry, value })
+    }
 }
 
 impl<P: Programs> Attached<P> {
     /// Puts it in place, or takes over what a former life has put there: entries and filters are
     /// replaced at one blow. Returning early is the rollback; only a clsact stays, until its
-    /// interface goes.
-    pub(crate) fn attach(programs: &P, clat: &Clat) -> Result<Self, Error> {
+    /// interface goes. What the direct way takes, too, where it is wanted and can be had.
+    pub(crate) fn attach(programs: &P, clat: &Clat, direct: bool) -> Result<Self, Error> {
         let failed = |step| move |e: std::io::Error| Error::io(&e, &clat.iface, step);
         let link = programs.link_kind(clat.index).map_err(failed(Step::FindLinkKind))?;
         let entry = EgressEntry {
@@ -66,7 +98,16 @@ impl<P: Programs> Attached<P> {
         let egress_filter =
             attach(clat.v4index, Hook::Egress, LinkKind::RawIp, Step::AddEgressFilter)?;
         let ingress_filter = attach(clat.index, Hook::Ingress, link, Step::AddIngressFilter)?;
+        let direct = direct.then(|| Direct::attach(programs, clat, link, (&entry, &entry6)));
+        let (direct, not_direct) = match direct.transpose() {
+            Ok(direct) => (direct, None),
+            Err(e) => {
+                log::warn!("{e}");
+                (None, Some(e.cause))
+            }
+        };
         Ok(Self {
+            direct,
             ingress_filter,
             egress_filter,
             ingress_entry,
@@ -75,7 +116,51 @@ impl<P: Programs> Attached<P> {
             entries: (entry, entry6),
             repairs: Limit::new(MOST_REPAIRS.0, MOST_REPAIRS.1),
             hindrances: Vec::new(),
+            not_direct,
         })
+    }
+
+    /// The entries of the egress map.
+    pub(crate) fn egress_entries(&self) -> impl Iterator<Item = &EgressEntry> {
+        let direct = self.direct.iter().map(|direct| &direct.value);
+        std::iter::once(&self.entries.0).chain(direct)
+    }
+
+    /// Where its filters are.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = (u32, Hook)> + '_ {
+        let (egress, ingress) = &self.entries;
+        let direct = self.direct.iter().map(|direct| (direct.value.iif, Hook::Direct));
+        [(egress.iif, Hook::Egress), (ingress.iif, Hook::Ingress)].into_iter().chain(direct)
+    }
+
+    /// Has packets go by the uplink itself, where that is wanted, possible, and there is a `way`.
+    pub(crate) fn lead(&mut self, programs: &P, clat: &Clat, way: Option<Way>, now: Instant) {
+        let Some(direct) = &mut self.direct else { return };
+        let is_lost = programs.place(&direct.filter).is_ok_and(|place| place == Place::Gone);
+        let is_fought = self.repairs.free_at(now) > now;
+        let led = programs.lead(&mut direct.route, way.filter(|_| !is_lost && !is_fought));
+        let hindrance = match led {
+            _ if is_fought => Some("somebody else keeps taking away what it needs".to_owned()),
+            Ok(is_repair) => {
+                if is_repair {
+                    log::warn!("{}: put its direct route back", clat.iface);
+                    self.repairs.note(now);
+                }
+                None
+            }
+            Err(e) => Some(e.to_string()),
+        };
+        if hindrance != self.not_direct {
+            let said = hindrance.as_deref().unwrap_or("nothing any more");
+            log::warn!("{}: what keeps packets from going directly: {said}", clat.iface);
+            self.not_direct = hindrance;
+        }
+    }
+
+    /// What keeps packets from the programs, or from going directly.
+    pub(crate) fn all_hindrances(&self) -> Vec<String> {
+        let direct = self.not_direct.iter().map(|why| format!("the direct way: {why}"));
+        self.hindrances.iter().cloned().chain(direct).collect()
     }
 
     /// Whether it still works: nobody has taken a filter away.
@@ -89,10 +174,15 @@ impl<P: Programs> Attached<P> {
     pub(crate) fn reconcile(&mut self, programs: &P, clat: &Clat, now: Instant) {
         let Clat { iface, v4iface, .. } = clat;
         let mut hindrances = Vec::new();
+        let direct = self.direct.as_ref();
+        let direct = direct.map(|direct| (&direct.filter, format!("egress of {iface}")));
         for (filter, place) in [
             (&self.egress_filter, format!("egress of {v4iface}")),
             (&self.ingress_filter, format!("ingress of {iface}")),
-        ] {
+        ]
+        .into_iter()
+        .chain(direct)
+        {
             match programs.place(filter) {
                 Ok(Place::First) => {}
                 Ok(Place::Behind(others)) => {
@@ -126,6 +216,11 @@ impl<P: Programs> Attached<P> {
 
 impl<P: Programs> Detach for Attached<P> {
     fn detach(self) {
+        if let Some(Direct { route, filter, entry, .. }) = self.direct {
+            route.detach();
+            filter.detach();
+            entry.detach();
+        }
         self.ingress_filter.detach();
         self.egress_filter.detach();
         self.ingress_entry.detach();

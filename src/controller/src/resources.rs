@@ -22,6 +22,8 @@ pub(crate) struct Resources<H: Host> {
     /// Whether every interface has a network, and default routes are ours.
     pub(crate) standalone: bool,
     pub(crate) mode: EbpfMode,
+    /// Whether packets are to go by the uplink itself, where they can.
+    pub(crate) direct: bool,
     /// Who is asked whether IPv4 works.
     pub(crate) probe_target: Option<ProbeTarget>,
     /// The IPv4 addresses that CLATs hold.
@@ -44,7 +46,7 @@ impl<H: Host> Resources<H> {
             log::info!("{}: {} is no /96: clatd translates it all", clat.iface, clat.prefix);
             return None;
         }
-        let attached = Attached::attach(programs.as_ref(), clat);
+        let attached = Attached::attach(programs.as_ref(), clat, self.direct);
         let told = attached.inspect_err(|e| {
             let level = offload::severity(self.mode, e);
             let is_ethernet =

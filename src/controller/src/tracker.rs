@@ -17,7 +17,7 @@ use clat_xlat::{Local, Prefix, PrefixError};
 use nix::errno::Errno;
 
 use crate::errors::{Error, Step};
-use crate::host::{Child, ClatdArgs, Detach, Host, Orphan, Progress};
+use crate::host::{Child, ClatdArgs, Detach, Host, Orphan, Progress, Way};
 use crate::model::{Clat, Event, Running, StopReason, Working};
 use crate::offload::Attached;
 use crate::original;
@@ -221,6 +221,7 @@ impl<H: Host> Tracker<H> {
         let actions = reconcile(&self.desired, &actual);
         if actions.is_empty() {
             self.ask(resources, actual.wanted_mtu, now);
+            self.lead(resources, &actual, now);
             return Ok(Outcome::Whole);
         }
         if self.was_configured {
@@ -270,6 +271,7 @@ impl<H: Host> Tracker<H> {
                 }
             }
         }
+        self.lead(resources, &actual, now);
         Ok(outcome)
     }
 
@@ -280,6 +282,16 @@ impl<H: Host> Tracker<H> {
             for part in [Part::Route, Part::Offload, Part::Clatd, Part::Rule, Part::Device] {
                 self.drop_part(part);
             }
+        }
+    }
+
+    /// Has packets go by the uplink itself while its own route would carry them.
+    fn lead(&mut self, resources: &Resources<H>, actual: &Actual, now: Instant) {
+        let may = self.route.is_some() && !self.is_withdrawn && actual.is_configured;
+        let metric = ROUTE_METRIC.saturating_add(self.clat.index);
+        let way = actual.wanted_mtu.filter(|_| may).map(|mtu| Way { metric, mtu });
+        if let Some((offload, programs)) = self.offload.as_mut().zip(resources.programs()) {
+            offload.lead(programs.as_ref(), &self.clat, way, now);
         }
     }
 
@@ -419,7 +431,7 @@ impl<H: Host> Tracker<H> {
     fn make(&mut self, part: Part, resources: &Resources<H>) -> Result<(), Error> {
         let host = resources.host.as_ref();
         match part {
-            Part::Device => self.make_device(host),
+            Part::Device => self.make_device(host, resources.direct),
             Part::V4 => self.pick_v4(resources),
             Part::V6 => self.make_v6(host),
             Part::Rule => {
@@ -445,7 +457,7 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    fn make_device(&mut self, host: &H) -> Result<(), Error> {
+    fn make_device(&mut self, host: &H, direct: bool) -> Result<(), Error> {
         let iface = &self.clat.iface;
         let v4iface = iface
             .v4iface(self.clat.index)
@@ -457,6 +469,10 @@ impl<H: Host> Tracker<H> {
         })?;
         if let Err(e) = host.disable_ipv6(&v4iface) {
             log::error!("{}", original::ipv6_stays(&v4iface, &e));
+        }
+        // What clatd makes of packets arrives there, and the way back is by the uplink.
+        if let Some(Err(e)) = direct.then(|| host.accept_from_anywhere(&v4iface)) {
+            log::error!("{v4iface}: cannot accept packets from anywhere (rp_filter): {e}");
         }
         self.tun = Some(tun);
         (self.clat.v4iface, self.clat.v4index) = (v4iface, v4index);
@@ -642,7 +658,7 @@ impl<H: Host> Tracker<H> {
 
     /// What is to be seen of it, but for what is counted.
     pub(crate) fn shown(&self, programs: Option<&H::Programs>) -> Running {
-        let hindrances = self.offload.as_ref().map(|offload| offload.hindrances.clone());
+        let hindrances = self.offload.as_ref().map(Attached::all_hindrances);
         let offload = self.offload.as_ref().zip(programs);
         Running {
             clat: self.clat.clone(),

@@ -86,6 +86,15 @@ pub fn disable_ipv6(iface: &IfaceName) -> io::Result<()> {
     fs::write(format!("/proc/sys/net/ipv6/conf/{iface}/disable_ipv6"), "1")
 }
 
+/// Has an interface take packets from anywhere, whichever the way back would be (RFC 3704 §2.4),
+/// also where the machine is stricter.
+///
+/// # Errors
+/// Those of writing a sysctl.
+pub fn accept_from_anywhere(iface: &IfaceName) -> io::Result<()> {
+    fs::write(format!("/proc/sys/net/ipv4/conf/{iface}/rp_filter"), "2")
+}
+
 /// The traffic counters of an interface.
 ///
 /// # Errors

@@ -7,6 +7,7 @@
 mod address;
 mod blackhole;
 mod default_route;
+mod direct_route;
 mod link;
 mod link_kind;
 mod neighbour;
@@ -17,6 +18,7 @@ mod subscription;
 pub use address::{add_address, addresses4, addresses6, Address6};
 pub use blackhole::{delete_anycast_route, Blackhole};
 pub use default_route::{add_default_route_via, default_sources4, DefaultRoute, Existing};
+pub use direct_route::DirectRoute;
 pub use link::{delete_link, link, links, set_up, tun_queues, Link};
 pub use link_kind::LinkKind;
 pub use neighbour::{neighbour, Neighbour};

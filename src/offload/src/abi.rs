@@ -64,7 +64,7 @@ pub fn slot(local4: Ipv4Addr) -> u32 {
 #[must_use]
 pub fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
     match hook {
-        Hook::Egress => slot(local4),
+        Hook::Egress | Hook::Direct => slot(local4),
         Hook::Ingress => SLOTS + slot(local4),
     }
 }

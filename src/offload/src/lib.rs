@@ -7,6 +7,8 @@
 
 #[cfg(feature = "bpf")]
 pub mod abi;
+#[cfg(feature = "bpf")]
+mod direct;
 #[cfg(all(feature = "bpf", not(target_os = "android")))]
 mod load;
 mod model;
@@ -22,12 +24,13 @@ mod pins;
 mod tc;
 
 pub use model::{
-    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, PASSED_REASONS,
+    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, Way, PASSED_REASONS,
 };
 #[cfg(not(feature = "bpf"))]
-pub use none::{remove_leftovers, Entry, Filter, NextHop, Objects};
+pub use none::{remove_leftovers, Direct, Entry, Filter, NextHop, Objects};
 #[cfg(feature = "bpf")]
 pub use {
+    direct::Direct,
     next_hop::NextHop,
     objects::{Entry, Objects},
     pins::{program_name, MAPS, PROGRAMS},

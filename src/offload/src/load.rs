@@ -17,9 +17,11 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{mount, MsFlags};
 use nix::sys::statfs::{statfs, FsType};
 
+use clat_netlink::LinkKind;
 use clat_sys::HostError;
 
-use crate::pins::{from_libbpf, name_in_object, program_name, PinnedMap, MAPS, PROGRAMS};
+use crate::model::Hook;
+use crate::pins::{from_libbpf, name_in_object, program_name, PinnedMap, GUARD, MAPS, PROGRAMS};
 use crate::BPF_DIR;
 
 /// What build.rs makes of bpf_progs/clatd.c.
@@ -34,6 +36,13 @@ const BPF_FS: FsType = FsType(0xcafe_4a11);
 /// Behind the name of what is about to replace another pin.
 const NEW: &str = "_new";
 
+/// The programs of the direct way.
+const DIRECT: [&str; 3] = [
+    program_name(Hook::Direct, LinkKind::RawIp),
+    program_name(Hook::Direct, LinkKind::Ethernet),
+    GUARD,
+];
+
 /// Our objects, pinned in a folder that no other controller uses. The pins go away when this is
 /// dropped, but not under who uses the objects.
 #[derive(Debug)]
@@ -43,8 +52,9 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    /// Makes sure that this build's objects are pinned in `dir`.
-    pub(crate) fn make(dir: &Path) -> io::Result<Self> {
+    /// Makes sure that this build's objects are pinned in `dir`; those of the direct way, too, if
+    /// it is wanted and the kernel can.
+    pub(crate) fn make(dir: &Path, direct: bool) -> io::Result<Self> {
         prepare(dir)?;
         let lock = File::open(dir).map_err(|e| HostError::during(dir.display(), e))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
@@ -60,7 +70,13 @@ impl Pins {
             }
         })?;
         let pins = Self { dir: dir.to_owned(), _lock: lock };
-        pins.load()?;
+        match pins.load(direct) {
+            Err(e) if direct => {
+                log::warn!("without the direct way: {e}");
+                pins.load(false)?;
+            }
+            done => done?,
+        }
         Ok(pins)
     }
 
@@ -71,7 +87,7 @@ impl Pins {
 
     /// Loads the programs, with the maps that are pinned already where they fit, and pins what is
     /// not the same there.
-    fn load(&self) -> io::Result<()> {
+    fn load(&self, direct: bool) -> io::Result<()> {
         libbpf_rs::set_print(Some((PrintLevel::Warn, |_, text| log::warn!("{}", text.trim_end()))));
         let mut object = ObjectBuilder::default().open_memory(OBJECT).map_err(from_libbpf)?;
         let has_redirect_neigh = ProgramType::SchedCls
@@ -97,6 +113,10 @@ impl Pins {
         if !is_told {
             return Err(foreign(CONSTANTS));
         }
+        for mut program in object.progs_mut() {
+            let is_direct = DIRECT.iter().any(|pin| program.name() == name_in_object(pin));
+            program.set_autoload(direct || !is_direct);
+        }
         let mut object = object
             .load()
             .map_err(|e| HostError::during("cannot load bpf_progs/clatd.c", from_libbpf(e)))?;
@@ -112,8 +132,8 @@ impl Pins {
                 self.replace(pinned.name, |path| map.pin(path))?;
             }
         }
-        for (hook, link) in PROGRAMS {
-            let name = program_name(hook, link);
+        let programs = PROGRAMS.map(|(hook, link)| program_name(hook, link));
+        for name in programs.into_iter().chain(DIRECT.into_iter().filter(|_| direct)) {
             let mut program = object
                 .progs_mut()
                 .find(|program| program.name() == name_in_object(name))
@@ -161,7 +181,7 @@ impl Pins {
 impl Drop for Pins {
     fn drop(&mut self) {
         let programs = PROGRAMS.map(|(hook, link)| program_name(hook, link));
-        for name in MAPS.map(|map| map.name).into_iter().chain(programs) {
+        for name in MAPS.map(|map| map.name).into_iter().chain(programs).chain(DIRECT) {
             match fs::remove_file(self.dir.join(name)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     log::warn!("cannot remove {}: {e}", self.dir.join(name).display());

@@ -18,7 +18,7 @@ pub struct IngressEntry {
     pub prefix: Ipv6Addr,
     /// The CLAT's IPv6 address.
     pub local6: Ipv6Addr,
-    /// Index of the TUN device.
+    /// Index of the TUN device; of the uplink itself, where packets stay there as IPv4.
     pub oif: u32,
     /// The CLAT's IPv4 address.
     pub local4: Ipv4Addr,
@@ -31,7 +31,7 @@ pub struct EgressEntry {
     pub iif: u32,
     /// The CLAT's IPv4 address.
     pub local4: Ipv4Addr,
-    /// Index of the uplink.
+    /// Index of the uplink; for [`Hook::Direct`], both are the other way round.
     pub oif: u32,
     /// The CLAT's IPv6 address.
     pub local6: Ipv6Addr,
@@ -48,6 +48,8 @@ pub enum Hook {
     Egress,
     /// To the uplink, for IPv6 packets that arrive there.
     Ingress,
+    /// To the uplink, for IPv4 packets that leave by it: off Android, where a route leads there.
+    Direct,
 }
 
 /// Why a program could not be attached.
@@ -68,6 +70,15 @@ pub enum Place {
     Behind(String),
     /// Not at all: somebody has taken it away.
     Gone,
+}
+
+/// What a direct route is like, beside where it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Of several default routes the lowest wins.
+    pub metric: u32,
+    /// The largest packet, in bytes of IPv4.
+    pub mtu: u32,
 }
 
 /// Why the programs leave packets to clatd, in the order of `enum clat_reason` in

@@ -11,7 +11,7 @@ use clat_netlink::LinkKind;
 use clat_sys::HostError;
 use nix::errno::Errno;
 
-use crate::model::{AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place};
+use crate::model::{AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, Way};
 
 /// The programs and maps.
 #[derive(Debug)]
@@ -25,6 +25,10 @@ pub enum Entry {}
 #[derive(Debug)]
 pub enum Filter {}
 
+/// The direct way of one CLAT.
+#[derive(Debug)]
+pub enum Direct {}
+
 /// The next hop of one CLAT.
 #[derive(Debug)]
 pub enum NextHop {}
@@ -34,7 +38,7 @@ impl Objects {
     ///
     /// # Errors
     /// EOPNOTSUPP, always.
-    pub fn get(_dir: &Path) -> io::Result<Self> {
+    pub fn get(_dir: &Path, _direct: bool) -> io::Result<Self> {
         Err(HostError::because(Errno::EOPNOTSUPP, "built without BPF"))
     }
 
@@ -66,10 +70,15 @@ never! { Objects:
     attach(u32, Hook, LinkKind) -> Result<Filter, AttachError>;
     restore(&Filter) -> Result<(), AttachError>;
     has_room(u32, Hook) -> io::Result<bool>;
-    clear_maps(&[&(EgressEntry, IngressEntry)]) -> io::Result<()>;
+    direct(&EgressEntry, &IngressEntry) -> io::Result<Direct>;
+    clear_maps(&[&EgressEntry], &[&IngressEntry]) -> io::Result<()>;
     ingress_map() -> io::Result<Vec<IngressEntry>>;
     egress_map() -> io::Result<Vec<EgressEntry>>;
     counters(Hook, Ipv4Addr) -> io::Result<Option<OffloadCounters>>;
+}
+
+never! { Direct:
+    lead(Option<Way>) -> io::Result<bool>;
 }
 
 never! { Filter:

@@ -16,12 +16,13 @@ use nix::errno::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::abi::{counters_slot, slot, Plain};
+use crate::direct::Direct;
 #[cfg(not(target_os = "android"))]
 use crate::load;
 use crate::model::{AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters};
 use crate::next_hop::{NextHop, NextHops};
 use crate::pins::{
-    from_libbpf, program_name, COUNTERS_MAP, EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, PROGRAMS,
+    from_libbpf, program_name, COUNTERS_MAP, EGRESS_MAP, GUARD, INGRESS_MAP, NEXT_HOP_MAP, PROGRAMS,
 };
 use crate::tc::{self, Filter};
 
@@ -39,13 +40,15 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Gets hold of the objects in `dir`. The maps hold what they held.
+    /// Gets hold of the objects in `dir`; those of the direct way, too, if it is wanted. The maps
+    /// hold what they held.
     ///
     /// # Errors
     /// Those of bpf(2) and of the BPF file system; EBUSY where another controller has them.
-    pub fn get(dir: &Path) -> io::Result<Self> {
+    #[cfg_attr(target_os = "android", allow(unused_variables))]
+    pub fn get(dir: &Path, direct: bool) -> io::Result<Self> {
         #[cfg(not(target_os = "android"))]
-        let pins = load::Pins::make(dir)?;
+        let pins = load::Pins::make(dir, direct)?;
         let egress = EGRESS_MAP.open(dir)?;
         let ingress = INGRESS_MAP.open(dir)?;
         // Maps without programs translate nothing: a loader may have left them out (they are
@@ -198,6 +201,19 @@ impl Objects {
         self.insert(&self.ingress, counters_slot(Hook::Ingress, entry.local4), entry.to_abi())
     }
 
+    /// The direct way of the CLAT that has these entries, which does not lead yet.
+    ///
+    /// # Errors
+    /// Those of bpf(2): ENOENT where the kernel took no program for it.
+    pub fn direct(&self, egress: &EgressEntry, ingress: &IngressEntry) -> io::Result<Direct> {
+        let path = self.dir.join(GUARD);
+        let guard = Program::fd_from_pinned_path(&path)
+            .map_err(|e| HostError::during(path.display(), from_libbpf(e)))?;
+        let (egress, ingress) = (egress.clone(), ingress.clone());
+        let ingress_map = Arc::clone(&self.ingress);
+        Ok(Direct { guard, ingress_map, egress, ingress, led: None })
+    }
+
     /// Attaches the program for this hook and this kind of link to an interface.
     ///
     /// # Errors
@@ -234,14 +250,13 @@ impl Objects {
         tc::attach(index, hook, program, name)
     }
 
-    /// Removes what is in the maps, but not what belongs to the entries that are `kept`.
+    /// Removes what is in the maps, but not these entries and what belongs to them.
     ///
     /// # Errors
     /// Those of bpf(2).
-    pub fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {
-        let bytes = |key: &dyn AsRef<[u8]>| key.as_ref().to_vec();
-        let egress: Vec<_> = kept.iter().map(|(e, _)| bytes(&e.to_abi().0.as_bytes())).collect();
-        let ingress: Vec<_> = kept.iter().map(|(_, i)| bytes(&i.to_abi().0.as_bytes())).collect();
+    pub fn clear_maps(&self, egress: &[&EgressEntry], ingress: &[&IngressEntry]) -> io::Result<()> {
+        let egress: Vec<_> = egress.iter().map(|e| e.to_abi().0.as_bytes().to_vec()).collect();
+        let ingress: Vec<_> = ingress.iter().map(|i| i.to_abi().0.as_bytes().to_vec()).collect();
         clear(&self.egress, &egress)?;
         clear(&self.ingress, &ingress)?;
         // What is counted begins with the next entry.

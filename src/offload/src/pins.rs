@@ -79,16 +79,21 @@ pub(crate) fn name_in_object(pin: &str) -> &str {
 
 /// The name that a program is pinned under.
 #[must_use]
-pub fn program_name(hook: Hook, link: LinkKind) -> &'static str {
+pub const fn program_name(hook: Hook, link: LinkKind) -> &'static str {
     match (hook, link) {
         (Hook::Egress, LinkKind::RawIp) => pin!("prog", "schedcls_egress_clat_rawip"),
         (Hook::Egress, LinkKind::Ethernet) => pin!("prog", "schedcls_egress_clat_ether"),
         (Hook::Ingress, LinkKind::RawIp) => pin!("prog", "schedcls_ingress_clat_rawip"),
         (Hook::Ingress, LinkKind::Ethernet) => pin!("prog", "schedcls_ingress_clat_ether"),
+        (Hook::Direct, LinkKind::RawIp) => pin!("prog", "schedcls_direct_clat_rawip"),
+        (Hook::Direct, LinkKind::Ethernet) => pin!("prog", "schedcls_direct_clat_ether"),
     }
 }
 
-/// All four programs.
+/// The name that the program of the direct route is pinned under.
+pub(crate) const GUARD: &str = pin!("prog", "lwt_xmit_clat_guard");
+
+/// All four programs that are everywhere.
 pub const PROGRAMS: [(Hook, LinkKind); 4] = [
     (Hook::Egress, LinkKind::RawIp),
     (Hook::Egress, LinkKind::Ethernet),

@@ -15,7 +15,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 
 use crate::model::{AttachError, Hook, Place};
-use crate::pins::{program_name, PROGRAMS};
+use crate::pins::program_name;
 
 /// After tethering's (AOSP, libnetdutils and TcUtils).
 const PRIORITY: u32 = 4;
@@ -132,7 +132,7 @@ impl Drop for Filter {
 fn not_removed(hook: Hook, index: u32, name: &str, error: &io::Error) -> String {
     let call = match hook {
         Hook::Ingress => "tcFilterDelDevIngressClatIpv6",
-        Hook::Egress => "tcFilterDelDevEgressClatIpv4",
+        Hook::Egress | Hook::Direct => "tcFilterDelDevEgressClatIpv4",
     };
     format!("{call}({index}[{name}]) failure: {}", errno_of(error).desc())
 }
@@ -147,7 +147,7 @@ pub fn remove_leftovers(kept: &[(u32, Hook)]) -> io::Result<()> {
     for name in names {
         // One that has just gone has taken its filters along.
         let Ok(index) = if_nametoindex(name.as_str()) else { continue };
-        for hook in [Hook::Ingress, Hook::Egress] {
+        for hook in [Hook::Ingress, Hook::Egress, Hook::Direct] {
             if !kept.contains(&(index, hook)) && remove(index, hook)? {
                 log::warn!("removed an {hook:?} filter of a former life from {name}");
             }
@@ -185,11 +185,11 @@ impl Listed {
     }
 
     fn is_ours(&self, hook: Hook) -> bool {
-        let is_ours = |(of, link): &(Hook, LinkKind)| {
-            let name = format!("{}{FROM_FILE}", program_name(*of, *link));
-            *of == hook && self.name.as_ref() == Some(&name)
+        let is_ours = |link| {
+            let name = format!("{}{FROM_FILE}", program_name(hook, link));
+            self.name.as_ref() == Some(&name)
         };
-        self.info == info(hook) && PROGRAMS.iter().any(is_ours)
+        self.info == info(hook) && [LinkKind::RawIp, LinkKind::Ethernet].into_iter().any(is_ours)
     }
 
     fn priority(&self) -> u32 {
@@ -255,14 +255,14 @@ fn kind_bytes(kind: &str) -> Vec<u8> {
 fn parent(hook: Hook) -> u32 {
     match hook {
         Hook::Ingress => 0xffff_fff2,
-        Hook::Egress => 0xffff_fff3,
+        Hook::Egress | Hook::Direct => 0xffff_fff3,
     }
 }
 
 /// Priority and, in network byte order, protocol.
 fn info(hook: Hook) -> u32 {
     let protocol = match hook {
-        Hook::Egress => libc::ETH_P_IP,
+        Hook::Egress | Hook::Direct => libc::ETH_P_IP,
         Hook::Ingress => libc::ETH_P_IPV6,
     };
     PRIORITY << 16 | in_network_order(protocol)

@@ -7,6 +7,13 @@
 //! out   inject ──────> v4 ─ egress program ─> up          passed on: v4's own descriptor
 //! in    up ─ ingress program ─> v4 ──────> arrived        passed on: left
 //! ```
+//! The direct way, what comes out translated does so where it would have passed on, and the other
+//! way round for what is passed on out:
+//!
+//! ```text
+//! out   inject ──────> up ─ direct program ─> up's descriptor   passed on: v4's, as above
+//! in    up ─ ingress program ──────> left                       passed on: left
+//! ```
 //! All five are TUN devices; the plain arrows are redirects by tc, so that nothing else touches the
 //! packets.
 
@@ -14,7 +21,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_offload::OffloadCounters;
+use clat_offload::{EgressEntry, OffloadCounters};
 use clat_tests::Netns;
 use clat_tun::{GsoType, Options, Tun, VirtioHeader};
 use clat_xlat::{Local, Prefix};
@@ -35,6 +42,7 @@ pub(crate) struct Wires {
     up: Tun,
     arrived: Tun,
     left: Tun,
+    direct: bool,
     programs: Programs,
     _pins: Pins,
     _ns: Netns,
@@ -99,7 +107,7 @@ pub(crate) fn redirect(ns: &Netns, at: &str, to: &str) -> Result<()> {
 }
 
 impl Wires {
-    pub(crate) fn new(number: u32, local: Local) -> Result<Self> {
+    pub(crate) fn new(number: u32, local: Local, direct: bool) -> Result<Self> {
         let ns = Netns::new(LAB + number, "raw")?;
         ns.run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1")?;
         let tun = |name: &str| -> Result<(Tun, u32)> {
@@ -115,11 +123,21 @@ impl Wires {
             (tun("inject")?, tun("v4-up")?, tun("up")?, tun("arrived")?, tun("left")?);
 
         let programs = Programs::load(true);
-        programs.add(entries((v4.1, up.1, false), (local.v4, local.v6, Prefix::WELL_KNOWN.addr())));
+        let addresses = (local.v4, local.v6, Prefix::WELL_KNOWN.addr());
+        let (egress, mut ingress) = entries((v4.1, up.1, false), addresses);
+        if direct {
+            ingress.oif = up.1;
+            let there = EgressEntry { iif: up.1, oif: v4.1, ..egress.clone() };
+            programs.add((there, ingress.clone()));
+        }
+        programs.add((egress, ingress));
         let pins = Pins::new(&programs)?;
         attach(&ns, &pins, "v4-up egress prio 4 protocol ip", "schedcls_egress_clat_rawip")?;
+        if direct {
+            attach(&ns, &pins, "up egress prio 4 protocol ip", "schedcls_direct_clat_rawip")?;
+        }
         attach(&ns, &pins, "up ingress prio 4 protocol ipv6", "schedcls_ingress_clat_rawip")?;
-        redirect(&ns, "inject ingress prio 1", "v4-up")?;
+        redirect(&ns, "inject ingress prio 1", if direct { "up" } else { "v4-up" })?;
         redirect(&ns, "v4-up ingress prio 1", "arrived")?;
         redirect(&ns, "up ingress prio 5", "left")?;
         Ok(Self {
@@ -128,6 +146,7 @@ impl Wires {
             up: up.0,
             arrived: arrived.0,
             left: left.0,
+            direct,
             programs,
             _pins: pins,
             _ns: ns,
@@ -168,7 +187,9 @@ impl Wires {
                         all.push(next);
                     }
                 }
-                let outcome = if is_translated {
+                // Where it comes out tells only by a device of one's own.
+                let is_other = (all[0][0] ^ packet[0]) >> 4 != 0;
+                let outcome = if is_other || (is_translated && !self.direct) {
                     Outcome::Translated(all[0].clone())
                 } else {
                     Outcome::Passed

@@ -179,6 +179,43 @@ impl Programs {
     }
 }
 
+impl Programs {
+    /// The same the direct way, as the route's guard hands packets over: what is left to the daemon
+    /// is sent to its device.
+    pub(crate) fn run_direct(&self, packet: &[u8], gso: Option<(u32, u32)>) -> Outcome {
+        let is_out = packet.first().is_none_or(|first| first >> 4 != 6);
+        let mut frame = vec![0; ETHERNET];
+        frame[12..].copy_from_slice(if is_out { &[8, 0] } else { &[0x86, 0xdd] });
+        frame.extend(packet);
+        let mut guarded = frame.clone();
+        let is_guarded = is_out && packet.len() >= 20 && packet[0] >> 4 == 4;
+        if is_guarded {
+            guarded[ETHERNET] &= 0xf;
+        }
+        let name =
+            ["schedcls_ingress_clat_ether", "schedcls_direct_clat_ether"][usize::from(is_out)];
+        let (verdict, after) =
+            self.test_run(name, &guarded, gso.unwrap_or_default()).expect("test run");
+        match verdict {
+            TC_ACT_REDIRECT if is_out => {
+                assert_eq!(after, frame, "left to the daemon, but not as it was");
+                // The program there counts it.
+                self.run("schedcls_egress_clat_ether", packet, gso)
+            }
+            TC_ACT_PIPE if after == frame => {
+                assert!(!is_guarded, "let go as IPv4");
+                Outcome::Passed
+            }
+            TC_ACT_PIPE => {
+                let ethertype: &[u8] = if is_out { &[0x86, 0xdd] } else { &[8, 0] };
+                assert_eq!(&after[12..ETHERNET], ethertype, "EtherType");
+                Outcome::Translated(after[ETHERNET..].to_vec())
+            }
+            other => panic!("verdict {other}"),
+        }
+    }
+}
+
 /// Most instructions that the kernel processes to verify all programs, at each boot of a device
 /// with a log line about each. 25,000 take about 0.15 s.
 const MOST_VERIFIED: u64 = 25_000;

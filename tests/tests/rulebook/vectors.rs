@@ -19,7 +19,7 @@ pub(crate) struct Vector {
     /// Size and number of a GSO packet's segments.
     pub(crate) gso: Option<(u32, u32)>,
     /// `None`: translate it.
-    passed: Option<&'static str>,
+    pub(crate) passed: Option<&'static str>,
 }
 
 impl Vector {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Real traffic through a running CLAT: every scenario on an Ethernet and on a raw-IP uplink,
-//! translated by BPF programs and by clatd, and once more with all offloads off, since a veth never
-//! verifies a partial checksum. The counters tell which translated it.
+//! translated by BPF programs, on a device of their own and on the uplink itself, and by clatd; and
+//! once more with all offloads off, since a veth never verifies a partial checksum. The counters
+//! tell which translated it.
 
 mod headers;
 mod icmp;
@@ -32,10 +33,14 @@ macro_rules! scenarios {
         scenarios!(@ $name [$($reason)*]
             ethernet_kernel Ethernet Offload Default
             ethernet_kernel_no_offloads Ethernet Offload Off
+            ethernet_direct Ethernet Direct Default
+            ethernet_direct_no_offloads Ethernet Direct Off
             ethernet_daemon Ethernet Daemon Default
             ethernet_daemon_no_offloads Ethernet Daemon Off
             rawip_kernel RawIp Offload Default
             rawip_kernel_no_offloads RawIp Offload Off
+            rawip_direct RawIp Direct Default
+            rawip_direct_no_offloads RawIp Direct Off
             rawip_daemon RawIp Daemon Default
             rawip_daemon_no_offloads RawIp Daemon Off
         );
@@ -87,7 +92,10 @@ fn run(
     }
     let lab = Lab::on(uplink, offloads)?;
     let clat = Clat::new(&lab, mode)?;
-    let result = scenario(&lab, &clat).and_then(|()| check_path(&clat, mode, left));
+    // A train that has to be cut before it reaches an uplink without checksum offload has half a
+    // checksum (Linux 6.11): clatd gets it cut.
+    let is_cut = (mode, offloads, left.len()) == (Mode::Direct, Offloads::Off, 0);
+    let result = scenario(&lab, &clat).and_then(|()| check_path(&clat, mode, left, is_cut));
     if let (Err(_), Some(controller)) = (&result, &clat.controller) {
         eprintln!("controller said: {}", controller.daemon.log());
         eprintln!("{}", controller.ctl(&["dump"]).unwrap_or_default());
@@ -97,7 +105,7 @@ fn run(
 
 /// Checks the counters: the BPF programs translated their part, and clatd got only what was `left`
 /// to it for these reasons.
-fn check_path(clat: &Clat<'_>, mode: Mode, left: &[&str]) -> Result<()> {
+fn check_path(clat: &Clat<'_>, mode: Mode, left: &[&str], is_cut: bool) -> Result<()> {
     let Some(controller) = &clat.controller else { return Ok(()) };
     let status = controller.status("up0")?;
     let count = |value: &Value| value.as_u64().with_context(|| format!("no number in {status}"));
@@ -114,6 +122,9 @@ fn check_path(clat: &Clat<'_>, mode: Mode, left: &[&str]) -> Result<()> {
         let some = by_reason.iter().filter(|(_, n)| **n != 0);
         reasons.extend(some.map(|(reason, _)| reason.as_str()));
         passed.push(by_reason.values().map(count).sum::<Result<u64>>()?);
+    }
+    if is_cut && reasons == BTreeSet::from(["gso"]) {
+        return Ok(());
     }
     ensure!(reasons == left.iter().copied().collect(), "left to the daemon: {status}");
     ensure!(status["txPackets"] == passed[0], "to the daemon went what was left to it: {status}");

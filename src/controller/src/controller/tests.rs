@@ -576,6 +576,55 @@ fn a_clat_works_without_each_step_of_the_offload() {
     }
 }
 
+/// Its route comes when all else is there, and goes before what it leads to.
+#[test]
+fn the_direct_way() {
+    const PARTS: [&str; 3] = [
+        "egress entry of 21",
+        "Direct Ethernet filter on 21",
+        "direct route by 21 from 192.0.0.4 metric 2069 mtu 1472",
+    ];
+    for (fault, taken) in [
+        (None, &PARTS[..]),
+        (Some(Fault::Direct), &[]),
+        (Some(Fault::DirectFilter), &PARTS[..1]),
+        (Some(Fault::DirectRoute), &PARTS[..2]),
+    ] {
+        let host = offloading_host(36);
+        let controller = controller(&host, true).direct(true);
+        host.inner().faults.extend(fault.map(|fault| (fault, Errno::EOPNOTSUPP)));
+        controller.start("wlan0", PREFIX).expect("starts all the same");
+        assert!(controller.running()[0].offloaded, "by the device at least");
+        let is_said = !controller.running()[0].hindrances.is_empty();
+        assert_eq!(is_said, fault.is_some());
+        if fault.is_none() {
+            assert_eq!(host.inner().log.last(), Some(&format!("+{}", PARTS[2])));
+            host.inner().log.clear();
+            host.inner().source = None;
+            controller.reconcile();
+            assert_eq!(host.inner().log, [format!("-{}", PARTS[2])], "no path, no route");
+            host.inner().source = "2001:db8:1:2::5".parse().ok();
+            controller.reconcile();
+            host.inner().log.clear();
+            controller.stop("wlan0").expect("stops");
+            // Behind the other one, which it is in front of.
+            assert_eq!(host.inner().log.get(1), Some(&format!("-{}", PARTS[2])));
+        } else {
+            controller.stop("wlan0").expect("stops");
+        }
+        let mut log = host.inner().log.clone();
+        log.retain(|line| PARTS.iter().any(|part| line == &format!("-{part}")));
+        assert_eq!(log.len(), taken.len(), "{fault:?}: {log:?}");
+        assert_eq!(live(&host), ["programs"], "{fault:?}");
+    }
+    // With netd, routes are not ours.
+    let host = offloading_host(36);
+    let controller = controller(&host, false).direct(true);
+    controller.add_interface(21, "wlan0").expect("a network");
+    controller.start("wlan0", PREFIX).expect("starts");
+    assert!(!live(&host).iter().any(|part| part.to_lowercase().contains("direct")));
+}
+
 #[test]
 fn a_start_that_fails_late_takes_the_offload_back() {
     for fault in [Fault::IsConfigured, Fault::Route] {

@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::{
     AttachError, Child, ClatdArgs, Detach, Devices, EgressEntry, Ended, Firewall, Hook,
     IngressEntry, LinkKind, Links, Offload, OffloadCounters, Orphan, Place, ProbeTarget, Processes,
-    Programs, Progress, Recovery, System, Traffic,
+    Programs, Progress, Recovery, System, Traffic, Way,
 };
 use crate::ebpf_mode::KernelVersion;
 use clat_host::Fwmark;
@@ -48,6 +48,9 @@ pub(crate) enum Fault {
     Place,
     Maps,
     Counters,
+    Direct,
+    DirectFilter,
+    DirectRoute,
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +133,7 @@ impl Drop for FakeChild {
 
 impl Detach for Held {}
 impl Detach for FakeChild {}
+impl Detach for (EgressEntry, Option<Held>) {}
 
 impl AsFd for FakeChild {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -327,6 +331,10 @@ impl Links for FakeHost {
         self.set_mtu(index, mtu)
     }
 
+    fn accept_from_anywhere(&self, _: &IfaceName) -> io::Result<()> {
+        Ok(())
+    }
+
     fn disable_ipv6(&self, _: &IfaceName) -> io::Result<()> {
         self.fault(Fault::DisableIpv6)
     }
@@ -494,6 +502,22 @@ impl Programs for FakePrograms {
     type Entry = Held;
     type NextHop = Held;
     type Filter = Held;
+    type Direct = (EgressEntry, Option<Held>);
+
+    fn direct(&self, egress: &EgressEntry, _: &IngressEntry) -> io::Result<Self::Direct> {
+        self.0.host.fault(Fault::Direct)?;
+        Ok((egress.clone(), None))
+    }
+
+    fn lead(&self, direct: &mut Self::Direct, way: Option<Way>) -> io::Result<bool> {
+        let (EgressEntry { oif, local4, .. }, held) = direct;
+        *held = held.take().filter(|_| way.is_some());
+        if let (Some(Way { metric, mtu }), None) = (way, &held) {
+            let name = format!("direct route by {oif} from {local4} metric {metric} mtu {mtu}");
+            *held = Some(self.hold(Fault::DirectRoute, name)?);
+        }
+        Ok(false)
+    }
 
     fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
         self.0.host.fault(Fault::LinkKind)?;
@@ -522,6 +546,7 @@ impl Programs for FakePrograms {
         let fault = match hook {
             Hook::Egress => Fault::EgressFilter,
             Hook::Ingress => Fault::IngressFilter,
+            Hook::Direct => Fault::DirectFilter,
         };
         self.hold(fault, format!("{hook:?} {link:?} filter on {index}"))
             .map_err(AttachError::Program)
@@ -539,17 +564,13 @@ impl Programs for FakePrograms {
         Ok(())
     }
 
-    fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {
-        let is_kept = |name: &str| {
-            kept.iter().any(|(egress, ingress)| {
-                [
-                    format!("egress entry of {}", egress.iif),
-                    format!("ingress entry of {}", ingress.iif),
-                    format!("next hop of {}", egress.oif),
-                ]
-                .contains(&name.to_owned())
-            })
-        };
+    fn clear_maps(&self, egress: &[&EgressEntry], ingress: &[&IngressEntry]) -> io::Result<()> {
+        let egress = egress.iter().flat_map(|entry| {
+            [format!("egress entry of {}", entry.iif), format!("next hop of {}", entry.oif)]
+        });
+        let ingress = ingress.iter().map(|entry| format!("ingress entry of {}", entry.iif));
+        let kept: Vec<_> = egress.chain(ingress).collect();
+        let is_kept = |name: &str| kept.iter().any(|kept| kept == name);
         let is_entry = |name: &str| name.contains(" entry of ") || name.starts_with("next hop of ");
         self.0.host.sweep(|name| is_entry(name) && !is_kept(name));
         Ok(())

@@ -21,7 +21,7 @@ pub use clat_host::{ClatdArgs, Ended, ProbeTarget, Progress};
 use clat_host::{Fwmark, IfaceName};
 pub use clat_netlink::LinkKind;
 pub use clat_offload::{
-    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, PASSED_REASONS,
+    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, Way, PASSED_REASONS,
 };
 use clat_xlat::Prefix;
 
@@ -159,6 +159,12 @@ pub trait Links {
     /// # Errors
     /// Those of netlink.
     fn configure(&self, index: u32, addr: Ipv4Addr, mtu: u32) -> io::Result<()>;
+
+    /// Has an interface take packets from anywhere, whichever the way back would be.
+    ///
+    /// # Errors
+    /// Those of writing a sysctl.
+    fn accept_from_anywhere(&self, iface: &IfaceName) -> io::Result<()>;
 
     /// Turns IPv6 off on an interface.
     ///
@@ -354,6 +360,22 @@ pub trait Programs: Send + Sync + 'static {
     /// An attached program that is detached when dropped.
     type Filter: Detach + Send + 'static;
 
+    /// An IPv4 route by an uplink itself, which goes away when dropped.
+    type Direct: Detach + Send + 'static;
+
+    /// The direct way of the CLAT that has these entries. It does not lead yet.
+    ///
+    /// # Errors
+    /// Those of bpf(2): ENOENT where the kernel took no program for it.
+    fn direct(&self, egress: &EgressEntry, ingress: &IngressEntry) -> io::Result<Self::Direct>;
+
+    /// Has packets go directly, if there is a `way`, else by the TUN device, as after an error.
+    /// Returns whether somebody else had taken that away.
+    ///
+    /// # Errors
+    /// EHOSTUNREACH without a router; those of netlink and of bpf(2).
+    fn lead(&self, direct: &mut Self::Direct, way: Option<Way>) -> io::Result<bool>;
+
     /// What the packets of an interface begin with.
     ///
     /// # Errors
@@ -405,12 +427,12 @@ pub trait Programs: Send + Sync + 'static {
     /// As of [`Self::attach`].
     fn restore(&self, filter: &Self::Filter) -> Result<(), AttachError>;
 
-    /// Removes what is in the maps, but not what belongs to the entries that are `kept`: the last
-    /// step of cleaning up after a former life.
+    /// Removes what is in the maps, but not these entries and what belongs to them: the last step
+    /// of cleaning up after a former life.
     ///
     /// # Errors
     /// Those of bpf(2).
-    fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()>;
+    fn clear_maps(&self, egress: &[&EgressEntry], ingress: &[&IngressEntry]) -> io::Result<()>;
 
     /// The entries of the ingress map.
     ///

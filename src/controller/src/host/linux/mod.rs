@@ -26,7 +26,8 @@ use clat_host::{
 };
 use clat_netlink::{add_address, addresses6, set_up, Address6, Existing, LinkKind};
 use clat_offload::{
-    AttachError, EgressEntry, Entry, Filter, IngressEntry, NextHop, Objects, OffloadCounters, Place,
+    AttachError, Direct, EgressEntry, Entry, Filter, IngressEntry, NextHop, Objects,
+    OffloadCounters, Place, Way,
 };
 use clat_sys::HostError;
 use clat_xlat::Prefix;
@@ -48,6 +49,7 @@ pub struct LinuxHost {
     properties: Properties,
     bpf_dir: Option<PathBuf>,
     share: Share,
+    direct: bool,
 }
 
 impl LinuxHost {
@@ -55,7 +57,7 @@ impl LinuxHost {
     /// Programs and maps of the translation in the kernel are in `bpf_dir`; without, there is none.
     #[must_use]
     pub fn new(clatd: PathBuf, properties: Properties, bpf_dir: Option<PathBuf>) -> Self {
-        Self { clatd, properties, bpf_dir, share: Share::default() }
+        Self { clatd, properties, bpf_dir, share: Share::default(), direct: false }
     }
 
     /// Has hosts behind this one use its CLATs.
@@ -63,6 +65,12 @@ impl LinuxHost {
     pub fn sharing(mut self, share: Share) -> Self {
         self.share = share;
         self
+    }
+
+    /// Has the programs of the direct way, too.
+    #[must_use]
+    pub fn direct(self, direct: bool) -> Self {
+        Self { direct, ..self }
     }
 }
 
@@ -185,6 +193,10 @@ impl Links for LinuxHost {
         add_address(index, addr)
     }
 
+    fn accept_from_anywhere(&self, iface: &IfaceName) -> io::Result<()> {
+        links::accept_from_anywhere(iface)
+    }
+
     fn disable_ipv6(&self, iface: &IfaceName) -> io::Result<()> {
         links::disable_ipv6(iface)
     }
@@ -216,6 +228,9 @@ impl Links for LinuxHost {
 
     fn adopt_route(&self, oif: u32, source: Ipv4Addr, metric: u32) -> io::Result<DefaultRoute> {
         let route = clat_netlink::DefaultRoute { oif, source, metric };
+        // One by the uplink comes back when it may lead.
+        let direct = clat_netlink::DirectRoute { oif, gateway: None, source, metric, mtu: 0 };
+        direct.delete()?;
         DefaultRoute::set(route, Existing::Replace)
     }
 }
@@ -238,6 +253,7 @@ impl Detach for Rule {}
 impl Detach for Entry {}
 impl Detach for Option<NextHop> {}
 impl Detach for Filter {}
+impl Detach for Direct {}
 
 impl Detach for ClatdProcess {
     fn detach(self) {
@@ -300,7 +316,7 @@ impl Offload for LinuxHost {
     type Programs = Objects;
 
     fn programs(&self) -> io::Result<Option<Objects>> {
-        self.bpf_dir.as_deref().map(Objects::get).transpose()
+        self.bpf_dir.as_deref().map(|dir| Objects::get(dir, self.direct)).transpose()
     }
 
     fn why_no_programs(&self) -> &'static str {
@@ -317,6 +333,15 @@ impl Programs for Objects {
     type Entry = Entry;
     type NextHop = Option<NextHop>;
     type Filter = Filter;
+    type Direct = Direct;
+
+    fn direct(&self, egress: &EgressEntry, ingress: &IngressEntry) -> io::Result<Direct> {
+        self.direct(egress, ingress)
+    }
+
+    fn lead(&self, direct: &mut Direct, way: Option<Way>) -> io::Result<bool> {
+        direct.lead(way)
+    }
 
     fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
         Self::link_kind(index)
@@ -350,8 +375,8 @@ impl Programs for Objects {
         self.restore(filter)
     }
 
-    fn clear_maps(&self, kept: &[&(EgressEntry, IngressEntry)]) -> io::Result<()> {
-        self.clear_maps(kept)
+    fn clear_maps(&self, egress: &[&EgressEntry], ingress: &[&IngressEntry]) -> io::Result<()> {
+        self.clear_maps(egress, ingress)
     }
 
     fn ingress_map(&self) -> io::Result<Vec<IngressEntry>> {

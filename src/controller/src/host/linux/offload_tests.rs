@@ -159,7 +159,7 @@ fn comes_and_goes(host: &LinuxHost, dir: &Path, make_uplink: &str, link: LinkKin
     let foreign = || sh("tc filter show dev up0 ingress | grep -c -E \"pref 5 .*handle|bytecode\"");
     assert_eq!(foreign().trim(), "2");
 
-    let attached = Attached::attach(&programs, &clat).expect("attached");
+    let attached = Attached::attach(&programs, &clat, false).expect("attached");
     let kind = if link == LinkKind::Ethernet { "ether" } else { "rawip" };
     let names = ["egress_clat_rawip".to_owned(), format!("ingress_clat_{kind}")];
     let [egress, ingress] = names.map(|name| format!("prog_clatd_schedcls_{name}"));
@@ -193,10 +193,10 @@ fn comes_and_goes(host: &LinuxHost, dir: &Path, make_uplink: &str, link: LinkKin
     assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
     assert_eq!(foreign().trim(), "2");
     assert!(sh("tc qdisc show dev v4-up0").contains("clsact"), "stays until its interface goes");
-    drop(Attached::attach(&programs, &clat).expect("a second time"));
+    drop(Attached::attach(&programs, &clat, false).expect("a second time"));
 
     // The interfaces may be gone first.
-    let attached = Attached::attach(&programs, &clat).expect("a third time");
+    let attached = Attached::attach(&programs, &clat, false).expect("a third time");
     sh("ip link del v4-up0; ip link del up0");
     drop(attached);
     assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
@@ -236,7 +236,7 @@ fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
         let first = programs(host);
         let before = pins(dir);
         // As a killed process leaves it: all is there but the lock.
-        std::mem::forget(Attached::attach(&first, &clat(host)).expect("attached"));
+        std::mem::forget(Attached::attach(&first, &clat(host), false).expect("attached"));
         let busy = host.programs().expect_err("the lock");
         assert!(busy.to_string().contains("another clat_controller"), "{busy}");
         first.detach();
@@ -245,10 +245,10 @@ fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
         assert_eq!(filters(), ["", ""]);
         let second = programs(host);
         assert_eq!(entries(dir, MAPS[0]), 1, "maps are last");
-        second.clear_maps(&[]).expect("cleared");
+        second.clear_maps(&[], &[]).expect("cleared");
         assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
         assert_eq!(pins(dir), before);
-        drop(Attached::attach(&second, &clat(host)).expect("works"));
+        drop(Attached::attach(&second, &clat(host), false).expect("works"));
     });
 }
 
@@ -273,7 +273,7 @@ fn counters_begin_with_a_clat_and_outlive_a_controller() {
         };
         let first = programs(host);
         count();
-        let attached = Attached::attach(&first, &clat).expect("attached");
+        let attached = Attached::attach(&first, &clat, false).expect("attached");
         let none = OffloadCounters::default();
         assert_eq!(counted(&first), [none, none]);
         count();
@@ -284,10 +284,10 @@ fn counters_begin_with_a_clat_and_outlive_a_controller() {
         first.detach();
 
         let second = programs(host);
-        let attached = Attached::attach(&second, &clat).expect("taken over");
+        let attached = Attached::attach(&second, &clat, false).expect("taken over");
         assert_eq!(counted(&second), before);
         drop(attached);
-        let _attached = Attached::attach(&second, &clat).expect("attached");
+        let _attached = Attached::attach(&second, &clat, false).expect("attached");
         assert_eq!(counted(&second), [none, none]);
     });
 }
@@ -320,7 +320,7 @@ fn pins_of_another_kind_are_replaced() {
             assert_ne!(after[*map], before);
         }
         assert!(!dir.join("map_clatd_clat_egress_map_new").exists());
-        drop(Attached::attach(&first, &clat(host)).expect("works"));
+        drop(Attached::attach(&first, &clat(host), false).expect("works"));
         first.detach();
 
         // One map is another now: its programs follow, the others stay.
@@ -331,7 +331,7 @@ fn pins_of_another_kind_are_replaced() {
             let is_new = name == MAPS[1] || name.contains("ingress_clat");
             assert_eq!(*id != after[name], is_new, "{name}");
         }
-        drop(Attached::attach(&second, &clat(host)).expect("works"));
+        drop(Attached::attach(&second, &clat(host), false).expect("works"));
     });
 }
 
@@ -358,7 +358,9 @@ fn a_program_that_is_missing_is_no_excuse() {
         sh("ip tuntap add v4-up0 mode tun");
         let programs = programs(host);
         fs::remove_file(dir.join(program_name(Hook::Ingress, LinkKind::Ethernet))).expect("there");
-        let Err(error) = Attached::attach(&programs, &clat(host)) else { panic!("no program") };
+        let Err(error) = Attached::attach(&programs, &clat(host), false) else {
+            panic!("no program")
+        };
         assert_eq!((error.errno, error.step), (Errno::EIO, crate::errors::Step::AddIngressFilter));
         assert_eq!(filters(), ["", ""]);
         assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);
@@ -389,7 +391,7 @@ fn the_next_hop_follows_the_routes() {
         sh("ip tuntap add v4-up0 mode tun && ip link add up1 type veth peer name peer1");
         sh("ip link set up1 up && ip link set peer1 up");
         let programs = programs(host);
-        let attached = Attached::attach(&programs, &clat(host)).expect("attached");
+        let attached = Attached::attach(&programs, &clat(host), false).expect("attached");
         for (change, expected) in [
             ("true", ON_LINK),
             ("ip -6 route add default via fe80::1 dev up0 metric 10", ROUTER),
@@ -408,7 +410,7 @@ fn the_next_hop_follows_the_routes() {
         drop(attached);
         sh("ip -6 route add default via fe80::1 dev up0");
         // A CLAT without a way still starts, and gets one.
-        let attached = Attached::attach(&programs, &clat(host)).expect("attached again");
+        let attached = Attached::attach(&programs, &clat(host), false).expect("attached again");
         assert_eq!(next_hop(dir, ROUTER), ROUTER);
         drop(attached);
         assert_eq!(MAPS.map(|map| entries(dir, map)), [0; MAPS.len()]);

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The direct way: an IPv4 default route by the uplink itself, followed as the IPv6 route is, and
+//! what arrives let go on there.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use clat_netlink::{next_hop, DirectRoute, NextHop, Target};
+use clat_sys::HostError;
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use nix::errno::Errno;
+use zerocopy::IntoBytes;
+
+use crate::model::{EgressEntry, IngressEntry, Way};
+use crate::pins::from_libbpf;
+
+/// The direct way of one CLAT. Packets go by the TUN device when it is dropped, and until it leads.
+#[derive(Debug)]
+pub struct Direct {
+    pub(crate) guard: OwnedFd,
+    pub(crate) ingress_map: Arc<MapHandle>,
+    pub(crate) egress: EgressEntry,
+    pub(crate) ingress: IngressEntry,
+    pub(crate) led: Option<DirectRoute>,
+}
+
+impl Direct {
+    /// Has packets go by the uplink itself, if there is a `way`, and returns whether somebody else
+    /// had taken that away. After an error they go by the TUN device.
+    ///
+    /// # Errors
+    /// EHOSTUNREACH without a router; those of [`DirectRoute::set`] and of bpf(2).
+    pub fn lead(&mut self, way: Option<Way>) -> io::Result<bool> {
+        let Some(way) = way else { return self.withdraw().map(|()| false) };
+        let led = self.lead_by(way);
+        if led.is_err() {
+            self.withdraw()?;
+        }
+        led
+    }
+
+    fn lead_by(&mut self, way: Way) -> io::Result<bool> {
+        let route = self.route(way)?;
+        let is_known = self.led == Some(route);
+        if is_known && route.is_set()? {
+            return Ok(false);
+        }
+        self.led = Some(route);
+        route.set(self.guard.as_fd())?;
+        // Once replies are expected there (rp_filter).
+        self.receive_by(self.egress.oif)?;
+        Ok(is_known)
+    }
+
+    /// The route, by the router that the uplink has for the prefix.
+    fn route(&self, Way { metric, mtu }: Way) -> io::Result<DirectRoute> {
+        let EgressEntry { local4, oif, local6, prefix, oif_is_ethernet, .. } = self.egress;
+        let found = next_hop(&Target { oif, source: local6, prefix, prefix_len: 96 })?;
+        let gateway = match found {
+            Some(NextHop::Gateway(router)) => Some(router).filter(|_| oif_is_ethernet),
+            Some(NextHop::OnLink) if !oif_is_ethernet => None,
+            _ => {
+                let cause = format!("no router leads to {prefix}/96");
+                return Err(HostError::because(Errno::EHOSTUNREACH, cause));
+            }
+        };
+        Ok(DirectRoute { oif, gateway, source: local4, metric, mtu })
+    }
+
+    fn withdraw(&mut self) -> io::Result<()> {
+        let Some(route) = self.led.take() else { return Ok(()) };
+        // Also where this fails: the TUN device takes what the other way brings.
+        let received = self.receive_by(self.ingress.oif);
+        route.delete()?;
+        received
+    }
+
+    /// Has what arrives be received as IPv4 by the interface of this index.
+    fn receive_by(&self, oif: u32) -> io::Result<()> {
+        let (key, value) = IngressEntry { oif, ..self.ingress.clone() }.to_abi();
+        let put = self.ingress_map.update(key.as_bytes(), value.as_bytes(), MapFlags::EXIST);
+        put.map_err(from_libbpf)
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        if let Err(e) = self.withdraw() {
+            log::error!("cannot take the direct way back: {e}");
+        }
+    }
+}
