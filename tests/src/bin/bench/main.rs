@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! In one run: native IPv6, our CLAT with BPF programs and with clatd only, tayga, and AOSP's
-//! programs and clatd if their paths are given; on an Ethernet and on a raw-IP uplink. Rounds are
-//! interleaved, figure by figure, so that disturbances of the machine affect all alike.
+//! In one run: native IPv6, our CLAT with BPF programs, on the uplink itself and on a device of its
+//! own, and with clatd only, tayga, and AOSP's programs and clatd if their paths are given; on an
+//! Ethernet and on a raw-IP uplink. Rounds are interleaved, figure by figure, so that disturbances
+//! of the machine affect all alike.
 
 mod figure;
 mod host;
@@ -34,10 +35,10 @@ use table::Rounds;
 struct Args {
     #[command(flatten)]
     often: Rounds,
-    /// Leave out what is not named: subjects (offload, daemon, tayga, aosp, aosp-programs; native
-    /// always stays), uplinks (ethernet, rawip), figures (tcp, tcp1, tcp4, udp, udp64, udpmixed,
-    /// udp1200, segment, latency, idle; up and down). Of a kind of which nothing is named,
-    /// everything is there
+    /// Leave out what is not named: subjects (direct, offload, daemon, tayga, aosp, aosp-programs;
+    /// native always stays), uplinks (ethernet, rawip), figures (tcp, tcp1, tcp4, udp, udp64,
+    /// udpmixed, udp1200, segment, latency, idle; up and down). Of a kind of which nothing is
+    /// named, everything is there
     #[arg(long, value_name = "WORD,…", value_delimiter = ',', value_parser = words())]
     only: Vec<String>,
     #[command(flatten)]

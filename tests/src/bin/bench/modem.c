@@ -20,6 +20,8 @@ SEC("tc/leaves") int leaves(struct __sk_buff *skb)
 	/* Both ends of the wire have the address 02:00:00:00:00:00. */
 	const __u8 header[ETH_HLEN] = { 2, [6] = 2, [12] = ETH_P_IPV6 >> 8, [13] = ETH_P_IPV6 & 0xff };
 
+	if (skb->protocol != net16(ETH_P_IPV6))
+		return TC_ACT_PIPE;
 	if (skb_change_head(skb, sizeof(header), 0) || skb_store(skb, 0, header, sizeof(header), 0))
 		return TC_ACT_SHOT;
 	return redirect(WIRE, 0);

@@ -25,12 +25,14 @@ pub(crate) fn carry_in_kernel(lab: &Lab) -> Result<()> {
         let object = object.display();
         ns.run("sysctl -qw net.ipv6.conf.wire0.disable_ipv6=1")?;
         ns.run("ip link set wire0 mtu 1500 up")?;
-        for (dev, hook, program) in [(device, "egress", "leaves"), ("wire0", "ingress", "arrives")]
-        {
+        // Behind a program of the CLAT's, which may have made what leaves IPv6.
+        for (dev, hook, program) in [
+            (device, "egress protocol all prio 9", "leaves"),
+            ("wire0", "ingress protocol ipv6 prio 1", "arrives"),
+        ] {
             ns.run(&format!("tc qdisc add dev {dev} clsact"))?;
             ns.run(&format!(
-                "tc filter add dev {dev} {hook} protocol ipv6 prio 1 bpf da obj {object} sec \
-                    tc/{program}"
+                "tc filter add dev {dev} {hook} bpf da obj {object} sec tc/{program}"
             ))?;
         }
     }

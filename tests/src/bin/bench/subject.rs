@@ -14,6 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Native,
+    Direct,
     Offload,
     Daemon,
     AospPrograms,
@@ -22,13 +23,21 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Native, Self::Offload, Self::AospPrograms, Self::Daemon, Self::Aosp, Self::Tayga];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Native,
+        Self::Direct,
+        Self::Offload,
+        Self::AospPrograms,
+        Self::Daemon,
+        Self::Aosp,
+        Self::Tayga,
+    ];
 
     /// Its name on the command line.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Native => "native",
+            Self::Direct => "direct",
             Self::Offload => "offload",
             Self::Daemon => "daemon",
             Self::AospPrograms => "aosp-programs",
@@ -41,6 +50,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Native => "native IPv6",
+            Self::Direct => "clat, directly",
             Self::Offload => "clat, offload",
             Self::Daemon => "clat, daemon only",
             Self::AospPrograms => "AOSP's programs",
@@ -91,6 +101,7 @@ impl<'l> Subject<'l> {
     pub(crate) fn new(lab: &'l Lab, kind: Kind, peers: &Peers) -> Result<Self> {
         let clat = match kind {
             Kind::Native => None,
+            Kind::Direct => Some(Clat::ours(lab, PREFIX, Mode::Direct)?),
             Kind::Offload => Some(Clat::ours(lab, PREFIX, Mode::Offload)?),
             Kind::Daemon => Some(Clat::ours(lab, PREFIX, Mode::Daemon)?),
             Kind::Tayga => Some(Clat::tayga(lab, PREFIX)?),
