@@ -144,8 +144,8 @@ enum Command {
     /// Show a network's NAT64 prefix, its source, and whether a CLAT is needed
     #[cfg(not(target_os = "android"))]
     Discover(discover::Args),
-    /// Say whether a CLAT would work on an interface, even if that has IPv4: for DHCPv4 clients that
-    /// may do without IPv4 (RFC 8925)
+    /// Say whether a CLAT would work on an interface, even if that has IPv4: for DHCPv4 clients
+    /// that may do without IPv4 (RFC 8925)
     #[cfg(not(target_os = "android"))]
     Ready(discover::Ready),
     /// Translate a capture file between IPv4 and IPv6 (RFC 7915), both directions at once

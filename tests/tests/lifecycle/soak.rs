@@ -70,10 +70,15 @@ struct Waits {
 }
 
 impl Waits {
+    /// Whether the run is over, perhaps because a wait was too long.
+    fn are_over(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
     /// Measures how late a sleeping thread wakes.
     fn watch_the_machine(&self) {
         const NAP: Duration = Duration::from_millis(2);
-        while !self.ended.load(Ordering::SeqCst) {
+        while !self.are_over() {
             let begin = Instant::now();
             thread::sleep(NAP);
             self.overslept.fetch_max(micros(begin.elapsed().saturating_sub(NAP)), Ordering::SeqCst);
@@ -83,7 +88,7 @@ impl Waits {
     /// Calls repeatedly, and compares.
     fn ask(&self, socket: &Path) -> Result<()> {
         let transport = Transport::Rpc(socket.to_owned());
-        while !self.ended.load(Ordering::SeqCst) {
+        while !self.are_over() {
             thread::sleep(Duration::from_millis(20));
             if !self.is_up.load(Ordering::SeqCst) {
                 continue;
@@ -131,7 +136,11 @@ fn while_asked(socket: &Path, during: impl FnOnce(&Waits) -> Result<()>) -> Resu
     waits.is_up.store(true, Ordering::SeqCst);
     thread::scope(|scope| {
         scope.spawn(|| waits.watch_the_machine());
-        let asked = scope.spawn(|| waits.ask(socket));
+        let asked = scope.spawn(|| {
+            let asked = waits.ask(socket);
+            waits.ended.store(true, Ordering::SeqCst);
+            asked
+        });
         let done = during(&waits);
         waits.ended.store(true, Ordering::SeqCst);
         asked.join().expect("no panic")?;
@@ -164,13 +173,14 @@ fn cycles(lab: &Lab, pins: &BpfFs, time: Duration) -> Result<()> {
     let held = (descriptors(controller.daemon.pid())?.len(), memory(controller.daemon.pid())?);
     let enemy = hostile(lab, controller.socket())?;
     let (begin, mut count) = (Instant::now(), 0);
-    let told = while_asked(controller.socket(), |_| {
-        while begin.elapsed() < time {
+    let told = while_asked(controller.socket(), |waits| {
+        while begin.elapsed() < time && !waits.are_over() {
             count += 1;
-            cycle().with_context(|| format!("cycle {count}"))?;
+            cycle()?;
         }
         Ok(())
-    })?;
+    });
+    let told = told.with_context(|| format!("cycle {count}"))?;
     drop(enemy);
     let flat = ensure_flat(&controller, held)?;
     let after = Left::of(lab, pins, &controller)?;
@@ -337,7 +347,7 @@ fn chaos(lab: &Lab, pins: &BpfFs, time: Duration, random: Rng) -> Result<()> {
     let (told, (sent, answered)) = thread::scope(|scope| -> Result<_> {
         let sender = scope.spawn(|| traffic(lab, &ended));
         let told = while_asked(&socket, |waits| {
-            while begin.elapsed() < time {
+            while begin.elapsed() < time && !waits.are_over() {
                 let disturbance = Disturbance::ALL[chaos.random.usize(..Disturbance::ALL.len())];
                 disturbances.push(disturbance);
                 let recent = &disturbances[disturbances.len().saturating_sub(5)..];
