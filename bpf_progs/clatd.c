@@ -4,21 +4,21 @@
  * daemon.
  *
  *   egress   on v4iface (a TUN: no link header), protocol ip: IPv4 to IPv6, sent on to the uplink
- *   ingress  on the uplink, protocol ipv6: IPv6 to IPv4, received once more by v4iface
- *   direct   on the uplink, protocol ip: IPv4 to IPv6 in place, where a route leads there
+ *   ingress  on the uplink, protocol ipv6: IPv6 to IPv4, redirected to v4iface's receive path
+ *   direct   on the uplink, protocol ip: IPv4 to IPv6 in place, for packets of a direct route
  *   guard    on that route
  *
- * "rawip" and "ether" say which link header the interface has that a program is attached to. What
- * leaves a program translated is, byte for byte, what src/xlat makes of it (the IPv4 identification
- * apart, where one is made up). Everything else passes on as it came: the daemon behind decides.
+ * "rawip" and "ether" are the link header of the program's interface. A program translates a packet
+ * to the same bytes as src/xlat (except for a made-up IPv4 identification), or leaves it to the
+ * daemon unchanged.
  *
- * Needs Linux 5.7, for gso_size, and only what programs of any licence may call (bpf_check_mtu and
- * bpf_fib_lookup are for the GPL's). bpf_redirect_neigh (5.10) is behind a switch, which the loader
- * turns off where the kernel has none: then Ethernet uplinks are the daemon's. On an older kernel
- * the programs do not load, and all is.
+ * Needs Linux 5.7, for gso_size, and calls no helpers that only GPL programs may call, such as
+ * bpf_check_mtu and bpf_fib_lookup. The loader switches bpf_redirect_neigh (5.10) off if the kernel
+ * lacks it: the daemon then serves Ethernet uplinks. On an older kernel the programs do not load,
+ * and the daemon does everything.
  *
- * Each program is one function to the kernel: Android's loader links no other, and tells the kernel
- * nothing of types. How little there is to verify, docs/offload.md says.
+ * Each program is a single function: Android's loader links no others, and loads no BTF.
+ * docs/offload.md has the verifier's costs.
  */
 #include "egress.h"
 #include "ingress.h"
@@ -57,8 +57,8 @@ PROGRAM(direct, ether)(struct __sk_buff *skb)
 }
 
 /*
- * On the direct route: whatever it sends is marked, and is no IPv4 packet until the direct program
- * has seen it. So nothing leaves as native IPv4 when that has gone, by whoever's hand.
+ * On the direct route: makes each packet an invalid IPv4 packet until the direct program restores
+ * it. So nothing leaves as native IPv4 if somebody has removed that program.
  */
 SEC("lwt_xmit") int lwt_xmit_clat_guard(struct __sk_buff *skb)
 {

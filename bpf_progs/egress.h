@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-/* IPv4 to IPv6 (RFC 7915 §4), on its way out. */
+/* Outgoing packets, IPv4 to IPv6 (RFC 7915 §4). */
 #pragma once
 
 #include "transport.h"
 #include "udp_checksum.h"
 
-/* AF_INET6, whose header is not one for BPF. */
+/* AF_INET6, whose header cannot be included here. */
 #define FAMILY_INET6 10
 
-/* RFC 8200 §5. Up to this size a packet without DF leaves whole (RFC 7915 §4.1). */
+/* RFC 8200 §5. Up to this size a packet without DF is not fragmented (RFC 7915 §4.1). */
 #define IPV6_MIN_MTU 1280
 
 /*
- * What the direct route has in place of the version: no IPv4 packet, to whoever receives it, until
- * the program on the uplink has seen it.
+ * The version that the direct route sets: it invalidates the packet until the program on the uplink
+ * restores it.
  */
 #define GUARDED 0
-/* What the version 4 adds to a sum. */
+/* The version 4 in a sum. */
 #define SUM_OF_VERSION net16(4 << 12)
 
-/* What the kernel has; written by the loader. */
+/* Whether the kernel has the helper; set by the loader. */
 SWITCH(clat_has_redirect_neigh);
 
 /*
- * Leaves the packet to the daemon. From v4iface it goes on into it. From the uplink, where it would
- * leave as IPv4, it is sent to v4iface, whose program counts it.
+ * Leaves the packet to the daemon: on v4iface it continues there; on the uplink, where it would
+ * leave as IPv4, it is redirected to v4iface, whose program counts it.
  */
 INLINE int leave(const struct clat_egress_value *clat, struct clat_counters *counters,
 		 enum clat_reason reason, const bool direct)
@@ -32,7 +32,7 @@ INLINE int leave(const struct clat_egress_value *clat, struct clat_counters *cou
 	return direct ? redirect(clat->oif, 0) : pass(counters, reason);
 }
 
-/* A packet of no CLAT is counted by the one that has v4iface. */
+/* A packet of no CLAT counts for the one that has v4iface. */
 INLINE int leave_foreign_source(__u32 iif, const bool direct)
 {
 	struct clat_egress_key key = { .iif = iif };
@@ -53,7 +53,7 @@ INLINE int leave_foreign_source(__u32 iif, const bool direct)
 	return direct ? TC_ACT_SHOT : TC_ACT_PIPE;
 }
 
-/* Whether the programs can send by the uplink. */
+/* Whether the program can send through the uplink. */
 INLINE enum clat_reason check_uplink(const struct clat_egress_value *clat,
 				     const struct clat_next_hop *next_hop)
 {
@@ -64,7 +64,7 @@ INLINE enum clat_reason check_uplink(const struct clat_egress_value *clat,
 	return next_hop->known ? NO_REASON : CLAT_NEXT_HOP;
 }
 
-/* The header of a packet of `len` bytes. */
+/* Checks the header of a packet of `len` bytes. */
 INLINE enum clat_reason check_ipv4(const struct iphdr *ip, __u32 len)
 {
 	/* RFC 1812 §5.2.2. */
@@ -76,11 +76,11 @@ INLINE enum clat_reason check_ipv4(const struct iphdr *ip, __u32 len)
 	if (fold(sum_words(ip, sizeof(*ip) / 4)) != 0xffff)
 		return CLAT_HEADER;
 
-	/* One's own address is not for the prefix. */
+	/* The CLAT's own address is not reached through the prefix. */
 	if (is_martian(net32(ip->daddr)) || ip->daddr == ip->saddr)
 		return CLAT_ADDRESS;
 
-	/* What is an extension header there, or has no counterpart. */
+	/* Extension headers in IPv6, or without a counterpart there. */
 	if (is_in(ip->protocol, SET(PROTO_HOPOPTS) | SET(PROTO_IGMP) | SET(PROTO_ROUTING) |
 					SET(PROTO_FRAGMENT) | SET(PROTO_AH) | SET(PROTO_ICMPV6) |
 					SET(PROTO_DSTOPTS)))
@@ -89,8 +89,8 @@ INLINE enum clat_reason check_ipv4(const struct iphdr *ip, __u32 len)
 }
 
 /*
- * What is behind the header. Fragments are the daemon's: most it has to cut, and all of a datagram
- * have to go one way.
+ * Reads the payload's properties. Fragments are left to the daemon: it has to fragment most again,
+ * and all fragments of a datagram should take the same path.
  */
 INLINE enum clat_reason check_whole(const struct iphdr *ip, __u32 len, struct transport *t)
 {
@@ -118,7 +118,7 @@ INLINE void make_ipv6(struct ipv6hdr *new, const struct iphdr *ip, const struct 
 	new->daddr.in6_u.u6_addr32[3] = ip->daddr;
 }
 
-/* What takes a look into the packet, which becomes one with the header `new`. */
+/* Checks the payload of a packet that gets the header `new`. */
 INLINE enum clat_reason check_transport4(struct __sk_buff *skb, __u32 at, const struct ipv6hdr *new,
 					 bool may_cut, struct transport *t)
 {
@@ -127,9 +127,8 @@ INLINE enum clat_reason check_transport4(struct __sk_buff *skb, __u32 at, const 
 	if (reason != NO_REASON)
 		return reason;
 	/*
-	 * Whole, or not at all: what may be cut, the daemon cuts. What may not is no longer than
-	 * v4iface's MTU, which leaves room for the difference; to ask for the uplink's
-	 * (bpf_check_mtu) takes a GPL program.
+	 * The daemon fragments. A packet with DF fits, since v4iface's MTU leaves room for the
+	 * difference; only a GPL program could check the uplink's (bpf_check_mtu).
 	 */
 	if (may_cut && length(skb, t, sizeof(*new)) > IPV6_MIN_MTU)
 		return CLAT_SIZE;
@@ -142,7 +141,7 @@ INLINE enum clat_reason check_transport4(struct __sk_buff *skb, __u32 at, const 
 	return t->new_checksum ? NO_REASON : CLAT_CHECKSUM;
 }
 
-/* Writes the header where the IPv4 header was, and room for it was made. */
+/* Writes the header in place of the IPv4 header and the added room. */
 INLINE long write_ipv6(struct __sk_buff *skb, const __u32 link, const struct ipv6hdr *new)
 {
 	struct ipv6hdr *ip = bytes_at(skb, link, sizeof(*ip));
@@ -152,12 +151,12 @@ INLINE long write_ipv6(struct __sk_buff *skb, const __u32 link, const struct ipv
 	if (link)
 		set_ether_type(ip, ETH_P_IPV6);
 	*ip = *new;
-	/* Zeros and a sound IPv4 header were there, which add nothing to a sum. */
+	/* The replaced zeros and valid IPv4 header add nothing to a sum. */
 	csum_update(skb, fold(sum_words(new, sizeof(*new) / 4)));
 	return 0;
 }
 
-/* The transport header at `at`, whose addresses' sums differ by `diff`. */
+/* Adjusts the transport header at `at` for addresses whose sums differ by `diff`. */
 INLINE long write_transport6(struct __sk_buff *skb, __u32 at, const struct ipv6hdr *new,
 			     const struct transport *t, __u16 diff)
 {
@@ -175,7 +174,7 @@ INLINE long write_transport6(struct __sk_buff *skb, __u32 at, const struct ipv6h
 	return readdress(skb, at, new->nexthdr, diff);
 }
 
-/* By the uplink, on Ethernet to the next hop. */
+/* Sends through the uplink, on Ethernet to the next hop. */
 INLINE int send(struct __sk_buff *skb, const struct clat_egress_value *clat,
 		const struct clat_next_hop *next_hop, const struct in6_addr *dst,
 		struct clat_counters *counters, const bool ether)
@@ -193,14 +192,14 @@ INLINE int send(struct __sk_buff *skb, const struct clat_egress_value *clat,
 	if (!(to.ipv6_nh[0] | to.ipv6_nh[1] | to.ipv6_nh[2] | to.ipv6_nh[3]))
 		for (int i = 0; i < 4; i++)
 			to.ipv6_nh[i] = dst->in6_u.u6_addr32[i];
-	/* bpf_redirect_neigh takes an Ethernet header away, and refuses multicast in it. */
+	/* bpf_redirect_neigh removes an Ethernet header, and refuses one of a multicast. */
 	if (ether ? skb_store(skb, 0, zeros, sizeof(zeros), 0) : skb_change_head(skb, ETH_HLEN, 0))
 		return drop(counters);
 	counters->neighbour++;
 	return redirect_neigh(clat->oif, &to, sizeof(to), 0);
 }
 
-/* Makes the packet one with the header `new`, whose addresses' sum differs by `diff`. */
+/* Gives the packet the header `new`, whose addresses' sum differs by `diff`, and sends it. */
 INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6hdr *new,
 			      const struct transport *t, __u16 diff,
 			      const struct clat_egress_value *clat,
@@ -211,7 +210,7 @@ INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6hdr *new,
 	const __u32 len = skb->len - link;
 	const __u32 hash = skb->hash;
 
-	/* To [20 zeros][IPv4 header][payload]. */
+	/* Now it is [20 zeros][IPv4 header][payload]. */
 	if (skb_change_proto(skb, net16(ETH_P_IPV6), 0))
 		return leave(clat, counters, CLAT_KERNEL, direct);
 	if (write_ipv6(skb, link, new) ||
@@ -223,7 +222,7 @@ INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6hdr *new,
 			send(skb, clat, next_hop, &new->daddr, counters, ether);
 }
 
-/* `direct` is on the uplink itself, which the packet is just leaving by. */
+/* `direct`: on the uplink itself, through which the packet is leaving. */
 INLINE int egress(struct __sk_buff *skb, const bool ether, const bool direct)
 {
 	const __u32 link = ether ? ETH_HLEN : 0;
@@ -247,7 +246,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether, const bool direct)
 	struct clat_egress_key key = { .iif = skb->ifindex, .local4.s_addr = ip->saddr };
 	const struct clat_egress_value *clat = LOOKUP(clat_egress_map, &key);
 
-	/* What others send by the uplink, by a route or a socket of their own, is theirs. */
+	/* Native IPv4 that other routes or sockets send through the uplink. */
 	if (!clat && direct && !is_guarded)
 		return TC_ACT_PIPE;
 	if (!clat)
@@ -260,7 +259,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether, const bool direct)
 	if (!counters || !next_hop)
 		return direct ? TC_ACT_SHOT : TC_ACT_PIPE; /* not reached: they are arrays */
 
-	/* Every check comes before the first change. */
+	/* All checks come before the first change. */
 	reason = direct ? NO_REASON : check_uplink(clat, next_hop);
 	if (reason != NO_REASON)
 		return pass(counters, reason);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-/* IPv6 to IPv4 (RFC 7915 §5), on its way in. */
+/* Incoming packets, IPv6 to IPv4 (RFC 7915 §5). */
 #pragma once
 
 #include "transport.h"
 
-/* Up to this size an IPv4 packet may be fragmented further on (RFC 7915 §5.1). */
+/* Up to this size DF is not set (RFC 7915 §5.1). */
 #define MOST_WITHOUT_DF 1260
 
 /* Leaves the packet to the daemon. */
@@ -22,8 +22,8 @@ INLINE struct clat_counters *ingress_counters(const struct clat_ingress_value *c
 }
 
 /*
- * What comes from outside the prefix is mostly native IPv6, which is no business of ours; but an
- * ICMPv6 error about a packet that was sent to the prefix is the daemon's.
+ * Packets from outside the prefix are native IPv6, except for ICMPv6 errors about packets to the
+ * prefix, which are left to the daemon.
  */
 INLINE int pass_unknown(struct __sk_buff *skb, const __u32 at, struct clat_ingress_key *key)
 {
@@ -32,7 +32,7 @@ INLINE int pass_unknown(struct __sk_buff *skb, const __u32 at, struct clat_ingre
 	struct clat_counters *counters;
 	__u8 type;
 
-	/* RFC 4443 §2.1. */
+	/* RFC 4443 §2.1: errors have types up to 127. */
 	if (skb_load(skb, at, &type, sizeof(type)) || type > 127 ||
 	    skb_load(skb, quoted + offsetof(struct ipv6hdr, daddr), &key->pfx96, 12))
 		return TC_ACT_PIPE;
@@ -43,7 +43,7 @@ INLINE int pass_unknown(struct __sk_buff *skb, const __u32 at, struct clat_ingre
 	return counters ? pass_up(skb, counters, CLAT_ICMP) : TC_ACT_PIPE;
 }
 
-/* Steps over a Fragment Header, the only extension header that is common. */
+/* Reads a Fragment Header, the only common extension header. */
 INLINE enum clat_reason check_extensions(const struct __sk_buff *skb, __u32 at, __u8 next,
 					 struct fragment_header *fragment, struct transport *t)
 {
@@ -57,13 +57,13 @@ INLINE enum clat_reason check_extensions(const struct __sk_buff *skb, __u32 at, 
 	if (is_in(t->protocol, SET(PROTO_HOPOPTS) | SET(PROTO_ROUTING) | SET(PROTO_FRAGMENT) |
 				       SET(PROTO_DSTOPTS)))
 		return CLAT_OPTIONS;
-	/* Without a counterpart. */
+	/* Without a counterpart in IPv4. */
 	if (is_in(t->protocol, SET(PROTO_ICMP) | SET(PROTO_IGMP) | SET(PROTO_AH)))
 		return CLAT_PROTOCOL;
 	return NO_REASON;
 }
 
-/* What is behind the headers, and which part of a packet it is. */
+/* Reads the payload's length, and its place in a fragmented packet. */
 INLINE enum clat_reason check_ipv6_fragment(const struct fragment_header *fragment, __u32 payload,
 					    struct transport *t)
 {
@@ -75,13 +75,13 @@ INLINE enum clat_reason check_ipv6_fragment(const struct fragment_header *fragme
 	t->whole = !(offset_more & ~6);
 	if (offset + payload > 0xffff)
 		return CLAT_FRAGMENT;
-	/* Its checksum takes all of the message. */
+	/* The checksum covers the whole message. */
 	if (!t->whole && t->protocol == PROTO_ICMPV6)
 		return CLAT_FRAGMENT;
 	return NO_REASON;
 }
 
-/* What takes a look into the packet. */
+/* Checks the payload. */
 INLINE enum clat_reason check_transport6(struct __sk_buff *skb, __u32 at, struct transport *t)
 {
 	const enum clat_reason reason = inspect(skb, at, t);
@@ -90,11 +90,11 @@ INLINE enum clat_reason check_transport6(struct __sk_buff *skb, __u32 at, struct
 		return reason;
 	if (skb->gso_size && t->protocol == PROTO_UDP && !is_left_to_device(skb, at + UDP_CHECKSUM))
 		return CLAT_GSO;
-	/* The most that the length of an IPv4 packet can say. */
+	/* The largest IPv4 packet. */
 	return sizeof(struct iphdr) + t->payload > 0xffff ? CLAT_SIZE : NO_REASON;
 }
 
-/* RFC 7915 §5.1; without what says which fragment it is, and the checksum. */
+/* RFC 7915 §5.1, without the fragmentation fields and the checksum. */
 INLINE void make_ipv4(struct iphdr *new, const struct ipv6hdr *ip, const struct transport *t,
 		      const struct clat_ingress_value *clat)
 {
@@ -110,7 +110,7 @@ INLINE void make_ipv4(struct iphdr *new, const struct ipv6hdr *ip, const struct 
 	};
 }
 
-/* RFC 7915 §5.1.1: as in the Fragment Header, the low half of its identification. */
+/* RFC 7915 §5.1.1: from the Fragment Header, with the low half of its identification. */
 INLINE void set_fragment(struct iphdr *new, const struct fragment_header *fragment)
 {
 	const __u16 offset_more = net16(fragment->offset_more);
@@ -120,8 +120,8 @@ INLINE void set_fragment(struct iphdr *new, const struct fragment_header *fragme
 }
 
 /*
- * RFC 7915 §5.1, without one. What may be fragmented further on takes another identification each
- * time; zero would read as "none".
+ * RFC 7915 §5.1, without a Fragment Header. A packet that may be fragmented later gets a new
+ * identification, but not zero.
  */
 INLINE void set_no_fragment(struct iphdr *new, __u32 length, __u16 id)
 {
@@ -131,7 +131,7 @@ INLINE void set_no_fragment(struct iphdr *new, __u32 length, __u16 id)
 		new->id = net16(id) ?: net16(1);
 }
 
-/* Writes the header where the second half of the IPv6 header was, which had the sum `old`. */
+/* Writes the header in place of the second half of the IPv6 header, whose sum is `old`. */
 INLINE long write_ipv4(struct __sk_buff *skb, const __u32 link, const struct iphdr *new, __u16 old)
 {
 	struct iphdr *ip = bytes_at(skb, link, sizeof(*ip));
@@ -141,12 +141,12 @@ INLINE long write_ipv4(struct __sk_buff *skb, const __u32 link, const struct iph
 	if (link)
 		set_ether_type(ip, ETH_P_IP);
 	*ip = *new;
-	/* A sound IPv4 header adds nothing to a sum. */
+	/* A valid IPv4 header adds nothing to a sum. */
 	csum_update(skb, (__u16)~old);
 	return 0;
 }
 
-/* The transport header at `at`, for addresses that had the sum `old`. */
+/* Adjusts the transport header at `at`; the old addresses have the sum `old`. */
 INLINE long write_transport4(struct __sk_buff *skb, __u32 at, const struct iphdr *new,
 			     const struct transport *t, __u64 old)
 {
@@ -164,7 +164,7 @@ INLINE long write_transport4(struct __sk_buff *skb, __u32 at, const struct iphdr
 }
 
 /*
- * Makes the packet one with the header `new`; the old one had addresses with the sum `addresses`.
+ * Gives the packet the header `new`; `addresses` is the sum of the old addresses.
  */
 INLINE int translate_and_receive(struct __sk_buff *skb, const struct iphdr *new,
 				 const struct transport *t, __u64 addresses, __u16 second_half,
@@ -175,7 +175,7 @@ INLINE int translate_and_receive(struct __sk_buff *skb, const struct iphdr *new,
 	const __u32 len = skb->len - link;
 	const __u32 hash = skb->hash;
 
-	/* To [second half of the IPv6 header][payload]. */
+	/* Now it is [second half of the IPv6 header][payload]. */
 	if (skb_change_proto(skb, net16(ETH_P_IP), 0))
 		return pass_up(skb, counters, CLAT_KERNEL);
 	if (t->has_fragment && skb_adjust_room(skb, -(__s32)sizeof(struct fragment_header),
@@ -186,7 +186,7 @@ INLINE int translate_and_receive(struct __sk_buff *skb, const struct iphdr *new,
 		return drop(counters);
 	keep_hash(skb, hash);
 	count(counters, skb, len, headers + t->header);
-	/* The direct way: as IPv4 up the stack, which looks at the protocol only now. */
+	/* The direct way: the stack, which reads the protocol after tc, receives IPv4. */
 	if (clat->oif == skb->ifindex)
 		return TC_ACT_PIPE;
 	return redirect(clat->oif, BPF_F_INGRESS);
@@ -201,7 +201,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	enum clat_reason reason;
 	struct iphdr new;
 
-	/* Another host's, or another VLAN's. */
+	/* Packets to another host, or of another VLAN, pass. */
 	if (skb->protocol != net16(ETH_P_IPV6) || skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_PIPE;
 	ip = pulled_bytes_at(skb, link, sizeof(*ip));
@@ -223,7 +223,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	if (!counters)
 		return TC_ACT_PIPE; /* not reached: it is an array */
 
-	/* Every check comes before the first change. */
+	/* All checks come before the first change. */
 	const __u32 len = skb->len - link;
 
 	if (len != sizeof(*ip) + net16(ip->payload_len))
@@ -240,7 +240,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 	if (reason != NO_REASON)
 		return pass_up(skb, counters, reason);
 	make_ipv4(&new, ip, &t, clat);
-	/* Nor does the CLAT's own address come from inside the prefix. */
+	/* The CLAT's own address is not in the prefix either. */
 	if (is_martian(net32(new.saddr)) || new.saddr == new.daddr)
 		return pass_up(skb, counters, CLAT_MARTIAN);
 

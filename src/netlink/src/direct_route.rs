@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The IPv4 default route by an IPv6-only uplink itself: with an IPv6 next hop (Linux 5.2), and a
-//! program that sees each packet before it leaves.
+//! The IPv4 default route through an IPv6-only uplink itself, with an IPv6 next hop (Linux 5.2) and
+//! a BPF program that sees each packet.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -42,11 +42,11 @@ const NLA_F_NESTED: u16 = 1 << 15;
 const HEADER_LEN: usize = 12;
 const SCOPE: usize = 6;
 const TYPE: usize = 7;
-/// Those by a device of ours have another, which keeps them apart.
+/// Not the scope of [`crate::DefaultRoute`], so that the two are distinct.
 const RT_SCOPE_UNIVERSE: u8 = 0;
 
-/// What is no unicast: the kernel sends it past what a default route asks for, so that it must not
-/// get there. Class E is there for the limited broadcast.
+/// 224.0.0.0/3, all but unicast: the kernel would send such packets by a default route without its
+/// program. Includes class E for the limited broadcast.
 const NOT_UNICAST: (Ipv4Addr, u8) = (Ipv4Addr::new(224, 0, 0, 0), 3);
 
 /// A route of the main table for all of IPv4 by the uplink, and one that says "unreachable" of what
@@ -55,20 +55,19 @@ const NOT_UNICAST: (Ipv4Addr, u8) = (Ipv4Addr::new(224, 0, 0, 0), 3);
 pub struct DirectRoute {
     /// Index of the uplink.
     pub oif: u32,
-    /// The router on its link; `None` for one that has no neighbours.
+    /// The router on its link; `None` on a link without neighbours.
     pub gateway: Option<Ipv6Addr>,
-    /// The address to send from: when no interface has it any more, the kernel removes the routes
-    /// at one blow.
+    /// The source address. The kernel removes the routes when no interface has it any more.
     pub source: Ipv4Addr,
-    /// As of [`crate::DefaultRoute`]; of several that are equal, the last one set comes first.
+    /// As for [`crate::DefaultRoute`]; of equal routes the last one set has precedence.
     pub metric: u32,
-    /// The largest packet, in bytes of IPv4.
+    /// The MTU in bytes of an IPv4 packet.
     pub mtu: u32,
 }
 
 impl DirectRoute {
-    /// Sets it in the place of others like it, so that every packet meets the one or the other.
-    /// `guard` is a loaded program of `BPF_PROG_TYPE_LWT_XMIT`, which the route keeps.
+    /// Sets it and then removes similar ones, so that no packet passes without one. `guard` is a
+    /// loaded program of `BPF_PROG_TYPE_LWT_XMIT`, which the route keeps.
     ///
     /// # Errors
     /// Those of netlink(7): `EOPNOTSUPP` where the kernel has no such programs on routes
@@ -89,7 +88,7 @@ impl DirectRoute {
         Ok(())
     }
 
-    /// Whether the kernel has it, and sends packets by it.
+    /// Whether the kernel has the route and uses it.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -103,7 +102,7 @@ impl DirectRoute {
         Ok(is_unreachable && self.all()?.first() == Some(self))
     }
 
-    /// Removes it and others like it, unless they are gone.
+    /// Removes it and similar ones, if they exist.
     ///
     /// # Errors
     /// Those of netlink(7).
@@ -114,8 +113,7 @@ impl DirectRoute {
         delete(self.unreachable(RTM_DELROUTE))
     }
 
-    /// Those of this address and metric, whatever their uplink, in the order in which the kernel
-    /// looks at them.
+    /// The routes with this address and metric on any uplink, in the kernel's order.
     fn all(&self) -> io::Result<Vec<Self>> {
         let mut all = Vec::new();
         each(|header, attributes| {
@@ -168,7 +166,7 @@ impl DirectRoute {
     }
 }
 
-/// Adds a route in front of others for the same; one that is there stays.
+/// Adds a route in front of similar ones; an equal one stays.
 fn add(route: RawMessage) -> io::Result<()> {
     match request(route, NLM_F_CREATE, |_| ()) {
         Err(e) if e.raw_os_error() == Some(Errno::EEXIST as i32) => Ok(()),
@@ -184,7 +182,7 @@ fn delete(route: RawMessage) -> io::Result<()> {
     }
 }
 
-/// Gives header and attributes of each IPv4 route to `each`.
+/// Calls `each` with the header and attributes of each IPv4 route.
 fn each(mut each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
     let mut header = vec![0; HEADER_LEN];
     header[0] = u8::try_from(libc::AF_INET).unwrap_or_default();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the maps hold: bpf_progs/clatd.h once more, in the machine's byte order, addresses as on
-//! the wire. A test below compares both.
+//! Keys and values of the maps, as in bpf_progs/clatd.h: native byte order, addresses in network
+//! byte order. A test below compares both.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -51,16 +51,16 @@ pub struct IngressValue {
     local4: [u8; 4],
 }
 
-/// CLAT_SLOTS: how many addresses there are, and so CLATs.
+/// CLAT_SLOTS: the number of addresses, and so the most CLATs.
 pub const SLOTS: u32 = 8;
 
-/// What numbers that which a CLAT has in the arrays.
+/// The index of a CLAT in the array maps.
 #[must_use]
 pub fn slot(local4: Ipv4Addr) -> u32 {
     local4.to_bits() % SLOTS
 }
 
-/// The same in the array of counters, which has two for each CLAT: egress' first.
+/// The index in the array of counters, which has two for each CLAT, egress first.
 #[must_use]
 pub fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
     match hook {
@@ -69,7 +69,7 @@ pub fn counters_slot(hook: Hook, local4: Ipv4Addr) -> u32 {
     }
 }
 
-/// `struct clat_next_hop`; [`Default`] is that none is known.
+/// `struct clat_next_hop`; [`Default`] means that none is known.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]

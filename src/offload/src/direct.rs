@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The direct way: an IPv4 default route by the uplink itself, followed as the IPv6 route is, and
-//! what arrives let go on there.
+//! The direct way: an IPv4 default route through the uplink itself, along the IPv6 route; received
+//! packets stay on the uplink as IPv4.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +16,7 @@ use zerocopy::IntoBytes;
 use crate::model::{EgressEntry, IngressEntry, Way};
 use crate::pins::from_libbpf;
 
-/// The direct way of one CLAT. Packets go by the TUN device when it is dropped, and until it leads.
+/// The direct way of one CLAT. Packets use the TUN device before [`Self::lead`] and after the drop.
 #[derive(Debug)]
 pub struct Direct {
     pub(crate) guard: OwnedFd,
@@ -27,8 +27,8 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// Has packets go by the uplink itself, if there is a `way`, and returns whether somebody else
-    /// had taken that away. After an error they go by the TUN device.
+    /// Routes packets through the uplink itself, if there is a `way`. Returns whether somebody else
+    /// had removed the route. After an error packets use the TUN device.
     ///
     /// # Errors
     /// EHOSTUNREACH without a router; those of [`DirectRoute::set`] and of bpf(2).
@@ -49,12 +49,12 @@ impl Direct {
         }
         self.led = Some(route);
         route.set(self.guard.as_fd())?;
-        // Once replies are expected there (rp_filter).
+        // After the route, so that rp_filter accepts the packets.
         self.receive_by(self.egress.oif)?;
         Ok(is_known)
     }
 
-    /// The route, by the router that the uplink has for the prefix.
+    /// The route, through the uplink's router for the prefix.
     fn route(&self, Way { metric, mtu }: Way) -> io::Result<DirectRoute> {
         let EgressEntry { local4, oif, local6, prefix, oif_is_ethernet, .. } = self.egress;
         let found = next_hop(&Target { oif, source: local6, prefix, prefix_len: 96 })?;
@@ -71,13 +71,14 @@ impl Direct {
 
     fn withdraw(&mut self) -> io::Result<()> {
         let Some(route) = self.led.take() else { return Ok(()) };
-        // Also where this fails: the TUN device takes what the other way brings.
+        // Deletes the route even if this fails: packets of the other direction are accepted all the
+        // same.
         let received = self.receive_by(self.ingress.oif);
         route.delete()?;
         received
     }
 
-    /// Has what arrives be received as IPv4 by the interface of this index.
+    /// Sets the interface that receives translated packets.
     fn receive_by(&self, oif: u32) -> io::Result<()> {
         let (key, value) = IngressEntry { oif, ..self.ingress.clone() }.to_abi();
         let put = self.ingress_map.update(key.as_bytes(), value.as_bytes(), MapFlags::EXIST);

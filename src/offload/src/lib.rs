@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT's translation in the kernel: the tc programs of bpf_progs, their maps, where they are
-//! attached, what they count, and the next hops that they use. Whatever has to be undone is a value
-//! whose `Drop` undoes it.
+//! A CLAT's translation in the kernel: the tc programs of bpf_progs, their maps, attachment,
+//! counters and next hops. What has to be undone is a value whose `Drop` undoes it.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "bpf")]
@@ -37,7 +36,7 @@ pub use {
     tc::{remove_leftovers, Filter},
 };
 
-/// Whether this build has programs and maps at all.
+/// Whether this build has programs and maps.
 pub const HAS_BPF: bool = cfg!(feature = "bpf");
 
 /// Where Android's network loader pins the programs.

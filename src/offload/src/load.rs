@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Loads the programs of this build and pins them. What an earlier life has pinned stays where it
-//! is the same, so that nobody who uses it notices, and is replaced at one blow where it is not.
+//! Loads the programs of this build and pins them. An equal program or map of a previous controller
+//! stays, without interruption; a different one is replaced atomically.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -24,16 +24,16 @@ use crate::model::Hook;
 use crate::pins::{from_libbpf, name_in_object, program_name, PinnedMap, GUARD, MAPS, PROGRAMS};
 use crate::BPF_DIR;
 
-/// What build.rs makes of bpf_progs/clatd.c.
+/// bpf_progs/clatd.c as compiled by build.rs.
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clatd.o"));
 
-/// Where the object keeps its constants, of which `clat_has_redirect_neigh` is the only one.
+/// The object's section of constants: only `clat_has_redirect_neigh`.
 const CONSTANTS: &str = ".rodata";
 
 /// linux/magic.h
 const BPF_FS: FsType = FsType(0xcafe_4a11);
 
-/// Behind the name of what is about to replace another pin.
+/// Suffix of a new pin that is about to replace another one.
 const NEW: &str = "_new";
 
 /// The programs of the direct way.
@@ -43,8 +43,8 @@ const DIRECT: [&str; 3] = [
     GUARD,
 ];
 
-/// Our objects, pinned in a folder that no other controller uses. The pins go away when this is
-/// dropped, but not under who uses the objects.
+/// Our pinned objects, in a folder that no other controller uses. Dropping this removes the pins,
+/// while users keep the objects.
 #[derive(Debug)]
 pub(crate) struct Pins {
     dir: PathBuf,
@@ -52,8 +52,8 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    /// Makes sure that this build's objects are pinned in `dir`; those of the direct way, too, if
-    /// it is wanted and the kernel can.
+    /// Pins this build's objects in `dir`, and those of the direct way if wanted and supported by
+    /// the kernel.
     pub(crate) fn make(dir: &Path, direct: bool) -> io::Result<Self> {
         prepare(dir)?;
         let lock = File::open(dir).map_err(|e| HostError::during(dir.display(), e))?;
@@ -80,13 +80,12 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Has the pins stay.
+    /// Leaves the pins.
     pub(crate) fn detach(mut self) {
         self.dir = PathBuf::from("/nonexistent");
     }
 
-    /// Loads the programs, with the maps that are pinned already where they fit, and pins what is
-    /// not the same there.
+    /// Loads the programs with the pinned maps that fit, and pins what differs.
     fn load(&self, direct: bool) -> io::Result<()> {
         libbpf_rs::set_print(Some((PrintLevel::Warn, |_, text| log::warn!("{}", text.trim_end()))));
         let mut object = ObjectBuilder::default().open_memory(OBJECT).map_err(from_libbpf)?;
@@ -147,7 +146,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Has `map` be the one that is pinned, if that fits.
+    /// Reuses the pinned map for `map`, if it fits.
     fn reuse(&self, map: &mut OpenMapMut<'_>, pinned: &PinnedMap) -> io::Result<bool> {
         let path = self.dir.join(pinned.name);
         match pinned.open(&self.dir) {
@@ -164,14 +163,14 @@ impl Pins {
         }
     }
 
-    /// Pins something as `name`, in place of what is there.
+    /// Pins something as `name`, replacing an existing pin.
     fn replace(
         &self,
         name: &str,
         pin: impl FnOnce(&Path) -> libbpf_rs::Result<()>,
     ) -> io::Result<()> {
         let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}{NEW}")));
-        // Of a former life that was killed right here.
+        // A previous controller may have been killed here.
         let _ = fs::remove_file(&new);
         pin(&new).map_err(from_libbpf)?;
         fs::rename(&new, &path).map_err(|e| HostError::during(path.display(), e))
@@ -192,13 +191,12 @@ impl Drop for Pins {
     }
 }
 
-/// The object and the list of pins are of one build, and a test loads them: only a fault of ours.
+/// The error for a name that the object lacks. A test loads all of them, so this is a bug.
 fn foreign(name: &str) -> io::Error {
     HostError::because(Errno::EINVAL, format!("bpf_progs/clatd.c has no {name}"))
 }
 
-/// Whether the pinned program is the one that we have loaded, on the same of the maps that others
-/// see.
+/// Whether the pinned program equals the one that we have loaded, and uses the same shared maps.
 fn is_same(old: BorrowedFd<'_>, new: BorrowedFd<'_>, shared: &[u32]) -> bool {
     let Some((old, new)) = info(old).zip(info(new)) else { return false };
     let maps = |program: &ProgramInfo| {
@@ -216,7 +214,7 @@ fn info(program: BorrowedFd<'_>) -> Option<ProgramInfo> {
     ProgInfoIter::with_query_opts(options).find(|program| program.id == id)
 }
 
-/// Makes sure that `dir` is there, on a BPF file system; mounts one where it usually is.
+/// Creates `dir` if needed, on a BPF file system; mounts that at its usual place.
 fn prepare(dir: &Path) -> io::Result<()> {
     let failed = |e: io::Error| HostError::during(dir.display(), e);
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is put into the maps, and what comes out of them.
+//! Entries of the maps, and counters.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ pub struct IngressEntry {
     pub prefix: Ipv6Addr,
     /// The CLAT's IPv6 address.
     pub local6: Ipv6Addr,
-    /// Index of the TUN device; of the uplink itself, where packets stay there as IPv4.
+    /// Index of the TUN device, or of the uplink itself where packets stay there as IPv4.
     pub oif: u32,
     /// The CLAT's IPv4 address.
     pub local4: Ipv4Addr,
@@ -31,7 +31,7 @@ pub struct EgressEntry {
     pub iif: u32,
     /// The CLAT's IPv4 address.
     pub local4: Ipv4Addr,
-    /// Index of the uplink; for [`Hook::Direct`], both are the other way round.
+    /// Index of the uplink. For [`Hook::Direct`], `iif` and `oif` are exchanged.
     pub oif: u32,
     /// The CLAT's IPv6 address.
     pub local6: Ipv6Addr,
@@ -44,45 +44,44 @@ pub struct EgressEntry {
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// To the TUN device, for IPv4 packets that leave by it.
+    /// On the TUN device, for outgoing IPv4 packets.
     Egress,
-    /// To the uplink, for IPv6 packets that arrive there.
+    /// On the uplink, for incoming IPv6 packets.
     Ingress,
-    /// To the uplink, for IPv4 packets that leave by it: off Android, where a route leads there.
+    /// On the uplink, for outgoing IPv4 packets of the direct way; not on Android.
     Direct,
 }
 
 /// Why a program could not be attached.
 #[derive(Debug)]
 pub enum AttachError {
-    /// What programs hang on could not be had: the clsact qdisc.
+    /// The clsact qdisc could not be added.
     Qdisc(io::Error),
-    /// The program itself.
+    /// The program could not be opened or attached.
     Program(io::Error),
 }
 
-/// How packets come to a filter.
+/// The position of a filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// It is the first that they meet.
+    /// Packets meet it first.
     First,
-    /// Others meet them before, which may keep them to themselves.
+    /// Packets meet other filters before, which may take them.
     Behind(String),
-    /// Not at all: somebody has taken it away.
+    /// Somebody has removed it.
     Gone,
 }
 
-/// What a direct route is like, beside where it leads.
+/// The attributes of a direct route, without its next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// Of several default routes the lowest wins.
+    /// The metric; the default route with the lowest one is used.
     pub metric: u32,
-    /// The largest packet, in bytes of IPv4.
+    /// The MTU in bytes of an IPv4 packet.
     pub mtu: u32,
 }
 
-/// Why the programs leave packets to clatd, in the order of `enum clat_reason` in
-/// bpf_progs/clatd.h.
+/// The reasons to leave packets to clatd, in the order of `enum clat_reason` in bpf_progs/clatd.h.
 pub const PASSED_REASONS: [&str; 14] = [
     "foreign-source",
     "header",
@@ -100,7 +99,7 @@ pub const PASSED_REASONS: [&str; 14] = [
     "kernel",
 ];
 
-/// What a program has done for a CLAT since that was started: `struct clat_counters` of
+/// The counters of a program since its CLAT was started: `struct clat_counters` of
 /// bpf_progs/clatd.h.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -109,21 +108,21 @@ pub const PASSED_REASONS: [&str; 14] = [
 pub struct OffloadCounters {
     /// Packets translated; each segment of a super-packet counts.
     pub packets: u64,
-    /// Their bytes as they came: IPv4 for egress, IPv6 for ingress. The headers of a super-packet
-    /// count once.
+    /// Their bytes before the translation: IPv4 for egress, IPv6 for ingress. The headers of a
+    /// super-packet count once.
     pub bytes: u64,
     /// Super-packets (GSO, GRO) among them.
     pub super_packets: u64,
     /// Packets whose neighbour the kernel resolved, super-packets counting once.
     pub neighbour: u64,
-    /// Packets that were lost: the kernel failed when they had been changed already.
+    /// Packets dropped because a kernel helper failed on the partly changed packet.
     pub lost: u64,
     /// Packets left to clatd, by [`PASSED_REASONS`].
     pub passed: [u64; PASSED_REASONS.len()],
 }
 
 impl OffloadCounters {
-    /// Adds what another CPU has counted.
+    /// Adds another CPU's counters.
     pub fn add(&mut self, cpu: &Self) {
         const COUNTERS: usize = size_of::<OffloadCounters>() / size_of::<u64>();
         let sums: &mut [u64; COUNTERS] = zerocopy::transmute_mut!(self);
@@ -133,7 +132,7 @@ impl OffloadCounters {
         }
     }
 
-    /// How many packets were left to clatd, by reason; only reasons that occurred.
+    /// The number of packets left to clatd by reason, without zeros.
     pub fn passed_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         PASSED_REASONS.into_iter().zip(self.passed).filter(|(_, count)| *count > 0)
     }

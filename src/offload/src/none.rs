@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! In place of programs and maps where there are none: nothing of libbpf is linked. Nobody can have
-//! a value of these types.
+//! Replaces programs and maps in builds without BPF, which do not link libbpf. The types have no
+//! values.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -42,7 +42,7 @@ impl Objects {
         Err(HostError::because(Errno::EOPNOTSUPP, "built without BPF"))
     }
 
-    /// What the packets of an interface begin with: nobody asks who has no programs.
+    /// The kind of link of an interface. Not called without programs.
     ///
     /// # Errors
     /// EOPNOTSUPP, always.
@@ -51,7 +51,7 @@ impl Objects {
     }
 }
 
-/// Methods that nobody can call.
+/// Methods that cannot be called.
 macro_rules! never {
     ($of:ident: $($name:ident($($argument:ty),*) -> $result:ty;)+) => {
         #[allow(missing_docs, clippy::missing_errors_doc)]

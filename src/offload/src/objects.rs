@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The programs and maps as values (docs/contract.md, "Maps and programs"): pinned by bpfloader on
-//! Android, elsewhere loaded and pinned by us.
+//! The programs and maps (docs/contract.md, "Maps and programs"): pinned by bpfloader on Android,
+//! elsewhere loaded and pinned by us.
 
 use std::io;
 use std::mem::size_of;
@@ -32,7 +32,7 @@ pub struct Objects {
     dir: PathBuf,
     egress: Arc<MapHandle>,
     ingress: Arc<MapHandle>,
-    /// Other people's objects have none of these.
+    /// `None` for objects of others, which lack this map.
     next_hops: Option<NextHops>,
     counters: Option<MapHandle>,
     #[cfg(not(target_os = "android"))]
@@ -40,8 +40,8 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Gets hold of the objects in `dir`; those of the direct way, too, if it is wanted. The maps
-    /// hold what they held.
+    /// Opens the objects in `dir`, and those of the direct way if wanted. The maps keep their
+    /// entries.
     ///
     /// # Errors
     /// Those of bpf(2) and of the BPF file system; EBUSY where another controller has them.
@@ -51,8 +51,8 @@ impl Objects {
         let pins = load::Pins::make(dir, direct)?;
         let egress = EGRESS_MAP.open(dir)?;
         let ingress = INGRESS_MAP.open(dir)?;
-        // Maps without programs translate nothing: a loader may have left them out (they are
-        // optional), or be of another kind.
+        // Check for the programs: a loader may have left them out, since they are optional, or be
+        // of another kind.
         for (hook, link) in
             PROGRAMS.into_iter().filter(|used| *used != (Hook::Egress, LinkKind::Ethernet))
         {
@@ -79,13 +79,13 @@ impl Objects {
         })
     }
 
-    /// Lets go of the objects, whose pins stay for the next controller.
+    /// Closes the objects and leaves their pins for the next controller.
     pub fn detach(self) {
         #[cfg(not(target_os = "android"))]
         self._pins.detach();
     }
 
-    /// Adds an entry to `map`, and has what is counted for it in `slot` begin with zeros.
+    /// Adds an entry to `map`, and resets its counters in `slot`.
     fn insert<K: Plain, V: Plain>(
         &self,
         map: &Arc<MapHandle>,
@@ -94,7 +94,7 @@ impl Objects {
     ) -> io::Result<Entry> {
         let (key, value) = (key.as_bytes(), value.as_bytes());
         match map.update(key, value, MapFlags::NO_EXIST) {
-            // Of a former life, which this one goes on with.
+            // Of a previous controller: keep its counters.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 map.update(key, value, MapFlags::ANY).map_err(from_libbpf)?;
             }
@@ -111,15 +111,15 @@ impl Objects {
     }
 }
 
-/// Has all CPUs begin to count from zero.
+/// Resets the counters of all CPUs.
 fn zero(counters: &MapHandle, slot: u32) -> libbpf_rs::Result<()> {
     let none = vec![vec![0; size_of::<OffloadCounters>()]; libbpf_rs::num_possible_cpus()?];
     counters.update_percpu(slot.as_bytes(), &none, MapFlags::ANY)
 }
 
-/// Removes all entries, but not those whose keys are `kept`.
+/// Removes all entries except those whose keys are `kept`.
 fn clear(map: &MapHandle, kept: &[Vec<u8>]) -> io::Result<()> {
-    // Collected first: the kernel starts over when the key is gone that it is to go on from.
+    // Collect the keys first: after the deletion of a key, the kernel would restart the iteration.
     let keys: Vec<_> = map.keys().filter(|key| !kept.contains(key)).collect();
     keys.iter().try_for_each(|key| map.delete(key)).map_err(from_libbpf)
 }
@@ -127,7 +127,7 @@ fn clear(map: &MapHandle, kept: &[Vec<u8>]) -> io::Result<()> {
 fn entries<K: Plain, V: Plain, E>(map: &MapHandle, entry: fn(K, V) -> E) -> io::Result<Vec<E>> {
     let mut entries = Vec::new();
     for key in map.keys() {
-        // One that has gone meanwhile is not there.
+        // The entry may have been removed meanwhile.
         let Some(value) = map.lookup(&key, MapFlags::ANY).map_err(from_libbpf)? else { continue };
         let read = K::read_from_bytes(&key).ok().zip(V::read_from_bytes(&value).ok());
         let (key, value) = read.ok_or(Errno::EINVAL)?;
@@ -136,7 +136,7 @@ fn entries<K: Plain, V: Plain, E>(map: &MapHandle, entry: fn(K, V) -> E) -> io::
     Ok(entries)
 }
 
-/// An entry of a map, which goes away when dropped.
+/// An entry of a map, removed when dropped.
 #[derive(Debug)]
 pub struct Entry {
     map: Arc<MapHandle>,
@@ -146,7 +146,7 @@ pub struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if let Err(e) = self.map.delete(&self.key) {
-            // AOSP's ClatdController's words.
+            // The message of AOSP's ClatdController.
             let egress = self.map.name().to_string_lossy().contains("egress");
             let map = if egress { "mClatEgressMap" } else { "mClatIngressMap" };
             log::error!("{map}.deleteValue failure: {}", errno_of(&from_libbpf(e)).desc());
@@ -155,7 +155,7 @@ impl Drop for Entry {
 }
 
 impl Objects {
-    /// What the packets of an interface begin with.
+    /// The kind of link of an interface.
     ///
     /// # Errors
     /// EAFNOSUPPORT where it is neither Ethernet nor raw IP; ENODEV where there is none.
@@ -167,8 +167,8 @@ impl Objects {
         })
     }
 
-    /// Has the map of next hops say who gets what leaves by the entry's uplink, and goes on saying
-    /// so as routes change, until the value is dropped.
+    /// Keeps the next hop for the entry's uplink in the map of next hops, until the value is
+    /// dropped.
     ///
     /// # Errors
     /// Those of bpf(2) and of netlink.
@@ -201,7 +201,7 @@ impl Objects {
         self.insert(&self.ingress, counters_slot(Hook::Ingress, entry.local4), entry.to_abi())
     }
 
-    /// The direct way of the CLAT that has these entries, which does not lead yet.
+    /// The direct way of the CLAT with these entries, without a route yet.
     ///
     /// # Errors
     /// Those of bpf(2): ENOENT where the kernel took no program for it.
@@ -214,7 +214,7 @@ impl Objects {
         Ok(Direct { guard, ingress_map, egress, ingress, led: None })
     }
 
-    /// Attaches the program for this hook and this kind of link to an interface.
+    /// Attaches the program for this hook and kind of link to an interface.
     ///
     /// # Errors
     /// Those of bpf(2) and of netlink: ENOENT of the program where the kernel lacks NET_CLS_BPF.
@@ -223,7 +223,7 @@ impl Objects {
         Ok(Filter { index, hook, link })
     }
 
-    /// Whether a filter can be attached there: no other's of another kind is in its place.
+    /// Whether a filter can be attached there: another program's filter may have its place.
     ///
     /// # Errors
     /// Those of netlink: ENODEV where there is no such interface.
@@ -231,7 +231,7 @@ impl Objects {
         tc::has_room(index, hook)
     }
 
-    /// Attaches a filter once more that others have taken away.
+    /// Attaches a filter again that others have removed.
     ///
     /// # Errors
     /// As of [`Self::attach`].
@@ -242,7 +242,7 @@ impl Objects {
     fn put(&self, index: u32, hook: Hook, link: LinkKind) -> Result<(), AttachError> {
         let name = program_name(hook, link);
         let path = self.dir.join(name);
-        // Not ENOENT, which would speak of a kernel without NET_CLS_BPF.
+        // Not ENOENT, which would mean a kernel without NET_CLS_BPF.
         let program = Program::fd_from_pinned_path(&path).map_err(|e| {
             let cause = format!("{}: {e:#}", path.display());
             AttachError::Program(HostError::because(Errno::EIO, cause))
@@ -250,7 +250,7 @@ impl Objects {
         tc::attach(index, hook, program, name)
     }
 
-    /// Removes what is in the maps, but not these entries and what belongs to them.
+    /// Clears the maps, except these entries and their next hops.
     ///
     /// # Errors
     /// Those of bpf(2).
@@ -259,7 +259,7 @@ impl Objects {
         let ingress: Vec<_> = ingress.iter().map(|i| i.to_abi().0.as_bytes().to_vec()).collect();
         clear(&self.egress, &egress)?;
         clear(&self.ingress, &ingress)?;
-        // What is counted begins with the next entry.
+        // Counters are reset when an entry is added.
         self.next_hops.as_ref().map_or(Ok(()), NextHops::clear)
     }
 
@@ -279,7 +279,8 @@ impl Objects {
         entries(&self.egress, EgressEntry::from_abi)
     }
 
-    /// What was counted one way for the CLAT that has an address; `None` where nothing is.
+    /// The counters of one direction for the CLAT with an address; `None` without a map of
+    /// counters.
     ///
     /// # Errors
     /// Those of bpf(2).

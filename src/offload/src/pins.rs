@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What is pinned, and under which names (docs/contract.md, "Maps and programs").
+//! The pinned objects and their names (docs/contract.md, "Maps and programs").
 
 use std::io;
 use std::mem::size_of;
@@ -14,8 +14,8 @@ use nix::errno::Errno;
 use crate::abi::{EgressKey, EgressValue, IngressKey, IngressValue, NextHopValue};
 use crate::model::{Hook, OffloadCounters};
 
-/// A pin's name: what it is, the object's name, its name in the object. Android's network loader
-/// names the object after its file, bpf_progs/clatrs.c.
+/// A pin's name: kind, object, and name in the object. Android's network loader names the object
+/// after its file, bpf_progs/clatrs.c.
 #[cfg(target_os = "android")]
 macro_rules! pin {
     ($what:literal, $name:literal) => {
@@ -38,15 +38,15 @@ pub(crate) const NEXT_HOP_MAP: PinnedMap =
 pub(crate) const COUNTERS_MAP: PinnedMap =
     PinnedMap::new::<u32, OffloadCounters>(pin!("map", "clat_counters_map"), MapType::PercpuArray);
 
-/// All maps but the programs' own scratch.
+/// All maps except the programs' scratch memory.
 pub const MAPS: [PinnedMap; 4] = [EGRESS_MAP, INGRESS_MAP, NEXT_HOP_MAP, COUNTERS_MAP];
 
-/// The name that a map is pinned under, and what it is.
+/// A pinned map.
 pub struct PinnedMap {
-    /// In the folder of the BPF file system.
+    /// Its file name.
     pub name: &'static str,
     kind: MapType,
-    /// Bytes of a key, and of a value.
+    /// Sizes of a key and a value, in bytes.
     sizes: (usize, usize),
 }
 
@@ -55,7 +55,7 @@ impl PinnedMap {
         Self { name, kind, sizes: (size_of::<K>(), size_of::<V>()) }
     }
 
-    /// The one in `dir`; EINVAL where it is of another kind.
+    /// Opens the one in `dir`; EINVAL if it is of another kind.
     pub(crate) fn open(&self, dir: &Path) -> io::Result<MapHandle> {
         let path = dir.join(self.name);
         let map = MapHandle::from_pinned_path(&path)
@@ -71,13 +71,13 @@ impl PinnedMap {
     }
 }
 
-/// What the object calls that which is pinned as `pin`.
+/// The name in the object of the pin `pin`.
 #[cfg(not(target_os = "android"))]
 pub(crate) fn name_in_object(pin: &str) -> &str {
     pin.split_once("_clatd_").map_or(pin, |(_, name)| name)
 }
 
-/// The name that a program is pinned under.
+/// The name of a program's pin.
 #[must_use]
 pub const fn program_name(hook: Hook, link: LinkKind) -> &'static str {
     match (hook, link) {
@@ -90,10 +90,10 @@ pub const fn program_name(hook: Hook, link: LinkKind) -> &'static str {
     }
 }
 
-/// The name that the program of the direct route is pinned under.
+/// The name of the pin of the direct route's program.
 pub(crate) const GUARD: &str = pin!("prog", "lwt_xmit_clat_guard");
 
-/// All four programs that are everywhere.
+/// The four programs that every platform has.
 pub const PROGRAMS: [(Hook, LinkKind); 4] = [
     (Hook::Egress, LinkKind::RawIp),
     (Hook::Egress, LinkKind::Ethernet),
@@ -101,7 +101,7 @@ pub const PROGRAMS: [(Hook, LinkKind); 4] = [
     (Hook::Ingress, LinkKind::Ethernet),
 ];
 
-/// libbpf-rs tells the kind of an error, and the rest in words.
+/// libbpf-rs gives only the kind of an error; the rest is in its text.
 #[allow(clippy::needless_pass_by_value)] // for map_err
 pub(crate) fn from_libbpf(error: libbpf_rs::Error) -> io::Error {
     let errno = match error.kind() {

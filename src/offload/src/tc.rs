@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Filters of the clsact qdisc, by netlink. libbpf's own way to attach them lets nobody choose name
-//! and protocol, which others look for.
+//! Filters of the clsact qdisc, by netlink. libbpf's functions cannot set the name and protocol, by
+//! which other programs identify filters.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,9 +17,9 @@ use nix::net::if_::if_nametoindex;
 use crate::model::{AttachError, Hook, Place};
 use crate::pins::program_name;
 
-/// After tethering's (AOSP, libnetdutils and TcUtils).
+/// The priority after that of tethering (AOSP, libnetdutils and TcUtils).
 const PRIORITY: u32 = 4;
-/// What Android puts behind the name of a program that comes from a file of the BPF file system.
+/// Android's suffix for the names of programs from pinned files.
 const FROM_FILE: &str = ":[*fsobj]";
 const KIND: &str = "bpf";
 /// linux/pkt_cls.h
@@ -35,14 +35,13 @@ const RTM_GETTFILTER: u16 = 46;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
-/// struct tcmsg: family and padding, index, handle, parent, info, of 32 bits each; attributes
-/// follow.
+/// Length of struct tcmsg: family and padding, index, handle, parent and info, 4 bytes each.
 const HEADER_LEN: usize = 20;
 /// linux/pkt_sched.h: TC_H_CLSACT, the parent of the qdisc clsact; and its own handle.
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 
-/// Makes sure of the clsact qdisc, which goes with its interface.
+/// Adds the clsact qdisc if needed. It stays until its interface is removed.
 fn add_clsact(index: u32) -> io::Result<()> {
     let kind = kind_bytes("clsact");
     let qdisc = message(RTM_NEWQDISC, [index, CLSACT_HANDLE, CLSACT, 0], &[kind]);
@@ -60,8 +59,8 @@ pub struct Filter {
     pub(crate) link: LinkKind,
 }
 
-/// Attaches `program`, direct-action, under `name` and our priority; in place of one of ours that
-/// is there, so that every packet meets the one or the other.
+/// Attaches `program` in direct-action mode under `name` with our priority. It replaces our
+/// existing filter atomically, so that no packet passes without one.
 pub(crate) fn attach(
     index: u32,
     hook: Hook,
@@ -87,7 +86,7 @@ fn attach_to_clsact(index: u32, hook: Hook, program: &OwnedFd, name: &str) -> io
     );
     let how = if old.is_some() { 0 } else { NLM_F_EXCL };
     request(filter, NLM_F_CREATE | how, |_| ()).map_err(|e| {
-        // Of one priority are filters of one kind and one protocol.
+        // Filters of a priority have the same kind and protocol.
         match there.iter().find(|filter| filter.takes_place(hook)) {
             Some(other) => HostError::during(format!("its place is taken by a {other}"), e),
             None => e,
@@ -102,7 +101,7 @@ pub(crate) fn has_room(index: u32, hook: Hook) -> io::Result<bool> {
 }
 
 impl Filter {
-    /// Whether it is still there, and first.
+    /// Its position now.
     ///
     /// # Errors
     /// Those of netlink: ENODEV where its interface is gone.
@@ -113,7 +112,7 @@ impl Filter {
         };
         let before = filters.iter().take(at).filter(|filter| filter.meets(self.hook));
         let mut before: Vec<_> = before.map(ToString::to_string).collect();
-        // Some kinds have several to one.
+        // Some kinds list a filter several times.
         before.dedup();
         Ok(if before.is_empty() { Place::First } else { Place::Behind(before.join(", ")) })
     }
@@ -128,7 +127,7 @@ impl Drop for Filter {
     }
 }
 
-/// What AOSP's ClatdController says then, word for word.
+/// The message of AOSP's ClatdController.
 fn not_removed(hook: Hook, index: u32, name: &str, error: &io::Error) -> String {
     let call = match hook {
         Hook::Ingress => "tcFilterDelDevIngressClatIpv6",
@@ -137,34 +136,34 @@ fn not_removed(hook: Hook, index: u32, name: &str, error: &io::Error) -> String 
     format!("{call}({index}[{name}]) failure: {}", errno_of(error).desc())
 }
 
-/// Removes our filters from every interface, but not those that are `kept`.
+/// Removes our filters from every interface, except the `kept` ones.
 ///
 /// # Errors
 /// Those of netlink.
 pub fn remove_leftovers(kept: &[(u32, Hook)]) -> io::Result<()> {
-    // Each has a link address at least; nix has no if_nameindex(3) for Android.
+    // Every interface has a link-layer address here; nix has no if_nameindex(3) for Android.
     let names: BTreeSet<_> = getifaddrs()?.map(|address| address.interface_name).collect();
     for name in names {
-        // One that has just gone has taken its filters along.
+        // An interface removed meanwhile has no filters.
         let Ok(index) = if_nametoindex(name.as_str()) else { continue };
         for hook in [Hook::Ingress, Hook::Egress, Hook::Direct] {
             if !kept.contains(&(index, hook)) && remove(index, hook)? {
-                log::warn!("removed an {hook:?} filter of a former life from {name}");
+                log::warn!("removed an {hook:?} filter of a previous controller from {name}");
             }
         }
     }
     Ok(())
 }
 
-/// A filter as the kernel tells of it. Read by hand: others' filters may have options that the
-/// library stumbles over.
+/// A filter as listed by the kernel. Parsed here, since the library fails on some options of other
+/// filters.
 #[derive(Debug)]
 struct Listed {
     handle: u32,
     /// Priority and protocol.
     info: u32,
     kind: String,
-    /// A program's.
+    /// The name of a BPF program.
     name: Option<String>,
 }
 
@@ -179,7 +178,8 @@ impl Listed {
         let kind = text(attribute(attributes, TCA_KIND)?)?;
         let name = name.filter(|_| kind == KIND);
         let (handle, info) = (number_at(message, 8)?, number_at(message, 16)?);
-        // Where it has none it tells of a priority; and to other chains packets have to be sent.
+        // Handle 0 describes a priority without a filter; filters of other chains see packets only
+        // if sent there.
         let is_met = handle != 0 && chain.map_or(true, |chain| chain == [0; 4]);
         is_met.then_some(Self { handle, info, kind, name })
     }
@@ -196,12 +196,12 @@ impl Listed {
         self.info >> 16
     }
 
-    /// Whether none of ours may be beside it.
+    /// Whether it prevents one of ours.
     fn takes_place(&self, hook: Hook) -> bool {
         self.priority() == PRIORITY && (self.kind != KIND || self.info != info(hook))
     }
 
-    /// Whether it meets packets that are for ours.
+    /// Whether it sees packets meant for ours.
     fn meets(&self, hook: Hook) -> bool {
         const PROTOCOL: u32 = 0xffff;
         let all = in_network_order(libc::ETH_P_ALL);
@@ -216,7 +216,7 @@ impl fmt::Display for Listed {
     }
 }
 
-/// The filters of an interface, in the order in which packets meet them.
+/// The filters of an interface, in the order of their use.
 fn listed(index: u32, hook: Hook) -> io::Result<Vec<Listed>> {
     let mut found = Vec::new();
     let filters = message(RTM_GETTFILTER, [index, 0, parent(hook), 0], &[]);
@@ -226,8 +226,7 @@ fn listed(index: u32, hook: Hook) -> io::Result<Vec<Listed>> {
     Ok(found)
 }
 
-/// Removes our filters from an interface, and says whether there were any. Others at the same place
-/// stay.
+/// Removes our filters from an interface, and returns whether there were any. Other filters stay.
 fn remove(index: u32, hook: Hook) -> io::Result<bool> {
     let mut ours = listed(index, hook)?;
     ours.retain(|filter| filter.is_ours(hook));
@@ -238,7 +237,7 @@ fn remove(index: u32, hook: Hook) -> io::Result<bool> {
     Ok(!ours.is_empty())
 }
 
-/// A message about index, handle, parent and info.
+/// A message with index, handle, parent and info.
 fn message(kind: u16, header: [u32; 4], attributes: &[Vec<u8>]) -> RawMessage {
     // AF_UNSPEC
     let mut payload = vec![0; 4];
@@ -268,7 +267,7 @@ fn info(hook: Hook) -> u32 {
     PRIORITY << 16 | in_network_order(protocol)
 }
 
-/// A protocol as filters have it.
+/// A protocol in network byte order, as filters have it.
 fn in_network_order(protocol: i32) -> u32 {
     let [.., high, low] = protocol.to_be_bytes();
     u16::from_ne_bytes([high, low]).into()
