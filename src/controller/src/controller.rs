@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The controller: one tracker for each CLAT, and the requests that make and end them.
+//! The controller: a tracker for each CLAT, and the requests that start and stop them.
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -27,16 +27,16 @@ use clat_host::{Fwmark, IfaceName};
 
 /// Starts and stops CLATs on a host.
 pub struct Controller<H: Host> {
-    /// Its CLATs go before what they share.
+    /// Dropped first: CLATs use the shared resources.
     state: Mutex<State<H>>,
     resources: Resources<H>,
-    /// Why there were no programs at the start, where there were none.
+    /// Why there were no programs at the start, if so.
     no_programs: Option<String>,
-    /// Told whenever nobody is at work on an interface any more.
+    /// Notified whenever an interface is unlocked.
     idle: Condvar,
 }
 
-/// A clatd of a former life on a host.
+/// A clatd of a previous controller on a host.
 pub type OrphanOf<H> = Orphan<<H as Processes>::Child, <H as Devices>::Tun>;
 
 struct State<H: Host> {
@@ -51,11 +51,11 @@ impl<H: Host> State<H> {
     }
 }
 
-/// What there is on an uplink.
+/// The state of an uplink.
 enum Place<H: Host> {
-    /// A CLAT that nobody is at work on.
+    /// A CLAT that is not locked.
     Idle(Box<Tracker<H>>),
-    /// Somebody at work, and what is shown meanwhile of the CLAT, if there is one.
+    /// Locked; the status of the CLAT, if any, that is shown meanwhile.
     Busy(Option<Box<Running>>),
 }
 
@@ -75,8 +75,7 @@ impl<H: Host> Place<H> {
     }
 }
 
-/// The right to work on an interface, and its CLAT, if there is one. Others wait for theirs until
-/// it is dropped.
+/// An exclusive lock on an interface, with its CLAT, if any.
 struct InterfaceLock<'c, H: Host> {
     controller: &'c Controller<H>,
     iface: IfaceName,
@@ -84,7 +83,7 @@ struct InterfaceLock<'c, H: Host> {
 }
 
 impl<H: Host> InterfaceLock<'_, H> {
-    /// Has others see the CLAT as it is now.
+    /// Updates the CLAT's shown status.
     fn show(&self) {
         let programs = self.controller.resources.programs();
         let shown = self.tracker.as_ref().map(|tracker| tracker.shown(programs.as_deref()));
@@ -92,7 +91,7 @@ impl<H: Host> InterfaceLock<'_, H> {
         self.controller.state().places.insert(self.iface.clone(), place);
     }
 
-    /// Takes the CLAT out of sight.
+    /// Takes the CLAT out, so that it is no longer shown.
     fn take(&mut self) -> Option<Box<Tracker<H>>> {
         let tracker = self.tracker.take();
         self.show();
@@ -113,9 +112,8 @@ impl<H: Host> Drop for InterfaceLock<'_, H> {
 }
 
 impl<H: Host> Controller<H> {
-    /// A controller that runs nothing yet. When `standalone`, every interface that exists has a
-    /// network, and the IPv4 default route is set and taken away with a CLAT. `observer` is told of
-    /// what happens.
+    /// A controller without CLATs. If `standalone`, every interface that exists has a network, and
+    /// a CLAT's IPv4 default route is set and removed with it. `observer` gets the events.
     pub fn new(host: Arc<H>, standalone: bool, observer: Observer) -> Self {
         let decided = decide_mode(host.as_ref());
         let (mode, programs, no_programs) = match get_programs(host.as_ref(), decided) {
@@ -138,14 +136,14 @@ impl<H: Host> Controller<H> {
         Self { state: Mutex::new(state), resources, no_programs, idle: Condvar::new() }
     }
 
-    /// Has a host on the IPv4 internet asked whether IPv4 works.
+    /// Probes IPv4 by a host on the IPv4 internet.
     #[must_use]
     pub fn probing(mut self, target: Option<ProbeTarget>) -> Self {
         self.resources.probe_target = target;
         self
     }
 
-    /// Has packets go by the uplink itself, where default routes are its own and the kernel can.
+    /// Uses the direct way if wanted, where we set default routes and the kernel supports it.
     #[must_use]
     pub fn direct(mut self, wanted: bool) -> Self {
         self.resources.direct = wanted && self.resources.standalone;
@@ -153,17 +151,17 @@ impl<H: Host> Controller<H> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<H>> {
-        // What the lock guards is never left half changed.
+        // A panic leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the right to work on `iface`.
+    /// Locks `iface`, waiting if needed.
     fn lock(&self, iface: &IfaceName) -> InterfaceLock<'_, H> {
         let state = self.idle.wait_while(self.state(), |state| state.is_busy(iface));
         self.lock_idle(iface, state.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The same where nobody has it.
+    /// Locks `iface` unless it is locked.
     fn try_lock(&self, iface: &IfaceName) -> Option<InterfaceLock<'_, H>> {
         let state = self.state();
         (!state.is_busy(iface)).then(|| self.lock_idle(iface, state))
@@ -193,7 +191,7 @@ impl<H: Host> Controller<H> {
     /// or the uplink has none, ESHUTDOWN at the end, and those of the host.
     pub fn start(&self, iface: &str, prefix: &str) -> Result<Ipv6Addr, Error> {
         let iface = parse_name(iface)?;
-        // Before others are waited for.
+        // Read before waiting for the lock.
         let index = self.resources.host.index_of(&iface).unwrap_or_default();
         iface
             .v4iface(index)
@@ -208,12 +206,12 @@ impl<H: Host> Controller<H> {
         let v6 = clat.v6;
         (self.resources.observer)(Event::Started(clat));
         drop(lock);
-        // What has changed meanwhile nobody has looked at.
+        // Changes meanwhile were not reconciled.
         self.resources.waker()();
         Ok(v6)
     }
 
-    /// What is asked for, if a CLAT may be started there (docs/contract.md, "start", 1 and 2).
+    /// The request, if a CLAT may be started there (docs/contract.md, "start", 1 and 2).
     fn desire(&self, lock: &InterfaceLock<'_, H>, prefix: &str) -> Result<Desired, Error> {
         let iface = &lock.iface;
         let index = self.resources.host.index_of(iface);
@@ -223,7 +221,7 @@ impl<H: Host> Controller<H> {
             return Err(Error::new(Errno::ESHUTDOWN, iface, Step::Start, cause));
         }
         let shown = state.places.values().filter_map(|place| place.shown(None));
-        // Under another name, when that has just changed.
+        // It may run under another name that has just changed.
         let mut running =
             shown.filter(|it| it.clat.iface == *iface || Some(it.clat.index) == index);
         if let Some(running) = running.next() {
@@ -249,20 +247,19 @@ impl<H: Host> Controller<H> {
         Ok(Desired { iface, index, prefix, mark, standalone })
     }
 
-    /// Has `follower` written to when there is something to reconcile that the kernel does not tell
-    /// of.
+    /// Sets the `follower` to wake when there is something to reconcile without a change in the
+    /// kernel.
     pub(crate) fn wake(&self, follower: Arc<EventFd>) {
         // There is one follower.
         let _ = self.resources.follower.set(follower);
     }
 
-    /// Brings every CLAT to what is desired of it, as the network is now, and returns when that is
-    /// to be done again though nothing has changed. Those that are just being started or stopped
-    /// are left to who does that.
+    /// Reconciles every CLAT with the state of the network, and returns when to do so again even
+    /// without a change. CLATs that are being started or stopped are left to their requests.
     pub fn reconcile(&self) -> Option<Instant> {
         let ifaces: Vec<_> = self.state().places.keys().cloned().collect();
         for mut lock in ifaces.iter().filter_map(|iface| self.try_lock(iface)) {
-            // Before any takes its new name: two may have swapped theirs.
+            // First release old names: two uplinks may have swapped theirs.
             if let Some(tracker) = &mut lock.tracker {
                 tracker.release_name(self.resources.host.as_ref());
             }
@@ -304,25 +301,25 @@ impl<H: Host> Controller<H> {
         dues.into_iter().min()
     }
 
-    /// The clatds that a former life has left, for [`Controller::recover`]. Only to find them takes
-    /// the right to look into other processes.
+    /// The clatds of a previous controller, for [`Controller::recover`]. Finding them needs the
+    /// permission to inspect other processes.
     pub fn orphans(&self) -> Vec<OrphanOf<H>> {
         self.resources.host.orphans()
     }
 
-    /// Removes what a former life has left; with `keep`, goes on with those of its CLATs that are
-    /// whole. To be called before the first start, by the only controller in the network namespace.
-    /// Nobody is told of it: no listener is there yet.
+    /// Removes the remains of a previous controller; with `keep`, takes over its complete CLATs. To
+    /// be called before the first start, by the only controller in the network namespace. No events
+    /// are sent, since there are no listeners yet.
     pub fn recover(&self, keep: bool, orphans: Vec<OrphanOf<H>>) {
         let host = &self.resources.host;
         let (kept, ended): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|_| keep);
         let wanted: Vec<_> = kept.iter().map(|orphan| orphan.args.clone()).collect();
         let rules = host.adopt_rules(&wanted).unwrap_or_else(|e| {
-            log::error!("cannot take over the drop rules of a former life: {e}");
+            log::error!("cannot take over the drop rules of a previous controller: {e}");
             Vec::new()
         });
         let programs = self.resources.programs();
-        // Where there is no rule, there is no CLAT.
+        // Without a rule there is no CLAT.
         let mut rules = rules.into_iter();
         for orphan in kept {
             let (iface, pid) = (orphan.args.uplink.clone(), orphan.child.pid());
@@ -333,7 +330,7 @@ impl<H: Host> Controller<H> {
                     let iface = tracker.clat().iface.clone();
                     self.state().places.insert(iface, Place::Idle(Box::new(tracker)));
                 }
-                Err(e) => log::warn!("the CLAT of a former life is not whole and goes: {e}"),
+                Err(e) => log::warn!("removing an incomplete CLAT of a previous controller: {e}"),
             }
         }
         let state = self.state();
@@ -341,7 +338,7 @@ impl<H: Host> Controller<H> {
         let filters: Vec<_> = offloads.iter().flat_map(|offload| offload.filters()).collect();
         host.remove_filters(&filters);
         for Orphan { args, child, .. } in &ended {
-            log::warn!("ending a clatd of a former life on {}, pid {}", args.uplink, child.pid());
+            log::warn!("ending an abandoned clatd on {}, pid {}", args.uplink, child.pid());
         }
         all_at_once(ended, drop);
         let egress: Vec<_> = offloads.iter().flat_map(|offload| offload.egress_entries()).collect();
@@ -351,8 +348,8 @@ impl<H: Host> Controller<H> {
         }
     }
 
-    /// Starts no more, and leaves every CLAT as it is, for the next controller to go on with. To be
-    /// called at the end of the process: nobody watches over them meanwhile.
+    /// Refuses further starts, and leaves every CLAT to the next controller. To be called at the
+    /// end of the process: the CLATs are not supervised meanwhile.
     pub fn detach(&self) {
         let trackers = self.close();
         if trackers.is_empty() {
@@ -367,7 +364,7 @@ impl<H: Host> Controller<H> {
         programs.into_iter().for_each(Detach::detach);
     }
 
-    /// Has no start begin any more, and waits for those under way.
+    /// Refuses further starts, and waits for those in progress.
     fn close(&self) -> Vec<Box<Tracker<H>>> {
         self.state().closed = true;
         let is_busy = |state: &mut State<H>| {
@@ -382,7 +379,8 @@ impl<H: Host> Controller<H> {
         places.into_values().filter_map(tracker).collect()
     }
 
-    /// Stops a CLAT (docs/contract.md, "stop"). A start under way on that interface is waited for.
+    /// Stops a CLAT (docs/contract.md, "stop"), after waiting for a start in progress on that
+    /// interface.
     ///
     /// # Errors
     /// ENODEV where none runs, EINVAL and ENAMETOOLONG for the name.
@@ -406,7 +404,7 @@ impl<H: Host> Controller<H> {
         (self.resources.observer)(Event::Stopped { iface, reason });
     }
 
-    /// Stops every CLAT and starts no more.
+    /// Stops every CLAT and refuses further starts.
     pub fn shut_down(&self) {
         all_at_once(self.close(), |tracker| self.end(Some(tracker), StopReason::Shutdown));
         *self.resources.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -432,8 +430,8 @@ impl<H: Host> Controller<H> {
         }
     }
 
-    /// Ends a CLAT on `iface`, and notes that it no longer belongs to network `net_id`. A start
-    /// under way there is waited for.
+    /// Stops a CLAT on `iface`, and notes that it no longer belongs to network `net_id`. Waits for
+    /// a start in progress there.
     ///
     /// # Errors
     /// ENOENT where it does not belong to that network.
@@ -480,13 +478,13 @@ impl<H: Host> Controller<H> {
         self.resources.mode
     }
 
-    /// Whether it works without netd.
+    /// Whether there is no netd.
     #[must_use]
     pub fn is_standalone(&self) -> bool {
         self.resources.standalone
     }
 
-    /// What runs, in the order of the uplinks' names.
+    /// The running CLATs, in the order of the uplinks' names.
     #[must_use]
     pub fn running(&self) -> Vec<Running> {
         let programs = self.resources.programs();
@@ -535,7 +533,7 @@ impl<H: Host> Controller<H> {
     }
 }
 
-/// Ends each of them in a thread of its own: one whose clatd does not listen takes seconds.
+/// Ends each in another thread: one whose clatd ignores signals takes seconds.
 fn all_at_once<T: Send>(those: impl IntoIterator<Item = T>, end: impl Fn(T) + Sync) {
     thread::scope(|scope| {
         for one in those {
@@ -546,7 +544,7 @@ fn all_at_once<T: Send>(those: impl IntoIterator<Item = T>, end: impl Fn(T) + Sy
 
 fn parse_name(text: &str) -> Result<IfaceName, Error> {
     IfaceName::parse(text).map_err(|e| {
-        // The caller's text, made printable and short: it goes into a log.
+        // The caller's text, printable and short, since it is logged.
         let shown: String = text.escape_debug().take(32).collect();
         Error::new(e.errno(), format!("\"{shown}\""), Step::CheckName, e.to_string())
     })
@@ -559,12 +557,12 @@ fn parse_net_id(net_id: i32, iface: impl Into<String>) -> Result<u16, Error> {
     })
 }
 
-/// The network of an interface without netd: its index, brought into 1..=65535.
+/// The network of an interface without netd: its index, mapped to 1..=65535.
 fn own_net_id(index: u32) -> u16 {
     u16::try_from(index.saturating_sub(1) % 0xffff + 1).unwrap_or(u16::MAX)
 }
 
-/// The programs, or why there are none. The mode is `Disabled` where they cannot be had or are not
+/// The programs, or why there are none. The mode is `Disabled` if they are unavailable or not
 /// wanted.
 fn get_programs<H: Host>(
     host: &H,
@@ -584,7 +582,7 @@ fn get_programs<H: Host>(
     }
 }
 
-/// Reads what [`decide`] wants to know.
+/// Reads the input of [`decide`].
 fn decide_mode<H: Host>(host: &H) -> EbpfMode {
     let number = |name| host.property(name).and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let first_api_level = number("ro.product.first_api_level");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a caller is told when a request fails: a number for programs, a line for people.
+//! The errors of requests: an errno for programs, and a line for people.
 
 use std::io;
 
@@ -13,16 +13,16 @@ pub enum Step {
     /// Checking the name that the caller gave.
     #[error("use this name")]
     CheckName,
-    /// Looking whether a CLAT runs there already (docs/contract.md, start, 1).
+    /// Checking whether a CLAT runs there already (docs/contract.md, start, 1).
     #[error("start a CLAT")]
     Start,
     /// Looking for the CLAT to stop (3.3).
     #[error("stop its CLAT")]
     Stop,
-    /// Noting its network.
+    /// Changing its network.
     #[error("change its network")]
     ChangeNetwork,
-    /// Looking which network the interface belongs to (2).
+    /// Finding the network of the interface (2).
     #[error("find its network")]
     FindNetwork,
     /// Creating the TUN device (3 and 4).
@@ -43,8 +43,8 @@ pub enum Step {
     /// Starting clatd (8).
     #[error("start clatd")]
     Spawn,
-    /// Telling whether the uplink has Ethernet headers (9). This and what follows on the offload
-    /// only gets logged.
+    /// Finding out whether the uplink has Ethernet headers (9). Errors of this and the following
+    /// steps of the offload are only logged.
     #[error("offload its CLAT: tell its kind of link")]
     FindLinkKind,
     /// Finding the next hop of an Ethernet uplink (9).
@@ -65,7 +65,7 @@ pub enum Step {
     /// Attaching the filter of the uplink (9).
     #[error("offload its CLAT: attach the ingress filter")]
     AddIngressFilter,
-    /// Putting in place what the direct way takes.
+    /// Preparing the direct way.
     #[error("have its packets go directly")]
     GoDirect,
     /// Waiting for clatd to set up the TUN device (standalone only).
@@ -74,7 +74,7 @@ pub enum Step {
     /// Setting the default route (standalone only).
     #[error("set the IPv4 default route")]
     AddRoute,
-    /// Beginning to watch over clatd (10).
+    /// Starting the supervision of clatd (10).
     #[error("watch over clatd")]
     Supervise,
 }
@@ -83,13 +83,13 @@ pub enum Step {
 #[derive(Debug, thiserror::Error)]
 #[error("{iface}: cannot {step}: {cause}")]
 pub struct Error {
-    /// What it amounts to.
+    /// Its errno.
     pub errno: Errno,
-    /// The interface, printable whatever the caller gave.
+    /// The interface, made printable.
     pub iface: String,
     /// The step that failed.
     pub step: Step,
-    /// What happened there, and what helps.
+    /// What happened, and what helps.
     pub cause: String,
 }
 
@@ -104,7 +104,7 @@ impl Error {
         Self { errno, iface: iface.into(), step, cause: cause.into() }
     }
 
-    /// An error of the host in `step`; EIO where the system gave no number.
+    /// An error of the host in `step`; EIO if it has no errno.
     pub fn io(error: &io::Error, iface: impl Into<String>, step: Step) -> Self {
         Self::new(errno_of(error), iface, step, error.to_string())
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A CLAT's translation in the kernel: what is put in place for it, and in which order
-//! (docs/contract.md, "Maps and programs").
+//! A CLAT's translation in the kernel: its parts, and their order (docs/contract.md, "Maps and
+//! programs").
 
 use std::time::Instant;
 
@@ -15,8 +15,8 @@ use crate::host::{
 use crate::model::Clat;
 use crate::reconcile::{Limit, MOST_REPAIRS};
 
-/// What is in place for one CLAT. The fields are in the order in which they have to go: the map
-/// entries last, so that a scan of the maps always shows what still needs cleaning.
+/// The attached parts of one CLAT. The fields are in the order of their removal: the map entries
+/// last, so that a scan of the maps always shows what still needs cleaning.
 pub(crate) struct Attached<P: Programs> {
     direct: Option<Direct<P>>,
     ingress_filter: P::Filter,
@@ -26,24 +26,23 @@ pub(crate) struct Attached<P: Programs> {
     next_hop: Option<P::NextHop>,
     pub(crate) entries: (EgressEntry, IngressEntry),
     repairs: Limit,
-    /// What keeps packets from its programs.
+    /// Why packets may not reach its programs.
     hindrances: Vec<String>,
-    /// Why packets do not go directly that are to.
+    /// Why the direct way is not used although wanted.
     not_direct: Option<String>,
 }
 
-/// What is on the uplink so that packets may go by it directly, in the order in which it has to go:
-/// first the route.
+/// The parts of the direct way on the uplink, in the order of their removal: first the route.
 struct Direct<P: Programs> {
     route: P::Direct,
     filter: P::Filter,
     entry: P::Entry,
-    /// The same as a value.
+    /// The entry's value.
     value: EgressEntry,
 }
 
 impl<P: Programs> Direct<P> {
-    /// Puts it in place beside the entries `egress` and `ingress`; it does not lead yet.
+    /// Attaches it beside the entries `egress` and `ingress`, without a route yet.
     fn attach(
         programs: &P,
         clat: &Clat,
@@ -62,9 +61,9 @@ impl<P: Programs> Direct<P> {
 }
 
 impl<P: Programs> Attached<P> {
-    /// Puts it in place, or takes over what a former life has put there: entries and filters are
-    /// replaced at one blow. Returning early is the rollback; only a clsact stays, until its
-    /// interface goes. What the direct way takes, too, where it is wanted and can be had.
+    /// Attaches the parts, or takes over those of a previous controller: entries and filters are
+    /// replaced atomically. An early return rolls back, except for a clsact, which stays until its
+    /// interface is removed. Includes the direct way if wanted and possible.
     pub(crate) fn attach(programs: &P, clat: &Clat, direct: bool) -> Result<Self, Error> {
         let failed = |step| move |e: std::io::Error| Error::io(&e, &clat.iface, step);
         let link = programs.link_kind(clat.index).map_err(failed(Step::FindLinkKind))?;
@@ -126,14 +125,14 @@ impl<P: Programs> Attached<P> {
         std::iter::once(&self.entries.0).chain(direct)
     }
 
-    /// Where its filters are.
+    /// The interfaces and hooks of its filters.
     pub(crate) fn filters(&self) -> impl Iterator<Item = (u32, Hook)> + '_ {
         let (egress, ingress) = &self.entries;
         let direct = self.direct.iter().map(|direct| (direct.value.iif, Hook::Direct));
         [(egress.iif, Hook::Egress), (ingress.iif, Hook::Ingress)].into_iter().chain(direct)
     }
 
-    /// Has packets go by the uplink itself, where that is wanted, possible, and there is a `way`.
+    /// Uses the direct way if it is wanted and possible, and there is a `way`.
     pub(crate) fn lead(&mut self, programs: &P, clat: &Clat, way: Option<Way>, now: Instant) {
         let Some(direct) = &mut self.direct else { return };
         let is_lost = programs.place(&direct.filter).is_ok_and(|place| place == Place::Gone);
@@ -157,20 +156,20 @@ impl<P: Programs> Attached<P> {
         }
     }
 
-    /// What keeps packets from the programs, or from going directly.
+    /// Why packets may not reach the programs, or the direct way.
     pub(crate) fn all_hindrances(&self) -> Vec<String> {
         let direct = self.not_direct.iter().map(|why| format!("the direct way: {why}"));
         self.hindrances.iter().cloned().chain(direct).collect()
     }
 
-    /// Whether it still works: nobody has taken a filter away.
+    /// Whether all filters are still attached.
     pub(crate) fn is_whole(&self, programs: &P) -> bool {
         let is_there = |filter| programs.place(filter).is_ok_and(|place| place != Place::Gone);
         [&self.ingress_filter, &self.egress_filter].into_iter().all(is_there)
     }
 
-    /// Puts filters back that others have taken away, where their place is free, and notes what
-    /// else keeps packets from the programs. What packets meet before may let them pass.
+    /// Restores filters that others have removed, if their place is free, and notes what else may
+    /// keep packets from the programs. Filters in front may let packets pass.
     pub(crate) fn reconcile(&mut self, programs: &P, clat: &Clat, now: Instant) {
         let Clat { iface, v4iface, .. } = clat;
         let mut hindrances = Vec::new();
@@ -196,14 +195,14 @@ impl<P: Programs> Attached<P> {
                         log::warn!("{place}: put the filter back");
                         self.repairs.note(now);
                     }
-                    // Its interface has gone, which others see to.
+                    // Its interface was removed, which is handled elsewhere.
                     Err(AttachError::Qdisc(e))
                         if e.raw_os_error() == Some(Errno::ENODEV as i32) => {}
                     Err(AttachError::Qdisc(e) | AttachError::Program(e)) => {
                         hindrances.push(format!("{place}: cannot put the filter back: {e}"));
                     }
                 },
-                // As while its interface goes.
+                // For example while its interface is being removed.
                 Err(e) => log::debug!("{place}: cannot tell whether the filter is there: {e}"),
             }
         }
@@ -229,8 +228,8 @@ impl<P: Programs> Detach for Attached<P> {
     }
 }
 
-/// How bad it is that `error` leaves a CLAT without translation in the kernel: it works all the
-/// same, but slower.
+/// The log level for an `error` that leaves a CLAT without translation in the kernel: it works, but
+/// slower.
 pub(crate) fn severity(mode: EbpfMode, error: &Error) -> log::Level {
     let is_filter = matches!(error.step, Step::AddEgressFilter | Step::AddIngressFilter);
     if mode == EbpfMode::Maybe && is_filter && error.errno == Errno::ENOENT {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What all CLATs of a controller share: the host, addresses, programs, and whom to tell.
+//! The resources that all CLATs of a controller share: the host, addresses, programs and the
+//! observer.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -15,22 +16,22 @@ use crate::original;
 
 type ProgramsOf<H> = <H as Offload>::Programs;
 
-/// See the module.
+/// See the module's documentation.
 pub(crate) struct Resources<H: Host> {
     pub(crate) host: Arc<H>,
     pub(crate) observer: Observer,
-    /// Whether every interface has a network, and default routes are ours.
+    /// Whether there is no netd: every interface has a network, and we set default routes.
     pub(crate) standalone: bool,
     pub(crate) mode: EbpfMode,
-    /// Whether packets are to go by the uplink itself, where they can.
+    /// Whether to use the direct way where possible.
     pub(crate) direct: bool,
-    /// Who is asked whether IPv4 works.
+    /// The host to probe for IPv4.
     pub(crate) probe_target: Option<ProbeTarget>,
     /// The IPv4 addresses that CLATs hold.
     pub(crate) pool: Arc<Pool>,
-    /// Of the translation in the kernel, until the end of the controller.
+    /// The programs of the translation in the kernel, until the controller ends.
     pub(crate) programs: Mutex<Option<Arc<ProgramsOf<H>>>>,
-    /// Who reconciles, to be woken.
+    /// The wake-up of the thread that reconciles.
     pub(crate) follower: Arc<OnceLock<Arc<EventFd>>>,
 }
 
@@ -39,7 +40,7 @@ impl<H: Host> Resources<H> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Has the kernel translate for a CLAT; failing to leaves a working, slower one.
+    /// Attaches the programs for a CLAT. Without them it still works, but slower.
     pub(crate) fn offload(&self, clat: &Clat) -> Option<Attached<ProgramsOf<H>>> {
         let programs = self.programs()?;
         if clat.prefix.bits() != 96 {
@@ -59,23 +60,22 @@ impl<H: Host> Resources<H> {
         told.ok()
     }
 
-    /// Whether filters for a CLAT's translation in the kernel can be attached: no other's is in
-    /// their place.
+    /// Whether filters for a CLAT can be attached: another program's may have their place.
     pub(crate) fn has_room(&self, clat: &Clat) -> bool {
         let places = [(clat.v4index, Hook::Egress), (clat.index, Hook::Ingress)];
         let has_room = |programs: Arc<ProgramsOf<H>>| {
-            // What cannot be asked, as of an interface that goes, is nobody's.
+            // An error, as for an interface that disappears, counts as free.
             places.into_iter().all(|(index, hook)| programs.has_room(index, hook).unwrap_or(true))
         };
         self.programs().map_or(true, has_room)
     }
 
-    /// What has CLATs reconciled for a reason that the kernel does not tell of.
+    /// A function that makes the follower reconcile without a change in the kernel.
     pub(crate) fn waker(&self) -> impl Fn() + Send {
         let follower = Arc::clone(&self.follower);
         move || {
             if let Some(follower) = follower.get() {
-                // A counter that is not full takes this.
+                // Fails only if the eventfd's counter is full, and so readable.
                 let _ = follower.write(1);
             }
         }

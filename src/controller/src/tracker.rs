@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! All that one CLAT holds, and how it comes to hold it.
+//! The resources of one CLAT, and how they are acquired.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -26,64 +26,65 @@ use crate::reconcile::{reconcile, Action, Actual, Desired, Limit, Part, MOST_REP
 use crate::resources::Resources;
 use crate::supervisor::{Restarts, Supervisor, Work};
 
-/// Metric of the default routes that CLATs set, plus the uplink's index: behind every native one,
-/// and unlike one another.
+/// Base metric of CLATs' default routes, to which the uplink's index is added: higher than native
+/// routes', and different for each CLAT.
 const ROUTE_METRIC: u32 = 2048;
 
-/// So many new addresses in so long it gets where other nodes have those before.
+/// Limit of new IPv6 addresses for duplicates on the link: a number in a time.
 const MOST_DUPLICATES: (usize, Duration) = (3, Duration::from_secs(60));
 
-/// A CLAT, whole or half-built. The parts are in the order in which they have to go, which is the
-/// order that Rust drops them in: the reverse of how they came.
+/// A CLAT, complete or partly built. The fields are in the order of their release, which is Rust's
+/// drop order: the reverse of their acquisition.
 pub(crate) struct Tracker<H: Host> {
     route: Option<H::Route>,
     offload: Option<Attached<H::Programs>>,
     clatd: Option<Supervisor<H::Child>>,
     rule: Option<H::Rule>,
-    /// Of the IPv6 address, while there is no clatd, so that neighbours find it all the same.
+    /// The claim of the IPv6 address, so that the kernel answers neighbours while there is no
+    /// clatd.
     claim: Option<H::Claim>,
     lease: Option<Lease>,
     tun: Option<H::Tun>,
     desired: Desired,
-    /// What it is. Addresses are unspecified and indices 0 until they are known.
+    /// Its description. Addresses are unspecified and indices 0 until they are known.
     clat: Clat,
     restarts: Restarts,
-    /// When another clatd is due.
+    /// When to start another clatd.
     due: Option<Instant>,
-    /// Whether there ever was a clatd: what ran has to run again, however long that takes.
+    /// Whether clatd has ever run: then it is restarted without end.
     has_run: bool,
     repairs: Limit,
-    /// New IPv6 addresses, where another node has the one before.
+    /// Limits new IPv6 addresses after duplicates.
     duplicates: Limit,
-    /// The Ethernet address that neighbours were told of.
+    /// The last announced Ethernet address.
     announced: Option<[u8; 6]>,
-    /// Whether IPv4 works, asked for each address and path.
+    /// Whether IPv4 works, probed for each address and path MTU.
     probe: Probe<(Ipv6Addr, Option<u32>)>,
-    /// What was told of that.
+    /// The last reported result.
     told: Working,
-    /// Whether translation in the kernel was tried; there may be none.
+    /// Whether the offload was tried; it may be unavailable.
     is_offload_tried: bool,
-    /// Whether there is none since another's filter has its place.
+    /// Whether there is no offload because another filter has its place.
     is_offload_blocked: bool,
-    /// Whether its device has ever been set up.
+    /// Whether its device was ever configured.
     was_configured: bool,
-    /// Whether the route is away while no path leads to the PLAT.
+    /// Whether the route is withdrawn because there is no path to the PLAT.
     is_withdrawn: bool,
 }
 
-/// What [`Tracker::reconcile`] has come to.
+/// The result of [`Tracker::reconcile`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It is as desired, as far as that is possible now.
+    /// The CLAT is as desired, as far as possible now.
     Whole,
-    /// It will be once clatd has set up its device.
+    /// It will be when clatd has configured its device.
     AwaitsClatd,
-    /// It has to end.
+    /// The CLAT has to end.
     Over(StopReason),
 }
 
 impl<H: Host> Tracker<H> {
-    /// A CLAT of which nothing is there.
+    /// A CLAT without any resources.
     fn nothing(desired: Desired) -> Self {
         let clat = Clat {
             iface: desired.iface.clone(),
@@ -121,14 +122,14 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// Steps 3 to 10 of docs/contract.md, "start". Returning early is the rollback: what was taken
-    /// is dropped, last first.
+    /// Steps 3 to 10 of docs/contract.md, "start". An early return rolls back: it drops the
+    /// acquired resources in reverse order.
     pub(crate) fn start(resources: &Resources<H>, desired: Desired) -> Result<Self, Error> {
         Self::nothing(desired).complete(resources)
     }
 
-    /// Goes on with a CLAT of a former life, unless something of it is missing that cannot be put
-    /// back. Returning early removes it: what was taken over is dropped.
+    /// Takes over a CLAT of a previous controller, unless a part is missing that cannot be
+    /// restored. An early return removes it by dropping its resources.
     pub(crate) fn adopt(
         resources: &Resources<H>,
         orphan: Orphan<H::Child, H::Tun>,
@@ -175,7 +176,7 @@ impl<H: Host> Tracker<H> {
         it.complete(resources)
     }
 
-    /// Brings it about, and waits for clatd.
+    /// Acquires the missing parts, and waits for clatd.
     fn complete(mut self, resources: &Resources<H>) -> Result<Self, Error> {
         loop {
             match self.reconcile(resources, Instant::now())? {
@@ -198,10 +199,10 @@ impl<H: Host> Tracker<H> {
         Ok(self)
     }
 
-    /// Brings it to what is desired, as far as that is possible now; at the start, from nothing.
+    /// Makes it as desired, as far as possible now; at the start, from nothing.
     ///
     /// # Errors
-    /// Of a part that cannot be had. What is to become of the rest is the caller's to say.
+    /// Those of acquiring a part. The caller decides what to do with the rest.
     pub(crate) fn reconcile(
         &mut self,
         resources: &Resources<H>,
@@ -275,7 +276,8 @@ impl<H: Host> Tracker<H> {
         Ok(outcome)
     }
 
-    /// Gives up what bears a name that its uplink no longer has: another uplink may have it by now.
+    /// Drops the parts named after the uplink if that was renamed: another uplink may have the name
+    /// now.
     pub(crate) fn release_name(&mut self, host: &H) {
         let is_renamed = |name: String| name != self.clat.iface.as_str();
         if host.name_of(self.clat.index).is_some_and(is_renamed) {
@@ -285,7 +287,7 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// Has packets go by the uplink itself while its own route would carry them.
+    /// Uses the direct way while the CLAT's own route would carry packets.
     fn lead(&mut self, resources: &Resources<H>, actual: &Actual, now: Instant) {
         let may = self.route.is_some() && !self.is_withdrawn && actual.is_configured;
         let metric = ROUTE_METRIC.saturating_add(self.clat.index);
@@ -295,7 +297,7 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// How things are. What cannot be asked is taken to be as it should.
+    /// The actual state. What cannot be read is taken to be as desired.
     fn actual(&mut self, host: &H, uplink: Option<&IfaceName>, now: Instant) -> Actual {
         let Clat { iface, index, v4iface, v4index, prefix, v4, v6, mark, .. } = &self.clat;
         let asked = |what, asked: io::Result<bool>, otherwise| {
@@ -310,7 +312,7 @@ impl<H: Host> Tracker<H> {
         let with_netd = !self.desired.standalone;
         let source = source.filter(|source| address::is_usable_source(*source, with_netd));
         let is_taken = source.is_some() && self.clatd.as_ref().is_some_and(Supervisor::is_taken);
-        // Another one would not help where another address does.
+        // For a duplicate address, a new address is needed, not only a new clatd.
         self.due = if is_taken { Some(self.duplicates.free_at(now)) } else { self.restarts.due() };
         let is_due = self.due.is_some_and(|due| due <= now);
         let parts: BTreeSet<_> = [
@@ -318,7 +320,7 @@ impl<H: Host> Tracker<H> {
             (Part::V4, self.lease.is_some()),
             (Part::V6, !v6.is_unspecified()),
             (Part::Rule, self.rule.is_some()),
-            // Nothing is to be done about one that has ended before another is due.
+            // A clatd that has ended counts as present until the next one is due.
             (Part::Clatd, !is_due && (self.clatd.is_some() || self.due.is_some())),
             (Part::Offload, self.is_offload_tried),
             (Part::Route, self.route.is_some() || !self.desired.standalone),
@@ -356,8 +358,7 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// Has somebody asked whether IPv4 works, once for each address and path, and tells of the
-    /// answer.
+    /// Probes whether IPv4 works, once for each address and path, and reports the result.
     fn ask(&mut self, resources: &Resources<H>, path: Option<u32>, now: Instant) {
         let Some(target) = resources.probe_target else { return };
         let Clat { iface, prefix, mark, v6, .. } = self.clat.clone();
@@ -380,7 +381,7 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// Tells of a clatd that has ended.
+    /// Reports a clatd that has ended.
     fn see_clatd(&mut self, resources: &Resources<H>) {
         let Some(clatd) = &self.clatd else { return };
         let Some(ended) = self.restarts.see(clatd) else { return };
@@ -392,7 +393,7 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// Puts the drop rule back where others have taken it away.
+    /// Restores the drop rule if others have removed it.
     fn restore_rule(&self, host: &H) {
         let (Some(rule), Clat { iface, v6, .. }) = (&self.rule, &self.clat) else { return };
         match host.restore_rule(rule) {
@@ -402,12 +403,12 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// Whether these actions put back what somebody else has changed.
+    /// Whether these actions repair changes of others.
     fn is_repair(&self, actions: &[Action], actual: &Actual) -> bool {
         actions.iter().any(|action| match action {
             Action::Make(Part::Device) => self.was_configured && !actual.is_renamed,
             Action::Configure(_) => true,
-            // Others take it along, and so do we.
+            // A route also disappears with other parts, and when we withdraw it.
             Action::RestoreRoute => actions.len() == 1 && !self.is_withdrawn,
             _ => false,
         })
@@ -470,7 +471,7 @@ impl<H: Host> Tracker<H> {
         if let Err(e) = host.disable_ipv6(&v4iface) {
             log::error!("{}", original::ipv6_stays(&v4iface, &e));
         }
-        // What clatd makes of packets arrives there, and the way back is by the uplink.
+        // clatd's packets arrive there, while the route back leads through the uplink.
         if let Some(Err(e)) = direct.then(|| host.accept_from_anywhere(&v4iface)) {
             log::error!("{v4iface}: cannot accept packets from anywhere (rp_filter): {e}");
         }
@@ -525,7 +526,7 @@ impl<H: Host> Tracker<H> {
         Ok(())
     }
 
-    /// Has the kernel answer neighbours that ask for the IPv6 address, as clatd does.
+    /// Lets the kernel answer neighbour solicitations for the IPv6 address, as clatd does.
     fn claim(&mut self, host: &H) {
         let Clat { iface, index, v6, .. } = &self.clat;
         let claim = host.claim(*index, *v6);
@@ -539,7 +540,7 @@ impl<H: Host> Tracker<H> {
         let tell = |own| host.announce(&host.claim(*index, *v6)?, *v6, own);
         match own.map_or(Ok(()), tell) {
             Ok(()) => self.announced = own,
-            // As while the link is down.
+            // For example while the link is down.
             Err(e) => log::debug!("{iface}: cannot tell neighbours of {v6}: {e}"),
         }
     }
@@ -556,7 +557,7 @@ impl<H: Host> Tracker<H> {
         let child = spawned.map_err(|e| self.failed(&e, Step::Spawn))?;
         let clatd = self.watch(resources, child)?;
         self.claim = None;
-        // It tells them.
+        // clatd announces it.
         self.announced = resources.host.link_address(self.clat.index);
         self.due = None;
         if let Some((restarts, ended)) = self.restarts.started() {
@@ -568,7 +569,7 @@ impl<H: Host> Tracker<H> {
         Ok(())
     }
 
-    /// Watches over a clatd, which has to take what its device has for it.
+    /// Supervises a clatd, which has to read its device's packets.
     fn watch(
         &self,
         resources: &Resources<H>,
@@ -609,12 +610,12 @@ impl<H: Host> Tracker<H> {
                 self.is_withdrawn = false;
                 log::warn!("{iface}: put its IPv4 default route back");
             }
-            // As while its device is down.
+            // For example while its device is down.
             Err(e) => log::debug!("{iface}: cannot put its route back: {e}"),
         }
     }
 
-    /// Waits until clatd has given the device its address.
+    /// Waits until clatd has set the device's address.
     fn await_clatd(&self, host: &H) -> io::Result<()> {
         const STEP: Duration = Duration::from_millis(20);
         let Clat { v4iface, v4, .. } = &self.clat;
@@ -646,17 +647,17 @@ impl<H: Host> Tracker<H> {
         self.clatd.as_ref().map_or(0, Supervisor::pid)
     }
 
-    /// Its translation in the kernel, where that is in place.
+    /// Its translation in the kernel, if attached.
     pub(crate) fn offload(&self) -> Option<&Attached<H::Programs>> {
         self.offload.as_ref()
     }
 
-    /// When it has to be reconciled though nothing has changed.
+    /// When to reconcile it even without a change.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due.into_iter().chain(self.probe.due()).min()
     }
 
-    /// What is to be seen of it, but for what is counted.
+    /// Its status, without counters.
     pub(crate) fn shown(&self, programs: Option<&H::Programs>) -> Running {
         let hindrances = self.offload.as_ref().map(Attached::all_hindrances);
         let offload = self.offload.as_ref().zip(programs);
@@ -673,7 +674,7 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// Leaves it running when the process ends, for the next controller to go on with.
+    /// Leaves it running for the next controller when this process ends.
     pub(crate) fn detach(self) {
         let Self { route, offload, clatd, rule, tun, .. } = self;
         route.into_iter().for_each(Detach::detach);
@@ -684,8 +685,8 @@ impl<H: Host> Tracker<H> {
     }
 }
 
-/// A NAT64 prefix that a CLAT can use; of `any_length` that RFC 6052 has, else a /96, as Android
-/// has it.
+/// Parses a NAT64 prefix for a CLAT: of any length of RFC 6052 if `any_length`, else a /96, as on
+/// Android.
 fn parse_prefix(text: &str, any_length: bool) -> Result<Prefix, (Errno, String)> {
     let shown: String = text.escape_debug().take(64).collect();
     let prefix: Prefix = text.parse().map_err(|e: PrefixError| {

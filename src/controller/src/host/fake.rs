@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A host that exists only in memory, counts what is taken from it, and fails on demand.
+//! A host in memory that records acquired resources and fails on demand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -23,7 +23,7 @@ use crate::ebpf_mode::KernelVersion;
 use clat_host::Fwmark;
 use clat_host::IfaceName;
 
-/// What can be made to fail.
+/// Calls that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     CreateTun,
@@ -59,48 +59,48 @@ pub(crate) struct Inner {
     pub(crate) addresses: BTreeSet<Ipv4Addr>,
     pub(crate) source: Option<Ipv6Addr>,
     pub(crate) faults: BTreeMap<Fault, Errno>,
-    /// What is taken and not given back, as text.
+    /// The resources that are held, as text.
     pub(crate) live: BTreeSet<String>,
-    /// What happened, in order: `+` taken, `-` given back.
+    /// The events in order: `+` acquired, `-` released.
     pub(crate) log: Vec<String>,
-    /// The clatds that run, by process id.
+    /// The running clatds by process id.
     pub(crate) children: BTreeMap<i32, Arc<EventFd>>,
     pub(crate) spawned: Vec<ClatdArgs>,
-    /// The clatds of a former life.
+    /// The clatds of a previous controller.
     pub(crate) orphans: Vec<(ClatdArgs, i32)>,
     next: u32,
-    /// Whether a new clatd sets up its device.
+    /// Whether a new clatd configures its device.
     pub(crate) lazy_clatd: bool,
     pub(crate) dead_on_arrival: bool,
     /// How a clatd that is killed exits.
     pub(crate) exit_status: Option<i32>,
-    /// What makes random bytes others than before.
+    /// Makes random bytes differ.
     pub(crate) random: u8,
     pub(crate) properties: BTreeMap<String, String>,
     /// Whether the host was told to do without translation in the kernel.
     pub(crate) no_offload: bool,
-    /// What was put into the maps.
+    /// The entries of the maps.
     pub(crate) egress: Vec<EgressEntry>,
     pub(crate) ingress: Vec<IngressEntry>,
     /// How long making a device takes.
     pub(crate) tun_delay: Duration,
     /// MTUs of devices that have another than theirs.
     pub(crate) mtus: BTreeMap<u32, u32>,
-    /// How much less than 1500 bytes the path carries.
+    /// How much smaller than 1500 bytes the path's MTU is.
     pub(crate) path_less: u32,
     /// The Ethernet address of the uplink.
     pub(crate) link_address: [u8; 6],
-    /// Which way there are packets, which no clatd ever takes.
+    /// The direction that has packets, which no clatd reads.
     pub(crate) packets: Option<Direction>,
-    /// Routes that are there no more, but will be.
+    /// Routes that are withdrawn.
     pub(crate) withdrawn: BTreeSet<String>,
 }
 
-/// See the module.
+/// See the module's documentation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeHost(Arc<Mutex<Inner>>);
 
-/// Something that the host lent out, or what goes on without its holder.
+/// A held resource, or one that remains without a holder.
 #[derive(Debug)]
 pub(crate) struct Held {
     host: FakeHost,
@@ -175,8 +175,8 @@ impl FakeHost {
         host
     }
 
-    /// What a former life leaves behind of a CLAT on `wlan0` that was translated in the kernel;
-    /// what it is told.
+    /// Leaves the remains of a previous controller: a CLAT on `wlan0` that was translated in the
+    /// kernel; returns its arguments.
     pub(crate) fn leave_behind(&self) -> ClatdArgs {
         let args = ClatdArgs {
             uplink: IfaceName::parse("wlan0").expect("a name"),
@@ -191,7 +191,7 @@ impl FakeHost {
             .into_iter()
             .chain(["egress entry of 50", "ingress entry of 21", "Egress RawIp filter on 50"])
             .chain(["Ingress Ethernet filter on 21", "route by 50 from 192.0.0.6 metric 2069"])
-            // Of another, which has no clatd any more.
+            // Of another CLAT, whose clatd has ended.
             .chain(["egress entry of 7", "ingress entry of 8", "Ingress RawIp filter on 8"])
         {
             self.inner().live.insert(name.to_owned());
@@ -211,19 +211,19 @@ impl FakeHost {
         self.inner().faults.get(&fault).map_or(Ok(()), |errno| Err((*errno).into()))
     }
 
-    /// What is there goes on with a new holder.
+    /// Gives a remaining resource a new holder.
     fn adopt(&self, name: String) -> Option<Held> {
         let is_there = self.inner().live.contains(&name);
         is_there.then(|| Held { host: self.clone(), name })
     }
 
-    /// Takes away what nobody holds any more.
+    /// Removes resources without a holder.
     fn sweep(&self, goes: impl Fn(&str) -> bool) {
         let names: Vec<_> = self.inner().live.iter().filter(|name| goes(name)).cloned().collect();
         names.into_iter().for_each(|name| drop(self.adopt(name)));
     }
 
-    /// What may be there of a former life.
+    /// A resource that a previous controller may have left.
     fn hold_or_adopt(&self, name: String) -> Held {
         self.adopt(name.clone()).unwrap_or_else(|| self.hold(name))
     }

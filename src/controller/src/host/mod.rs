@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the controller needs of the machine it runs on, as small traits. What must be undone is a
-//! value whose `Drop` undoes it. Linux and Android implement them in [`linux`]; tests do so with a
-//! host that fails on demand.
+//! The controller's interface to the system, as small traits. What must be undone is a value whose
+//! `Drop` undoes it. [`linux`] implements them for Linux and Android; tests have a host that fails
+//! on demand.
 
 pub mod linux;
 
@@ -27,7 +27,7 @@ use clat_xlat::Prefix;
 
 use crate::ebpf_mode::KernelVersion;
 
-/// All of it.
+/// All traits of a host.
 pub trait Host:
     System + Links + Devices + Firewall + Processes + Offload + Recovery + Send + Sync + 'static
 {
@@ -38,27 +38,26 @@ impl<T> Host for T where
 {
 }
 
-/// What may outlive this process.
+/// A resource that can outlive this process.
 pub trait Detach: Sized {
-    /// Leaves it as it is: what its `Drop` would undo stays. What memory and descriptors there are
-    /// goes with the process.
+    /// Forgets it without its `Drop`. Memory and descriptors end with the process.
     fn detach(self) {
         std::mem::forget(self);
     }
 }
 
-/// Whoever else still holds it.
+/// Other references may remain.
 impl<T> Detach for Arc<T> {}
 
-/// The machine itself.
+/// The system.
 pub trait System {
     /// A system property by its Android name.
     fn property(&self, name: &str) -> Option<String>;
 
-    /// The kernel's version; 0.0 where it cannot be read.
+    /// The kernel's version; 0.0 if it cannot be read.
     fn kernel_version(&self) -> KernelVersion;
 
-    /// Eight random bytes that nobody can guess.
+    /// Eight unpredictable random bytes.
     ///
     /// # Errors
     /// Those of getrandom(2).
@@ -67,16 +66,16 @@ pub trait System {
 
 /// Interfaces, addresses and routes.
 pub trait Links {
-    /// An address that the kernel answers neighbours for until it is dropped.
+    /// An address for which the kernel answers neighbours until it is dropped.
     type Claim: Send + 'static;
 
-    /// A route that goes away when dropped.
+    /// A route that is removed when dropped.
     type Route: Detach + Send + 'static;
 
-    /// The index of an interface; `None` when there is none of that name.
+    /// The index of an interface; `None` if there is none of that name.
     fn index_of(&self, iface: &IfaceName) -> Option<u32>;
 
-    /// The name of an interface; `None` when there is none of that index.
+    /// The name of an interface; `None` if there is none of that index.
     fn name_of(&self, index: u32) -> Option<String>;
 
     /// Whether an interface has this address.
@@ -96,38 +95,38 @@ pub trait Links {
         destination: Ipv6Addr,
     ) -> io::Result<Ipv6Addr>;
 
-    /// Whether an interface has an address to send from in the /64 that `v6` is of.
+    /// Whether an interface has a source address in the /64 of `v6`.
     ///
     /// # Errors
     /// Those of netlink.
     fn has_prefix(&self, index: u32, v6: Ipv6Addr) -> io::Result<bool>;
 
-    /// Whether `prefix` is of a network that the interface itself is on.
+    /// Whether `prefix` belongs to a network on the interface's link.
     ///
     /// # Errors
     /// Those of netlink.
     fn is_on_link(&self, index: u32, prefix: &Prefix) -> io::Result<bool>;
 
-    /// Has the kernel answer neighbours that look for `v6` on an interface, beside clatd and while
-    /// there is none.
+    /// Lets the kernel answer neighbour solicitations for `v6` on an interface, together with clatd
+    /// or without one.
     ///
     /// # Errors
     /// EADDRNOTAVAIL where no prefix of the interface covers it.
     fn claim(&self, index: u32, v6: Ipv6Addr) -> io::Result<Self::Claim>;
 
-    /// The Ethernet address of an interface; `None` where it has none, or is gone.
+    /// The Ethernet address of an interface; `None` if it has none or no longer exists.
     fn link_address(&self, index: u32) -> Option<[u8; 6]>;
 
-    /// Tells all neighbours that a claimed address is at this Ethernet address.
+    /// Announces a claimed address with this Ethernet address to all neighbours.
     ///
     /// # Errors
     /// ENETDOWN where the interface is down.
     fn announce(&self, claim: &Self::Claim, v6: Ipv6Addr, own: [u8; 6]) -> io::Result<()>;
 
-    /// Whether IPv4 works by the PLAT that `prefix` is of. Takes seconds.
+    /// Whether IPv4 works through the PLAT of `prefix`. Takes seconds.
     ///
     /// # Errors
-    /// Where that cannot be asked.
+    /// If the probe cannot be sent.
     fn probe(
         &self,
         uplink: &IfaceName,
@@ -136,7 +135,8 @@ pub trait Links {
         target: ProbeTarget,
     ) -> io::Result<bool>;
 
-    /// What the path of packets with `mark` to `prefix` by `uplink` carries, in bytes of IPv6.
+    /// The MTU of the path of packets with `mark` to `prefix` by `uplink`, in bytes of an IPv6
+    /// packet.
     ///
     /// # Errors
     /// Those of connect(2): ENETUNREACH where there is no route.
@@ -160,7 +160,7 @@ pub trait Links {
     /// Those of netlink.
     fn configure(&self, index: u32, addr: Ipv4Addr, mtu: u32) -> io::Result<()>;
 
-    /// Has an interface take packets from anywhere, whichever the way back would be.
+    /// Accepts packets from any source on an interface, whatever the route back to it.
     ///
     /// # Errors
     /// Those of writing a sysctl.
@@ -172,7 +172,7 @@ pub trait Links {
     /// Those of writing a sysctl.
     fn disable_ipv6(&self, iface: &IfaceName) -> io::Result<()>;
 
-    /// What passed an interface.
+    /// The traffic counters of an interface.
     ///
     /// # Errors
     /// ENODEV when it is gone.
@@ -191,13 +191,13 @@ pub trait Links {
     /// Those of netlink.
     fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Self::Route>;
 
-    /// Takes a route away until it is put back.
+    /// Removes a route until it is restored.
     ///
     /// # Errors
     /// Those of netlink.
     fn withdraw_route(&self, route: &Self::Route) -> io::Result<()>;
 
-    /// Puts a route back that is missing.
+    /// Restores a missing route.
     ///
     /// # Errors
     /// Those of netlink.
@@ -209,7 +209,7 @@ pub trait Links {
     /// Those of netlink.
     fn is_route_set(&self, route: &Self::Route) -> io::Result<bool>;
 
-    /// Takes over such a route of a former life, and sets it where it is missing.
+    /// Takes over such a route of a previous controller, and sets it if it is missing.
     ///
     /// # Errors
     /// Those of netlink.
@@ -218,7 +218,7 @@ pub trait Links {
 
 /// TUN devices.
 pub trait Devices {
-    /// A TUN device that goes away when dropped.
+    /// A TUN device that is removed when dropped.
     type Tun: Detach + Send + Sync + 'static;
 
     /// Opens `/dev/net/tun` and creates a device of exactly this name.
@@ -227,26 +227,27 @@ pub trait Devices {
     /// Those of open(2) and TUNSETIFF: EBUSY when the name is taken.
     fn create_tun(&self, name: &IfaceName) -> io::Result<Self::Tun>;
 
-    /// What becomes readable when a packet is about to leave by the device of this index.
+    /// A descriptor that becomes readable when a packet is about to leave by the device of this
+    /// index.
     ///
     /// # Errors
     /// Those of packet(7).
     fn outgoing(&self, index: u32) -> io::Result<OwnedFd>;
 
-    /// What becomes readable when an IPv6 packet to `v6` has arrived by the interface of this index
-    /// that no program there has translated.
+    /// A descriptor that becomes readable when an IPv6 packet to `v6` that no program has
+    /// translated has arrived on the interface of this index.
     ///
     /// # Errors
     /// Those of packet(7).
     fn incoming(&self, index: u32, v6: Ipv6Addr) -> io::Result<OwnedFd>;
 }
 
-/// What keeps the kernel from answering or forwarding what is clatd's.
+/// Keeps the kernel from answering or forwarding packets for clatd.
 pub trait Firewall {
-    /// A rule that goes away when dropped.
+    /// A rule that is removed when dropped.
     type Rule: Detach + Send + 'static;
 
-    /// Has the kernel drop what it receives from `prefix` for `v6` on `uplink`.
+    /// Makes the kernel drop packets from `prefix` for `v6` on `uplink`.
     ///
     /// # Errors
     /// Those of netlink; with netd those of running ip6tables-restore.
@@ -257,7 +258,7 @@ pub trait Firewall {
         v6: Ipv6Addr,
     ) -> io::Result<Self::Rule>;
 
-    /// Puts a rule back where it is missing, and returns whether it was.
+    /// Restores a rule if it is missing, and returns whether it was.
     ///
     /// # Errors
     /// As of [`Self::drop_rule`].
@@ -265,18 +266,18 @@ pub trait Firewall {
 }
 
 /// A running process. Its descriptor becomes readable when it ends (pidfd). Dropping it ends it,
-/// and reaps it unless a former life has started it.
+/// and reaps it unless a previous controller has started it.
 pub trait Child: AsFd + Detach + Send + 'static {
     /// Its process id.
     fn pid(&self) -> i32;
 
-    /// Ends the process at once, whatever it is doing.
+    /// Kills the process.
     ///
     /// # Errors
     /// Those of kill(2).
     fn kill(&self) -> io::Result<()>;
 
-    /// Reaps the process after it has ended, and says how it did.
+    /// Reaps the ended process, and returns how it ended.
     fn reap(&mut self) -> Ended;
 }
 
@@ -291,13 +292,13 @@ pub trait Processes: Devices {
     /// Those of posix_spawn(3): ENOENT when the program is not there.
     fn spawn_clatd(&self, args: &ClatdArgs, tun: &Self::Tun) -> io::Result<Self::Child>;
 
-    /// How a clatd gets on with what arrives by its uplink.
+    /// A clatd's progress with packets from its uplink.
     ///
     /// # Errors
     /// Those of proc(5).
     fn progress(&self, pid: i32, uplink: u32) -> io::Result<Progress>;
 
-    /// How long a new clatd gets to set up its TUN device.
+    /// How long a new clatd may take to configure its TUN device.
     fn clatd_patience(&self) -> Duration {
         // Duplicate address detection takes one to two seconds (RFC 4862 §5.4).
         Duration::from_secs(10)
@@ -309,8 +310,8 @@ pub trait Offload {
     /// The programs and maps.
     type Programs: Programs;
 
-    /// Gets hold of the programs and of their maps, which hold what a former life has left. `None`
-    /// where the host was told to do without.
+    /// Opens the programs and their maps with the entries of a previous controller. `None` if the
+    /// host was told to do without.
     ///
     /// # Errors
     /// Those of bpf(2) and of the BPF file system; EBUSY where another controller has them.
@@ -320,29 +321,29 @@ pub trait Offload {
     fn why_no_programs(&self) -> &'static str;
 }
 
-/// A clatd of a former life, and the TUN device that it holds. Dropping it ends the one and removes
-/// the other.
+/// A clatd of a previous controller, and its TUN device. Dropping it ends the process and removes
+/// the device.
 #[derive(Debug)]
 pub struct Orphan<C, T> {
     /// The process.
     pub child: C,
     /// Its device.
     pub tun: T,
-    /// What it was told.
+    /// Its arguments.
     pub args: ClatdArgs,
-    /// The index of its uplink, which may have another name by now.
+    /// The index of its uplink, which may have been renamed.
     pub index: u32,
 }
 
-/// What a controller left behind that was killed, or was to leave its CLATs running.
+/// The remains of a controller that was killed, or left its CLATs running.
 pub trait Recovery: Firewall + Processes {
-    /// Takes over every clatd of ours, and ends those that cannot be taken over.
+    /// Takes over every clatd of ours, and ends those for which that fails.
     fn orphans(&self) -> Vec<Orphan<Self::Child, Self::Tun>>;
 
-    /// Removes our filters, but not those that are `kept`: indices of interfaces.
+    /// Removes our filters, except those on the `kept` interface indices.
     fn remove_filters(&self, kept: &[(u32, Hook)]);
 
-    /// Takes over the drop rules: one for each of `kept`, in this order, and no other.
+    /// Takes over the drop rules: one for each of `kept`, in this order, and removes others.
     ///
     /// # Errors
     /// As of [`Firewall::drop_rule`].
@@ -351,40 +352,39 @@ pub trait Recovery: Firewall + Processes {
 
 /// The tc programs and their maps (docs/contract.md, "Maps and programs").
 pub trait Programs: Send + Sync + 'static {
-    /// An entry of a map that goes away when dropped.
+    /// An entry of a map, removed when dropped.
     type Entry: Detach + Send + 'static;
 
-    /// The next hop of an uplink, kept as routes change.
+    /// The next hop of an uplink, kept in step with routes.
     type NextHop: Detach + Send + 'static;
 
     /// An attached program that is detached when dropped.
     type Filter: Detach + Send + 'static;
 
-    /// An IPv4 route by an uplink itself, which goes away when dropped.
+    /// The direct way of a CLAT, removed when dropped.
     type Direct: Detach + Send + 'static;
 
-    /// The direct way of the CLAT that has these entries. It does not lead yet.
+    /// The direct way of the CLAT with these entries, without a route yet.
     ///
     /// # Errors
     /// Those of bpf(2): ENOENT where the kernel took no program for it.
     fn direct(&self, egress: &EgressEntry, ingress: &IngressEntry) -> io::Result<Self::Direct>;
 
-    /// Has packets go directly, if there is a `way`, else by the TUN device, as after an error.
-    /// Returns whether somebody else had taken that away.
+    /// Uses the direct way if there is a `way`, else the TUN device, as after an error. Returns
+    /// whether somebody else had removed the route.
     ///
     /// # Errors
     /// EHOSTUNREACH without a router; those of netlink and of bpf(2).
     fn lead(&self, direct: &mut Self::Direct, way: Option<Way>) -> io::Result<bool>;
 
-    /// What the packets of an interface begin with.
+    /// The kind of link of an interface.
     ///
     /// # Errors
     /// EAFNOSUPPORT where it is neither; ENODEV where there is none.
     fn link_kind(&self, index: u32) -> io::Result<LinkKind>;
 
-    /// Has the map of next hops say who gets what leaves by the entry's uplink, and goes on saying
-    /// so as routes change, until the value is dropped. Nothing is said while no route leads to the
-    /// prefix.
+    /// Keeps the next hop for the entry's uplink in the map of next hops, until the value is
+    /// dropped. The map has none while there is no route to the prefix.
     ///
     /// # Errors
     /// Those of bpf(2) and of netlink.
@@ -402,33 +402,33 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of bpf(2): E2BIG where it is full.
     fn ingress_entry(&self, entry: &IngressEntry) -> io::Result<Self::Entry>;
 
-    /// Attaches the program for this hook and this kind of link to an interface, with what programs
-    /// hang on there, which goes with the interface.
+    /// Attaches the program for this hook and kind of link to an interface, with a clsact qdisc,
+    /// which stays until the interface is removed.
     ///
     /// # Errors
     /// Those of bpf(2) and of netlink: ENOENT of the program where the kernel lacks NET_CLS_BPF.
     fn attach(&self, index: u32, hook: Hook, link: LinkKind) -> Result<Self::Filter, AttachError>;
 
-    /// Whether a filter can be attached there: no other's of another kind is in its place.
+    /// Whether a filter can be attached there: another program's filter may have its place.
     ///
     /// # Errors
     /// Those of netlink: ENODEV where there is no such interface.
     fn has_room(&self, index: u32, hook: Hook) -> io::Result<bool>;
 
-    /// How packets come to a filter; others may have taken it away.
+    /// The position of a filter, which others may have removed.
     ///
     /// # Errors
     /// Those of netlink: ENODEV where its interface is gone.
     fn place(&self, filter: &Self::Filter) -> io::Result<Place>;
 
-    /// Attaches a filter once more that others have taken away.
+    /// Attaches a filter again that others have removed.
     ///
     /// # Errors
     /// As of [`Self::attach`].
     fn restore(&self, filter: &Self::Filter) -> Result<(), AttachError>;
 
-    /// Removes what is in the maps, but not these entries and what belongs to them: the last step
-    /// of cleaning up after a former life.
+    /// Clears the maps, except these entries and their next hops: the last step of the cleanup
+    /// after a previous controller.
     ///
     /// # Errors
     /// Those of bpf(2).
@@ -446,7 +446,8 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of bpf(2).
     fn egress_map(&self) -> io::Result<Vec<EgressEntry>>;
 
-    /// What was counted one way for the CLAT that has an address; `None` where nothing is.
+    /// The counters of one direction for the CLAT with an address; `None` without a map of
+    /// counters.
     ///
     /// # Errors
     /// Those of bpf(2).

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The host as it is: Linux, with or without Android on it.
+//! The Linux host, with or without Android.
 
 mod properties;
 
 #[cfg(test)]
 mod kernel_tests;
-// Of programs that it loads itself.
+// For programs that this build loads itself.
 #[cfg(all(test, not(target_os = "android")))]
 mod offload_tests;
 
@@ -42,7 +42,7 @@ use super::{
 };
 use crate::ebpf_mode::KernelVersion;
 
-/// The machine that this process runs on, seen from the network namespace of the thread that asks.
+/// The system of this process, in the network namespace of the calling thread.
 #[derive(Debug)]
 pub struct LinuxHost {
     clatd: PathBuf,
@@ -53,21 +53,21 @@ pub struct LinuxHost {
 }
 
 impl LinuxHost {
-    /// A host that starts `clatd` for its CLATs, and whose system properties are `properties`.
-    /// Programs and maps of the translation in the kernel are in `bpf_dir`; without, there is none.
+    /// A host that starts `clatd` for its CLATs, with these system properties. The programs and
+    /// maps are pinned in `bpf_dir`; without it there are none.
     #[must_use]
     pub fn new(clatd: PathBuf, properties: Properties, bpf_dir: Option<PathBuf>) -> Self {
         Self { clatd, properties, bpf_dir, share: Share::default(), direct: false }
     }
 
-    /// Has hosts behind this one use its CLATs.
+    /// Shares the CLATs with hosts behind this one.
     #[must_use]
     pub fn sharing(mut self, share: Share) -> Self {
         self.share = share;
         self
     }
 
-    /// Has the programs of the direct way, too.
+    /// Also loads the programs of the direct way.
     #[must_use]
     pub fn direct(self, direct: bool) -> Self {
         Self { direct, ..self }
@@ -228,7 +228,7 @@ impl Links for LinuxHost {
 
     fn adopt_route(&self, oif: u32, source: Ipv4Addr, metric: u32) -> io::Result<DefaultRoute> {
         let route = clat_netlink::DefaultRoute { oif, source, metric };
-        // One by the uplink comes back when it may lead.
+        // A direct route is set again when the direct way is used.
         let direct = clat_netlink::DirectRoute { oif, gateway: None, source, metric, mtu: 0 };
         direct.delete()?;
         DefaultRoute::set(route, Existing::Replace)
@@ -303,7 +303,7 @@ impl Recovery for LinuxHost {
 
     fn remove_filters(&self, kept: &[(u32, Hook)]) {
         if let Err(e) = clat_offload::remove_leftovers(kept) {
-            log::warn!("cannot look for filters of a former life: {e}");
+            log::warn!("cannot look for filters of a previous controller: {e}");
         }
     }
 
