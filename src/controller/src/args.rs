@@ -13,7 +13,7 @@ use crate::auto::{self, AutoArgs};
 use crate::host::linux::{BPF_DIR, HAS_BPF};
 use crate::host::ProbeTarget;
 
-/// Which way packets go.
+/// The path of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[allow(missing_docs)] // the option's help says it
 pub enum PathOfPackets {
@@ -22,43 +22,43 @@ pub enum PathOfPackets {
     Daemon,
 }
 
-/// Starts and stops 464XLAT (RFC 6877) on network interfaces, for clients that call by binder.
+/// Starts and stops 464XLAT (RFC 6877) on network interfaces, for callers by binder.
 #[derive(Debug, Parser)]
 #[command(name = "clat_controller", version)]
 #[allow(clippy::struct_excessive_bools)] // each is an option of its own
 pub struct Args {
-    /// Listen on this Unix socket (mode 0660, in the group that the controller runs with) [default:
-    /// kernel binder where there is a service manager, else /run/clat/controller.sock]
+    /// Listen on this Unix socket (mode 0660, with the controller's group) [default: kernel binder
+    /// if there is a service manager, else /run/clat/controller.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Register with the service manager of kernel binder
     #[arg(long, conflicts_with = "socket")]
     pub binder: bool,
-    /// The clatd to start [default: beside this program, else where it is usually installed]
+    /// The clatd to start [default: in this program's directory, else where it is usually
+    /// installed]
     #[arg(long, value_name = "PATH")]
     pub clatd: Option<PathBuf>,
-    /// Work without netd: every interface has a network, and the IPv4 default route is set (the
-    /// default off Android)
+    /// Work without netd: every interface has a network, and the controller sets the IPv4 default
+    /// route (the default except on Android)
     #[arg(long, overrides_with = "no_standalone")]
     pub standalone: bool,
-    /// Work with netd, which tells which interface belongs to which network (the default on
-    /// Android)
+    /// Work with netd, which assigns interfaces to networks (the default on Android)
     #[arg(long, overrides_with = "standalone")]
     pub no_standalone: bool,
-    /// One more user who may call, besides root, system (1000) and network_stack (1073); has to be
-    /// in the socket's group
+    /// Another user who may call, besides root, system (1000) and network_stack (1073); needs the
+    /// socket's group
     #[arg(long, value_name = "UID", value_parser = whole(0..=u32::MAX))]
     pub allow_uid: Vec<u32>,
-    /// The API level that the device was first sold with, for the choice of the eBPF mode
+    /// The API level with which the device was first sold, for the choice of the eBPF mode
     #[arg(long, value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub first_api_level: Option<u32>,
-    /// A build.prop file to take ro.product.first_api_level and ro.build.version.sdk from
+    /// A build.prop file with ro.product.first_api_level and ro.build.version.sdk
     #[arg(long, value_name = "FILE")]
     pub build_prop: Option<PathBuf>,
-    /// Where the programs and maps of the translation in the kernel are pinned
+    /// The directory in which the programs and maps of the translation in the kernel are pinned
     #[arg(long, value_name = "DIR", default_value = BPF_DIR)]
     pub bpf_dir: PathBuf,
-    /// Translate in the kernel what it can (the default where it is built with BPF, as off Android)
+    /// Translate in the kernel where possible (the default if built with BPF, except on Android)
     #[arg(long, overrides_with = "no_offload")]
     pub offload: bool,
     /// Do without translation in the kernel: clatd does it all (the default on Android, whose
@@ -75,15 +75,14 @@ pub struct Args {
     /// none]
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub probe: Option<ProbeTarget>,
-    /// Leave the CLATs running at the end, and go on at the start with those that were left so or
-    /// by a controller that was killed [default: both are removed]
+    /// Leave the CLATs running at the end, and take over at the start those that were left so or by
+    /// a killed controller [default: both are removed]
     #[arg(long)]
     pub keep: bool,
-    /// End what a controller has left running that was killed or was to keep it, and do nothing
-    /// else
+    /// Remove what a killed controller, or one with --keep, has left running, and do nothing else
     #[arg(long, conflicts_with = "keep")]
     pub sweep: bool,
-    /// What comes and goes by itself.
+    /// Options of automatic CLATs.
     #[command(flatten)]
     pub auto: AutoArgs,
 }
@@ -101,7 +100,7 @@ where
 }
 
 impl Args {
-    /// Whether programs are to translate in the kernel, and whether on the uplink itself.
+    /// Whether to translate in the kernel, and whether on the uplink itself.
     #[must_use]
     pub fn offload(&self) -> (bool, bool) {
         if let Some(path) = self.path {
@@ -110,11 +109,11 @@ impl Args {
         (self.offload || !self.no_offload && HAS_BPF, false)
     }
 
-    /// Reads the command line of this process, and the configuration file. What is wrong with the
-    /// former ends the process, as clap does it.
+    /// Parses this process's command line, and the configuration file. Errors of the command line
+    /// end the process, as clap does.
     ///
     /// # Errors
-    /// What is wrong with the file, and where.
+    /// Errors of the file.
     pub fn read() -> anyhow::Result<Self> {
         Ok(auto::read(|args: Self| args.auto.config)?)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `clat_controller`: starts and stops CLATs for whoever asks by binder.
+//! `clat_controller`: starts and stops CLATs for callers by binder.
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -26,7 +26,7 @@ use clat_sandbox::{
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
 
-/// Where clatd is, when it is not beside this program.
+/// The paths of an installed clatd, if it is not in this program's directory.
 const CLATD_PLACES: [&str; 4] =
     ["/usr/libexec/clat/clatd", "/usr/local/bin/clatd", "/usr/bin/clatd", "/system/bin/clatd"];
 
@@ -42,7 +42,7 @@ fn main() {
 }
 
 fn try_main() -> Result<()> {
-    // Blocked in every thread from the first on, and waited for below. clatd gets an empty mask.
+    // Blocked in every thread, and waited for below. clatd gets an empty mask.
     let mut signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     if !ignores_hangup() {
         signals.add(Signal::SIGHUP);
@@ -54,10 +54,10 @@ fn try_main() -> Result<()> {
     if args.auto.check {
         return Ok(());
     }
-    // clatd gets what is left of them.
+    // clatd inherits them.
     close_standard_input_and_output()?;
 
-    // What takes privileges goes before anything that callers meet.
+    // First what needs privileges, before anything that callers reach.
     let auto = Auto::open(&args.auto)
         .context("cannot listen to routers (clat_controller runs as root)")?;
 
@@ -98,8 +98,7 @@ fn try_main() -> Result<()> {
     let controller = Controller::new(Arc::new(host), standalone, observer);
     let controller = controller.probing(args.probe).direct(direct);
     let controller = Arc::new(controller);
-    // Looking into other processes is among what only the start may do. The threads that stay are
-    // made from here on.
+    // Only the start may inspect other processes. Threads that stay are made after this.
     let orphans = controller.orphans();
     let socket = match &transport {
         Transport::Rpc(socket) => Some(std::path::absolute(socket)?),
@@ -146,7 +145,7 @@ fn try_main() -> Result<()> {
     log::info!("{signal}: {}", if args.keep { "leaving" } else { "stopping" });
     drop(follower);
     drop(auto);
-    // First the CLATs: a client that waits for a start or a stop still gets its answer.
+    // CLATs first: clients that wait for a start or a stop still get their answers.
     if args.keep {
         controller.detach();
     } else {
@@ -160,17 +159,17 @@ fn try_main() -> Result<()> {
     Ok(())
 }
 
-/// The capabilities that CLATs come and go by. What only the start needs is not among them:
-/// mounting, other users' files and processes, limits.
+/// The capabilities needed to start and stop CLATs, without those that only the start of the
+/// controller needs: for mounting, other users' files and processes, and limits.
 fn needed(clatd: &Path) -> Result<Vec<Capability>> {
     use Capability::{
         CAP_BPF, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_NET_ADMIN, CAP_NET_RAW,
         CAP_SETGID, CAP_SETPCAP, CAP_SETUID, CAP_SYS_ADMIN,
     };
-    // The last three are for clatd to give up the others.
+    // The last three let clatd drop the others.
     let mut needed =
         vec![CAP_NET_ADMIN, CAP_NET_RAW, CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP];
-    // Before Linux 5.8 one was for everything.
+    // Before Linux 5.8 CAP_SYS_ADMIN was needed for BPF.
     needed.push(if may_have(CAP_BPF)? { CAP_BPF } else { CAP_SYS_ADMIN });
     let files = [CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH];
     if without(&files, || File::open(clatd))?.is_err() {
@@ -183,7 +182,7 @@ fn needed(clatd: &Path) -> Result<Vec<Capability>> {
     Ok(needed)
 }
 
-/// A directory that others may not even look into, unless it exists.
+/// Makes a directory that others may not enter, unless it exists.
 fn make_dir(dir: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)
@@ -192,8 +191,8 @@ fn make_dir(dir: &Path) -> Result<()> {
         .with_context(|| format!("cannot make {} (clat_controller runs as root)", dir.display()))
 }
 
-/// Whoever owns the directory, or may write to it, could take the lock away and put another socket
-/// in place.
+/// The owner of the directory, and those who may write to it, could remove the lock and replace the
+/// socket.
 fn check_owner(dir: &Path) -> Result<()> {
     let about = || format!("cannot use {}", dir.display());
     let found = std::fs::symlink_metadata(dir).with_context(about)?;
@@ -209,8 +208,7 @@ fn check_owner(dir: &Path) -> Result<()> {
     Err(anyhow!("{cause}; remove it, and it will be made anew").context(about()))
 }
 
-/// Whether a hangup is to be survived, as nohup(1) arranges. What is ignored could otherwise still
-/// be waited for.
+/// Whether SIGHUP is ignored, as nohup(1) arranges. sigwait(3) would receive it all the same.
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

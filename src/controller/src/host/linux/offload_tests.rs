@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The translation in the kernel, against the kernel, with bpftool and tc as outside observers.
-//! Each test has a network namespace and a BPF file system of its own.
+//! Tests of the translation in the kernel, observed by bpftool and tc, each with its own network
+//! namespace and BPF file system.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -99,8 +99,7 @@ fn clat(host: &LinuxHost) -> Clat {
     }
 }
 
-/// Our filter on either interface, apart from what changes from time to time; empty where there is
-/// none.
+/// Our filter on each interface, without its varying parts; empty if there is none.
 fn filters() -> [String; 2] {
     ["v4-up0 egress", "up0 ingress"].map(|place| {
         let shown = sh(&format!("tc filter show dev {place}"));
@@ -130,10 +129,10 @@ fn pins(dir: &Path) -> BTreeMap<String, String> {
     MAPS.into_iter().chain(programs).map(|name| (name.to_owned(), pinned_id(dir, name))).collect()
 }
 
-/// What a map holds, in hexadecimal digits; of an array, which always has all, what is not zeros.
+/// The values of a map in hexadecimal digits; of an array, those that are not zero.
 fn values(dir: &Path, map: &str) -> Vec<String> {
     let shown = sh(&format!("bpftool -j map dump pinned {}/{map}", dir.display()));
-    // Shown a second time as an object or a number.
+    // bpftool also shows them as objects or numbers.
     let values = shown.split("\"value\":[").skip(1).filter_map(|rest| rest.split(']').next());
     let digits = values.map(|bytes| bytes.replace([',', '"', ' '], "").replace("0x", ""));
     digits.filter(|digits| digits.contains(|digit| digit != '0')).collect()
@@ -143,14 +142,14 @@ fn entries(dir: &Path, map: &str) -> usize {
     values(dir, map).len()
 }
 
-/// Attaches to an uplink made by `make_uplink` and back, watched from outside.
+/// Attaches to and detaches from an uplink made by `make_uplink`, observed by tools.
 fn comes_and_goes(host: &LinuxHost, dir: &Path, make_uplink: &str, link: LinkKind) {
     sh(make_uplink);
     sh("ip tuntap add v4-up0 mode tun");
     let programs = programs(host);
     let clat = clat(host);
     assert_eq!(programs.link_kind(clat.index).expect("known"), link);
-    // Others: of our name at another priority, and of our priority with another program.
+    // Other filters: with our name at another priority, and with our priority and another program.
     sh("tc qdisc add dev up0 clsact");
     let add = "tc filter add dev up0 ingress protocol ipv6";
     let pinned = dir.join(program_name(Hook::Ingress, link));
@@ -195,7 +194,7 @@ fn comes_and_goes(host: &LinuxHost, dir: &Path, make_uplink: &str, link: LinkKin
     assert!(sh("tc qdisc show dev v4-up0").contains("clsact"), "stays until its interface goes");
     drop(Attached::attach(&programs, &clat, false).expect("a second time"));
 
-    // The interfaces may be gone first.
+    // The interfaces may be removed first.
     let attached = Attached::attach(&programs, &clat, false).expect("a third time");
     sh("ip link del v4-up0; ip link del up0");
     drop(attached);
@@ -235,7 +234,7 @@ fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
         sh("ip tuntap add v4-up0 mode tun");
         let first = programs(host);
         let before = pins(dir);
-        // As a killed process leaves it: all is there but the lock.
+        // As after a killed process: all is left but the lock.
         std::mem::forget(Attached::attach(&first, &clat(host), false).expect("attached"));
         let busy = host.programs().expect_err("the lock");
         assert!(busy.to_string().contains("another clat_controller"), "{busy}");
@@ -262,7 +261,7 @@ fn counters_begin_with_a_clat_and_outlive_a_controller() {
             [Hook::Egress, Hook::Ingress]
                 .map(|hook| programs.counters(hook, clat.v4).expect("readable").expect("counted"))
         };
-        // Each number of each slot, of any CLAT.
+        // Each counter of each slot.
         let count = || {
             let map = MapHandle::from_pinned_path(dir.join(MAPS[2])).expect("pinned");
             let size = map.value_size() as usize;
@@ -279,7 +278,7 @@ fn counters_begin_with_a_clat_and_outlive_a_controller() {
         count();
         let before = counted(&first);
         assert!(!before.contains(&none), "{before:?}");
-        // As a killed process leaves it.
+        // As after a killed process.
         std::mem::forget(attached);
         first.detach();
 
@@ -308,7 +307,8 @@ fn pins_of_another_kind_are_replaced() {
         create(MAPS[1], "array", 4, 8);
         create(MAPS[2], "percpu_hash", 4, 8);
         create(MAPS[3], "hash", 4, 20);
-        // A map where a program should be, and what a death in the midst of it leaves.
+        // A map in place of a program, and the remains of a controller killed while it replaced a
+        // pin.
         let program = program_name(Hook::Ingress, LinkKind::Ethernet);
         create(program, "hash", 8, 40);
         create("map_clatd_clat_egress_map_new", "hash", 8, 40);
@@ -323,7 +323,7 @@ fn pins_of_another_kind_are_replaced() {
         drop(Attached::attach(&first, &clat(host), false).expect("works"));
         first.detach();
 
-        // One map is another now: its programs follow, the others stay.
+        // One map was replaced: its programs are reloaded, the others stay.
         fs::remove_file(dir.join(MAPS[1])).expect("there");
         let second = programs(host);
         let now = pins(dir);
@@ -345,7 +345,7 @@ fn the_folder_has_to_be_of_the_right_kind() {
             "{said}"
         );
         fs::remove_dir(&elsewhere).expect("empty");
-        // One inside is made.
+        // A directory inside is created.
         drop(programs(&host(&dir.join("of/ours"))));
         assert!(dir.join("of/ours").is_dir());
     });
@@ -367,13 +367,12 @@ fn a_program_that_is_missing_is_no_excuse() {
     });
 }
 
-/// What the map of next hops says of up0, once it says what is expected, and at the latest after a
-/// while.
+/// The next hop of up0 in the map, when it is as expected, or after a timeout.
 fn next_hop(dir: &Path, expected: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let value = values(dir, MAPS[3]).pop().unwrap_or_default();
-        // Whether it is known is behind it.
+        // `known` follows it.
         let hop = value.get(..32).unwrap_or_default().to_owned();
         if hop == expected || Instant::now() > deadline {
             return hop;
@@ -395,7 +394,7 @@ fn the_next_hop_follows_the_routes() {
         for (change, expected) in [
             ("true", ON_LINK),
             ("ip -6 route add default via fe80::1 dev up0 metric 10", ROUTER),
-            // The best way, but not this uplink's.
+            // The best route, but through another interface.
             ("ip -6 route add default via fe80::2 dev up1 metric 1", ROUTER),
             ("ip -6 route add 64:ff9b::/96 via fe80::2 dev up1 metric 1", ROUTER),
             ("ip -6 route add 64:ff9b::/96 dev up0 table 7", ON_LINK),
@@ -409,7 +408,7 @@ fn the_next_hop_follows_the_routes() {
         }
         drop(attached);
         sh("ip -6 route add default via fe80::1 dev up0");
-        // A CLAT without a way still starts, and gets one.
+        // A CLAT without a route still starts, and gets one later.
         let attached = Attached::attach(&programs, &clat(host), false).expect("attached again");
         assert_eq!(next_hop(dir, ROUTER), ROUTER);
         drop(attached);
