@@ -119,6 +119,27 @@ impl DnsServer {
 mod tests {
     use super::*;
 
+    /// What was used since is looked at again, and closed in its own time.
+    #[test]
+    fn a_connection_that_idles_is_closed() {
+        let start = Instant::now();
+        let mut server = DnsServer::default();
+        let [kept, used] = [(); 2].map(|()| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            theirs.set_nonblocking(true).unwrap();
+            (server.accept(Mac([2; 6]), theirs, start).0, ours)
+        });
+        let later = start + IDLE / 2;
+        server.event(used.0, later, &mut |_, _| {});
+        for (now, left) in [(later, 2), (start + IDLE, 1), (later + IDLE, 0)] {
+            server.poll(now);
+            assert_eq!(server.connections.len(), left);
+            assert!(server.connections.contains_key(&used.0) || left == 0);
+            assert_eq!(server.next_timer().is_none(), left == 0);
+        }
+        drop(kept);
+    }
+
     /// A guest that opens more connections than others loses its own.
     #[test]
     fn a_guest_has_its_connections_beside_another() {
