@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Starting and stopping on a host that fails on demand.
+//! Tests of the controller on a host that fails on demand.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -20,7 +20,7 @@ fn controller(host: &FakeHost, standalone: bool) -> Controller<FakeHost> {
     Controller::new(Arc::new(host.clone()), standalone, Arc::new(|_| ()))
 }
 
-/// What is taken from the host.
+/// The resources held of the host.
 fn live(host: &FakeHost) -> Vec<String> {
     host.inner().live.iter().cloned().collect()
 }
@@ -33,7 +33,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The same while the controller follows what happens.
+/// The same, while the controller reconciles.
 fn follow_until(controller: &Controller<FakeHost>, what: &str, mut is_so: impl FnMut() -> bool) {
     wait_until(what, || {
         controller.reconcile();
@@ -153,9 +153,9 @@ fn failures_that_are_not_of_the_host() {
     let errno =
         |iface: &str, prefix: &str| controller.start(iface, prefix).map_err(|e| (e.errno, e.step));
 
-    // 2
+    // docs/contract.md, "start", 2.
     assert_eq!(errno("wlan1", PREFIX), Err((Errno::ENODEV, Step::FindNetwork)));
-    // Names, before anything is touched.
+    // Names are checked before anything else.
     for name in ["", "wlan0 ", "wlan0\nCOMMIT", "../wlan0", "-A", "eth+"] {
         assert_eq!(errno(name, PREFIX), Err((Errno::EINVAL, Step::CheckName)), "{name:?}");
     }
@@ -167,7 +167,7 @@ fn failures_that_are_not_of_the_host() {
         );
     }
     assert_eq!(host.inner().log, [""; 0]);
-    // 5
+    // "start", 5.
     for (prefix, expected) in [
         ("64:ff9b::/80", Errno::EINVAL),
         ("64:ff9b::1/96", Errno::EINVAL),
@@ -185,14 +185,14 @@ fn failures_that_are_not_of_the_host() {
         assert_eq!(errno("wlan0", PREFIX), Err((Errno::EADDRNOTAVAIL, Step::MakeV6)), "{source}");
         assert_eq!(live(&host), [""; 0]);
     }
-    // The site's own, with a NAT64 of its own.
+    // A unique local address, of a site with its own NAT64.
     host.inner().source = "fd00::1".parse().ok();
     assert!(errno("wlan0", PREFIX).is_ok() && controller.stop("wlan0").is_ok());
     host.inner().source = "2001:db8::1".parse().ok();
-    // 4: turning IPv6 off may fail.
+    // "start", 4: disabling IPv6 may fail.
     host.inner().faults.insert(Fault::DisableIpv6, Errno::ENOENT);
     assert!(errno("wlan0", PREFIX).is_ok());
-    // 1
+    // "start", 1.
     let error = controller.start("wlan0", PREFIX).expect_err("runs already");
     assert_eq!((error.errno, error.step), (Errno::EBUSY, Step::Start));
     let pid = controller.running()[0].pid;
@@ -289,7 +289,7 @@ fn a_network_goes_with_its_clats() {
     controller.destroy_network(300).expect("gone already");
     assert_eq!(controller.running().len(), 2);
 
-    // It ends what it is about, and a second network on the same interface works.
+    // The network's CLATs end, and another network on the same interface works.
     controller.destroy_network(100).expect("there");
     assert_eq!(*events.lock().expect("no panic"), [("rmnet0".to_owned(), StopReason::NetworkGone)]);
     assert_eq!(controller.running().len(), 1);
@@ -298,7 +298,7 @@ fn a_network_goes_with_its_clats() {
     controller.start("rmnet0", PREFIX).expect("starts");
     assert_eq!(controller.running()[0].clat.mark.to_string(), "0xf0065");
 
-    // An interface that leaves takes its CLAT along.
+    // Removing an interface from its network ends its CLAT.
     controller.remove_interface(101, "rmnet0").expect("there");
     controller.remove_interface(200, "rmnet1").expect("there");
     assert_eq!(events.lock().expect("no panic").len(), 3);
@@ -377,7 +377,7 @@ fn a_slow_start_holds_up_only_its_own_interface() {
         assert_eq!(controller.running().len(), 1);
         controller.stop("eth0").expect("stops");
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-        // A stop of the interface that is being started waits, and then stops it.
+        // A stop during a start waits, and then stops the CLAT.
         controller.stop("wlan0").expect("stops");
         assert_eq!(has_started.recv(), Ok(true));
     });
@@ -452,7 +452,7 @@ fn dump_shows_what_runs() {
     assert_eq!(lines.next(), None);
 }
 
-/// A host on which packets may be translated in the kernel, as far as its level says.
+/// A host with this first API level, which decides on translation in the kernel.
 fn offloading_host(level: u32) -> FakeHost {
     let host = FakeHost::with_uplink("wlan0");
     let property = ("ro.product.first_api_level".to_owned(), level.to_string());
@@ -576,7 +576,7 @@ fn a_clat_works_without_each_step_of_the_offload() {
     }
 }
 
-/// Its route comes when all else is there, and goes before what it leads to.
+/// The route is set last and removed first.
 #[test]
 fn the_direct_way() {
     const PARTS: [&str; 3] = [
@@ -607,7 +607,7 @@ fn the_direct_way() {
             controller.reconcile();
             host.inner().log.clear();
             controller.stop("wlan0").expect("stops");
-            // Behind the other one, which it is in front of.
+            // After the route of the TUN device.
             assert_eq!(host.inner().log.get(1), Some(&format!("-{}", PARTS[2])));
         } else {
             controller.stop("wlan0").expect("stops");
@@ -643,7 +643,7 @@ fn no_offload_without_programs() {
         (36, Some(Errno::EPERM), false, "Operation not permitted (os error 1)"),
         (28, Some(Errno::ENOENT), false, "No such file or directory (os error 2)"),
         (36, None, true, "policy"),
-        // Not even asked for.
+        // The programs are not opened.
         (27, None, false, "kernel or first API level is too old"),
     ] {
         let host = offloading_host(level);
@@ -661,19 +661,19 @@ fn no_offload_without_programs() {
 }
 
 #[test]
-fn what_a_former_life_left_is_removed() {
+fn what_a_previous_controller_left_is_removed() {
     let host = offloading_host(36);
     host.leave_behind();
     let controller = controller(&host, true);
     controller.recover(false, controller.orphans());
     assert!(controller.running().is_empty());
     assert_eq!(host.inner().orphans, []);
-    // The route goes with its device.
+    // The kernel removes the route with its device.
     assert_eq!(live(&host), ["programs", "route by 50 from 192.0.0.6 metric 2069"]);
 }
 
 #[test]
-fn a_clat_of_a_former_life_goes_on() {
+fn a_clat_of_a_previous_controller_goes_on() {
     let host = offloading_host(36);
     let args = host.leave_behind();
     let before: BTreeSet<_> = host.inner().live.clone();
@@ -685,7 +685,7 @@ fn a_clat_of_a_former_life_goes_on() {
     assert_eq!(host.inner().live, expected);
     {
         let inner = host.inner();
-        // Nothing but the rules, which are made anew at one blow, was away in between.
+        // Only the rules, which are replaced atomically, were removed meanwhile.
         let gone: Vec<_> = inner.log.iter().filter(|line| line.starts_with('-')).collect();
         assert!(gone.iter().all(|l| strange.contains(&&l[1..]) || l.contains("rule")));
     }
@@ -697,7 +697,7 @@ fn a_clat_of_a_former_life_goes_on() {
     let error = controller.start("wlan0", PREFIX).expect_err("runs already");
     assert_eq!(error.errno, Errno::EBUSY);
 
-    // The address is taken, the others are not.
+    // The address of the CLAT that was taken over stays in use.
     host.add_link("eth0", 22);
     host.inner().addresses = (4..6).map(|n| [192, 0, 0, n].into()).collect();
     controller.start("eth0", PREFIX).expect("starts");
@@ -728,7 +728,7 @@ fn a_clat_of_a_former_life_goes_on() {
 }
 
 #[test]
-fn a_clat_of_a_former_life_that_is_not_whole_is_removed() {
+fn an_incomplete_clat_of_a_previous_controller_is_removed() {
     type Damage = fn(&mut Inner);
     let damages: [(&str, Damage); 9] = [
         ("no uplink", |host| host.links.retain(|name, _| name != "wlan0")),
@@ -789,7 +789,7 @@ fn leaving_takes_nothing_along() {
     drop(controller);
     assert_eq!(host.inner().live, before);
 
-    // Where there is nothing to go on with, nothing stays.
+    // Without a CLAT to take over, nothing stays.
     let host = offloading_host(36);
     let controller = self::controller(&host, true);
     controller.start("wlan0", PREFIX).expect("starts");
@@ -798,7 +798,7 @@ fn leaving_takes_nothing_along() {
     assert_eq!(live(&host), [""; 0]);
 }
 
-/// A controller on a host with an uplink, with a CLAT, and what it tells.
+/// A controller on a host with an uplink and a CLAT, and its events.
 fn following() -> (FakeHost, Controller<FakeHost>, mpsc::Receiver<Event>) {
     let host = offloading_host(36);
     let (tell, told) = mpsc::channel();
@@ -815,11 +815,11 @@ fn following() -> (FakeHost, Controller<FakeHost>, mpsc::Receiver<Event>) {
 fn a_clat_follows_its_uplink_into_another_prefix() {
     let (host, controller, told) = following();
     let before = controller.running()[0].clat.clone();
-    // While the uplink has no other address, nothing can be done.
+    // While the uplink has no other address, the CLAT stays.
     host.inner().source = None;
     controller.reconcile();
     assert_eq!(controller.running()[0].clat, before);
-    // But that IPv4 may go another way.
+    // But its route is withdrawn, so that IPv4 can use another.
     assert_eq!(host.inner().withdrawn.len(), 1);
     host.inner().source = "2001:db8:7:8::5".parse().ok();
     host.inner().log.clear();
@@ -882,7 +882,7 @@ fn a_clat_without_its_device_is_made_anew_and_one_without_its_uplink_ends() {
     assert_eq!((clat.v4index, clat.v4.octets()), (103, [192, 0, 0, 4]));
     assert!(matches!(told.try_recv(), Ok(Event::Started(told)) if told == clat));
 
-    // Another interface of this name.
+    // Another interface with this name.
     host.add_link("wlan0", 22);
     controller.reconcile();
     let stopped = Event::Stopped { iface: name("wlan0"), reason: StopReason::UplinkGone };
@@ -924,7 +924,7 @@ fn a_clat_gets_three_new_addresses_a_minute() {
         let due = controller.reconcile();
         let running = &controller.running()[0];
         if n == 4 {
-            // Nothing is sent from the one that another node has.
+            // Nothing is sent from the duplicate address.
             assert_eq!((running.pid, running.clat.v6), (0, seen[3]));
             assert!(due > Some(Instant::now() + Duration::from_secs(30)), "{due:?}");
         } else {
@@ -941,7 +941,7 @@ fn a_clatd_that_takes_no_packets_is_replaced() {
         let (host, controller, told) = following();
         let pid = controller.running()[0].pid;
         host.inner().packets = Some(way);
-        // The next one finds packets.
+        // The next clatd has packets to read.
         host.kill(pid);
         follow_until(&controller, "the one after", || controller.running()[0].restarts == 2);
         let hung = |event| matches!(event, Event::Died { cause, .. } if cause.starts_with("hung"));
@@ -956,7 +956,7 @@ fn a_clat_follows_the_name_of_its_uplink() {
     host.add_link("eth1", 22);
     controller.start("eth1", PREFIX).expect("starts");
     assert!(matches!(told.try_recv(), Ok(Event::Started(_))));
-    // A name that another CLAT is only just giving up.
+    // The names were exchanged, and the CLATs not yet reconciled.
     host.inner().links.remove("wlan0");
     host.add_link("eth1", 21);
     host.add_link("a-very-long-one", 22);
@@ -997,9 +997,9 @@ fn two_uplinks_swap_their_names() {
     assert_eq!(live(&host), [""; 0]);
 }
 
-/// While no controller was there to follow.
+/// Renamed while no controller was running.
 #[test]
-fn an_uplink_of_a_former_life_has_another_name() {
+fn an_uplink_was_renamed_between_controllers() {
     let host = offloading_host(36);
     let args = host.leave_behind();
     host.inner().links.remove("wlan0");

@@ -228,7 +228,7 @@ fn other_links_are_refused() {
 }
 
 #[test]
-fn a_former_life_is_cleaned_up_and_its_pins_are_used() {
+fn a_killed_controller_is_cleaned_up_and_its_pins_are_used() {
     in_namespaces(|host, dir| {
         sh(VETH);
         sh("ip tuntap add v4-up0 mode tun");
