@@ -58,11 +58,12 @@ apt_install() {
 # need_packages THING=PACKAGE...: installs the Debian packages of the programs, and of the files by
 # path, that are missing.
 need_packages() {
-	local pair thing begin=$SECONDS missing=()
+	local pair thing package begin=$SECONDS missing=()
 	for pair in "$@"; do
-		thing=${pair%%=*}
+		thing=${pair%%=*} package=${pair#*=}
+		[[ " ${missing[*]} " == *" $package "* ]] && continue
 		if [[ $thing == /* ]]; then [ -e "$thing" ]; else command -v "$thing" >/dev/null; fi ||
-			missing+=("${pair#*=}")
+			missing+=("$package")
 	done
 	[ ${#missing[@]} = 0 ] && return
 	command -v apt-get >/dev/null || die "missing, and there is no apt-get here: ${missing[*]}"
