@@ -107,8 +107,13 @@ impl Auto {
 
     /// An observer of CLATs' events. It never blocks.
     pub fn observer(&self) -> impl Fn(&Event) + Send + Sync {
-        let inbox = Arc::clone(&self.inbox);
-        move |event| inbox.tell(event)
+        // Without the thread nothing is ever taken out of the inbox.
+        let inbox = self.network.is_some().then(|| Arc::clone(&self.inbox));
+        move |event| {
+            if let Some(inbox) = &inbox {
+                inbox.tell(event);
+            }
+        }
     }
 
     /// The uplinks, for the status.
@@ -325,5 +330,23 @@ impl<H: Host> Work<H> {
             let failed = Error::io(&e, &failing, Step::Start);
             self.inbox.put(Notice::Done(index, Err(failed)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    /// A controller runs for years, and starts and stops.
+    #[test]
+    fn events_that_no_one_takes_are_not_kept() {
+        let args = crate::args::Args::parse_from(["clat_controller"]);
+        let auto = Auto::open(&args.auto).expect("no socket is needed");
+        let iface = IfaceName::parse("up0").expect("a name");
+        let stopped = Event::Stopped { iface, reason: StopReason::Requested };
+        auto.observer()(&stopped);
+        assert_eq!(auto.inbox.take().len(), 0);
     }
 }
