@@ -63,9 +63,14 @@ fn a_clat_from_start_to_stop() {
     );
     assert_eq!((&clat.v6, clat.nat64Prefix.as_str(), clat.restarts), (&v6, PREFIX, 0));
     assert_eq!(fixture.clatds(), [clat.pid]);
-    let open = sh(&format!("ls /proc/{}/fd", clat.pid));
-    let open: Vec<_> = open.split_whitespace().filter(|fd| !["0", "1", "2"].contains(fd)).collect();
-    let [tun] = open[..] else { panic!("{open:?}") };
+    let open =
+        sh(&format!("cd /proc/{}/fd && for i in *; do readlink $i; echo $i; done", clat.pid));
+    let open: Vec<_> = open.lines().collect();
+    let mut open: Vec<_> = open.chunks(2).filter(|it| !["0", "1", "2"].contains(&it[1])).collect();
+    open.sort();
+    // The TUN device, and the pipe for why clatd ends.
+    let [["/dev/net/tun", tun], [pipe, _]] = open[..] else { panic!("{open:?}") };
+    assert!(pipe.starts_with("pipe:"), "{pipe}");
     let info = sh(&format!("cat /proc/{}/fdinfo/{tun}", clat.pid));
     assert!(info.contains("iff:\tv4-up0"), "{info}");
 
