@@ -4,6 +4,7 @@
 //! managers of network links. `installed.sh` says what is tried.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::Result;
@@ -21,10 +22,15 @@ const MODULES: &[&str] = &["virtio_pci", "virtio_net", "virtio_blk", "ext4", "au
 
 /// The package as it is, and as its next version will be.
 fn packages(folder: &Path) -> Result<()> {
-    let programs = program("clat_controller")?;
-    let programs = programs.parent().unwrap_or(Path::new("."));
+    let programs = folder.join("programs");
+    fs::create_dir(&programs)?;
+    for name in ["clat_controller", "clatctl", "clatd", "platd"] {
+        symlink(program(name)?, programs.join(name))?;
+    }
+    // Of this build, whichever the others are of.
+    symlink(env!("CARGO_BIN_EXE_pages"), programs.join("pages"))?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/deb");
-    sh(folder, &format!("{} {} $PWD/made", script.display(), programs.display()))?;
+    sh(folder, &format!("{} programs made", script.display()))?;
     let next = "mv made/clat_[0-9]*.deb clat_0.deb
         dpkg-deb -R clat_0.deb next
         sed -i 's/^Version: .*/Version: 9.9.9/' next/DEBIAN/control
