@@ -6,6 +6,9 @@ use std::fs;
 use std::io;
 
 use nix::errno::Errno;
+use nix::libc;
+
+use crate::packet_sockets::{packet_socket_table, packet_sockets};
 
 /// Whether a clatd handles the packets of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,20 +27,18 @@ pub struct Progress {
 /// Those of reading /proc; EINVAL where it is not as proc(5) has it.
 pub fn progress(pid: i32, uplink: u32) -> io::Result<Progress> {
     let read = |path: &str| fs::read_to_string(path);
-    let sockets = read("/proc/thread-self/net/packet")?;
+    let sockets = packet_socket_table()?;
     let user = user_of(&read(&format!("/proc/{pid}/status"))?).ok_or(Errno::EINVAL)?;
     let done = ticks_of(&read(&format!("/proc/{pid}/stat"))?).ok_or(Errno::EINVAL)?;
     Ok(Progress { packets_wait: packets_wait(&sockets, uplink, user), done })
 }
 
-/// Whether packets are queued in an IPv6 packet socket of `user` on the interface `index`, by
-/// /proc/net/packet: address, references, type, protocol, interface, whether it runs, bytes queued,
-/// user, inode.
-fn packets_wait(sockets: &str, index: u32, user: u32) -> bool {
-    sockets.lines().any(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let [_, _, _, "86dd", iface, _, waiting, uid, _] = fields[..] else { return false };
-        iface.parse() == Ok(index) && uid.parse() == Ok(user) && waiting != "0"
+/// Whether packets are queued in an IPv6 packet socket of `user` on the interface `index`.
+fn packets_wait(table: &str, index: u32, user: u32) -> bool {
+    let mut sockets = packet_sockets(table);
+    sockets.any(|socket| {
+        (i32::from(socket.protocol), socket.iface, socket.user) == (libc::ETH_P_IPV6, index, user)
+            && socket.queued > 0
     })
 }
 

@@ -3,17 +3,17 @@
 //! Finds the uplinks, and the host's state on them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use clat_discover::Host;
 use clat_host::address::{is_usable_source, FIRST_V4, POOL_LEN};
-use clat_host::IfaceName;
+use clat_host::{packet_socket_table, packet_sockets, IfaceName};
 use clat_netlink::{
     addresses4, addresses6, default_sources4, next_hop, Address6, Link, LinkKind, Target,
 };
+use nix::libc;
 
 use super::resolvers::{is_link_local, resolvers};
 use super::settings::Settings;
@@ -69,7 +69,7 @@ pub(super) fn host(link: &Link, ours: Option<u64>, has_other_clat: bool) -> io::
         has_ipv6 = has_ipv6 || link.has_carrier && default(source)?;
     }
     let has_neighbours = LinkKind::from_hardware(link.hardware) == Some(LinkKind::Ethernet);
-    let packet_sockets = fs::read_to_string("/proc/thread-self/net/packet").unwrap_or_default();
+    let sockets = packet_socket_table().unwrap_or_default();
     Ok(Host {
         has_link: link.has_carrier,
         has_link_local: preferred().any(is_link_local),
@@ -78,7 +78,7 @@ pub(super) fn host(link: &Link, ours: Option<u64>, has_other_clat: bool) -> io::
         has_ipv4: link.has_carrier
             && addresses4(link.index)?.into_iter().any(is_native)
             && default_sources4(link.index)?.into_iter().any(is_native_or_none),
-        has_dhcpv4: has_dhcpv4(&packet_sockets, link.index, ours),
+        has_dhcpv4: has_dhcpv4(&sockets, link.index, ours),
         has_other_clat,
         resolvers: resolvers(Path::new("/"), link.index, &link.name),
     })
@@ -106,15 +106,12 @@ fn is_of_clat(address: Ipv4Addr) -> bool {
 }
 
 /// Whether a packet socket receives IPv4 on an interface, as DHCP clients do before they have an
-/// address. `table` is the content of /proc/net/packet.
+/// address. `table` is as of [`packet_socket_table`].
 fn has_dhcpv4(table: &str, index: u32, ours: Option<u64>) -> bool {
-    table.lines().skip(1).any(|line| {
-        let columns: Vec<_> = line.split_whitespace().collect();
-        let [_, _, _, protocol, iface, _, _, _, inode, ..] = columns[..] else { return false };
-        // ETH_P_ALL, ETH_P_IP
-        ["0003", "0800"].contains(&protocol)
-            && iface == index.to_string()
-            && inode.parse().ok() != ours
+    packet_sockets(table).any(|socket| {
+        [libc::ETH_P_ALL, libc::ETH_P_IP].contains(&socket.protocol.into())
+            && socket.iface == index
+            && Some(socket.inode) != ours
     })
 }
 
