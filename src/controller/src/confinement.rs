@@ -120,6 +120,8 @@ mod tests {
     use std::process::Command;
     use std::thread;
 
+    use clat_sandbox::attempt;
+
     use super::*;
 
     /// By the confined thread and by a program that it runs.
@@ -165,23 +167,17 @@ mod tests {
         }
     }
 
-    /// The environment variable that enables [`attempts_from_inside`].
-    const INSIDE: &str = "CLAT_CONTROLLER_REFUSED";
-
     #[test]
     fn calls_are_refused() {
-        let inside = Command::new(std::env::current_exe().expect("a program"))
-            .args(["--exact", "confinement::tests::attempts_from_inside", "--nocapture"])
-            .env(INSIDE, "1")
-            .output()
-            .expect("runs");
+        let inside = attempt::attempt("confinement::tests::attempts_from_inside", "all");
+        let inside = inside.expect("runs");
         assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stderr));
     }
 
     /// Runs in another process: attempts by an older thread, by this one, and by a program.
     #[test]
     fn attempts_from_inside() {
-        if std::env::var_os(INSIDE).is_none() {
+        if attempt::attempted().is_none() {
             return;
         }
         use nix::errno::Errno;
