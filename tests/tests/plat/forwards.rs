@@ -46,9 +46,9 @@ fn a_guest_that_listens_by_ipv4_alone() -> Result<()> {
     let world = World::new()?;
     world.host.run("ip addr add 2001:db8:6::1/64 dev w0 nodad")?;
     world.outside.run("ip addr add 2001:db8:6::2/64 dev h0 nodad")?;
-    let guest = include_str!("scripts/forward_ipv4_guest.py");
+    let guest = include_str!("scripts/forward_guest.py");
     for (name, options) in [("clat", &[][..]), ("dual", &["--dual-stack"])] {
-        let argv = [&["run"], options, &PORTS, &["--", "python3", "-c", guest]].concat();
+        let argv = [&["run"], options, &PORTS, &["--", "python3", "-c", guest, "0.0.0.0"]].concat();
         let log = world.path(&format!("{name}.log"));
         let mut guest = world.host.spawn(&world.command(&argv), &log)?;
         guest.wait_for("ready")?;

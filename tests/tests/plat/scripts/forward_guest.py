@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-import socket, threading
-s = socket.create_server(('::', 80), family=socket.AF_INET6)
-u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); u.bind(('::', 53))
-# So that the network knows it.
-socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).sendto(b'x', ('64:ff9b::198.51.100.1', 80))
+"""Listens by IPv6 alone, or at the IPv4 address given."""
+import socket, sys, threading
+address = sys.argv[1] if len(sys.argv) > 1 else '::'
+family = socket.AF_INET6 if ':' in address else socket.AF_INET
+s = socket.create_server((address, 80), family=family)
+u = socket.socket(family, socket.SOCK_DGRAM); u.bind((address, 53))
+if family == socket.AF_INET6:
+    # So that the network knows it.
+    socket.socket(family, socket.SOCK_DGRAM).sendto(b'x', ('64:ff9b::198.51.100.1', 80))
 def answer():
     while True:
         data, peer = u.recvfrom(100)
