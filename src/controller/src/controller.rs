@@ -278,12 +278,13 @@ impl<H: Host> Controller<H> {
                 Outcome::Over(StopReason::Failed)
             });
             dues.extend(tracker.due());
-            let clat = tracker.clat().clone();
+            let (clat, events) = (tracker.clat().clone(), tracker.take_events());
+            lock.show();
+            events.into_iter().for_each(self.resources.observer.as_ref());
             if let Outcome::Over(reason) = outcome {
                 self.end(lock.take(), reason);
                 break;
             }
-            lock.show();
             if clat != before {
                 log::info!("{}: goes on by {}, {}", clat.iface, clat.v4iface, clat.v6);
                 (self.resources.observer)(Event::Started(clat.clone()));

@@ -62,6 +62,8 @@ pub(crate) struct Tracker<H: Host> {
     probe: Probe<(Ipv6Addr, Option<u32>)>,
     /// The last reported result.
     told: Working,
+    /// Events that were not yet taken.
+    events: Vec<Event>,
     /// Whether the offload was tried; it may be unavailable.
     is_offload_tried: bool,
     /// Whether there is no offload because another filter has its place.
@@ -115,6 +117,7 @@ impl<H: Host> Tracker<H> {
             announced: None,
             probe: Probe::default(),
             told: Working::Unknown,
+            events: Vec::new(),
             is_offload_tried: false,
             is_offload_blocked: false,
             was_configured: false,
@@ -208,7 +211,7 @@ impl<H: Host> Tracker<H> {
         resources: &Resources<H>,
         now: Instant,
     ) -> Result<Outcome, Error> {
-        self.see_clatd(resources);
+        self.see_clatd(resources.host.as_ref());
         self.restore_rule(resources.host.as_ref());
         if let Some((offload, programs)) = self.offload.as_mut().zip(resources.programs()) {
             offload.reconcile(programs.as_ref(), &self.clat, now);
@@ -376,20 +379,20 @@ impl<H: Host> Tracker<H> {
         if working != Working::Unknown && working != self.told {
             let iface = self.clat.iface.clone();
             log::info!("{iface}: does IPv4 work? {}", working.as_str());
-            (resources.observer)(Event::Probed { iface, working });
+            self.events.push(Event::Probed { iface, working });
             self.told = working;
         }
     }
 
     /// Reports a clatd that has ended.
-    fn see_clatd(&mut self, resources: &Resources<H>) {
+    fn see_clatd(&mut self, host: &H) {
         let Some(clatd) = &self.clatd else { return };
         let Some(ended) = self.restarts.see(clatd) else { return };
         let (iface, pid, cause) = (self.clat.iface.clone(), clatd.started_as(), ended.how);
         log::warn!("clatd on {iface} (pid {pid}) {cause}");
-        (resources.observer)(Event::Died { iface, pid, cause });
+        self.events.push(Event::Died { iface, pid, cause });
         if !self.clatd.as_ref().is_some_and(Supervisor::is_taken) {
-            self.claim(resources.host.as_ref());
+            self.claim(host);
         }
     }
 
@@ -563,7 +566,7 @@ impl<H: Host> Tracker<H> {
         if let Some((restarts, ended)) = self.restarts.started() {
             let (pid, cause) = (clatd.pid(), ended.how);
             log::info!("clatd on {iface} started again with pid {pid}");
-            (resources.observer)(Event::Restarted { iface, pid, restarts, cause });
+            self.events.push(Event::Restarted { iface, pid, restarts, cause });
         }
         (self.clatd, self.has_run) = (Some(clatd), true);
         Ok(())
@@ -645,6 +648,12 @@ impl<H: Host> Tracker<H> {
     /// The process id of its clatd; 0 while there is none.
     pub(crate) fn pid(&self) -> i32 {
         self.clatd.as_ref().map_or(0, Supervisor::pid)
+    }
+
+    /// Takes the events since the last call. To be sent when its status is shown: who hears that
+    /// clatd was restarted may ask for its process id.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     /// Its translation in the kernel, if attached.

@@ -3,7 +3,7 @@
 //! Tests of the controller on a host that fails on demand.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc;
+use std::sync::{mpsc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -910,6 +910,34 @@ fn a_clat_whose_address_another_node_has_gets_another_one() {
     assert!(matches!(told.try_recv(), Ok(Event::Restarted { .. })));
     assert!(matches!(told.try_recv(), Ok(Event::Started(told)) if told == clat));
     assert_ne!(controller.running()[0].pid, 0);
+}
+
+#[test]
+fn what_an_event_says_is_shown_when_it_comes() {
+    let host = offloading_host(36);
+    let asked = Arc::new(OnceLock::<Weak<Controller<FakeHost>>>::new());
+    let (tell, told) = mpsc::channel();
+    let observer = {
+        let asked = Arc::clone(&asked);
+        move |event| {
+            let controller = asked.get().and_then(Weak::upgrade).expect("it runs");
+            let pid = controller.running().first().map(|running| running.pid);
+            drop(tell.send((event, pid)));
+        }
+    };
+    let controller = Arc::new(Controller::new(Arc::new(host.clone()), true, Arc::new(observer)));
+    asked.set(Arc::downgrade(&controller)).expect("set once");
+    controller.start("wlan0", PREFIX).expect("starts");
+    let first = controller.running()[0].pid;
+    host.kill(first);
+    wait_until("its death", || controller.running()[0].pid == 0);
+    let has_died = |(event, pid): (Event, _)| matches!(event, Event::Died { .. }) && pid == Some(0);
+    assert!(matches!(told.recv(), Ok((Event::Started(_), Some(pid))) if pid == first));
+    follow_until(&controller, "another", || controller.running()[0].pid != 0);
+    assert!(told.recv().is_ok_and(has_died));
+    assert!(matches!(told.recv(), Ok((Event::Restarted { pid, .. }, shown)) if shown == Some(pid)));
+    controller.stop("wlan0").expect("stops");
+    assert!(matches!(told.recv(), Ok((Event::Stopped { .. }, None))));
 }
 
 #[test]
