@@ -60,9 +60,9 @@ enum Place<H: Host> {
 }
 
 impl<H: Host> Place<H> {
-    fn shown(&self, programs: Option<&<H as Offload>::Programs>) -> Option<Running> {
+    fn shown(&self) -> Option<Running> {
         match self {
-            Self::Idle(tracker) => Some(tracker.shown(programs)),
+            Self::Idle(tracker) => Some(tracker.shown()),
             Self::Busy(shown) => shown.as_deref().cloned(),
         }
     }
@@ -85,8 +85,7 @@ struct InterfaceLock<'c, H: Host> {
 impl<H: Host> InterfaceLock<'_, H> {
     /// Updates the CLAT's shown status.
     fn show(&self) {
-        let programs = self.controller.resources.programs();
-        let shown = self.tracker.as_ref().map(|tracker| tracker.shown(programs.as_deref()));
+        let shown = self.tracker.as_ref().map(|tracker| tracker.shown());
         let place = Place::Busy(shown.map(Box::new));
         self.controller.state().places.insert(self.iface.clone(), place);
     }
@@ -172,9 +171,8 @@ impl<H: Host> Controller<H> {
         iface: &IfaceName,
         mut state: MutexGuard<'_, State<H>>,
     ) -> InterfaceLock<'_, H> {
-        let programs = self.resources.programs();
         let place = state.places.remove(iface);
-        let shown = place.as_ref().and_then(|place| place.shown(programs.as_deref()));
+        let shown = place.as_ref().and_then(Place::shown);
         state.places.insert(iface.clone(), Place::Busy(shown.map(Box::new)));
         let tracker = match place {
             Some(Place::Idle(tracker)) => Some(tracker),
@@ -220,7 +218,7 @@ impl<H: Host> Controller<H> {
             let cause = "the controller is ending";
             return Err(Error::new(Errno::ESHUTDOWN, iface, Step::Start, cause));
         }
-        let shown = state.places.values().filter_map(|place| place.shown(None));
+        let shown = state.places.values().filter_map(Place::shown);
         // It may run under another name that has just changed.
         let mut running =
             shown.filter(|it| it.clat.iface == *iface || Some(it.clat.index) == index);
@@ -489,8 +487,7 @@ impl<H: Host> Controller<H> {
     #[must_use]
     pub fn running(&self) -> Vec<Running> {
         let programs = self.resources.programs();
-        let shown = |place: &Place<H>| place.shown(programs.as_deref());
-        let mut running: Vec<_> = self.state().places.values().filter_map(shown).collect();
+        let mut running: Vec<_> = self.state().places.values().filter_map(Place::shown).collect();
         let counters = |hook, clat: &Clat| {
             let counters = programs.as_ref()?.counters(hook, clat.v4);
             counters.inspect_err(|e| log::warn!("{}: no numbers: {e}", clat.iface)).ok()?

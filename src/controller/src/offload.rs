@@ -26,6 +26,8 @@ pub(crate) struct Attached<P: Programs> {
     next_hop: Option<P::NextHop>,
     pub(crate) entries: (EgressEntry, IngressEntry),
     repairs: Limit,
+    /// Whether both filters were attached when last looked at.
+    is_whole: bool,
     /// Why packets may not reach its programs.
     hindrances: Vec<String>,
     /// Why the direct way is not used although wanted.
@@ -114,6 +116,7 @@ impl<P: Programs> Attached<P> {
             next_hop,
             entries: (entry, entry6),
             repairs: Limit::new(MOST_REPAIRS.0, MOST_REPAIRS.1),
+            is_whole: true,
             hindrances: Vec::new(),
             not_direct,
         })
@@ -162,17 +165,17 @@ impl<P: Programs> Attached<P> {
         self.hindrances.iter().cloned().chain(direct).collect()
     }
 
-    /// Whether all filters are still attached.
-    pub(crate) fn is_whole(&self, programs: &P) -> bool {
-        let is_there = |filter| programs.place(filter).is_ok_and(|place| place != Place::Gone);
-        [&self.ingress_filter, &self.egress_filter].into_iter().all(is_there)
+    /// Whether all filters were attached when last reconciled. The kernel is not asked: a caller
+    /// would wait for whatever else changes interfaces, in any network namespace (RTNL).
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// Restores filters that others have removed, if their place is free, and notes what else may
     /// keep packets from the programs. Filters in front may let packets pass.
     pub(crate) fn reconcile(&mut self, programs: &P, clat: &Clat, now: Instant) {
         let Clat { iface, v4iface, .. } = clat;
-        let mut hindrances = Vec::new();
+        let (mut hindrances, mut there) = (Vec::new(), Vec::new());
         let direct = self.direct.as_ref();
         let direct = direct.map(|direct| (&direct.filter, format!("egress of {iface}")));
         for (filter, place) in [
@@ -182,9 +185,11 @@ impl<P: Programs> Attached<P> {
         .into_iter()
         .chain(direct)
         {
+            let mut is_there = false;
             match programs.place(filter) {
-                Ok(Place::First) => {}
+                Ok(Place::First) => is_there = true,
                 Ok(Place::Behind(others)) => {
+                    is_there = true;
                     hindrances.push(format!("{place}: packets meet a {others} first"));
                 }
                 Ok(Place::Gone) if self.repairs.free_at(now) > now => {
@@ -192,6 +197,7 @@ impl<P: Programs> Attached<P> {
                 }
                 Ok(Place::Gone) => match programs.restore(filter) {
                     Ok(()) => {
+                        is_there = true;
                         log::warn!("{place}: put the filter back");
                         self.repairs.note(now);
                     }
@@ -205,7 +211,10 @@ impl<P: Programs> Attached<P> {
                 // For example while its interface is being removed.
                 Err(e) => log::debug!("{place}: cannot tell whether the filter is there: {e}"),
             }
+            there.push(is_there);
         }
+        // Without the filter of the direct way, packets take the device.
+        self.is_whole = there.iter().take(2).all(|is_there| *is_there);
         if hindrances != self.hindrances {
             hindrances.iter().for_each(|hindrance| log::warn!("{hindrance}"));
             self.hindrances = hindrances;

@@ -667,15 +667,14 @@ impl<H: Host> Tracker<H> {
     }
 
     /// Its status, without counters.
-    pub(crate) fn shown(&self, programs: Option<&H::Programs>) -> Running {
+    pub(crate) fn shown(&self) -> Running {
         let hindrances = self.offload.as_ref().map(Attached::all_hindrances);
-        let offload = self.offload.as_ref().zip(programs);
         Running {
             clat: self.clat.clone(),
             pid: self.pid(),
             restarts: self.restarts.count(),
             traffic: None,
-            offloaded: offload.is_some_and(|(offload, programs)| offload.is_whole(programs)),
+            offloaded: self.offload.as_ref().is_some_and(Attached::is_whole),
             working: self.probe.answer(),
             egress: None,
             ingress: None,

@@ -511,7 +511,9 @@ fn offload_comes_and_goes_in_order() {
     assert_eq!(controller.dump().matches("Error printing BPF map: ").count(), 2);
     assert_eq!(controller.running()[0].ingress, None);
     host.inner().faults.insert(Fault::Place, Errno::ENODEV);
-    assert!(!controller.running()[0].offloaded, "as it is now");
+    assert!(controller.running()[0].offloaded, "the kernel is not asked by who asks us");
+    controller.reconcile();
+    assert!(!controller.running()[0].offloaded);
     host.inner().faults.clear();
 
     host.inner().log.clear();
