@@ -22,15 +22,16 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// After a clatd has run this long, the delay starts over.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// A clatd that takes no packets although some wait hangs, after this time and number of checks.
-const HANG_TIMEOUT: Duration = Duration::from_millis(250 * CHECKS as u64);
-const CHECKS: u32 = 5;
+/// A clatd that takes no packets although some wait hangs, after this number of looks at this
+/// interval.
+const LOOKS: u32 = 5;
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// clatd's exit status if another node has its address (docs/contract.md): starting it again with
 /// the same address would not help.
 const DUPLICATE: i32 = 3;
 
-/// How and when a clatd ended, once it has.
+/// How a clatd ended, once it has, and when it did its last work.
 #[derive(Default)]
 struct End(Mutex<Option<(Ended, Instant)>>, Condvar);
 
@@ -55,14 +56,15 @@ where
     A: Fn(Direction) -> io::Result<OwnedFd>,
     P: Fn(Direction) -> io::Result<Progress>,
 {
-    /// Waits until one of `fds` is readable and returns its index; `None` if clatd hangs.
-    fn wait(&self, fds: &[BorrowedFd<'_>]) -> Option<usize> {
-        loop {
+    /// Waits until one of `fds` is readable and returns its index; or since when clatd hangs.
+    fn wait(&self, fds: &[BorrowedFd<'_>]) -> Result<usize, Instant> {
+        'work: loop {
             let before = DIRECTIONS.map(|way| (way, (self.progress)(way)));
             let way = match self.next_arrival(fds) {
                 Ok(way) => way,
-                Err(at) => return Some(at),
+                Err(at) => return Ok(at),
             };
+            let since = Instant::now();
             let is_stuck = || {
                 let now = (self.progress)(way);
                 let mut before = before.iter().filter(|(of, _)| *of == way);
@@ -71,19 +73,16 @@ where
                     _ => false,
                 })
             };
-            let mut looks = CHECKS;
-            loop {
-                if let Some(at) = wait_readable(fds, Some(HANG_TIMEOUT / CHECKS)) {
-                    return Some(at);
+            for look in 1..=LOOKS {
+                let left = time_to_look(look, since, Instant::now());
+                if let Some(at) = wait_readable(fds, Some(left)) {
+                    return Ok(at);
                 }
                 if !is_stuck() {
-                    break;
-                }
-                looks -= 1;
-                if looks == 0 {
-                    return None;
+                    continue 'work;
                 }
             }
+            return Err(since);
         }
     }
 
@@ -107,6 +106,13 @@ where
             }
         }
     }
+}
+
+/// The time from `now` to the look of this number at packets that wait `since` then. A look that
+/// comes late does not delay the next one by as much; but where this process was stopped for long,
+/// so was clatd, which gets some time before each.
+fn time_to_look(number: u32, since: Instant, now: Instant) -> Duration {
+    (since + INTERVAL * number).saturating_duration_since(now).max(INTERVAL / 2)
 }
 
 /// A supervised clatd. Dropping it ends the process.
@@ -137,18 +143,19 @@ impl<C: Child> Supervisor<C> {
         let noted = Arc::clone(&end);
         let thread = thread::Builder::new().name("clatd-watch".into()).spawn(move || {
             let at = work.wait(&[stopping.as_fd(), child.as_fd()]);
-            if at == Some(0) {
+            if at == Ok(0) {
                 return Some(child);
             }
-            if at.is_none() {
+            if at.is_err() {
                 log::error!("clatd, pid {pid}, takes no packets; killing it");
                 child.kill().unwrap_or_else(|e| log::error!("cannot kill pid {pid}: {e}"));
             }
             let mut end = child.reap();
-            if at.is_none() {
-                end.how = format!("hung: it took no packets for {HANG_TIMEOUT:?}");
+            if at.is_err() {
+                end.how = format!("hung: it took no packets for {:?}", INTERVAL * LOOKS);
             }
-            *noted.get() = Some((end, Instant::now()));
+            // The delay before the next one has passed while it hung.
+            *noted.get() = Some((end, at.err().unwrap_or_else(Instant::now)));
             drop(child);
             noted.1.notify_all();
             ended();
@@ -273,6 +280,16 @@ impl Restarts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn late_looks_do_not_add_up() {
+        let (since, late) = (Instant::now(), INTERVAL / 4);
+        let look = |now: Instant, number| now + time_to_look(number, since, now) + late;
+        assert_eq!((1..=LOOKS).fold(since, look), since + INTERVAL * LOOKS + late);
+        // This process was stopped for a minute.
+        let stopped = since + Duration::from_secs(60);
+        assert_eq!((2..=LOOKS).fold(stopped, look), stopped + (INTERVAL / 2 + late) * (LOOKS - 1));
+    }
 
     #[test]
     fn they_come_ever_later() {
