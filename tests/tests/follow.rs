@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::packet::{proto, Seen};
-use clat_tests::wire::{uninterrupted, Sniffer};
+use clat_tests::packet::{icmpv6, proto, Seen, V6};
+use clat_tests::wire::{send_raw, uninterrupted, Sniffer};
 use clat_tests::{
-    can_run, change, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6,
-    UPLINK6,
+    can_run, change, Controller, Lab, Mode, Netns, Offloads, Uplink, PREFIX, PREFIX2, SERVER4,
+    SERVER6, UPLINK6,
 };
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
@@ -215,6 +215,72 @@ fn its_clatd_dies_again_and_again() -> Result<()> {
     })
 }
 
+/// Flags of a neighbour advertisement (RFC 4861 §4.4).
+const SOLICITED: u8 = 0x40;
+const OVERRIDE: u8 = 0x20;
+
+/// Whether this is a neighbour advertisement of `v6`, with one option.
+fn is_advertisement(seen: &Seen, v6: Ipv6Addr) -> bool {
+    let message = &seen.payload;
+    let is_it = seen.proto == proto::ICMPV6 && message.len() == 32 && message[0] == 136;
+    is_it && message[8..24] == v6.octets()
+}
+
+/// Whoever asks for its address is answered from that very address (RFC 4861 §7.2.4), and by nobody
+/// else: some wireless controllers forget a node that answers from another.
+#[test]
+fn neighbours_are_answered() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    for mode in [Mode::Offload, Mode::Direct, Mode::Daemon] {
+        let lab = Lab::on(Uplink::Ethernet, Offloads::Default)?;
+        let controller = Controller::new(&lab, mode, &[])?;
+        let wire = Sniffer::new(&lab.router, "ph0")?;
+        let (_, v6) = controller.start("up0", PREFIX)?;
+        // Before, another node may turn out to have it (RFC 4429 §2.2).
+        let is_sure = |seen: &Seen| is_advertisement(seen, v6) && seen.payload[4] & OVERRIDE != 0;
+        wire.wait(PATIENCE, is_sure).context("the end of duplicate address detection")?;
+        let link_local = lab.router.run("ip -o -6 addr show dev ph0 scope link")?;
+        let link_local = link_local.split_whitespace().find_map(|word| word.strip_suffix("/64"));
+        let link_local = link_local.context("a link-local address")?.parse()?;
+        let [own, theirs] = [link_address(&lab.phone, "up0")?, link_address(&lab.router, "ph0")?];
+        for asker in [link_local, Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1)] {
+            // The router's kernel first asks by multicast, for the address to send this to.
+            lab.router.run("ip -6 neigh flush dev ph0")?;
+            let question = [&v6.octets()[..], &[1, 1], &theirs].concat();
+            let question = icmpv6(asker, v6, 135, 0, 0, &question);
+            let header = V6 { hops: 255, ..V6::new(asker, v6, proto::ICMPV6) };
+            send_raw(&lab.router, &header.packet(&question))?;
+            for how in ["by multicast", "by unicast"] {
+                let answer = wire.wait(PATIENCE, |seen| is_advertisement(seen, v6));
+                let answer = answer.with_context(|| format!("{mode:?}, {asker}, {how}"))?;
+                let said = [&[SOLICITED | OVERRIDE, 0, 0, 0], &v6.octets()[..], &[2, 1], &own];
+                ensure!(
+                    (answer.src, answer.dst) == (v6.into(), asker.into())
+                        && (answer.hops, &answer.payload[4..]) == (255, &said.concat()[..]),
+                    "{mode:?}, {asker}, {how}: {answer:02x?}"
+                );
+            }
+        }
+        // Nor later, as for an anycast address (RFC 4861 §7.2.7).
+        while let Some(packet) = wire.next(Duration::from_secs(1))? {
+            let seen = Seen::read(&packet);
+            ensure!(!seen.is_some_and(|seen| is_advertisement(&seen, v6)), "{packet:02x?}");
+        }
+    }
+    Ok(())
+}
+
+/// The Ethernet address of an interface.
+fn link_address(ns: &Netns, dev: &str) -> Result<[u8; 6]> {
+    let shown = ns.run(&format!("ip -o link show dev {dev}"))?;
+    let address = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+    let bytes = address.context("no Ethernet address")?.split(':');
+    let bytes = bytes.map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;
+    bytes.try_into().map_err(|bytes| anyhow::anyhow!("{bytes:?}"))
+}
+
 /// Neighbours are sent advertisements at the start, for every new address, and when the Ethernet
 /// address changes (RFC 4861 §7.2.6, RFC 9131).
 #[test]
@@ -228,14 +294,9 @@ fn neighbours_are_told() -> Result<()> {
         let wire = Sniffer::new(&lab.router, "ph0")?;
         let told = |v6: Ipv6Addr, at: Option<[u8; 6]>| -> Result<()> {
             let is_told = |seen: &Seen| {
-                let message = &seen.payload;
-                seen.proto == proto::ICMPV6
-                    && message.len() == 32
-                    && message[0] == 136
-                    && message[8..24] == v6.octets()
-                    // Override.
-                    && message[4] & 0x20 != 0
-                    && at.is_none_or(|at| message[26..32] == at)
+                is_advertisement(seen, v6)
+                    && seen.payload[4] & OVERRIDE != 0
+                    && at.is_none_or(|at| seen.payload[26..32] == at)
             };
             wire.wait(PATIENCE, is_told).with_context(|| format!("{v6} at {at:02x?}")).map(drop)
         };
