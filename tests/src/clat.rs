@@ -312,16 +312,9 @@ impl<'l> Clat<'l> {
             Uplink::Ethernet => ("ether", 1),
             Uplink::RawIp => ("rawip", 0),
         };
-        let pins = lab.dir().join("bpf");
-        fs::create_dir(&pins)?;
-        let pins = pins.display();
         let (object, v4) = (object.display(), clat.v4.octets());
         let (local6, pfx96) = (clat.v6.octets(), pfx96.addr().octets());
-        let hex = |parts: &[&[u8]]| {
-            let bytes = parts.concat();
-            bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
-        };
-        let attach = || -> Result<()> {
+        with_bpffs(lab, |pins| {
             host(&format!("bpftool prog loadall {object} {pins}/programs pinmaps {pins}/maps"))?;
             let fill = |map: &str, key: String, value: String| {
                 let map = format!("{pins}/maps/{map}");
@@ -344,14 +337,57 @@ impl<'l> Clat<'l> {
                 ))?;
             }
             Ok(())
-        };
-        host(&format!("mount -t bpf bpf {pins}"))?;
-        let attached = attach();
-        // The filters keep programs and maps alive.
-        host(&format!("umount {pins}"))?;
-        attached?;
+        })?;
         clat.wait_for_answer(lab)?;
         Ok(clat)
+    }
+
+    /// Translates on the uplink itself by programs named and configured as NetworkManager's are
+    /// (its src/core/bpf/clat.bpf.c): `object` has them, and its `config` comes first in `.bss`.
+    ///
+    /// # Errors
+    /// The programs' errors.
+    pub fn on_uplink(lab: &'l Lab, prefix: &str, object: &Path) -> Result<Self> {
+        let pfx96: Prefix = prefix.parse().with_context(|| prefix.to_owned())?;
+        // A neutral address: no checksum changes.
+        let Local { v4, v6 } = Local::neutral(LOCAL4, UPLINK6, &pfx96, *b"\x02clatlab");
+        let (link, router) = match lab.uplink() {
+            Uplink::Ethernet => ("eth", "via inet6 2001:db8:1::1"),
+            Uplink::RawIp => ("rawip", ""),
+        };
+        let config = [&v6.octets()[..], &pfx96.addr().octets(), &v4.octets(), &96u32.to_ne_bytes()];
+        with_bpffs(lab, |pins| {
+            let object = object.display();
+            host(&format!(
+                "bpftool prog loadall {object} {pins}/programs type classifier pinmaps {pins}/maps"
+            ))?;
+            let mut maps = fs::read_dir(format!("{pins}/maps"))?.flatten().map(|map| map.path());
+            let bss = maps.find(|map| map.to_string_lossy().ends_with("bss"));
+            let map = format!("pinned {}", bss.context("no .bss in it")?.display());
+            let shown: serde_json::Value =
+                serde_json::from_str(&host(&format!("bpftool -j map show {map}"))?)?;
+            let mut value = config.concat();
+            value.resize(shown["bytes_value"].as_u64().context("its size")?.try_into()?, 0);
+            let value = hex(&[&value]);
+            host(&format!("bpftool map update {map} key hex 00 00 00 00 value hex {value}"))?;
+            let _ = lab.phone.run("tc qdisc add dev up0 clsact");
+            for hook in ["egress", "ingress"] {
+                lab.phone.run(&format!(
+                    "tc filter add dev up0 {hook} prio 4 bpf da pinned \
+                        {pins}/programs/nm_clat_{hook}_{link}"
+                ))?;
+            }
+            Ok(())
+        })?;
+        for line in [
+            &format!("ip -6 addr add {v6}/128 dev up0 nodad"),
+            &format!("ip addr add {v4}/32 dev up0"),
+            // Room for the longer header.
+            &format!("ip route add default src {v4} mtu 1480 dev up0 {router}"),
+        ] {
+            lab.phone.run(line)?;
+        }
+        Ok(Self { v4, v6, dev: "up0", controller: None, other: None, _tun: None })
     }
 
     /// Starts Debian's tayga as a CLAT: the kernel forwards between it and the uplink.
@@ -405,4 +441,22 @@ impl<'l> Clat<'l> {
         let controller = self.controller.as_ref().map(|controller| controller.daemon.pid());
         clatds.chain(controller).chain(self.other.as_ref().map(Daemon::pid)).collect()
     }
+}
+
+/// Has `attach` pin programs and maps in a file system of its own, which then goes: the filters
+/// keep them.
+fn with_bpffs(lab: &Lab, attach: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+    let pins = lab.dir().join("bpf");
+    fs::create_dir(&pins)?;
+    let pins = pins.display().to_string();
+    host(&format!("mount -t bpf bpf {pins}"))?;
+    let attached = attach(&pins);
+    host(&format!("umount {pins}"))?;
+    attached
+}
+
+/// Bytes as bpftool takes them.
+fn hex(parts: &[&[u8]]) -> String {
+    let bytes = parts.concat();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
 }

@@ -89,7 +89,7 @@ pub(crate) struct Row {
 impl Row {
     pub(crate) fn target(&self, kind: Kind) -> Option<Target> {
         match kind {
-            Kind::Offload => self.offload,
+            Kind::Offload | Kind::Direct => self.offload,
             Kind::Daemon => self.daemon,
             _ => None,
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clat_tests::wire::uninterrupted;
-use clat_tests::{Clat, Daemon, Lab, Mode, PREFIX, SERVER4, SERVER6};
+use clat_tests::{compile_bpf, Clat, Daemon, Lab, Mode, PREFIX, SERVER4, SERVER6};
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// A subject.
@@ -18,16 +18,20 @@ pub(crate) enum Kind {
     Offload,
     Daemon,
     AospPrograms,
+    NetworkManager,
+    Constants,
     Tayga,
     Aosp,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Native,
         Self::Direct,
         Self::Offload,
+        Self::Constants,
         Self::AospPrograms,
+        Self::NetworkManager,
         Self::Daemon,
         Self::Aosp,
         Self::Tayga,
@@ -41,9 +45,16 @@ impl Kind {
             Self::Offload => "offload",
             Self::Daemon => "daemon",
             Self::AospPrograms => "aosp-programs",
+            Self::NetworkManager => "networkmanager",
+            Self::Constants => "constants",
             Self::Tayga => "tayga",
             Self::Aosp => "aosp",
         }
+    }
+
+    /// Whether it is BPF programs that are not ours, which bpftool loads.
+    pub(crate) fn is_foreign_programs(self) -> bool {
+        matches!(self, Self::AospPrograms | Self::NetworkManager | Self::Constants)
     }
 
     /// Its name in the report.
@@ -54,6 +65,8 @@ impl Kind {
             Self::Offload => "clat, offload",
             Self::Daemon => "clat, daemon only",
             Self::AospPrograms => "AOSP's programs",
+            Self::NetworkManager => "NetworkManager's programs",
+            Self::Constants => "constants, on the uplink",
             Self::Tayga => "tayga",
             Self::Aosp => "AOSP's clatd",
         }
@@ -70,6 +83,9 @@ pub(crate) struct Peers {
     /// Where they leave packets to a daemon, ours is there
     #[arg(long, value_name = "OBJECT")]
     aosp_programs: Option<PathBuf>,
+    /// NetworkManager's programs: its src/core/bpf/clat.bpf.c, compiled
+    #[arg(long, value_name = "OBJECT")]
+    nm_object: Option<PathBuf>,
 }
 
 impl Peers {
@@ -78,13 +94,15 @@ impl Peers {
         match kind {
             Kind::Aosp => self.aosp_clatd.as_deref(),
             Kind::AospPrograms => self.aosp_programs.as_deref(),
+            Kind::NetworkManager => self.nm_object.as_deref(),
             _ => None,
         }
     }
 
     /// Whether it is available; only peers need a path.
     pub(crate) fn have(&self, kind: Kind) -> bool {
-        !matches!(kind, Kind::Aosp | Kind::AospPrograms) || self.path(kind).is_some()
+        let is_peer = matches!(kind, Kind::Aosp | Kind::AospPrograms | Kind::NetworkManager);
+        !is_peer || self.path(kind).is_some()
     }
 }
 
@@ -108,6 +126,16 @@ impl<'l> Subject<'l> {
             Kind::AospPrograms => {
                 let object = peers.path(kind).context("no --aosp-programs")?;
                 Some(Clat::aosp_programs(lab, PREFIX, object)?)
+            }
+            Kind::NetworkManager => {
+                let object = peers.path(kind).context("no --nm-object")?;
+                Some(Clat::on_uplink(lab, PREFIX, object)?)
+            }
+            Kind::Constants => {
+                let object = lab.dir().join("constants.o");
+                let source = "tests/src/bin/bench/constants.c".as_ref();
+                compile_bpf(source, &["-Ibpf_progs"], &object)?;
+                Some(Clat::on_uplink(lab, PREFIX, &object)?)
             }
             Kind::Aosp => {
                 let clatd = peers.path(kind).context("no --aosp-clatd")?;
