@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
-# What ./demo and ./test share: messages, and a machine made ready. Sourced from the root of the
+# Messages and installation of dependencies, for ./demo and ./test. Sourced from the root of the
 # repository, with `set -o pipefail`.
 
 # The oldest rustc that the crates under Cargo accept.
@@ -42,8 +42,8 @@ quietly() {
 	return "$status"
 }
 
-# apt_install PACKAGE...: removes nothing to make room for them, but where the machine is thrown
-# away afterwards: a QEMU of Debian's does not bear the tools of a newer one.
+# apt_install PACKAGE...: does not remove packages that conflict, except in CI: Debian's QEMU
+# conflicts with the tools of a newer QEMU.
 apt_install() {
 	local options=(--no-remove)
 	[ "${CI:-}" != true ] || options=()
@@ -55,8 +55,8 @@ apt_install() {
 		quietly apt-get install -y --no-install-recommends "${options[@]}" "$@"
 }
 
-# need_packages THING=PACKAGE...: installs the Debian packages of the programs, and of the files by
-# path, that are missing.
+# need_packages THING=PACKAGE...: installs the Debian packages of missing things, which are programs
+# or absolute paths.
 need_packages() {
 	local pair thing package begin=$SECONDS missing=()
 	for pair in "$@"; do
@@ -72,7 +72,7 @@ need_packages() {
 	echo "installed in $((SECONDS - begin)) s"
 }
 
-# The version of the rustc that would run, if one would.
+# The version of the rustc in PATH, if any.
 rust_version() { rustc --version 2>/dev/null | cut -d' ' -f2 || true; }
 
 rust_is_new_enough() {
@@ -83,7 +83,7 @@ rust_is_new_enough() {
 }
 
 # The Debian package of a rustc that is new enough. Debian 12's `rustc` is too old; its `rustc-web`,
-# which its browsers are built with, is kept new by its security updates.
+# for building browsers, is updated by its security updates.
 apt_rustc() {
 	local package candidate
 	command -v apt-get >/dev/null || return
@@ -97,16 +97,16 @@ apt_rustc() {
 	return 1
 }
 
-# What the build needs of Debian.
-# shellcheck disable=SC2034 # used by who sources this
+# Debian packages for the build.
+# shellcheck disable=SC2034 # used by the scripts that source this
 BUILD=(cc=gcc ld=binutils /usr/include/stdio.h=libc6-dev clang=clang make=make pkg-config=pkg-config
 	/etc/ssl/certs/ca-certificates.crt=ca-certificates /usr/include/bpf/bpf_helpers.h=libbpf-dev
 	/usr/include/libelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev)
 
-# And of Rust. A Rust that is too old is rustup's to renew if rustup is here; otherwise the
-# distribution's is taken where it is new enough, and rustup's where it is not.
+# Installs Rust unless it is new enough: by rustup if that is installed, else the distribution's if
+# new enough, else rustup.
 need_rust() {
-	# In front of a distribution's older one.
+	# Before the distribution's in PATH.
 	PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 	rust_is_new_enough && return
 	local found rustc
@@ -129,7 +129,7 @@ need_rust() {
 	rust_is_new_enough || die "Rust $(rust_version) is what runs, and $RUST_NEEDED is needed"
 }
 
-# need_component NAME PROGRAM DEBIAN: a tool that comes with Rust, from where the Rust here is from.
+# need_component NAME PROGRAM DEBIAN: installs a tool of Rust from the same source as Rust itself.
 need_component() {
 	local suffix
 	"$2" --version >/dev/null 2>&1 && return
@@ -142,7 +142,7 @@ need_component() {
 	"$2" --version >/dev/null 2>&1
 }
 
-# The programs as they ship, in target/release.
+# Builds the release programs in target/release.
 build_programs() {
 	[ -x target/release/platd ] ||
 		echo "building, which takes some four minutes on two cores the first time"

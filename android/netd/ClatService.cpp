@@ -12,15 +12,15 @@ namespace android::net::clat {
 
 namespace {
 
-// Never waits: netd's callers hold locks, and a service that is not there is an answer. init brings
-// it back.
+// Never waits for the service: netd's callers hold locks. If it is not there, the call fails, and
+// init restarts it.
 sp<IClatdController> service() {
     const sp<IBinder> binder = defaultServiceManager()->checkService(String16("clatd_controller"));
     return binder == nullptr ? nullptr : interface_cast<IClatdController>(binder);
 }
 
-// The service's errors are errno values. Anything else is the transport's: it died, or may not be
-// called.
+// The service's errors are errno values. Any other error is binder's: the service died, or the
+// caller lacks permission.
 int errnoOf(const binder::Status& status) {
     if (status.isOk()) return 0;
     if (status.exceptionCode() == binder::Status::EX_SERVICE_SPECIFIC) {

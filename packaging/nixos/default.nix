@@ -8,7 +8,7 @@ pkgs.rustPlatform.buildRustPackage {
   cargoLock.lockFile = ../../Cargo.lock;
   nativeBuildInputs = with pkgs; [ clang gnumake pkg-config ];
   buildInputs = with pkgs; [ elfutils zlib libbpf ];
-  # The tests want root, namespaces and programs of Debian.
+  # The tests need root, namespaces and Debian's programs.
   doCheck = false;
   postInstall = ''
     mkdir -p $out/libexec/clat $out/lib/systemd/system

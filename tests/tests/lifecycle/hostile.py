@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# A caller who may call, and does what nobody should: hostile.py SOCKET.
+# A permitted caller that misuses the socket: hostile.py SOCKET.
 import os
 import random
 import socket

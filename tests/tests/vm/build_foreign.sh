@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# build_foreign.sh SOURCE: compiles a client of libgbinder's, in a root that fetch_sid.sh has made.
+# build_foreign.sh SOURCE: compiles a client of libgbinder in a root made by fetch_sid.sh.
 set -e
 mkdir -p usr/bin
 # shellcheck disable=SC2046 # words

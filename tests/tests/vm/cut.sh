@@ -11,5 +11,5 @@ try "an address by router advertisement" within configured
 curl -sS "http://[64:ff9b::198.51.100.1]/endless" >/tmp/endless &
 downloading() { [ "$(stat -c %s /tmp/endless)" -gt 100000 ]; }
 try "a download under way" within downloading
-# The test ends it here.
+# The test switches the machine off here.
 wait

@@ -1,6 +1,6 @@
 # shellcheck shell=dash
 # SPDX-License-Identifier: Apache-2.0
-# What is tried on the virtual device.
+# The tries on the virtual device.
 # shellcheck source=tests/tests/vm/lib.sh
 . /lib.sh
 
@@ -10,7 +10,7 @@ export RUST_BACKTRACE=0
 
 clatd_pid() { clatctl status --json | sed -n 's/.*"clats":\[{[^}]*"pid":\([0-9]*\).*/\1/p'; }
 
-# What a CLAT takes; nothing is left of it.
+# Parts of a CLAT, of which nothing may be left.
 nothing_left() {
 	is_not ip link show v4-up0 && is_not pgrep -f '^clatd-' &&
 		is_not says blackhole ip -6 route show table local &&
@@ -29,7 +29,7 @@ echo "=== $(uname -r)"
 rsb_hub --insecure-allow-all >/tmp/hub.log 2>&1 &
 try "a service manager" within rsb_service list
 
-# An uplink to a network that owns the IPv6 form of the server's address.
+# An uplink to a network that has the server's address in its IPv6 form.
 ip netns add net
 ip link add up0 type veth peer name net0 netns net
 ip netns exec net sh -ec 'ip link set lo up; ip link set net0 up
@@ -39,7 +39,7 @@ ip link set up0 up
 ip addr add 2001:db8:1::2/64 dev up0 nodad
 ip -6 route add default via 2001:db8:1::1 dev up0
 
-# Nobody says by which transport: there is a service manager.
+# No transport is given: there is a service manager.
 start_controller
 try "registers with it" within registered
 try "not on a socket" is_not test -e /run/clat/controller.sock
@@ -114,11 +114,11 @@ try "nothing left at the end" nothing_left
 cat /tmp/controller.log
 
 ip link del up0
-# A contract, two transports: this is the other one. One controller at a time has the name.
+# The same over RPC binder. Only one controller at a time can have the name.
 export CLAT_TEST_TRANSPORT=binder CLAT_TEST_PROGRAM=/usr/local/bin/clat_controller CI=true
 try "the contract over kernel binder" service --test-threads 1 --skip socket::
 grep "^test result" /tmp/said
-# The programs in this kernel against the translator.
+# Compares the programs in this kernel with the translator.
 export CLAT_BPF_OBJECT=/clatd.o
 try "the rulebook" rulebook
 grep "^test result" /tmp/said

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Process 1 of a machine with a disk, until the init on that is: puts there what the test brings.
+# First process of a machine with a disk: copies the test's files there and starts its init.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 /bin/busybox mkdir -p /proc /sys /dev /root
 /bin/busybox --install -s 2>/dev/null

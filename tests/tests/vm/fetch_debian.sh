@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes disk.ext4 in this folder: Debian 12 with systemd, and with whoever manages network links.
+# Makes disk.ext4 in this directory: Debian 12 with systemd and several network managers.
 set -e
 root=$PWD/root
-# Each of them: logind is what polkitd, and so NetworkManager, leaves to others.
+# The network managers. NetworkManager's polkitd needs logind.
 packages=systemd-sysv,libpam-systemd,dbus,network-manager,dhcpcd-base,ifupdown,isc-dhcp-client
-# What the tests call, and what our package depends on.
+# Programs of the tests, and dependencies of our package.
 packages=$packages,iproute2,iputils-ping,curl,procps,libelf1
 debootstrap --variant=minbase --include=$packages bookworm "$root" http://deb.debian.org/debian
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
-# None of them begins by itself, nor what takes time beside the test.
+# No network manager is enabled, nor any slow service.
 for unit in systemd-networkd.service systemd-networkd.socket NetworkManager.service \
 	NetworkManager-wait-online.service networking.service apt-daily.timer apt-daily-upgrade.timer \
 	dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer; do

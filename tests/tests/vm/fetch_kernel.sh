@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# fetch_kernel.sh PACKAGE RELEASE: unpacks a kernel of Debian's into this folder.
+# fetch_kernel.sh PACKAGE RELEASE: unpacks a Debian kernel into this directory.
 set -e
 package=$1
-# An index of yesterday may name what the mirror no longer has.
+# An old index may name files that the mirror no longer has.
 apt-get download -q "$package" || {
 	apt-get update -qq
 	apt-get download -q "$package"

@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Unpacks Debian sid's libgbinder, and all that it needs, into this folder.
+# Unpacks Debian sid's libgbinder and its dependencies into this directory.
 set -e
 root=$PWD
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
 echo "deb [signed-by=$keys] http://deb.debian.org/debian sid main" >sources.list
-# An apt of its own: nothing of sid gets near this machine's packages. A mirror may keep a Release
-# file for longer than it is valid.
+# With a separate apt state, so that sid does not affect this machine's packages. A mirror's Release
+# file may have expired.
 apt=(-q -o APT::Sandbox::User=root -o Dir::Etc::sourcelist="$root/sources.list"
 	-o Dir::Etc::sourceparts=- -o Dir::State="$root/state" -o Dir::State::status="$root/status"
 	-o Dir::Cache="$root/cache" -o Acquire::Check-Valid-Until=false)

@@ -1,6 +1,6 @@
 # shellcheck shell=dash
 # SPDX-License-Identifier: Apache-2.0
-# What a virtual machine tries on platd's network: IPv6 alone, then our CLAT on it.
+# The tries of a virtual machine on platd's network: by IPv6 alone, then with our CLAT.
 # shellcheck source=tests/tests/vm/lib.sh
 . /lib.sh
 
@@ -21,7 +21,7 @@ nothing_left() {
 		is_not says clatd tc filter show dev eth0 ingress && is_not says default ip -4 route
 }
 
-# Both ways, packet by packet. (The module may have made an ifb0 of its own.)
+# Both directions, packet by packet. (The module may already have created ifb0.)
 impaired_link() {
 	ethtool -K eth0 gso off gro off tso off
 	netem="netem delay 10ms 5ms reorder 20% 50% loss 3%"
@@ -34,7 +34,7 @@ sound_link() {
 	tc qdisc del dev eth0 root && tc qdisc del dev eth0 clsact && ip link del down0 &&
 		ethtool -K eth0 gso on gro on
 }
-# Of a device: netem has lost some.
+# The device counts it: netem has dropped some.
 lost() { tc -s qdisc show dev "$1" | tee /tmp/lost | grep -A1 netem | grep -q 'dropped [1-9]'; }
 
 ip link set eth0 up

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Process 1 of a device.
+# First process of a virtual device.
 export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run /root /var/run /var/lock /etc/rsbinder
 /bin/busybox --install -s 2>/dev/null

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=dash
-# The programs in this kernel against the translator.
+# Compares the programs in this kernel with the translator.
 # shellcheck source=tests/tests/vm/lib.sh
 . /lib.sh
 

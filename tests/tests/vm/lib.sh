@@ -1,6 +1,6 @@
 # shellcheck shell=dash
 # SPDX-License-Identifier: Apache-2.0
-# For the scripts that run in a device. A line "OK NAME" or "FAILED NAME" for each try goes to the
+# For the scripts in a virtual device. Each try writes a line "OK NAME" or "FAILED NAME" to the
 # test, on the second serial port.
 
 # try NAME COMMAND...: the command has to succeed.
@@ -25,7 +25,7 @@ says() {
 	grep -qF -- "$text" /tmp/output
 }
 
-# within COMMAND...: has to succeed sooner or later.
+# within COMMAND...: repeated until it succeeds.
 within() {
 	for _ in $(seq 300); do
 		"$@" && return

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # SPDX-License-Identifier: Apache-2.0
-# as_anybody.sh FOLDER ARGS...: platd ARGS of that folder by a user that owns nothing, as they are
-# anywhere: with a /dev/net/tun for everybody.
+# as_anybody.sh DIR ARGS...: runs DIR/platd ARGS as an unprivileged user, with /dev/net/tun open to
+# everybody, as on an ordinary system.
 dir=$1
 shift
 [ -e "$dir/tun" ] || {

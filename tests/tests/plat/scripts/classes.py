@@ -5,7 +5,7 @@ for server in sys.argv[1:]:
     family = socket.AF_INET6 if v6 else socket.AF_INET
     level, option = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if v6 else (socket.IPPROTO_IP, socket.IP_TOS)
     u = socket.socket(family, socket.SOCK_DGRAM)
-    # DSCP and ECN of a datagram, which change in mid-flow.
+    # DSCP and ECN differ between datagrams of one flow.
     for value in (0xb9, 0x02) if v6 else (0xba, 0x03):
         u.setsockopt(level, option, value)
         u.sendto(b'x', (server, 80)); u.settimeout(10); u.recv(9)

@@ -19,7 +19,7 @@ for server in sys.argv[1:]:
     c.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     c = connect(server); sending.append(c)
     c.setsockopt(socket.IPPROTO_TCP, 18, 4000)  # TCP_USER_TIMEOUT, ms
-# Longer than it takes to give up somebody.
+# Longer than the peer's time-out.
 time.sleep(8)
 for c in asking + sending: c.sendall(b'y'); assert c.recv(1) == b'y'
 print('alive', flush=True)

@@ -11,7 +11,7 @@ def udp(host):
     v6 = ':' in host
     u = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
     u.settimeout(20)
-    # Errors that may pass are told on demand (IPV6_RECVERR, IP_RECVERR).
+    # Transient errors are reported only with IPV6_RECVERR and IP_RECVERR.
     u.setsockopt(socket.IPPROTO_IPV6 if v6 else socket.IPPROTO_IP, 25 if v6 else 11, 1)
     u.connect((host, 80)); u.send(b'x')
     try: u.recv(1); assert False, host

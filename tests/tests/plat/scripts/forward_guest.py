@@ -6,7 +6,7 @@ family = socket.AF_INET6 if ':' in address else socket.AF_INET
 s = socket.create_server((address, 80), family=family)
 u = socket.socket(family, socket.SOCK_DGRAM); u.bind((address, 53))
 if family == socket.AF_INET6:
-    # So that the network knows it.
+    # So that platd learns its address.
     socket.socket(family, socket.SOCK_DGRAM).sendto(b'x', ('64:ff9b::198.51.100.1', 80))
 def answer():
     while True:

@@ -49,7 +49,7 @@ assert first[13] == 0x12, first[13]
 ack = (struct.unpack("!I", first[4:8])[0] + 1) & 0xffffffff
 tcp(1001, ack, 0x10)
 if sys.argv[4:] == ["back"]:
-    # It leaves before it has heard its echo, which is sent again when it is back.
+    # It closes before its echo has come, which is sent again when it is back.
     tcp(1001, ack, 0x18, b"one")
     time.sleep(1)
     s.close()

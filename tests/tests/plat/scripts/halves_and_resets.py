@@ -2,12 +2,12 @@
 import socket, struct, sys, time
 S4, S6 = sys.argv[1:]
 for server in (S4, S6):
-    # The guest ends first, and is still answered.
+    # The guest closes its direction first; answers still come.
     c = socket.create_connection((server, 80), 5)
     c.sendall(b'half'); c.shutdown(socket.SHUT_WR)
     time.sleep(0.3)
     assert c.recv(100) == b'HALF' and c.recv(1) == b''
-    # The host ends first, and is still spoken to.
+    # The host closes its direction first; the guest still sends.
     c = socket.create_connection((server, 86), 5); c.settimeout(5)
     assert c.recv(100) == b'goodbye' and c.recv(1) == b''
     time.sleep(0.3)

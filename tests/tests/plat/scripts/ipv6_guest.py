@@ -10,7 +10,7 @@ while part := c.recv(65536): got += part
 assert got == want, len(got)
 def fails(host, port, kind, wanted):
     u = socket.socket(socket.AF_INET6, kind); u.settimeout(10)
-    # Errors that may pass are told on demand (IPV6_RECVERR).
+    # Transient errors are reported only with IPV6_RECVERR.
     u.setsockopt(socket.IPPROTO_IPV6, 25, 1)
     try: u.connect((host, port)); u.send(b'x'); u.recv(1); assert False
     except OSError as e: assert e.errno in wanted, (host, kind, e)

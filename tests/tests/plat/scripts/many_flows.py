@@ -8,8 +8,8 @@ def connect(port):
 def trip(c):
     c.sendall(b'x'); assert c.recv(1) == b'x'
 def used(): return int(open('/proc/%s/schedstat' % pid).read().split()[0])
-# Nanoseconds of platd's for a connection with a byte each way, and for a byte each way in one that
-# is there.
+# CPU time of platd, ns: for a connection with one byte each way, and for one byte each way in an
+# existing connection.
 def costs():
     best = [1 << 60] * 2
     for _ in range(8):

@@ -14,7 +14,7 @@ for hops, wanted in (1, '2001:db8:464::1'), (2, '64:ff9b::203.0.113.2'), (3, Non
         continue
     _, told, _, _ = c.recvmsg(2000, 1000, socket.MSG_ERRQUEUE)
     data = told[0][2]
-    # struct sock_extended_err, and a sockaddr_in6 behind it.
+    # struct sock_extended_err, followed by a sockaddr_in6.
     origin, kind, code = struct.unpack('4xBBB', data[:7])
     router = socket.inet_ntop(socket.AF_INET6, data[24:40])
     assert (origin, kind, code) == (3, 3, 0), (hops, origin, kind, code)

@@ -15,7 +15,7 @@ for first, second in ((S4, '198.51.100.2'), (S6, '64:ff9b::198.51.100.2')):
     def host(text): return socket.getaddrinfo(text, 0)[0][4][0]
     ports, senders = ask(2)
     assert senders == [(host(first), 91), (host(first), 92)], senders
-    # Spoken to, it may; and has been seen by the same port.
+    # Afterwards it gets an answer, from the same port.
     u.sendto(b'hello', (second, 91))
     again, senders = ask(3)
     assert senders == [(host(first), 91), (host(first), 92), (host(second), 91)], senders
