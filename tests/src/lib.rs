@@ -31,6 +31,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{ensure, Context, Result};
+use clap::CommandFactory;
 
 /// What unprivileged networks need of the kernel, for [`can_run`]; a plain chroot has none.
 pub const USER_NAMESPACES: &str = "user namespaces";
@@ -84,4 +85,15 @@ pub fn compile_bpf(source: &Path, options: &[&str], object: &Path) -> Result<()>
         .context("clang")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
+}
+
+/// The command lines of all programs, with the sections of their manual pages.
+#[must_use]
+pub fn command_lines() -> [(clap::Command, &'static str); 4] {
+    [
+        (clatctl::command(), "1"),
+        (clat_plat::cli::Cli::command(), "1"),
+        (clat_controller::args::Args::command(), "8"),
+        (clatd::args::Args::command(), "8"),
+    ]
 }

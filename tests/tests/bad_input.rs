@@ -8,7 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use anyhow::{ensure, Result};
-use clat_tests::{can_run, install, program, Controller, Lab, Mode, Offloads, PREFIX};
+use clat_tests::{
+    can_run, command_lines, install, program, Controller, Lab, Mode, Offloads, PREFIX,
+};
 
 const NEEDS: &[&str] = &["ip", "ethtool", "setpriv"];
 
@@ -40,6 +42,48 @@ fn refused_with(
     ensure!(rules.is_empty(), "{args:?}: a rule stayed: {rules}");
     ensure!(controller.clatds().is_empty(), "{args:?}: a clatd stayed");
     Ok(())
+}
+
+/// Tries bad values of all options of `command` and its subcommands; returns the errors that say
+/// what a parser did, not what to write.
+fn unhelpful_errors(mut command: clap::Command, path: &[String]) -> Vec<String> {
+    const PARSERS_WORDS: [&str; 8] = [
+        "invalid digit",
+        "invalid float",
+        "number too",
+        "out of range",
+        "from empty string",
+        "invalid IP",
+        "invalid socket",
+        "is not in",
+    ];
+    command.build();
+    let names: Vec<_> = path.iter().cloned().chain([command.get_name().to_owned()]).collect();
+    let mut wrong: Vec<_> = command
+        .get_subcommands()
+        .filter(|subcommand| !subcommand.is_hide_set())
+        .flat_map(|subcommand| unhelpful_errors(subcommand.clone(), &names))
+        .collect();
+    let takes_value =
+        |arg: &&clap::Arg| arg.get_num_args().is_some_and(|number| number.takes_values());
+    let options = command.get_arguments().filter(takes_value).filter_map(clap::Arg::get_long);
+    for option in options {
+        for value in ["x", "", "-1", "1.5.", "99999999999999999999"] {
+            let line = [names[0].clone(), format!("--{option}={value}")];
+            let Err(error) = command.clone().try_get_matches_from(line) else { continue };
+            let said = error.to_string();
+            if PARSERS_WORDS.iter().any(|words| said.contains(words)) {
+                wrong.push(format!("{}: {said}", names.join(" ")));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn errors_of_options_say_what_to_write() {
+    let wrong = command_lines().map(|(command, _)| unhelpful_errors(command, &[])).concat();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

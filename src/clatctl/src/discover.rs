@@ -7,9 +7,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clat_controller::args::whole;
 use clat_controller::auto::{discover, without_ipv4, Found, Pattern, Report, Verdict};
 use clat_controller::host::ProbeTarget;
+use clat_sys::whole;
 
 use crate::{Failure, FAILED};
 

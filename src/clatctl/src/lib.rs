@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use clat_controller::args::whole;
 use clat_controller::binder_adapter::Transport;
+use clat_sys::whole;
 use clat_xlat::Prefix;
 use client::Client;
 

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{ArgGroup, ValueEnum};
-use clat_controller::args::whole;
+use clat_sys::{like, whole};
 use clat_xlat::{
     Addresses, Config, Eam, HopPolicy, Local, Packet, Pool, Prefix, Translator, UdpZero, Verdict,
     HEADROOM, TAILROOM,
@@ -72,9 +72,11 @@ fn mtu6() -> impl clap::builder::TypedValueParser<Value = u32> {
 pub(crate) struct Args {
     /// The CLAT's own IPv4 address; other IPv4 sources are then foreign
     #[arg(long, value_name = "V4", requires = "local6")]
+    #[arg(value_parser = like::<Ipv4Addr>("192.0.0.4"))]
     local4: Option<Ipv4Addr>,
     /// The CLAT's own IPv6 address, to which --local4 is translated
     #[arg(long, value_name = "V6", requires = "local4")]
+    #[arg(value_parser = like::<Ipv6Addr>("2001:db8::4"))]
     local6: Option<Ipv6Addr>,
     /// RFC 6052 prefix of 32, 40, 48, 56, 64 or 96 bits; the first is used towards IPv6, all of
     /// them from IPv6
@@ -99,7 +101,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = TtlArg::Copy)]
     ttl: TtlArg,
     /// TOS and traffic class of translated packets [default: copied]
-    #[arg(long, value_name = "BYTE")]
+    #[arg(long, value_name = "BYTE", value_parser = whole(0..=u8::MAX))]
     traffic_class: Option<u8>,
     /// Which of the translator's own ICMP errors are written
     #[arg(long, value_enum, default_value_t = IcmpErrors::Sent)]

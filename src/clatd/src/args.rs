@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 use clap::{Parser, ValueEnum};
+use clat_sys::whole;
 use clat_tun::Options;
 use clat_xlat::{Local, Prefix, PrefixError};
 
@@ -45,7 +46,7 @@ pub struct Args {
     pub write_sock: Option<RawFd>,
     /// Queues of a TUN device that supports several, each served by its own thread under load
     /// [default: half the number of processors, at least 2 and at most 8; 1 on one processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=256_u16))]
     pub queues: Option<u16>,
 }
 

@@ -2,12 +2,10 @@
 
 //! The command line of `clat_controller`, and its configuration file.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::Parser;
+use clat_sys::whole;
 
 use crate::auto::{self, AutoArgs};
 use crate::host::linux::{BPF_DIR, HAS_BPF};
@@ -87,18 +85,6 @@ pub struct Args {
     pub auto: AutoArgs,
 }
 
-/// Parses a whole number of this range, and says what is one otherwise.
-pub fn whole<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
-where
-    T: FromStr + PartialOrd + Display + Clone,
-{
-    move |text| {
-        let number = text.parse().ok().filter(|number| range.contains(number));
-        let (from, to) = (range.start(), range.end());
-        number.ok_or_else(|| format!("write a whole number from {from} to {to}"))
-    }
-}
-
 impl Args {
     /// Whether to translate in the kernel, and whether on the uplink itself.
     #[must_use]
@@ -116,19 +102,5 @@ impl Args {
     /// Errors of the file.
     pub fn read() -> anyhow::Result<Self> {
         Ok(auto::read(|args: Self| args.auto.config)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whole_numbers() {
-        let parse = whole(1..=300_u16);
-        assert_eq!(["1", "300"].map(&parse), [Ok(1), Ok(300)]);
-        for text in ["", "0", "301", "-1", "1.5", "x", "99999999999"] {
-            assert_eq!(parse(text), Err("write a whole number from 1 to 300".to_owned()), "{text}");
-        }
     }
 }

@@ -3,13 +3,12 @@
 //! The command line.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroUsize;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand};
+use clat_sys::{like, whole};
 use clat_xlat::Prefix;
 use hickory_proto::rr::Name;
 use nix::unistd::{Gid, Uid, User};
@@ -60,7 +59,7 @@ pub struct LinkArgs {
     pub netns: Option<String>,
     /// An inherited, connected socket of the kind of --socket or --packets; platd ends when the
     /// peer closes it
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = whole(0..=RawFd::MAX))]
     pub fd: Option<RawFd>,
 }
 
@@ -74,7 +73,7 @@ pub struct ProcessArgs {
     #[arg(long, value_name = "FILE")]
     pub pid: Option<PathBuf>,
     /// Write a line to this inherited descriptor, and close it, when ready
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = whole(0..=RawFd::MAX))]
     pub ready_fd: Option<RawFd>,
     /// Run in the background: the command returns when the network is ready
     #[arg(long, conflicts_with_all = ["ready_fd", "fd"])]
@@ -152,6 +151,12 @@ pub enum ForwardAction {
     },
 }
 
+/// An address, as an example.
+const AN_IP: &str = "192.0.2.1 or 2001:db8::1";
+
+/// The largest bound of flows, far more than a machine's ports and memory allow.
+const MOST_FLOWS: usize = 10_000_000;
+
 /// The network.
 #[derive(Args, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is an option of its own
@@ -166,7 +171,7 @@ pub struct Net {
     #[arg(long, default_value = "64:ff9b::/96")]
     pub prefix64: Prefix,
     /// MTU of the link, 1280 to 65520
-    #[arg(long, default_value_t = 1500, value_parser = mtu())]
+    #[arg(long, default_value_t = 1500, value_parser = whole(LEAST_MTU..=65520))]
     pub mtu: u16,
     /// Resolvers to forward questions to [default: those of the host]
     #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]
@@ -198,22 +203,23 @@ pub struct Net {
     #[arg(long, value_name = "MAC")]
     pub mac: Option<Mac>,
     /// The source address of the host's sockets, one for each family
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = like::<IpAddr>(AN_IP))]
     pub outbound: Vec<IpAddr>,
     /// The interface that the host's sockets use
     #[arg(long, value_name = "NAME")]
     pub outbound_interface: Option<String>,
     /// An address that guests can use to reach the host's loopback, which is otherwise unreachable
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = like::<IpAddr>(AN_IP))]
     pub map_host: Vec<IpAddr>,
     /// The share of packets lost in each direction, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent)]
     pub loss: f64,
     /// The delay of packets in each direction, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
+    #[arg(value_parser = whole(0..=60_000_u64))]
     pub delay: u64,
     /// Advertise another prefix every so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", value_parser = whole(1..=86_400_u64))]
     pub prefix_churn: Option<u64>,
     /// Forward ports of the host to the guest: `[tcp:|udp:][HOSTIP:]HOSTPORTS[:GUESTPORTS]`, with
     /// ports like 80, 8000-8010 or 80,443
@@ -242,14 +248,11 @@ pub struct Net {
     pub clat: bool,
     /// The most flows at a time
     #[arg(long, default_value_t = Bounds::default().flows)]
+    #[arg(value_parser = whole(1..=MOST_FLOWS))]
     pub max_flows: usize,
     /// The most flows of one guest at a time [default: no other limit]
-    #[arg(long)]
-    pub max_flows_each: Option<NonZeroUsize>,
-}
-
-fn mtu() -> RangedI64ValueParser<u16> {
-    clap::value_parser!(u16).range(i64::from(LEAST_MTU)..=65520)
+    #[arg(long, value_parser = whole(1..=MOST_FLOWS))]
+    pub max_flows_each: Option<usize>,
 }
 
 fn resolver(text: &str) -> Result<SocketAddr, String> {

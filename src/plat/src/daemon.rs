@@ -224,7 +224,7 @@ fn bounds(net: &Net) -> Bounds {
             flows = possible;
         }
     }
-    let flows_each = net.max_flows_each.map_or(flows, |each| each.get().min(flows));
+    let flows_each = net.max_flows_each.map_or(flows, |each| each.min(flows));
     Bounds { flows, flows_each, ..Bounds::default() }
 }
 

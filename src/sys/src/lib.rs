@@ -5,6 +5,7 @@
 //!
 //! Errors are the kernel's errno. Descriptors made here are close-on-exec.
 
+mod argument;
 pub mod classic_bpf;
 pub mod datagram;
 mod fd;
@@ -21,6 +22,7 @@ mod signal;
 pub mod socket;
 mod spawn;
 
+pub use argument::{like, whole};
 pub use fd::{adopt, link_open_file, replace_standard, set_nonblocking, status_flags};
 pub use host_error::{errno_of, HostError};
 pub use poll::wait_readable;

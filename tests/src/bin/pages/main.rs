@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Command, CommandFactory, Parser};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use clat_tests::command_lines;
 
 /// Writes manual pages and completion scripts.
 #[derive(Parser)]
@@ -22,13 +23,7 @@ fn main() -> Result<()> {
     let to = Args::parse().to;
     let man = to.join("man");
     fs::create_dir_all(&man)?;
-    let programs = [
-        (clatctl::command(), "1"),
-        (clat_plat::cli::Cli::command(), "1"),
-        (clat_controller::args::Args::command(), "8"),
-        (clatd::args::Args::command(), "8"),
-    ];
-    for (command, section) in programs {
+    for (command, section) in command_lines() {
         pages(command.clone().disable_help_subcommand(true), section, &man)?;
         for (shell, folder) in [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), (Shell::Fish, "fish")] {
             let folder = to.join(folder);
