@@ -18,7 +18,7 @@ use crate::forward::Forward;
 use crate::frame::Mac;
 use crate::link::Impairment;
 use crate::resolv_conf;
-use crate::settings::{DualStack, Outbound, Settings, LEAST_MTU};
+use crate::settings::{DualStack, Label, Outbound, Settings, LEAST_MTU};
 
 /// An IPv6-only carrier network in one unprivileged process: router advertisements, DNS64 and NAT64
 /// for a virtual machine, a namespace or a test.
@@ -112,6 +112,12 @@ pub enum Command {
         #[command(subcommand)]
         action: ForwardAction,
     },
+    /// Networks of several nodes, which reach each other by name; no root needed
+    Net {
+        /// What to do
+        #[command(subcommand)]
+        action: NetAction,
+    },
     /// Print the manual page, for man(1): `platd man | man -l -`
     Man,
     /// (Internal) prepares a namespace.
@@ -123,6 +129,48 @@ pub enum Command {
     /// (Internal) is the first process of a PID namespace.
     #[command(name = "__init", hide = true)]
     Init(crate::netns_helper::Init),
+}
+
+/// Operations on networks of several nodes.
+#[derive(Debug, Subcommand)]
+pub enum NetAction {
+    /// Start a network in the background; the command returns when it is ready
+    Up {
+        /// Its name
+        #[arg(value_name = "NETWORK")]
+        network: Label,
+        /// The network.
+        #[command(flatten)]
+        net: Box<Net>,
+        /// (Internal) runs it in this process.
+        #[arg(long, hide = true)]
+        ready_fd: Option<RawFd>,
+    },
+    /// Run a command in a new network namespace that is a node of the network while the command
+    /// runs
+    Join {
+        /// The network's name
+        #[arg(value_name = "NETWORK")]
+        network: Label,
+        /// The node's name, for which the network's DNS server has its address [default: node1,
+        /// node2, …]
+        #[arg(long, value_name = "NAME")]
+        name: Option<Label>,
+        /// Do not make a PID namespace: processes may outlive the command
+        #[arg(long)]
+        no_pid_ns: bool,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// End a network, and with it its nodes' commands
+    Down {
+        /// Its name
+        #[arg(value_name = "NETWORK")]
+        network: Label,
+    },
+    /// List this user's networks, each with its nodes
+    List,
 }
 
 /// Operations on forwarded ports.

@@ -26,11 +26,11 @@ use crate::driver::{Driver, Extras};
 use crate::flow::Bounds;
 use crate::forward::Forward;
 use crate::host_helper::Helper;
-use crate::link::{Datagrams, Link, Packets, Server, Stream, Tap};
+use crate::link::{Datagrams, Link, Packets, Server, Stream, Switch, Tap, Terms};
 use crate::netns_helper::keep_on_exec;
-use crate::settings::{Settings, LONGEST_SEARCH};
+use crate::settings::{Label, Settings, LONGEST_SEARCH};
 use crate::status::Status;
-use crate::{clat, driver, netns_helper, resolvers, sandbox};
+use crate::{clat, driver, net, netns_helper, resolvers, sandbox};
 
 /// Numbers of the descriptors watched beside the network's.
 const SIGNALS: u8 = 0;
@@ -48,7 +48,7 @@ const RESERVED: u64 = 256 + resolvers::MOST as u64 + driver::FORWARDS;
 /// What could not be made ready, or ended it.
 pub fn serve(args: &LinkArgs, process: &ProcessArgs, net: &Net) -> anyhow::Result<ExitCode> {
     if process.background {
-        return in_background();
+        return in_background(&["--new-session"]);
     }
     if process.new_session {
         setsid().context("cannot leave the terminal")?;
@@ -83,6 +83,34 @@ pub fn serve(args: &LinkArgs, process: &ProcessArgs, net: &Net) -> anyhow::Resul
     run(net, process, settings, link, None, (devices.clat, None))
 }
 
+/// Runs a network for nodes in the background; returns when it is ready.
+///
+/// # Errors
+/// What could not be made ready, or ended it.
+pub fn net_up(name: &Label, net: &Net, ready_fd: Option<RawFd>) -> anyhow::Result<ExitCode> {
+    ensure!(!net.clat, "--clat: nodes have no IPv4; `platd run` has a CLAT");
+    if ready_fd.is_none() {
+        ensure!(
+            net::connect(name).is_err(),
+            "network {name} is up already; `platd net down {name}` ends it"
+        );
+        return in_background(&[]);
+    }
+    setsid().context("cannot leave the terminal")?;
+    let settings = net.settings();
+    let terms = Terms {
+        ifname: net.ifname.clone(),
+        mtu: net.mtu,
+        plain: net.loss > 0.0,
+        dns: settings.dns,
+        search: settings.search.iter().map(ToString::to_string).collect(),
+    };
+    let path = net::socket(name)?;
+    let link = Box::new(Switch::listen(&path, terms, settings.mac)?);
+    let process = ProcessArgs { ready_fd, ..ProcessArgs::default() };
+    run(net, &process, settings, link, Some(&path), (None, None))
+}
+
 /// The socket of `--fd`.
 fn given(number: RawFd) -> anyhow::Result<Box<dyn Link>> {
     let fd = clat_sys::adopt(number)
@@ -96,13 +124,14 @@ fn given(number: RawFd) -> anyhow::Result<Box<dyn Link>> {
     })
 }
 
-/// Starts this program again without the terminal, and waits until it is ready.
-fn in_background() -> anyhow::Result<ExitCode> {
+/// Starts this program again without the terminal, with `more` arguments, and waits until it is
+/// ready.
+fn in_background(more: &[&str]) -> anyhow::Result<ExitCode> {
     let (mut ready, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
     keep_on_exec(&theirs)?;
     let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--background");
     let mut command = Command::new(netns_helper::own_program());
-    command.args(["--new-session", "--ready-fd", &theirs.as_raw_fd().to_string()]).args(arguments);
+    command.args(arguments).args(more).args(["--ready-fd", &theirs.as_raw_fd().to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot start")?;
     drop(theirs);
@@ -170,7 +199,7 @@ impl Devices {
         helper.args(["__netns-helper", "--control", &theirs.as_raw_fd().to_string()]);
         helper.args(["--ifname", &net.ifname, "--mtu", &settings.mtu.to_string()]);
         if settings.dns {
-            helper.args(["--dns", &settings.dns().to_string()]);
+            helper.arg("--dns");
         }
         helper.args(
             settings.search.iter().flat_map(|name| ["--search".to_owned(), name.to_string()]),

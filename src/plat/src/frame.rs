@@ -3,6 +3,7 @@
 //! Ethernet frames for the guest, in one buffer.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -26,6 +27,14 @@ impl Mac {
     #[must_use]
     pub fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
+    }
+
+    /// The address that a station has in a /64 by autoconfiguration (RFC 4291, appendix A).
+    #[must_use]
+    pub fn address_in(self, prefix: Ipv6Addr) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let identifier = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        (prefix.to_bits() | u128::from(identifier)).into()
     }
 }
 

@@ -26,6 +26,7 @@ mod host_helper;
 pub mod host_sockets;
 pub mod icmp_error;
 pub mod link;
+pub mod net;
 mod netlink;
 mod netns_helper;
 pub mod network;

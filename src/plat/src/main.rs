@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
-use clat_plat::cli::{Cli, Command, ForwardAction};
+use clat_plat::cli::{Cli, Command, ForwardAction, NetAction};
 use clat_plat::forward::{Forward, Port};
-use clat_plat::{control, daemon, profile, status};
+use clat_plat::{control, daemon, net, profile, status};
 
 fn main() -> ExitCode {
     let cli = match profile::expand(std::env::args_os()) {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Some(
             Command::Run { .. }
                 | Command::Forward { .. }
+                | Command::Net { .. }
                 | Command::NetnsHelper(_)
                 | Command::Init(_)
         )
@@ -42,6 +43,14 @@ fn main() -> ExitCode {
         }
         Some(Command::Status { socket, json }) => show(socket, *json),
         Some(Command::Forward { action }) => forward(action),
+        Some(Command::Net { action }) => match action {
+            NetAction::Up { network, net, ready_fd } => daemon::net_up(network, net, *ready_fd),
+            NetAction::Join { network, name, no_pid_ns, command } => {
+                net::join(network, name.as_ref(), command, !no_pid_ns)
+            }
+            NetAction::Down { network } => net::down(network),
+            NetAction::List => net::list().and_then(|text| print(&text)),
+        },
         Some(Command::Man) => manual(),
         Some(Command::NetnsHelper(helper)) => helper.run(),
         Some(Command::HostHelper(helper)) => helper.run(),
@@ -79,13 +88,20 @@ fn manual() -> anyhow::Result<ExitCode> {
     command.build();
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
-    for subcommand in command.get_subcommands().filter(|command| !command.is_hide_set()) {
-        let section = clap_mangen::Man::new(subcommand.clone());
-        section.render_synopsis_section(&mut page)?;
-        section.render_description_section(&mut page)?;
-        section.render_options_section(&mut page)?;
-    }
+    subcommands(&command, &mut page)?;
     print(&String::from_utf8(page)?)
+}
+
+fn subcommands(command: &clap::Command, page: &mut Vec<u8>) -> anyhow::Result<()> {
+    let all = command.get_subcommands();
+    for subcommand in all.filter(|command| !command.is_hide_set() && command.get_name() != "help") {
+        let section = clap_mangen::Man::new(subcommand.clone());
+        section.render_synopsis_section(page)?;
+        section.render_description_section(page)?;
+        section.render_options_section(page)?;
+        subcommands(subcommand, page)?;
+    }
+    Ok(())
 }
 
 fn print(text: &str) -> anyhow::Result<ExitCode> {

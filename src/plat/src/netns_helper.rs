@@ -29,6 +29,7 @@ use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{getegid, geteuid, Pid};
 
 use crate::resolv_conf::{self, Watch};
+use crate::settings::Settings;
 use crate::{clat, netlink};
 
 /// How long to wait for the autoconfiguration.
@@ -55,9 +56,9 @@ pub struct NetnsHelper {
     /// Without virtio headers.
     #[arg(long)]
     pub plain: bool,
-    /// The DNS server; else the host's resolv.conf stays.
+    /// Use the network's DNS server; else the host's resolv.conf stays.
     #[arg(long)]
-    pub dns: Option<Ipv6Addr>,
+    pub dns: bool,
     /// Search domains; else the host's.
     #[arg(long)]
     pub search: Vec<String>,
@@ -101,8 +102,9 @@ impl NetnsHelper {
         }
         // The devices are closed when platd ends, not when this process does.
         drop((tap, clat));
-        self.wait_until_configured()?;
-        let covers = self.dns.and_then(|dns| {
+        let prefix = self.wait_until_configured()?;
+        let covers = self.dns.then(|| Settings { prefix, ..Settings::default() }.dns());
+        let covers = covers.and_then(|dns| {
             let covers = self.set_resolver(dns);
             covers
                 .inspect_err(|e| {
@@ -128,8 +130,10 @@ impl NetnsHelper {
 
     fn configure(&self) -> anyhow::Result<()> {
         let conf = format!("/proc/sys/net/ipv6/conf/{}", self.ifname);
-        // The link has no other hosts: no duplicate addresses are possible, and no delay is needed.
+        // Addresses are by EUI-64, of a random Ethernet address: no duplicates are possible, and no
+        // delay is needed.
         for (name, value) in [
+            ("addr_gen_mode", "0"),
             ("disable_ipv6", "0"),
             ("accept_ra", "2"),
             ("accept_dad", "0"),
@@ -157,17 +161,20 @@ impl NetnsHelper {
         Ok(())
     }
 
-    /// Waits until router advertisements have provided an address and a route.
-    fn wait_until_configured(&self) -> anyhow::Result<()> {
+    /// Waits until router advertisements have provided an address and a route, and returns the
+    /// /64 of the address.
+    fn wait_until_configured(&self) -> anyhow::Result<Ipv6Addr> {
         let index = if_nametoindex(self.ifname.as_str())?;
         let until = Instant::now() + CONFIGURATION_TIMEOUT;
-        while !is_configured(index) {
+        loop {
+            if let Some(prefix) = configured_prefix(index) {
+                return Ok(prefix);
+            }
             if Instant::now() >= until {
                 bail!("{} has not configured itself by router advertisements", self.ifname);
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(())
     }
 
     /// Makes the network's DNS server the only one that programs find.
@@ -409,18 +416,20 @@ fn enter(target: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot enter {}", net.display()))
 }
 
-/// Whether an interface has a global, not tentative IPv6 address, and a default route exists.
-fn is_configured(index: u32) -> bool {
+/// The /64 of an interface's global, not tentative IPv6 address, once a default route exists.
+fn configured_prefix(index: u32) -> Option<Ipv6Addr> {
     /// IFA_F_TENTATIVE
     const TENTATIVE: u32 = 0x40;
     // address, index, prefix length, scope, flags, name
     let addresses = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
-    let address = addresses.lines().any(|line| {
+    let mut prefixes = addresses.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let hex = |i: usize| fields.get(i).and_then(|f| u32::from_str_radix(f, 16).ok());
-        hex(1) == Some(index)
+        let is_ready = hex(1) == Some(index)
             && hex(3) == Some(0)
-            && hex(4).is_some_and(|flags| flags & TENTATIVE == 0)
+            && hex(4).is_some_and(|flags| flags & TENTATIVE == 0);
+        let address = u128::from_str_radix(fields.first()?, 16).ok().filter(|_| is_ready)?;
+        Some(Ipv6Addr::from_bits(address & !u128::from(u64::MAX)))
     });
     let routes = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
     // RTF_UP | RTF_GATEWAY of ::/0.
@@ -433,7 +442,7 @@ fn is_configured(index: u32) -> bool {
                 .and_then(|f| u32::from_str_radix(f, 16).ok())
                 .is_some_and(|f| f & 3 == 3)
     });
-    address && route
+    prefixes.next().filter(|_| route)
 }
 
 /// Lets a helper inherit a descriptor.

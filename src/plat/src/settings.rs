@@ -2,10 +2,13 @@
 
 //! The settings of a network.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
 use clat_xlat::Prefix;
 use hickory_proto::rr::Name;
+use serde::{Deserialize, Serialize};
 
 use crate::frame::Mac;
 
@@ -34,6 +37,8 @@ pub struct Settings {
     pub dns64_always: bool,
     /// Names answered here, with their addresses.
     pub hosts: Vec<(Name, IpAddr)>,
+    /// Nodes whose names are answered here, with their Ethernet addresses.
+    pub nodes: Vec<(Label, Mac)>,
     /// Resolvers for questions; without any, questions are answered SERVFAIL, but for
     /// `ipv4only.arpa`.
     pub resolvers: Vec<SocketAddr>,
@@ -49,6 +54,43 @@ pub struct Settings {
     /// Addresses outside the guest's network that represent the host itself (`--map-host`); guests
     /// cannot reach the host's loopback otherwise.
     pub map_host: Vec<IpAddr>,
+}
+
+/// A name of one DNS label of letters, digits and hyphens (RFC 1123 §2.1), in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Label(String);
+
+impl FromStr for Label {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = (1..=63).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-');
+        if !fits || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+            return Err("a name has 1 to 63 letters, digits and hyphens between them");
+        }
+        Ok(Self(text.to_ascii_lowercase()))
+    }
+}
+
+impl TryFrom<String> for Label {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Label> for String {
+    fn from(label: Label) -> Self {
+        label.0
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// The most bytes of a search list: what a DHCP option takes (RFC 2132 §2).
@@ -98,6 +140,19 @@ impl Settings {
         list
     }
 
+    /// The addresses of a name that is answered here.
+    #[must_use]
+    pub fn addresses_of(&self, name: &Name) -> Vec<IpAddr> {
+        let hosts = self.hosts.iter().filter(|(host, _)| host == name).map(|(_, ip)| *ip);
+        let is_named = |node: &Label| {
+            let mut labels = name.iter();
+            let first = labels.next().filter(|_| labels.next().is_none());
+            first.is_some_and(|label| label.eq_ignore_ascii_case(node.0.as_bytes()))
+        };
+        let nodes = self.nodes.iter().filter(|(node, _)| is_named(node));
+        hosts.chain(nodes.map(|(_, mac)| mac.address_in(self.prefix).into())).collect()
+    }
+
     /// The DNS server: `::53` in the advertised prefix.
     #[must_use]
     pub fn dns(&self) -> Ipv6Addr {
@@ -124,6 +179,7 @@ impl Default for Settings {
             dns64: true,
             dns64_always: false,
             hosts: Vec::new(),
+            nodes: Vec::new(),
             resolvers: Vec::new(),
             dns: true,
             search: Vec::new(),

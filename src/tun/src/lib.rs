@@ -264,6 +264,15 @@ impl Tun {
         Self::adopt(fd, libc::IFF_TAP)
     }
 
+    /// The same for a process that may not ask the kernel: the caller knows whether there is a
+    /// virtio header.
+    ///
+    /// # Errors
+    /// [`Error::NotTun`].
+    pub fn tap_from_fd_as(fd: OwnedFd, vnet_header: bool) -> Result<Self, Error> {
+        Self::told(fd, "", Options { packet_info: false, vnet_header }, false)
+    }
+
     fn adopt(fd: OwnedFd, kind: i32) -> Result<Self, Error> {
         let not_tun = |errno| Error::NotTun { fd: fd.as_raw_fd(), errno };
         let (name, flags) = sys::get_iff(fd.as_fd()).map_err(not_tun)?;

@@ -9,6 +9,7 @@ mod impairment;
 mod links;
 mod namespaces;
 mod neighbours;
+mod net;
 mod process;
 mod transparency;
 

@@ -336,6 +336,7 @@ impl Carrier {
                 self.guests.came();
             }
             Event::Left(why) => log::info!("the guest has left: {why}"),
+            Event::Nodes(nodes) => self.network.set_nodes(nodes),
         }
         Ok(())
     }

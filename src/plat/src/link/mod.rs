@@ -8,6 +8,7 @@ mod impairment;
 mod in_process;
 mod server;
 mod stream;
+mod switch;
 mod tap;
 
 use std::io::{self, ErrorKind};
@@ -16,12 +17,16 @@ use std::time::Instant;
 
 use clat_tun::VirtioHeader;
 
+use crate::frame::Mac;
+use crate::settings::Label;
+
 pub use clat::Clat;
 pub use frames::{Datagrams, Packets};
 pub use impairment::Impairment;
 pub use in_process::InProcess;
 pub(crate) use server::Server;
 pub use stream::Stream;
+pub use switch::{Answer, Request, Switch, Terms};
 pub use tap::Tap;
 
 /// The result of [`Link::receive`], beside frames.
@@ -33,10 +38,12 @@ pub enum Event {
     Came,
     /// The guest has left, and why: one line for people.
     Left(String),
+    /// The nodes are others than before; the present ones by their names.
+    Nodes(Vec<(Label, Mac)>),
 }
 
-/// A link to one guest, or to a bridge with several behind it, that exchanges Ethernet frames with
-/// the network.
+/// A link to one guest, to a bridge with several behind it, or to nodes, that exchanges Ethernet
+/// frames with the network.
 ///
 /// No function blocks.
 pub trait Link {

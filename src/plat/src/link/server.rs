@@ -141,6 +141,14 @@ impl Server {
         }
     }
 
+    /// Gives the guest away, so that the next one can connect.
+    pub(super) fn give(&mut self) -> Option<UnixStream> {
+        let Self::Named { guest, .. } = self else { return None };
+        let given = guest.take();
+        self.hang_up();
+        given
+    }
+
     /// Disconnects the guest.
     pub(crate) fn hang_up(&mut self) {
         match self {

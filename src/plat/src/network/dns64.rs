@@ -394,22 +394,22 @@ fn first_stage(
     }
 }
 
-/// Answers questions for `--host` names. An address of the other family is synthesized, or does not
-/// exist.
+/// Answers questions for the names of `--host` and of nodes. An address of the other family is
+/// synthesized, or does not exist.
 fn own_name(asked: &Message, question: &Question, settings: &Settings) -> Option<Message> {
     let name = question.name();
-    let mut addresses = settings.hosts.iter().filter(|(host, _)| host == name).peekable();
-    if question.query_class() != DNSClass::IN || addresses.peek().is_none() {
+    let addresses = settings.addresses_of(name);
+    if question.query_class() != DNSClass::IN || addresses.is_empty() {
         return None;
     }
-    let has_ipv6 = settings.hosts.iter().any(|(host, ip)| host == name && ip.is_ipv6());
+    let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
     let mut reply = reply_to(asked);
-    for (_, address) in addresses {
+    for address in addresses {
         let data = match (question.query_type(), address) {
-            (RecordType::A, IpAddr::V4(v4)) => RData::A(A(*v4)),
-            (RecordType::AAAA, IpAddr::V6(v6)) => RData::AAAA(AAAA(*v6)),
+            (RecordType::A, IpAddr::V4(v4)) => RData::A(A(v4)),
+            (RecordType::AAAA, IpAddr::V6(v6)) => RData::AAAA(AAAA(v6)),
             (RecordType::AAAA, IpAddr::V4(v4)) if settings.dns64 && !has_ipv6 => {
-                RData::AAAA(AAAA(settings.prefix64.embed(*v4)))
+                RData::AAAA(AAAA(settings.prefix64.embed(v4)))
             }
             _ => continue,
         };

@@ -27,7 +27,7 @@ use self::wire::{Link, Packet};
 use crate::fairness::Buckets;
 use crate::frame::{Mac, Out, ETHERNET};
 use crate::icmp_error::IcmpError;
-use crate::settings::{DualStack, Settings};
+use crate::settings::{DualStack, Label, Settings};
 
 pub use self::dns64::{is_question, MAX_QUESTION};
 
@@ -273,6 +273,11 @@ impl Network {
     pub fn set_resolvers(&mut self, resolvers: Vec<SocketAddr>) {
         self.settings.resolvers = resolvers;
         self.dns.forget_preferred();
+    }
+
+    /// Answers for these nodes' names from now on.
+    pub fn set_nodes(&mut self, nodes: Vec<(Label, Mac)>) {
+        self.settings.nodes = nodes;
     }
 
     /// Says that the router is going (RFC 4861 §6.2.5).
