@@ -3,6 +3,9 @@
  * The layout of the maps, shared with the processes that fill them: native C layout and byte order,
  * addresses in network byte order, padding zero (the kernel hashes whole keys). src/offload has it
  * in Rust; a test compares every offset with the object's BTF.
+ *
+ * With CLAT_COUNT_IN_ENTRY, as in clatrs.o, keys and values of the first two maps are those of
+ * AOSP's clatd.h: ClatCoordinator writes them, and shows their counters.
  */
 #pragma once
 
@@ -33,6 +36,10 @@ struct clat_egress_value {
 	struct in6_addr pfx96; /* becomes the destination, its last 32 bits replaced */
 	bool oifIsEthernet; /* the uplink wants an Ethernet header */
 	__u8 pad[3];
+#ifdef CLAT_COUNT_IN_ENTRY
+	__u64 packets; /* translated and sent on; a super-packet counts once */
+	__u64 bytes; /* of those, after translation */
+#endif
 };
 
 /* map_clatd_clat_ingress_map: HASH. */
@@ -45,6 +52,10 @@ struct clat_ingress_key {
 struct clat_ingress_value {
 	__u32 oif; /* v4iface, or the uplink itself if packets stay there as IPv4 */
 	struct in_addr local4; /* becomes the destination */
+#ifdef CLAT_COUNT_IN_ENTRY
+	__u64 packets;
+	__u64 bytes;
+#endif
 };
 
 /*

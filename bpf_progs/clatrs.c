@@ -4,4 +4,5 @@
  * name: /sys/fs/bpf/net_shared/{map,prog}_clatrs_*. AOSP's own clatd.o remains installed.
  */
 #define CLAT_SOONG
+#define CLAT_COUNT_IN_ENTRY
 #include "clatd.c"

@@ -202,7 +202,7 @@ INLINE int send(struct __sk_buff *skb, const struct clat_egress_value *clat,
 /* Gives the packet the header `new`, whose addresses' sum differs by `diff`, and sends it. */
 INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6hdr *new,
 			      const struct transport *t, __u16 diff,
-			      const struct clat_egress_value *clat,
+			      struct clat_egress_value *clat,
 			      const struct clat_next_hop *next_hop, struct clat_counters *counters,
 			      const bool ether, const bool direct)
 {
@@ -218,6 +218,7 @@ INLINE int translate_and_send(struct __sk_buff *skb, const struct ipv6hdr *new,
 		return drop(counters);
 	keep_hash(skb, hash);
 	count(counters, skb, len, sizeof(struct iphdr) + t->header);
+	COUNT_IN_ENTRY(clat, skb->len - link);
 	return direct ? TC_ACT_PIPE :
 			send(skb, clat, next_hop, &new->daddr, counters, ether);
 }
@@ -244,7 +245,7 @@ INLINE int egress(struct __sk_buff *skb, const bool ether, const bool direct)
 	}
 
 	struct clat_egress_key key = { .iif = skb->ifindex, .local4.s_addr = ip->saddr };
-	const struct clat_egress_value *clat = LOOKUP(clat_egress_map, &key);
+	struct clat_egress_value *clat = LOOKUP(clat_egress_map, &key);
 
 	/* Native IPv4 that other routes or sockets send through the uplink. */
 	if (!clat && direct && !is_guarded)

@@ -168,7 +168,7 @@ INLINE long write_transport4(struct __sk_buff *skb, __u32 at, const struct iphdr
  */
 INLINE int translate_and_receive(struct __sk_buff *skb, const struct iphdr *new,
 				 const struct transport *t, __u64 addresses, __u16 second_half,
-				 const struct clat_ingress_value *clat,
+				 struct clat_ingress_value *clat,
 				 struct clat_counters *counters, const __u32 link)
 {
 	const __u32 headers = sizeof(struct ipv6hdr) + fragment_len(t);
@@ -186,6 +186,7 @@ INLINE int translate_and_receive(struct __sk_buff *skb, const struct iphdr *new,
 		return drop(counters);
 	keep_hash(skb, hash);
 	count(counters, skb, len, headers + t->header);
+	COUNT_IN_ENTRY(clat, skb->len - link);
 	/* The direct way: the stack, which reads the protocol after tc, receives IPv4. */
 	if (clat->oif == skb->ifindex)
 		return TC_ACT_PIPE;
@@ -212,7 +213,7 @@ INLINE int ingress(struct __sk_buff *skb, const bool ether)
 
 	__builtin_memcpy(&key.pfx96, &ip->saddr, 12);
 
-	const struct clat_ingress_value *clat = LOOKUP(clat_ingress_map, &key);
+	struct clat_ingress_value *clat = LOOKUP(clat_ingress_map, &key);
 
 	if (!clat)
 		return ip->nexthdr == PROTO_ICMPV6 ? pass_unknown(skb, link + sizeof(*ip), &key) :

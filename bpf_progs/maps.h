@@ -35,6 +35,17 @@ INLINE int drop(struct clat_counters *counters)
 	return TC_ACT_SHOT;
 }
 
+/* Counts a packet that has this length now in its entry, too. */
+#ifdef CLAT_COUNT_IN_ENTRY
+#define COUNT_IN_ENTRY(entry, len)                      \
+	do {                                            \
+		__sync_fetch_and_add(&(entry)->packets, 1); \
+		__sync_fetch_and_add(&(entry)->bytes, len); \
+	} while (0)
+#else
+#define COUNT_IN_ENTRY(entry, len) ((void)(entry))
+#endif
+
 /*
  * `len` is the length of the packet as received, `headers` that of the headers that each segment
  * of a super-packet has.

@@ -65,6 +65,11 @@ pub fn can_run(needs: &[&str]) -> bool {
     false
 }
 
+/// The objects made of bpf_progs/clatd.c for tests, with clang's options: ours, and one for libbpf
+/// whose entries have the counters of clatrs.o.
+pub const BPF_OBJECTS: [(&str, &[&str]); 2] =
+    [("clatd.o", &["-Wextra"]), ("counting.o", &["-Wextra", "-DCLAT_COUNT_IN_ENTRY"])];
+
 /// Compiles BPF programs with additional options. Paths begin at the repository.
 ///
 /// # Errors

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The BPF object as Soong builds it from `bpf_progs/clatrs.c`, checked by the rules of Android's
-//! network loader, so that what it would refuse, skip or silently ignore fails here. The rules are
-//! those of bpf/loader/NetBpfLoad.cpp in packages/modules/Connectivity, main of 2025-03 and
-//! android15-qpr2, by reading.
+//! network loader, so that what it would refuse, skip or silently ignore fails here, and against
+//! the Java classes that fill its maps. The rules are those of bpf/loader/NetBpfLoad.cpp in
+//! packages/modules/Connectivity, main of 2025-03 and android15-qpr2, by reading.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use clat_offload::{program_name, MAPS, PROGRAMS};
 use clat_tests::{can_run, compile_bpf};
-use libbpf_rs::btf::types::{Composite, DataSec, Int, Struct, Var};
+use libbpf_rs::btf::types::{Composite, DataSec, Int, MemberAttr, Struct, StructMember, Var};
 use libbpf_rs::btf::{Btf, BtfType};
 use libbpf_rs::HasSize;
 use object::read::elf::ElfFile64;
@@ -31,6 +32,39 @@ const CALL: u8 = 0x85;
 
 /// Prefix of the pins' names: the file's name up to the dot.
 const NAME: &str = "clatrs";
+
+/// Bytes of a field of AOSP's Struct.java.
+const S32: usize = 4;
+const U63: usize = 8;
+const IPV4_ADDRESS: usize = 4;
+const IPV6_ADDRESS: usize = 16;
+const U8_PADDED_BY_3: usize = 4;
+
+/// The Java classes by which ClatCoordinator reads and writes the maps, ClatEgress4Key,
+/// ClatEgress4Value, ClatIngress6Key, ClatIngress6Value (common/src/com/android/net/module/util/bpf
+/// in packages/modules/Connectivity, main of 2025-03 and android15-qpr2): their fields in order.
+#[allow(clippy::type_complexity)]
+const JAVA: [(&str, &str, &[(&str, usize)]); 4] = [
+    ("clat_egress_map", "key", &[("iif", S32), ("local4", IPV4_ADDRESS)]),
+    (
+        "clat_egress_map",
+        "value",
+        &[
+            ("oif", S32),
+            ("local6", IPV6_ADDRESS),
+            ("pfx96", IPV6_ADDRESS),
+            ("oifIsEthernet", U8_PADDED_BY_3),
+            ("packets", U63),
+            ("bytes", U63),
+        ],
+    ),
+    ("clat_ingress_map", "key", &[("iif", S32), ("pfx96", IPV6_ADDRESS), ("local6", IPV6_ADDRESS)]),
+    (
+        "clat_ingress_map",
+        "value",
+        &[("oif", S32), ("local4", IPV4_ADDRESS), ("packets", U63), ("bytes", U63)],
+    ),
+];
 
 /// An object as the loader sees it.
 struct Loaded<'d> {
@@ -142,7 +176,7 @@ fn check_maps(loaded: &Loaded<'_>, btf: &Btf<'_>) -> Result<Vec<String>> {
         let pair: Struct<'_> = btf
             .type_by_name(&format!("____btf_map_{name}"))
             .with_context(|| format!("map {name}: no types of key and value"))?;
-        let member = |member: libbpf_rs::btf::types::StructMember<'_>| {
+        let member = |member: StructMember<'_>| {
             Ok(u32::try_from(size(btf.type_by_id(member.ty).context("no type")?)?)?)
         };
         let sizes = pair.iter().map(member).collect::<Result<Vec<u32>>>()?;
@@ -208,6 +242,56 @@ fn check_programs(loaded: &Loaded<'_>) -> Result<Vec<String>> {
     Ok(pins)
 }
 
+/// The members of a struct and their offsets.
+fn offsets(of: &Struct<'_>) -> Result<Vec<(String, usize)>> {
+    let member = |member: StructMember<'_>| {
+        let MemberAttr::Normal { offset } = member.attr else { bail!("a bit field") };
+        let name = member.name.context("a member without a name")?;
+        Ok((name.to_string_lossy().into_owned(), offset as usize / 8))
+    };
+    of.iter().map(member).collect()
+}
+
+/// BpfMap.java takes a map whose key and value have its classes' sizes, and each field from where
+/// the one before ends.
+fn check_java(btf: &Btf<'_>) -> Result<()> {
+    for (map, part, fields) in JAVA {
+        let pair: Struct<'_> =
+            btf.type_by_name(&format!("____btf_map_{map}")).with_context(|| map.to_owned())?;
+        let found = pair.iter().find(|member| member.name.is_some_and(|name| name == part));
+        let found: Struct<'_> = found
+            .and_then(|member| btf.type_by_id::<BtfType<'_>>(member.ty))
+            .and_then(|ty| ty.skip_mods_and_typedefs().try_into().ok())
+            .with_context(|| format!("{map}: no {part}"))?;
+        let mut at = 0;
+        let mut expected = Vec::new();
+        for (name, size) in fields {
+            expected.push(((*name).to_owned(), at));
+            at += size;
+        }
+        let mut offsets = offsets(&found)?;
+        offsets.retain(|(name, _)| name != "pad");
+        ensure!(offsets == expected, "{map}: {part}: {offsets:?}, in Java {expected:?}");
+        ensure!(found.size() == at, "{map}: {part} of {} bytes, in Java {at}", found.size());
+    }
+    Ok(())
+}
+
+/// docs/android.md has the lines of ClatCoordinator that use our pins.
+fn check_page(pins: &[String]) -> Result<()> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/android.md"))?;
+    let words = page.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let named: BTreeSet<_> = words
+        .filter(|word| ["map_", "prog_"].iter().any(|what| word.starts_with(what)))
+        .filter(|word| word.contains("_clatrs_"))
+        .collect();
+    let wrong: Vec<_> = named.iter().filter(|name| !pins.iter().any(|pin| pin == *name)).collect();
+    ensure!(wrong.is_empty(), "docs/android.md names pins that are none: {wrong:?}");
+    // Two maps, and the programs but that for Ethernet on the way out, where there is a TUN device.
+    ensure!(named.len() >= 5, "docs/android.md names {named:?}");
+    Ok(())
+}
+
 #[test]
 fn the_network_loader_takes_it() -> Result<()> {
     if !can_run(&["clang", "llvm-strip"]) {
@@ -230,5 +314,6 @@ fn the_network_loader_takes_it() -> Result<()> {
     expected.push("map_clatrs_clat_scratch_map".to_owned());
     expected.sort();
     ensure!(pins == expected, "pinned: {pins:#?}");
-    Ok(())
+    check_java(&btf)?;
+    check_page(&pins)
 }

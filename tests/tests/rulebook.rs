@@ -40,7 +40,7 @@ pub(crate) enum Outcome {
 }
 
 pub(crate) fn can_run() -> bool {
-    std::env::var_os(programs::OBJECT).is_some() || clat_tests::can_run(&["clang"])
+    std::env::var_os(programs::OBJECTS).is_some() || clat_tests::can_run(&["clang"])
 }
 
 fn can_run_devices() -> bool {
@@ -88,7 +88,10 @@ fn program(packet: &[u8]) -> &'static str {
 
 /// Programs with a CLAT between the loopback device and itself, or another that receives.
 fn on_loopback(local: Local, ethernet: bool, receives: u32) -> Programs {
-    let programs = Programs::load(true);
+    add_on_loopback(Programs::load(true), local, ethernet, receives)
+}
+
+fn add_on_loopback(programs: Programs, local: Local, ethernet: bool, receives: u32) -> Programs {
     let addresses = (local.v4, local.v6, Prefix::WELL_KNOWN.addr());
     let (egress, ingress) = entries((LO, LO, ethernet), addresses);
     programs.add((egress, IngressEntry { oif: receives, ..ingress }));
@@ -111,6 +114,28 @@ fn made_by_hand() {
             }
         }
     }
+}
+
+/// What ClatCoordinator shows of entries in Android's object: a super-packet is one.
+#[test]
+fn counted_in_entries() {
+    if !can_run() {
+        return;
+    }
+    let local = locals()[0];
+    let programs = add_on_loopback(Programs::load_counting(), local, false, OTHER);
+    let mut expected = [[0; 2]; 2];
+    for vector in vectors::by_hand(local) {
+        let outcome = programs.run(program(&vector.packet), &vector.packet, vector.gso);
+        if let Outcome::Translated(out) = outcome {
+            let [packets, bytes] = &mut expected[usize::from(out[0] >> 4 == 4)];
+            *packets += 1;
+            *bytes += out.len() as u64;
+        }
+    }
+    let counted = ["clat_egress_map", "clat_ingress_map"].map(|map| programs.counted_in_entry(map));
+    assert_eq!(counted, expected);
+    assert!(counted.iter().all(|[packets, _]| *packets > 1));
 }
 
 #[test]

@@ -15,6 +15,10 @@ pub(crate) trait Plain: FromBytes + IntoBytes + Immutable + KnownLayout {}
 
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Plain for T {}
 
+/// How many counters each value of the first two maps ends with: packets and bytes on Android,
+/// where clatrs.o has them (`CLAT_COUNT_IN_ENTRY`).
+const ENTRY_COUNTERS: usize = if cfg!(target_os = "android") { 2 } else { 0 };
+
 /// `struct clat_egress_key`
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -32,6 +36,7 @@ pub struct EgressValue {
     pfx96: [u8; 16],
     oif_is_ethernet: u8,
     pad: [u8; 3],
+    counters: [u64; ENTRY_COUNTERS],
 }
 
 /// `struct clat_ingress_key`
@@ -49,6 +54,7 @@ pub struct IngressKey {
 pub struct IngressValue {
     oif: u32,
     local4: [u8; 4],
+    counters: [u64; ENTRY_COUNTERS],
 }
 
 /// CLAT_SLOTS: the number of addresses, and so the most CLATs.
@@ -96,6 +102,7 @@ impl EgressEntry {
             pfx96: self.prefix.octets(),
             oif_is_ethernet: self.oif_is_ethernet.into(),
             pad: [0; 3],
+            counters: [0; ENTRY_COUNTERS],
         };
         (key, value)
     }
@@ -118,7 +125,8 @@ impl IngressEntry {
     pub fn to_abi(&self) -> (IngressKey, IngressValue) {
         let key =
             IngressKey { iif: self.iif, pfx96: self.prefix.octets(), local6: self.local6.octets() };
-        (key, IngressValue { oif: self.oif, local4: self.local4.octets() })
+        let (oif, local4) = (self.oif, self.local4.octets());
+        (key, IngressValue { oif, local4, counters: [0; ENTRY_COUNTERS] })
     }
 
     pub(crate) fn from_abi(key: IngressKey, value: IngressValue) -> Self {

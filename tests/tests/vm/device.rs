@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{ensure, Context, Result};
-use clat_tests::compile_bpf;
+use clat_tests::{compile_bpf, BPF_OBJECTS};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -52,9 +52,11 @@ fn tests() -> Result<[PathBuf; 2]> {
 pub(crate) fn add_rulebook(image: &mut Image, folder: &Path) -> Result<PathBuf> {
     let [service, rulebook] = tests()?;
     image.program(&rulebook, "/usr/local/bin/rulebook")?;
-    let object = folder.join("clatd.o");
-    compile_bpf("bpf_progs/clatd.c".as_ref(), &[], &object)?;
-    image.put(&object, "/clatd.o")?;
+    for (name, options) in BPF_OBJECTS {
+        let object = folder.join(name);
+        compile_bpf("bpf_progs/clatd.c".as_ref(), options, &object)?;
+        image.put(&object, &format!("/{name}"))?;
+    }
     Ok(service)
 }
 
