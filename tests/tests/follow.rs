@@ -136,6 +136,45 @@ fn another_uplink_takes_over() -> Result<()> {
     Ok(())
 }
 
+/// The PLAT of the better of two uplinks falls silent while a program sends; then the other's, too.
+#[test]
+fn its_plat_falls_silent() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
+    for mode in [Mode::Offload, Mode::Direct, Mode::Daemon] {
+        let lab = Lab::new(Offloads::Default)?;
+        lab.second_uplink()?;
+        let controller = Controller::new(&lab, mode, &["--probe", &SERVER4.to_string()])?;
+        let uplinks = [("up0", PREFIX), ("up1", PREFIX2)];
+        let says = |iface: &str, working: &str| {
+            let is_so = || Ok(controller.status(iface)?["working"] == working);
+            eventually(&format!("{iface}: {working}"), is_so)
+        };
+        for (iface, prefix) in uplinks {
+            controller.start(iface, prefix)?;
+            says(iface, "yes")?;
+        }
+        works(&lab, "by the first")?;
+        lab.router.run(&format!("ip -6 route add blackhole {PREFIX} metric 1"))?;
+        works(&lab, &format!("{mode:?}: the first is silent"))?;
+        ensure!(controller.status("up0")?["working"] == "no", "it went by itself");
+        let by = |iface: &str| -> Result<bool> {
+            Ok(lab.phone.run("ip -4 route get 192.0.2.1")?.contains(iface))
+        };
+        ensure!(by("up1")?, "{}", lab.phone.run("ip -4 route")?);
+        lab.router.run(&format!("ip -6 route add blackhole {PREFIX2} metric 1"))?;
+        eventually("up1: no", || {
+            let _ = lab.phone.run(&format!("ping -c 1 -W 0.1 {SERVER4}"));
+            Ok(controller.status("up1")?["working"] == "no")
+        })?;
+        eventually("none of them is better", || by("up0"))?;
+        lab.router.run(&format!("ip -6 route del blackhole {PREFIX} metric 1"))?;
+        works(&lab, "the first answers again")?;
+    }
+    Ok(())
+}
+
 /// Each device takes the other's previous name.
 #[test]
 fn two_uplinks_swap_their_names() -> Result<()> {
@@ -420,29 +459,34 @@ fn whether_ipv4_works_is_asked() -> Result<()> {
     Ok(())
 }
 
-/// Without events there are no wake-ups.
+/// Without events and packets there are no wake-ups, also where IPv4 is probed.
 #[test]
 fn it_sleeps_while_nothing_happens() -> Result<()> {
+    if !can_run(NEEDS) {
+        return Ok(());
+    }
     for mode in [Mode::Offload, Mode::Daemon] {
-        run(Uplink::Ethernet, mode, |_, controller| {
-            let wakeups = || -> Result<u64> {
-                let tasks = fs::read_dir(format!("/proc/{}/task", controller.daemon.pid()))?;
-                let mut sum = 0;
-                for task in tasks {
-                    let status = fs::read_to_string(task?.path().join("status"))?;
-                    let counts =
-                        status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
-                    sum += counts.filter_map(|(_, n)| n.trim().parse::<u64>().ok()).sum::<u64>();
-                }
-                Ok(sum)
-            };
-            // Ongoing work has to end first.
-            eventually("3 s without a wake-up", || {
-                let before = wakeups()?;
-                thread::sleep(Duration::from_secs(3));
-                Ok(wakeups()? == before)
-            })
+        let lab = Lab::new(Offloads::Default)?;
+        let controller = Controller::new(&lab, mode, &["--probe", &SERVER4.to_string()])?;
+        controller.start("up0", PREFIX)?;
+        works(&lab, "at first")?;
+        let wakeups = || -> Result<u64> {
+            let tasks = fs::read_dir(format!("/proc/{}/task", controller.daemon.pid()))?;
+            let mut sum = 0;
+            for task in tasks {
+                let status = fs::read_to_string(task?.path().join("status"))?;
+                let counts = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+                sum += counts.filter_map(|(_, n)| n.trim().parse::<u64>().ok()).sum::<u64>();
+            }
+            Ok(sum)
+        };
+        // Ongoing work has to end first.
+        eventually("3 s without a wake-up", || {
+            let before = wakeups()?;
+            thread::sleep(Duration::from_secs(3));
+            Ok(wakeups()? == before)
         })?;
+        ensure!(status(&controller)?["working"] == "yes", "it is watched");
     }
     Ok(())
 }

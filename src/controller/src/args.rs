@@ -68,8 +68,9 @@ pub struct Args {
     /// [default: device]
     #[arg(long, value_enum, value_name = "WAY", conflicts_with_all = ["offload", "no_offload"])]
     pub path: Option<PathOfPackets>,
-    /// Ask this host on the IPv4 internet whether IPv4 works, when a CLAT has started and when its
-    /// address or its path is another: by ICMP echo, or by TCP where a port is given [default:
+    /// Ask this host on the IPv4 internet whether IPv4 works, when a CLAT has started, when its
+    /// address or its path is another, and when packets leave and none comes back: by ICMP echo, or
+    /// by TCP where a port is given. If not, another CLAT gets the IPv4 default route [default:
     /// none]
     #[arg(long, value_name = "ADDR[:PORT]")]
     pub probe: Option<ProbeTarget>,

@@ -266,12 +266,19 @@ impl<H: Host> Controller<H> {
         ifaces.iter().filter_map(reconcile).min()
     }
 
+    /// Whether a CLAT carries packets that is not locked.
+    fn is_another(&self) -> bool {
+        let carries = |place: &Place<H>| matches!(place, Place::Idle(it) if it.carries());
+        self.state().places.values().any(carries)
+    }
+
     fn reconcile_one(&self, mut lock: InterfaceLock<'_, H>) -> Option<Instant> {
         let mut dues = Vec::new();
         // It may have been stopped meanwhile.
         while let Some(tracker) = &mut lock.tracker {
             let before = tracker.clat().clone();
-            let outcome = tracker.reconcile(&self.resources, Instant::now()).unwrap_or_else(|e| {
+            let outcome = tracker.reconcile(&self.resources, self.is_another(), Instant::now());
+            let outcome = outcome.unwrap_or_else(|e| {
                 log::error!("{e}");
                 Outcome::Over(StopReason::Failed)
             });

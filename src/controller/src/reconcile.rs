@@ -74,6 +74,8 @@ pub(crate) struct Actual {
     pub(crate) has_other_prefix: bool,
     /// Whether another node has the CLAT's IPv6 address.
     pub(crate) is_taken: bool,
+    /// Whether IPv4 does not work by this CLAT, but another one carries it.
+    pub(crate) is_spare: bool,
     /// The MTU that the device should have; `None` without a path to the PLAT.
     pub(crate) wanted_mtu: Option<u32>,
     /// The device's MTU; `None` without a device.
@@ -157,7 +159,8 @@ pub(crate) fn reconcile(desired: &Desired, actual: &Actual) -> Vec<Action> {
         actions.push(Action::Announce);
     }
     if desired.standalone && stay.contains(&Part::Route) {
-        match (actual.wanted_mtu.is_some(), actual.is_route_set) {
+        // The only one keeps its route: the answer may be wrong, or IPv4 work again any moment.
+        match (actual.wanted_mtu.is_some() && !actual.is_spare, actual.is_route_set) {
             (false, true) => actions.push(Action::WithdrawRoute),
             (true, false) => actions.push(Action::RestoreRoute),
             _ => {}
@@ -213,6 +216,7 @@ mod tests {
             parts: Part::ALL.into(),
             has_other_prefix: false,
             is_taken: false,
+            is_spare: false,
             wanted_mtu: Some(1472),
             mtu: Some(1472),
             is_configured: true,
@@ -266,6 +270,8 @@ mod tests {
             (Actual { wanted_mtu: None, ..well() }, &[WithdrawRoute]),
             (Actual { wanted_mtu: None, is_route_set: false, ..well() }, &[]),
             (Actual { is_route_set: false, ..well() }, &[RestoreRoute]),
+            (Actual { is_spare: true, ..well() }, &[WithdrawRoute]),
+            (Actual { is_spare: true, is_route_set: false, ..well() }, &[]),
             (Actual { has_other_prefix: true, ..well() }, &renumbered),
             (Actual { is_taken: true, ..without(&[Clatd]) }, &renumbered),
             (without(&[Clatd]), &[Make(Clatd)]),

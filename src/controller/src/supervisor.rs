@@ -90,20 +90,36 @@ where
     /// Only the first packet is waited for; further ones cost nothing.
     fn next_arrival(&self, fds: &[BorrowedFd<'_>]) -> Result<Direction, usize> {
         let open = |way| Some((way, File::from((self.arrival)(way).ok()?)));
-        let mut arrivals: Vec<_> = DIRECTIONS.into_iter().filter_map(open).collect();
+        let (ways, mut arrivals): (Vec<_>, Vec<_>) =
+            DIRECTIONS.into_iter().filter_map(open).unzip();
         loop {
-            let arriving = arrivals.iter().map(|(_, arrival)| arrival.as_fd());
-            let all: Vec<_> = fds.iter().copied().chain(arriving).collect();
-            let Some(at) = wait_readable(&all, None) else { continue };
-            let Some((way, arrival)) =
-                at.checked_sub(fds.len()).and_then(|at| arrivals.get_mut(at))
-            else {
-                return Err(at);
-            };
-            // An interface that is down is reported as an error, which reading clears.
-            if arrival.read(&mut [0; 8]).is_ok() {
+            let at = next_packet(fds, &mut arrivals, None)?;
+            if let Some(way) = at.and_then(|at| ways.get(at)) {
                 return Ok(*way);
             }
+        }
+    }
+}
+
+/// Waits, at most `timeout`, until one of the packet sockets `taps` has a packet, and returns its
+/// index.
+///
+/// # Errors
+/// The index of one of `fds` that is readable.
+pub(crate) fn next_packet(
+    fds: &[BorrowedFd<'_>],
+    taps: &mut [File],
+    timeout: Option<Duration>,
+) -> Result<Option<usize>, usize> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let all: Vec<_> = fds.iter().copied().chain(taps.iter().map(AsFd::as_fd)).collect();
+        let Some(at) = wait_readable(&all, left) else { return Ok(None) };
+        let Some(tap) = at.checked_sub(fds.len()) else { return Err(at) };
+        // An interface that is down is reported as an error, which reading clears.
+        if taps.get_mut(tap).is_some_and(|it| it.read(&mut [0; 8]).is_ok()) {
+            return Ok(Some(tap));
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::host::{Child, ClatdArgs, Detach, Host, Orphan, Progress, Way};
 use crate::model::{Clat, Event, Running, StopReason, Working};
 use crate::offload::Attached;
 use crate::original;
-use crate::probe::Probe;
+use crate::probe::{Probe, Questions};
 use crate::reconcile::{reconcile, Action, Actual, Desired, Limit, Part, MOST_REPAIRS};
 use crate::resources::Resources;
 use crate::supervisor::{Restarts, Supervisor, Work};
@@ -58,8 +58,8 @@ pub(crate) struct Tracker<H: Host> {
     duplicates: Limit,
     /// The last announced Ethernet address.
     announced: Option<[u8; 6]>,
-    /// Whether IPv4 works, probed for each address and path MTU.
-    probe: Probe<(Ipv6Addr, Option<u32>)>,
+    /// Whether IPv4 works, probed for each address, device and path MTU.
+    probe: Probe<(Ipv6Addr, u32, Option<u32>)>,
     /// The last reported result.
     told: Working,
     /// Events that were not yet taken.
@@ -70,7 +70,7 @@ pub(crate) struct Tracker<H: Host> {
     is_offload_blocked: bool,
     /// Whether its device was ever configured.
     was_configured: bool,
-    /// Whether the route is withdrawn because there is no path to the PLAT.
+    /// Whether the route is withdrawn because the CLAT does not carry packets.
     is_withdrawn: bool,
 }
 
@@ -182,7 +182,7 @@ impl<H: Host> Tracker<H> {
     /// Acquires the missing parts, and waits for clatd.
     fn complete(mut self, resources: &Resources<H>) -> Result<Self, Error> {
         loop {
-            match self.reconcile(resources, Instant::now())? {
+            match self.reconcile(resources, false, Instant::now())? {
                 Outcome::Whole => break,
                 Outcome::AwaitsClatd => self
                     .await_clatd(resources.host.as_ref())
@@ -202,13 +202,15 @@ impl<H: Host> Tracker<H> {
         Ok(self)
     }
 
-    /// Makes it as desired, as far as possible now; at the start, from nothing.
+    /// Makes it as desired, as far as possible now; at the start, from nothing. `is_another` says
+    /// whether another CLAT [`Self::carries`] packets.
     ///
     /// # Errors
     /// Those of acquiring a part. The caller decides what to do with the rest.
     pub(crate) fn reconcile(
         &mut self,
         resources: &Resources<H>,
+        is_another: bool,
         now: Instant,
     ) -> Result<Outcome, Error> {
         self.see_clatd(resources.host.as_ref());
@@ -221,7 +223,8 @@ impl<H: Host> Tracker<H> {
         }
         let uplink = resources.host.name_of(self.clat.index);
         let uplink = uplink.and_then(|name| IfaceName::parse(&name).ok());
-        let actual = self.actual(resources.host.as_ref(), uplink.as_ref(), now);
+        let mut actual = self.actual(resources.host.as_ref(), uplink.as_ref(), now);
+        actual.is_spare = is_another && self.probe.answer() == Working::No;
         let actions = reconcile(&self.desired, &actual);
         if actions.is_empty() {
             self.ask(resources, actual.wanted_mtu, now);
@@ -352,6 +355,7 @@ impl<H: Host> Tracker<H> {
             parts,
             has_other_prefix: has_addresses && !has_prefix && is_other,
             is_taken: is_taken && is_due,
+            is_spare: false,
             wanted_mtu,
             mtu,
             is_configured,
@@ -361,12 +365,13 @@ impl<H: Host> Tracker<H> {
         }
     }
 
-    /// Probes whether IPv4 works, once for each address and path, and reports the result.
+    /// Probes whether IPv4 works, for each address and path and when packets are not answered, and
+    /// reports the result.
     fn ask(&mut self, resources: &Resources<H>, path: Option<u32>, now: Instant) {
         let Some(target) = resources.probe_target else { return };
-        let Clat { iface, prefix, mark, v6, .. } = self.clat.clone();
-        let host = Arc::clone(&resources.host);
-        let ask = move || match host.probe(&iface, mark, &prefix, target) {
+        let Clat { iface, index, v4index, prefix, mark, v6, .. } = self.clat.clone();
+        let [asked, watched] = [Arc::clone(&resources.host), Arc::clone(&resources.host)];
+        let ask = move |patience| match asked.probe(&iface, mark, &prefix, target, patience) {
             Ok(true) => Working::Yes,
             Ok(false) => Working::No,
             Err(e) => {
@@ -374,7 +379,9 @@ impl<H: Host> Tracker<H> {
                 Working::Unknown
             }
         };
-        self.probe.ask((v6, path), now, ask, resources.waker());
+        let taps = move || watched.taps(v4index, index, v6, &prefix);
+        let questions = Questions { ask, taps };
+        self.probe.ask((v6, v4index, path), now, questions, resources.waker());
         let working = self.probe.answer();
         if working != Working::Unknown && working != self.told {
             let iface = self.clat.iface.clone();
@@ -601,7 +608,7 @@ impl<H: Host> Tracker<H> {
     fn move_route(&mut self, host: &H, action: Action) {
         let (Some(route), iface) = (&self.route, &self.clat.iface) else { return };
         if action == Action::WithdrawRoute {
-            log::warn!("{iface}: no path to the PLAT; its IPv4 default route goes");
+            log::warn!("{iface}: no way to the PLAT, or no answer; its IPv4 default route goes");
             self.is_withdrawn = host
                 .withdraw_route(route)
                 .inspect_err(|e| log::error!("{iface}: cannot take its route away: {e}"))
@@ -638,6 +645,11 @@ impl<H: Host> Tracker<H> {
 
     fn failed(&self, error: &io::Error, step: Step) -> Error {
         Error::io(error, &self.clat.iface, step)
+    }
+
+    /// Whether it carries IPv4 packets, as far as is known.
+    pub(crate) fn carries(&self) -> bool {
+        self.route.is_some() && !self.is_withdrawn && self.probe.answer() != Working::No
     }
 
     /// What it is.

@@ -10,6 +10,9 @@ use clat_sys::classic_bpf::{
     JUMP_IF_GREATER, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_WORD, LOAD_X_IPV4_LENGTH, MULTIPLY, RETURN,
     RETURN_A, SHIFT_RIGHT, X_TO_A,
 };
+use clat_xlat::Prefix;
+
+use crate::path::Direction;
 
 /// SKF_AD_OFF (linux/filter.h), the offset of ancillary data; below, those of protocol and packet
 /// type.
@@ -105,6 +108,26 @@ pub fn udp4_to(port: u16) -> Vec<sock_filter> {
 pub fn outgoing() -> Vec<sock_filter> {
     let mut filter = Vec::new();
     require(&mut filter, LOAD_WORD, PACKET_TYPE, PACKET_OUTGOING, PACKET_OUTGOING);
+    accept(filter)
+}
+
+/// Accepts the IPv6 packets of a CLAT, from `v6` to `prefix` or back. For a socket without link
+/// headers.
+#[must_use]
+pub fn of_clat(way: Direction, v6: Ipv6Addr, prefix: &Prefix) -> Vec<sock_filter> {
+    let (own, other) = match way {
+        Direction::Egress => (8, 24),
+        Direction::Ingress => (24, 8),
+    };
+    let mut filter = Vec::new();
+    require(&mut filter, LOAD_WORD, PROTOCOL, ETH_P_IPV6, ETH_P_IPV6);
+    require_address(&mut filter, own, v6);
+    let host = u128::MAX.checked_shr(prefix.bits().into()).unwrap_or(0);
+    let first = prefix.addr().to_bits();
+    for (at, shift) in (other..).step_by(4).zip([96, 64, 32, 0]) {
+        let word = |address: u128| u32::try_from(address >> shift & 0xffff_ffff).unwrap_or(0);
+        require(&mut filter, LOAD_WORD, at, word(first), word(first | host));
+    }
     accept(filter)
 }
 

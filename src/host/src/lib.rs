@@ -31,7 +31,7 @@ pub use fwmark::Fwmark;
 pub use lock::NamespaceLock;
 pub use names::{IfaceName, NameError};
 pub use packet_sockets::{packet_socket_table, packet_sockets, PacketSocket};
-pub use probe::{probe, ProbeTarget};
+pub use probe::{probe, ProbeTarget, PROBE_PATIENCE};
 pub use process::{spawn, spawn_heard, ClatdProcess, Ended};
 pub use progress::{progress, Progress};
 pub use record::RUN_DIR;

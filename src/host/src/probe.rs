@@ -19,8 +19,10 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::{Fwmark, IfaceName};
 
-/// Timeout of each try, and number of echo requests.
-const TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an answer may take on any network.
+pub const PROBE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Number of echo requests in that time.
 const TRIES: u16 = 3;
 
 /// linux/icmpv6.h
@@ -47,8 +49,8 @@ impl FromStr for ProbeTarget {
     }
 }
 
-/// Whether `target` answers through the PLAT of `prefix`, over IPv6 with `mark` on `uplink`. Takes
-/// up to three seconds.
+/// Whether `target` answers within `patience` through the PLAT of `prefix`, over IPv6 with `mark`
+/// on `uplink`.
 ///
 /// # Errors
 /// If the probe cannot be sent: `EPERM` without CAP_NET_RAW.
@@ -57,6 +59,7 @@ pub fn probe(
     mark: Fwmark,
     prefix: &Prefix,
     target: ProbeTarget,
+    patience: Duration,
 ) -> io::Result<bool> {
     let open = |kind, protocol, host, port| -> io::Result<(OwnedFd, SockaddrIn6)> {
         let fd = socket::open(libc::AF_INET6, kind, protocol)?;
@@ -73,12 +76,11 @@ pub fn probe(
             let bits: u32 = !(1 << (ECHO_REPLY % 32));
             filter[word..word + 4].copy_from_slice(&bits.to_ne_bytes());
             socket::set_bytes(&fd, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &filter)?;
-            connect(fd.as_raw_fd(), &to).and_then(|()| echo(&fd))
+            connect(fd.as_raw_fd(), &to).and_then(|()| echo(&fd, patience / TRIES.into()))
         }
         ProbeTarget::Tcp(host) => {
             let (fd, to) = open(libc::SOCK_STREAM, 0, *host.ip(), host.port())?;
-            let timeout = TIMEOUT * TRIES.into();
-            setsockopt(&fd, sockopt::SendTimeout, &time_of(timeout))?;
+            setsockopt(&fd, sockopt::SendTimeout, &time_of(patience))?;
             match connect(fd.as_raw_fd(), &to) {
                 // A refusal is an answer, too.
                 Ok(()) | Err(Errno::ECONNREFUSED) => Ok(true),
@@ -101,8 +103,8 @@ pub fn probe(
     }
 }
 
-/// Sends echo requests until one is answered.
-fn echo(fd: &OwnedFd) -> nix::Result<bool> {
+/// Sends echo requests at this interval until one is answered.
+fn echo(fd: &OwnedFd, interval: Duration) -> nix::Result<bool> {
     let [id @ .., a, b, c, d, e, f] = clat_sys::random_bytes::<8>()?;
     for sequence in 0..TRIES {
         // The kernel computes the checksum.
@@ -110,7 +112,7 @@ fn echo(fd: &OwnedFd) -> nix::Result<bool> {
             [&[ECHO_REQUEST, 0, 0, 0], &id[..], &sequence.to_be_bytes(), &[a, b, c, d, e, f]];
         let request = request.concat();
         send(fd.as_raw_fd(), &request, MsgFlags::empty())?;
-        let until = Instant::now() + TIMEOUT;
+        let until = Instant::now() + interval;
         let mut reply = [0; 64];
         loop {
             let left = until.saturating_duration_since(Instant::now());

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use clat_discover::{Found, Host, Verdict};
-use clat_host::{Fwmark, IfaceName, ProbeTarget};
+use clat_host::{Fwmark, IfaceName, ProbeTarget, PROBE_PATIENCE};
 use clat_xlat::Prefix;
 use nix::sys::eventfd::EventFd;
 
@@ -56,7 +56,7 @@ impl Report {
     /// # Errors
     /// `EPERM` without CAP_NET_RAW.
     pub fn answers(&self, prefix: &Prefix, host: ProbeTarget) -> io::Result<bool> {
-        clat_host::probe(&self.iface, Fwmark::from_bits(0), prefix, host)
+        clat_host::probe(&self.iface, Fwmark::from_bits(0), prefix, host, PROBE_PATIENCE)
     }
 }
 

@@ -13,6 +13,7 @@ use super::*;
 use crate::ebpf_mode::KernelVersion;
 use crate::host::fake::{FakeHost, Fault, Inner};
 use crate::host::{ClatdArgs, EgressEntry, IngressEntry, System};
+use crate::model::Working;
 
 const PREFIX: &str = "64:ff9b::/96";
 
@@ -940,6 +941,36 @@ fn what_an_event_says_is_shown_when_it_comes() {
     assert!(matches!(told.recv(), Ok((Event::Restarted { pid, .. }, shown)) if shown == Some(pid)));
     controller.stop("wlan0").expect("stops");
     assert!(matches!(told.recv(), Ok((Event::Stopped { .. }, None))));
+}
+
+/// The only CLAT keeps its route, whatever its probe says.
+#[test]
+fn ipv4_goes_by_a_clat_by_which_it_works() {
+    let host = FakeHost::with_uplink("wlan0");
+    host.add_link("wlan1", 22);
+    host.inner().silent.insert("wlan0".to_owned());
+    let controller = controller(&host, true).probing("192.0.2.1".parse().ok());
+    let withdrawn = || host.inner().withdrawn.iter().cloned().collect::<Vec<_>>();
+    let says = |at: usize, working| controller.running()[at].working == working;
+    controller.start("wlan0", PREFIX).expect("starts");
+    follow_until(&controller, "no", || says(0, Working::No));
+    controller.reconcile();
+    assert_eq!(withdrawn(), [""; 0]);
+
+    controller.start("wlan1", PREFIX).expect("starts");
+    follow_until(&controller, "yes", || says(1, Working::Yes));
+    controller.reconcile();
+    assert_eq!(withdrawn(), ["route by 101 from 192.0.0.4 metric 2069"]);
+    controller.stop("wlan1").expect("stops");
+    controller.reconcile();
+    assert_eq!(withdrawn(), [""; 0]);
+
+    // Neither works.
+    host.inner().silent.insert("wlan1".to_owned());
+    controller.start("wlan1", PREFIX).expect("starts");
+    follow_until(&controller, "no", || says(1, Working::No));
+    controller.reconcile();
+    assert_eq!(withdrawn(), [""; 0]);
 }
 
 #[test]

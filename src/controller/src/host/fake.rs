@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::{
     AttachError, Child, ClatdArgs, Detach, Devices, EgressEntry, Ended, Firewall, Hook,
     IngressEntry, LinkKind, Links, Offload, OffloadCounters, Orphan, Place, ProbeTarget, Processes,
-    Programs, Progress, Recovery, System, Traffic, Way,
+    Programs, Progress, Recovery, System, Taps, Traffic, Way,
 };
 use crate::ebpf_mode::KernelVersion;
 use clat_host::Fwmark;
@@ -92,6 +92,8 @@ pub(crate) struct Inner {
     pub(crate) link_address: [u8; 6],
     /// The direction that has packets, which no clatd reads.
     pub(crate) packets: Option<Direction>,
+    /// Uplinks by which IPv4 does not work.
+    pub(crate) silent: BTreeSet<String>,
     /// Routes that are withdrawn.
     pub(crate) withdrawn: BTreeSet<String>,
 }
@@ -302,8 +304,20 @@ impl Links for FakeHost {
         Ok(())
     }
 
-    fn probe(&self, _: &IfaceName, _: Fwmark, _: &Prefix, _: ProbeTarget) -> io::Result<bool> {
-        Ok(self.inner().source.is_some())
+    fn probe(
+        &self,
+        uplink: &IfaceName,
+        _: Fwmark,
+        _: &Prefix,
+        _: ProbeTarget,
+        _: Duration,
+    ) -> io::Result<bool> {
+        Ok(!self.inner().silent.contains(uplink.as_str()))
+    }
+
+    fn taps(&self, _: u32, _: u32, _: Ipv6Addr, _: &Prefix) -> io::Result<Taps> {
+        let leaving = [self.arrival(Direction::Egress)?, self.arrival(Direction::Egress)?];
+        Ok(Taps { leaving, arriving: self.arrival(Direction::Ingress)? })
     }
 
     fn path_mtu(&self, _: &IfaceName, _: Fwmark, _: &Prefix) -> io::Result<u32> {

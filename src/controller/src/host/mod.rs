@@ -64,6 +64,15 @@ pub trait System {
     fn random(&self) -> io::Result<[u8; 8]>;
 }
 
+/// Descriptors that become readable with the next packet of a CLAT.
+#[derive(Debug)]
+pub struct Taps {
+    /// One that leaves by its device for clatd, or by the uplink.
+    pub leaving: [OwnedFd; 2],
+    /// One that arrives on the uplink from the PLAT.
+    pub arriving: OwnedFd,
+}
+
 /// Interfaces, addresses and routes.
 pub trait Links {
     /// An address for which the kernel answers neighbours until it is dropped.
@@ -123,7 +132,7 @@ pub trait Links {
     /// ENETDOWN where the interface is down.
     fn announce(&self, claim: &Self::Claim, v6: Ipv6Addr, own: [u8; 6]) -> io::Result<()>;
 
-    /// Whether IPv4 works through the PLAT of `prefix`. Takes seconds.
+    /// Whether IPv4 works through the PLAT of `prefix`: whether the target answers in time.
     ///
     /// # Errors
     /// If the probe cannot be sent.
@@ -133,7 +142,15 @@ pub trait Links {
         mark: Fwmark,
         prefix: &Prefix,
         target: ProbeTarget,
+        patience: Duration,
     ) -> io::Result<bool>;
+
+    /// Descriptors that tell of packets of the CLAT with the device `v4index`, from `v6` to
+    /// `prefix` by the interface `uplink`, and back.
+    ///
+    /// # Errors
+    /// Those of packet(7).
+    fn taps(&self, v4index: u32, uplink: u32, v6: Ipv6Addr, prefix: &Prefix) -> io::Result<Taps>;
 
     /// The MTU of the path of packets with `mark` to `prefix` by `uplink`, in bytes of an IPv6
     /// packet.

@@ -11,10 +11,13 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use clat_sys::classic_bpf::sock_filter;
 use clat_sys::{packet_socket, socket};
+use clat_xlat::Prefix;
 use nix::libc::{self, c_int};
 
 use crate::filter;
+use crate::path::Direction;
 
 pub use anycast::AnycastAddress;
 pub use neighbour::NeighbourSocket;
@@ -54,9 +57,23 @@ pub fn socket_cookie(fd: BorrowedFd<'_>) -> io::Result<u64> {
 /// # Errors
 /// The kernel's error.
 pub fn outgoing(index: u32) -> io::Result<OwnedFd> {
+    tap(index, &filter::outgoing())
+}
+
+/// A socket that becomes readable when a packet of a CLAT, from `v6` to `prefix` or back, passes
+/// its uplink `index`, wherever it is translated. It misses what the daemon sends past the queueing
+/// discipline.
+///
+/// # Errors
+/// The kernel's error.
+pub fn passing(index: u32, way: Direction, v6: Ipv6Addr, prefix: &Prefix) -> io::Result<OwnedFd> {
+    tap(index, &filter::of_clat(way, v6, prefix))
+}
+
+/// A socket that receives what `program` accepts, in both directions and without link headers.
+fn tap(index: u32, program: &[sock_filter]) -> io::Result<OwnedFd> {
     let fd = packet_socket(libc::SOCK_DGRAM)?;
-    let program = filter::outgoing();
-    socket::set_program(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+    socket::set_program(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)?;
     packet_socket::bind(&fd, index, ETH_P_ALL)?;
     Ok(fd)
 }

@@ -164,6 +164,21 @@ pub(crate) const ROWS: &[Row] = &[
             outage(lab, to, || lab.phone.run("ip link set up0 down").map(drop))
         }),
     ),
+    Row {
+        options: &["--probe", "192.0.2.1"],
+        ..own(
+            "PLAT of the better of two uplinks silent",
+            How::Time(|lab, controller| {
+                let controller = controller.context("a CLAT")?;
+                lab.second_uplink()?;
+                controller.start("up1", PREFIX)?;
+                outage(lab, SERVER4, || {
+                    let silent = format!("ip -6 rule add iif ph0 to {PREFIX} blackhole");
+                    lab.router.run(&silent).map(drop)
+                })
+            }),
+        )
+    },
     own(
         "default route deleted",
         How::Datagrams(|lab, _| lab.phone.run("ip -4 route del default").map(drop)),

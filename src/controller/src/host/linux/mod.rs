@@ -14,8 +14,10 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clat_datapath::socket::{incoming, outgoing, AnycastAddress};
+use clat_datapath::path::Direction;
+use clat_datapath::socket::{incoming, outgoing, passing, AnycastAddress};
 #[cfg(not(target_os = "android"))]
 use clat_host::blackhole::Rule;
 #[cfg(target_os = "android")]
@@ -38,7 +40,7 @@ pub use properties::Properties;
 
 use super::{
     Child, Detach, Devices, Ended, Firewall, Hook, Links, Offload, Orphan, ProbeTarget, Processes,
-    Programs, Progress, Recovery, System, Traffic,
+    Programs, Progress, Recovery, System, Taps, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 
@@ -170,8 +172,15 @@ impl Links for LinuxHost {
         mark: Fwmark,
         prefix: &Prefix,
         target: ProbeTarget,
+        patience: Duration,
     ) -> io::Result<bool> {
-        clat_host::probe(uplink, mark, prefix, target)
+        clat_host::probe(uplink, mark, prefix, target, patience)
+    }
+
+    fn taps(&self, v4index: u32, uplink: u32, v6: Ipv6Addr, prefix: &Prefix) -> io::Result<Taps> {
+        let passing = |way| passing(uplink, way, v6, prefix);
+        let leaving = [outgoing(v4index)?, passing(Direction::Egress)?];
+        Ok(Taps { leaving, arriving: passing(Direction::Ingress)? })
     }
 
     fn path_mtu(&self, uplink: &IfaceName, mark: Fwmark, prefix: &Prefix) -> io::Result<u32> {
