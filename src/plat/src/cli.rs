@@ -143,7 +143,7 @@ pub enum NetAction {
         #[command(flatten)]
         net: Box<Net>,
         /// (Internal) runs it in this process.
-        #[arg(long, hide = true)]
+        #[arg(long, hide = true, value_parser = whole(0..=RawFd::MAX))]
         ready_fd: Option<RawFd>,
     },
     /// Run a command in a new network namespace that is a node of the network while the command
