@@ -493,6 +493,40 @@ fn a_sender_whose_reader_paused_goes_on_at_once() {
     }
 }
 
+/// The data sent: sequence numbers and bytes.
+#[derive(Default)]
+struct Sent(Vec<(u32, usize)>);
+
+impl Wire for Sent {
+    fn send(&mut self, segment: &Segment<'_>) {
+        let bytes = segment.payload.concat().len();
+        if bytes > 0 {
+            self.0.push((segment.seq, bytes));
+        }
+    }
+}
+
+/// A guest takes back a window with data in flight, and then opens a smaller one. Senders have to
+/// be robust against that (RFC 9293 §3.8.6).
+#[test]
+fn what_a_window_taken_back_refused_is_sent_again() {
+    let now = Instant::now();
+    let syn = Incoming { seq: 100, ack: 0, flags: SYN, window: 9000, options: &[], payload: &[] };
+    let mut host = Host { gives: pattern(100_000).into(), ..Host::default() };
+    let mut tcp = Tcp::accept(&syn, 1, 1440, now);
+    let mut wire = Sent::default();
+    tcp.connected(&mut wire, LIMITS, now);
+    for (window, sent) in [(9000, 9000), (0, 0), (4000, 4000)] {
+        let ack = Incoming { seq: 101, ack: 2, flags: ACK, window, ..syn };
+        tcp.handle_input(&ack, &mut host, &mut wire, LIMITS, now);
+        tcp.poll_transmit(&mut host, &mut wire, LIMITS, now);
+        let sent_now = std::mem::take(&mut wire.0);
+        assert_eq!(sent_now.iter().map(|(_, bytes)| bytes).sum::<usize>(), sent, "{sent_now:?}");
+        assert!(sent == 0 || sent_now[0].0 == 2, "{sent_now:?}");
+    }
+    assert!(tcp.poll_timeout() < now + Duration::from_secs(2));
+}
+
 /// A reset is relayed; one with a guessed sequence number is not (RFC 5961).
 #[test]
 fn resets() {

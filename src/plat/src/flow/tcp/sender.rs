@@ -253,6 +253,8 @@ impl Sender {
             (self.edge_seq, self.edge_ack) = (segment.seq, ack);
             if was_closed && before(ack, edge) {
                 self.recovery.window_opened();
+                // What was in flight when it was closed was not taken.
+                self.rewind();
             }
         }
         if sack && !segment.options.is_empty() {
