@@ -13,7 +13,7 @@ mod soak;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -287,8 +287,39 @@ impl Drop for BpfFs {
     }
 }
 
-/// Runs a TCP transfer and a UDP ping-pong with `server`, at its IPv4 address and at its IPv6
-/// address for the CLAT, before, during and after `during`. Returns how many datagrams were
+/// How long nothing may arrive of a transfer: a lost packet costs TCP 0.2 s or more.
+const STALL: Duration = Duration::from_secs(1);
+
+/// Sends until `ended`; returns how much.
+fn send(mut to: TcpStream, ended: &AtomicBool) -> Result<u64> {
+    let (block, mut sent) = ([0xa5; 1 << 14], 0);
+    while !ended.load(Ordering::Relaxed) {
+        to.write_all(&block)?;
+        sent += block.len() as u64;
+        // Enough to have data in flight at any time, without using all of the machine.
+        thread::sleep(Duration::from_millis(1));
+    }
+    to.shutdown(Shutdown::Write)?;
+    Ok(sent)
+}
+
+/// Receives to the end; returns how much, and for how long nothing came.
+fn receive(mut from: TcpStream) -> Result<(u64, Duration)> {
+    from.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let (mut block, mut received) = ([0; 1 << 16], 0);
+    let (mut last, mut stall) = (Instant::now(), Duration::ZERO);
+    loop {
+        match from.read(&mut block)? {
+            0 => return Ok((received, stall)),
+            n => received += n as u64,
+        }
+        stall = stall.max(last.elapsed());
+        last = Instant::now();
+    }
+}
+
+/// Runs a TCP upload and download and a UDP ping-pong with `server`, at its IPv4 address and at its
+/// IPv6 address for the CLAT, before, during and after `during`. Returns how many datagrams were
 /// answered.
 fn while_flowing<T>(
     lab: &Lab,
@@ -296,34 +327,19 @@ fn while_flowing<T>(
     during: impl FnOnce() -> Result<T>,
 ) -> Result<(T, u64)> {
     let listener = Lab::listen(&lab.internet, (server.1, 80))?;
-    let mut client = Lab::connect(&lab.phone, (server.0, 80))?;
-    let (mut accepted, _) = listener.accept()?;
-    accepted.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let client = Lab::connect(&lab.phone, (server.0, 80))?;
+    let (accepted, _) = listener.accept()?;
+    let (to, from) = (client.try_clone()?, accepted.try_clone()?);
     let echo = Lab::udp(&lab.internet, (server.1, 7))?;
     let pings = Lab::udp(&lab.phone, (Ipv4Addr::UNSPECIFIED, 0))?;
     pings.connect((server.0, 7))?;
     let ended = AtomicBool::new(false);
-    let (done, sent, received, rounds) = thread::scope(|scope| -> Result<_> {
+    let (done, transfers, rounds) = thread::scope(|scope| -> Result<_> {
         let ended = &ended;
-        let sender = scope.spawn(move || -> Result<u64> {
-            let (block, mut sent) = ([0xa5; 1 << 14], 0);
-            while !ended.load(Ordering::Relaxed) {
-                client.write_all(&block)?;
-                sent += block.len() as u64;
-                // Enough to have data in flight at any time, without using all of the machine.
-                thread::sleep(Duration::from_millis(1));
-            }
-            Ok(sent)
-        });
-        let receiver = scope.spawn(move || -> Result<u64> {
-            let (mut block, mut received) = ([0; 1 << 16], 0);
-            loop {
-                match accepted.read(&mut block)? {
-                    0 => return Ok(received),
-                    n => received += n as u64,
-                }
-            }
-        });
+        let upload = scope.spawn(move || send(to, ended));
+        let uploaded = scope.spawn(move || receive(from));
+        let download = scope.spawn(move || send(accepted, ended));
+        let downloaded = scope.spawn(move || receive(client));
         let echo = &echo;
         let reflector = scope.spawn(move || -> Result<()> {
             let mut datagram = [0; 8];
@@ -351,13 +367,21 @@ fn while_flowing<T>(
         let done = during();
         thread::sleep(Duration::from_millis(300));
         ended.store(true, Ordering::Relaxed);
-        let ends = [sender.join(), receiver.join(), pinger.join()];
-        let [sent, received, rounds] = ends.map(|end| end.expect("no panic"));
+        let ways = [("upload", upload, uploaded), ("download", download, downloaded)];
+        let transfers = ways.map(|(way, sent, received)| {
+            (way, sent.join().expect("no panic"), received.join().expect("no panic"))
+        });
+        let rounds = pinger.join().expect("no panic");
         let (done, rounds) = (done?, rounds?);
         reflector.join().expect("no panic")?;
-        Ok((done, sent?, received?, rounds))
+        Ok((done, transfers, rounds))
     })?;
-    ensure!(sent == received && sent > 1 << 20, "{sent} bytes sent, {received} received");
+    for (way, sent, received) in transfers {
+        let (sent, (received, stall)) = (sent?, received?);
+        eprintln!("{way}: {sent} bytes, nothing for {stall:?} at most");
+        ensure!(sent == received && sent > 1 << 20, "{way}: {sent} sent, {received} received");
+        ensure!(stall < STALL, "{way}: nothing for {stall:?}");
+    }
     ensure!(rounds > 100, "{rounds} datagrams");
     Ok((done, rounds))
 }
