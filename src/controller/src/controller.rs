@@ -307,18 +307,11 @@ impl<H: Host> Controller<H> {
         dues.into_iter().min()
     }
 
-    /// The clatds of a previous controller, for [`Controller::recover`]. Finding them needs the
-    /// permission to inspect other processes.
-    pub fn orphans(&self) -> Vec<OrphanOf<H>> {
-        self.resources.host.orphans()
-    }
-
-    /// Removes the remains of a previous controller; with `keep`, takes over its complete CLATs. To
-    /// be called before the first start, by the only controller in the network namespace. No events
-    /// are sent, since there are no listeners yet.
-    pub fn recover(&self, keep: bool, orphans: Vec<OrphanOf<H>>) {
+    /// Takes over the CLATs of a previous controller that have these clatds, as far as they are
+    /// complete, and removes its other remains. To be called before the first start, by the only
+    /// controller in the network namespace. No events are sent, since there are no listeners yet.
+    pub fn recover(&self, kept: Vec<OrphanOf<H>>) {
         let host = &self.resources.host;
-        let (kept, ended): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|_| keep);
         let wanted: Vec<_> = kept.iter().map(|orphan| orphan.args.clone()).collect();
         let rules = host.adopt_rules(&wanted).unwrap_or_else(|e| {
             log::error!("cannot take over the drop rules of a previous controller: {e}");
@@ -343,10 +336,6 @@ impl<H: Host> Controller<H> {
         let offloads: Vec<_> = state.places.values().filter_map(Place::offload).collect();
         let filters: Vec<_> = offloads.iter().flat_map(|offload| offload.filters()).collect();
         host.remove_filters(&filters);
-        for Orphan { args, child, .. } in &ended {
-            log::warn!("ending an abandoned clatd on {}, pid {}", args.uplink, child.pid());
-        }
-        all_at_once(ended, drop);
         let egress: Vec<_> = offloads.iter().flat_map(|offload| offload.egress_entries()).collect();
         let ingress: Vec<_> = offloads.iter().map(|offload| &offload.entries.1).collect();
         if let Some(Err(e)) = programs.map(|programs| programs.clear_maps(&egress, &ingress)) {
@@ -536,6 +525,14 @@ impl<H: Host> Controller<H> {
         let egress = programs.as_ref().map(|programs| programs.egress_map());
         Dump { clats: &clats, ingress, egress, links: self.resources.host.as_ref(), more }.render()
     }
+}
+
+/// Ends clatds of a previous controller, and removes their devices.
+pub fn end_orphans<C: Child, T: Send>(orphans: Vec<Orphan<C, T>>) {
+    for Orphan { args, child, .. } in &orphans {
+        log::warn!("ending an abandoned clatd on {}, pid {}", args.uplink, child.pid());
+    }
+    all_at_once(orphans, drop);
 }
 
 /// Ends each in another thread: one whose clatd ignores signals takes seconds.

@@ -6,15 +6,17 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{anyhow, Context, Result};
 use clat_controller::args::Args;
 use clat_controller::auto::Auto;
 use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::confinement::{change_only, refuse_calls};
-use clat_controller::controller::Controller;
+use clat_controller::controller::{end_orphans, Controller};
 use clat_controller::follow::Follower;
 use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, Share, HAS_NETD};
+use clat_controller::host::Recovery as _;
 use clat_controller::listeners::Listeners;
 use clat_controller::logging;
 use clat_controller::service::{ClatdService, CALLERS, SHELL};
@@ -81,11 +83,14 @@ fn try_main() -> Result<()> {
     if let Transport::Rpc(socket) = &transport {
         make_dir(socket.parent().ok_or_else(|| anyhow!("--socket needs a path of a file"))?)?;
     }
-    let _lock = NamespaceLock::take(Path::new(RUN_DIR))?;
+    let lock = NamespaceLock::take(Path::new(RUN_DIR))?;
     let share = Share::begin(if args.sweep { Vec::new() } else { args.auto.share });
     let share = share.inspect_err(|e| log::error!("cannot share: {e}")).unwrap_or_default();
     let host = LinuxHost::new(clatd.clone(), properties, bpf_dir.clone());
-    let host = host.sharing(share).direct(direct);
+    let host = Arc::new(host.sharing(share).direct(direct));
+    // Only the start may inspect other processes.
+    let orphans = host.orphans();
+    let (kept, ended) = if args.keep { (orphans, Vec::new()) } else { (Vec::new(), orphans) };
 
     let listeners = Arc::new(Listeners::default());
     let observer = {
@@ -95,11 +100,14 @@ fn try_main() -> Result<()> {
             listeners.tell(&event);
         })
     };
-    let controller = Controller::new(Arc::new(host), standalone, observer);
-    let controller = controller.probing(args.probe).direct(direct);
-    let controller = Arc::new(controller);
-    // Only the start may inspect other processes. Threads that stay are made after this.
-    let orphans = controller.orphans();
+    // Others end while this waits for the kernel, and loads programs.
+    let (controller, _lock) = thread::scope(|scope| {
+        scope.spawn(|| end_orphans(ended));
+        let lock = lock.settle()?;
+        anyhow::Ok((Controller::new(host, standalone, observer), lock))
+    })?;
+    let controller = Arc::new(controller.probing(args.probe).direct(direct));
+    // Threads that stay are made after this.
     let socket = match &transport {
         Transport::Rpc(socket) => Some(std::path::absolute(socket)?),
         Transport::Binder => None,
@@ -111,7 +119,7 @@ fn try_main() -> Result<()> {
     change_only(&changed.collect::<Vec<_>>())?;
     refuse_calls()?;
     keep_capabilities(&needed(&clatd)?).context("cannot give up capabilities")?;
-    controller.recover(args.keep, orphans);
+    controller.recover(kept);
     if args.sweep {
         controller.shut_down();
         return Ok(());

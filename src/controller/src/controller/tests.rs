@@ -12,7 +12,7 @@ use clat_datapath::path::Direction;
 use super::*;
 use crate::ebpf_mode::KernelVersion;
 use crate::host::fake::{FakeHost, Fault, Inner};
-use crate::host::{ClatdArgs, EgressEntry, IngressEntry, System};
+use crate::host::{ClatdArgs, EgressEntry, IngressEntry, Recovery, System};
 use crate::model::Working;
 
 const PREFIX: &str = "64:ff9b::/96";
@@ -668,7 +668,8 @@ fn what_a_previous_controller_left_is_removed() {
     let host = offloading_host(36);
     host.leave_behind();
     let controller = controller(&host, true);
-    controller.recover(false, controller.orphans());
+    end_orphans(host.orphans());
+    controller.recover(Vec::new());
     assert!(controller.running().is_empty());
     assert_eq!(host.inner().orphans, []);
     // The kernel removes the route with its device.
@@ -681,7 +682,7 @@ fn a_clat_of_a_previous_controller_goes_on() {
     let args = host.leave_behind();
     let before: BTreeSet<_> = host.inner().live.clone();
     let controller = controller(&host, true);
-    controller.recover(true, controller.orphans());
+    controller.recover(host.orphans());
     let strange = ["egress entry of 7", "ingress entry of 8", "Ingress RawIp filter on 8"];
     let expected: BTreeSet<_> =
         before.iter().filter(|name| !strange.contains(&name.as_str())).cloned().collect();
@@ -749,7 +750,7 @@ fn an_incomplete_clat_of_a_previous_controller_is_removed() {
         host.leave_behind();
         damage(&mut host.inner());
         let controller = controller(&host, true);
-        controller.recover(true, controller.orphans());
+        controller.recover(host.orphans());
         assert!(controller.running().is_empty(), "{what}");
         let mut left = live(&host);
         left.retain(|name| {
@@ -771,7 +772,7 @@ fn a_clat_goes_on_without_what_the_offload_lacks() {
         host.leave_behind();
         host.inner().faults.insert(fault, Errno::EIO);
         let controller = controller(&host, true);
-        controller.recover(true, controller.orphans());
+        controller.recover(host.orphans());
         assert!(!controller.running()[0].offloaded);
         let left = live(&host);
         let is_offload = |name: &&String| name.contains("entry") || name.contains("filter");
@@ -1066,7 +1067,7 @@ fn an_uplink_was_renamed_between_controllers() {
     host.inner().links.remove("wlan0");
     host.add_link("eth1", 21);
     let controller = controller(&host, true);
-    controller.recover(true, controller.orphans());
+    controller.recover(host.orphans());
     let clat = controller.running()[0].clat.clone();
     assert_eq!((clat.iface.as_str(), clat.v4iface.as_str()), ("eth1", "v4-eth1"));
     assert_eq!((clat.v4, clat.v6), (args.v4, args.v6));
