@@ -147,7 +147,7 @@ pub enum NetAction {
         ready_fd: Option<RawFd>,
     },
     /// Run a command in a new network namespace that is a node of the network while the command
-    /// runs
+    /// runs, or make an existing one a node
     Join {
         /// The network's name
         #[arg(value_name = "NETWORK")]
@@ -159,8 +159,12 @@ pub enum NetAction {
         /// Do not make a PID namespace: processes may outlive the command
         #[arg(long)]
         no_pid_ns: bool,
+        /// Instead of a command: make the network namespace of this process, or of this file, a
+        /// node until platd is ended
+        #[arg(long, value_name = "PID|PATH", conflicts_with_all = ["no_pid_ns", "command"])]
+        netns: Option<String>,
         /// The command and its arguments
-        #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+        #[arg(required_unless_present = "netns", trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
     /// End a network, and with it its nodes' commands

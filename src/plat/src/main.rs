@@ -45,8 +45,8 @@ fn main() -> ExitCode {
         Some(Command::Forward { action }) => forward(action),
         Some(Command::Net { action }) => match action {
             NetAction::Up { network, net, ready_fd } => daemon::net_up(network, net, *ready_fd),
-            NetAction::Join { network, name, no_pid_ns, command } => {
-                net::join(network, name.as_ref(), command, !no_pid_ns)
+            NetAction::Join { network, name, no_pid_ns, netns, command } => {
+                net::join(network, name.as_ref(), netns.as_deref(), (command, !no_pid_ns))
             }
             NetAction::Down { network } => net::down(network),
             NetAction::List => net::list().and_then(|text| print(&text)),

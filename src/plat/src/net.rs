@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ use nix::sys::socket::{
 use nix::unistd::{geteuid, Pid};
 
 use crate::link::{Answer, Request};
-use crate::netns_helper::NetnsHelper;
+use crate::netns_helper::{wait, NetnsHelper};
 use crate::settings::Label;
 
 /// Bytes of the longest answer, a list of all nodes.
@@ -84,23 +84,24 @@ fn ask(connection: &OwnedFd, request: &Request) -> anyhow::Result<Answer> {
     }
 }
 
-/// Runs a command as a node of a network, with a PID namespace or without.
+/// Runs a command as a node of a network, with a PID namespace or without; or makes a namespace a
+/// node.
 ///
 /// # Errors
 /// What could not be made ready, or ended it.
 pub fn join(
     network: &Label,
     name: Option<&Label>,
-    command: &[String],
-    pid_ns: bool,
+    netns: Option<&str>,
+    (command, pid_ns): (&[String], bool),
 ) -> anyhow::Result<ExitCode> {
     let connection = connect(network)?;
     let Answer::Joined(terms) = ask(&connection, &Request::Join(name.cloned()))? else {
         bail!("platd's answer makes no sense");
     };
     let helper = NetnsHelper {
-        control: connection.into_raw_fd(),
-        netns: None,
+        control: connection.as_raw_fd(),
+        netns: netns.map(str::to_owned),
         ifname: terms.ifname,
         mtu: terms.mtu,
         clat_mtu: None,
@@ -112,7 +113,14 @@ pub fn join(
         pid_ns,
         command: command.to_vec(),
     };
-    helper.run()
+    if netns.is_none() {
+        // It closes the connection.
+        let _ = connection.into_raw_fd();
+        return helper.run();
+    }
+    helper.run()?;
+    wait(Some(connection.as_fd()), [])?;
+    bail!("the network has ended")
 }
 
 /// Ends a network, and waits until it has ended.

@@ -3,11 +3,12 @@
 //! Networks of several nodes, by an ordinary user.
 
 use std::fs;
+use std::net::Ipv6Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use clat_tests::{can_run, Daemon, USER_NAMESPACES};
 
 use crate::{wait_until, what_it_said, World, SERVER};
@@ -114,6 +115,50 @@ fn nodes_reach_each_other_and_ipv4() -> Result<()> {
         left.sort_unstable();
         Ok(left == others)
     })
+}
+
+/// A namespace that exists, as a container's: found by name, and it cannot use a neighbour's
+/// Ethernet address.
+#[test]
+fn a_namespace_is_a_node() -> Result<()> {
+    if !can_run(&[NEEDS, &["nsenter", "unshare"]].concat()) {
+        return Ok(());
+    }
+    let networks = Networks::new()?;
+    let host = &networks.world.host;
+    let user = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+    let made = format!("{user} unshare -Urn sh -c");
+    let argv: Vec<_> = made.split_whitespace().chain(["echo made; exec sleep 1000"]).collect();
+    let mut owner = host.spawn(&argv, &networks.world.path("owner.log"))?;
+    owner.wait_for("made")?;
+    let pid = owner.pid().to_string();
+    what_it_said(&networks.net(&["up", "ci", "--dns", DNS])?)?;
+    let args = networks.command(&["join", "ci", "--name", "box", "--netns", &pid]);
+    let mut join = host.spawn(&args, &networks.world.path("join.log"))?;
+    let ping = ["join", "ci", "--", "ping", "-c", "3", "-i", "0.2", "-W", "5", "box"];
+    wait_until("it is found", || Ok(networks.net(&ping)?.status.success()))?;
+
+    let inside = |words: &str| {
+        host.run(&format!("{user} nsenter --preserve-credentials -U -n -t {pid} {words}"))
+    };
+    let _web = networks.server("web")?;
+    let said = what_it_said(&networks.net(&["join", "ci", "--", "getent", "hosts", "web"])?)?;
+    let address = said.split_whitespace().next().context("an address")?.parse::<Ipv6Addr>()?;
+    let [.., a, b, c, _, _, d, e, f] = address.octets();
+    let (a, ping) = (a ^ 2, "ping -c 2 -i 0.2 -W 5 2001:db8:464::1");
+    inside(ping)?;
+    inside(&format!("ip link set plat0 address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))?;
+    ensure!(inside(ping).is_err(), "it has a neighbour's place");
+    let code = include_str!("scripts/net_node.py");
+    let visit = ["join", "ci", "--", "python3", "-c", code, "visit", "web", "old.example"];
+    what_it_said(&networks.net(&visit)?)?;
+
+    // The device is the network's, and ends with it; the namespace stays.
+    what_it_said(&networks.net(&["down", "ci"])?)?;
+    join.wait_for("the network has ended")?;
+    let links = inside("ip -o link")?;
+    ensure!(links.lines().count() == 1 && links.contains(" lo:"), "{links}");
+    Ok(())
 }
 
 /// A prefix that changes, and frames that are lost one by one.
