@@ -11,10 +11,12 @@ use serde_json::Value;
 
 /// The result of one check, in this thread's network namespace.
 fn ask(name: &str) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_clatctl"))
-        .args(["--socket", "/nonexistent", "doctor", "--json"])
-        .output()
-        .unwrap();
+    ask_by(Command::new(env!("CARGO_BIN_EXE_clatctl")), name)
+}
+
+/// By a command that this program's arguments are added to.
+fn ask_by(mut command: Command, name: &str) -> Value {
+    let output = command.args(["--socket", "/nonexistent", "doctor", "--json"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(if answer["ok"] == true { 0 } else { 1 }));
@@ -88,4 +90,26 @@ fn things_are_tried_without_a_trace() {
     let before = links();
     assert_eq!(ask("TUN")["detail"], "a TUN device could be made");
     assert_eq!(links(), before);
+}
+
+/// As a service that was given CAP_BPF alone, whose programs the verifier refuses.
+#[test]
+fn a_capability_for_bpf_that_is_missing_is_named() {
+    if !namespace() {
+        return;
+    }
+    for (taken, state, detail) in [
+        ("", "ok", "CAP_SYS_ADMIN"),
+        ("-sys_admin", "ok", "CAP_BPF and CAP_PERFMON"),
+        ("-sys_admin,-perfmon", "optional", "without CAP_PERFMON"),
+        ("-sys_admin,-bpf,-perfmon", "optional", "without CAP_BPF, CAP_PERFMON"),
+    ] {
+        let mut command = Command::new("setpriv");
+        if !taken.is_empty() {
+            command.args(["--bounding-set", taken]);
+        }
+        command.arg(env!("CARGO_BIN_EXE_clatctl"));
+        let check = ask_by(command, "capability for BPF");
+        assert_eq!((&check["state"], &check["detail"]), (&state.into(), &detail.into()), "{taken}");
+    }
 }

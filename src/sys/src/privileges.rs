@@ -22,6 +22,7 @@ pub enum Capability {
     CAP_NET_ADMIN = 12,
     CAP_NET_RAW = 13,
     CAP_SYS_ADMIN = 21,
+    CAP_PERFMON = 38,
     CAP_BPF = 39,
 }
 

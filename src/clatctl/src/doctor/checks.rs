@@ -227,21 +227,25 @@ fn capabilities() -> Answer {
         Capability::CAP_SETUID,
         Capability::CAP_SETGID,
     ];
+    with_all(&needed, "all that the controller uses")
+}
+
+/// To load the programs; since Linux 5.8 there is a capability for that, and one of the verifier's
+/// for programs that compare pointers.
+fn bpf_capability() -> Answer {
+    if has(Capability::CAP_SYS_ADMIN) {
+        return Ok(Capability::CAP_SYS_ADMIN.to_string());
+    }
+    with_all(&[Capability::CAP_BPF, Capability::CAP_PERFMON], "CAP_BPF and CAP_PERFMON")
+}
+
+fn with_all(needed: &[Capability], good: &str) -> Answer {
     let lacking: Vec<_> =
         needed.iter().filter(|cap| !has(**cap)).map(Capability::to_string).collect();
     if lacking.is_empty() {
-        Ok("all that the controller uses".into())
-    } else {
-        Err(Problem::missing(format!("without {}", lacking.join(", ")), with_rights()))
+        return Ok(good.into());
     }
-}
-
-fn bpf_capability() -> Answer {
-    if has(Capability::CAP_BPF) || has(Capability::CAP_SYS_ADMIN) {
-        Ok("CAP_BPF or CAP_SYS_ADMIN".into())
-    } else {
-        Err(Problem::missing("without CAP_BPF and CAP_SYS_ADMIN", with_rights()))
-    }
+    Err(Problem::missing(format!("without {}", lacking.join(", ")), with_rights()))
 }
 
 fn has(capability: Capability) -> bool {
