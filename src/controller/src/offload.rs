@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use crate::ebpf_mode::EbpfMode;
 use crate::errors::{Error, Step};
 use crate::host::{
-    AttachError, Detach, EgressEntry, Hook, IngressEntry, LinkKind, Place, Programs, Way,
+    AttachError, Detach, EgressEntry, Hook, IngressEntry, LinkKind, Place, Programs,
+    RouteAttributes,
 };
 use crate::model::Clat;
 use crate::reconcile::{Limit, MOST_REPAIRS};
@@ -135,13 +136,20 @@ impl<P: Programs> Attached<P> {
         [(egress.iif, Hook::Egress), (ingress.iif, Hook::Ingress)].into_iter().chain(direct)
     }
 
-    /// Uses the direct way if it is wanted and possible, and there is a `way`.
-    pub(crate) fn lead(&mut self, programs: &P, clat: &Clat, way: Option<Way>, now: Instant) {
+    /// Routes packets the direct way, if it is wanted and possible, by a route with these
+    /// attributes.
+    pub(crate) fn set_route(
+        &mut self,
+        programs: &P,
+        clat: &Clat,
+        route: Option<RouteAttributes>,
+        now: Instant,
+    ) {
         let Some(direct) = &mut self.direct else { return };
         let is_lost = programs.place(&direct.filter).is_ok_and(|place| place == Place::Gone);
         let is_fought = self.repairs.free_at(now) > now;
-        let led = programs.lead(&mut direct.route, way.filter(|_| !is_lost && !is_fought));
-        let hindrance = match led {
+        let route = route.filter(|_| !is_lost && !is_fought);
+        let hindrance = match programs.set_route(&mut direct.route, route) {
             _ if is_fought => Some("somebody else keeps taking away what it needs".to_owned()),
             Ok(is_repair) => {
                 if is_repair {

@@ -17,7 +17,7 @@ use clat_xlat::{Local, Prefix, PrefixError};
 use nix::errno::Errno;
 
 use crate::errors::{Error, Step};
-use crate::host::{Child, ClatdArgs, Detach, Host, Orphan, Progress, Way};
+use crate::host::{Child, ClatdArgs, Detach, Host, Orphan, Progress, RouteAttributes};
 use crate::model::{Clat, Event, Running, StopReason, Working};
 use crate::offload::Attached;
 use crate::original;
@@ -228,7 +228,7 @@ impl<H: Host> Tracker<H> {
         let actions = reconcile(&self.desired, &actual);
         if actions.is_empty() {
             self.ask(resources, actual.wanted_mtu, now);
-            self.lead(resources, &actual, now);
+            self.set_direct_route(resources, &actual, now);
             return Ok(Outcome::Whole);
         }
         if self.was_configured {
@@ -278,7 +278,7 @@ impl<H: Host> Tracker<H> {
                 }
             }
         }
-        self.lead(resources, &actual, now);
+        self.set_direct_route(resources, &actual, now);
         Ok(outcome)
     }
 
@@ -294,12 +294,12 @@ impl<H: Host> Tracker<H> {
     }
 
     /// Uses the direct way while the CLAT's own route would carry packets.
-    fn lead(&mut self, resources: &Resources<H>, actual: &Actual, now: Instant) {
+    fn set_direct_route(&mut self, resources: &Resources<H>, actual: &Actual, now: Instant) {
         let may = self.route.is_some() && !self.is_withdrawn && actual.is_configured;
         let metric = ROUTE_METRIC.saturating_add(self.clat.index);
-        let way = actual.wanted_mtu.filter(|_| may).map(|mtu| Way { metric, mtu });
+        let route = actual.wanted_mtu.filter(|_| may).map(|mtu| RouteAttributes { metric, mtu });
         if let Some((offload, programs)) = self.offload.as_mut().zip(resources.programs()) {
-            offload.lead(programs.as_ref(), &self.clat, way, now);
+            offload.set_route(programs.as_ref(), &self.clat, route, now);
         }
     }
 

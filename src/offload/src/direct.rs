@@ -13,41 +13,44 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use nix::errno::Errno;
 use zerocopy::IntoBytes;
 
-use crate::model::{EgressEntry, IngressEntry, Way};
+use crate::model::{EgressEntry, IngressEntry, RouteAttributes};
 use crate::pins::from_libbpf;
 
-/// The direct way of one CLAT. Packets use the TUN device before [`Self::lead`] and after the drop.
+/// The direct way of one CLAT. Packets use the TUN device before [`Self::set_route`] and after the
+/// drop.
 #[derive(Debug)]
 pub struct Direct {
     pub(crate) guard: OwnedFd,
     pub(crate) ingress_map: Arc<MapHandle>,
     pub(crate) egress: EgressEntry,
     pub(crate) ingress: IngressEntry,
-    pub(crate) led: Option<DirectRoute>,
+    /// The route that is set.
+    pub(crate) route: Option<DirectRoute>,
 }
 
 impl Direct {
-    /// Routes packets through the uplink itself, if there is a `way`. Returns whether somebody else
-    /// had removed the route. After an error packets use the TUN device.
+    /// Routes packets through the uplink itself by a route with these
+    /// attributes; without any, through the TUN device, as after an error. Returns whether somebody
+    /// else had removed the route.
     ///
     /// # Errors
     /// EHOSTUNREACH without a router; those of [`DirectRoute::set`] and of bpf(2).
-    pub fn lead(&mut self, way: Option<Way>) -> io::Result<bool> {
-        let Some(way) = way else { return self.withdraw().map(|()| false) };
-        let led = self.lead_by(way);
-        if led.is_err() {
+    pub fn set_route(&mut self, route: Option<RouteAttributes>) -> io::Result<bool> {
+        let Some(route) = route else { return self.withdraw().map(|()| false) };
+        let is_repair = self.route_by(route);
+        if is_repair.is_err() {
             self.withdraw()?;
         }
-        led
+        is_repair
     }
 
-    fn lead_by(&mut self, way: Way) -> io::Result<bool> {
-        let route = self.route(way)?;
-        let is_known = self.led == Some(route);
+    fn route_by(&mut self, attributes: RouteAttributes) -> io::Result<bool> {
+        let route = self.desired_route(attributes)?;
+        let is_known = self.route == Some(route);
         if is_known && route.is_set()? {
             return Ok(false);
         }
-        self.led = Some(route);
+        self.route = Some(route);
         route.set(self.guard.as_fd())?;
         // After the route, so that rp_filter accepts the packets.
         self.receive_by(self.egress.oif)?;
@@ -55,7 +58,8 @@ impl Direct {
     }
 
     /// The route, through the uplink's router for the prefix.
-    fn route(&self, Way { metric, mtu }: Way) -> io::Result<DirectRoute> {
+    fn desired_route(&self, attributes: RouteAttributes) -> io::Result<DirectRoute> {
+        let RouteAttributes { metric, mtu } = attributes;
         let EgressEntry { local4, oif, local6, prefix, oif_is_ethernet, .. } = self.egress;
         let found = next_hop(&Target { oif, source: local6, prefix, prefix_len: 96 })?;
         let gateway = match found {
@@ -70,7 +74,7 @@ impl Direct {
     }
 
     fn withdraw(&mut self) -> io::Result<()> {
-        let Some(route) = self.led.take() else { return Ok(()) };
+        let Some(route) = self.route.take() else { return Ok(()) };
         // Deletes the route even if this fails: packets of the other direction are accepted all the
         // same.
         let received = self.receive_by(self.ingress.oif);

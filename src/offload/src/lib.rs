@@ -23,7 +23,8 @@ mod pins;
 mod tc;
 
 pub use model::{
-    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, Way, PASSED_REASONS,
+    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, RouteAttributes,
+    PASSED_REASONS,
 };
 #[cfg(not(feature = "bpf"))]
 pub use none::{remove_leftovers, Direct, Entry, Filter, NextHop, Objects};

@@ -74,7 +74,7 @@ pub enum Place {
 
 /// The attributes of a direct route, without its next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct RouteAttributes {
     /// The metric; the default route with the lowest one is used.
     pub metric: u32,
     /// The MTU in bytes of an IPv4 packet.

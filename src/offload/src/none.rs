@@ -11,7 +11,9 @@ use clat_netlink::LinkKind;
 use clat_sys::HostError;
 use nix::errno::Errno;
 
-use crate::model::{AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, Way};
+use crate::model::{
+    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, RouteAttributes,
+};
 
 /// The programs and maps.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ never! { Objects:
 }
 
 never! { Direct:
-    lead(Option<Way>) -> io::Result<bool>;
+    set_route(Option<RouteAttributes>) -> io::Result<bool>;
 }
 
 never! { Filter:

@@ -211,7 +211,7 @@ impl Objects {
             .map_err(|e| HostError::during(path.display(), from_libbpf(e)))?;
         let (egress, ingress) = (egress.clone(), ingress.clone());
         let ingress_map = Arc::clone(&self.ingress);
-        Ok(Direct { guard, ingress_map, egress, ingress, led: None })
+        Ok(Direct { guard, ingress_map, egress, ingress, route: None })
     }
 
     /// Attaches the program for this hook and kind of link to an interface.

@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::{
     AttachError, Child, ClatdArgs, Detach, Devices, EgressEntry, Ended, Firewall, Hook,
     IngressEntry, LinkKind, Links, Offload, OffloadCounters, Orphan, Place, ProbeTarget, Processes,
-    Programs, Progress, Recovery, System, Taps, Traffic, Way,
+    Programs, Progress, Recovery, RouteAttributes, System, Taps, Traffic,
 };
 use crate::ebpf_mode::KernelVersion;
 use clat_host::Fwmark;
@@ -523,10 +523,14 @@ impl Programs for FakePrograms {
         Ok((egress.clone(), None))
     }
 
-    fn lead(&self, direct: &mut Self::Direct, way: Option<Way>) -> io::Result<bool> {
+    fn set_route(
+        &self,
+        direct: &mut Self::Direct,
+        route: Option<RouteAttributes>,
+    ) -> io::Result<bool> {
         let (EgressEntry { oif, local4, .. }, held) = direct;
-        *held = held.take().filter(|_| way.is_some());
-        if let (Some(Way { metric, mtu }), None) = (way, &held) {
+        *held = held.take().filter(|_| route.is_some());
+        if let (Some(RouteAttributes { metric, mtu }), None) = (route, &held) {
             let name = format!("direct route by {oif} from {local4} metric {metric} mtu {mtu}");
             *held = Some(self.hold(Fault::DirectRoute, name)?);
         }

@@ -21,7 +21,8 @@ pub use clat_host::{ClatdArgs, Ended, ProbeTarget, Progress};
 use clat_host::{Fwmark, IfaceName};
 pub use clat_netlink::LinkKind;
 pub use clat_offload::{
-    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, Way, PASSED_REASONS,
+    AttachError, EgressEntry, Hook, IngressEntry, OffloadCounters, Place, RouteAttributes,
+    PASSED_REASONS,
 };
 use clat_xlat::Prefix;
 
@@ -387,12 +388,16 @@ pub trait Programs: Send + Sync + 'static {
     /// Those of bpf(2): ENOENT where the kernel took no program for it.
     fn direct(&self, egress: &EgressEntry, ingress: &IngressEntry) -> io::Result<Self::Direct>;
 
-    /// Uses the direct way if there is a `way`, else the TUN device, as after an error. Returns
-    /// whether somebody else had removed the route.
+    /// Routes packets the direct way by a route with these attributes; without any, by the TUN
+    /// device, as after an error. Returns whether somebody else had removed the route.
     ///
     /// # Errors
     /// EHOSTUNREACH without a router; those of netlink and of bpf(2).
-    fn lead(&self, direct: &mut Self::Direct, way: Option<Way>) -> io::Result<bool>;
+    fn set_route(
+        &self,
+        direct: &mut Self::Direct,
+        route: Option<RouteAttributes>,
+    ) -> io::Result<bool>;
 
     /// The kind of link of an interface.
     ///

@@ -29,7 +29,7 @@ use clat_host::{
 use clat_netlink::{add_address, addresses6, set_up, Address6, Existing, LinkKind};
 use clat_offload::{
     AttachError, Direct, EgressEntry, Entry, Filter, IngressEntry, NextHop, Objects,
-    OffloadCounters, Place, Way,
+    OffloadCounters, Place, RouteAttributes,
 };
 use clat_sys::HostError;
 use clat_xlat::Prefix;
@@ -348,8 +348,8 @@ impl Programs for Objects {
         self.direct(egress, ingress)
     }
 
-    fn lead(&self, direct: &mut Direct, way: Option<Way>) -> io::Result<bool> {
-        direct.lead(way)
+    fn set_route(&self, direct: &mut Direct, route: Option<RouteAttributes>) -> io::Result<bool> {
+        direct.set_route(route)
     }
 
     fn link_kind(&self, index: u32) -> io::Result<LinkKind> {
