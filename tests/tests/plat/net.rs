@@ -11,7 +11,7 @@ use std::process::Output;
 use anyhow::{ensure, Context, Result};
 use clat_tests::{can_run, Daemon, USER_NAMESPACES};
 
-use crate::{wait_until, what_it_said, World, SERVER};
+use crate::{python_in, wait_until, what_it_said, World, SERVER};
 
 /// A resolver of the outside world, with IPv4 only.
 const DNS: &str = "198.51.100.53";
@@ -84,8 +84,13 @@ fn nodes_reach_each_other_and_ipv4() -> Result<()> {
     let mut others = networks.world.host.pids();
     // As on many a CI runner.
     networks.world.host.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1")?;
-    what_it_said(&networks.net(&["up", "ci", "--dns", DNS, "--dns64-always"])?)?;
+    let options = ["up", "ci", "--dns", DNS, "--dns64-always", "--forward", "8080:80"];
+    what_it_said(&networks.net(&options)?)?;
+    what_it_said(&networks.net(&["join", "ci", "--", "true"])?)?;
     let mut web = networks.server("web")?;
+    let visit = "import socket; \
+        print(socket.create_connection(('127.0.0.1', 8080), 10).recv(99).decode())";
+    ensure!(python_in(&networks.world.host, visit, &[])? == "hello 64:ff9b::c000:8\n");
     let code = include_str!("scripts/net_node.py");
     for name in ["old.example", "both.example"] {
         let visit = ["join", "ci", "--", "python3", "-c", code, "visit", "web", name];

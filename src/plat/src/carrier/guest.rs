@@ -91,6 +91,15 @@ impl Guests {
         }
     }
 
+    /// Handles a change of nodes: the first of `present` becomes the guest if that is not there.
+    pub(super) fn nodes(&mut self, present: &[(Ipv6Addr, Mac)], now: Instant) {
+        let is_there = |guest: &Guest| present.iter().any(|(_, mac)| *mac == guest.mac);
+        if !self.guest.as_ref().is_some_and(is_there) {
+            let new = |&(address, mac)| Guest { address, mac, heard: Some(now), asked: None };
+            self.guest = present.first().map(new);
+        }
+    }
+
     /// Handles a packet from an address of the network. The present guest keeps the ports as long
     /// as it answers; else any station could take them. Returns an address to solicit.
     pub(super) fn hear(

@@ -336,7 +336,12 @@ impl Carrier {
                 self.guests.came();
             }
             Event::Left(why) => log::info!("the guest has left: {why}"),
-            Event::Nodes(nodes) => self.network.set_nodes(nodes),
+            Event::Nodes(nodes) => {
+                let prefix = self.network.settings().prefix;
+                let present = nodes.iter().map(|(_, mac)| (mac.address_in(prefix), *mac));
+                self.guests.nodes(&present.collect::<Vec<_>>(), now);
+                self.network.set_nodes(nodes);
+            }
         }
         Ok(())
     }
