@@ -3,16 +3,16 @@
 //! The sockets of guests, with guests that behave and guests that do not.
 
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use clat_plat::frame::MAX_FRAME;
-use clat_plat::link::{Datagrams, Event, Link, Packets, Stream};
-use clat_tun::VirtioHeader;
+use clat_plat::frame::{Mac, MAX_FRAME};
+use clat_plat::link::{Answer, Datagrams, Event, Link, Packets, Request, Stream, Switch, Terms};
+use clat_tun::{handover, VirtioHeader};
 use nix::sys::socket::{connect, recv, send, socket};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 use proptest::collection::vec;
@@ -352,4 +352,58 @@ fn a_datagram_guest_is_whoever_sent_last() {
     assert_eq!(receive(&mut link), (Event::Came, vec![frame(8, 60)]));
     give(&mut link, &[frame(9, 60)]).expect("sends");
     assert_eq!(other.recv(&mut message).expect("receives"), 60);
+}
+
+/// A client of a switch, and the answer to what it says first, if it gets one.
+fn ask_switch(switch: &mut Switch, path: &Path, words: &[u8]) -> (OwnedFd, Option<Answer>) {
+    let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+        .expect("a socket");
+    connect(client.as_raw_fd(), &UnixAddr::new(path).expect("short")).expect("connects");
+    receive(switch);
+    // One that is hung up on does not hear it.
+    let _ = send(client.as_raw_fd(), words, MsgFlags::MSG_NOSIGNAL);
+    receive(switch);
+    let mut message = [0; 4096];
+    let len = recv(client.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT);
+    let answer = serde_json::from_slice(&message[..len.unwrap_or(0)]).ok();
+    (client, answer)
+}
+
+/// Requests that make no sense, names that are taken, what is no device, and too many clients.
+#[test]
+fn a_switch_survives_its_clients() {
+    let (_dir, path) = place();
+    let terms = Terms {
+        ifname: "plat0".to_owned(),
+        mtu: 1500,
+        plain: false,
+        dns: true,
+        search: Vec::new(),
+    };
+    let mut switch = Switch::listen(&path, terms, Mac([2, 0, 0, 0, 0, 1])).expect("listens");
+    let join = |name: &str| serde_json::to_vec(&Request::Join(name.parse().ok())).expect("JSON");
+    let over = [b"{\"join\":\"".as_slice(), &[b'x'; 5000], b"\"}"].concat();
+    for words in [&b"x"[..], b"{}", b"{\"join\":\"../a\"}", b"\xff", &over] {
+        let (_, answer) = ask_switch(&mut switch, &path, words);
+        assert!(matches!(answer, Some(Answer::Error(_))), "{answer:?}");
+    }
+    for device in [None, Some(fs::File::open("/dev/null").expect("opens"))] {
+        let (client, answer) = ask_switch(&mut switch, &path, &join("a"));
+        assert!(matches!(answer, Some(Answer::Joined(_))), "{answer:?}");
+        let (_, answer) = ask_switch(&mut switch, &path, &join("A"));
+        assert!(matches!(answer, Some(Answer::Error(_))), "{answer:?}");
+        let fds: Vec<_> = device.iter().map(AsFd::as_fd).collect();
+        handover::send(client.as_raw_fd(), b"d", &fds).expect("sends");
+        receive(&mut switch);
+        assert_eq!(recv(client.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT), Ok(0));
+    }
+    let all: Vec<_> = (0..70).map(|_| ask_switch(&mut switch, &path, &join(""))).collect();
+    let joined = all.iter().filter(|(_, answer)| matches!(answer, Some(Answer::Joined(_))));
+    assert_eq!(joined.count(), 64);
+    assert!(matches!(all[69].1, Some(Answer::Error(_))), "{:?}", all[69].1);
+    drop(all);
+    assert_eq!(receive(&mut switch), (Event::Nodes(vec![]), vec![]));
+    let (_, answer) = ask_switch(&mut switch, &path, &join("node1"));
+    assert!(matches!(answer, Some(Answer::Joined(_))), "{answer:?}");
+    assert!(!switch.has_guest());
 }
