@@ -113,3 +113,12 @@ fn a_capability_for_bpf_that_is_missing_is_named() {
         assert_eq!((&check["state"], &check["detail"]), (&state.into(), &detail.into()), "{taken}");
     }
 }
+
+#[test]
+fn without_a_controller_one_has_to_be_started() {
+    let start = "clat_controller --socket /nonexistent &";
+    for (name, state) in [("controller", "optional"), ("IPv4 by CLATs", "unknown")] {
+        let check = ask(name);
+        assert_eq!((&check["state"], &check["fix"]), (&state.into(), &start.into()), "{name}");
+    }
+}

@@ -264,15 +264,20 @@ fn user() -> Answer {
     }
 }
 
-/// Whether the controller answers.
-fn controller(transport: Option<&Transport>) -> Answer {
+/// A client of the controller.
+fn connect(transport: Option<&Transport>) -> Result<Client, Problem> {
     let flag = match transport {
         None => String::new(),
         Some(Transport::Binder) => " --binder".to_owned(),
         Some(Transport::Rpc(socket)) => format!(" --socket {}", socket.display()),
     };
-    let client = Client::connect(transport)
-        .map_err(|failure| Problem::missing(failure.message, format!("clat_controller{flag} &")))?;
+    Client::connect(transport)
+        .map_err(|failure| Problem::missing(failure.message, format!("clat_controller{flag} &")))
+}
+
+/// Whether the controller answers.
+fn controller(transport: Option<&Transport>) -> Answer {
+    let client = connect(transport)?;
     match client.status() {
         Ok(status) => Ok(format!("pid {} answers", status.pid)),
         Err(failure) => Err(Problem::unknown(failure.message, with_rights())),
@@ -284,7 +289,8 @@ fn controller(transport: Option<&Transport>) -> Answer {
 fn working(transport: Option<&Transport>) -> Answer {
     const LOOK: &str = "clatctl status  # and ask the network whether its NAT64 is there";
     const ASK: &str = "clat_controller --probe ADDR  # and a host that answers";
-    let status = Client::connect(transport).and_then(|client| client.status());
+    let client = connect(transport).map_err(|problem| Problem { unknown: true, ..problem })?;
+    let status = client.status();
     let status = status.map_err(|failure| Problem::unknown(failure.message, with_rights()))?;
     let of = |working| {
         let clats = status.clats.iter().filter(|clat| clat.working == working);
