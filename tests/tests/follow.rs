@@ -94,7 +94,7 @@ fn run_with(
     let controller = Controller::new(&lab, mode, &[])?;
     controller.start("up0", PREFIX)?;
     works(&lab, "at first")?;
-    test(&lab, &controller)
+    test(&lab, &controller).with_context(|| controller.daemon.log())
 }
 
 /// On links with neighbour discovery.
