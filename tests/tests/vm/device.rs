@@ -12,7 +12,7 @@ use clat_tests::{compile_bpf, BPF_OBJECTS};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::fetch::{self, Kernel};
+use crate::fetch::{self, sh, Kernel};
 use crate::image::{source, Image};
 use crate::machine::{all_ok, can_boot, Machine};
 
@@ -20,9 +20,10 @@ use crate::machine::{all_ok, can_boot, Machine};
 const PROGRAMS: &[&str] = &["bash", "setpriv", "ethtool"];
 const MODULES: &[&str] = &["binder_linux", "veth", "cls_u32"];
 
-/// The workspace's test programs that run in the device: the contract of the service, and the
-/// rulebook.
-fn tests() -> Result<[PathBuf; 2]> {
+/// The workspace's test programs that run in the device, copied to `folder`: the contract of the
+/// service, and the rulebook. Without debug information, which is most of them: the device has its
+/// files in memory.
+fn tests(folder: &Path) -> Result<[PathBuf; 2]> {
     // Built for the whole workspace; else other features of crates would need another build.
     let output = Command::new(env!("CARGO"))
         .args(["test", "--workspace", "--locked", "--no-run", "--message-format=json"])
@@ -34,23 +35,24 @@ fn tests() -> Result<[PathBuf; 2]> {
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
-    let find = |root: &str| {
+    let find = |root: &str, name: &str| -> Result<PathBuf> {
         let built = messages.iter().find(|message| {
             let source = message["target"]["src_path"].as_str().unwrap_or_default();
             source.ends_with(root) && message["executable"].is_string()
         });
-        built
-            .and_then(|built| built["executable"].as_str())
-            .map(PathBuf::from)
-            .context(root.to_owned())
+        let built =
+            built.and_then(|built| built["executable"].as_str()).context(root.to_owned())?;
+        sh(folder, &format!("strip --strip-debug -o {name} {built}"))?;
+        Ok(folder.join(name))
     };
-    Ok([find("src/controller/tests/service/main.rs")?, find("tests/tests/rulebook.rs")?])
+    let service = find("src/controller/tests/service/main.rs", "service")?;
+    Ok([service, find("tests/tests/rulebook.rs", "rulebook")?])
 }
 
 /// Adds the rulebook and the programs, compiled in `folder`; returns the contract of the service,
 /// which is built with it.
 pub(crate) fn add_rulebook(image: &mut Image, folder: &Path) -> Result<PathBuf> {
-    let [service, rulebook] = tests()?;
+    let [service, rulebook] = tests(folder)?;
     image.program(&rulebook, "/usr/local/bin/rulebook")?;
     for (name, options) in BPF_OBJECTS {
         let object = folder.join(name);

@@ -17,7 +17,7 @@ use crate::machine::{all_ok, can_boot, Machine};
 
 /// Besides what every machine needs.
 const NEEDS: &[&str] =
-    &["python3", "dnsmasq", "setpriv", "debootstrap", "mke2fs", "dpkg-shlibdeps", "strip"];
+    &["python3", "dnsmasq", "setpriv", "debootstrap", "mke2fs", "dpkg-shlibdeps"];
 const MODULES: &[&str] = &["virtio_pci", "virtio_net", "virtio_blk", "ext4", "autofs4"];
 
 /// The package as it is, and as its next version will be.

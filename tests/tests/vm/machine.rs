@@ -17,7 +17,8 @@ use crate::image::{source, PROGRAMS};
 const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// Where a machine is built and boots.
-const NEEDS: &[&str] = &["qemu-system-x86_64", "busybox", "cpio", "modprobe", "xz", "apt-get"];
+const NEEDS: &[&str] =
+    &["qemu-system-x86_64", "busybox", "cpio", "modprobe", "xz", "apt-get", "strip"];
 
 /// Whether that is possible here, and its requirements and `more` exist.
 pub(crate) fn can_boot(more: &[&[&str]]) -> bool {
