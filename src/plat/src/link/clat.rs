@@ -61,14 +61,6 @@ impl Link for Clat {
         }
     }
 
-    fn flush(&mut self, _: Instant) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn is_full(&self) -> bool {
-        false
-    }
-
     fn takes_super_packets(&self) -> bool {
         true
     }

@@ -80,7 +80,9 @@ pub trait Link {
     ///
     /// # Errors
     /// If the link itself has failed.
-    fn flush(&mut self, now: Instant) -> io::Result<()>;
+    fn flush(&mut self, _now: Instant) -> io::Result<()> {
+        Ok(())
+    }
 
     /// When [`Link::receive`] and [`Link::flush`] are due even without a ready descriptor; `None`:
     /// never.
@@ -95,7 +97,9 @@ pub trait Link {
 
     /// Whether the guest has not yet taken earlier frames. Senders that can wait should do so until
     /// [`Link::send_fd`] is writable (or for a millisecond), and then call [`Link::flush`].
-    fn is_full(&self) -> bool;
+    fn is_full(&self) -> bool {
+        false
+    }
 
     /// Whether frames may be GSO packets and have partial checksums.
     fn takes_super_packets(&self) -> bool {

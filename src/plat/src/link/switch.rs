@@ -297,16 +297,8 @@ impl Link for Switch {
         }
     }
 
-    fn flush(&mut self, _: Instant) -> io::Result<()> {
-        Ok(())
-    }
-
     fn has_guest(&self) -> bool {
         self.ports.values().any(|port| port.tap.is_some())
-    }
-
-    fn is_full(&self) -> bool {
-        false
     }
 
     fn takes_super_packets(&self) -> bool {

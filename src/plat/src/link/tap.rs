@@ -76,14 +76,6 @@ impl Link for Tap {
         self.dropped += u64::from(sent.is_err());
     }
 
-    fn flush(&mut self, _: Instant) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn is_full(&self) -> bool {
-        false
-    }
-
     fn takes_super_packets(&self) -> bool {
         self.tun.vnet_header_len() > 0
     }
