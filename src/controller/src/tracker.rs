@@ -223,8 +223,7 @@ impl<H: Host> Tracker<H> {
         }
         let uplink = resources.host.name_of(self.clat.index);
         let uplink = uplink.and_then(|name| IfaceName::parse(&name).ok());
-        let mut actual = self.actual(resources.host.as_ref(), uplink.as_ref(), now);
-        actual.is_spare = is_another && self.probe.answer() == Working::No;
+        let actual = self.actual(resources.host.as_ref(), uplink.as_ref(), is_another, now);
         let actions = reconcile(&self.desired, &actual);
         if actions.is_empty() {
             self.ask(resources, actual.wanted_mtu, now);
@@ -304,7 +303,13 @@ impl<H: Host> Tracker<H> {
     }
 
     /// The actual state. What cannot be read is taken to be as desired.
-    fn actual(&mut self, host: &H, uplink: Option<&IfaceName>, now: Instant) -> Actual {
+    fn actual(
+        &mut self,
+        host: &H,
+        uplink: Option<&IfaceName>,
+        is_another: bool,
+        now: Instant,
+    ) -> Actual {
         let Clat { iface, index, v4iface, v4index, prefix, v4, v6, mark, .. } = &self.clat;
         let asked = |what, asked: io::Result<bool>, otherwise| {
             asked.unwrap_or_else(|e| {
@@ -355,7 +360,7 @@ impl<H: Host> Tracker<H> {
             parts,
             has_other_prefix: has_addresses && !has_prefix && is_other,
             is_taken: is_taken && is_due,
-            is_spare: false,
+            is_spare: is_another && self.probe.answer() == Working::No,
             wanted_mtu,
             mtu,
             is_configured,
