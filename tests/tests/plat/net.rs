@@ -18,6 +18,9 @@ const DNS: &str = "198.51.100.53";
 
 const NEEDS: &[&str] = &["dnsmasq", "ping", "python3", "setpriv", USER_NAMESPACES];
 
+/// A node, which serves or visits.
+const NODE: &str = include_str!("scripts/net_node.py");
+
 /// An ordinary user's networks.
 struct Networks {
     world: World,
@@ -59,12 +62,18 @@ impl Networks {
 
     /// A node that serves.
     fn server(&self, name: &str) -> Result<Daemon> {
-        let code = include_str!("scripts/net_node.py");
-        let args = ["join", "ci", "--name", name, "--", "python3", "-c", code, "serve"];
+        let args = ["join", "ci", "--name", name, "--", "python3", "-c", NODE, "serve"];
         let log = self.world.path(&format!("{name}.log"));
         let mut server = self.world.host.spawn(&self.command(&args), &log)?;
         server.wait_for("serving")?;
         Ok(server)
+    }
+
+    /// What a new node says that visits the node `web` and this IPv4 server.
+    fn visit(&self, server: &str) -> Result<String> {
+        what_it_said(
+            &self.net(&["join", "ci", "--", "python3", "-c", NODE, "visit", "web", server])?,
+        )
     }
 
     fn left(&self) -> Result<Vec<PathBuf>> {
@@ -91,10 +100,8 @@ fn nodes_reach_each_other_and_ipv4() -> Result<()> {
     let visit = "import socket; \
         print(socket.create_connection(('127.0.0.1', 8080), 10).recv(99).decode())";
     ensure!(python_in(&networks.world.host, visit, &[])? == "hello 64:ff9b::c000:8\n");
-    let code = include_str!("scripts/net_node.py");
     for name in ["old.example", "both.example"] {
-        let visit = ["join", "ci", "--", "python3", "-c", code, "visit", "web", name];
-        let said = what_it_said(&networks.net(&visit)?)?;
+        let said = networks.visit(name)?;
         ensure!(said.ends_with("only IPv6\n"), "{said}");
     }
     let db = networks.server("db")?;
@@ -154,9 +161,7 @@ fn a_namespace_is_a_node() -> Result<()> {
     inside(ping)?;
     inside(&format!("ip link set plat0 address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))?;
     ensure!(inside(ping).is_err(), "it has a neighbour's place");
-    let code = include_str!("scripts/net_node.py");
-    let visit = ["join", "ci", "--", "python3", "-c", code, "visit", "web", "old.example"];
-    what_it_said(&networks.net(&visit)?)?;
+    networks.visit("old.example")?;
 
     // The device is the network's, and ends with it; the namespace stays.
     what_it_said(&networks.net(&["down", "ci"])?)?;
@@ -181,9 +186,7 @@ fn nodes_of_an_impaired_network() -> Result<()> {
         let _web = networks.server("web")?;
         let ask = ["join", "ci", "--", "getent", "hosts", "web"];
         wait_until(prefix, || Ok(what_it_said(&networks.net(&ask)?)?.starts_with(prefix)))?;
-        let code = include_str!("scripts/net_node.py");
-        let visit = ["join", "ci", "--", "python3", "-c", code, "visit", "web", "old.example"];
-        what_it_said(&networks.net(&visit)?)?;
+        networks.visit("old.example")?;
         what_it_said(&networks.net(&["down", "ci"])?)?;
     }
     Ok(())
