@@ -4,7 +4,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -12,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use clat_sys::HostError;
 use nix::errno::Errno;
-use nix::fcntl::{fcntl, FcntlArg, Flock, FlockArg};
-use nix::libc;
+use nix::fcntl::{Flock, FlockArg};
 
 /// How long to wait for the kernel to release a killed controller's locks, and for that one's
 /// child, which has its descriptors until its exec.
@@ -49,13 +47,10 @@ impl NamespaceLock {
             let file =
                 File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
             let file = file.map_err(|e| HostError::during(path.display(), e))?;
-            let [l_type, l_whence] =
-                [libc::F_WRLCK, libc::SEEK_SET].map(|it| it.try_into().unwrap_or_default());
-            let all = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
-            match fcntl(file.as_raw_fd(), FcntlArg::F_SETLK(&all)) {
+            match clat_sys::lock_record(&file) {
                 Err(Errno::EAGAIN | Errno::EACCES) => wait_for_release(deadline, &path)?,
                 Err(errno) => return Err(HostError::during(path.display(), errno)),
-                Ok(_) => {
+                Ok(()) => {
                     // The previous holder may have removed the file between our open and our lock.
                     let is_there = fs::metadata(&path).is_ok_and(|there| {
                         file.metadata().is_ok_and(|ours| {

@@ -44,6 +44,19 @@ pub fn set_nonblocking(fd: impl AsFd) -> nix::Result<()> {
     Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
 }
 
+/// Takes a record lock (fcntl(2), F_SETLK) on a whole file for writing, or fails at once. It goes
+/// with this process, and with the first descriptor of the file that the process closes.
+///
+/// # Errors
+/// `EAGAIN` or `EACCES` if another process has one, `EBADF` if the file is not open for writing.
+pub fn lock_record(fd: impl AsFd) -> nix::Result<()> {
+    let [l_type, l_whence] =
+        [libc::F_WRLCK, libc::SEEK_SET].map(|it| it.try_into().unwrap_or_default());
+    let all = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
+    // SAFETY: the kernel reads a struct that lives through the call.
+    Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETLK, &all) }).map(drop)
+}
+
 /// Replaces stdin, stdout or stderr (0 to 2), which have no owner, by a copy of a descriptor.
 ///
 /// # Errors

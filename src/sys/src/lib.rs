@@ -23,7 +23,7 @@ pub mod socket;
 mod spawn;
 
 pub use argument::{like, whole};
-pub use fd::{adopt, link_open_file, replace_standard, set_nonblocking, status_flags};
+pub use fd::{adopt, link_open_file, lock_record, replace_standard, set_nonblocking, status_flags};
 pub use host_error::{errno_of, HostError};
 pub use poll::wait_readable;
 pub use random::random_bytes;
