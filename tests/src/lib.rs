@@ -29,6 +29,8 @@ pub use netns::{Daemon, Netns};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use clap::CommandFactory;
@@ -63,6 +65,22 @@ pub fn can_run(needs: &[&str]) -> bool {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: needs {missing}");
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs {missing}");
     false
+}
+
+/// Waits until it is so, and prints how long that took: 20 s at most, far longer than any step
+/// takes.
+///
+/// # Errors
+/// Those of `is_so`, and if it does not become so.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let begun = Instant::now();
+    while !is_so()? {
+        ensure!(begun.elapsed() < PATIENCE, "{what}: not in {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    eprintln!("{what}: after {:?}", begun.elapsed());
+    Ok(())
 }
 
 /// The objects made of bpf_progs/clatd.c for tests, with clang's options: ours, and one for libbpf

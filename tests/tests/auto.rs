@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 use clat_packet::ra;
 use clat_tests::{
-    can_run, Controller, Lab, Mode, Netns, Offloads, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6,
+    can_run, eventually, Controller, Lab, Mode, Netns, Offloads, PREFIX, PREFIX2, SERVER4, SERVER6,
+    UPLINK6,
 };
 use clat_xlat::Prefix;
 use nix::net::if_::if_nametoindex;
@@ -143,17 +144,6 @@ fn no_route(lab: &Lab) -> Result<Duration> {
         }
         anyhow::bail!("IPv4 is still there after {PATIENCE:?}")
     })
-}
-
-/// Waits until it is so, and prints how long that took.
-fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let begun = Instant::now();
-    while !is_so()? {
-        ensure!(begun.elapsed() < PATIENCE, "{what}: not in {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    eprintln!("{what}: after {:?}", begun.elapsed());
-    Ok(())
 }
 
 fn prefix(controller: &Controller<'_>, iface: &str) -> Option<String> {

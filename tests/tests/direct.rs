@@ -6,13 +6,14 @@
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{ensure, Context, Result};
 use clat_tests::packet::Seen;
 use clat_tests::wire::{send_raw, Sniffer};
 use clat_tests::{
-    can_run, Controller, Lab, Mode, Netns, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6,
+    can_run, eventually, Controller, Lab, Mode, Netns, Offloads, Uplink, PREFIX, PREFIX2, SERVER4,
+    SERVER6,
 };
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -32,15 +33,6 @@ fn run(test: fn(&Lab, Controller<'_>) -> Result<()>) -> Result<()> {
         controller.start("up0", PREFIX)?;
         leads(&lab).with_context(|| format!("{uplink:?}: {}", controller.daemon.log()))?;
         test(&lab, controller).with_context(|| format!("{uplink:?}"))?;
-    }
-    Ok(())
-}
-
-fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !done()? {
-        ensure!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(10));
     }
     Ok(())
 }

@@ -14,8 +14,8 @@ use anyhow::{ensure, Context, Result};
 use clat_tests::packet::{icmpv6, proto, Seen, V6};
 use clat_tests::wire::{send_raw, uninterrupted, Sniffer};
 use clat_tests::{
-    can_run, change, Controller, Lab, Mode, Netns, Offloads, Uplink, PREFIX, PREFIX2, SERVER4,
-    SERVER6, UPLINK6,
+    can_run, change, eventually, Controller, Lab, Mode, Netns, Offloads, Uplink, PREFIX, PREFIX2,
+    SERVER4, SERVER6, UPLINK6,
 };
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
@@ -546,17 +546,6 @@ fn uploads_across(lab: &Lab, what: &str, change: impl FnOnce() -> Result<()>) ->
         eprintln!("upload, smaller path {what}: nothing for {:?}", flowed?);
         Ok(())
     })
-}
-
-/// Waits until it is so, and prints how long that took.
-fn eventually(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let begun = Instant::now();
-    while !is_so()? {
-        ensure!(begun.elapsed() < PATIENCE, "{what}: not in {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    eprintln!("{what}: after {:?}", begun.elapsed());
-    Ok(())
 }
 
 /// Whether IPv4 works.

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use clat_tests::{
-    can_run, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6,
+    can_run, eventually, Controller, Lab, Mode, Offloads, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6,
 };
 use clat_xlat::Prefix;
 use nix::sys::signal::{kill, Signal};
@@ -155,16 +155,6 @@ fn descriptors(pid: i32) -> Result<BTreeSet<String>> {
 
 fn ping(lab: &Lab, how: &str) -> Result<()> {
     lab.phone.run(&format!("ping -n -c 1 -W 5 {how} 192.0.2.1")).map(drop)
-}
-
-/// Waits until `done`.
-fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done()? {
-        ensure!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 fn two_hundred_starts_leave_nothing(lab: &Lab, mode: Mode) -> Result<()> {
