@@ -51,7 +51,8 @@ apt_install() {
 		quietly apt-get update || bad "apt-get update failed; going on with the lists there are"
 		APT_UPDATED=1
 	fi
-	DEBIAN_FRONTEND=noninteractive \
+	# Services are left alone: only their programs are wanted.
+	DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 \
 		quietly apt-get install -y --no-install-recommends "${options[@]}" "$@"
 }
 
@@ -69,6 +70,9 @@ need_packages() {
 	command -v apt-get >/dev/null || die "missing, and there is no apt-get here: ${missing[*]}"
 	echo "installing by apt, a minute or two: ${missing[*]}"
 	apt_install "${missing[@]}" || die "could not install ${missing[*]}"
+	for package in "${missing[@]}"; do
+		systemctl --quiet disable "$package" 2>/dev/null || true
+	done
 	echo "installed in $((SECONDS - begin)) s"
 }
 
