@@ -32,6 +32,7 @@ fn run(test: fn(&Lab, Controller<'_>) -> Result<()>) -> Result<()> {
         let controller = Controller::new(&lab, Mode::Direct, &[])?;
         controller.start("up0", PREFIX)?;
         leads(&lab).with_context(|| format!("{uplink:?}: {}", controller.daemon.log()))?;
+        takes(&controller, "direct")?;
         test(&lab, controller).with_context(|| format!("{uplink:?}"))?;
     }
     Ok(())
@@ -40,6 +41,11 @@ fn run(test: fn(&Lab, Controller<'_>) -> Result<()>) -> Result<()> {
 /// Waits until the route leads by the uplink.
 fn leads(lab: &Lab) -> Result<()> {
     eventually("a route by the uplink", || is_led(lab))
+}
+
+/// Waits until its status says that packets take this path.
+fn takes(controller: &Controller<'_>, path: &str) -> Result<()> {
+    eventually(path, || Ok(controller.status("up0")?["path"] == path))
 }
 
 fn is_led(lab: &Lab) -> Result<bool> {
@@ -104,7 +110,7 @@ fn while_sending(lab: &Lab, during: impl FnOnce() -> Result<()>) -> Result<()> {
 fn its_filter_is_taken_away() -> Result<()> {
     run(|lab, controller| {
         while_sending(lab, || {
-            // More often than it is put back: packets go by the device then.
+            // More often than they are put back.
             for round in 0..8 {
                 for line in [
                     "tc filter del dev up0 egress",
@@ -117,6 +123,8 @@ fn its_filter_is_taken_away() -> Result<()> {
             }
             Ok(())
         })?;
+        // With clsact the filter on ingress went, too.
+        takes(&controller, "daemon")?;
         let status = controller.status("up0")?;
         ensure!(status["hindrances"].to_string().contains("the direct way"), "{status}");
         Ok(())

@@ -136,7 +136,7 @@ fn text(status: &Status, watch: bool, verbose: bool) -> String {
         };
         row("clatd", &format!("pid {}{restarts}", clat.pid));
         row("mark", &format!("0x{:x}", clat.fwmark));
-        row("in the kernel", if clat.offloaded { "yes" } else { "no" });
+        row("path", path(clat));
         for hindrance in &clat.hindrances {
             row("  hindrance", hindrance);
         }
@@ -151,6 +151,15 @@ fn text(status: &Status, watch: bool, verbose: bool) -> String {
         text += &format!("{}: {}\n", uplink.iface, uplink.verdict);
     }
     text
+}
+
+/// The path of its packets, for people.
+fn path(clat: &Clat) -> &'static str {
+    match clat.path.as_str() {
+        "direct" => "by the uplink itself, translated in the kernel",
+        "device" => "by the IPv4 device, translated in the kernel",
+        _ => "by the IPv4 device, translated by clatd",
+    }
 }
 
 /// The counters of a BPF program, in lines.
@@ -230,6 +239,7 @@ mod tests {
                 }),
                 ingress: None,
                 hindrances: vec!["ingress of wlan0: packets meet a u32 filter first".into()],
+                path: "device".into(),
                 rates: None,
             }],
             uplinks: Vec::new(),
@@ -248,7 +258,7 @@ mod tests {
                     "nat64Prefix": "64:ff9b::/96", "v4": "192.0.0.4", "v6": "2001:db8::1:2:3:4",
                     "fwmark": 0xf0064, "pid": 77, "restarts": 0, "uptimeMillis": 61500,
                     "txPackets": 10, "txBytes": 1500, "rxPackets": 20, "rxBytes": 2_500_000,
-                    "offloaded": true, "working": "yes", "ingress": null,
+                    "offloaded": true, "path": "device", "working": "yes", "ingress": null,
                     "hindrances": ["ingress of wlan0: packets meet a u32 filter first"],
                     "egress": {
                         "packets": 5, "bytes": 500, "superPackets": 2, "neighbour": 3, "lost": 0,

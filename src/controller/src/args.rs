@@ -10,15 +10,7 @@ use clat_sys::whole;
 use crate::auto::{self, AutoArgs};
 use crate::host::linux::{BPF_DIR, HAS_BPF};
 use crate::host::ProbeTarget;
-
-/// The path of packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-#[allow(missing_docs)] // the option's help says it
-pub enum PathOfPackets {
-    Direct,
-    Device,
-    Daemon,
-}
+use crate::model::PacketPath;
 
 /// Starts and stops 464XLAT (RFC 6877) on network interfaces, for callers by binder.
 #[derive(Debug, Parser)]
@@ -67,7 +59,7 @@ pub struct Args {
     /// of ours (device; a program on that translates what it can), or all through clatd (daemon)
     /// [default: device]
     #[arg(long, value_enum, value_name = "WAY", conflicts_with_all = ["offload", "no_offload"])]
-    pub path: Option<PathOfPackets>,
+    pub path: Option<PacketPath>,
     /// Ask this host on the IPv4 internet whether IPv4 works, when a CLAT has started, when its
     /// address or its path is another, and when packets leave and none comes back: by ICMP echo, or
     /// by TCP where a port is given. If not, another CLAT gets the IPv4 default route [default:
@@ -91,7 +83,7 @@ impl Args {
     #[must_use]
     pub fn offload(&self) -> (bool, bool) {
         if let Some(path) = self.path {
-            return (path != PathOfPackets::Daemon, path == PathOfPackets::Direct);
+            return (path != PacketPath::Daemon, path == PacketPath::Direct);
         }
         (self.offload || !self.no_offload && HAS_BPF, false)
     }

@@ -17,7 +17,7 @@ use crate::errors::{Error, Step};
 use crate::host::{
     Child, Detach, Devices, Hook, Host, Offload, Orphan, ProbeTarget, Processes, Programs,
 };
-use crate::model::{Clat, Event, Observer, Running, StopReason};
+use crate::model::{Clat, Event, Observer, PacketPath, Running, StopReason};
 use crate::offload::Attached;
 use crate::original;
 use crate::reconcile::Desired;
@@ -492,7 +492,7 @@ impl<H: Host> Controller<H> {
             let v4iface = &it.clat.v4iface;
             let traffic = self.resources.host.traffic(v4iface);
             it.traffic = traffic.inspect_err(|e| log::warn!("{v4iface}: no numbers: {e}")).ok();
-            if it.offloaded {
+            if it.path != PacketPath::Daemon {
                 it.egress = counters(Hook::Egress, &it.clat);
                 it.ingress = counters(Hook::Ingress, &it.clat);
             }

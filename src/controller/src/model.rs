@@ -34,6 +34,29 @@ pub struct Clat {
     pub since: Instant,
 }
 
+/// The path of a CLAT's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PacketPath {
+    /// By the uplink itself, where programs translate what they can.
+    Direct,
+    /// By the TUN device and programs on it, which translate what they can.
+    Device,
+    /// By the TUN device, all through clatd.
+    Daemon,
+}
+
+impl PacketPath {
+    /// Its name in options and in `ClatStatus.aidl`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Device => "device",
+            Self::Daemon => "daemon",
+        }
+    }
+}
+
 /// One running CLAT, for those who want to know.
 #[derive(Clone, Debug)]
 pub struct Running {
@@ -45,8 +68,8 @@ pub struct Running {
     pub restarts: u32,
     /// What passed the TUN device, translated by clatd; `None` when it cannot be read.
     pub traffic: Option<Traffic>,
-    /// Whether packets are translated in the kernel.
-    pub offloaded: bool,
+    /// Which path its packets take now.
+    pub path: PacketPath,
     /// Whether IPv4 works.
     pub working: Working,
     /// IPv4 packets that were to leave by the TUN device, seen from the program there; `None`

@@ -13,7 +13,7 @@ use crate::host::{
     AttachError, Detach, EgressEntry, Hook, IngressEntry, LinkKind, Place, Programs,
     RouteAttributes,
 };
-use crate::model::Clat;
+use crate::model::{Clat, PacketPath};
 use crate::reconcile::{Limit, MOST_REPAIRS};
 
 /// The attached parts of one CLAT. The fields are in the order of their removal: the map entries
@@ -42,6 +42,8 @@ struct Direct<P: Programs> {
     entry: P::Entry,
     /// The entry's value.
     value: EgressEntry,
+    /// Whether the route is set.
+    has_route: bool,
 }
 
 impl<P: Programs> Direct<P> {
@@ -59,7 +61,7 @@ impl<P: Programs> Direct<P> {
         let filter = programs.attach(clat.index, Hook::Direct, link).map_err(|e| match e {
             AttachError::Qdisc(e) | AttachError::Program(e) => failed(Step::GoDirect)(e),
         })?;
-        Ok(Self { route, filter, entry, value })
+        Ok(Self { route, filter, entry, value, has_route: false })
     }
 }
 
@@ -149,7 +151,9 @@ impl<P: Programs> Attached<P> {
         let is_lost = programs.place(&direct.filter).is_ok_and(|place| place == Place::Gone);
         let is_fought = self.repairs.free_at(now) > now;
         let route = route.filter(|_| !is_lost && !is_fought);
-        let hindrance = match programs.set_route(&mut direct.route, route) {
+        let result = programs.set_route(&mut direct.route, route);
+        direct.has_route = route.is_some() && result.is_ok();
+        let hindrance = match result {
             _ if is_fought => Some("somebody else keeps taking away what it needs".to_owned()),
             Ok(is_repair) => {
                 if is_repair {
@@ -173,10 +177,15 @@ impl<P: Programs> Attached<P> {
         self.hindrances.iter().cloned().chain(direct).collect()
     }
 
-    /// Whether all filters were attached when last reconciled. The kernel is not asked: a caller
-    /// would wait for whatever else changes interfaces, in any network namespace (RTNL).
-    pub(crate) fn is_whole(&self) -> bool {
-        self.is_whole
+    /// The path of packets as of the last reconciliation: clatd's where a filter of the device's
+    /// path is missing. The kernel is not asked: a caller would wait for whatever else changes
+    /// interfaces, in any network namespace (RTNL).
+    pub(crate) fn path(&self) -> PacketPath {
+        match &self.direct {
+            _ if !self.is_whole => PacketPath::Daemon,
+            Some(direct) if direct.has_route => PacketPath::Direct,
+            _ => PacketPath::Device,
+        }
     }
 
     /// Restores filters that others have removed, if their place is free, and notes what else may

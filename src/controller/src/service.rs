@@ -14,7 +14,7 @@ use crate::controller::Controller;
 use crate::errors::Error;
 use crate::host::{Host, OffloadCounters};
 use crate::listeners::Listeners;
-use crate::model::Running;
+use crate::model::{PacketPath, Running};
 use crate::status::{self, Uplinks};
 
 /// Who may call on every machine: root, system and network_stack (AOSP,
@@ -143,7 +143,7 @@ impl From<Running> for ClatStatus {
             pid,
             restarts,
             traffic,
-            offloaded,
+            path,
             working,
             egress,
             ingress,
@@ -167,11 +167,12 @@ impl From<Running> for ClatStatus {
             txBytes: signed(traffic.tx_bytes),
             rxPackets: signed(traffic.rx_packets),
             rxBytes: signed(traffic.rx_bytes),
-            offloaded,
+            offloaded: path != PacketPath::Daemon,
             egress: egress.as_ref().map(aidl_counters),
             ingress: ingress.as_ref().map(aidl_counters),
             working: working.as_str().to_owned(),
             hindrances,
+            path: path.as_str().to_owned(),
         }
     }
 }

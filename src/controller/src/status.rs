@@ -90,6 +90,7 @@ pub struct Clat {
     pub ingress: Option<Offload>,
     pub working: String,
     pub hindrances: Vec<String>,
+    pub path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     /// Computed by clients that ask repeatedly; the controller keeps no rates.
     pub rates: Option<Rates>,
@@ -193,6 +194,12 @@ impl From<ClatStatus> for Clat {
             // From a controller without probes.
             working: if clat.working.is_empty() { "unknown".into() } else { clat.working },
             hindrances: clat.hindrances,
+            path: match clat.path {
+                path if !path.is_empty() => path,
+                // From a controller that has only these.
+                _ if clat.offloaded => "device".into(),
+                _ => "daemon".into(),
+            },
             rates: None,
         }
     }

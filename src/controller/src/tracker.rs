@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 use crate::errors::{Error, Step};
 use crate::host::{Child, ClatdArgs, Detach, Host, Orphan, Progress, RouteAttributes};
-use crate::model::{Clat, Event, Running, StopReason, Working};
+use crate::model::{Clat, Event, PacketPath, Running, StopReason, Working};
 use crate::offload::Attached;
 use crate::original;
 use crate::probe::{Probe, Questions};
@@ -691,7 +691,7 @@ impl<H: Host> Tracker<H> {
             pid: self.pid(),
             restarts: self.restarts.count(),
             traffic: None,
-            offloaded: self.offload.as_ref().is_some_and(Attached::is_whole),
+            path: self.offload.as_ref().map_or(PacketPath::Daemon, Attached::path),
             working: self.probe.answer(),
             egress: None,
             ingress: None,

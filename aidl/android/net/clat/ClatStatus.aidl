@@ -71,4 +71,9 @@ parcelable ClatStatus {
      * What keeps packets from the programs in the kernel, a line each; empty where nothing does.
      */
     @utf8InCpp String[] hindrances;
+    /**
+     * The path of packets now: "direct" by the uplink itself, "device" by v4iface and the programs
+     * there, "daemon" by v4iface, all through clatd; empty from a controller that does not say.
+     */
+    @utf8InCpp String path;
 }

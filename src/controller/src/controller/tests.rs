@@ -495,7 +495,7 @@ fn offload_comes_and_goes_in_order() {
     );
 
     let running = &controller.running()[0];
-    assert!(running.offloaded);
+    assert_eq!(running.path, PacketPath::Device);
     assert_eq!(running.egress.as_ref().map(|c| c.packets), Some(4));
     assert_eq!(running.ingress.as_ref().map(|c| c.packets), Some(14));
     let dump = controller.dump();
@@ -512,9 +512,13 @@ fn offload_comes_and_goes_in_order() {
     assert_eq!(controller.dump().matches("Error printing BPF map: ").count(), 2);
     assert_eq!(controller.running()[0].ingress, None);
     host.inner().faults.insert(Fault::Place, Errno::ENODEV);
-    assert!(controller.running()[0].offloaded, "the kernel is not asked by who asks us");
+    assert_eq!(
+        controller.running()[0].path,
+        PacketPath::Device,
+        "the kernel is not asked by who asks us"
+    );
     controller.reconcile();
-    assert!(!controller.running()[0].offloaded);
+    assert_eq!(controller.running()[0].path, PacketPath::Daemon);
     host.inner().faults.clear();
 
     host.inner().log.clear();
@@ -561,7 +565,8 @@ fn a_clat_works_without_each_step_of_the_offload() {
             host.inner().faults.insert(fault, Errno::ENOENT);
             controller.start("wlan0", PREFIX).expect("starts all the same");
             let running = &controller.running()[0];
-            assert!(!running.offloaded && running.egress.is_none() && running.ingress.is_none());
+            assert_eq!(running.path, PacketPath::Daemon);
+            assert!(running.egress.is_none() && running.ingress.is_none());
             let mut log = host.inner().log.clone();
             log.retain(|line| STEPS.iter().any(|step| line.contains(step)));
             let there = taken.iter().map(|name| format!("+{name}"));
@@ -572,7 +577,7 @@ fn a_clat_works_without_each_step_of_the_offload() {
             assert_eq!(live(&host), ["programs"]);
             host.inner().faults.clear();
             controller.start("wlan0", PREFIX).expect("starts");
-            assert!(controller.running()[0].offloaded, "the next has it");
+            assert_eq!(controller.running()[0].path, PacketPath::Device, "the next has it");
             drop(controller);
             assert!(host.inner().live.is_empty(), "{:?}", host.inner().live);
         }
@@ -597,7 +602,8 @@ fn the_direct_way() {
         let controller = controller(&host, true).direct(true);
         host.inner().faults.extend(fault.map(|fault| (fault, Errno::EOPNOTSUPP)));
         controller.start("wlan0", PREFIX).expect("starts all the same");
-        assert!(controller.running()[0].offloaded, "by the device at least");
+        let path = if fault.is_none() { PacketPath::Direct } else { PacketPath::Device };
+        assert_eq!(controller.running()[0].path, path, "by the device at least");
         let is_said = !controller.running()[0].hindrances.is_empty();
         assert_eq!(is_said, fault.is_some());
         if fault.is_none() {
@@ -606,6 +612,7 @@ fn the_direct_way() {
             host.inner().source = None;
             controller.reconcile();
             assert_eq!(host.inner().log, [format!("-{}", PARTS[2])], "no path, no route");
+            assert_eq!(controller.running()[0].path, PacketPath::Device);
             host.inner().source = "2001:db8:1:2::5".parse().ok();
             controller.reconcile();
             host.inner().log.clear();
@@ -655,7 +662,7 @@ fn no_offload_without_programs() {
         let controller = controller(&host, true);
         assert_eq!(controller.ebpf_mode(), EbpfMode::Disabled);
         controller.start("wlan0", PREFIX).expect("starts");
-        assert!(!controller.running()[0].offloaded);
+        assert_eq!(controller.running()[0].path, PacketPath::Daemon);
         assert!(!host.inner().log.iter().any(|l| l.contains("filter") || l.contains("programs")));
         let dump = controller.dump();
         assert!(!dump.contains("BPF ingress map"));
@@ -697,7 +704,7 @@ fn a_clat_of_a_previous_controller_goes_on() {
     let Clat { iface, index, v4index, prefix, v4, v6, mark, .. } = running.clat.clone();
     assert_eq!((index, v4index, running.pid, running.restarts), (21, 50, 77, 0));
     assert_eq!(ClatdArgs { uplink: iface, mark, prefix, v4, v6 }, args);
-    assert!(running.offloaded);
+    assert_eq!(running.path, PacketPath::Device);
     let error = controller.start("wlan0", PREFIX).expect_err("runs already");
     assert_eq!(error.errno, Errno::EBUSY);
 
@@ -773,7 +780,7 @@ fn a_clat_goes_on_without_what_the_offload_lacks() {
         host.inner().faults.insert(fault, Errno::EIO);
         let controller = controller(&host, true);
         controller.recover(host.orphans());
-        assert!(!controller.running()[0].offloaded);
+        assert_eq!(controller.running()[0].path, PacketPath::Daemon);
         let left = live(&host);
         let is_offload = |name: &&String| name.contains("entry") || name.contains("filter");
         assert_eq!(left.iter().filter(is_offload).count(), 0, "{fault:?}: {left:?}");
@@ -833,7 +840,7 @@ fn a_clat_follows_its_uplink_into_another_prefix() {
     assert_eq!(after.v6.segments()[..4], [0x2001, 0xdb8, 7, 8]);
     assert_eq!((after.v4, after.v4index), (before.v4, before.v4index));
     assert!(host.inner().withdrawn.is_empty(), "the route is back");
-    assert!(running[0].offloaded);
+    assert_eq!(running[0].path, PacketPath::Device);
     assert!(matches!(told.try_recv(), Ok(Event::Started(clat)) if clat == *after));
     assert_eq!(host.inner().spawned.last().map(|args| args.v6), Some(after.v6));
     let log = host.inner().log.clone();

@@ -53,4 +53,5 @@ parcelable ClatStatus {
   @nullable android.net.clat.OffloadCounters ingress;
   @utf8InCpp String working;
   @utf8InCpp String[] hindrances;
+  @utf8InCpp String path;
 }
