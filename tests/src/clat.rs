@@ -24,20 +24,21 @@ const DEV: &str = "v4-up0";
 /// The default IPv4 address of a CLAT.
 const LOCAL4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 4);
 
-/// The path of one of our programs: in `CLAT_BIN_DIR`, else beside this very test, else in
-/// `target`.
+/// The path of one of our programs: in `CLAT_BIN_DIR`, else in `target`, where of a release and a
+/// debug build the newer one counts.
 ///
 /// # Errors
 /// If it was not built.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let mut dirs: Vec<PathBuf> =
-        std::env::var_os("CLAT_BIN_DIR").map(Into::into).into_iter().collect();
-    if dirs.is_empty() {
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-        dirs.extend(["release", "debug"].map(|profile| target.join(profile)));
-    }
-    let found = dirs.iter().map(|dir| dir.join(name)).find(|path| path.is_file());
-    found.with_context(|| format!("{name} is not in {dirs:?}: run cargo build --release"))
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let dirs = match std::env::var_os("CLAT_BIN_DIR") {
+        Some(dir) => vec![PathBuf::from(dir)],
+        None => ["release", "debug"].map(|profile| target.join(profile)).to_vec(),
+    };
+    let built = |path: &PathBuf| path.metadata().and_then(|it| it.modified()).ok();
+    let found = dirs.iter().map(|dir| dir.join(name)).filter(|path| path.is_file());
+    let newest = found.max_by_key(built);
+    newest.with_context(|| format!("{name} is not in {dirs:?}: run cargo build --release"))
 }
 
 /// Copies a program to `to`, to be run there. Another process copies it: while we had the file open
