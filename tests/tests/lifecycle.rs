@@ -211,6 +211,42 @@ fn a_clat_starts_where_addresses_are_checked_for_duplicates(lab: &Lab, mode: Mod
     ping(lab, "-i 0.2 -c 3")
 }
 
+/// The same CLAT's, after a restart too; another one elsewhere (RFC 7217).
+#[test]
+fn a_network_has_its_address() -> Result<()> {
+    run(Mode::Daemon, |lab, mode| {
+        let mut controller = Controller::new(lab, mode, &[])?;
+        let here = controller.start("up0", PREFIX)?;
+        controller.ctl(&["stop", "up0"])?;
+        assert_eq!(controller.start("up0", PREFIX)?, here);
+        controller.daemon.stop(Signal::SIGTERM)?;
+        let mut controller = Controller::new(lab, mode, &[])?;
+        assert_eq!(controller.start("up0", PREFIX)?, here);
+        controller.ctl(&["stop", "up0"])?;
+
+        let identifier = |(_, v6): (Ipv4Addr, Ipv6Addr)| v6.to_bits() & u128::from(u64::MAX);
+        lab.router.run("ip -6 addr add 2001:db8:11::1/64 dev ph0 nodad")?;
+        let renumber = |from: u16, to: u16| {
+            lab.phone.run(&format!("ip -6 addr add 2001:db8:{to:x}::2/64 dev up0 nodad"))?;
+            lab.phone.run(&format!("ip -6 addr del 2001:db8:{from:x}::2/64 dev up0")).map(drop)
+        };
+        renumber(1, 0x11)?;
+        let there = controller.start("up0", PREFIX)?;
+        assert_eq!(there.1.segments()[..4], [0x2001, 0xdb8, 0x11, 0]);
+        // By chance half of the bits.
+        let differing = (identifier(here) ^ identifier(there)).count_ones();
+        assert!((12..=52).contains(&differing), "{here:?}, {there:?}");
+        renumber(0x11, 1)?;
+        controller.ctl(&["stop", "up0"])?;
+        assert_eq!(controller.start("up0", PREFIX)?, here);
+        controller.daemon.stop(Signal::SIGTERM)?;
+
+        let controller = Controller::new(lab, mode, &["--address", "random"])?;
+        assert_ne!(controller.start("up0", PREFIX)?, here);
+        Ok(())
+    })
+}
+
 fn the_router_finds_the_clat_again_after_forgetting_it(lab: &Lab, mode: Mode) -> Result<()> {
     let controller = Controller::new(lab, mode, &[])?;
     controller.start("up0", PREFIX)?;

@@ -84,10 +84,11 @@ fn try_main() -> Result<()> {
         make_dir(socket.parent().ok_or_else(|| anyhow!("--socket needs a path of a file"))?)?;
     }
     let lock = NamespaceLock::take(Path::new(RUN_DIR))?;
+    let secret = if args.sweep { None } else { args.auto.secret() };
     let share = Share::begin(if args.sweep { Vec::new() } else { args.auto.share });
     let share = share.inspect_err(|e| log::error!("cannot share: {e}")).unwrap_or_default();
     let host = LinuxHost::new(clatd.clone(), properties, bpf_dir.clone());
-    let host = Arc::new(host.sharing(share).direct(direct));
+    let host = Arc::new(host.sharing(share).direct(direct).stable(secret));
     // Only the start may inspect other processes.
     let orphans = host.orphans();
     let (kept, ended) = if args.keep { (orphans, Vec::new()) } else { (Vec::new(), orphans) };

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,6 +29,26 @@ pub struct AutoArgs {
     /// Always empty: Android does its own tethering.
     #[arg(skip)]
     pub share: Vec<IfaceName>,
+}
+
+impl AutoArgs {
+    /// None: addresses are random, as AOSP's are.
+    #[must_use]
+    pub fn secret(&self) -> Option<Secret> {
+        None
+    }
+}
+
+/// The absent secret of stable addresses.
+#[derive(Debug)]
+pub enum Secret {}
+
+impl Secret {
+    /// Never called.
+    #[must_use]
+    pub fn identifier(&self, _: Ipv6Addr, _: &IfaceName, _: Option<[u8; 6]>, _: u32) -> [u8; 8] {
+        match *self {}
+    }
 }
 
 /// Parses this process's command line. Errors end the process, as clap does.

@@ -56,6 +56,8 @@ pub(crate) struct Tracker<H: Host> {
     repairs: Limit,
     /// Limits new IPv6 addresses after duplicates.
     duplicates: Limit,
+    /// How many addresses in the /64 of its uplink other nodes have had.
+    dad_counter: u32,
     /// The last announced Ethernet address.
     announced: Option<[u8; 6]>,
     /// Whether IPv4 works, probed for each address, device and path MTU.
@@ -114,6 +116,7 @@ impl<H: Host> Tracker<H> {
             has_run: false,
             repairs: Limit::new(MOST_REPAIRS.0, MOST_REPAIRS.1),
             duplicates: Limit::new(MOST_DUPLICATES.0, MOST_DUPLICATES.1),
+            dad_counter: 0,
             announced: None,
             probe: Probe::default(),
             told: Working::Unknown,
@@ -239,6 +242,10 @@ impl<H: Host> Tracker<H> {
         }
         if actual.is_taken {
             self.duplicates.note(now);
+            self.dad_counter += 1;
+        }
+        if actual.has_other_prefix {
+            self.dad_counter = 0;
         }
         for action in actions.iter().rev() {
             match action {
@@ -536,8 +543,9 @@ impl<H: Host> Tracker<H> {
         if !address::is_usable_source(source, !self.desired.standalone) {
             return Err(fail(format!("it has no global IPv6 address, only {source}")));
         }
-        let random = host.random().map_err(|e| self.failed(&e, Step::MakeV6))?;
-        self.clat.v6 = Local::neutral(*v4, source, prefix, random).v6;
+        let identifier = host.identifier(iface, source, self.dad_counter);
+        let identifier = identifier.map_err(|e| self.failed(&e, Step::MakeV6))?;
+        self.clat.v6 = Local::neutral(*v4, source, prefix, identifier).v6;
         Ok(())
     }
 

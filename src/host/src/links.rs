@@ -8,9 +8,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
-use clat_sys::socket::set_mark;
+use clat_sys::socket::{set_int, set_mark};
+use clat_sys::HAS_NETD;
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
+use nix::libc;
 use nix::net::if_::{if_indextoname, if_nametoindex, InterfaceFlags};
 use nix::sys::socket::{
     connect, getsockname, setsockopt, socket, sockopt, AddressFamily, SockFlag, SockType,
@@ -61,7 +63,8 @@ pub fn has_address(addr: Ipv4Addr) -> io::Result<bool> {
     Ok(socket.connect((addr, ANY_PORT)).is_ok() && socket.local_addr()?.ip() == IpAddr::V4(addr))
 }
 
-/// The source address of packets with `mark` to `destination` by `uplink`.
+/// The source address of packets with `mark` to `destination` by `uplink`; without netd a temporary
+/// one (RFC 8981) only if there is no other, for it ends before a CLAT does.
 ///
 /// # Errors
 /// Those of connect(2): `ENETUNREACH` without a route.
@@ -73,6 +76,12 @@ pub fn source_towards(
     let socket = socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::BindToDevice, &OsString::from(uplink.as_str()))?;
     set_mark(socket.as_fd(), mark.bits())?;
+    if !HAS_NETD {
+        // RFC 5014, linux/in6.h
+        const IPV6_ADDR_PREFERENCES: i32 = 72;
+        const IPV6_PREFER_SRC_PUBLIC: i32 = 2;
+        set_int(&socket, libc::IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC)?;
+    }
     let destination = SockaddrIn6::from(SocketAddrV6::new(destination, ANY_PORT, 0, 0));
     connect(socket.as_raw_fd(), &destination)?;
     Ok(getsockname::<SockaddrIn6>(socket.as_raw_fd())?.ip())

@@ -15,13 +15,13 @@ use crate::{Local, Prefix};
 const BALANCE: usize = 11;
 
 impl Local {
-    /// Makes the CLAT's IPv6 address: the /64 of `net` and the interface identifier `random`, with
-    /// bytes 11 and 12 of the address set so that the one's-complement sum of `v4` equals that of
-    /// the result plus `prefix`.
+    /// Makes the CLAT's IPv6 address: the /64 of `net` and this interface `identifier`, with bytes
+    /// 11 and 12 of the address set so that the one's-complement sum of `v4` equals that of the
+    /// result plus `prefix`.
     #[must_use]
-    pub fn neutral(v4: Ipv4Addr, net: Ipv6Addr, prefix: &Prefix, random: [u8; 8]) -> Self {
+    pub fn neutral(v4: Ipv4Addr, net: Ipv6Addr, prefix: &Prefix, identifier: [u8; 8]) -> Self {
         let mut v6 = net.octets();
-        v6[8..].copy_from_slice(&random);
+        v6[8..].copy_from_slice(&identifier);
         // The two bytes belong to two words, so as a word they count byte-swapped.
         let have = Sum::of(&v6) + Sum::address6(prefix.addr().to_bits());
         let balance = adjust([v6[BALANCE + 1], v6[BALANCE]], Sum::address4(v4.to_bits()), have);

@@ -13,6 +13,7 @@ LINK=$(basename /sys/class/net/e*)
 install() { apt-get install -y --no-install-recommends "/debs/clat_$1.deb"; }
 pinged() { ping -c 1 -W 2 $SERVER; }
 controller() { systemctl show --property MainPID --value clat.service; }
+address() { clatctl status --json | grep -o '"v6":"[^"]*"'; }
 no_clat() {
 	is_not says v4- ip -o link && is_not pgrep -f '^clatd-' &&
 		is_not says 192.0.0. ip -4 route && is_not says blackhole ip -6 route show table local &&
@@ -74,10 +75,12 @@ try "restart" systemctl restart clat.service
 try "a download goes on over a restart" goes_on
 try "reload" systemctl reload clat.service
 try "the download is whole" whole
+ADDRESS=$(address)
 try "stop" systemctl stop clat.service
 try "a stop ends the CLAT" no_clat
 try "start" systemctl start clat.service
 try "the CLAT is back" within pinged
+try "with its address" test "$(address)" = "$ADDRESS"
 
 try "NetworkManager" managed_by systemctl start NetworkManager.service
 try "dhcpcd" managed_by dhcpcd -q "$LINK"
@@ -90,4 +93,5 @@ try "nothing left" nothing_left
 try "the configuration is left" test -e /etc/clat/clat.toml
 try "purge" apt-get purge -y clat
 try "no configuration left" is_not test -e /etc/clat
+try "no secret left" is_not test -e /var/lib/clat
 journalctl --no-pager -o short-monotonic -u clat

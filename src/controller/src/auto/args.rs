@@ -2,17 +2,26 @@
 
 //! The options of `clat_controller` for CLATs that start and stop automatically.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, ValueEnum};
 use clat_host::{IfaceName, NameError};
 use clat_xlat::{Prefix, PrefixError};
 
 use super::config::{merge, Error};
+use super::secret::{Secret, STATE_DIR};
 use super::settings::{Pattern, Settings};
 
 /// The configuration file that is read if it exists and no other is named.
 const CONFIG: &str = "/etc/clat/clat.toml";
+
+/// The kind of a CLAT's IPv6 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)] // the option's help says it
+pub enum AddressKind {
+    Stable,
+    Random,
+}
 
 /// Options of automatic CLATs.
 #[derive(Args, Clone, Debug)]
@@ -35,6 +44,11 @@ pub struct AutoArgs {
     /// The NAT64 prefix of an uplink's network, instead of the one that the network announces
     #[arg(long, value_name = "IFACE=PREFIX", value_parser = prefix_of)]
     pub prefix: Vec<(Pattern, Prefix)>,
+    /// The interface identifier of a CLAT's IPv6 address, also of one started on request: the same
+    /// whenever this host is in the same network, and unrelated in others (stable, RFC 7217), or a
+    /// new one for each CLAT (random)
+    #[arg(long, value_enum, value_name = "KIND", default_value = "stable")]
+    pub address: AddressKind,
     /// Let the hosts behind this interface, such as containers behind docker0, use the CLATs:
     /// forward and masquerade their IPv4 packets by nftables
     #[arg(long, value_name = "IFACE", value_parser = interface)]
@@ -72,6 +86,16 @@ pub fn read<P: Parser>(config: impl FnOnce(P) -> Option<PathBuf>) -> Result<P, E
 }
 
 impl AutoArgs {
+    /// The secret of stable addresses; `None` if addresses are random.
+    #[must_use]
+    pub fn secret(&self) -> Option<Secret> {
+        if self.address == AddressKind::Random {
+            return None;
+        }
+        let secret = Secret::keep_in(Path::new(STATE_DIR));
+        secret.inspect_err(|e| log::warn!("CLATs' addresses are random, not stable: {e}")).ok()
+    }
+
     /// The settings; `None` if automatic CLATs are off.
     #[must_use]
     pub fn settings(&self) -> Option<Settings> {

@@ -12,6 +12,7 @@ mod discover;
 mod facts;
 mod network;
 mod resolvers;
+mod secret;
 mod settings;
 mod sockets;
 
@@ -38,6 +39,7 @@ use sockets::Routers;
 pub use args::{read, AutoArgs};
 pub use clat_discover::{Found, Verdict};
 pub use discover::{discover, without_ipv4, Report};
+pub use secret::Secret;
 pub use settings::{Pattern, Settings};
 
 /// A message from another thread.

@@ -118,7 +118,7 @@ fn every_step_fails_and_leaves_nothing() {
         (Step::CreateTun, Fault::CreateTun, Errno::EBUSY, Errno::EBUSY),
         (Step::PickV4, Fault::HasAddress, Errno::EMFILE, Errno::EADDRNOTAVAIL),
         (Step::MakeV6, Fault::Source, Errno::ENETUNREACH, Errno::EADDRNOTAVAIL),
-        (Step::MakeV6, Fault::Random, eio, eio),
+        (Step::MakeV6, Fault::Identifier, eio, eio),
         (Step::AddRule, Fault::Rule, eio, eio),
         (Step::Spawn, Fault::Spawn, Errno::ENOENT, Errno::ENOENT),
         (Step::AwaitClatd, Fault::IsConfigured, eio, eio),
@@ -913,7 +913,6 @@ fn a_clat_whose_address_another_node_has_gets_another_one() {
     host.inner().exit_status = Some(3);
     host.kill(controller.running()[0].pid);
     wait_until("its death", || controller.running()[0].pid == 0);
-    host.inner().random = 7;
     controller.reconcile();
     let clat = controller.running()[0].clat.clone();
     assert_ne!(clat.v6, before);
@@ -921,6 +920,13 @@ fn a_clat_whose_address_another_node_has_gets_another_one() {
     assert!(matches!(told.try_recv(), Ok(Event::Restarted { .. })));
     assert!(matches!(told.try_recv(), Ok(Event::Started(told)) if told == clat));
     assert_ne!(controller.running()[0].pid, 0);
+
+    // In another network nobody has had one yet.
+    let last = || controller.running()[0].clat.v6.octets()[15];
+    assert_eq!(last(), before.octets()[15] + 1);
+    host.inner().source = "2001:db8:1:3::5".parse().ok();
+    controller.reconcile();
+    assert_eq!(last(), before.octets()[15]);
 }
 
 #[test]
@@ -989,7 +995,6 @@ fn a_clat_gets_three_new_addresses_a_minute() {
     for n in 1..=4 {
         host.kill(controller.running()[0].pid);
         wait_until("its death", || controller.running()[0].pid == 0);
-        host.inner().random = n;
         let due = controller.reconcile();
         let running = &controller.running()[0];
         if n == 4 {

@@ -30,7 +30,7 @@ pub(crate) enum Fault {
     DisableIpv6,
     HasAddress,
     Source,
-    Random,
+    Identifier,
     Rule,
     Spawn,
     IsConfigured,
@@ -74,8 +74,6 @@ pub(crate) struct Inner {
     pub(crate) dead_on_arrival: bool,
     /// How a clatd that is killed exits.
     pub(crate) exit_status: Option<i32>,
-    /// Makes random bytes differ.
-    pub(crate) random: u8,
     pub(crate) properties: BTreeMap<String, String>,
     /// Whether the host was told to do without translation in the kernel.
     pub(crate) no_offload: bool,
@@ -252,9 +250,9 @@ impl System for FakeHost {
         KernelVersion(6, 1)
     }
 
-    fn random(&self) -> io::Result<[u8; 8]> {
-        self.fault(Fault::Random)?;
-        let last = 0x88 + self.inner().random;
+    fn identifier(&self, _: &IfaceName, _: Ipv6Addr, duplicates: u32) -> io::Result<[u8; 8]> {
+        self.fault(Fault::Identifier)?;
+        let last = 0x88 + u8::try_from(duplicates).expect("few");
         Ok([0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, last])
     }
 }

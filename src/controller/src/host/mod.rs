@@ -58,11 +58,14 @@ pub trait System {
     /// The kernel's version; 0.0 if it cannot be read.
     fn kernel_version(&self) -> KernelVersion;
 
-    /// Eight unpredictable random bytes.
+    /// The bytes to make the interface identifier of a CLAT's address of, in the /64 of `net` on
+    /// `uplink`: others than before for each address that was found to be a duplicate (RFC 7217's
+    /// DAD_Counter).
     ///
     /// # Errors
     /// Those of getrandom(2).
-    fn random(&self) -> io::Result<[u8; 8]>;
+    fn identifier(&self, uplink: &IfaceName, net: Ipv6Addr, duplicates: u32)
+        -> io::Result<[u8; 8]>;
 }
 
 /// Descriptors that become readable with the next packet of a CLAT.

@@ -120,6 +120,25 @@ fn source_addresses() {
             source().expect("a route"),
             "2001:db8::5".parse::<std::net::Ipv6Addr>().expect("an address")
         );
+        // Neither a temporary address (RFC 8981), which the kernel would choose, nor a deprecated
+        // one while there is another.
+        sh("sysctl -qw net.ipv6.conf.up0.use_tempaddr=2");
+        sh("ip addr add 2001:db8:1::5/64 dev up0 nodad mngtmpaddr");
+        let is_settled = || sh("ip -6 addr show dev up0 tentative").is_empty();
+        assert!((0..1000).any(|_| is_settled()), "still tentative");
+        assert!(sh("ip -6 route get 64:ff9b::1").contains("src 2001:db8:1:0:"));
+        let stable = |net: u16| Ipv6Addr::new(0x2001, 0xdb8, net, 0, 0, 0, 0, 5);
+        let chosen = source().expect("a route");
+        assert!([0, 1].map(stable).contains(&chosen), "{chosen}");
+        for (deprecated, chosen) in [(0, 1), (1, 0)] {
+            let set = |net, lifetime| {
+                let addr = stable(net);
+                sh(&format!("ip addr change {addr}/64 dev up0 preferred_lft {lifetime}"));
+            };
+            set(deprecated, "0");
+            assert_eq!(source().expect("a route"), stable(chosen));
+            set(deprecated, "forever");
+        }
         // Another interface's route does not count, and the mark chooses the table.
         let other = host.source_towards(&name("up1"), mark, Prefix::WELL_KNOWN.addr());
         assert!(

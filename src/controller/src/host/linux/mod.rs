@@ -42,6 +42,7 @@ use super::{
     Child, Detach, Devices, Ended, Firewall, Hook, Links, Offload, Orphan, ProbeTarget, Processes,
     Programs, Progress, Recovery, System, Taps, Traffic,
 };
+use crate::auto::Secret;
 use crate::ebpf_mode::KernelVersion;
 
 /// The system of this process, in the network namespace of the calling thread.
@@ -52,6 +53,7 @@ pub struct LinuxHost {
     bpf_dir: Option<PathBuf>,
     share: Share,
     direct: bool,
+    secret: Option<Secret>,
 }
 
 impl LinuxHost {
@@ -59,7 +61,7 @@ impl LinuxHost {
     /// maps are pinned in `bpf_dir`; without it there are none.
     #[must_use]
     pub fn new(clatd: PathBuf, properties: Properties, bpf_dir: Option<PathBuf>) -> Self {
-        Self { clatd, properties, bpf_dir, share: Share::default(), direct: false }
+        Self { clatd, properties, bpf_dir, share: Share::default(), direct: false, secret: None }
     }
 
     /// Shares the CLATs with hosts behind this one.
@@ -73,6 +75,12 @@ impl LinuxHost {
     #[must_use]
     pub fn direct(self, direct: bool) -> Self {
         Self { direct, ..self }
+    }
+
+    /// Makes stable IPv6 addresses with a secret. Without one they are random.
+    #[must_use]
+    pub fn stable(self, secret: Option<Secret>) -> Self {
+        Self { secret, ..self }
     }
 }
 
@@ -90,8 +98,15 @@ impl System for LinuxHost {
         })
     }
 
-    fn random(&self) -> io::Result<[u8; 8]> {
-        Ok(clat_sys::random_bytes()?)
+    fn identifier(
+        &self,
+        uplink: &IfaceName,
+        net: Ipv6Addr,
+        duplicates: u32,
+    ) -> io::Result<[u8; 8]> {
+        let Some(secret) = &self.secret else { return Ok(clat_sys::random_bytes()?) };
+        let link_address = self.index_of(uplink).and_then(|index| self.link_address(index));
+        Ok(secret.identifier(net, uplink, link_address, duplicates))
     }
 }
 
@@ -406,10 +421,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_has_a_version_and_chance() {
+    fn the_kernel_has_a_version_and_random_bytes() {
         let host =
             LinuxHost::new(PathBuf::new(), Properties::new(None, None).expect("no file"), None);
         assert!(host.kernel_version() > KernelVersion(4, 0));
-        assert_ne!(host.random().expect("random"), host.random().expect("random"));
+        let (lo, net) = (IfaceName::parse("lo").expect("a name"), Ipv6Addr::LOCALHOST);
+        let random = || host.identifier(&lo, net, 0).expect("random");
+        assert_ne!(random(), random());
     }
 }
