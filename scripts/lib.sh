@@ -146,9 +146,12 @@ need_component() {
 	"$2" --version >/dev/null 2>&1
 }
 
+# The packages of the release programs.
+PROGRAMS=(-p clatd -p clat_controller -p clatctl -p clat_plat)
+
 # Builds the release programs in target/release.
 build_programs() {
 	[ -x target/release/platd ] ||
 		echo "building, which takes some four minutes on two cores the first time"
-	cargo build --release --locked -p clatd -p clat_controller -p clatctl -p clat_plat --bins
+	cargo build --release --locked "${PROGRAMS[@]}" --bins
 }
