@@ -280,6 +280,32 @@ fn a_killed_controller_is_cleaned_up_after(lab: &Lab, mode: Mode) -> Result<()> 
     ping(lab, "")
 }
 
+/// Nor does it need the right to load any.
+#[test]
+fn a_sweep_loads_no_programs() -> Result<()> {
+    run(Mode::Offload, |lab, mode| {
+        let (before, pins) = (Traces::of(lab)?, BpfFs::mount(lab)?);
+        let mut controller = Controller::new(lab, mode, &["--bpf-dir", &pins.0])?;
+        controller.start("up0", PREFIX)?;
+        controller.daemon.stop(Signal::SIGKILL)?;
+        let sweep = lab.phone.output(&[
+            "setpriv".into(),
+            "--bounding-set=-perfmon,-sys_admin".into(),
+            clat_tests::program("clat_controller")?.into_os_string(),
+            "--sweep".into(),
+            "--offload".into(),
+            "--bpf-dir".into(),
+            pins.0.clone().into(),
+        ])?;
+        let said = String::from_utf8_lossy(&sweep.stderr);
+        ensure!(sweep.status.success() && !said.contains("ERROR"), "{}: {said}", sweep.status);
+        let names = fs::read_dir(&pins.0)?.flatten().map(|pin| pin.file_name());
+        let left: Vec<_> = names.filter(|name| name.to_string_lossy().contains("clat")).collect();
+        ensure!(left.is_empty(), "{left:?}");
+        ensure_nothing_left(lab, &before)
+    })
+}
+
 fn a_clatd_that_dies_is_started_again(lab: &Lab, mode: Mode) -> Result<()> {
     let controller = Controller::new(lab, mode, &[])?;
     controller.start("up0", PREFIX)?;

@@ -15,7 +15,9 @@ use clat_controller::binder_adapter::{self, has_service_manager, Transport};
 use clat_controller::confinement::{change_only, refuse_calls};
 use clat_controller::controller::{end_orphans, Controller};
 use clat_controller::follow::Follower;
-use clat_controller::host::linux::{LinuxHost, NamespaceLock, Properties, Share, HAS_NETD};
+use clat_controller::host::linux::{
+    LinuxHost, NamespaceLock, Objects, Properties, Share, HAS_NETD,
+};
 use clat_controller::host::Recovery as _;
 use clat_controller::listeners::Listeners;
 use clat_controller::logging;
@@ -87,7 +89,8 @@ fn try_main() -> Result<()> {
     let secret = if args.sweep { None } else { args.auto.secret() };
     let share = Share::begin(if args.sweep { Vec::new() } else { args.auto.share });
     let share = share.inspect_err(|e| log::error!("cannot share: {e}")).unwrap_or_default();
-    let host = LinuxHost::new(clatd.clone(), properties, bpf_dir.clone());
+    let programs = bpf_dir.clone().filter(|_| !args.sweep);
+    let host = LinuxHost::new(clatd.clone(), properties, programs);
     let host = Arc::new(host.sharing(share).direct(direct).stable(secret));
     // Only the start may inspect other processes.
     let orphans = host.orphans();
@@ -123,7 +126,7 @@ fn try_main() -> Result<()> {
     controller.recover(kept);
     if args.sweep {
         controller.shut_down();
-        return Ok(());
+        return Ok(bpf_dir.map_or(Ok(()), |dir| Objects::remove(&dir))?);
     }
     let callers = [&CALLERS[..], &args.allow_uid[..]].concat();
     let dumpers = if HAS_NETD { vec![SHELL] } else { Vec::new() };

@@ -56,6 +56,27 @@ impl Pins {
     /// the kernel.
     pub(crate) fn make(dir: &Path, direct: bool) -> io::Result<Self> {
         prepare(dir)?;
+        let pins = Self::lock(dir)?;
+        match pins.load(direct) {
+            Err(e) if direct => {
+                log::warn!("without the direct way: {e}");
+                pins.load(false)?;
+            }
+            done => done?,
+        }
+        Ok(pins)
+    }
+
+    /// Removes those of a previous controller, if any.
+    pub(crate) fn remove(dir: &Path) -> io::Result<()> {
+        if dir.exists() {
+            drop(Self::lock(dir)?);
+        }
+        Ok(())
+    }
+
+    /// Those of `dir`, whichever there are, unless another controller has them.
+    fn lock(dir: &Path) -> io::Result<Self> {
         let lock = File::open(dir).map_err(|e| HostError::during(dir.display(), e))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
             let cause = format!(
@@ -69,15 +90,7 @@ impl Pins {
                 HostError::during(dir.display(), errno)
             }
         })?;
-        let pins = Self { dir: dir.to_owned(), _lock: lock };
-        match pins.load(direct) {
-            Err(e) if direct => {
-                log::warn!("without the direct way: {e}");
-                pins.load(false)?;
-            }
-            done => done?,
-        }
-        Ok(pins)
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
     /// Leaves the pins.

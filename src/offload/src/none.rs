@@ -44,6 +44,14 @@ impl Objects {
         Err(HostError::because(Errno::EOPNOTSUPP, "built without BPF"))
     }
 
+    /// There are none.
+    ///
+    /// # Errors
+    /// None.
+    pub fn remove(_dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The kind of link of an interface. Not called without programs.
     ///
     /// # Errors

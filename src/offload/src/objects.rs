@@ -79,6 +79,18 @@ impl Objects {
         })
     }
 
+    /// Removes what a previous controller has left in `dir`, without loading anything: the pins, or
+    /// the entries where the pins are Android's.
+    ///
+    /// # Errors
+    /// Those of the file system, and on Android of bpf(2); EBUSY where another controller has them.
+    pub fn remove(dir: &Path) -> io::Result<()> {
+        #[cfg(not(target_os = "android"))]
+        return load::Pins::remove(dir);
+        #[cfg(target_os = "android")]
+        return Self::get(dir, false)?.clear_maps(&[], &[]);
+    }
+
     /// Closes the objects and leaves their pins for the next controller.
     pub fn detach(self) {
         #[cfg(not(target_os = "android"))]

@@ -28,14 +28,14 @@ use clat_host::{
 };
 use clat_netlink::{add_address, addresses6, set_up, Address6, Existing, LinkKind};
 use clat_offload::{
-    AttachError, Direct, EgressEntry, Entry, Filter, IngressEntry, NextHop, Objects,
-    OffloadCounters, Place, RouteAttributes,
+    AttachError, Direct, EgressEntry, Entry, Filter, IngressEntry, NextHop, OffloadCounters, Place,
+    RouteAttributes,
 };
 use clat_sys::HostError;
 use clat_xlat::Prefix;
 
 pub use clat_host::{NamespaceLock, Share, HAS_NETD};
-pub use clat_offload::{BPF_DIR, HAS_BPF};
+pub use clat_offload::{Objects, BPF_DIR, HAS_BPF};
 pub use properties::Properties;
 
 use super::{
