@@ -346,7 +346,9 @@ fn signals_leave_nothing_behind() {
     for signal in ["INT", "TERM", "HUP", "KILL"] {
         let folder = Folder::new();
         folder.write("out", b"precious");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_clatctl"))
+        // This test may have been started with some ignored, as by shells in the background.
+        let mut child = Command::new("env")
+            .args(["--default-signal=INT,HUP", env!("CARGO_BIN_EXE_clatctl")])
             .current_dir(folder.path(""))
             .args(["translate", "--prefix", "64:ff9b::/96", "-", "out"])
             .stdin(Stdio::piped())
