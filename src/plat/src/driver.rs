@@ -41,6 +41,11 @@ pub(crate) const FORWARDS: u64 = 400;
 /// The first token of the owner's descriptors ([`Driver::watch`]).
 const OWNER: u64 = 0xffff_fff0;
 
+/// Most events at a time. The kernel reports ready sockets in one order for all guests, and a
+/// guest's may come behind thousands of another's; noting one takes far less time than serving its
+/// flow.
+const EVENTS: usize = 1024;
+
 /// Time until connections from outside that cannot be accepted are tried again: the guest is not
 /// known yet, or there are no descriptors.
 const RETRY: Duration = Duration::from_millis(100);
@@ -110,7 +115,7 @@ pub struct Driver {
     dns: DnsServer,
     link_ready: bool,
     clat_ready: bool,
-    events: Box<[EpollEvent; 256]>,
+    events: Box<[EpollEvent; EVENTS]>,
 }
 
 impl Driver {
@@ -142,7 +147,7 @@ impl Driver {
             dns: DnsServer::default(),
             link_ready: false,
             clat_ready: false,
-            events: Box::new([EpollEvent::empty(); 256]),
+            events: Box::new([EpollEvent::empty(); EVENTS]),
         };
         for (port, open) in forwards {
             driver.add_forward(port, open)?;

@@ -85,6 +85,48 @@ impl<A: Copy + Ord, N: Copy> Shares<A, N> {
     }
 }
 
+/// What waits for its turn: one of each guest, round and round.
+#[derive(Debug)]
+pub struct Turns<T> {
+    /// By guest and age.
+    waiting: BTreeMap<(Mac, u64), T>,
+    added: u64,
+    /// The guest that had the last turn.
+    last: Mac,
+}
+
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Self { waiting: BTreeMap::new(), added: 0, last: Mac::default() }
+    }
+}
+
+impl<T> Turns<T> {
+    /// Adds one, behind the others of its guest.
+    pub fn push(&mut self, guest: Mac, item: T) {
+        self.added += 1;
+        self.waiting.insert((guest, self.added), item);
+    }
+
+    /// Takes the oldest of the guest whose turn it is.
+    pub fn pop(&mut self) -> Option<T> {
+        let mut behind = self.waiting.range((self.last, u64::MAX)..);
+        let place = *behind.next().or_else(|| self.waiting.first_key_value())?.0;
+        self.last = place.0;
+        self.waiting.remove(&place)
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
 /// Most guests whose errors are counted.
 const GUESTS: usize = 256;
 /// The rate limit of RFC 4443 §2.4(f): 1000 a second, in bursts of 100.

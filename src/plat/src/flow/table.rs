@@ -24,7 +24,7 @@ pub(crate) struct Entry<F> {
     pub(crate) held: usize,
     /// Its position among flows that wait for memory.
     pub(crate) waits: Option<Place>,
-    /// Its position among connections that the host is opening.
+    /// Its position among connections that guests are opening.
     pub(crate) connects: Option<Place>,
     /// The earliest alarm in the heap.
     alarm: Option<Instant>,

@@ -44,6 +44,10 @@ impl Connection {
         packet
     }
 
+    fn syn(&self) -> Vec<u8> {
+        self.segment(flag::SYN, WIDE, &[2, 4, 5, 160, 3, 3, 7, 0])
+    }
+
     fn send(&self, lab: &mut Lab, packet: &[u8]) {
         lab.step(|engine, cx| {
             engine.handle_input(cx, self.mac, &VirtioHeader::default(), packet);
@@ -54,6 +58,11 @@ impl Connection {
     fn acknowledge(&self, lab: &mut Lab, window: u16) {
         self.send(lab, &self.segment(flag::ACK, window, &[]));
     }
+}
+
+/// A guest's address.
+fn address(mac: Mac) -> Ipv6Addr {
+    Ipv6Addr::from(GUEST.to_bits() & !0xff | u128::from(mac.0[5]))
 }
 
 struct World {
@@ -73,13 +82,12 @@ impl World {
     /// A guest opens a connection, with a window of up to 2 MiB.
     fn open(&mut self, mac: Mac, port: u16) {
         let to = self.listener.local_addr().unwrap().port();
-        let address = Ipv6Addr::from(GUEST.to_bits() & !0xff | u128::from(mac.0[5]));
         // The host's end exists once it is accepted; until then any will do.
         let host = TcpStream::connect(("127.0.0.1", to)).unwrap();
         self.listener.accept().unwrap();
-        let mut connection = Connection { mac, from: (address, port), to, seq: 1000, ack: 0, host };
-        let syn = connection.segment(flag::SYN, WIDE, &[2, 4, 5, 160, 3, 3, 7, 0]);
-        connection.send(&mut self.lab, &syn);
+        let from = (address(mac), port);
+        let mut connection = Connection { mac, from, to, seq: 1000, ack: 0, host };
+        connection.send(&mut self.lab, &connection.syn());
         connection.host = self.listener.accept().unwrap().0;
         connection.host.set_nonblocking(true).unwrap();
         connection.seq += 1;
@@ -203,4 +211,62 @@ fn whoever_waits_for_memory_gets_it_when_there_is_some() {
     }
     got.retain(|_, len| *len > 0);
     assert_eq!(got, waiting.map(|port| (port, 100)).collect());
+}
+
+/// A guest with one ready flow has its turn after one flow of each other guest, however many of
+/// theirs were ready before.
+#[test]
+fn ready_flows_are_served_by_guest_in_turn() {
+    let mut world = World::new(16 << 20);
+    for port in 1..200 {
+        world.open(GREEDY, port);
+    }
+    world.open(MODEST, 5000);
+    world.lab.frames.0.clear();
+    // In this order they are ready.
+    for port in (1..200).chain([5000]) {
+        assert_eq!((&world.connections[&port].host).write(b"x").unwrap(), 1);
+    }
+    world.lab.poll();
+    let served: Vec<_> = world.lab.frames.0.iter().map(|(_, frame)| frame[..6].to_vec()).collect();
+    assert!(served[..2].contains(&MODEST.0.to_vec()), "{:?}", &served[..2]);
+    assert!(served.len() < 100 && world.lab.engine.is_busy(), "{} in a round", served.len());
+    while world.lab.engine.is_busy() {
+        world.lab.step(|_, _| ());
+    }
+    assert_eq!(world.look().len(), 200);
+}
+
+/// A connection is begun in its guest's turn, too, and not after all that others have asked for.
+#[test]
+fn connections_are_begun_by_guest_in_turn() {
+    let mut world = World::new(16 << 20);
+    let modest = TcpListener::bind("127.0.0.1:0").unwrap();
+    let [greedy, to] = [&world.listener, &modest].map(|l| l.local_addr().unwrap().port());
+    let host = TcpStream::connect(("127.0.0.1", to)).unwrap();
+    modest.accept().unwrap();
+    let mut asks =
+        Connection { mac: GREEDY, from: (address(GREEDY), 0), to: greedy, seq: 1000, ack: 0, host };
+    world.lab.step(|engine, cx| {
+        for port in 1..=101 {
+            if port == 101 {
+                (asks.mac, asks.from.0, asks.to) = (MODEST, address(MODEST), to);
+            }
+            asks.from.1 = port;
+            engine.handle_input(cx, asks.mac, &VirtioHeader::default(), &asks.syn());
+        }
+    });
+    for listener in [&world.listener, &modest] {
+        listener.set_nonblocking(true).unwrap();
+    }
+    let accepted = || std::iter::from_fn(|| world.listener.accept().ok()).count();
+    assert!(modest.accept().is_ok());
+    let begun = accepted();
+    assert!(begun < 20, "{begun} in a round");
+    let mut all = begun;
+    while world.lab.engine.is_busy() {
+        world.lab.step(|_, _| ());
+        all += accepted();
+    }
+    assert_eq!(all, 100);
 }

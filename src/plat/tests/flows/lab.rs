@@ -103,7 +103,7 @@ impl Lab {
     }
 
     fn see_to(&mut self, millis: u16) {
-        let mut events = [EpollEvent::empty(); 8];
+        let mut events = [EpollEvent::empty(); 256];
         let count = self.epoll.wait(&mut events, EpollTimeout::from(millis)).unwrap();
         self.step(|engine, cx| {
             for event in &events[..count] {
@@ -757,37 +757,44 @@ fn floods_are_bounded() {
     assert_eq!(lab.engine.stats().evicted, 200 - 15);
 }
 
-/// A guest that opens connections to a host that does not answer has a bounded number of them, each
-/// with a port of the host; its neighbour can still connect. The oldest are evicted after a second.
+/// A guest opens a bounded number of connections to a host that does not answer, and as many that
+/// it does not acknowledge itself, each with a port of the host; its neighbour can still connect.
+/// The oldest are evicted after a second.
 #[test]
 fn connections_that_do_not_open_are_bounded() {
     const MOST: usize = 1024;
     const NEIGHBOUR: Mac = Mac([2, 0, 0, 0, 0, 7]);
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(10_000), hard).unwrap();
-    // Once its backlog is full, it drops SYNs.
-    let silent = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-    silent.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    silent.listen(0).unwrap();
-    let silent_port = silent.local_addr().unwrap().as_socket().unwrap().port();
-    let mut lab = Lab::new();
+    let listening = |backlog| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(backlog).unwrap();
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+        (socket, port)
+    };
     let open = |lab: &mut Lab, mac: Mac, from: u16, to: u16| {
         let mut packet = segment(to, 1000, 0, flag::SYN);
         packet[40..42].copy_from_slice(&from.to_be_bytes());
         let vnet = VirtioHeader { data_valid: true, ..VirtioHeader::default() };
         lab.step(|engine, cx| engine.handle_input(cx, mac, &vnet, &packet));
     };
-    for from in 1..=3000 {
-        open(&mut lab, MAC, from, silent_port);
-        lab.poll();
+    // Once its backlog is full, it drops SYNs.
+    for backlog in [0, 4096] {
+        let (_socket, port) = listening(backlog);
+        let mut lab = Lab::new();
+        for from in 1..=3000 {
+            open(&mut lab, MAC, from, port);
+            lab.poll();
+        }
+        let (flows, limit) = (lab.engine.load().0, lab.drops().limit);
+        assert!((MOST..MOST + 8).contains(&flows), "{flows} flows");
+        assert!(limit >= 3000 - MOST as u64 - 8, "{limit} dropped");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        open(&mut lab, NEIGHBOUR, 5000, listener.local_addr().unwrap().port());
+        listener.accept().unwrap();
+        lab.now = 2 * SECOND;
+        open(&mut lab, MAC, 4000, port);
+        assert_eq!((lab.drops().limit, lab.engine.stats().evicted), (limit, 1));
     }
-    let (flows, limit) = (lab.engine.load().0, lab.drops().limit);
-    assert!((MOST..MOST + 8).contains(&flows), "{flows} flows");
-    assert!(limit >= 3000 - MOST as u64 - 8, "{limit} dropped");
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    open(&mut lab, NEIGHBOUR, 5000, listener.local_addr().unwrap().port());
-    listener.accept().unwrap();
-    lab.now = 2 * SECOND;
-    open(&mut lab, MAC, 4000, silent_port);
-    assert_eq!((lab.drops().limit, lab.engine.stats().evicted), (limit, 1));
 }

@@ -40,6 +40,22 @@ fn shares_agree_with_counting() {
     }
 }
 
+/// Each guest has its turn, and what it has waits in order.
+#[test]
+fn one_of_each_guest_in_turn() {
+    let mut turns = Turns::default();
+    for (guest, item) in [(1, "a1"), (1, "a2"), (1, "a3"), (3, "c1"), (2, "b1"), (2, "b2")] {
+        turns.push(mac(guest), item);
+    }
+    let mut take = |n| (0..n).filter_map(|_| turns.pop()).collect::<Vec<_>>();
+    assert_eq!(take(4), ["a1", "b1", "c1", "a2"]);
+    turns.push(mac(1), "a4");
+    turns.push(mac(4), "d1");
+    let mut take = |n| (0..n).filter_map(|_| turns.pop()).collect::<Vec<_>>();
+    assert_eq!(take(9), ["b2", "d1", "a3", "a4"]);
+    assert!(turns.pop().is_none() && turns.is_empty());
+}
+
 #[test]
 fn errors_of_one_guest_are_not_counted_as_anothers() {
     let mut now = Instant::now();

@@ -28,14 +28,15 @@ impl Default for Bounds {
     }
 }
 
-/// Most connections of one guest that the host may be opening at a time, and the age at which the
-/// oldest of them may be ended for another. Each takes a port of the host's, and the kernel's
-/// search for a free one takes longer the more are in use: in the end milliseconds, in which no
-/// other guest is served.
+/// Most connections that one guest may be opening at a time, and the age at which the oldest of
+/// them may be ended for another. Each takes a port of the host's, and the kernel's search for a
+/// free one takes longer the more are in use: in the end milliseconds, in which no other guest is
+/// served. It is open when the guest has acknowledged our SYN-ACK: a flood of SYNs does not get
+/// that far.
 const CONNECTING: usize = 1024;
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// Connections that the host is opening, by guest and age.
+/// Connections that guests are opening, by guest and age.
 #[derive(Default)]
 pub(super) struct Connecting {
     all: BTreeMap<Place, (Id, Instant)>,
@@ -51,7 +52,8 @@ impl Connecting {
         (mac, self.next)
     }
 
-    fn remove(&mut self, place: Place) {
+    /// Removes one that is open, or has failed.
+    pub(super) fn remove(&mut self, place: Place) {
         if self.all.remove(&place).is_none() {
             return;
         }
@@ -72,8 +74,7 @@ impl Connecting {
 }
 
 impl<S: Sockets> Engine<S> {
-    /// Makes room for one more connection that the host opens for a guest; `false` if there is
-    /// none.
+    /// Makes room for one more connection that a guest opens; `false` if there is none.
     pub(super) fn make_room_to_connect(&mut self, mac: Mac, now: Instant) -> bool {
         match self.connecting.oldest_of_too_many(mac) {
             Some((_, since)) if now < since + CONNECT => return false,
@@ -86,17 +87,10 @@ impl<S: Sockets> Engine<S> {
         self.make_room(mac)
     }
 
-    /// Notes that the host is opening a connection.
+    /// Notes that a guest is opening a connection.
     pub(super) fn connecting(&mut self, id: Id, now: Instant) {
         if let Some(entry) = self.table.get(id) {
             entry.connects = Some(self.connecting.add(entry.mac, id, now));
-        }
-    }
-
-    /// Notes that the host has opened it, or failed.
-    pub(super) fn connected(&mut self, id: Id) {
-        if let Some(place) = self.table.get(id).and_then(|entry| entry.connects.take()) {
-            self.connecting.remove(place);
         }
     }
 

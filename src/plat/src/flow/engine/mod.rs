@@ -29,7 +29,7 @@ use super::target::seen;
 use super::tcp::Tcp;
 use super::wire::{self, Addresses, Offload, Packet};
 use super::{errors, Context, Sink};
-use crate::fairness::Buckets;
+use crate::fairness::{Buckets, Turns};
 use crate::frame::{Mac, Out};
 use crate::icmp_error::IcmpError;
 use crate::settings::Settings;
@@ -40,18 +40,41 @@ pub use admission::Bounds;
 const REPORTS: usize = 32;
 /// Most flows whose timers are handled before other events.
 const TIMEOUTS: usize = 1024;
+/// Most flows that [`Engine::poll_transmit`] serves before other events are seen to, by [`Kind`]: a
+/// few milliseconds' worth of each.
+const SERVED: [usize; 3] = [16, 256, 64];
 /// Most bytes of frames waiting for [`Engine::poll_transmit`]: acknowledgements, resets, errors,
 /// and retransmissions.
 const QUEUED: usize = 4 << 20;
 
 enum Flow<S: Sockets> {
+    /// A connection to be begun in its guest's turn.
+    Opening(tcp::Opening),
     /// With a visit until the guest has accepted the connection.
     Tcp(Box<Tcp>, S::Connection, Option<tcp::Visit>),
     Udp(udp::Udp<S::Datagrams>),
     Echo(echo::Echo<S::Datagrams>),
 }
 
+/// What [`Engine::poll_transmit`] does for a flow, in this order.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Begins a connection, which may take the kernel as long as dozens of packets.
+    Opening,
+    Datagrams,
+    /// Waits while the sink is full.
+    Stream,
+}
+
 impl<S: Sockets> Flow<S> {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Opening(_) => Kind::Opening,
+            Self::Udp(_) | Self::Echo(_) => Kind::Datagrams,
+            Self::Tcp(..) => Kind::Stream,
+        }
+    }
+
     /// Whether it is a forwarded port, which guests cannot evict.
     fn is_forwarded(&self) -> bool {
         matches!(self, Self::Udp(udp) if udp.deadline().is_none())
@@ -101,11 +124,11 @@ pub struct Engine<S: Sockets> {
     offload: Offload,
     table: Table<Flow<S>>,
     memory: Memory,
-    /// Flows for [`Engine::poll_transmit`] to serve.
-    ready: Vec<Id>,
+    /// Flows for [`Engine::poll_transmit`] to serve, by [`Kind`].
+    ready: [Turns<Id>; 3],
     /// Forwarded ports, and connections to them, that the guest has refused.
     refused: Vec<Id>,
-    /// Connections that the host is opening.
+    /// Connections that guests are opening.
     connecting: admission::Connecting,
     /// Our ends of connections to the network's own DNS server.
     dns: Vec<(Mac, UnixStream)>,
@@ -131,7 +154,7 @@ impl<S: Sockets> Engine<S> {
             offload,
             table: Table::new(bounds.flows, bounds.flows_each),
             memory: Memory::new(bounds.memory),
-            ready: Vec::new(),
+            ready: Default::default(),
             refused: Vec::new(),
             connecting: admission::Connecting::default(),
             dns: Vec::new(),
@@ -191,7 +214,7 @@ impl<S: Sockets> Engine<S> {
             match self.table.get(id).map(|entry| &entry.flow) {
                 Some(Flow::Tcp(..)) => self.tcp_elsewhere(cx, id, places),
                 Some(Flow::Udp(_)) => self.udp_elsewhere(cx.now, id, places),
-                Some(Flow::Echo(_)) | None => {}
+                Some(Flow::Opening(_) | Flow::Echo(_)) | None => {}
             }
         }
     }
@@ -276,6 +299,7 @@ impl<S: Sockets> Engine<S> {
     pub fn handle_ready(&mut self, cx: Context<'_>, id: Id, ready: Ready) {
         let Some(entry) = self.table.get(id) else { return };
         match &mut entry.flow {
+            Flow::Opening(_) => {}
             Flow::Tcp(..) => self.tcp_ready(cx, id, ready),
             Flow::Udp(_) | Flow::Echo(_) => {
                 if ready.failed {
@@ -294,6 +318,7 @@ impl<S: Sockets> Engine<S> {
             let Some(id) = self.table.due(cx.now) else { return };
             let Some(entry) = self.table.get(id) else { continue };
             let deadline = match &entry.flow {
+                Flow::Opening(_) => continue,
                 Flow::Tcp(..) => {
                     self.tcp_timeout(cx, id);
                     continue;
@@ -319,18 +344,8 @@ impl<S: Sockets> Engine<S> {
     pub fn poll_transmit(&mut self, cx: Context<'_>, sink: &mut dyn Sink) {
         self.send_datagrams(cx);
         self.queue.hand_on(sink);
-        for id in std::mem::take(&mut self.ready) {
-            let Some(entry) = self.table.get(id) else { continue };
-            if matches!(entry.flow, Flow::Tcp(..)) && sink.is_full() {
-                self.ready.push(id);
-                continue;
-            }
-            entry.queued = false;
-            match entry.flow {
-                Flow::Tcp(..) => self.tcp_transmit(cx, id, sink),
-                Flow::Udp(_) => self.udp_receive(cx, id, sink),
-                Flow::Echo(_) => self.echo_receive(cx, id, sink),
-            }
+        for kind in [Kind::Opening, Kind::Datagrams, Kind::Stream] {
+            self.serve(cx, kind, sink);
         }
         for id in self.memory.served() {
             if let Some(entry) = self.table.get(id) {
@@ -341,18 +356,37 @@ impl<S: Sockets> Engine<S> {
         self.queue.hand_on(sink);
     }
 
+    /// Serves ready flows, guest by guest in turn.
+    fn serve(&mut self, cx: Context<'_>, kind: Kind, sink: &mut dyn Sink) {
+        // What is ready again has its turn in the next round.
+        for _ in 0..self.ready[kind as usize].len().min(SERVED[kind as usize]) {
+            if matches!(kind, Kind::Stream) && sink.is_full() {
+                return;
+            }
+            let Some(id) = self.ready[kind as usize].pop() else { return };
+            let Some(entry) = self.table.get(id) else { continue };
+            entry.queued = false;
+            match entry.flow {
+                Flow::Opening(_) => self.tcp_begin(cx, id),
+                Flow::Tcp(..) => self.tcp_transmit(cx, id, sink),
+                Flow::Udp(_) => self.udp_receive(cx, id, sink),
+                Flow::Echo(_) => self.echo_receive(cx, id, sink),
+            }
+        }
+    }
+
     /// Whether [`Self::poll_transmit`] has more work, which it left so that other events are
     /// served. Connections wait while the sink is full.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.iter().all(Turns::is_empty)
     }
 
     /// Lets [`Self::poll_transmit`] serve a flow.
     fn make_ready(&mut self, id: Id) {
         if let Some(entry) = self.table.get(id) {
             if !std::mem::replace(&mut entry.queued, true) {
-                self.ready.push(id);
+                self.ready[entry.flow.kind() as usize].push(entry.mac, id);
             }
         }
     }
@@ -399,7 +433,7 @@ impl<S: Sockets> Engine<S> {
             let socket = match &entry.flow {
                 Flow::Udp(udp) => udp.socket(),
                 Flow::Echo(echo) => echo.socket(),
-                Flow::Tcp(..) => break,
+                Flow::Opening(_) | Flow::Tcp(..) => break,
             };
             let Ok(report) = socket.report(&mut self.scratch) else {
                 socket.clear_error();
@@ -449,6 +483,7 @@ pub struct FlowStatus {
 impl FlowStatus {
     fn of<S: Sockets>(entry: &Entry<S>) -> Self {
         let state = match &entry.flow {
+            Flow::Opening(_) => "connecting".to_owned(),
             Flow::Tcp(tcp, ..) => tcp.state_name().to_owned(),
             Flow::Udp(_) | Flow::Echo(_) => "open".to_owned(),
         };

@@ -56,6 +56,29 @@ impl<C: Connection> Stream for Counted<'_, C> {
     }
 }
 
+/// What a guest's SYN asks for.
+#[derive(Clone)]
+pub(super) struct Opening {
+    /// `None`: the network's DNS server.
+    remote: Option<SocketAddr>,
+    hops: u8,
+    class: u8,
+    seq: u32,
+    window: u16,
+    options: Vec<u8>,
+}
+
+impl Opening {
+    fn syn(&self) -> Incoming<'_> {
+        syn(self.seq, self.window, &self.options)
+    }
+}
+
+/// A guest's SYN.
+fn syn(seq: u32, window: u16, options: &[u8]) -> Incoming<'_> {
+    Incoming { seq, ack: 0, flags: flag::SYN, window, options, payload: &[] }
+}
+
 /// A connection from outside to a forwarded port.
 #[derive(Clone, Copy)]
 pub(super) struct Visit {
@@ -133,11 +156,29 @@ impl<S: Sockets> Engine<S> {
         if !self.make_room_to_connect(mac, cx.now) {
             return self.stats.drop(DropReason::Limit);
         }
-        let opened = match address {
-            Some(address) => {
-                let remote = SocketAddr::new(address, key.remote.1);
-                self.sockets.connect(remote, packet.hop_limit - 1, packet.class)
-            }
+        log::debug!("{key} begins");
+        self.stats.tcp += 1;
+        let opening = Opening {
+            remote: address.map(|address| SocketAddr::new(address, key.remote.1)),
+            hops: packet.hop_limit - 1,
+            class: packet.class,
+            seq: syn.seq,
+            window: syn.window,
+            options: syn.options.to_vec(),
+        };
+        let id = self.table.insert(key, mac, Flow::Opening(opening));
+        self.connecting(id, cx.now);
+        self.make_ready(id);
+    }
+
+    /// Begins a connection of the host's for a guest's SYN.
+    pub(super) fn tcp_begin(&mut self, cx: Context<'_>, id: Id) {
+        let Some(Entry { key, mac, flow: Flow::Opening(opening), .. }) = self.table.get(id) else {
+            return;
+        };
+        let (key, mac, opening) = (*key, *mac, opening.clone());
+        let opened = match opening.remote {
+            Some(remote) => self.sockets.connect(remote, opening.hops, opening.class),
             None => self.sockets.pair().map(|(ours, theirs)| {
                 self.dns.push((mac, theirs));
                 ours
@@ -145,38 +186,31 @@ impl<S: Sockets> Engine<S> {
         };
         let connection = match opened {
             Ok(connection) => connection,
-            Err(e) => {
-                self.stats.drop(DropReason::HostError);
-                match IcmpError::from_errno(errno(&e)) {
-                    None | Some(IcmpError::PortUnreachable) => self.reset(cx, mac, &key, syn),
-                    Some(error) => self.report(cx, error, packet.whole, mac),
-                }
-                return;
-            }
+            Err(e) => return self.connect_failed(cx, id, &e),
         };
-        let mut tcp = Tcp::accept(syn, self.isn(&key, cx.now), own_mss(cx.settings, &key), cx.now);
+        let (isn, own_mss) = (self.isn(&key, cx.now), own_mss(cx.settings, &key));
+        let mut tcp = Tcp::accept(&opening.syn(), isn, own_mss, cx.now);
         let path = self.paths.get(key.guest.0, cx.settings.mtu, cx.now);
         tcp.limit_mss(path - headers(&key));
-        log::debug!("{key} begins");
-        if let Some(id) = self.tcp_insert(key, mac, Flow::Tcp(Box::new(tcp), connection, None)) {
-            self.connecting(id, cx.now);
+        if let Some(entry) = self.table.get(id) {
+            entry.flow = Flow::Tcp(Box::new(tcp), connection, None);
         }
+        self.tcp_watch(id);
     }
 
-    fn tcp_insert(&mut self, key: Key, mac: Mac, flow: Flow<S>) -> Option<Id> {
-        self.stats.tcp += 1;
-        let id = self.table.insert(key, mac, flow);
+    /// Watches a flow's connection; `false` if that cannot be had.
+    fn tcp_watch(&mut self, id: Id) -> bool {
         let Some(Entry { flow: Flow::Tcp(tcp, socket, _), .. }) = self.table.get(id) else {
-            return None;
+            return false;
         };
         let deadline = tcp.poll_timeout();
         if let Err(e) = self.sockets.watch_connection(socket, id) {
             log::warn!("cannot watch a socket: {e}");
             self.end(id, "it cannot be watched");
-            return None;
+            return false;
         }
         self.table.wake(id, deadline);
-        Some(id)
+        true
     }
 
     /// Opens a connection to a guest for one that the host has accepted (`--forward`). If the guest
@@ -207,8 +241,10 @@ impl<S: Sockets> Engine<S> {
         }
         let tcp = Tcp::connect(self.isn(&key, cx.now), own_mss(cx.settings, &key), cx.now);
         log::debug!("{key} begins, from outside");
+        self.stats.tcp += 1;
         let flow = Flow::Tcp(Box::new(tcp), connection, Some(visit));
-        if let Some(id) = self.tcp_insert(key, mac, flow) {
+        let id = self.table.insert(key, mac, flow);
+        if self.tcp_watch(id) {
             self.tcp_connected(cx, id);
         }
     }
@@ -259,7 +295,6 @@ impl<S: Sockets> Engine<S> {
     }
 
     fn tcp_connected(&mut self, cx: Context<'_>, id: Id) {
-        self.connected(id);
         self.with_tcp(cx, id, None, |tcp, _, wire, limits, now| {
             tcp.connected(wire, limits, now);
             Disposition::Open
@@ -267,17 +302,18 @@ impl<S: Sockets> Engine<S> {
     }
 
     fn connect_failed(&mut self, cx: Context<'_>, id: Id, error: &io::Error) {
-        let Some(Entry { key, mac, flow: Flow::Tcp(tcp, connection, _), .. }) = self.table.get(id)
-        else {
-            return;
+        let Some(Entry { key, mac, flow, .. }) = self.table.get(id) else { return };
+        let (key, mac) = (*key, *mac);
+        let (seq, report) = match flow {
+            Flow::Opening(opening) => (opening.seq, None),
+            Flow::Tcp(tcp, connection, _) => (tcp.syn_seq(), connection.report(&mut self.scratch)),
+            Flow::Udp(_) | Flow::Echo(_) => return,
         };
-        let (key, mac, seq) = (*key, *mac, tcp.syn_seq());
-        let report = connection.report(&mut self.scratch);
         self.stats.drop(DropReason::HostError);
         let errno = errno(error);
         match report.map(|report| report.error).or_else(|| IcmpError::from_errno(errno)) {
             None | Some(IcmpError::PortUnreachable) => {
-                self.with_tcp(cx, id, None, |tcp, _, wire, _, _| tcp.break_off(wire));
+                self.reset(cx, mac, &key, &syn(seq, 0, &[]));
             }
             Some(error) => {
                 let mut l4 = Vec::new();
@@ -351,6 +387,9 @@ impl<S: Sockets> Engine<S> {
         let disposition = step(tcp, &mut stream, &mut wire, limits, cx.now);
         if tcp.is_established() {
             *visit = None;
+            if let Some(place) = entry.connects.take() {
+                self.connecting.remove(place);
+            }
         }
         let refused = visit.is_some();
         let held = tcp.held();
