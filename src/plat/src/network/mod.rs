@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! The network: answers as router, DHCP server and DNS server. No I/O; time is an argument.
+//!
+//! `ipv4` and `ipv6` decide about packets of their family; here is what both need.
 
 mod arp;
 mod dhcpv4;
 mod dhcpv6;
 mod dns64;
 mod icmp;
+mod ipv4;
+mod ipv6;
 mod nd;
 mod ra;
 mod wire;
@@ -16,18 +20,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use clat_tun::VirtioHeader;
-use smoltcp::wire::{EthernetProtocol, Icmpv4Packet, Icmpv6Packet, IpProtocol};
+use smoltcp::wire::{EthernetProtocol, IpProtocol};
 
 use self::arp::Arp;
 use self::dns64::{Client, Dns64};
-use self::icmp::Walk;
-use self::nd::{Asked, Claim, Neighbours};
+use self::nd::{Claim, Neighbours};
 use self::ra::Advertiser;
 use self::wire::{Link, Packet};
 use crate::fairness::Buckets;
 use crate::frame::{Mac, Out, ETHERNET};
 use crate::icmp_error::IcmpError;
-use crate::settings::{DualStack, Label, Settings};
+use crate::settings::{Label, Settings};
 
 pub use self::dns64::{is_question, MAX_QUESTION};
 
@@ -403,107 +406,6 @@ impl Network {
         self.ask(addr.into(), self.everybody().to(group), out);
     }
 
-    fn ipv6(
-        &mut self,
-        packet: &Packet<'_>,
-        frame: (&VirtioHeader, &[u8]),
-        now: Instant,
-        out: &mut Out,
-    ) -> Handled {
-        let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else {
-            return Handled::Yes;
-        };
-        if src.is_multicast() || src.is_loopback() || self.is_ours(src) {
-            return Handled::Yes;
-        }
-        let has_source = src.is_unicast_link_local() || self.is_served(src);
-        if has_source && !self.owns(src.into(), packet.link, now, out) {
-            return Handled::ForeignSource;
-        }
-        if dst.is_multicast() || self.is_ours(dst) {
-            return self.local(packet, now, out);
-        }
-        if src.is_unspecified() || dst.is_unspecified() || dst.is_loopback() {
-            return Handled::Yes;
-        }
-        let error = if dst.is_unicast_link_local() {
-            // For another station; the link delivers it there.
-            return Handled::Yes;
-        } else if packet.hops <= 1 {
-            IcmpError::HopLimit
-        } else if src.is_unicast_link_local() {
-            IcmpError::BeyondScope
-        } else if !self.is_served(src) {
-            IcmpError::ForeignSource
-        } else if self.is_served(dst) {
-            match self.neighbours.get(dst) {
-                Some(mac) => return Handled::Neighbour(mac),
-                None => self.wait_for(dst, frame, now, out),
-            }
-            return Handled::Yes;
-        } else {
-            return Handled::NotForUs;
-        };
-        self.error(error, packet, now, out);
-        Handled::Yes
-    }
-
-    /// Handles a packet for one of the router's addresses, or for a group.
-    fn local(&mut self, packet: &Packet<'_>, now: Instant, out: &mut Out) -> Handled {
-        match icmp::walk(packet) {
-            Walk::Upper { protocol: 58, payload, .. } => self.icmpv6(packet, payload, now, out),
-            Walk::Upper { protocol: 6, payload, .. } if is_dns(packet, payload) => {
-                return Handled::Dns
-            }
-            Walk::Upper { protocol, payload, named_at } => {
-                self.upper(packet, protocol, payload, named_at, now, out);
-            }
-            Walk::Error(error) => self.error(error, packet, now, out),
-            Walk::Fragment { .. } | Walk::Broken => {}
-        }
-        Handled::Yes
-    }
-
-    fn icmpv6(&mut self, packet: &Packet<'_>, payload: &[u8], now: Instant, out: &mut Out) {
-        let (IpAddr::V6(src), IpAddr::V6(dst)) = (packet.src, packet.dst) else { return };
-        let Ok(icmp) = Icmpv6Packet::new_checked(payload) else { return };
-        if !packet.trusted && !icmp.verify_checksum(&src, &dst) {
-            return;
-        }
-        let router = self.settings.router;
-        match payload {
-            [128, 0, _, _, _, _, _, _, ..] if !src.is_unspecified() => {
-                let reply = icmp::echo_reply(payload, 129);
-                let addrs = packet.reply_addrs(router.into());
-                wire::send(out, packet.link, addrs, wire::HOP_LIMIT, IpProtocol::Icmpv6, reply);
-            }
-            [133..=137, ..] => match self.neighbours.read(packet, payload) {
-                Some(Asked::Router) => {
-                    if !src.is_unspecified() {
-                        self.advertise(packet.link, src, out);
-                    } else if self.advertiser.solicited(now) {
-                        self.advertise(self.everybody(), ALL_NODES, out);
-                    }
-                }
-                Some(Asked::Advertised(address, mac))
-                    if self.owns(address.into(), packet.link, now, out) =>
-                {
-                    self.neighbours.learn(address, mac);
-                    self.resolved(address, mac, out);
-                }
-                Some(Asked::Neighbour(target)) if self.is_ours(target) => {
-                    let solicited = !src.is_unspecified();
-                    let (link, to) =
-                        if solicited { (packet.link, src) } else { (self.everybody(), ALL_NODES) };
-                    let message = nd::advertisement(target, self.settings.mac, solicited);
-                    self.send_nd(link, target, to, message, out);
-                }
-                _ => {}
-            },
-            _ => {}
-        }
-    }
-
     /// Handles all but ICMP for the router's addresses of either family. `named_at` is the offset
     /// of the field with the protocol number.
     fn upper(
@@ -562,91 +464,6 @@ impl Network {
         }
     }
 
-    fn ipv4(
-        &mut self,
-        packet: &Packet<'_>,
-        net: DualStack,
-        now: Instant,
-        out: &mut Out,
-    ) -> Handled {
-        let (IpAddr::V4(src), IpAddr::V4(dst)) = (packet.src, packet.dst) else {
-            return Handled::Yes;
-        };
-        let everybody = Ipv4Addr::from_bits(
-            net.router.to_bits() | u32::MAX.checked_shr(net.prefix_len.into()).unwrap_or(0),
-        );
-        if dst == net.router || dst.is_broadcast() || dst == everybody {
-            return self.local4(packet, net, now, out);
-        }
-        let nowhere = dst.octets()[0] == 0 || dst.is_loopback() || dst.is_link_local();
-        if nowhere || dst.is_multicast() || !dhcpv4::is_guest(src, net) {
-            return Handled::Yes;
-        }
-        if !self.owns(src.into(), packet.link, now, out) {
-            return Handled::ForeignSource;
-        }
-        let error = if packet.hops <= 1 {
-            IcmpError::HopLimit
-        } else if wire::same_net(dst, net.router, net.prefix_len) {
-            IcmpError::AddressUnreachable
-        } else {
-            return Handled::NotForUs;
-        };
-        self.error(error, packet, now, out);
-        Handled::Yes
-    }
-
-    /// Handles an IPv4 packet for the router, or a broadcast.
-    fn local4(
-        &mut self,
-        packet: &Packet<'_>,
-        net: DualStack,
-        now: Instant,
-        out: &mut Out,
-    ) -> Handled {
-        // Fragments, by flag and offset.
-        if packet.whole[6] & 0x3f != 0 || packet.whole[7] != 0 {
-            return Handled::Yes;
-        }
-        let to_router = packet.dst == IpAddr::V4(net.router);
-        if let Some((_, dhcpv4::SERVER_PORT, message)) =
-            wire::udp(packet, packet.payload).filter(|_| packet.next == 17)
-        {
-            let from = packet.link.guest;
-            let owner = |address: Ipv4Addr| self.neighbours.station(address.to_ipv6_mapped());
-            let answer = self.dhcpv4.answer(message, from, (net, &self.settings), &owner, now);
-            if let Some(dhcpv4::Answer { message, to, mac }) = answer {
-                let message = wire::udp_with(dhcpv4::SERVER_PORT, dhcpv4::CLIENT_PORT, &message);
-                let addrs = (net.router.into(), to.into());
-                let link = packet.link.to(mac);
-                wire::send(out, link, addrs, wire::HOP_LIMIT, IpProtocol::Udp, message);
-            }
-            return Handled::Yes;
-        }
-        match packet.src {
-            IpAddr::V4(src) if to_router && dhcpv4::is_guest(src, net) => {
-                if !self.owns(src.into(), packet.link, now, out) {
-                    return Handled::ForeignSource;
-                }
-            }
-            _ => return Handled::Yes,
-        }
-        match (packet.next, packet.payload) {
-            (1, [8, 0, _, _, _, _, _, _, ..]) => {
-                let right = || Icmpv4Packet::new_unchecked(packet.payload).verify_checksum();
-                if packet.trusted || right() {
-                    let reply = icmp::echo_reply(packet.payload, 0);
-                    let addrs = packet.reply_addrs(net.router.into());
-                    wire::send(out, packet.link, addrs, wire::HOP_LIMIT, IpProtocol::Icmp, reply);
-                }
-            }
-            (1, _) => {}
-            (6, payload) if is_dns(packet, payload) => return Handled::Dns,
-            (protocol, payload) => self.upper(packet, protocol, payload, 9, now, out),
-        }
-        Handled::Yes
-    }
-
     fn error(&mut self, error: IcmpError, packet: &Packet<'_>, now: Instant, out: &mut Out) {
         let from = match (packet.src, self.settings.dual_stack) {
             (IpAddr::V6(src), _) if src.is_unicast_link_local() => self.settings.router.into(),
@@ -673,18 +490,6 @@ impl Network {
 
     fn everybody(&self) -> Link {
         Link { router: self.settings.mac, guest: wire::group(ALL_NODES) }
-    }
-
-    /// Whether an address is one of the router's.
-    fn is_ours(&self, addr: Ipv6Addr) -> bool {
-        let iid = addr.to_bits() & u128::from(u64::MAX);
-        addr == self.settings.router || (matches!(iid, 0x1 | 0x53) && self.is_served(addr))
-    }
-
-    /// Whether an address is in a prefix that is, or was, advertised.
-    fn is_served(&self, addr: Ipv6Addr) -> bool {
-        wire::same_64(addr, self.settings.prefix)
-            || self.advertiser.old().iter().any(|old| wire::same_64(addr, *old))
     }
 }
 
