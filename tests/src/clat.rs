@@ -118,6 +118,12 @@ impl<'l> Controller<'l> {
         Ok(again)
     }
 
+    /// Where it runs.
+    #[must_use]
+    pub fn lab(&self) -> &'l Lab {
+        self.lab
+    }
+
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> &Path {

@@ -19,12 +19,14 @@ mod lab;
 mod link;
 mod netns;
 pub mod packet;
+mod router;
 pub mod wire;
 
 pub use clat::{install, program, Clat, Controller, Mode};
 pub use lab::{Lab, Uplink, PREFIX, PREFIX2, SERVER4, SERVER6, UPLINK6};
 pub use link::Offloads;
 pub use netns::{Daemon, Netns};
+pub use router::Router;
 
 use std::io::Write;
 use std::path::Path;

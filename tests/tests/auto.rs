@@ -3,8 +3,7 @@
 //! Automatic CLATs on the real kernel, with handmade router advertisements and a DNS server.
 
 use std::io::ErrorKind;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -12,17 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
-use clat_packet::ra;
 use clat_tests::{
-    can_run, eventually, Controller, Lab, Mode, Netns, Offloads, PREFIX, PREFIX2, SERVER4, SERVER6,
-    UPLINK6,
+    can_run, eventually, Controller, Lab, Mode, Netns, Offloads, Router, PREFIX, PREFIX2, SERVER4,
+    SERVER6, UPLINK6,
 };
 use clat_xlat::Prefix;
-use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{
-    sendto, setsockopt, socket, sockopt, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType,
-    SockaddrIn6,
-};
 
 const NEEDS: &[&str] = &["ip", "ethtool", "ping", "dnsmasq"];
 
@@ -34,46 +27,6 @@ const PORT: u16 = 7007;
 
 /// The router's address on the phone's first link, where its DNS server is.
 const ROUTER: &str = "2001:db8:1::1";
-
-/// A router on one link that sends given advertisements.
-struct Router {
-    socket: OwnedFd,
-    to: SockaddrIn6,
-}
-
-impl Router {
-    fn new(ns: &Netns, iface: &str) -> Result<Self> {
-        ns.enter(|| {
-            let index = if_nametoindex(iface)?;
-            let fd = socket(
-                AddressFamily::Inet6,
-                SockType::Raw,
-                SockFlag::SOCK_CLOEXEC,
-                SockProtocol::IcmpV6,
-            )?;
-            setsockopt(&fd, sockopt::Ipv6MulticastHops, &255)?;
-            let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-            let to = SockaddrIn6::from(SocketAddrV6::new(all, 0, 0, index));
-            Ok(Self { socket: fd, to })
-        })
-    }
-
-    /// Advertises these prefixes with their lifetimes in seconds, and perhaps a DNS server.
-    fn advertise(&self, prefixes: &[(&str, u16)], dns: Option<&str>) -> Result<()> {
-        // Addresses and routes of the lab are set by hand.
-        let mut message = ra::header(64, 0, 0).to_vec();
-        for (text, lifetime) in prefixes {
-            let prefix: Prefix = text.parse().ok().context("a prefix")?;
-            let option = ra::pref64(prefix.addr(), prefix.bits(), *lifetime).context("a length")?;
-            message.extend(option);
-        }
-        if let Some(server) = dns {
-            message.extend(ra::rdnss(server.parse()?, 1800));
-        }
-        sendto(self.socket.as_raw_fd(), &message, &self.to, MsgFlags::empty())?;
-        Ok(())
-    }
-}
 
 /// An echo server on the internet, until dropped.
 struct Echo {

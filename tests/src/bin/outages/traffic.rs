@@ -2,16 +2,19 @@
 
 //! The traffic during a change, and the outage in it.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
-use clat_tests::{Lab, SERVER6};
+use anyhow::{anyhow, bail, ensure, Context, Result};
+use clat_tests::{Lab, Netns, SERVER6};
 
-const PORT: u16 = 7;
+/// The server's.
+pub(crate) const PORT: u16 = 7;
 /// Interval of datagrams.
 const PACE: Duration = Duration::from_millis(2);
 /// A later answer counts as lost.
@@ -21,9 +24,30 @@ const STEADY: usize = 200;
 /// Timeout without answers.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Nothing arrived, as long as it was waited for.
+#[derive(Debug)]
+pub(crate) struct Never;
+
+impl fmt::Display for Never {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nothing arrives any more")
+    }
+}
+
+impl Error for Never {}
+
 /// Runs an echo server on the internet during `during`.
 pub(crate) fn with_echo<T>(lab: &Lab, during: impl FnOnce() -> Result<T>) -> Result<T> {
-    let server = Lab::udp(&lab.internet, (SERVER6, PORT))?;
+    with_echo_at(&lab.internet, SERVER6, during)
+}
+
+/// Runs an echo server on this address during `during`.
+pub(crate) fn with_echo_at<T>(
+    ns: &Netns,
+    address: impl Into<IpAddr>,
+    during: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let server = Lab::udp(ns, (address.into(), PORT))?;
     server.set_read_timeout(Some(Duration::from_millis(50)))?;
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -74,7 +98,7 @@ pub(crate) fn outage(
             let mut flow = |until: &dyn Fn(&[Sent]) -> bool| -> Result<()> {
                 let begun = Instant::now();
                 while !until(&sent) {
-                    ensure!(begun.elapsed() < PATIENCE, "no answer for {PATIENCE:?}");
+                    ensure!(begun.elapsed() < PATIENCE, Never);
                     let at = Instant::now();
                     sent.push(Sent { at, socket: send().ok(), is_answered: false });
                     thread::sleep(PACE);
@@ -97,7 +121,7 @@ pub(crate) fn outage(
                     |it: &Sent| it.is_answered || it.at.elapsed() < Duration::from_millis(50);
                 sent.len() >= STEADY && sent.iter().rev().take(STEADY).all(answered)
             };
-            flow(&is_steady)?;
+            flow(&is_steady).map_err(|e| anyhow!("before the change: {e}"))?;
             let changed = AtomicBool::new(false);
             let at = Instant::now();
             thread::scope(|scope| {
@@ -158,7 +182,7 @@ pub(crate) fn upload_stall(
             let (mut left, mut longest, mut last) = (bytes, Duration::ZERO, Instant::now());
             while left > 0 {
                 let read = match server.read(&mut block) {
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => bail!("it stalls for good"),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => bail!(Never),
                     read => read?,
                 };
                 ensure!(read > 0, "it ends");
