@@ -277,11 +277,17 @@ impl<H: Host> Controller<H> {
         // It may have been stopped meanwhile.
         while let Some(tracker) = &mut lock.tracker {
             let before = tracker.clat().clone();
-            let outcome = tracker.reconcile(&self.resources, self.is_another(), Instant::now());
-            let outcome = outcome.unwrap_or_else(|e| {
-                log::error!("{e}");
-                Outcome::Over(StopReason::Failed)
-            });
+            let outcome = loop {
+                let now = Instant::now();
+                match tracker.reconcile(&self.resources, self.is_another(), now) {
+                    Ok(outcome) => break outcome,
+                    Err(e) if tracker.may_look_again(now) => log::warn!("{e}; looking again"),
+                    Err(e) => {
+                        log::error!("{e}");
+                        break Outcome::Over(StopReason::Failed);
+                    }
+                }
+            };
             dues.extend(tracker.due());
             let (clat, events) = (tracker.clat().clone(), tracker.take_events());
             lock.show();

@@ -288,6 +288,12 @@ impl<H: Host> Tracker<H> {
         Ok(outcome)
     }
 
+    /// Whether to reconcile again after an error: what an action was for may have gone since it was
+    /// looked at. Each time counts as a repair.
+    pub(crate) fn may_look_again(&mut self, now: Instant) -> bool {
+        self.repairs.note(now)
+    }
+
     /// Drops the parts named after the uplink if that was renamed: another uplink may have the name
     /// now.
     pub(crate) fn release_name(&mut self, host: &H) {

@@ -902,6 +902,25 @@ fn a_clat_without_its_device_is_made_anew_and_one_without_its_uplink_ends() {
     controller.start("wlan0", PREFIX).expect("starts");
 }
 
+/// Between two questions about it.
+#[test]
+fn a_device_that_goes_while_it_is_looked_at_is_made_anew() {
+    let (host, controller, told) = following();
+    host.inner().going = Some("v4-wlan0".to_owned());
+    controller.reconcile();
+    let clat = controller.running()[0].clat.clone();
+    assert_eq!((clat.v4index, clat.v4.octets()), (103, [192, 0, 0, 4]));
+    assert!(matches!(told.try_recv(), Ok(Event::Started(told)) if told == clat));
+
+    // What fails each time is not tried without end.
+    host.inner().links.remove("v4-wlan0");
+    host.inner().faults.insert(Fault::CreateTun, Errno::EPERM);
+    controller.reconcile();
+    let stopped = Event::Stopped { iface: name("wlan0"), reason: StopReason::Failed };
+    assert_eq!(told.try_recv(), Ok(stopped));
+    assert_eq!(live(&host), ["programs"]);
+}
+
 fn name(text: &str) -> IfaceName {
     IfaceName::parse(text).expect("a name")
 }

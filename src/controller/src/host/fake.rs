@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) silent: BTreeSet<String>,
     /// Routes that are withdrawn.
     pub(crate) withdrawn: BTreeSet<String>,
+    /// A device that goes when its address is next looked for.
+    pub(crate) going: Option<String>,
 }
 
 /// See the module's documentation.
@@ -339,6 +341,7 @@ impl Links for FakeHost {
     }
 
     fn configure(&self, index: u32, _: Ipv4Addr, mtu: u32) -> io::Result<()> {
+        self.mtu(index)?;
         self.inner().lazy_clatd = false;
         self.set_mtu(index, mtu)
     }
@@ -358,7 +361,9 @@ impl Links for FakeHost {
 
     fn is_configured(&self, _: &IfaceName, _: Ipv4Addr) -> io::Result<bool> {
         self.fault(Fault::IsConfigured)?;
-        Ok(!self.inner().lazy_clatd)
+        let mut inner = self.inner();
+        let gone = inner.going.take().and_then(|going| inner.links.remove(&going));
+        Ok(gone.is_none() && !inner.lazy_clatd)
     }
 
     fn default_route(&self, index: u32, source: Ipv4Addr, metric: u32) -> io::Result<Held> {
