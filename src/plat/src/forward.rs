@@ -175,11 +175,12 @@ impl Port {
             socket.r#type()? == kind && socket.local_addr()?.as_socket() == Some(self.host),
             "the socket is another than {self}"
         );
-        socket.set_nonblocking(true)?;
         if self.udp {
             return Ok(Open::Udp(HostDatagrams::at_port(socket.into())?));
         }
-        Ok(Open::Tcp(socket.into()))
+        let listener = TcpListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Ok(Open::Tcp(listener))
     }
 }
 

@@ -53,7 +53,6 @@ fn filter() -> anyhow::Result<Filter> {
         libc::SYS_recvmsg,
         libc::SYS_shutdown,
         libc::SYS_getpeername,
-        libc::SYS_fcntl,
         // To notice the end of a guest's process, and of the command in the namespace.
         libc::SYS_pidfd_open,
         libc::SYS_wait4,
@@ -62,11 +61,17 @@ fn filter() -> anyhow::Result<Filter> {
     ])?
     // TCP, UDP and ping of both families, nothing else.
     .only(libc::SYS_socket, 0, &[libc::AF_INET, libc::AF_INET6])?
-    // FIONBIO, for non-blocking sockets of the standard library. No other: with TIOCSTI a process
-    // can type into its terminal.
+    // FIONBIO, for non-blocking descriptors. No other: with TIOCSTI a process can type into its
+    // terminal.
     .only(libc::SYS_ioctl, 1, &[c_int::try_from(libc::FIONBIO)?])?
-    // Between flows and the DNS server.
-    .only(libc::SYS_socketpair, 0, &[libc::AF_UNIX])
+    // Copies; debug builds of the standard library check descriptors. No other: with F_SETOWN and
+    // O_ASYNC, a descriptor has the kernel send signals to any process of this user.
+    .only(libc::SYS_fcntl, 1, &[libc::F_DUPFD_CLOEXEC, libc::F_GETFD])?
+    // Between flows and the DNS server. Of datagrams, one could be sent to any socket of the host.
+    .only_all(
+        libc::SYS_socketpair,
+        &[(0, libc::AF_UNIX), (1, libc::SOCK_STREAM | libc::SOCK_CLOEXEC)],
+    )
 }
 
 #[cfg(test)]

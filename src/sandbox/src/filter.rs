@@ -88,10 +88,9 @@ impl Condition {
         Self { value: 0, mask: Self::int(index, bits).value, index }
     }
 
-    /// Steps that allow the call if the condition holds, and go on behind them if not.
-    fn steps(self) -> anyhow::Result<Vec<sock_filter>> {
+    /// Steps that go through `steps` if the condition holds, and go on behind them if not.
+    fn before(self, mut steps: Vec<sock_filter>) -> anyhow::Result<Vec<sock_filter>> {
         let at = ARGUMENTS_AT + 8 * u32::from(self.index);
-        let mut steps = vec![ALLOW];
         for (at, shift) in [(at + 4, 32), (at, 0)] {
             let half = |bits: u64| (bits >> shift & 0xffff_ffff) as u32;
             let mut test = match half(self.mask) {
@@ -116,7 +115,7 @@ fn unless_equal(value: u32, steps: &[sock_filter]) -> anyhow::Result<sock_filter
 /// The system calls allowed. Any other kills the process, with a line in the kernel's log
 /// (`type=1326`): the loop never makes it, so it would be injected code.
 #[derive(Debug)]
-pub struct Filter(BTreeMap<c_long, Vec<Condition>>);
+pub struct Filter(BTreeMap<c_long, Vec<Vec<Condition>>>);
 
 impl Filter {
     /// Allows `calls` and what every loop needs.
@@ -128,10 +127,10 @@ impl Filter {
         let mut filter = Self(all.map(|&number| (number, Vec::new())).collect());
         // abort() sends a signal to its own process only.
         let own = c_int::try_from(std::process::id())?;
-        filter.0.insert(libc::SYS_tgkill, vec![Condition::int(0, own)]);
+        filter.0.insert(libc::SYS_tgkill, vec![vec![Condition::int(0, own)]]);
         // Memory, but not executable.
         for number in [libc::SYS_mmap, libc::SYS_mprotect] {
-            filter.0.insert(number, vec![Condition::without(2, libc::PROT_EXEC)]);
+            filter.0.insert(number, vec![vec![Condition::without(2, libc::PROT_EXEC)]]);
         }
         Ok(filter)
     }
@@ -141,7 +140,15 @@ impl Filter {
     /// # Errors
     /// If there can be no such argument.
     pub fn only(self, call: c_long, index: u8, values: &[c_int]) -> anyhow::Result<Self> {
-        values.iter().try_fold(self, |all, &value| all.when(call, Condition::int(index, value)))
+        values.iter().try_fold(self, |all, &value| all.only_all(call, &[(index, value)]))
+    }
+
+    /// Also allows `call` if each of these arguments, an index from 0 and an int, has its value.
+    ///
+    /// # Errors
+    /// If there can be no such argument.
+    pub fn only_all(self, call: c_long, arguments: &[(u8, c_int)]) -> anyhow::Result<Self> {
+        self.when(call, arguments.iter().map(|&(index, value)| Condition::int(index, value)))
     }
 
     /// Also allows `call` if its argument `index` is a null pointer.
@@ -149,12 +156,17 @@ impl Filter {
     /// # Errors
     /// If there can be no such argument.
     pub fn only_null(self, call: c_long, index: u8) -> anyhow::Result<Self> {
-        self.when(call, Condition { index, mask: u64::MAX, value: 0 })
+        self.when(call, [Condition { index, mask: u64::MAX, value: 0 }])
     }
 
-    fn when(mut self, call: c_long, condition: Condition) -> anyhow::Result<Self> {
-        ensure!(condition.index < 6, "system calls have six arguments");
-        self.0.entry(call).or_default().push(condition);
+    fn when(
+        mut self,
+        call: c_long,
+        all: impl IntoIterator<Item = Condition>,
+    ) -> anyhow::Result<Self> {
+        let all: Vec<_> = all.into_iter().collect();
+        ensure!(all.iter().all(|it| it.index < 6), "system calls have six arguments");
+        self.0.entry(call).or_default().push(all);
         Ok(self)
     }
 
@@ -180,8 +192,9 @@ impl Filter {
         ];
         for (&number, conditions) in &self.0 {
             let mut steps = Vec::new();
-            for condition in conditions {
-                steps.append(&mut condition.steps()?);
+            for all in conditions {
+                let allow = |steps, condition: &Condition| condition.before(steps);
+                steps.append(&mut all.iter().try_fold(vec![ALLOW], allow)?);
             }
             steps.push(if conditions.is_empty() { ALLOW } else { KILL });
             program.push(unless_equal(number.try_into()?, &steps)?);
@@ -346,6 +359,24 @@ mod tests {
     }
 
     #[test]
+    fn all_arguments_are_right() {
+        let filter = Filter::new(&[]).unwrap().only_all(libc::SYS_socketpair, &[(0, 1), (1, 2)]);
+        let filter = filter.unwrap().only(libc::SYS_socketpair, 3, &[9]).unwrap();
+        for arch in ARCHS {
+            let program = filter.program(arch).unwrap();
+            for (arguments, left) in [
+                ([1, 2, 0, 0, 0, 0], true),
+                ([1, 3, 0, 0, 0, 0], false),
+                ([0, 2, 0, 0, 0, 0], false),
+                ([0, 2, 0, 9, 0, 0], true),
+            ] {
+                let verdict = verdict(&program, arch, libc::SYS_socketpair, arguments);
+                assert_eq!(verdict == ALLOW.k, left, "{arguments:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_refused_and_nothing_else() {
         let [eperm, enosys] = [libc::EPERM, libc::ENOSYS].map(|errno| fail_with(errno).k);
         for arch in ARCHS {
@@ -377,7 +408,7 @@ mod tests {
         let (value, mask) = (0x1_0000_0002, u64::MAX);
         for mask in [mask, mask ^ 0x10_0000_0010, 0xf_0000_000f] {
             let mut filter = Filter(BTreeMap::new());
-            filter.0.insert(libc::SYS_clone, vec![Condition { index: 5, mask, value }]);
+            filter.0.insert(libc::SYS_clone, vec![vec![Condition { index: 5, mask, value }]]);
             let program = filter.program(ARCHS[0]).unwrap();
             for bit in 0..64 {
                 let arguments = argument(5, value ^ 1 << bit);

@@ -39,9 +39,9 @@ pub fn status_flags(fd: impl AsFd) -> nix::Result<c_int> {
 /// # Errors
 /// The kernel's error.
 pub fn set_nonblocking(fd: impl AsFd) -> nix::Result<()> {
-    let flags = status_flags(&fd)? | libc::O_NONBLOCK;
-    // SAFETY: no memory is passed.
-    Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+    let on: c_int = 1;
+    // SAFETY: the kernel reads an int that lives through the call.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONBIO, &on) }).map(drop)
 }
 
 /// Takes a record lock (fcntl(2), F_SETLK) on a whole file for writing, or fails at once. It goes

@@ -5,11 +5,12 @@
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::net::TcpListener;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
 
 use clat_sandbox::attempt;
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
 use nix::unistd::{getppid, read, setsid};
@@ -46,6 +47,7 @@ fn attempts_from_inside() {
         "nothing" => true,
         "non-blocking" => UnixStream::pair().unwrap().0.set_nonblocking(true).is_ok(),
         "listen-local" => TcpListener::bind("127.0.0.1:0").is_ok(),
+        "copy" => UnixStream::pair().unwrap().0.try_clone().is_ok(),
         "log" => writeln!(std::io::stderr(), "words").is_ok(),
         // What is nothing.
         "read-terminal" => read(libc::STDERR_FILENO, &mut [0; 8]).is_ok(),
@@ -63,6 +65,13 @@ fn attempts_from_inside() {
             socket(AddressFamily::Netlink, kind, SockFlag::empty(), None).is_ok()
         }
         "unix-socket" => UnixStream::connect("/run/dbus/system_bus_socket").is_ok(),
+        // From a pair that is not connected for good.
+        "unix-datagram" => {
+            let (ours, _theirs) = UnixDatagram::pair().unwrap();
+            ours.send_to(b"words", "/run/systemd/notify").is_ok()
+        }
+        // What is typed then ends the terminal's foreground processes.
+        "signals-of-input" => fcntl(libc::STDERR_FILENO, FcntlArg::F_SETFL(OFlag::O_ASYNC)).is_ok(),
         "session" => setsid().is_ok(),
         "root" => nix::unistd::setuid(Uid::from_raw(0)).is_ok(),
         "namespace" => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok(),
@@ -74,7 +83,7 @@ fn attempts_from_inside() {
 
 #[test]
 fn what_carrying_packets_needs_is_left() {
-    for what in ["nothing", "non-blocking", "log"] {
+    for what in ["nothing", "non-blocking", "copy", "log"] {
         assert!(attempt(what).success(), "{what}: {:?}", attempt(what));
     }
 }
@@ -101,6 +110,8 @@ fn what_is_forbidden_ends_the_process() {
         "packet-socket",
         "netlink-socket",
         "unix-socket",
+        "unix-datagram",
+        "signals-of-input",
         "session",
         "root",
         "namespace",
