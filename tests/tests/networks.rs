@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::thread;
 
 use anyhow::{ensure, Context, Result};
@@ -29,7 +30,7 @@ struct Network {
 
 impl Network {
     /// Takes all addresses away that the lab has set by hand, and the prefix from the internet.
-    fn new(lab: &Lab) -> Result<Self> {
+    fn new(lab: &Lab, has_pref64: bool) -> Result<Self> {
         for line in [
             "ip -6 addr flush dev up0 scope global",
             "ip -6 route flush dev up0 default",
@@ -54,7 +55,9 @@ impl Network {
         ] {
             lab.internet.run(line)?;
         }
-        Ok(Self { _daemons: [tayga(lab)?, name_server(lab)?, unbound(lab)?, radvd(lab)?] })
+        Ok(Self {
+            _daemons: [tayga(lab)?, name_server(lab)?, unbound(lab)?, radvd(lab, has_pref64)?],
+        })
     }
 }
 
@@ -107,14 +110,25 @@ fn unbound(lab: &Lab) -> Result<Daemon> {
     Ok(unbound)
 }
 
-/// Router advertisements. Debian 12's knows nothing of PREF64.
-fn radvd(lab: &Lab) -> Result<Daemon> {
+/// Router advertisements.
+fn radvd(lab: &Lab, has_pref64: bool) -> Result<Daemon> {
+    let pref64 = if has_pref64 { format!(" nat64prefix {PREFIX} {{ }};\n") } else { String::new() };
     let conf = format!(
         "interface ph0 {{\n AdvSendAdvert on;\n prefix 2001:db8:1::/64 {{ }};\n \
-         RDNSS {ROUTER} {{ }};\n}};\n"
+         RDNSS {ROUTER} {{ }};\n{pref64}}};\n"
     );
     let pid = lab.dir().join("radvd.pid").display().to_string();
     configured(lab, "radvd", &["--nodaemon", "-m", "stderr", "-p", &pid, "-C"], &conf)
+}
+
+/// Whether radvd is 2.20 or newer; Debian 12's is not.
+fn radvd_has_pref64() -> Result<bool> {
+    let said = Command::new("radvd").arg("--version").output()?;
+    let said = [said.stdout, said.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let version = said.split_whitespace().nth(1).context("no version of radvd")?;
+    let (major, minor) = version.split_once('.').context("no version of radvd")?;
+    Ok((major.parse::<u32>()?, minor.parse::<u32>()?) >= (2, 20))
 }
 
 #[test]
@@ -123,29 +137,39 @@ fn radvd_unbound_and_tayga() -> Result<()> {
         return Ok(());
     }
     for mode in [Mode::Offload, Mode::Daemon] {
-        let lab = Lab::new(Offloads::Default)?;
-        let controller = Controller::new(&lab, mode, &["--auto", "--uplink", "up0"])?;
-        let _network = Network::new(&lab)?;
-        let ping = format!("ping -n -c 1 -W 1 {SERVER4}");
-        eventually("IPv4", || Ok(lab.phone.run(&ping).is_ok()))?;
-        ensure!(controller.status("up0")?["nat64Prefix"] == PREFIX);
-        let found = controller.try_ctl(&["discover", "up0", "--json"])?;
-        let found: serde_json::Value = serde_json::from_slice(&found.stdout)?;
-        ensure!(found["source"] == format!("DNS64 at {ROUTER}"), "{found}");
-
-        pings(&lab.phone, SERVER4, 1444)?;
-        traceroutes(&lab)?;
-        let outside = datagrams(&lab)?;
-        // tayga keeps the address, so that the internet can begin, too. Answers come without DF,
-        // and longer ones in fragments (RFC 7915 §4).
-        pings(&lab.internet, outside, 1200)?;
-        transfers(&lab)?;
-        // What the NAT64 learns of a narrower IPv4 path reaches the sender.
-        lab.router.run("ip link set in0 mtu 1300")?;
-        lab.internet.run("ip link set net0 mtu 1300")?;
-        transfers(&lab)?;
+        by(mode, false, &format!("DNS64 at {ROUTER}"))?;
+        if radvd_has_pref64()? {
+            by(mode, true, "PREF64 of router fe80::")?;
+        }
     }
     Ok(())
+}
+
+/// Uses a network whose prefix is found there.
+fn by(mode: Mode, has_pref64: bool, source: &str) -> Result<()> {
+    let lab = Lab::new(Offloads::Default)?;
+    let controller = Controller::new(&lab, mode, &["--auto", "--uplink", "up0"])?;
+    let _network = Network::new(&lab, has_pref64)?;
+    let ping = format!("ping -n -c 1 -W 1 {SERVER4}");
+    eventually("IPv4", || Ok(lab.phone.run(&ping).is_ok()))?;
+    ensure!(controller.status("up0")?["nat64Prefix"] == PREFIX);
+    eventually(source, || {
+        let status: serde_json::Value =
+            serde_json::from_str(&controller.ctl(&["status", "--json"])?)?;
+        Ok(status["uplinks"][0]["source"].as_str().is_some_and(|said| said.starts_with(source)))
+    })?;
+
+    pings(&lab.phone, SERVER4, 1444)?;
+    traceroutes(&lab)?;
+    let outside = datagrams(&lab)?;
+    // tayga keeps the address, so that the internet can begin, too. Answers come without DF,
+    // and longer ones in fragments (RFC 7915 §4).
+    pings(&lab.internet, outside, 1200)?;
+    transfers(&lab)?;
+    // What the NAT64 learns of a narrower IPv4 path reaches the sender.
+    lab.router.run("ip link set in0 mtu 1300")?;
+    lab.internet.run("ip link set net0 mtu 1300")?;
+    transfers(&lab)
 }
 
 /// Short ones and those of `long` bytes. None in fragments: tayga drops those of ICMP.
