@@ -42,7 +42,7 @@ const REPORTS: usize = 32;
 const TIMEOUTS: usize = 1024;
 /// Most flows that [`Engine::poll_transmit`] serves before other events are seen to, by [`Kind`]: a
 /// few milliseconds' worth of each.
-const SERVED: [usize; 3] = [16, 256, 64];
+const SERVED: [usize; 3] = [4, 256, 64];
 /// Most bytes of frames waiting for [`Engine::poll_transmit`]: acknowledgements, resets, errors,
 /// and retransmissions.
 const QUEUED: usize = 4 << 20;
