@@ -80,7 +80,7 @@ impl<'l> Host<'l> {
     pub(crate) fn dhcp_client(&self) -> Result<Option<Daemon>> {
         let Self::Ours(controller) = self else { return Ok(None) };
         let run = "mount -t tmpfs tmpfs /var/lib/dhcpcd; mount -t tmpfs tmpfs /run; \
-                   exec dhcpcd --ipv4only --noipv4ll --nobackground up0";
+                   exec dhcpcd --ipv4only --noipv4ll --nobackground --nohook resolv.conf up0";
         let argv = ["unshare", "--mount", "sh", "-c", run];
         let lab = controller.lab();
         lab.phone.spawn(&argv, &lab.dir().join("dhcpcd.log")).map(Some)
