@@ -154,7 +154,7 @@ fn datagram(to: impl Into<IpAddr>, port: u16, data: &[u8]) -> Vec<u8> {
     packet_to((to.into(), port), wire::UDP, data)
 }
 
-fn segment(port: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
+pub(crate) fn segment(port: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
     let [p0, p1] = PORT.to_be_bytes();
     let [q0, q1] = port.to_be_bytes();
     let mut l4 = vec![p0, p1, q0, q1];
@@ -338,6 +338,15 @@ fn echo_mappings_end_a_minute_after_the_last_request() {
     assert_eq!((lab.engine.load().0, lab.drops().protocol), (0, 1));
 }
 
+/// Gives this thread a network of its own, with loopback; `false` if it may not.
+pub(crate) fn own_network() -> bool {
+    unshare(CloneFlags::CLONE_NEWNET).is_ok()
+        && std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status()
+            .is_ok_and(|s| s.success())
+}
+
 /// Moves this thread to a network namespace where ping sockets are allowed, if they are not on the
 /// host.
 fn ping_is_allowed() -> bool {
@@ -347,11 +356,7 @@ fn ping_is_allowed() -> bool {
     {
         return true;
     }
-    let allowed = unshare(CloneFlags::CLONE_NEWNET).is_ok()
-        && std::process::Command::new("ip")
-            .args(["link", "set", "lo", "up"])
-            .status()
-            .is_ok_and(|s| s.success())
+    let allowed = own_network()
         && std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").is_ok();
     if !allowed {
         eprintln!("SKIPPED: needs root, or net.ipv4.ping_group_range, for ping sockets");

@@ -367,7 +367,11 @@ impl<S: Sockets> Engine<S> {
             let Some(entry) = self.table.get(id) else { continue };
             entry.queued = false;
             match entry.flow {
-                Flow::Opening(_) => self.tcp_begin(cx, id),
+                Flow::Opening(_) => {
+                    if !self.tcp_begin(cx, id) {
+                        return;
+                    }
+                }
                 Flow::Tcp(..) => self.tcp_transmit(cx, id, sink),
                 Flow::Udp(_) => self.udp_receive(cx, id, sink),
                 Flow::Echo(_) => self.echo_receive(cx, id, sink),

@@ -171,10 +171,11 @@ impl<S: Sockets> Engine<S> {
         self.make_ready(id);
     }
 
-    /// Begins a connection of the host's for a guest's SYN.
-    pub(super) fn tcp_begin(&mut self, cx: Context<'_>, id: Id) {
+    /// Begins a connection of the host's for a guest's SYN; `false` if the kernel has searched all
+    /// its ports in vain, which takes milliseconds: other events come first.
+    pub(super) fn tcp_begin(&mut self, cx: Context<'_>, id: Id) -> bool {
         let Some(Entry { key, mac, flow: Flow::Opening(opening), .. }) = self.table.get(id) else {
-            return;
+            return true;
         };
         let (key, mac, opening) = (*key, *mac, opening.clone());
         let opened = match opening.remote {
@@ -186,7 +187,10 @@ impl<S: Sockets> Engine<S> {
         };
         let connection = match opened {
             Ok(connection) => connection,
-            Err(e) => return self.connect_failed(cx, id, &e),
+            Err(e) => {
+                self.connect_failed(cx, id, &e);
+                return errno(&e) != Errno::EADDRNOTAVAIL;
+            }
         };
         let (isn, own_mss) = (self.isn(&key, cx.now), own_mss(cx.settings, &key));
         let mut tcp = Tcp::accept(&opening.syn(), isn, own_mss, cx.now);
@@ -196,6 +200,7 @@ impl<S: Sockets> Engine<S> {
             entry.flow = Flow::Tcp(Box::new(tcp), connection, None);
         }
         self.tcp_watch(id);
+        true
     }
 
     /// Watches a flow's connection; `false` if that cannot be had.
