@@ -646,11 +646,13 @@ impl<H: Host> Tracker<H> {
 
     /// Waits until clatd has set the device's address.
     fn await_clatd(&self, host: &H) -> io::Result<()> {
-        const STEP: Duration = Duration::from_millis(20);
+        // Most are done in a few milliseconds; a busy machine is not asked all the time.
+        const LONGEST: Duration = Duration::from_millis(20);
+        let mut step = Duration::from_millis(1);
         let Clat { v4iface, v4, .. } = &self.clat;
         let deadline = Instant::now() + host.clatd_patience();
         while !host.is_configured(v4iface, *v4)? {
-            if let Some(ended) = self.clatd.as_ref().and_then(|clatd| clatd.wait(STEP)) {
+            if let Some(ended) = self.clatd.as_ref().and_then(|clatd| clatd.wait(step)) {
                 let cause = format!("it {} before {v4iface} was set up", ended.how);
                 return Err(io::Error::other(cause));
             }
@@ -658,6 +660,7 @@ impl<H: Host> Tracker<H> {
                 let cause = format!("{v4iface} still has no address {v4}");
                 return Err(HostError::because(Errno::ETIMEDOUT, cause));
             }
+            step = LONGEST.min(step * 2);
         }
         Ok(())
     }
