@@ -55,9 +55,7 @@ pub struct Args {
     /// policy lets only domains of its own use BPF)
     #[arg(long, overrides_with = "offload")]
     pub no_offload: bool,
-    /// Which way packets go: by the uplink itself (direct; programs on it translate), by a device
-    /// of ours (device; a program on that translates what it can), or all through clatd (daemon)
-    /// [default: device]
+    /// Which way packets go [default: device]
     #[arg(long, value_enum, value_name = "WAY", conflicts_with_all = ["offload", "no_offload"])]
     pub path: Option<PacketPath>,
     /// Ask this host on the IPv4 internet whether IPv4 works, when a CLAT has started, when its
